@@ -1,0 +1,31 @@
+# `make train` and `make test` need Python 3.11 to 3.13 and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+RUN_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
+BIN := $(VENV)/bin
+
+.PHONY: train test lint clean
+
+train: RUN := $(RUN_DIR)
+train: $(VENV)/.installed
+	$(BIN)/instdisc-train --flagfile=flags/digits.flags --run_dir=$(RUN)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), \
+	  "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ..."'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt \
+	  --editable '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,209 @@
+"""The command, in real processes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tf_instdisc import run_directory
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
+QUICK = [
+    f"--flagfile={ROOT}/flags/digits.flags",
+    "--split=train[:300]",
+    "--epochs=2",
+    "--knn_every=1",
+    "--width=4",
+]
+
+
+def instdisc_train(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "tf_instdisc.cli.train", *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return f"--data_dir={tmp_path_factory.mktemp('tfds')}"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, data_dir):
+    path = tmp_path_factory.mktemp("runs") / "first"
+    result = instdisc_train(*QUICK, data_dir, f"--run_dir={path}")
+    assert result.returncode == 0, result.stderr
+    assert str(path) in result.stdout
+    for row in ("raw pixels", "untrained encoder", "trained encoder"):
+        assert f"| {row} |" in result.stdout
+    return path
+
+
+def test_a_run_fills_its_directory(run_dir):
+    run = run_directory.load(str(run_dir))
+    epochs = run.read_metrics()
+    assert [e["epoch"] for e in epochs] == [1, 2]
+    assert [e["step"] for e in epochs] == [5, 10]
+    for name in (
+        "loss",
+        "learning_rate",
+        "images_per_second",
+        "input_wait",
+        "knn_top1",
+        "knn_top5",
+    ):
+        assert all(np.isfinite(e[name]) for e in epochs)
+    assert any(run.tensorboard.rglob("events.*"))
+    bank = run.load_bank()
+    assert bank.rows.shape == (300, 128)
+    assert bank.instance_ids.tolist() == list(range(300))
+    assert bank.names[7] == "instdisc_digits/train[:300]/7"
+    assert len(bank.class_names) == 10
+    encoder = keras.saving.load_model(run.encoder)
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    assert np.linalg.norm(encoder(image)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.xfail(
+    strict=False,
+    reason="Known fault: losses differ in the fifth digit after some steps, "
+    "in some runs (BUILD_NOTES.md, open faults)",
+)
+def test_the_written_flags_repeat_the_run_exactly(run_dir, tmp_path):
+    again = tmp_path / "again"
+    result = instdisc_train(
+        f"--flagfile={run_dir / 'flags.txt'}", f"--run_dir={again}"
+    )
+    assert result.returncode == 0, result.stderr
+    first, second = (run_directory.load(str(p)) for p in (run_dir, again))
+    np.testing.assert_array_equal(
+        first.load_bank().rows, second.load_bank().rows
+    )
+    assert [e["loss"] for e in first.read_metrics()] == [
+        e["loss"] for e in second.read_metrics()
+    ]
+
+
+def test_a_directory_of_another_run_is_refused(run_dir, data_dir):
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    result = instdisc_train(*QUICK, data_dir, f"--run_dir={run_dir}")
+    assert result.returncode == 2
+    assert "holds another run" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_help_groups_the_flags_without_tensorflow():
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-X",
+            "importtime",
+            "-m",
+            "tf_instdisc.cli.train",
+            "--help",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0
+    for group in ("Images:", "Augmentation:", "Encoder:", "Optimisation:"):
+        assert f"\n{group}\n" in result.stdout
+    assert "--temperature" in result.stdout
+    assert "tensorflow" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "parts"),
+    [
+        ("--temperature=5", ["--temperature", "5", "[0.01, 1.0]"]),
+        ("--objective=triplet", ["--objective", "triplet", "info_nce"]),
+        ("--encoder=resnet19", ["--encoder", "resnet19", "resnet18"]),
+        ("--batch_size=0", ["--batch_size", "0", "positive integer"]),
+        ("--schedule_epochs=160,120", ["--schedule_epochs", "rising"]),
+        ("--images=photos", ["either --dataset or --images"]),
+        ("--learning_rat=1", ["learning_rat", "learning_rate"]),
+    ],
+)
+def test_flags_are_refused_while_they_are_parsed(tmp_path, flag, parts):
+    result = instdisc_train(*QUICK, f"--run_dir={tmp_path / 'run'}", flag)
+    assert result.returncode != 0
+    for part in parts:
+        assert part in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_data_set_is_a_message_not_a_traceback(tmp_path):
+    run_dir = tmp_path / "run"
+    result = instdisc_train("--dataset=cifar11", f"--run_dir={run_dir}")
+    assert result.returncode == 2
+    assert "Did you mean" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not run_dir.exists()
+
+
+def test_a_folder_of_photographs_without_labels(tmp_path):
+    photos = os.environ.get("INSTDISC_PHOTOS")
+    if not photos:
+        pytest.skip("INSTDISC_PHOTOS names no folder of photographs")
+    run_dir = tmp_path / "run"
+    result = instdisc_train(
+        f"--flagfile={ROOT}/flags/photos.flags",
+        f"--images={photos}",
+        "--epochs=1",
+        "--width=8",
+        f"--run_dir={run_dir}",
+    )
+    assert result.returncode == 0, result.stderr
+    bank = run_directory.load(str(run_dir)).load_bank()
+    assert len(bank.rows) == len(os.listdir(photos))
+    assert (bank.labels == -1).all()
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
+def test_every_flagfile_parses_and_says_what_to_expect(path):
+    code = (
+        "import sys; from absl import flags; import tf_instdisc.cli.train;"
+        "flags.FLAGS(sys.argv); print(flags.FLAGS.objective)"
+    )
+    extra = ["--run_dir=x"]
+    if path.stem == "photos":
+        extra.append("--images=x")
+    result = subprocess.run(
+        [sys.executable, "-c", code, f"--flagfile={path}", *extra],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    text = path.read_text()
+    for line in (
+        "# Source:",
+        "# Command:",
+        "# Hardware:",
+        "# Expected time:",
+        "# Expected score:",
+    ):
+        assert line in text
+    assert f"flags/{path.name}" in text
+    assert f"flags/{path.name}" in (ROOT / "setup.cfg").read_text()
+
+
+def test_metrics_lines_are_json_objects(run_dir):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in lines)

@@ -1,0 +1,236 @@
+"""Stable ids, epochs that hold each image once, folders with bad files."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tf_instdisc.augment import Augmentation
+from tf_instdisc.data import pipeline
+from tf_instdisc.data.decode import decode_whole
+from tf_instdisc.data.folder import UnreadableImageError, folder_source
+from tf_instdisc.data.sources import array_source
+from tf_instdisc.data.tfds_source import tfds_source
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = {
+        "b/two.jpg": (40, 60),
+        "a/one.png": (50, 30),
+        "b/Three.JPEG": (33, 33),
+        "a/.hidden.png": (8, 8),
+    }
+    for name, (height, width) in sizes.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def ids_of(source, seed):
+    shuffle_seed = None if seed is None else tf.constant(seed, tf.int64)
+    return [int(e["instance_id"]) for e in source.examples(shuffle_seed)]
+
+
+def toy_source(size=10, side=8):
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (size, side, side, 3), np.uint8)
+    return array_source(images, np.arange(size) % 3)
+
+
+def test_order_is_a_function_of_the_seed_and_ids_are_positions():
+    source = toy_source(50)
+    assert ids_of(source, None) == list(range(50))
+    assert ids_of(source, [1, 2]) == ids_of(source, [1, 2])
+    assert ids_of(source, [1, 2]) != ids_of(source, [1, 3])
+    assert ids_of(source, [1, 2]) != ids_of(source, [2, 2])
+    assert sorted(ids_of(source, [1, 2])) == list(range(50))
+
+
+def test_an_epoch_holds_each_image_once_and_ends_with_a_smaller_batch():
+    source = toy_source(10)
+    batches = list(
+        pipeline.training_dataset(source, Augmentation(8), 4, epochs=3)
+    )
+    assert [len(ids) for _, ids in batches] == [4, 4, 2] * 3
+    assert pipeline.steps_per_epoch(source, 4) == 3
+    epochs = [
+        np.concatenate([ids for _, ids in batches[i : i + 3]])
+        for i in (0, 3, 6)
+    ]
+    for ids in epochs:
+        np.testing.assert_array_equal(np.sort(ids), np.arange(10))
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_an_image_is_augmented_alike_whatever_its_batch_or_the_restart():
+    source = toy_source(12)
+
+    def images(batch_size, initial_epoch):
+        dataset = pipeline.training_dataset(
+            source,
+            Augmentation(8),
+            batch_size,
+            epochs=3,
+            seed=5,
+            initial_epoch=initial_epoch,
+        )
+        steps = pipeline.steps_per_epoch(source, batch_size)
+        last = list(dataset)[-steps:]
+        pixels, ids = (np.concatenate(part) for part in zip(*last, strict=True))
+        return pixels[np.argsort(ids)]
+
+    # Matrix products of other sizes round otherwise in the last bits.
+    np.testing.assert_allclose(images(4, 0), images(12, 2), atol=2e-3)
+    np.testing.assert_array_equal(images(5, 0), images(5, 2))
+
+
+def test_evaluation_keeps_small_images_and_the_order_of_the_ids():
+    source = toy_source(7)
+    batches = list(pipeline.evaluation_dataset(source, 8, 3))
+    ids = np.concatenate([b[1] for b in batches])
+    labels = np.concatenate([b[2] for b in batches])
+    np.testing.assert_array_equal(ids, np.arange(7))
+    np.testing.assert_array_equal(labels, np.arange(7) % 3)
+    first = next(iter(source.examples(None)))["image"]
+    np.testing.assert_array_equal(batches[0][0][0], first)
+
+
+def test_evaluation_crops_the_centre_as_pillow_does(folder):
+    source = folder_source(str(folder))
+    images = next(iter(pipeline.evaluation_dataset(source, 28, 8, 0.875)))[0]
+    with Image.open(folder / "a" / "one.png") as image:
+        # Shorter side 30 -> 32; then the centre.
+        resized = image.resize((32, 53), Image.Resampling.BILINEAR)
+        expected = np.asarray(resized)[12 : 12 + 28, 2 : 2 + 28]
+    # Pillow rounds to whole levels twice.
+    np.testing.assert_allclose(images[0], expected, atol=1.5)
+
+
+def test_digits_come_from_tfds_with_stable_ids(data_dir):
+    train = tfds_source("instdisc_digits", "train", data_dir)
+    test = tfds_source("instdisc_digits", "test", data_dir)
+    assert (train.num_instances, test.num_instances) == (1437, 360)
+    assert train.num_classes == 10
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # TFDS stores examples by the hash of their keys: compare as sets.
+    expected = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    stored = [
+        e["image"].numpy()[..., 0]
+        for source in (train, test)
+        for e in source.examples(None)
+    ]
+    assert sorted(i.tobytes() for i in stored) == sorted(
+        i.tobytes() for i in expected
+    )
+
+
+def test_memory_and_shards_give_the_same_ids_images_and_labels(data_dir):
+    for split in ("train", "train[100:300]"):
+        kept = tfds_source("instdisc_digits", split, data_dir, cache="memory")
+        read = tfds_source("instdisc_digits", split, data_dir, cache="none")
+        np.testing.assert_array_equal(kept.labels(), read.labels())
+        pairs = zip(
+            pipeline.evaluation_dataset(kept, 8, 64),
+            pipeline.evaluation_dataset(read, 8, 64),
+            strict=True,
+        )
+        for one, other in pairs:
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert ids_of(read, [3, 1]) == ids_of(read, [3, 1])
+    assert ids_of(read, [3, 1]) != ids_of(read, [3, 2])
+    assert sorted(ids_of(read, [3, 1])) == list(range(200))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "cifar11"}, "Did you mean .*cifar10.* Known: .*mnist"),
+        ({"split": "dev"}, "one of train, test.*split='dev'"),
+        ({"image_key": "picture"}, "image, label. Received: image_key"),
+        ({"cache": "disk"}, "auto, memory, none. Received: cache='disk'"),
+    ],
+)
+def test_tfds_errors_name_what_is_known(data_dir, arguments, message):
+    defaults = {"dataset": "instdisc_digits", "data_dir": data_dir}
+    with pytest.raises(ValueError, match=message):
+        tfds_source(**{**defaults, **arguments})
+
+
+def test_folder_sorts_names_and_takes_classes_from_subfolders(folder):
+    source = folder_source(str(folder))
+    names = [source.instance_name(i) for i in range(source.num_instances)]
+    assert names == ["a/one.png", "b/Three.JPEG", "b/two.jpg"]
+    assert source.class_names == ("a", "b")
+    assert source.labels().tolist() == [0, 1, 1]
+
+
+def test_folder_without_subfolders_has_no_labels(folder):
+    source = folder_source(str(folder / "b"))
+    assert source.class_names is None
+    assert source.labels().tolist() == [-1, -1]
+    dataset = pipeline.training_dataset(source, Augmentation(16), 2, epochs=1)
+    images, ids = next(iter(dataset))
+    assert images.shape == (2, 16, 16, 3)
+    assert sorted(ids.numpy()) == [0, 1]
+
+
+def test_unreadable_images_are_named_and_refused_or_left_out(folder, capsys):
+    jpeg = (folder / "b" / "two.jpg").read_bytes()
+    (folder / "b" / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (folder / "a" / "empty.png").write_bytes(b"")
+    (folder / "a" / "text.jpg").write_text("not an image")
+    with pytest.raises(UnreadableImageError, match="3 of 6") as caught:
+        folder_source(str(folder))
+    for name in ("a/empty.png", "a/text.jpg", "b/cut.jpg"):
+        assert name in str(caught.value)
+
+    source = folder_source(str(folder), bad_images="skip")
+    assert "b/cut.jpg" in capsys.readouterr().out
+    bad = [source.instance_name(i) for i in source.unreadable]
+    assert bad == ["a/empty.png", "a/text.jpg", "b/cut.jpg"]
+    assert source.num_readable == 3
+    left = [source.instance_name(i) for i in ids_of(source, None)]
+    assert left == ["a/one.png", "b/Three.JPEG", "b/two.jpg"]
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="must hold images"):
+        folder_source(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="must exist"):
+        folder_source(os.path.join(tmp_path, "missing"))
+
+
+def test_jpeg_crops_equal_crops_of_the_whole_image(tmp_path):
+    # A smooth image: libjpeg interpolates colour across the crop's border.
+    x = np.linspace(0, 255, 96)
+    pixels = np.stack(np.broadcast_arrays(x[:, None], x[None], 128.0), -1)
+    Image.fromarray(pixels.astype(np.uint8)).save(
+        tmp_path / "smooth.jpg", quality=95, subsampling=0
+    )
+    source = folder_source(str(tmp_path))
+    contents = (tmp_path / "smooth.jpg").read_bytes()
+    whole = decode_whole(tf.constant(contents)).numpy()[None]
+    augmentation = Augmentation(
+        32, brightness=0, contrast=0, saturation=0, hue=0
+    )
+    for seed in range(5):
+        cropped, decoded = (
+            next(iter(pipeline.training_dataset(s, augmentation, 1, 1, seed)))
+            for s in (source, array_source(whole))
+        )
+        np.testing.assert_allclose(cropped[0], decoded[0], atol=2)

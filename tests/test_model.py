@@ -1,0 +1,247 @@
+"""The method as a Keras model: a step against NumPy, replicas, saving."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_instdisc
+from tf_instdisc.data import pipeline
+from tf_instdisc.fused_batch_norm import training_call
+
+
+def linear_encoder(dim=4, side=2):
+    """Small and without batch norm, so that replicas must agree."""
+    image = keras.Input((side, side, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    x = keras.layers.Dense(dim, name="projection")(keras.layers.Flatten()(x))
+    return keras.Model(image, keras.layers.UnitNormalization()(x))
+
+
+def toy_batches(size=10, batch_size=4, epochs=2, side=2):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (size, side, side, 3), np.uint8)
+    source = tf_instdisc.array_source(images)
+    augmentation = tf_instdisc.Augmentation(side)
+    dataset = pipeline.training_dataset(
+        source, augmentation, batch_size, epochs
+    )
+    return dataset, pipeline.steps_per_epoch(source, batch_size)
+
+
+def fitted(strategy=None, epochs=2, **arguments):
+    keras.utils.set_random_seed(0)
+    dataset, steps = toy_batches(epochs=epochs)
+    with (strategy or tf.distribute.get_strategy()).scope():
+        model = tf_instdisc.InstanceDiscrimination(
+            linear_encoder(), 10, **{"num_negatives": 6, **arguments}
+        )
+        model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    history = model.fit(
+        dataset, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False
+    )
+    return model, history.history
+
+
+def test_a_step_equals_numpy():
+    model = tf_instdisc.InstanceDiscrimination(
+        linear_encoder(),
+        5,
+        objective="softmax",
+        temperature=0.5,
+        bank_momentum=0.25,
+        proximal_weight=3.0,
+    )
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (3, 2, 2, 3)).astype(np.float32)
+    ids = np.array([4, 1, 2])
+    bank = model.memory_bank.rows.numpy()
+    v = model.encoder(images).numpy()
+    history = model.fit(
+        tf.data.Dataset.from_tensors((images, ids)), verbose=0
+    ).history
+
+    losses = []
+    for embedding, i in zip(v, ids, strict=True):
+        exponentials = [np.exp(embedding @ row / 0.5) for row in bank]
+        softmax = -np.log(exponentials[i] / sum(exponentials))
+        losses.append(softmax + 3.0 * np.sum((embedding - bank[i]) ** 2))
+    assert history["loss"][0] == pytest.approx(np.mean(losses), rel=1e-5)
+
+    for embedding, i in zip(v, ids, strict=True):
+        row = 0.25 * bank[i] + 0.75 * embedding
+        bank[i] = row / np.linalg.norm(row)
+    np.testing.assert_allclose(model.memory_bank.rows, bank, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["softmax", "nce", "info_nce"])
+def test_every_objective_learns_and_keeps_unit_rows(objective):
+    model, history = fitted(objective=objective, epochs=12, temperature=0.2)
+    assert history["loss"][-1] < history["loss"][0]
+    norms = np.linalg.norm(model.memory_bank.rows.numpy(), axis=1)
+    np.testing.assert_allclose(norms, 1, atol=1e-5)
+
+
+def test_parametric_trains_its_weights_and_still_fills_the_bank():
+    model, history = fitted(objective="parametric", epochs=12, temperature=1.0)
+    assert history["loss"][-1] < history["loss"][0]
+    assert any(v is model.class_weights for v in model.trainable_variables)
+    fresh = tf_instdisc.InstanceDiscrimination(linear_encoder(), 10)
+    assert not np.allclose(model.memory_bank.rows, fresh.memory_bank.rows)
+
+
+@pytest.mark.parametrize("negatives", ["shared", "per_example"])
+@pytest.mark.parametrize("objective", ["softmax", "nce", "info_nce"])
+def test_two_replicas_equal_one(objective, negatives):
+    arguments = {
+        "objective": objective,
+        "negatives": negatives,
+        "proximal_weight": 2.0,
+        "temperature": 0.3,
+    }
+    one, one_history = fitted(**arguments)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    two, two_history = fitted(strategy, **arguments)
+    # Sums in another order: float32's rounding over six steps.
+    np.testing.assert_allclose(
+        one_history["loss"], two_history["loss"], rtol=1e-4
+    )
+    for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    copies = strategy.experimental_local_results(two.memory_bank.rows)
+    np.testing.assert_array_equal(copies[0], copies[1])
+    np.testing.assert_allclose(one.memory_bank.rows, copies[0], atol=1e-4)
+    if objective == "nce":
+        np.testing.assert_allclose(
+            one.memory_bank.log_normalizer.numpy(),
+            two.memory_bank.log_normalizer.numpy(),
+            rtol=1e-4,
+        )
+
+
+def test_the_same_seed_repeats_a_fit_bit_for_bit():
+    (one, first), (two, second) = fitted(seed=3), fitted(seed=3)
+    assert first["loss"] == second["loss"]
+    np.testing.assert_array_equal(one.memory_bank.rows, two.memory_bank.rows)
+    other, _ = fitted(seed=4)
+    assert not np.array_equal(one.memory_bank.rows, other.memory_bank.rows)
+
+
+def test_negative_ids_add_nothing():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (4, 2, 2, 3)).astype(np.float32)
+
+    def step(images, ids):
+        keras.utils.set_random_seed(0)
+        model = tf_instdisc.InstanceDiscrimination(
+            linear_encoder(), 5, num_negatives=3
+        )
+        model.compile(optimizer=keras.optimizers.SGD(0.1))
+        dataset = tf.data.Dataset.from_tensors((images, ids))
+        loss = model.fit(dataset, verbose=0).history["loss"]
+        return loss, model.get_weights(), model.memory_bank.rows.numpy()
+
+    padded = step(images, np.array([3, -1, 0, -3]))
+    plain = step(images[[0, 2]], np.array([3, 0]))
+    np.testing.assert_allclose(padded[0], plain[0], rtol=1e-5)
+    for a, b in zip(padded[1], plain[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_allclose(padded[2], plain[2], atol=1e-6)
+    assert np.isfinite(step(images, np.array([-1, -1, -1, -1]))[0]).all()
+
+
+def test_logs_tell_speed_rate_and_input_wait():
+    _, history = fitted()
+    assert set(history) == {
+        "loss",
+        "learning_rate",
+        "log_normalizer",
+        "images_per_second",
+        "input_wait",
+    }
+    assert all(speed > 0 for speed in history["images_per_second"])
+    assert all(0 <= share <= 1 for share in history["input_wait"])
+    assert history["learning_rate"] == pytest.approx([0.1, 0.1])
+
+
+def test_input_wait_sees_a_slow_pipeline():
+    dataset, steps = toy_batches()
+
+    def slow(images, ids):
+        tf.py_function(lambda: __import__("time").sleep(0.2), [], [])
+        return images, ids
+
+    model, _ = fitted()
+    history = model.fit(
+        dataset.map(slow), steps_per_epoch=steps, epochs=2, verbose=0
+    ).history
+    assert history["input_wait"][-1] > 0.5
+
+
+def test_encode_bank_fills_rows_with_embeddings():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (7, 2, 2, 3), np.uint8)
+    source = tf_instdisc.array_source(images)
+    model = tf_instdisc.InstanceDiscrimination(linear_encoder(), 7)
+    model.encode_bank(tf_instdisc.evaluation_dataset(source, 2, 3))
+    expected = model.encoder(images.astype(np.float32))
+    np.testing.assert_allclose(model.memory_bank.rows, expected, atol=1e-6)
+
+
+def test_the_whole_model_survives_a_keras_file(tmp_path):
+    model, _ = fitted()
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(copy.memory_bank.rows, model.memory_bank.rows)
+    assert int(copy.step) == int(model.step) == 6
+    image = np.full((1, 2, 2, 3), 7, np.float32)
+    np.testing.assert_array_equal(copy(image), model(image))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"objective": "triplet"}, "Received: objective='triplet'"),
+        ({"negatives": "hard"}, "shared, per_example"),
+        ({"normalizer": "exact"}, "ema, first_batch"),
+        ({"num_instances": 1}, "at least 2. Received: num_instances=1"),
+        ({"temperature": 0.001}, r"in \[0.01, 1\]. Received: temperature"),
+        ({"bank_momentum": 1.0}, "Received: bank_momentum=1.0"),
+        ({"proximal_weight": -1.0}, "Received: proximal_weight=-1.0"),
+        ({"num_negatives": 0}, "Received: num_negatives=0"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tf_instdisc.InstanceDiscrimination(
+            linear_encoder(), **{"num_instances": 4, **arguments}
+        )
+
+
+def test_fused_batch_norm_equals_keras_layers():
+    keras.utils.set_random_seed(0)
+    encoder = tf_instdisc.build_encoder(image_size=32, width=4)
+    weights = encoder.get_weights()
+    images = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3))
+    images = images.astype(np.float32)
+
+    def run(call):
+        encoder.set_weights(weights)
+        with tf.GradientTape() as tape:
+            embeddings = call(images)
+            loss = tf.reduce_sum(embeddings[:, :3] ** 2)
+        gradients = tape.gradient(loss, encoder.trainable_variables)
+        return [embeddings, *gradients, *encoder.get_weights()]
+
+    plain = run(lambda images: encoder(images, training=True))
+    fused = run(training_call(encoder))
+    # Batch norm's gradient is a small difference of large sums.
+    for a, b in zip(plain, fused, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
+    # The encoder itself holds nothing but plain layers.
+    assert all(
+        type(layer).__module__.startswith("keras.") for layer in encoder.layers
+    )
+    smaller = training_call(encoder)(np.zeros((2, 24, 24, 3), np.float32))
+    assert smaller.shape == (2, 128)

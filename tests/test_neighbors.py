@@ -1,0 +1,112 @@
+"""Nearest neighbours and the weighted vote against NumPy loops."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tf_instdisc import neighbors
+
+
+def unit_rows(rng, *shape):
+    rows = rng.normal(size=shape).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def loop_accuracy(rows, row_labels, queries, labels, classes, k, temperature):
+    top1 = top5 = 0
+    for query, label in zip(queries, labels, strict=True):
+        cosines = [float(np.dot(query, row)) for row in rows]
+        nearest = sorted(range(len(rows)), key=lambda j: (-cosines[j], j))[:k]
+        votes = [0.0] * classes
+        for j in nearest:
+            votes[row_labels[j]] += math.exp(cosines[j] / temperature)
+        ranking = sorted(range(classes), key=lambda c: (-votes[c], c))
+        top1 += ranking[0] == label
+        top5 += label in ranking[:5]
+    return {"top1": top1 / len(queries), "top5": top5 / len(queries)}
+
+
+def test_top_k_equals_exhaustive_search_across_chunks(monkeypatch):
+    monkeypatch.setattr(neighbors, "_ROW_CHUNK", 7)
+    monkeypatch.setattr(neighbors, "_QUERY_CHUNK", 3)
+    rng = np.random.default_rng(0)
+    rows, queries = unit_rows(rng, 50, 8), unit_rows(rng, 10, 8)
+    scores, positions = neighbors.top_k(queries, rows, 12)
+    similarities = queries @ rows.T
+    expected = np.argsort(-similarities, axis=1, kind="stable")[:, :12]
+    np.testing.assert_array_equal(positions, expected)
+    np.testing.assert_allclose(
+        scores, np.take_along_axis(similarities, expected, 1), rtol=1e-6
+    )
+
+
+def test_equal_rows_come_in_their_order_across_chunks(monkeypatch):
+    monkeypatch.setattr(neighbors, "_ROW_CHUNK", 4)
+    rows = np.tile(np.float32([[1, 0]]), (10, 1))
+    _, positions = neighbors.top_k(rows[:1], rows, 6)
+    np.testing.assert_array_equal(positions[0], np.arange(6))
+
+
+def test_more_neighbors_than_rows_gives_all_rows():
+    rows = unit_rows(np.random.default_rng(1), 5, 4)
+    scores, positions = neighbors.top_k(rows, rows, 200)
+    assert scores.shape == positions.shape == (5, 5)
+    np.testing.assert_array_equal(positions[:, 0], np.arange(5))
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
+@pytest.mark.parametrize("k", [1, 20, 500])
+def test_accuracy_equals_loops(temperature, k):
+    rng = np.random.default_rng(2)
+    rows, queries = unit_rows(rng, 60, 6), unit_rows(rng, 40, 6)
+    row_labels, labels = rng.integers(0, 8, 60), rng.integers(0, 8, 40)
+    found = neighbors.knn_accuracy(
+        rows, row_labels, queries, labels, 8, [k], temperature
+    )
+    expected = loop_accuracy(
+        rows, row_labels, queries, labels, 8, k, temperature
+    )
+    assert found[k] == pytest.approx(expected)
+
+
+def test_tied_votes_go_to_the_lower_label():
+    rows = np.float32([[1, 0], [1, 0]])
+    found = neighbors.knn_accuracy(
+        rows, np.array([1, 0]), rows[:1], np.array([0]), 2, [2], 0.1
+    )
+    assert found[2]["top1"] == 1.0
+
+
+def test_rows_and_queries_without_label_are_left_out():
+    rows = np.float32([[1, 0], [1, 0], [0, 1]])
+    found = neighbors.knn_accuracy(
+        rows,
+        np.array([-1, 1, 0]),
+        np.float32([[1, 0], [0, 1]]),
+        np.array([1, -1]),
+        2,
+        [1],
+        0.1,
+    )
+    assert found[1]["top1"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("row_labels", "classes", "message"),
+    [([-1, -1], 2, "0 labelled rows"), ([0, 5], 2, "highest label 5")],
+)
+def test_labels_that_do_not_fit_are_refused(row_labels, classes, message):
+    rows = np.float32([[1, 0], [0, 1]])
+    with pytest.raises(ValueError, match=message):
+        neighbors.knn_accuracy(
+            rows, np.array(row_labels), rows, np.array([0, 1]), classes
+        )
+
+
+def test_top_k_refuses_wrong_arguments():
+    rows = np.zeros([3, 2], np.float32)
+    with pytest.raises(ValueError, match="Received: num_neighbors=0"):
+        neighbors.top_k(rows, rows, 0)
+    with pytest.raises(ValueError, match=r"queries.shape=\(3, 3\)"):
+        neighbors.top_k(np.zeros([3, 3], np.float32), rows, 1)

@@ -1,0 +1,37 @@
+"""Instance discrimination for TensorFlow and Keras 3 (arXiv 1805.01978)."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Augmentation": "augment",
+    "InstanceDiscrimination": "model",
+    "KNNMonitor": "callbacks",
+    "array_source": "data.sources",
+    "build_encoder": "encoders",
+    "embed": "embed",
+    "evaluation_dataset": "data.pipeline",
+    "folder_source": "data.folder",
+    "knn_accuracy": "neighbors",
+    "steps_per_epoch": "data.pipeline",
+    "tfds_source": "data.tfds_source",
+    "training_dataset": "data.pipeline",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    """Imports a public name when it is first used.
+
+    The commands' `--help` and `import tf_instdisc` so stay quick.
+    """
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tf_instdisc' has no attribute {name!r}")
+    module = importlib.import_module(f"tf_instdisc.{_PUBLIC[name]}")
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,353 @@
+"""The paper's four augmentations, by torchvision's definitions.
+
+Every function is a pure function of the images and of uniform numbers that
+the caller drew, one row per image. An image is therefore augmented alike on
+any replica, worker or restart, and the same code runs on every Keras backend.
+
+Definitions: torchvision.transforms RandomResizedCrop, ColorJitter,
+RandomGrayscale and RandomHorizontalFlip. `keras_cv` draws crops and jitter
+from other distributions (BUILD_NOTES.md); where its definition is the same,
+the tests hold both against each other pixel for pixel.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+
+_CROP_ATTEMPTS = 10
+_CROP_DRAWS = 2 * _CROP_ATTEMPTS + 2
+_JITTER_DRAWS = 8
+NUM_UNIFORMS = _CROP_DRAWS + _JITTER_DRAWS + 2
+"""Uniform numbers in [0, 1) that one image needs."""
+
+# ITU-R 601-2 luma, as Pillow and torchvision use it.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is drawn for each image, and from which range.
+
+    Attributes:
+        image_size: Side of the square output, in pixels.
+        crop_area: Range of the cropped share of the image's area, in (0, 1].
+        crop_aspect_ratio: Range of width / height of the crop; drawn
+            uniformly in the logarithm.
+        brightness: Half-width of the factor's range around 1, at least 0.
+        contrast: As brightness.
+        saturation: As brightness.
+        hue: Half-width of the turn, as a share of the colour circle, in
+            [0, 0.5].
+        grayscale_probability: Probability of dropping colour, in [0, 1].
+        flip: Whether half of the images are mirrored left to right.
+
+    Raises:
+        ValueError: If an attribute is out of its range.
+    """
+
+    image_size: int
+    crop_area: tuple[float, float] = (0.2, 1.0)
+    crop_aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.4
+    grayscale_probability: float = 0.2
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 1, "image_size >= 1", self.image_size)
+        low, high = self.crop_area
+        _require(0 < low <= high <= 1, "0 < low <= high <= 1", self.crop_area)
+        low, high = self.crop_aspect_ratio
+        _require(0 < low <= high, "0 < low <= high", self.crop_aspect_ratio)
+        for value in (self.brightness, self.contrast, self.saturation):
+            _require(value >= 0, "a jitter of at least 0", value)
+        _require(0 <= self.hue <= 0.5, "0 <= hue <= 0.5", self.hue)
+        _require(
+            0 <= self.grayscale_probability <= 1,
+            "0 <= grayscale_probability <= 1",
+            self.grayscale_probability,
+        )
+
+
+def _require(holds: bool, what: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"Augmentation requires {what}. Received: {value}")
+
+
+def augment(
+    images: Tensor,
+    uniforms: Tensor,
+    augmentation: Augmentation,
+    crop: bool = True,
+) -> Tensor:
+    """Crops, jitters, drops colour and flips a batch.
+
+    Args:
+        images: uint8 or float `[batch, height, width, 3]`, RGB in 0..255.
+        uniforms: float32 `[batch, NUM_UNIFORMS]` in [0, 1), drawn
+            independently.
+        augmentation: What to draw, and from which range.
+        crop: False if the images were cropped while they were decoded, with
+            `crop_boxes` on the same uniforms.
+
+    Returns:
+        float32 `[batch, image_size, image_size, 3]`, RGB in 0..255.
+    """
+    images = ops.cast(images, "float32")
+    if crop:
+        _, height, width, _ = images.shape
+        boxes = crop_boxes(uniforms, height, width, augmentation)
+        images = crop_and_resize(images, boxes, augmentation.image_size)
+    jitter = uniforms[:, _CROP_DRAWS : _CROP_DRAWS + _JITTER_DRAWS]
+    images = color_jitter(images, jitter, augmentation)
+    images = random_grayscale(
+        images, uniforms[:, -2], augmentation.grayscale_probability
+    )
+    if augmentation.flip:
+        images = random_flip(images, uniforms[:, -1])
+    return images
+
+
+def crop_boxes(
+    uniforms: Tensor,
+    height: Tensor,
+    width: Tensor,
+    augmentation: Augmentation,
+) -> Tensor:
+    """Draws the boxes of torchvision's RandomResizedCrop.
+
+    An area and an aspect ratio are drawn up to ten times until the box fits
+    into the image; if none does, the largest centred box of an allowed
+    aspect ratio is taken.
+
+    Args:
+        uniforms: float32 `[batch, >= 22]` in [0, 1).
+        height: int, a scalar or `[batch]`, in pixels.
+        width: int, a scalar or `[batch]`, in pixels.
+        augmentation: Ranges of area and aspect ratio.
+
+    Returns:
+        int32 `[batch, 4]`: top, left, height, width, in pixels.
+    """
+    height = ops.expand_dims(ops.cast(height, "float32"), -1)
+    width = ops.expand_dims(ops.cast(width, "float32"), -1)
+    low, high = augmentation.crop_area
+    ratio_low, ratio_high = augmentation.crop_aspect_ratio
+
+    areas = low + (high - low) * uniforms[:, :_CROP_ATTEMPTS]
+    areas = areas * height * width
+    ratios = ops.exp(
+        math.log(ratio_low)
+        + math.log(ratio_high / ratio_low)
+        * uniforms[:, _CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS]
+    )
+    widths = ops.round(ops.sqrt(areas * ratios))  # [batch, attempts]
+    heights = ops.round(ops.sqrt(areas / ratios))
+    fits = (widths > 0) & (widths <= width) & (heights > 0)
+    fits = fits & (heights <= height)
+    first = ops.cast(ops.argmax(ops.cast(fits, "int32"), axis=-1), "int32")
+    first = ops.expand_dims(first, -1)
+    crop_height = ops.take_along_axis(heights, first, axis=-1)
+    crop_width = ops.take_along_axis(widths, first, axis=-1)
+
+    u_top = uniforms[:, 2 * _CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS + 1]
+    u_left = uniforms[:, 2 * _CROP_ATTEMPTS + 1 : 2 * _CROP_ATTEMPTS + 2]
+    # u * (slack + 1) can round up to slack + 1 in float32.
+    top = ops.minimum(
+        ops.floor(u_top * (height - crop_height + 1)), height - crop_height
+    )
+    left = ops.minimum(
+        ops.floor(u_left * (width - crop_width + 1)), width - crop_width
+    )
+
+    none_fits = ops.logical_not(ops.any(fits, axis=-1, keepdims=True))
+    # At least a pixel, which torchvision's fallback does not promise.
+    full_height = ops.minimum(height, ops.round(width / ratio_low))
+    full_height = ops.maximum(full_height, 1.0)
+    full_width = ops.minimum(width, ops.round(height * ratio_high))
+    full_width = ops.maximum(full_width, 1.0)
+    crop_height = ops.where(none_fits, full_height, crop_height)
+    crop_width = ops.where(none_fits, full_width, crop_width)
+    top = ops.where(none_fits, ops.floor((height - full_height) / 2), top)
+    left = ops.where(none_fits, ops.floor((width - full_width) / 2), left)
+    boxes = ops.concatenate([top, left, crop_height, crop_width], axis=-1)
+    return ops.cast(boxes, "int32")
+
+
+def crop_and_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cuts a box out of each image and resizes it, all by matrix products.
+
+    The filter is the triangle of Pillow's BILINEAR, widened when it shrinks
+    (antialiasing), and it sees nothing outside of the box.
+
+    Args:
+        images: float32 `[batch, height, width, channels]`.
+        boxes: int32 `[batch, 4]`: top, left, height, width, in pixels.
+        size: Side of the output, in pixels.
+
+    Returns:
+        float32 `[batch, size, size, channels]`.
+    """
+    batch = ops.shape(images)[0]
+    _, height, width, channels = images.shape
+    boxes = ops.cast(boxes, "float32")
+    rows = _resize_matrix(boxes[:, 0], boxes[:, 2], height, size)
+    columns = _resize_matrix(boxes[:, 1], boxes[:, 3], width, size)
+    flat = ops.reshape(images, (batch, height, width * channels))
+    flat = ops.matmul(rows, flat)  # [batch, size, width * channels]
+    flat = ops.reshape(flat, (batch, size, width, channels))
+    flat = ops.reshape(
+        ops.transpose(flat, (0, 2, 1, 3)), (batch, width, size * channels)
+    )
+    flat = ops.matmul(columns, flat)  # [batch, size, size * channels]
+    flat = ops.reshape(flat, (batch, size, size, channels))
+    return ops.transpose(flat, (0, 2, 1, 3))
+
+
+def _resize_matrix(
+    start: Tensor, length: Tensor, full_length: int, size: int
+) -> Tensor:
+    """Weights `[batch, size, full_length]` of one axis of a resize."""
+    start = start[:, None, None]
+    length = length[:, None, None]
+    scale = length / size
+    support = ops.maximum(scale, 1.0)
+    centers = (ops.arange(size, dtype="float32") + 0.5)[None, :, None] * scale
+    positions = ops.arange(full_length, dtype="float32")[None, None, :] - start
+    weights = 1.0 - ops.abs(positions + 0.5 - centers) / support
+    inside = (positions >= 0) & (positions < length)
+    weights = ops.where(inside, ops.maximum(weights, 0.0), 0.0)
+    return weights / ops.sum(weights, axis=-1, keepdims=True)
+
+
+def color_jitter(
+    images: Tensor, uniforms: Tensor, augmentation: Augmentation
+) -> Tensor:
+    """torchvision's ColorJitter: four changes in an order drawn per image.
+
+    Brightness, contrast and saturation blend the image with black, with its
+    mean luma and with its luma, by a factor in [1 - range, 1 + range]; hue
+    turns by [-hue, hue] of the circle. Each result is clipped to 0..255.
+
+    Args:
+        images: float32 `[batch, height, width, 3]`, RGB in 0..255.
+        uniforms: float32 `[batch, 8]` in [0, 1): four factors, then four keys
+            whose ranks are the order.
+        augmentation: The four ranges.
+
+    Returns:
+        float32 `[batch, height, width, 3]`, RGB in 0..255.
+    """
+    ranges = (
+        augmentation.brightness,
+        augmentation.contrast,
+        augmentation.saturation,
+    )
+    if not any(ranges) and not augmentation.hue:
+        return images
+    # The three blends are one form: a * pixel + b * luma + c * mean luma.
+    factors = ops.stack(
+        [
+            max(0.0, 1 - r) + (1 + r - max(0.0, 1 - r)) * uniforms[:, i]
+            for i, r in enumerate(ranges)
+        ],
+        axis=-1,
+    )  # [batch, 3]
+    rest = 1.0 - factors
+    zero = ops.zeros_like(rest[:, 0])
+    a = factors
+    b = ops.stack([zero, zero, rest[:, 2]], axis=-1)
+    c = ops.stack([zero, rest[:, 1], zero], axis=-1)
+
+    keys, hue_key = uniforms[:, 4:7], uniforms[:, 7:8]
+    order = ops.argsort(keys, axis=-1)
+    a, b, c, keys = (
+        ops.take_along_axis(t, order, axis=-1) for t in (a, b, c, keys)
+    )
+    before_hue = keys < hue_key
+    turns = augmentation.hue * (2.0 * uniforms[:, 3] - 1.0)
+
+    def blend_where(images, chosen):
+        a_ = ops.where(chosen, a, 1.0)
+        b_ = ops.where(chosen, b, 0.0)
+        c_ = ops.where(chosen, c, 0.0)
+        for i in range(3):
+            images = _blend(images, a_[:, i], b_[:, i], c_[:, i])
+        return images
+
+    images = blend_where(images, before_hue)
+    images = _turn_hue(images, turns)
+    return blend_where(images, ops.logical_not(before_hue))
+
+
+def _luma(images: Tensor) -> Tensor:
+    weights = ops.reshape(ops.convert_to_tensor(_LUMA, dtype="float32"), (3, 1))
+    return ops.matmul(images, weights)  # [batch, height, width, 1]
+
+
+def _blend(images: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    a, b, c = (ops.reshape(t, (-1, 1, 1, 1)) for t in (a, b, c))
+    luma = _luma(images)
+    mean = ops.mean(luma, axis=(1, 2), keepdims=True)
+    return ops.clip(a * images + (b * luma + c * mean), 0.0, 255.0)
+
+
+def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turns the hue in HSV by `turns` `[batch]`, in shares of the circle."""
+    red, green, blue = images[..., 0], images[..., 1], images[..., 2]
+    value = ops.maximum(ops.maximum(red, green), blue)
+    chroma = value - ops.minimum(ops.minimum(red, green), blue)
+    safe = ops.where(chroma > 0, chroma, 1.0)
+    hue = ops.where(
+        value == red,
+        (green - blue) / safe,
+        ops.where(
+            value == green,
+            2.0 + (blue - red) / safe,
+            4.0 + (red - green) / safe,
+        ),
+    )  # in sixths of the circle
+    hue = hue + 6.0 * ops.reshape(turns, (-1, 1, 1))
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        k = ops.mod(hue + offset, 6.0)
+        ramp = ops.clip(ops.minimum(k, 4.0 - k), 0.0, 1.0)
+        channels.append(value - chroma * ramp)
+    return ops.stack(channels, axis=-1)
+
+
+def random_grayscale(
+    images: Tensor, uniforms: Tensor, probability: float
+) -> Tensor:
+    """Replaces RGB by its luma, with a probability.
+
+    Args:
+        images: float32 `[batch, height, width, 3]`.
+        uniforms: float32 `[batch]` in [0, 1).
+        probability: In [0, 1].
+
+    Returns:
+        float32 `[batch, height, width, 3]`.
+    """
+    chosen = ops.reshape(uniforms < probability, (-1, 1, 1, 1))
+    return ops.where(chosen, _luma(images), images)
+
+
+def random_flip(images: Tensor, uniforms: Tensor) -> Tensor:
+    """Mirrors an image left to right where its uniform is below one half.
+
+    Args:
+        images: `[batch, height, width, channels]`.
+        uniforms: float32 `[batch]` in [0, 1).
+
+    Returns:
+        As `images`.
+    """
+    chosen = ops.reshape(uniforms < 0.5, (-1, 1, 1, 1))
+    return ops.where(chosen, ops.flip(images, axis=2), images)

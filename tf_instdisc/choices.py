@@ -1,0 +1,24 @@
+"""The names that constructors and flags accept; it imports nothing."""
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+STEMS = ("cifar", "imagenet")
+
+OBJECTIVES = ("softmax", "nce", "info_nce", "parametric")
+NEGATIVES = ("shared", "per_example")
+NORMALIZERS = ("ema", "first_batch")
+BANK_INITS = ("random", "encode")
+
+CACHES = ("auto", "memory", "none")
+BAD_IMAGES = ("fail", "skip")
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "steps", "cosine")
+
+
+def require(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    """Raises ValueError unless `value` is one of the known names."""
+    if value not in known:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(known)}. "
+            f"Received: {name}={value!r}"
+        )

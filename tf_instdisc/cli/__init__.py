@@ -1,0 +1,2 @@
+"""The commands. Only here are there absl flags; nothing imports TensorFlow
+before the flags are parsed."""

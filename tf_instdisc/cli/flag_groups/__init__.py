@@ -1,0 +1,1 @@
+"""Flags by subject, one module each: `--help` shows them in these groups."""

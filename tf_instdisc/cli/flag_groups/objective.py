@@ -1,0 +1,60 @@
+"""Objective and memory bank"""
+
+from absl import flags
+
+from tf_instdisc import choices
+
+OBJECTIVE = flags.DEFINE_enum(
+    "objective", "nce", choices.OBJECTIVES, "What is minimised."
+)
+NUM_NEGATIVES = flags.DEFINE_integer(
+    "num_negatives",
+    4096,
+    "Negatives of nce and info_nce.",
+    lower_bound=1,
+)
+NEGATIVES = flags.DEFINE_enum(
+    "negatives",
+    "shared",
+    choices.NEGATIVES,
+    "Whether a batch shares its negatives.",
+)
+TEMPERATURE = flags.DEFINE_float(
+    "temperature",
+    0.07,
+    "Temperature of the softmax.",
+    lower_bound=0.01,
+    upper_bound=1.0,
+)
+NORMALIZER = flags.DEFINE_enum(
+    "normalizer",
+    "ema",
+    choices.NORMALIZERS,
+    "Z of nce: a moving average, or the first batch's as in the authors' code.",
+)
+NORMALIZER_MOMENTUM = flags.DEFINE_float(
+    "normalizer_momentum",
+    0.99,
+    "Share of the old Z in its moving average.",
+    lower_bound=0.0,
+    upper_bound=0.999999,
+)
+BANK_MOMENTUM = flags.DEFINE_float(
+    "bank_momentum",
+    0.5,
+    "Share of the old row in a new one.",
+    lower_bound=0.0,
+    upper_bound=0.999999,
+)
+BANK_INIT = flags.DEFINE_enum(
+    "bank_init",
+    "random",
+    choices.BANK_INITS,
+    "First rows: random, or the untrained encoder's embeddings.",
+)
+PROXIMAL_WEIGHT = flags.DEFINE_float(
+    "proximal_weight",
+    0.0,
+    "Weight of the squared distance to the row of the step before.",
+    lower_bound=0.0,
+)

@@ -1,0 +1,53 @@
+"""Optimisation"""
+
+import itertools
+
+from absl import flags
+
+from tf_instdisc import choices
+
+EPOCHS = flags.DEFINE_integer("epochs", 200, "Epochs.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 256, "Images in a global batch.", lower_bound=1
+)
+OPTIMIZER = flags.DEFINE_enum(
+    "optimizer", "sgd", choices.OPTIMIZERS, "Optimizer; sgd is the paper's."
+)
+LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", 0.03, "Highest learning rate.", lower_bound=0.0
+)
+SCHEDULE = flags.DEFINE_enum(
+    "schedule",
+    "steps",
+    choices.SCHEDULES,
+    "How the learning rate falls: not at all, by ten at each of "
+    "--schedule_epochs, or along a cosine to zero.",
+)
+SCHEDULE_EPOCHS = flags.DEFINE_list(
+    "schedule_epochs", ["120", "160"], "Epochs after which `steps` falls."
+)
+WARMUP_EPOCHS = flags.DEFINE_float(
+    "warmup_epochs",
+    0.0,
+    "Epochs in which the learning rate rises from zero.",
+    lower_bound=0.0,
+)
+MOMENTUM = flags.DEFINE_float(
+    "momentum", 0.9, "Momentum of SGD.", lower_bound=0.0, upper_bound=0.9999
+)
+WEIGHT_DECAY = flags.DEFINE_float(
+    "weight_decay",
+    1e-4,
+    "Weight decay as in PyTorch; with sgd it is part of the gradient.",
+    lower_bound=0.0,
+)
+
+
+@flags.validator(
+    "schedule_epochs", "must be rising positive whole numbers: 120,160"
+)
+def _rising(values):
+    if not all(value.strip().isdigit() for value in values):
+        return False
+    numbers = [0, *map(int, values)]
+    return all(a < b for a, b in itertools.pairwise(numbers))

@@ -1,0 +1,58 @@
+"""Starts a command: grouped `--help`, environment, clean errors."""
+
+import os
+import sys
+import types
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+
+def launch(
+    main: Callable[[], None],
+    summary: str,
+    groups: Sequence[types.ModuleType],
+) -> None:
+    """Parses the flags and runs a command; does not return.
+
+    Args:
+        main: The command; it reads the flags itself. A ValueError or
+            FileNotFoundError from it is a mistake of the user's and ends the
+            command with its message and exit status 2.
+        summary: What `--help` says first.
+        groups: Modules of `flag_groups`; `--help` lists their flags under
+            the first line of their docstrings.
+    """
+    if {"--help", "-help", "--helpfull", "-h"} & set(sys.argv[1:]):
+        print(_help(summary, groups))
+        sys.exit(0)
+    # The encoder is three times as fast with oneDNN; TensorFlow turns it on
+    # by itself only for processors with AVX-512.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    def run(arguments):
+        if not flags.FLAGS["verbosity"].present:
+            # TFDS tells of every file that it opens.
+            logging.set_verbosity(logging.ERROR)
+        if len(arguments) > 1:
+            raise app.UsageError(
+                f"Flags only are taken. Received: {' '.join(arguments[1:])}"
+            )
+        try:
+            main()
+        except (ValueError, FileNotFoundError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    app.run(run)
+
+
+def _help(summary: str, groups: Sequence[types.ModuleType]) -> str:
+    parts = [summary.strip(), "", "Flags may stand in a file: --flagfile=PATH"]
+    for group in groups:
+        title = (group.__doc__ or group.__name__).strip().splitlines()[0]
+        # Without the module's name, absl's first line.
+        _, _, listing = flags.FLAGS.module_help(group).strip().partition("\n")
+        parts += ["", f"{title}:", listing.strip("\n")]
+    return "\n".join(parts)

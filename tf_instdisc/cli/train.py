@@ -1,0 +1,144 @@
+"""instdisc-train: trains an encoder and fills a run directory."""
+
+from absl import flags
+
+from tf_instdisc.cli.flag_groups import (
+    augmentation,
+    data,
+    encoder,
+    objective,
+    optimization,
+    run,
+)
+from tf_instdisc.cli.launch import launch
+
+GROUPS = (data, augmentation, encoder, objective, optimization, run)
+
+_SUMMARY = """
+Trains an encoder by instance discrimination, on images without labels.
+
+  instdisc-train --flagfile=flags/digits.flags --run_dir=runs/digits
+"""
+
+
+def main() -> None:
+    """Entry point of `instdisc-train`."""
+    launch(_train, _SUMMARY, GROUPS)
+
+
+def _train() -> None:
+    from tf_instdisc import run_directory
+
+    run_dir = run.RUN_DIR.value or ""
+    run_directory.check_vacant(run_dir)
+
+    import keras
+
+    keras.utils.set_random_seed(run.SEED.value)
+
+    from tf_instdisc import training
+
+    source, test_source = _sources()
+    training.train(
+        run_directory.create(run_dir, _flags_text()),
+        source,
+        test_source,
+        augmentation=_augmentation(),
+        encoder_config={
+            "backbone": encoder.ENCODER.value,
+            "image_size": data.IMAGE_SIZE.value,
+            "embedding_dim": encoder.EMBEDDING_DIM.value,
+            "width": encoder.WIDTH.value,
+            "stem": encoder.STEM.value,
+        },
+        method_config={
+            name: flags.FLAGS[name].value
+            for name in (
+                "objective",
+                "num_negatives",
+                "negatives",
+                "temperature",
+                "normalizer",
+                "normalizer_momentum",
+                "bank_momentum",
+                "proximal_weight",
+                "seed",
+            )
+        },
+        optimizer_config={
+            "optimizer": optimization.OPTIMIZER.value,
+            "learning_rate": optimization.LEARNING_RATE.value,
+            "schedule": optimization.SCHEDULE.value,
+            "schedule_epochs": [
+                int(epoch) for epoch in optimization.SCHEDULE_EPOCHS.value
+            ],
+            "warmup_epochs": optimization.WARMUP_EPOCHS.value,
+            "momentum": optimization.MOMENTUM.value,
+            "weight_decay": optimization.WEIGHT_DECAY.value,
+        },
+        batch_size=optimization.BATCH_SIZE.value,
+        epochs=optimization.EPOCHS.value,
+        bank_init=objective.BANK_INIT.value,
+        crop_fraction=data.CROP_FRACTION.value,
+        num_neighbors=run.NUM_NEIGHBORS.value,
+        knn_every=run.KNN_EVERY.value,
+        knn_encode=run.KNN_ENCODE.value,
+        baselines=run.BASELINES.value,
+    )
+
+
+def _sources():
+    if data.IMAGES.value:
+        from tf_instdisc.data.folder import folder_source
+
+        policy = data.BAD_IMAGES.value
+        source = folder_source(data.IMAGES.value, policy)
+        test_source = None
+        if data.TEST_IMAGES.value:
+            test_source = folder_source(data.TEST_IMAGES.value, policy)
+        return source, test_source
+
+    from tf_instdisc.data.tfds_source import tfds_source
+
+    def read(split):
+        return tfds_source(
+            data.DATASET.value,
+            split,
+            data.DATA_DIR.value,
+            cache=data.CACHE.value,
+            shuffle_buffer=data.SHUFFLE_BUFFER.value,
+        )
+
+    test_split = data.TEST_SPLIT.value
+    return read(data.SPLIT.value), read(test_split) if test_split else None
+
+
+def _augmentation():
+    from tf_instdisc.augment import Augmentation
+
+    return Augmentation(
+        image_size=data.TRAIN_IMAGE_SIZE.value or data.IMAGE_SIZE.value,
+        crop_area=(augmentation.MIN_CROP_AREA.value, 1.0),
+        brightness=augmentation.BRIGHTNESS.value,
+        contrast=augmentation.CONTRAST.value,
+        saturation=augmentation.SATURATION.value,
+        hue=augmentation.HUE.value,
+        grayscale_probability=augmentation.GRAYSCALE_PROBABILITY.value,
+        flip=augmentation.FLIP.value,
+    )
+
+
+def _flags_text() -> str:
+    """A flagfile of this run's flags: ours only, so that it stays short."""
+    ours = flags.FLAGS.flags_by_module_dict()
+    lines = [
+        flag.serialize()
+        for group in GROUPS
+        for flag in ours[group.__name__]
+        if flag.value is not None
+    ]
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Images with stable instance ids, from disk to augmented batches."""

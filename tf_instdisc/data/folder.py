@@ -1,0 +1,136 @@
+"""A folder of images, with or without a subfolder for each class."""
+
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import choices
+from tf_instdisc.data import decode
+from tf_instdisc.data.sources import NO_LABEL, ImageSource, shuffled
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+_NAMED_AT_MOST = 20
+
+
+class UnreadableImageError(ValueError):
+    """A folder holds images that cannot be decoded."""
+
+
+def folder_source(folder: str, bad_images: str = "fail") -> ImageSource:
+    """Reads all images below a folder.
+
+    The sorted relative paths are the instances. If every image lies in a
+    subfolder, the first part of its path is its class. Every image is decoded
+    once, to find those that cannot be.
+
+    Args:
+        folder: Path; searched through all levels, hidden files left out.
+        bad_images: `"fail"` if an image cannot be read, or `"skip"` it: it
+            keeps its id, and is never trained on.
+
+    Returns:
+        The source; its examples are encoded.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or holds no image.
+        UnreadableImageError: If an image cannot be read and is not to be
+            skipped, or if none can be read.
+        ValueError: If `bad_images` is unknown.
+    """
+    choices.require("bad_images", bad_images, choices.BAD_IMAGES)
+    names = _image_paths(folder)
+    paths = [os.path.join(folder, name) for name in names]
+    readable = _readable(paths)
+    unreadable = tuple(int(i) for i in np.flatnonzero(~readable))
+    if unreadable:
+        _report([names[i] for i in unreadable], len(names), folder, bad_images)
+
+    classes = sorted({name.split("/")[0] for name in names if "/" in name})
+    has_classes = all("/" in name for name in names)
+    labels = np.full([len(names)], NO_LABEL, np.int64)
+    if has_classes:
+        labels[:] = [classes.index(name.split("/")[0]) for name in names]
+    readable_ids = tf.constant(np.flatnonzero(readable), tf.int64)
+
+    def examples(shuffle_seed):
+        def read(instance_id):
+            return {
+                "image": tf.io.read_file(tf.gather(paths, instance_id)),
+                "instance_id": instance_id,
+                "label": tf.gather(labels, instance_id),
+            }
+
+        order = shuffled(len(names) - len(unreadable), shuffle_seed)
+        ids = tf.gather(readable_ids, order)
+        dataset = tf.data.Dataset.from_tensor_slices(ids)
+        return dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return ImageSource(
+        name=os.path.basename(os.path.abspath(folder)),
+        num_instances=len(names),
+        examples=examples,
+        class_names=tuple(classes) if has_classes else None,
+        instance_name=names.__getitem__,
+        labels=lambda: labels,
+        unreadable=unreadable,
+    )
+
+
+def _image_paths(folder: str) -> list[str]:
+    """Relative paths with forward slashes, sorted by code point."""
+    root = pathlib.Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"The folder of images must exist. Received: folder={folder!r}"
+        )
+    relative = (path.relative_to(root) for path in root.rglob("*"))
+    names = sorted(
+        path.as_posix()
+        for path in relative
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.parts)
+    )
+    if not names:
+        raise FileNotFoundError(
+            f"The folder must hold images ({', '.join(SUFFIXES)}). "
+            f"Received: folder={folder!r}"
+        )
+    return names
+
+
+def _readable(paths: list[str]) -> np.ndarray:
+    """bool `[len(paths)]`: which ones decode."""
+
+    def decode_one(index, path):
+        image = decode.decode_whole(tf.io.read_file(path))
+        with tf.control_dependencies(
+            [tf.debugging.assert_positive(tf.size(image))]
+        ):
+            return tf.identity(index)
+
+    dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
+    dataset = dataset.map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
+    readable = np.zeros([len(paths)], bool)
+    for index in dataset.ignore_errors().as_numpy_iterator():
+        readable[index] = True
+    return readable
+
+
+def _report(
+    bad_names: list[str], num_images: int, folder: str, bad_images: str
+) -> None:
+    named = "".join(f"\n  {name}" for name in bad_names[:_NAMED_AT_MOST])
+    if len(bad_names) > _NAMED_AT_MOST:
+        named += f"\n  and {len(bad_names) - _NAMED_AT_MOST} more"
+    message = (
+        f"{len(bad_names)} of {num_images} images in {folder} cannot be "
+        f"read:{named}"
+    )
+    if bad_images == "fail" or len(bad_names) == num_images:
+        raise UnreadableImageError(
+            f"{message}\nMend or remove them, or leave them out with "
+            "bad_images='skip'."
+        )
+    print(f"{message}\nThey are left out.", flush=True)

@@ -1,0 +1,126 @@
+"""Image sources: where images come from, and which id each one has.
+
+An id is the position of an image in the stored order of its source (TFDS:
+shard and position in the shard; a folder: the sorted relative paths). It does
+not depend on shuffling, epoch, process or machine.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+NO_LABEL = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSource:
+    """Images that can be read again and again.
+
+    Attributes:
+        name: For people.
+        num_instances: Number of ids; they are 0 .. num_instances - 1.
+        examples: Reads all images once. It takes the seed of the order, an
+            int64 tensor `[2]`, or None for the order of the ids, and gives a
+            data set of dictionaries: `image`, uint8
+            `[height, width, 1 or 3]` or an encoded image as a scalar string;
+            `instance_id`, int64 scalar; `label`, int64 scalar, `NO_LABEL`
+            where there is none. The order is a function of the seed alone.
+        class_names: One for each label, or None where there are no labels.
+        instance_name: Gives the name of an id: a path, or split and position.
+        labels: int64 `[num_instances]`, `NO_LABEL` where there is none.
+        unreadable: Ids whose image cannot be read; `examples` leaves them
+            out.
+    """
+
+    name: str
+    num_instances: int
+    examples: Callable[[tf.Tensor | None], tf.data.Dataset]
+    class_names: tuple[str, ...] | None
+    instance_name: Callable[[int], str]
+    labels: Callable[[], np.ndarray]
+    unreadable: tuple[int, ...] = ()
+
+    @property
+    def num_readable(self) -> int:
+        """Images of an epoch."""
+        return self.num_instances - len(self.unreadable)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 where there are no labels."""
+        return len(self.class_names or ())
+
+
+def array_source(
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    name: str = "array",
+) -> ImageSource:
+    """A source of images that are in memory; the position is the id.
+
+    Args:
+        images: uint8 `[num_instances, height, width, 1 or 3]`.
+        labels: int `[num_instances]`, or None.
+        class_names: One for each label.
+        name: For people.
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: If `images` has another form, or labels are missing.
+    """
+    num_instances = len(images)
+    if images.ndim != 4 or images.dtype != np.uint8 or not num_instances:
+        raise ValueError(
+            "`images` must be uint8 [num_instances, height, width, channels]. "
+            f"Received: images.shape={images.shape}, "
+            f"images.dtype={images.dtype}"
+        )
+    if labels is None:
+        label_array = np.full([num_instances], NO_LABEL, np.int64)
+    else:
+        label_array = np.asarray(labels, np.int64)
+        if label_array.shape != (num_instances,):
+            raise ValueError(
+                "`labels` must hold one label for each image. Received: "
+                f"labels.shape={label_array.shape}, {num_instances} images"
+            )
+        if class_names is None:
+            class_names = [str(i) for i in range(int(label_array.max()) + 1)]
+    # On the host: a GPU has better use for its memory.
+    with tf.device("CPU:0"):
+        image_tensor = tf.constant(images)
+        label_tensor = tf.constant(label_array)
+
+    def examples(shuffle_seed):
+        def read(instance_id):
+            return {
+                "image": tf.gather(image_tensor, instance_id),
+                "instance_id": instance_id,
+                "label": tf.gather(label_tensor, instance_id),
+            }
+
+        ids = shuffled(num_instances, shuffle_seed)
+        dataset = tf.data.Dataset.from_tensor_slices(ids)
+        return dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return ImageSource(
+        name=name,
+        num_instances=num_instances,
+        examples=examples,
+        class_names=None if class_names is None else tuple(class_names),
+        instance_name=lambda instance_id: f"{name}/{instance_id}",
+        labels=lambda: label_array,
+    )
+
+
+def shuffled(size: int, shuffle_seed: tf.Tensor | None) -> tf.Tensor:
+    """int64 0 .. size - 1, in an order that is a function of the seed."""
+    ids = tf.range(size, dtype=tf.int64)
+    if shuffle_seed is None:
+        return ids
+    return tf.random.experimental.stateless_shuffle(ids, shuffle_seed)

@@ -1,0 +1,102 @@
+"""Batch norm by TensorFlow's fused kernel, on an encoder of plain layers.
+
+Keras 3.15 computes batch norm from elementary ops (moments, then scale and
+offset), which makes a ResNet's training step on a CPU a quarter to 40%
+slower than with the fused kernel. The encoder keeps Keras' own layers, so
+that its file loads anywhere; only the training step runs through the kernel.
+"""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+
+def training_call(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The encoder's call with `training=True`, with fused batch norm.
+
+    It reads and writes the encoder's own variables. Batch norm that the
+    kernel does not know (synchronised, renormalised, frozen, masked, float64,
+    another axis than the last) stays as it is. An encoder without a layer
+    that is bound to its input's size takes images of any size here.
+
+    Args:
+        encoder: A functional model; any other is called unchanged.
+
+    Returns:
+        A function from images to embeddings.
+    """
+    if not isinstance(encoder, keras.src.models.Functional):
+        return lambda images: encoder(images, training=True)
+
+    def call(layer, *args, **kwargs):
+        if _is_fusible(layer):
+            layer = _Fused(layer)
+        return layer(*args, **kwargs)
+
+    def clone(input_tensors):
+        return keras.models.clone_model(
+            encoder,
+            input_tensors=input_tensors,
+            clone_function=lambda layer: layer,
+            call_function=call,
+        )
+
+    image = encoder.input
+    any_size = keras.Input(
+        (None,) * (len(image.shape) - 2) + image.shape[-1:], dtype=image.dtype
+    )
+    try:
+        fused = clone(any_size)
+    except ValueError:
+        fused = clone(None)
+    return lambda images: fused(images, training=True)
+
+
+def _is_fusible(layer) -> bool:
+    return (
+        type(layer) is keras.layers.BatchNormalization
+        and not layer.synchronized
+        and not layer.renorm
+        and layer.scale
+        and layer.center
+        and layer.axis in (-1, 3)
+        and len(layer.input.shape) == 4
+        and layer.compute_dtype != "float64"
+    )
+
+
+class _Fused(keras.layers.Layer):
+    """Runs a BatchNormalization layer through the fused kernel."""
+
+    def __init__(self, layer: keras.layers.BatchNormalization):
+        super().__init__(name=f"{layer.name}_fused", dtype=layer.dtype_policy)
+        self.layer = layer
+        self.built = True
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def call(self, inputs, training=None, mask=None):
+        layer = self.layer
+        if not training or not layer.trainable or mask is not None:
+            return layer(inputs, training=training, mask=mask)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.cast(layer.gamma, tf.float32),
+            offset=tf.cast(layer.beta, tf.float32),
+            mean=tf.zeros([0]),
+            variance=tf.zeros([0]),
+            epsilon=layer.epsilon,
+            is_training=True,
+        )
+        # The kernel divides by count - 1, Keras by count.
+        count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
+        variance *= (count - 1.0) / count
+        for moving, new in (
+            (layer.moving_mean, mean),
+            (layer.moving_variance, variance),
+        ):
+            kept = layer.momentum
+            moving.assign(moving * kept + new * (1.0 - kept))
+        return outputs

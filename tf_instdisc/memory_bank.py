@@ -1,0 +1,149 @@
+"""The memory bank: one embedding for each image, and the normalizer Z.
+
+Both are `tf.Variable`s, which `tf.train.Checkpoint` sees. They are not
+weights: no gradient reaches them, and they are replaced after each step.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import distribution
+
+
+class MemoryBank(tf.Module):
+    """Rows v_1 .. v_n on the unit sphere.
+
+    Args:
+        num_instances: n, at least 2.
+        embedding_dim: Length of a row, at least 1.
+        momentum: Share of the old row in the new one, in [0, 1); 0.5 in the
+            authors' code.
+        normalizer: `"ema"`, or `"first_batch"`: frozen, as in the authors'
+            code.
+        normalizer_momentum: Share of the old Z in the moving average, in
+            [0, 1).
+        seed: Seeds the random rows.
+        dtype: Of the rows.
+
+    Attributes:
+        rows: `[num_instances, embedding_dim]`, of unit length from the start.
+        log_normalizer: Scalar, log Z; NaN until the first estimate.
+    """
+
+    def __init__(
+        self,
+        num_instances: int,
+        embedding_dim: int,
+        momentum: float = 0.5,
+        normalizer: str = "ema",
+        normalizer_momentum: float = 0.99,
+        seed: int = 0,
+        dtype: str = "float32",
+    ):
+        super().__init__(name="memory_bank")
+        self.num_instances = num_instances
+        self.momentum = momentum
+        self.normalizer = normalizer
+        self.normalizer_momentum = normalizer_momentum
+        only_first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        rows = tf.random.stateless_normal(
+            [num_instances, embedding_dim], seed=[seed, 0], dtype=dtype
+        )
+        self.rows = tf.Variable(
+            tf.math.l2_normalize(rows, axis=-1),
+            trainable=False,
+            aggregation=only_first,
+            name="rows",
+        )
+        self.log_normalizer = tf.Variable(
+            math.nan,
+            dtype=dtype,
+            trainable=False,
+            aggregation=only_first,
+            name="log_normalizer",
+        )
+
+    def lookup(self, instance_ids: tf.Tensor) -> tf.Tensor:
+        """Rows of the given ids, `[..., embedding_dim]`."""
+        return tf.gather(self.rows, instance_ids)
+
+    def fill(self, instance_ids: np.ndarray, embeddings: np.ndarray) -> None:
+        """Sets rows, outside of training and in the strategy's scope.
+
+        Args:
+            instance_ids: int `[batch]`, each once.
+            embeddings: `[batch, embedding_dim]`, of unit length.
+        """
+        new = tf.IndexedSlices(
+            tf.cast(embeddings, self.rows.dtype),
+            tf.cast(instance_ids, tf.int64),
+        )
+        strategy = tf.distribute.get_strategy()
+        strategy.extended.update(
+            self.rows, lambda rows: rows.scatter_update(new)
+        )
+
+    def update(
+        self,
+        instance_ids: tf.Tensor,
+        embeddings: tf.Tensor,
+        valid: tf.Tensor,
+    ) -> None:
+        """Moves the rows of a step towards its embeddings, on every replica.
+
+        The new row is momentum * old + (1 - momentum) * v, renormalised. Of
+        an id that stands more than once in the global batch, the last valid
+        embedding is taken.
+
+        Args:
+            instance_ids: int64 `[batch]`.
+            embeddings: `[batch, embedding_dim]`, of unit length.
+            valid: bool `[batch]`; rows of other examples stay as they are.
+        """
+        instance_ids = tf.boolean_mask(instance_ids, valid)
+        embeddings = tf.boolean_mask(embeddings, valid)
+        instance_ids = distribution.gather_over_replicas(instance_ids)
+        embeddings = distribution.gather_over_replicas(embeddings)
+        distribution.update_on_all_replicas(
+            self.rows, self._write, (instance_ids, embeddings)
+        )
+
+    def _write(self, rows, instance_ids, embeddings):
+        ids, positions = tf.unique(instance_ids)
+        last = tf.math.unsorted_segment_max(
+            tf.range(tf.size(positions)), positions, tf.size(ids)
+        )
+        new = tf.gather(tf.cast(embeddings, rows.dtype), last)
+        old = tf.gather(rows, ids)
+        mixed = self.momentum * old + (1.0 - self.momentum) * new
+        mixed = tf.math.l2_normalize(mixed, axis=-1)
+        return rows.scatter_update(tf.IndexedSlices(mixed, ids))
+
+    def update_normalizer(self, estimate: tf.Tensor) -> tf.Tensor:
+        """Takes this step's estimate of log Z into account.
+
+        Args:
+            estimate: Scalar, log Z of the global batch, the same on every
+                replica.
+
+        Returns:
+            Scalar, the log Z to use in this step.
+        """
+        old = self.log_normalizer.value()
+        if self.normalizer == "ema":
+            # In log space: at a temperature of 0.01, Z is beyond float32.
+            decay = self.normalizer_momentum
+            log_decay = math.log(decay) if decay > 0 else -math.inf
+            moved = tf.reduce_logsumexp(
+                tf.stack([old + log_decay, estimate + math.log(1 - decay)])
+            )
+        else:
+            moved = old
+        new = tf.where(tf.math.is_finite(old), moved, estimate)
+        # A batch of unreadable images has no estimate.
+        new = tf.where(tf.math.is_finite(estimate), new, old)
+        self.log_normalizer.assign(new)
+        neutral = tf.cast(math.log(self.num_instances), new.dtype)
+        return tf.where(tf.math.is_finite(new), new, neutral)

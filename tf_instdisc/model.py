@@ -1,0 +1,359 @@
+"""Instance discrimination: the whole method on one page.
+
+Source: Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), sections 3.1 to 3.3.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_instdisc import (
+    choices,
+    distribution,
+    fused_batch_norm,
+    objectives,
+    sampling,
+)
+from tf_instdisc.memory_bank import MemoryBank
+from tf_instdisc.throughput import Stopwatch
+
+
+@keras.saving.register_keras_serializable(package="tf_instdisc")
+class InstanceDiscrimination(keras.Model):
+    """Trains an encoder to tell every image from every other.
+
+    Create it in the scope of the strategy that trains it. `fit` takes
+    batches `(images, instance_ids)`: what the encoder takes, and int
+    `[batch]` in [0, num_instances). A negative id marks an example that has
+    no row: it adds nothing to loss and bank.
+
+    Args:
+        encoder: f, a model from images to unit vectors
+            `[batch, embedding_dim]`.
+        num_instances: n, the number of training images, at least 2.
+        objective: `"softmax"` (exact), `"nce"`, `"info_nce"` or
+            `"parametric"`.
+        num_negatives: m, the negatives of `"nce"` and `"info_nce"`.
+        negatives: `"shared"` by the batch, or drawn `"per_example"`.
+        temperature: τ, in [0.01, 1].
+        normalizer: Z of `"nce"`: `"ema"`, or `"first_batch"` as in the
+            authors' code.
+        normalizer_momentum: Share of the old Z in its moving average.
+        bank_momentum: Share of the old row in the new one.
+        proximal_weight: λ of the proximal term, at least 0.
+        seed: Seeds the bank and the negatives.
+
+    Raises:
+        ValueError: If an argument is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        num_instances: int,
+        objective: str = "nce",
+        num_negatives: int = 4096,
+        negatives: str = "shared",
+        temperature: float = 0.07,
+        normalizer: str = "ema",
+        normalizer_momentum: float = 0.99,
+        bank_momentum: float = 0.5,
+        proximal_weight: float = 0.0,
+        seed: int = 0,
+        name: str = "instance_discrimination",
+    ):
+        super().__init__(name=name)
+        self._config = {
+            "num_instances": num_instances,
+            "objective": objective,
+            "num_negatives": num_negatives,
+            "negatives": negatives,
+            "temperature": temperature,
+            "normalizer": normalizer,
+            "normalizer_momentum": normalizer_momentum,
+            "bank_momentum": bank_momentum,
+            "proximal_weight": proximal_weight,
+            "seed": seed,
+        }
+        _validate(**self._config)
+
+        # === Parts ===
+        self.encoder = encoder
+        self._encode = fused_batch_norm.training_call(encoder)
+        embedding_dim = encoder.output_shape[-1]
+        self.memory_bank = MemoryBank(
+            num_instances,
+            embedding_dim,
+            momentum=bank_momentum,
+            normalizer=normalizer,
+            normalizer_momentum=normalizer_momentum,
+            seed=seed,
+            dtype=encoder.output.dtype,
+        )
+        self.class_weights = None
+        if objective == "parametric":
+            self.class_weights = self.add_weight(
+                shape=(num_instances, embedding_dim),
+                initializer=keras.initializers.RandomNormal(
+                    stddev=embedding_dim**-0.5, seed=seed
+                ),
+                name="class_weights",
+            )
+        self.step = tf.Variable(
+            0,
+            dtype=tf.int64,
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            name="step",
+        )
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+
+        # === Config ===
+        self.num_instances = num_instances
+        self.objective = objective
+        self.num_negatives = num_negatives
+        self.negatives = negatives
+        self.temperature = temperature
+        self.proximal_weight = proximal_weight
+        self.seed = seed
+        self._stopwatch = Stopwatch()
+        self.built = True
+
+    def call(self, images, training=False):
+        return self.encoder(images, training=training)
+
+    def encode_bank(self, dataset: tf.data.Dataset) -> None:
+        """Fills the bank with the untrained encoder's embeddings.
+
+        Batch norm works as in training, and adapts: the moving statistics of
+        an untrained encoder say nothing of its activations.
+
+        Args:
+            dataset: Gives (images, instance_ids, labels).
+        """
+        encode = tf.function(
+            lambda images: self.encoder(images, training=True),
+            reduce_retracing=True,
+        )
+        for images, instance_ids, _ in dataset:
+            embeddings = encode(images).numpy()
+            with self.distribute_strategy.scope():
+                self.memory_bank.fill(instance_ids.numpy(), embeddings)
+
+    def train_step(self, data):
+        images, instance_ids = data
+        instance_ids = tf.cast(instance_ids, tf.int64)
+        valid = instance_ids >= 0
+        ids = tf.maximum(instance_ids, 0)
+        bank = self.memory_bank
+        previous = bank.lookup(ids)  # [batch, embedding_dim]
+        weights = tf.cast(valid, previous.dtype)
+        count = distribution.sum_over_replicas(tf.reduce_sum(weights))
+        count = tf.maximum(count, 1.0)
+
+        with tf.GradientTape() as tape:
+            embeddings = self._encode(images)  # v
+            losses = self._example_losses(embeddings, ids, previous, weights)
+            if self.proximal_weight:
+                losses += self.proximal_weight * objectives.proximal_term(
+                    embeddings, previous
+                )
+            # Gradients are summed over replicas: each divides its own sum by
+            # the global count.
+            loss = tf.reduce_sum(losses * weights) / count
+            total = loss + self._regularization()
+            total = self.optimizer.scale_loss(total)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(total, variables), variables, strict=True)
+        )
+
+        bank.update(ids, tf.stop_gradient(embeddings), valid)
+        self.step.assign_add(1)
+        # The global mean, so that each replica's result is the run's.
+        self.loss_tracker.update_state(
+            distribution.sum_over_replicas(loss), sample_weight=count
+        )
+        logs = {
+            "loss": self.loss_tracker.result(),
+            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+        }
+        if self.objective == "nce":
+            logs["log_normalizer"] = bank.log_normalizer.value()
+        return logs
+
+    def _example_losses(self, embeddings, ids, previous, weights):
+        """The objective of each example, `[batch]`."""
+        if self.objective == "softmax":
+            return objectives.softmax_loss(
+                embeddings,
+                ids,
+                self.memory_bank.rows.value(),
+                self.temperature,
+            )
+        if self.objective == "parametric":
+            return objectives.softmax_loss(
+                embeddings, ids, self.class_weights.value, self.temperature
+            )
+        negative_ids = self._draw_negatives(tf.shape(ids)[0])
+        positive_logits = objectives.pair_logits(
+            embeddings, previous, self.temperature
+        )
+        negative_logits = objectives.negative_logits(
+            embeddings, self.memory_bank.lookup(negative_ids), self.temperature
+        )  # [batch, num_negatives]
+        if self.objective == "info_nce":
+            is_positive = tf.equal(negative_ids, ids[:, None])
+            return objectives.info_nce_loss(
+                positive_logits, negative_logits, is_positive
+            )
+        log_normalizer = self._estimate_normalizer(negative_logits, weights)
+        return objectives.nce_loss(
+            positive_logits,
+            negative_logits,
+            log_normalizer,
+            self.num_instances,
+        )
+
+    def _draw_negatives(self, batch_size):
+        """Ids `[num_negatives]`, or `[batch, num_negatives]`."""
+        shape = [self.num_negatives]
+        if self.negatives == "shared":
+            return sampling.draw_negatives(
+                self.seed, self.step, self.num_instances, shape
+            )
+        first, global_batch = distribution.place_in_global_batch(batch_size)
+        ids = sampling.draw_negatives(
+            self.seed, self.step, self.num_instances, [global_batch, *shape]
+        )
+        return ids[first : first + batch_size]
+
+    def _estimate_normalizer(self, negative_logits, weights):
+        """Folds this step into Z; returns log Z."""
+        estimate = objectives.log_normalizer_estimate(
+            tf.stop_gradient(negative_logits), weights, self.num_instances
+        )
+        estimates = distribution.gather_over_replicas(estimate[None])
+        counts = distribution.gather_over_replicas(tf.reduce_sum(weights)[None])
+        # The mean over replicas weighted by examples; an empty replica has
+        # no estimate.
+        log_shares = tf.math.log(counts) - tf.math.log(tf.reduce_sum(counts))
+        weighted = tf.where(counts > 0, estimates + log_shares, -float("inf"))
+        return self.memory_bank.update_normalizer(tf.reduce_logsumexp(weighted))
+
+    def _regularization(self):
+        if not self.losses:
+            return 0.0
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return tf.add_n(self.losses) / replicas
+
+    # === Keras' training loop ===
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self._stopwatch.restart()
+
+    def make_train_function(self, force=False):
+        """Keras' own, but that the input is taken here, and timed."""
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)
+        keras_train_function = self.train_function
+        step = None
+
+        def train_function(iterator):
+            nonlocal step
+            is_first = step is None
+            if is_first:
+                step = self._make_step(keras_train_function, iterator)
+            for _ in range(self.steps_per_execution):
+                batch = self._stopwatch.wait_for(iterator)
+                logs = step(batch)
+                self._stopwatch.images += distribution.local_size(
+                    self.distribute_strategy, batch[1]
+                )
+            speed = self._stopwatch.read()
+            if is_first:
+                # The first step compiles; it says nothing about speed.
+                self._stopwatch.restart()
+            return {**logs, **speed}
+
+        self.train_function = train_function
+
+    def _make_step(self, keras_train_function, iterator):
+        def step(batch):
+            return keras_train_function(iter([batch]))
+
+        if self.run_eagerly or not hasattr(iterator, "element_spec"):
+            return step
+        # One graph for full and for smaller batches.
+        return tf.function(step, input_signature=[iterator.element_spec])
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras 3.15 would build from a batch averaged over replicas,
+        # instance ids included. All but the optimizer is built already.
+        del iterator, data_batch
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    # === Saving ===
+
+    def get_config(self):
+        encoder = keras.saving.serialize_keras_object(self.encoder)
+        return {"encoder": encoder, "name": self.name, **self._config}
+
+    @classmethod
+    def from_config(cls, config):
+        encoder = keras.saving.deserialize_keras_object(config.pop("encoder"))
+        return cls(encoder, **config)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # A tf.Variable is not among Keras' weights.
+        store["memory_bank"] = self.memory_bank.rows.numpy()
+        store["log_normalizer"] = self.memory_bank.log_normalizer.numpy()
+        store["step"] = self.step.numpy()
+
+    def load_own_variables(self, store):
+        names = ("memory_bank", "log_normalizer", "step")
+        rows, log_normalizer, step = (store[name][()] for name in names)
+        rest = {k: store[k] for k in set(store.keys()) - set(names)}
+        super().load_own_variables(rest)
+        self.memory_bank.rows.assign(rows)
+        self.memory_bank.log_normalizer.assign(log_normalizer)
+        self.step.assign(step)
+
+
+def _validate(
+    num_instances,
+    objective,
+    num_negatives,
+    negatives,
+    temperature,
+    normalizer,
+    normalizer_momentum,
+    bank_momentum,
+    proximal_weight,
+    seed,
+):
+    choices.require("objective", objective, choices.OBJECTIVES)
+    choices.require("negatives", negatives, choices.NEGATIVES)
+    choices.require("normalizer", normalizer, choices.NORMALIZERS)
+    for name, value, holds, cure in (
+        ("num_instances", num_instances, num_instances >= 2, "at least 2"),
+        ("num_negatives", num_negatives, num_negatives >= 1, "at least 1"),
+        ("temperature", temperature, 0.01 <= temperature <= 1, "in [0.01, 1]"),
+        (
+            "normalizer_momentum",
+            normalizer_momentum,
+            0 <= normalizer_momentum < 1,
+            "in [0, 1)",
+        ),
+        ("bank_momentum", bank_momentum, 0 <= bank_momentum < 1, "in [0, 1)"),
+        ("proximal_weight", proximal_weight, proximal_weight >= 0, "0 or more"),
+        ("seed", seed, 0 <= seed < 2**31, "in [0, 2**31)"),
+    ):
+        if not holds:
+            raise ValueError(
+                f"`{name}` must be {cure}. Received: {name}={value}"
+            )
