@@ -75,11 +75,6 @@ def test_a_run_fills_its_directory(run_dir):
     assert np.linalg.norm(encoder(image)) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="Known fault: losses differ in the fifth digit after some steps, "
-    "in some runs (BUILD_NOTES.md, open faults)",
-)
 def test_the_written_flags_repeat_the_run_exactly(run_dir, tmp_path):
     again = tmp_path / "again"
     result = instdisc_train(

@@ -34,11 +34,11 @@ def _train() -> None:
 
     import keras
 
-    keras.utils.set_random_seed(run.SEED.value)
-
     from tf_instdisc import training
 
     source, test_source = _sources()
+    # Not before: preparing a data set takes from Python's random numbers.
+    keras.utils.set_random_seed(run.SEED.value)
     training.train(
         run_directory.create(run_dir, _flags_text()),
         source,
