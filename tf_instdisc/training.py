@@ -4,6 +4,8 @@ Everything here is put together from the public parts; another training
 script would use the same parts in its own way.
 """
 
+import sys
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -138,6 +140,8 @@ def train(
         epochs=epochs,
         shuffle=False,  # The data set shuffles by itself.
         callbacks=callbacks,
+        # A progress bar fills a log file with a line for every step.
+        verbose=1 if sys.stdout.isatty() else 2,
     )
 
     run.save_encoder(encoder)
