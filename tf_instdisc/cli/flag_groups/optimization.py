@@ -51,3 +51,11 @@ def _rising(values):
         return False
     numbers = [0, *map(int, values)]
     return all(a < b for a, b in itertools.pairwise(numbers))
+
+
+@flags.multi_flags_validator(
+    ["warmup_epochs", "epochs"],
+    "must be below --epochs; --warmup_epochs=0 does without a warm-up",
+)
+def _shorter_than_the_run(values):
+    return values["warmup_epochs"] < values["epochs"]
