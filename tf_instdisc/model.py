@@ -12,6 +12,7 @@ from tf_instdisc import (
     fused_batch_norm,
     objectives,
     sampling,
+    streamed_softmax,
 )
 from tf_instdisc.memory_bank import MemoryBank
 from tf_instdisc.throughput import Stopwatch
@@ -183,21 +184,22 @@ class InstanceDiscrimination(keras.Model):
 
     def _example_losses(self, embeddings, ids, previous, weights):
         """The objective of each example, `[batch]`."""
-        if self.objective == "softmax":
-            return objectives.softmax_loss(
-                embeddings,
-                ids,
-                self.memory_bank.rows.value(),
-                self.temperature,
-            )
         if self.objective == "parametric":
             return objectives.softmax_loss(
                 embeddings, ids, self.class_weights.value, self.temperature
             )
-        negative_ids = self._draw_negatives(tf.shape(ids)[0])
         positive_logits = objectives.pair_logits(
             embeddings, previous, self.temperature
         )
+        if self.objective == "softmax":
+            log_sum = streamed_softmax.log_sum_exp(
+                embeddings,
+                self.memory_bank.lookup,
+                self.num_instances,
+                self.temperature,
+            )
+            return log_sum - positive_logits
+        negative_ids = self._draw_negatives(tf.shape(ids)[0])
         negative_logits = objectives.negative_logits(
             embeddings, self.memory_bank.lookup(negative_ids), self.temperature
         )  # [batch, num_negatives]

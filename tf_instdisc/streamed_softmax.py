@@ -1,0 +1,80 @@
+"""Exact softmax over a bank of any size, without the [batch, n] matrix.
+
+The gradient of log Σ_j exp(v·v_j/τ) is the softmax-weighted mean of the rows
+over τ. One pass over the rows carries both: a running maximum, the sum of the
+exponentials and the sum of the rows that they weigh.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+_LOGITS_PER_CHUNK = 2**20
+
+
+def log_sum_exp(
+    embeddings: tf.Tensor,
+    read_rows: Callable[[tf.Tensor], tf.Tensor],
+    num_rows: int,
+    temperature: float,
+) -> tf.Tensor:
+    """log Σ_j exp(v·v_j/τ) over all rows, with its gradient.
+
+    It holds one chunk of rows and its logits at a time: about 6 MB in
+    float32 for 128-d rows and a batch of 256. No gradient reaches the rows.
+
+    Args:
+        embeddings: float `[batch, embedding_dim]`, v.
+        read_rows: From int `[chunk]`, positions of rows, to the rows
+            `[chunk, embedding_dim]`. It is called for each chunk, so that
+            no copy of the whole bank is made.
+        num_rows: n.
+        temperature: τ, above 0.
+
+    Returns:
+        `[batch]`, of the embeddings' dtype.
+    """
+
+    @tf.custom_gradient
+    def with_gradient(v):
+        log_sum, mean_row = _one_pass(v, read_rows, num_rows, temperature)
+
+        def gradient(upstream):
+            return upstream[:, None] * mean_row / temperature
+
+        return log_sum, gradient
+
+    return with_gradient(embeddings)
+
+
+def _one_pass(v, read_rows, num_rows, temperature):
+    """log Σ_j exp(v·v_j/τ), and Σ_j P(j|v) v_j."""
+    batch = tf.shape(v)[0]
+    chunk = tf.maximum(_LOGITS_PER_CHUNK // tf.maximum(batch, 1), 1024)
+    queries = v / temperature
+
+    def body(start, largest, total, weighted):
+        stop = tf.minimum(start + chunk, num_rows)
+        rows = tf.cast(read_rows(tf.range(start, stop)), v.dtype)
+        logits = tf.matmul(queries, rows, transpose_b=True)  # [batch, chunk]
+        new_largest = tf.maximum(largest, tf.reduce_max(logits, axis=1))
+        shrink = tf.exp(largest - new_largest)
+        weights = tf.exp(logits - new_largest[:, None])
+        total = total * shrink + tf.reduce_sum(weights, axis=1)
+        weighted = weighted * shrink[:, None] + tf.matmul(weights, rows)
+        return stop, new_largest, total, weighted
+
+    _, largest, total, weighted = tf.while_loop(
+        lambda start, *_: start < num_rows,
+        body,
+        (
+            tf.constant(0),
+            tf.fill([batch], tf.constant(v.dtype.min, v.dtype)),
+            tf.zeros([batch], v.dtype),
+            tf.zeros_like(v),
+        ),
+        # The loop's variables depend on the turn before; more than one
+        # turn at a time would only hold more chunks.
+        parallel_iterations=1,
+    )
+    return largest + tf.math.log(total), weighted / total[:, None]
