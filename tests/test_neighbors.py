@@ -27,14 +27,21 @@ def loop_accuracy(rows, row_labels, queries, labels, classes, k, temperature):
     return {"top1": top1 / len(queries), "top5": top5 / len(queries)}
 
 
-def test_top_k_equals_exhaustive_search_across_chunks(monkeypatch):
-    monkeypatch.setattr(neighbors, "_ROW_CHUNK", 7)
+@pytest.mark.parametrize("num_neighbors", [1, 3, 12])
+@pytest.mark.parametrize("num_rows", [50, 96, 311])
+def test_top_k_equals_exhaustive_search_across_chunks(
+    monkeypatch, num_rows, num_neighbors
+):
+    # Chunks of 64 rows in 16 blocks of 4, then a rest that fills no block.
+    monkeypatch.setattr(neighbors, "_BLOCK", 4)
+    monkeypatch.setattr(neighbors, "_SIMILARITIES", 64 * 3)
     monkeypatch.setattr(neighbors, "_QUERY_CHUNK", 3)
     rng = np.random.default_rng(0)
-    rows, queries = unit_rows(rng, 50, 8), unit_rows(rng, 10, 8)
-    scores, positions = neighbors.top_k(queries, rows, 12)
+    rows, queries = unit_rows(rng, num_rows, 8), unit_rows(rng, 10, 8)
+    scores, positions = neighbors.top_k(queries, rows, num_neighbors)
     similarities = queries @ rows.T
-    expected = np.argsort(-similarities, axis=1, kind="stable")[:, :12]
+    expected = np.argsort(-similarities, axis=1, kind="stable")
+    expected = expected[:, :num_neighbors]
     np.testing.assert_array_equal(positions, expected)
     np.testing.assert_allclose(
         scores, np.take_along_axis(similarities, expected, 1), rtol=1e-6
@@ -42,10 +49,11 @@ def test_top_k_equals_exhaustive_search_across_chunks(monkeypatch):
 
 
 def test_equal_rows_come_in_their_order_across_chunks(monkeypatch):
-    monkeypatch.setattr(neighbors, "_ROW_CHUNK", 4)
-    rows = np.tile(np.float32([[1, 0]]), (10, 1))
+    monkeypatch.setattr(neighbors, "_BLOCK", 4)
+    monkeypatch.setattr(neighbors, "_SIMILARITIES", 64)
+    rows = np.tile(np.float32([[1, 0], [0, 1], [1, 0]]), (50, 1))
     _, positions = neighbors.top_k(rows[:1], rows, 6)
-    np.testing.assert_array_equal(positions[0], np.arange(6))
+    np.testing.assert_array_equal(positions[0], [0, 2, 3, 5, 6, 8])
 
 
 def test_more_neighbors_than_rows_gives_all_rows():

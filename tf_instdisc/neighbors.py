@@ -5,25 +5,28 @@ of a bank.
 """
 
 from collections.abc import Sequence
+from concurrent import futures
 
 import numpy as np
-from keras import ops
+import tensorflow as tf
 
-_QUERY_CHUNK = 512
-_ROW_CHUNK = 65_536
+_QUERY_CHUNK = 256
+_SIMILARITIES = 2**24  # of a chunk of queries and a chunk of rows
+_BLOCK = 32
 
 
 def top_k(
-    queries: np.ndarray, rows: np.ndarray, num_neighbors: int
+    queries: np.ndarray, rows: np.ndarray | tf.Tensor, num_neighbors: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The most similar rows of each query.
 
     Works in chunks: besides its arguments and results it holds at most
-    512 x 65,536 similarities.
+    2 x 2**24 similarities (128 MiB), and a copy of two chunks of rows if
+    those are in NumPy. Pass the rows as a tensor to search them many times.
 
     Args:
         queries: float `[num_queries, dim]`.
-        rows: float `[num_rows, dim]`.
+        rows: float `[num_rows, dim]`, in NumPy or a tensor.
         num_neighbors: At least 1; more than `num_rows` gives `num_rows`.
 
     Returns:
@@ -45,36 +48,97 @@ def top_k(
             f"queries.shape={queries.shape}, rows.shape={rows.shape}"
         )
     num_neighbors = min(num_neighbors, len(rows))
-    scores = np.empty([len(queries), num_neighbors], np.float32)
-    positions = np.empty([len(queries), num_neighbors], np.int64)
-    for start in range(0, len(queries), _QUERY_CHUNK):
-        chunk = slice(start, start + _QUERY_CHUNK)
-        scores[chunk], positions[chunk] = _top_k_of_chunk(
-            queries[chunk], rows, num_neighbors
+    chunks = [
+        queries[start : start + _QUERY_CHUNK]
+        for start in range(0, len(queries), _QUERY_CHUNK)
+    ]
+    if not chunks:
+        empty = [0, num_neighbors]
+        return np.empty(empty, np.float32), np.empty(empty, np.int64)
+    # Two at a time: while NumPy selects for one, TensorFlow multiplies for
+    # the other.
+    with futures.ThreadPoolExecutor(max_workers=2) as pool:
+        found = pool.map(
+            lambda c: _top_k_of_chunk(c, rows, num_neighbors), chunks
         )
-    return scores, positions
+        scores, positions = zip(*found, strict=True)
+    return np.concatenate(scores), np.concatenate(positions)
 
 
 def _top_k_of_chunk(queries, rows, num_neighbors):
-    best_scores = best_positions = None
-    for start in range(0, len(rows), _ROW_CHUNK):
-        row_chunk = ops.convert_to_tensor(rows[start : start + _ROW_CHUNK])
-        similarities = ops.matmul(queries, ops.transpose(row_chunk))
-        wanted = min(num_neighbors, row_chunk.shape[0])
-        scores, positions = ops.top_k(similarities, wanted)
-        positions = ops.cast(positions, "int64") + start
-        if best_scores is not None:
-            # Earlier rows first, so that ties go to them.
-            scores = ops.concatenate([best_scores, scores], axis=-1)
-            positions = ops.concatenate([best_positions, positions], axis=-1)
-            wanted = min(num_neighbors, scores.shape[-1])
-            scores, picked = ops.top_k(scores, wanted)
-            positions = ops.take_along_axis(positions, picked, axis=-1)
-        best_scores, best_positions = scores, positions
+    queries = tf.constant(queries, tf.float32)
+    scores = np.empty([len(queries), 0], np.float32)
+    positions = np.empty([len(queries), 0], np.int64)
+    for start, stop in _row_chunks(len(queries), len(rows)):
+        chunk = tf.cast(rows[start:stop], tf.float32)
+        similarities = tf.matmul(queries, chunk, transpose_b=True)
+        values, columns = _largest_by_blocks(similarities, num_neighbors)
+        # Earlier rows first, so that ties go to them.
+        scores = np.concatenate([scores, values], axis=1)
+        positions = np.concatenate([positions, columns + start], axis=1)
+        kept = _largest(scores, num_neighbors)
+        scores = np.take_along_axis(scores, kept, axis=1)
+        positions = np.take_along_axis(positions, kept, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
     return (
-        ops.convert_to_numpy(best_scores),
-        ops.convert_to_numpy(best_positions),
+        np.take_along_axis(scores, order, axis=1),
+        np.take_along_axis(positions, order, axis=1),
     )
+
+
+def _row_chunks(num_queries, num_rows):
+    """Chunks of whole blocks, then the rest that fills no block."""
+    size = _SIMILARITIES // num_queries // _BLOCK * _BLOCK
+    whole = num_rows // _BLOCK * _BLOCK
+    for start in range(0, whole, size):
+        yield start, min(start + size, whole)
+    if whole < num_rows:
+        yield whole, num_rows
+
+
+def _largest_by_blocks(similarities, number):
+    """The largest values of each row, and their columns in rising order.
+
+    Each of the k largest values stands in one of the k blocks with the
+    largest maxima, so that all other blocks need not be ranked. That holds
+    for ties as well, as the first of equal maxima is preferred.
+    """
+    num_queries, num_rows = similarities.shape
+    num_blocks = num_rows // _BLOCK
+    if num_rows % _BLOCK or num_blocks <= number:
+        values = similarities.numpy()
+        columns = _largest(values, number)
+        return np.take_along_axis(values, columns, axis=1), columns
+    blocks = tf.reshape(similarities, [num_queries * num_blocks, _BLOCK])
+    maxima = tf.reshape(
+        tf.reduce_max(blocks, axis=1), [num_queries, num_blocks]
+    )
+    chosen = _largest(maxima.numpy(), number)
+    first_blocks = np.arange(num_queries)[:, None] * num_blocks
+    values = tf.gather(blocks, first_blocks + chosen).numpy()
+    values = values.reshape([num_queries, number * _BLOCK])
+    kept = _largest(values, number)
+    columns = np.take_along_axis(chosen, kept // _BLOCK, axis=1) * _BLOCK
+    return np.take_along_axis(values, kept, axis=1), columns + kept % _BLOCK
+
+
+def _largest(values, number):
+    """Columns of the largest values of each row, in rising order.
+
+    Of equal values the first are taken. NumPy's partition is several times
+    as fast as `tf.math.top_k` on a CPU, and knows no order among equals.
+    """
+    rest = values.shape[1] - number
+    if rest <= 0:
+        return np.arange(values.shape[1])[None].repeat(len(values), axis=0)
+    columns = np.argpartition(values, rest, axis=1)[:, rest:]
+    smallest = np.take_along_axis(values, columns[:, :1], axis=1)
+    counts = np.count_nonzero(values >= smallest, axis=1)
+    tied = np.flatnonzero(counts > number)
+    if len(tied):
+        order = np.argsort(-values[tied], axis=1, kind="stable")
+        columns[tied] = order[:, :number]
+    return np.sort(columns, axis=1)
 
 
 def weighted_votes(
