@@ -1,0 +1,5 @@
+"""Benchmarks: one module each, `python -m benchmarks.NAME [--tiny]`.
+
+Each prints a Markdown table of ratios taken in one run. PyTorch and faiss are
+compared where they are installed (`pip install .[bench]`).
+"""

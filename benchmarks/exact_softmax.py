@@ -1,0 +1,70 @@
+"""Exact softmax over the bank: streamed against the [batch, n] matrix."""
+
+import tensorflow as tf
+
+from benchmarks import head, timing
+from tf_instdisc import objectives, streamed_softmax
+
+_TEMPERATURE = 0.07
+
+
+def make(kind: str, num_instances: int, size: int):
+    """Loss and gradient of one batch, as a function without arguments."""
+    embeddings, ids = map(tf.constant, head.batch(num_instances, size))
+    start = tf.random.stateless_normal([num_instances, 128], [0, 0])
+    bank = tf.Variable(tf.math.l2_normalize(start, axis=1), trainable=False)
+    del start
+    # From here on a plain read copies the bank, as it does in training.
+    bank.scatter_update(tf.IndexedSlices(embeddings, ids))
+
+    def losses():
+        if kind == "plain":
+            return objectives.softmax_loss(
+                embeddings, ids, bank.value(), _TEMPERATURE
+            )
+        positive = objectives.pair_logits(
+            embeddings, tf.gather(bank, ids), _TEMPERATURE
+        )
+        return -positive + streamed_softmax.log_sum_exp(
+            embeddings,
+            lambda rows: tf.gather(bank, rows),
+            num_instances,
+            _TEMPERATURE,
+        )
+
+    @tf.function
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch(embeddings)
+            loss = tf.reduce_mean(losses())
+        return tape.gradient(loss, embeddings)
+
+    return lambda: run().numpy()
+
+
+def main() -> None:
+    """Prints the table."""
+    tiny = timing.arguments(__doc__).tiny
+    sizes = [(10_000, 64), (50_000, 128), (1_281_167, 256)]
+    rows = []
+    for size in [(3000, 8)] if tiny else sizes:
+        kinds = ("plain", "streamed")
+        memory = {k: timing.peak_megabytes(make, k, *size) for k in kinds}
+        seconds = timing.compare({k: make(k, *size) for k in kinds}, 4)
+        for kind in kinds:
+            rows.append(
+                [
+                    *size,
+                    kind,
+                    f"{seconds[kind] * 1e3:.1f}",
+                    f"{seconds[kind] / seconds['plain']:.2f}",
+                    f"{memory[kind]:.0f}",
+                ]
+            )
+    timing.print_table(
+        ["n", "batch", "form", "ms", "time / plain", "MB above the bank"], rows
+    )
+
+
+if __name__ == "__main__":
+    main()

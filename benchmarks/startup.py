@@ -1,0 +1,40 @@
+"""What importing the package, and a command's `--help`, take."""
+
+import subprocess
+import sys
+
+from benchmarks import timing
+
+_COMMANDS = {
+    "import tensorflow, keras": ["-c", "import tensorflow, keras"],
+    "... and tf_instdisc": [
+        "-c",
+        "import tensorflow, keras, tf_instdisc",
+    ],
+    "... and its public names": [
+        "-c",
+        "import tensorflow, keras, tf_instdisc as t; "
+        "[getattr(t, name) for name in t.__all__]",
+    ],
+    "instdisc-train --help": ["-m", "tf_instdisc.cli.train", "--help"],
+}
+
+
+def main() -> None:
+    """Prints the table."""
+    tiny = timing.arguments(__doc__).tiny
+    functions = {
+        name: lambda flags=flags: subprocess.run(
+            [sys.executable, *flags], check=True, capture_output=True
+        )
+        for name, flags in _COMMANDS.items()
+    }
+    seconds = timing.compare(functions, 1 if tiny else 7)
+    timing.print_table(
+        ["process", "seconds"],
+        [[name, f"{value:.2f}"] for name, value in seconds.items()],
+    )
+
+
+if __name__ == "__main__":
+    main()

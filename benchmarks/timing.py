@@ -1,0 +1,94 @@
+"""Times functions side by side, and measures their memory."""
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+
+def arguments(doc: str) -> argparse.Namespace:
+    """Parses `--tiny`."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument(
+        "--tiny", action="store_true", help="small sizes: does it start?"
+    )
+    return parser.parse_args()
+
+
+def optional(module: str):
+    """A module, or None where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
+
+
+def compare(
+    functions: dict[str, Callable[[], object]], repeats: int
+) -> dict[str, float]:
+    """Median seconds of each function.
+
+    They take turns, so that what else the machine does meets all of them.
+
+    Args:
+        functions: What to time; each must wait for its result.
+        repeats: Rounds after the first one, which warms up.
+
+    Returns:
+        Seconds by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def peak_megabytes(make: Callable[..., Callable], *args) -> float:
+    """Memory that a function takes at its peak, in a process of its own.
+
+    Args:
+        make: Called with `args`, in the process; gives the function. What it
+            allocates is not counted.
+        *args: Of `make`.
+
+    Returns:
+        Megabytes (10^6 bytes) of resident memory above those before the
+        second call.
+    """
+    # Large blocks go back to the system as soon as they are freed.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    try:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(_peak, (make, args))
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+
+
+def _peak(make, args):
+    function = make(*args)
+    function()  # Compiles.
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # The peak starts anew (Linux).
+    before = _status("VmRSS")
+    function()
+    return max(_status("VmHWM") - before, 0) / 1e6
+
+
+def _status(name):
+    with open("/proc/self/status", encoding="ascii") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return int(lines[name].split()[0]) * 1024
+
+
+def print_table(head: list[str], rows: list[list[object]]) -> None:
+    """Prints a Markdown table."""
+    for cells in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(str(cell) for cell in cells) + " |")
+    print(flush=True)
