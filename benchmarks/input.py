@@ -1,0 +1,152 @@
+"""The input pipeline alone: images of CIFAR's size, and JPEG at 224 pixels.
+
+JPEGs are compared with a loader of Pillow that does what torchvision's
+transforms do: random crop and resize, flip, colour jitter in random order,
+grayscale.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import pathlib
+import random
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import timing
+from tf_instdisc import Augmentation, folder_source, training_dataset
+from tf_instdisc.data.sources import array_source
+
+_BATCH = 128
+
+
+def pipeline(source, image_size):
+    """Takes a batch of the training pipeline, as a function."""
+    dataset = training_dataset(
+        source, Augmentation(image_size=image_size), _BATCH, epochs=10**6
+    )
+    batches = iter(dataset)
+    return lambda: next(batches)[0].numpy()
+
+
+def images_per_core_second(take, num_batches):
+    """Images for each second that all threads together were at work."""
+    take()
+    start = time.process_time()
+    for _ in range(num_batches):
+        take()
+    return num_batches * _BATCH / (time.process_time() - start)
+
+
+def pillow(paths, image_size):
+    """Loads and augments a batch with Pillow in one thread, as a function."""
+    from PIL import Image, ImageEnhance
+
+    def crop_box(width, height):
+        for _ in range(10):
+            area = width * height * random.uniform(0.2, 1.0)
+            ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w = round(math.sqrt(area * ratio))
+            h = round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                x, y = (
+                    random.randint(0, width - w),
+                    random.randint(0, height - h),
+                )
+                return x, y, x + w, y + h
+        side = min(width, height)
+        return 0, 0, side, side
+
+    def turn_hue(image):
+        hue, saturation, value = image.convert("HSV").split()
+        shift = round(random.uniform(-0.4, 0.4) * 255)
+        hue = hue.point(lambda h: (h + shift) % 256)
+        merged = Image.merge("HSV", (hue, saturation, value))
+        return merged.convert("RGB")
+
+    def enhance(enhancer):
+        return lambda image: enhancer(image).enhance(random.uniform(0.6, 1.4))
+
+    changes = [
+        enhance(ImageEnhance.Brightness),
+        enhance(ImageEnhance.Contrast),
+        enhance(ImageEnhance.Color),
+        turn_hue,
+    ]
+    endless = itertools.cycle(paths)
+
+    def load(path):
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        size = (image_size, image_size)
+        image = image.resize(
+            size, Image.Resampling.BILINEAR, box=crop_box(*image.size)
+        )
+        if random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for change in random.sample(changes, len(changes)):
+            image = change(image)
+        if random.random() < 0.2:
+            image = image.convert("L").convert("RGB")
+        return np.asarray(image, np.float32)
+
+    def run():
+        np.stack([load(path) for path in itertools.islice(endless, _BATCH)])
+
+    return run
+
+
+def some_jpegs(folder: pathlib.Path, number: int) -> list[str]:
+    """Writes JPEGs of smooth noise, 500 x 375, where no photos are given."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for i in range(number):
+        small = generator.integers(0, 256, [24, 32, 3], np.uint8)
+        image = Image.fromarray(small).resize((500, 375))
+        image.save(folder / f"{i}.jpg", quality=90)
+    return sorted(map(str, folder.glob("*.jpg")))
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--images", help="folder of JPEGs; else made-up ones")
+    options = parser.parse_args()
+    num_batches = 1 if options.tiny else 20
+    pixels = np.random.default_rng(0).integers(0, 256, [50_000, 32, 32, 3])
+    small = array_source(pixels.astype(np.uint8), None, None, "noise")
+    with tempfile.TemporaryDirectory() as made_up:
+        folder = options.images or made_up
+        if not options.images:
+            some_jpegs(pathlib.Path(made_up), 8 if options.tiny else 200)
+        jpegs = folder_source(folder)
+        paths = [
+            os.path.join(path, name)
+            for path, _, names in os.walk(folder)
+            for name in names
+            if name.lower().endswith((".jpg", ".jpeg"))
+        ]
+        pipelines = {
+            "32 px, from memory": lambda: pipeline(small, 32),
+            "224 px, JPEG": lambda: pipeline(jpegs, 224),
+        }
+        if timing.optional("PIL"):
+            pipelines["224 px, JPEG, Pillow"] = lambda: pillow(paths, 224)
+        # One after the other: a pipeline that waits fills its buffers.
+        speeds = {
+            name: images_per_core_second(make(), num_batches)
+            for name, make in pipelines.items()
+        }
+    timing.print_table(
+        ["pipeline", "images/s for each core"],
+        [[name, f"{speed:.0f}"] for name, speed in speeds.items()],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The whole training step against its encoder alone, and against PyTorch.
+
+The CIFAR-10 recipe: ResNet-18, batch 128, n = 50,000. A PyTorch step is the
+same network, channels last, with SGD and a plain sum for a loss.
+"""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import timing
+from tf_instdisc import build_encoder, fused_batch_norm
+from tf_instdisc.model import InstanceDiscrimination
+
+_NUM_INSTANCES = 50_000
+
+
+def whole(objective, images, ids, width):
+    """A training step of the model, as a function without arguments."""
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder("resnet18", image_size=images.shape[1], width=width)
+    model = InstanceDiscrimination(
+        encoder, _NUM_INSTANCES, objective=objective, temperature=0.1
+    )
+    model.compile(optimizer=keras.optimizers.SGD(0.03, momentum=0.9))
+    model.optimizer.build(model.trainable_variables)
+    step = tf.function(model.train_step)
+    batch = tf.constant(images), tf.constant(ids)
+    return lambda: step(batch)["loss"].numpy()
+
+
+def encoder_alone(images, width):
+    """Forward, backward and SGD of the encoder."""
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder("resnet18", image_size=images.shape[1], width=width)
+    encode = fused_batch_norm.training_call(encoder)
+    optimizer = keras.optimizers.SGD(0.03, momentum=0.9)
+    variables = encoder.trainable_variables
+    optimizer.build(variables)
+    batch = tf.constant(images)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(encode(batch)[:, 0])
+        gradients = tape.gradient(loss, variables)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return loss
+
+    return lambda: step().numpy()
+
+
+def pytorch(images, width):
+    """The same network and step in PyTorch, channels last."""
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, channels_in, channels, stride):
+            super().__init__()
+            self.main = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+            self.shortcut = nn.Identity()
+            if stride != 1 or channels_in != channels:
+                self.shortcut = nn.Sequential(
+                    nn.Conv2d(channels_in, channels, 1, stride, bias=False),
+                    nn.BatchNorm2d(channels),
+                )
+
+        def forward(self, x):
+            return torch.relu(self.main(x) + self.shortcut(x))
+
+    layers = [
+        nn.Conv2d(3, width, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    ]
+    channels_in = width
+    for stage in range(4):
+        for block in range(2):
+            channels = width * 2**stage
+            stride = 2 if stage and not block else 1
+            layers.append(Block(channels_in, channels, stride))
+            channels_in = channels
+    layers += [
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels_in, 128),
+    ]
+    network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), 0.03, momentum=0.9)
+    batch = torch.from_numpy(images.transpose(0, 3, 1, 2) / 127.5 - 1)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+
+    def step():
+        optimizer.zero_grad()
+        v = nn.functional.normalize(network(batch))
+        v[:, 0].sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    """Prints the table."""
+    tiny = timing.arguments(__doc__).tiny
+    size, width = (16, 4) if tiny else (128, 64)
+    random = np.random.default_rng(0)
+    images = random.uniform(0, 255, [size, 32, 32, 3]).astype(np.float32)
+    ids = random.permutation(_NUM_INSTANCES)[:size]
+    functions = {
+        "encoder alone": encoder_alone(images, width),
+        "softmax": whole("softmax", images, ids, width),
+        "nce, 4096 negatives": whole("nce", images, ids, width),
+    }
+    torch = timing.optional("torch")
+    if torch:
+        functions["PyTorch, encoder alone"] = pytorch(images, width)
+    seconds = timing.compare(functions, 1 if tiny else 10)
+    alone = seconds["encoder alone"]
+    theirs = seconds["PyTorch, encoder alone"] if torch else math.nan
+    timing.print_table(
+        ["step", "ms", "time / encoder alone", "time / PyTorch"],
+        [
+            [
+                name,
+                f"{value * 1e3:.1f}",
+                f"{value / alone:.3f}",
+                f"{value / theirs:.3f}",
+            ]
+            for name, value in seconds.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
