@@ -8,6 +8,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 import tensorflow as tf
 
+from tf_instdisc.strategy import mirrored_cpus
+
 # Before anything touches the device; strategies of the tests take two or four.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -17,9 +19,5 @@ tf.config.set_logical_device_configuration(
 
 @pytest.fixture(scope="session")
 def two_replicas():
-    """One strategy for all tests.
-
-    TensorFlow numbers collective operations from 0 in each strategy: those of
-    a second one on the same devices collide with those of the first.
-    """
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    """One strategy for all tests."""
+    return mirrored_cpus(["CPU:0", "CPU:1"])

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_instdisc
 from tf_instdisc.data import pipeline
 from tf_instdisc.fused_batch_norm import training_call
+from tf_instdisc.strategy import mirrored_cpus
 
 
 def linear_encoder(dim=4, side=2):
@@ -101,7 +102,7 @@ def test_two_replicas_equal_one(objective, negatives):
         "temperature": 0.3,
     }
     one, one_history = fitted(**arguments)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = mirrored_cpus(["CPU:0", "CPU:1"])
     two, two_history = fitted(strategy, **arguments)
     # Sums in another order: float32's rounding over six steps.
     np.testing.assert_allclose(

@@ -100,12 +100,15 @@ class MemoryBank(tf.Module):
         Args:
             instance_ids: int64 `[batch]`.
             embeddings: `[batch, embedding_dim]`, of unit length.
-            valid: bool `[batch]`; rows of other examples stay as they are.
+            valid: bool `[batch]`; rows of other examples stay as they are,
+                and so do those whose embedding is not finite.
         """
-        instance_ids = tf.boolean_mask(instance_ids, valid)
-        embeddings = tf.boolean_mask(embeddings, valid)
-        instance_ids = distribution.gather_over_replicas(instance_ids)
-        embeddings = distribution.gather_over_replicas(embeddings)
+        is_finite = tf.reduce_all(tf.math.is_finite(embeddings), axis=-1)
+        instance_ids, embeddings, valid = distribution.gather_over_replicas(
+            instance_ids, embeddings, tf.cast(valid & is_finite, tf.int32)
+        )
+        instance_ids = tf.boolean_mask(instance_ids, valid > 0)
+        embeddings = tf.boolean_mask(embeddings, valid > 0)
         distribution.update_on_all_replicas(
             self.rows, self._write, (instance_ids, embeddings)
         )

@@ -13,12 +13,12 @@ from tf_instdisc import (
     objectives,
     sampling,
 )
+from tf_instdisc.fit_loop import FitLoop
 from tf_instdisc.memory_bank import MemoryBank
-from tf_instdisc.throughput import Stopwatch
 
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")
-class InstanceDiscrimination(keras.Model):
+class InstanceDiscrimination(FitLoop):
     """Trains an encoder to tell every image from every other.
 
     Create it in the scope of the strategy that trains it. `fit` takes
@@ -40,6 +40,8 @@ class InstanceDiscrimination(keras.Model):
         normalizer_momentum: Share of the old Z in its moving average.
         bank_momentum: Share of the old row in the new one.
         proximal_weight: λ of the proximal term, at least 0.
+        accumulate_steps: Steps whose gradients are averaged before they are
+            applied. Bank rows and Z are still written in each step.
         seed: Seeds the bank and the negatives.
 
     Raises:
@@ -58,10 +60,11 @@ class InstanceDiscrimination(keras.Model):
         normalizer_momentum: float = 0.99,
         bank_momentum: float = 0.5,
         proximal_weight: float = 0.0,
+        accumulate_steps: int = 1,
         seed: int = 0,
         name: str = "instance_discrimination",
     ):
-        super().__init__(name=name)
+        super().__init__(accumulate_steps=accumulate_steps, name=name)
         self._config = {
             "num_instances": num_instances,
             "objective": objective,
@@ -72,6 +75,7 @@ class InstanceDiscrimination(keras.Model):
             "normalizer_momentum": normalizer_momentum,
             "bank_momentum": bank_momentum,
             "proximal_weight": proximal_weight,
+            "accumulate_steps": accumulate_steps,
             "seed": seed,
         }
         _validate(**self._config)
@@ -115,7 +119,6 @@ class InstanceDiscrimination(keras.Model):
         self.temperature = temperature
         self.proximal_weight = proximal_weight
         self.seed = seed
-        self._stopwatch = Stopwatch()
         self.built = True
 
     def call(self, images, training=False):
@@ -139,7 +142,7 @@ class InstanceDiscrimination(keras.Model):
             with self.distribute_strategy.scope():
                 self.memory_bank.fill(instance_ids.numpy(), embeddings)
 
-    def train_step(self, data):
+    def train_step(self, data, applies_gradients=True):
         images, instance_ids = data
         instance_ids = tf.cast(instance_ids, tf.int64)
         valid = instance_ids >= 0
@@ -162,10 +165,8 @@ class InstanceDiscrimination(keras.Model):
             loss = tf.reduce_sum(losses * weights) / count
             total = loss + self._regularization()
             total = self.optimizer.scale_loss(total)
-        variables = self.trainable_variables
-        self.optimizer.apply_gradients(
-            zip(tape.gradient(total, variables), variables, strict=True)
-        )
+        gradients = tape.gradient(total, self.trainable_variables)
+        self.take_gradients(gradients, applies_gradients)
 
         bank.update(ids, tf.stop_gradient(embeddings), valid)
         self.step.assign_add(1)
@@ -232,8 +233,9 @@ class InstanceDiscrimination(keras.Model):
         estimate = objectives.log_normalizer_estimate(
             tf.stop_gradient(negative_logits), weights, self.num_instances
         )
-        estimates = distribution.gather_over_replicas(estimate[None])
-        counts = distribution.gather_over_replicas(tf.reduce_sum(weights)[None])
+        estimates, counts = distribution.gather_over_replicas(
+            estimate[None], tf.reduce_sum(weights)[None]
+        )
         # The mean over replicas weighted by examples; an empty replica has
         # no estimate.
         log_shares = tf.math.log(counts) - tf.math.log(tf.reduce_sum(counts))
@@ -245,56 +247,6 @@ class InstanceDiscrimination(keras.Model):
             return 0.0
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return tf.add_n(self.losses) / replicas
-
-    # === Keras' training loop ===
-
-    def reset_metrics(self):
-        super().reset_metrics()
-        self._stopwatch.restart()
-
-    def make_train_function(self, force=False):
-        """Keras' own, but that the input is taken here, and timed."""
-        if self.train_function is not None and not force:
-            return
-        super().make_train_function(force)
-        keras_train_function = self.train_function
-        step = None
-
-        def train_function(iterator):
-            nonlocal step
-            is_first = step is None
-            if is_first:
-                step = self._make_step(keras_train_function, iterator)
-            for _ in range(self.steps_per_execution):
-                batch = self._stopwatch.wait_for(iterator)
-                logs = step(batch)
-                self._stopwatch.images += distribution.local_size(
-                    self.distribute_strategy, batch[1]
-                )
-            speed = self._stopwatch.read()
-            if is_first:
-                # The first step compiles; it says nothing about speed.
-                self._stopwatch.restart()
-            return {**logs, **speed}
-
-        self.train_function = train_function
-
-    def _make_step(self, keras_train_function, iterator):
-        def step(batch):
-            return keras_train_function(iter([batch]))
-
-        if self.run_eagerly or not hasattr(iterator, "element_spec"):
-            return step
-        # One graph for full and for smaller batches.
-        return tf.function(step, input_signature=[iterator.element_spec])
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras 3.15 would build from a batch averaged over replicas,
-        # instance ids included. All but the optimizer is built already.
-        del iterator, data_batch
-        if not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
 
     # === Saving ===
 
@@ -334,6 +286,7 @@ def _validate(
     normalizer_momentum,
     bank_momentum,
     proximal_weight,
+    accumulate_steps,
     seed,
 ):
     choices.require("objective", objective, choices.OBJECTIVES)
@@ -351,6 +304,12 @@ def _validate(
         ),
         ("bank_momentum", bank_momentum, 0 <= bank_momentum < 1, "in [0, 1)"),
         ("proximal_weight", proximal_weight, proximal_weight >= 0, "0 or more"),
+        (
+            "accumulate_steps",
+            accumulate_steps,
+            accumulate_steps >= 1,
+            "at least 1",
+        ),
         ("seed", seed, 0 <= seed < 2**31, "in [0, 2**31)"),
     ):
         if not holds:
