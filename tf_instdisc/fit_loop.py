@@ -54,6 +54,19 @@ class FitLoop(keras.Model):
                     for variable in self.trainable_variables
                 ]
 
+    def training_state(self) -> dict[str, tf.Variable]:
+        """All variables that a run needs to go on as if never stopped."""
+        groups = {
+            "model": [v.value for v in self.variables],
+            "optimizer": [v.value for v in self.optimizer.variables],
+            "gradient_sum": self._gradient_sums,
+        }
+        return {
+            f"{group}_{position}": variable
+            for group, variables in groups.items()
+            for position, variable in enumerate(variables)
+        }
+
     def take_gradients(self, gradients, applies_gradients: bool) -> None:
         """Applies gradients, or keeps them for a later step.
 

@@ -142,6 +142,14 @@ class InstanceDiscrimination(FitLoop):
             with self.distribute_strategy.scope():
                 self.memory_bank.fill(instance_ids.numpy(), embeddings)
 
+    def training_state(self):
+        return {
+            **super().training_state(),
+            "memory_bank": self.memory_bank.rows,
+            "log_normalizer": self.memory_bank.log_normalizer,
+            "step": self.step,
+        }
+
     def train_step(self, data, applies_gradients=True):
         images, instance_ids = data
         instance_ids = tf.cast(instance_ids, tf.int64)

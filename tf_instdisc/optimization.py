@@ -68,8 +68,10 @@ def build_optimizer(
         rate = keras.optimizers.schedules.CosineDecay(
             learning_rate, epochs * steps_per_epoch
         )
-    if warmup_steps:
-        rate = Warmup(rate, warmup_steps)
+    if warmup_steps or schedule == "constant":
+        # A constant by itself would be a variable: a checkpoint would bring
+        # the old one back.
+        rate = Warmup(rate, max(warmup_steps, 1))
     if optimizer == "adamw":
         return keras.optimizers.AdamW(rate, weight_decay=weight_decay)
     return keras.optimizers.SGD(

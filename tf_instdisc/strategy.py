@@ -1,8 +1,11 @@
 """Strategies: on which devices and hosts a run's replicas are."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from tf_instdisc import choices, distribution
+from tf_instdisc.data.pipeline import HostShare
 
 
 def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
@@ -32,6 +35,14 @@ def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
         return tf.distribute.MirroredStrategy()
     cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
     return mirrored_cpus(cpus)
+
+
+def split_cpu(num_devices: int) -> None:
+    """Splits the CPU into logical devices, before anything touches it."""
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * num_devices,
+    )
 
 
 def mirrored_cpus(devices: list[str]) -> tf.distribute.MirroredStrategy:
@@ -79,3 +90,34 @@ def num_hosts(strategy: tf.distribute.Strategy) -> int:
         return 1
     spec = strategy.cluster_resolver.cluster_spec().as_dict()
     return sum(len(spec.get(job, ())) for job in ("chief", "worker"))
+
+
+def distribute(
+    strategy: tf.distribute.Strategy,
+    dataset: Callable[[HostShare | None], tf.data.Dataset],
+):
+    """Has each host read its own part of every batch.
+
+    Args:
+        strategy: Of the run.
+        dataset: Makes the batches of one host's replicas, or, from None,
+            global batches; all hosts' have one number of batches.
+
+    Returns:
+        What `fit` takes.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return dataset(None)
+    # The steps are counted: asking all hosts whether they have a batch
+    # would cost a message in each step.
+    strategy.extended.experimental_enable_get_next_as_optional = False
+    replicas = strategy.num_replicas_in_sync // num_hosts(strategy)
+    return strategy.distribute_datasets_from_function(
+        lambda context: dataset(
+            HostShare(
+                context.input_pipeline_id,
+                context.num_input_pipelines,
+                replicas,
+            )
+        )
+    )

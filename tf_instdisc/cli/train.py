@@ -30,17 +30,21 @@ def _train() -> None:
     from tf_instdisc import run_directory
 
     run_dir = run.RUN_DIR.value or ""
-    run_directory.check_vacant(run_dir)
+    run_directory.check_usable(run_dir)
 
     import keras
 
-    from tf_instdisc import training
+    from tf_instdisc import strategy, training
 
+    # First, as it configures the devices.
+    if run.LOGICAL_CPUS.value > 1:
+        strategy.split_cpu(run.LOGICAL_CPUS.value)
+    built_strategy = strategy.build_strategy(run.DISTRIBUTION.value)
     source, test_source = _sources()
     # Not before: preparing a data set takes from Python's random numbers.
     keras.utils.set_random_seed(run.SEED.value)
     training.train(
-        run_directory.create(run_dir, _flags_text()),
+        run_dir,
         source,
         test_source,
         augmentation=_augmentation(),
@@ -78,12 +82,16 @@ def _train() -> None:
         },
         batch_size=optimization.BATCH_SIZE.value,
         epochs=optimization.EPOCHS.value,
+        strategy=built_strategy,
         bank_init=objective.BANK_INIT.value,
         crop_fraction=data.CROP_FRACTION.value,
         num_neighbors=run.NUM_NEIGHBORS.value,
         knn_every=run.KNN_EVERY.value,
         knn_encode=run.KNN_ENCODE.value,
         baselines=run.BASELINES.value,
+        checkpoint_minutes=run.CHECKPOINT_MINUTES.value,
+        keep_checkpoints=run.KEEP_CHECKPOINTS.value,
+        flags_text=_flags_text(),
     )
 
 
