@@ -58,6 +58,7 @@ class FitLoop(keras.Model):
         """All variables that a run needs to go on as if never stopped."""
         groups = {
             "model": [v.value for v in self.variables],
+            "metric": [v.value for v in self.metrics_variables],
             "optimizer": [v.value for v in self.optimizer.variables],
             "gradient_sum": self._gradient_sums,
         }

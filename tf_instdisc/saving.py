@@ -12,7 +12,8 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc import checkpoints
-from tf_instdisc.errors import NonFiniteError, RunStoppedError
+from tf_instdisc import strategy as strategies
+from tf_instdisc.errors import NonFiniteError, RunStoppedError, StorageError
 from tf_instdisc.fit_loop import FitLoop
 from tf_instdisc.run_directory import RunDirectory
 
@@ -60,6 +61,27 @@ def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
         f"{progress.images} images of the next one are done"
     )
     return progress
+
+
+def require_one_beginning(
+    strategy: tf.distribute.Strategy, progress: Progress, model: FitLoop
+) -> None:
+    """Raises unless all hosts have read the same checkpoint.
+
+    Raises:
+        StorageError: If they have not.
+        WorkerLostError: If a host went away.
+    """
+    mine = [progress.epochs, progress.images, int(model.step.numpy())]
+    hosts = strategies.num_hosts(strategy)
+    with strategies.lost_workers_named(strategy):
+        total = strategies.sum_over_hosts(strategy, mine)
+    if total != [hosts * value for value in mine]:
+        raise StorageError(
+            "The hosts found different checkpoints; this one is at epoch, "
+            f"image, step {mine}. `run_dir` must be on a file system that "
+            "all hosts share."
+        )
 
 
 def _state(model):

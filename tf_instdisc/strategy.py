@@ -1,11 +1,13 @@
 """Strategies: on which devices and hosts a run's replicas are."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
 from tf_instdisc import choices, distribution
 from tf_instdisc.data.pipeline import HostShare
+from tf_instdisc.errors import WorkerLostError
 
 
 def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
@@ -90,6 +92,26 @@ def num_hosts(strategy: tf.distribute.Strategy) -> int:
         return 1
     spec = strategy.cluster_resolver.cluster_spec().as_dict()
     return sum(len(spec.get(job, ())) for job in ("chief", "worker"))
+
+
+@contextlib.contextmanager
+def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns the many errors of a broken collective operation into one.
+
+    Raises:
+        WorkerLostError: If an operation fails on one of many hosts.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if num_hosts(strategy) == 1:
+            raise
+        raise WorkerLostError(
+            "Another host of the run went away; this one ends, too. Start "
+            "the same command again on all hosts: the run goes on from its "
+            f"newest checkpoint. ({type(error).__name__}: "
+            f"{error.message.partition(chr(10))[0]})"
+        ) from error
 
 
 def distribute(

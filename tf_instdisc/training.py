@@ -4,7 +4,6 @@ Everything here is put together from the public parts; another training
 script would use the same parts in its own way.
 """
 
-import contextlib
 import dataclasses
 import math
 import pathlib
@@ -21,7 +20,6 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.embed import Embedded, embed
 from tf_instdisc.encoders import build_encoder
-from tf_instdisc.errors import RunError, WorkerLostError
 from tf_instdisc.model import InstanceDiscrimination
 from tf_instdisc.run_directory import Bank, RunDirectory
 
@@ -160,7 +158,7 @@ def train(
         left = math.ceil((source.num_readable - progress.images) / batch_size)
         done = (progress.epochs + 1) * steps - left
         model.optimizer.iterations.assign(done // accumulate_steps)
-    _require_one_beginning(strategy, progress, model)
+    saving.require_one_beginning(strategy, progress, model)
     if progress.epochs >= epochs and run.bank.exists():
         print(
             f"The run in {run.path} is finished: {progress.epochs} epochs. "
@@ -212,7 +210,10 @@ def train(
         )
 
     if progress.epochs < epochs:
-        with saving.stop_on_sigterm(model), _lost_workers_named(strategy):
+        with (
+            saving.stop_on_sigterm(model),
+            strategies.lost_workers_named(strategy),
+        ):
             model.fit(
                 strategies.distribute(strategy, dataset),
                 steps_per_epoch=steps,
@@ -247,36 +248,6 @@ def _require_multiple(batch_size, num_replicas):
             "`batch_size` is global and must be a multiple of the "
             f"{num_replicas} replicas. Received: batch_size={batch_size}"
         )
-
-
-def _require_one_beginning(strategy, progress, model):
-    """Raises unless all hosts have read the same checkpoint."""
-    mine = [progress.epochs, progress.images, int(model.step.numpy())]
-    hosts = strategies.num_hosts(strategy)
-    with _lost_workers_named(strategy):
-        total = strategies.sum_over_hosts(strategy, mine)
-    if total != [hosts * value for value in mine]:
-        raise RunError(
-            f"The hosts found different checkpoints; this one is at epoch, "
-            f"images, step {mine}. `run_dir` must be on a file system that "
-            "all hosts share."
-        )
-
-
-@contextlib.contextmanager
-def _lost_workers_named(strategy):
-    """Turns the errors of a broken collective operation into one."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        if strategies.num_hosts(strategy) == 1:
-            raise
-        raise WorkerLostError(
-            "Another host of the run went away; this one ends, too. Start "
-            "the same command again on all hosts: the run goes on from its "
-            f"newest checkpoint. ({type(error).__name__}: "
-            f"{error.message.partition(chr(10))[0]})"
-        ) from error
 
 
 def _bank(model, source) -> Bank:
