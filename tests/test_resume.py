@@ -252,5 +252,4 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert "learning rate of nan" in message
     assert "--learning_rate" in message
     saved, _ = checkpoints.find_newest(tmp_path / "run" / "checkpoints")
-    # The second epoch begins in the midst of an accumulation.
     assert saved.progress["epochs"] == 1

@@ -94,7 +94,7 @@ def train(
     """
     strategy = strategy or tf.distribute.get_strategy()
     choices.require("bank_init", bank_init, choices.BANK_INITS)
-    _require_multiple(batch_size, strategy.num_replicas_in_sync)
+    require_multiple(batch_size, strategy.num_replicas_in_sync)
     has_knn = report.has_knn(source, test_source)
     train_images, test_images = (
         s
@@ -242,7 +242,8 @@ def train(
         strategies.sum_over_hosts(strategy, [1])
 
 
-def _require_multiple(batch_size, num_replicas):
+def require_multiple(batch_size: int, num_replicas: int) -> None:
+    """Raises ValueError unless each replica gets as much of a batch."""
     if batch_size % num_replicas:
         raise ValueError(
             "`batch_size` is global and must be a multiple of the "
