@@ -16,7 +16,9 @@ def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+    # An argument of the step has no device, which TensorFlow 2.21 asks for
+    # on many hosts.
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
 
 def gather_over_replicas(*values: tf.Tensor) -> tuple[tf.Tensor, ...]:

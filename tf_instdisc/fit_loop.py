@@ -54,11 +54,28 @@ class FitLoop(keras.Model):
                     for variable in self.trainable_variables
                 ]
 
+    def metric_values(self) -> list[float]:
+        """What the metrics have counted in this epoch.
+
+        Each replica counts the same. Reading the variables as a whole would
+        sum them over all hosts, each of which had to take part.
+        """
+        return [
+            float(distribution.first_replica(self.distribute_strategy, v.value))
+            for v in self.metrics_variables
+        ]
+
+    def set_metric_values(self, values: list[float]) -> None:
+        """Brings the metrics back."""
+        strategy = self.distribute_strategy
+        for variable, value in zip(self.metrics_variables, values, strict=True):
+            for copy in strategy.experimental_local_results(variable.value):
+                copy.assign(value)
+
     def training_state(self) -> dict[str, tf.Variable]:
-        """All variables that a run needs to go on as if never stopped."""
+        """All other variables that a run needs to go on."""
         groups = {
             "model": [v.value for v in self.variables],
-            "metric": [v.value for v in self.metrics_variables],
             "optimizer": [v.value for v in self.optimizer.variables],
             "gradient_sum": self._gradient_sums,
         }

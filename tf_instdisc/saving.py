@@ -26,12 +26,14 @@ class Progress:
         epochs: Finished epochs.
         images: Images of the next epoch that were seen already.
         batch_size: Of the run up to here.
+        metrics: What the metrics counted in the epoch up to here.
         baselines: What was measured before training.
     """
 
     epochs: int = 0
     images: int = 0
     batch_size: int = 0
+    metrics: list[float] = dataclasses.field(default_factory=list)
     baselines: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
@@ -128,18 +130,12 @@ class Checkpointer(keras.callbacks.Callback):
         self.model.skip_steps = skipped
         self._first_step = skipped
         self._images_before = self.progress.images
-        # Keras resets the metrics at the start of an epoch.
-        self._metrics = [v.numpy() for v in self.model.metrics_variables]
-        self._restored = bool(skipped)
         self._last_time = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._restored:
-            for variable, value in zip(
-                self.model.metrics_variables, self._metrics, strict=True
-            ):
-                variable.assign(value)
-            self._restored = False
+        # Keras has just reset them.
+        if self.progress.metrics:
+            self.model.set_metric_values(self.progress.metrics)
 
     def on_train_batch_end(self, batch, logs=None):
         _require_finite(self.model, logs)
@@ -160,7 +156,7 @@ class Checkpointer(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.progress = dataclasses.replace(
-            self.progress, epochs=epoch + 1, images=0
+            self.progress, epochs=epoch + 1, images=0, metrics=[]
         )
         self._first_step = self._images_before = 0
         if self.model.stopped:
@@ -180,6 +176,9 @@ class Checkpointer(keras.callbacks.Callback):
         if not self.writes:
             return None
         _require_finite_weights(self.model)
+        if self.progress.images:
+            metrics = self.model.metric_values()
+            self.progress = dataclasses.replace(self.progress, metrics=metrics)
         path = checkpoints.write(
             self.run.checkpoints,
             _state(self.model),
