@@ -17,6 +17,7 @@ BANK_DTYPES = ("float32", "bfloat16", "float16")
 BANK_PLACEMENTS = ("device", "host")
 
 OPTIMIZERS = ("sgd", "adamw")
+SCALINGS = ("none", "linear", "sqrt")
 SCHEDULES = ("constant", "steps", "cosine")
 
 

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc import (
-    choices,
+    arguments,
     distribution,
     fused_batch_norm,
     objectives,
@@ -40,6 +40,11 @@ class InstanceDiscrimination(FitLoop):
         normalizer_momentum: Share of the old Z in its moving average.
         bank_momentum: Share of the old row in the new one.
         proximal_weight: λ of the proximal term, at least 0.
+        bank_dtype: Of the rows as they are kept; the encoder's by default.
+        bank_placement: `"device"`, or `"host"`: one copy in the memory of
+            the host, for banks beyond a GPU's; not for `"softmax"`.
+        jit_encoder: Whether XLA compiles the encoder. The bank's part is
+            never compiled: XLA would copy the bank.
         accumulate_steps: Steps whose gradients are averaged before they are
             applied. Bank rows and Z are still written in each step.
         seed: Seeds the bank and the negatives.
@@ -60,6 +65,9 @@ class InstanceDiscrimination(FitLoop):
         normalizer_momentum: float = 0.99,
         bank_momentum: float = 0.5,
         proximal_weight: float = 0.0,
+        bank_dtype: str | None = None,
+        bank_placement: str = "device",
+        jit_encoder: bool = False,
         accumulate_steps: int = 1,
         seed: int = 0,
         name: str = "instance_discrimination",
@@ -75,14 +83,17 @@ class InstanceDiscrimination(FitLoop):
             "normalizer_momentum": normalizer_momentum,
             "bank_momentum": bank_momentum,
             "proximal_weight": proximal_weight,
+            "bank_dtype": bank_dtype,
+            "bank_placement": bank_placement,
+            "jit_encoder": jit_encoder,
             "accumulate_steps": accumulate_steps,
             "seed": seed,
         }
-        _validate(**self._config)
+        arguments.validate(**self._config)
 
         # === Parts ===
         self.encoder = encoder
-        self._encode = fused_batch_norm.training_call(encoder)
+        self._encode = fused_batch_norm.training_call(encoder, jit_encoder)
         embedding_dim = encoder.output_shape[-1]
         self.memory_bank = MemoryBank(
             num_instances,
@@ -92,6 +103,8 @@ class InstanceDiscrimination(FitLoop):
             normalizer_momentum=normalizer_momentum,
             seed=seed,
             dtype=encoder.output.dtype,
+            rows_dtype=bank_dtype,
+            placement=bank_placement,
         )
         self.class_weights = None
         if objective == "parametric":
@@ -196,7 +209,7 @@ class InstanceDiscrimination(FitLoop):
             return objectives.softmax_loss(
                 embeddings,
                 ids,
-                self.memory_bank.rows.value(),
+                self.memory_bank.all_rows(),
                 self.temperature,
             )
         if self.objective == "parametric":
@@ -270,7 +283,7 @@ class InstanceDiscrimination(FitLoop):
     def save_own_variables(self, store):
         super().save_own_variables(store)
         # A tf.Variable is not among Keras' weights.
-        store["memory_bank"] = self.memory_bank.rows.numpy()
+        store["memory_bank"] = self.memory_bank.all_rows().numpy()
         store["log_normalizer"] = self.memory_bank.log_normalizer.numpy()
         store["step"] = self.step.numpy()
 
@@ -279,48 +292,6 @@ class InstanceDiscrimination(FitLoop):
         rows, log_normalizer, step = (store[name][()] for name in names)
         rest = {k: store[k] for k in set(store.keys()) - set(names)}
         super().load_own_variables(rest)
-        self.memory_bank.rows.assign(rows)
+        self.memory_bank.rows.assign(tf.cast(rows, self.memory_bank.rows.dtype))
         self.memory_bank.log_normalizer.assign(log_normalizer)
         self.step.assign(step)
-
-
-def _validate(
-    num_instances,
-    objective,
-    num_negatives,
-    negatives,
-    temperature,
-    normalizer,
-    normalizer_momentum,
-    bank_momentum,
-    proximal_weight,
-    accumulate_steps,
-    seed,
-):
-    choices.require("objective", objective, choices.OBJECTIVES)
-    choices.require("negatives", negatives, choices.NEGATIVES)
-    choices.require("normalizer", normalizer, choices.NORMALIZERS)
-    for name, value, holds, cure in (
-        ("num_instances", num_instances, num_instances >= 2, "at least 2"),
-        ("num_negatives", num_negatives, num_negatives >= 1, "at least 1"),
-        ("temperature", temperature, 0.01 <= temperature <= 1, "in [0.01, 1]"),
-        (
-            "normalizer_momentum",
-            normalizer_momentum,
-            0 <= normalizer_momentum < 1,
-            "in [0, 1)",
-        ),
-        ("bank_momentum", bank_momentum, 0 <= bank_momentum < 1, "in [0, 1)"),
-        ("proximal_weight", proximal_weight, proximal_weight >= 0, "0 or more"),
-        (
-            "accumulate_steps",
-            accumulate_steps,
-            accumulate_steps >= 1,
-            "at least 1",
-        ),
-        ("seed", seed, 0 <= seed < 2**31, "in [0, 2**31)"),
-    ):
-        if not holds:
-            raise ValueError(
-                f"`{name}` must be {cure}. Received: {name}={value}"
-            )

@@ -81,6 +81,37 @@ def build_optimizer(
     )
 
 
+def scaled_learning_rate(
+    learning_rate: float, scaling: str, images_per_update: int
+) -> float:
+    """Learning rate of a batch that is not of 256 images.
+
+    Args:
+        learning_rate: That of 256 images.
+        scaling: `"none"`, `"linear"` (Goyal et al. 2017, arXiv 1706.02677)
+            or `"sqrt"`.
+        images_per_update: Global batch times accumulated steps.
+
+    Returns:
+        The rate; a scaled one is printed.
+
+    Raises:
+        ValueError: If `scaling` is unknown.
+    """
+    choices.require("learning_rate_scaling", scaling, choices.SCALINGS)
+    if scaling == "none":
+        return learning_rate
+    factor = images_per_update / 256
+    if scaling == "sqrt":
+        factor **= 0.5
+    print(
+        f"learning rate: {learning_rate:g} x {factor:g} = "
+        f"{learning_rate * factor:g}, {scaling} scaling to "
+        f"{images_per_update} images an update"
+    )
+    return learning_rate * factor
+
+
 @keras.saving.register_keras_serializable(package="tf_instdisc")
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):
     """Scales a schedule by step / warmup_steps until that reaches 1.

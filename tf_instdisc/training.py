@@ -95,6 +95,14 @@ def train(
     strategy = strategy or tf.distribute.get_strategy()
     choices.require("bank_init", bank_init, choices.BANK_INITS)
     require_multiple(batch_size, strategy.num_replicas_in_sync)
+    if method_config.get("jit_encoder") and encoder_config.get(
+        "sync_batch_norm"
+    ):
+        raise ValueError(
+            "`jit_encoder` does not go with `sync_batch_norm`: XLA cannot "
+            "compile what replicas tell each other. Received: "
+            "jit_encoder=True, sync_batch_norm=True"
+        )
     has_knn = report.has_knn(source, test_source)
     train_images, test_images = (
         s
@@ -254,7 +262,7 @@ def require_multiple(batch_size: int, num_replicas: int) -> None:
 def _bank(model, source) -> Bank:
     ids = np.setdiff1d(np.arange(source.num_instances), source.unreadable)
     return Bank(
-        rows=model.memory_bank.rows.numpy()[ids],
+        rows=model.memory_bank.rows.numpy()[ids].astype(np.float32),
         instance_ids=ids,
         names=np.array([source.instance_name(int(i)) for i in ids]),
         labels=source.labels()[ids],

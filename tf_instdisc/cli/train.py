@@ -35,11 +35,13 @@ def _train() -> None:
     import keras
 
     from tf_instdisc import strategy, training
+    from tf_instdisc.optimization import scaled_learning_rate
 
     # First, as it configures the devices.
     if run.LOGICAL_CPUS.value > 1:
         strategy.split_cpu(run.LOGICAL_CPUS.value)
     built_strategy = strategy.build_strategy(run.DISTRIBUTION.value)
+    keras.config.set_dtype_policy(encoder.PRECISION.value)
     source, test_source = _sources()
     # Not before: preparing a data set takes from Python's random numbers.
     keras.utils.set_random_seed(run.SEED.value)
@@ -54,6 +56,7 @@ def _train() -> None:
             "embedding_dim": encoder.EMBEDDING_DIM.value,
             "width": encoder.WIDTH.value,
             "stem": encoder.STEM.value,
+            "sync_batch_norm": encoder.SYNC_BATCH_NORM.value,
         },
         method_config={
             name: flags.FLAGS[name].value
@@ -66,12 +69,21 @@ def _train() -> None:
                 "normalizer_momentum",
                 "bank_momentum",
                 "proximal_weight",
+                "bank_dtype",
+                "bank_placement",
+                "jit_encoder",
+                "accumulate_steps",
                 "seed",
             )
         },
         optimizer_config={
             "optimizer": optimization.OPTIMIZER.value,
-            "learning_rate": optimization.LEARNING_RATE.value,
+            "learning_rate": scaled_learning_rate(
+                optimization.LEARNING_RATE.value,
+                optimization.LEARNING_RATE_SCALING.value,
+                optimization.BATCH_SIZE.value
+                * optimization.ACCUMULATE_STEPS.value,
+            ),
             "schedule": optimization.SCHEDULE.value,
             "schedule_epochs": [
                 int(epoch) for epoch in optimization.SCHEDULE_EPOCHS.value
