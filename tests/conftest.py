@@ -6,20 +6,14 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
-import tensorflow as tf
+
+from tf_instdisc.strategy import mirrored_cpus, split_cpu
 
 # Before anything touches the device; strategies of the tests take two or four.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 4,
-)
+split_cpu(4)
 
 
 @pytest.fixture(scope="session")
 def two_replicas():
-    """One strategy for all tests.
-
-    TensorFlow numbers collective operations from 0 in each strategy: those of
-    a second one on the same devices collide with those of the first.
-    """
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    """One strategy for all tests."""
+    return mirrored_cpus(["CPU:0", "CPU:1"])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tf_instdisc
-from tests.test_model import linear_encoder
+from tests.small_run import linear_encoder
 
 
 def parts(train_labels=None):

@@ -92,10 +92,20 @@ def test_the_written_flags_repeat_the_run_exactly(run_dir, tmp_path):
 
 def test_a_directory_of_another_run_is_refused(run_dir, data_dir):
     before = (run_dir / "metrics.jsonl").read_bytes()
-    result = instdisc_train(*QUICK, data_dir, f"--run_dir={run_dir}")
+    result = instdisc_train(
+        *QUICK, data_dir, "--width=8", f"--run_dir={run_dir}"
+    )
     assert result.returncode == 2
-    assert "holds another run" in result.stderr
+    assert "width: 4 -> 8" in result.stderr
     assert "Traceback" not in result.stderr
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_same_command_again_finds_the_run_finished(run_dir, data_dir):
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    result = instdisc_train(*QUICK, data_dir, f"--run_dir={run_dir}")
+    assert result.returncode == 0
+    assert "is finished: 2 epochs" in result.stdout
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 

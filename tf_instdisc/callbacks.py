@@ -76,7 +76,7 @@ class KNNMonitor(keras.callbacks.Callback):
         if (epoch + 1) % self.every and not is_last:
             return
         test = embed(self.model.encoder, self.test_dataset)
-        rows = self.model.memory_bank.rows.numpy()
+        rows = self.model.memory_bank.rows.numpy().astype(np.float32)
         logs.update(self._accuracy(rows, self.train_labels, test, ""))
         if self.train_dataset is not None:
             train = embed(self.model.encoder, self.train_dataset)

@@ -11,7 +11,13 @@ BANK_INITS = ("random", "encode")
 CACHES = ("auto", "memory", "none")
 BAD_IMAGES = ("fail", "skip")
 
+DISTRIBUTIONS = ("auto", "one_device", "mirrored", "multi_worker")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+BANK_DTYPES = ("float32", "bfloat16", "float16")
+BANK_PLACEMENTS = ("device", "host")
+
 OPTIMIZERS = ("sgd", "adamw")
+SCALINGS = ("none", "linear", "sqrt")
 SCHEDULES = ("constant", "steps", "cosine")
 
 

@@ -33,9 +33,14 @@ def embed(encoder: keras.Model, dataset: tf.data.Dataset) -> Embedded:
     Returns:
         The embeddings.
     """
+    # Not `predict`: on many replicas each would embed the whole batch, and on
+    # many hosts it waits for all of them.
+    encode = tf.function(
+        lambda images: encoder(images, training=False), reduce_retracing=True
+    )
     columns: tuple[list, list, list] = [], [], []
     for images, instance_ids, labels in dataset:
-        row = encoder.predict_on_batch(images), instance_ids, labels
+        row = encode(images), instance_ids, labels
         for column, value in zip(columns, row, strict=True):
             column.append(np.asarray(value))
     return Embedded(*(np.concatenate(column) for column in columns))

@@ -12,7 +12,9 @@ import keras
 import tensorflow as tf
 
 
-def training_call(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+def training_call(
+    encoder: keras.Model, jit_compile: bool = False
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """The encoder's call with `training=True`, with fused batch norm.
 
     It reads and writes the encoder's own variables. Batch norm that the
@@ -22,16 +24,23 @@ def training_call(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 
     Args:
         encoder: A functional model; any other is called unchanged.
+        jit_compile: Whether XLA compiles it. Its moving statistics are
+            written outside, where replicas can meet.
 
     Returns:
         A function from images to embeddings.
     """
     if not isinstance(encoder, keras.src.models.Functional):
-        return lambda images: encoder(images, training=True)
+        return tf.function(
+            lambda images: encoder(images, training=True),
+            jit_compile=jit_compile,
+        )
+    new_statistics: list[tuple[keras.Variable, tf.Tensor]] = []
+    written: list[keras.Variable] = []
 
     def call(layer, *args, **kwargs):
         if _is_fusible(layer):
-            layer = _Fused(layer)
+            layer = _Fused(layer, new_statistics)
         return layer(*args, **kwargs)
 
     def clone(input_tensors):
@@ -50,7 +59,23 @@ def training_call(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         fused = clone(any_size)
     except ValueError:
         fused = clone(None)
-    return lambda images: fused(images, training=True)
+
+    def run(images):
+        new_statistics.clear()
+        embeddings = fused(images, training=True)
+        written[:] = [variable for variable, _ in new_statistics]
+        return embeddings, [new for _, new in new_statistics]
+
+    if jit_compile:
+        run = tf.function(run, jit_compile=True)
+
+    def call_and_write(images):
+        embeddings, values = run(images)
+        for variable, value in zip(list(written), values, strict=True):
+            variable.assign(value)
+        return embeddings
+
+    return call_and_write
 
 
 def _is_fusible(layer) -> bool:
@@ -69,9 +94,10 @@ def _is_fusible(layer) -> bool:
 class _Fused(keras.layers.Layer):
     """Runs a BatchNormalization layer through the fused kernel."""
 
-    def __init__(self, layer: keras.layers.BatchNormalization):
+    def __init__(self, layer: keras.layers.BatchNormalization, new_statistics):
         super().__init__(name=f"{layer.name}_fused", dtype=layer.dtype_policy)
         self.layer = layer
+        self._new_statistics = lambda: new_statistics  # Not to be tracked.
         self.built = True
 
     def compute_output_shape(self, input_shape):
@@ -92,11 +118,14 @@ class _Fused(keras.layers.Layer):
         )
         # The kernel divides by count - 1, Keras by count.
         count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
-        variance *= (count - 1.0) / count
+        variance *= (count - 1.0) / tf.maximum(count, 1.0)
         for moving, new in (
             (layer.moving_mean, mean),
             (layer.moving_variance, variance),
         ):
             kept = layer.momentum
-            moving.assign(moving * kept + new * (1.0 - kept))
+            moved = moving * kept + new * (1.0 - kept)
+            # A replica without an example has no statistics.
+            moved = tf.where(count > 0, moved, moving)
+            self._new_statistics().append((moving, moved))
         return outputs

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from tf_instdisc import distribution
 
+_PART = 65_536  # rows that are filled at once
+
 
 class MemoryBank(tf.Module):
     """Rows v_1 .. v_n on the unit sphere.
@@ -25,7 +27,10 @@ class MemoryBank(tf.Module):
         normalizer_momentum: Share of the old Z in the moving average, in
             [0, 1).
         seed: Seeds the random rows.
-        dtype: Of the rows.
+        dtype: Of log Z, of what `lookup` returns, and of the arithmetic.
+        rows_dtype: Of the rows as they are kept; `dtype` by default.
+        placement: `"device"`, a copy on each replica, or `"host"`, one copy
+            in this host's memory.
 
     Attributes:
         rows: `[num_instances, embedding_dim]`, of unit length from the start.
@@ -41,6 +46,8 @@ class MemoryBank(tf.Module):
         normalizer_momentum: float = 0.99,
         seed: int = 0,
         dtype: str = "float32",
+        rows_dtype: str | None = None,
+        placement: str = "device",
     ):
         super().__init__(name="memory_bank")
         self.num_instances = num_instances
@@ -48,15 +55,28 @@ class MemoryBank(tf.Module):
         self.normalizer = normalizer
         self.normalizer_momentum = normalizer_momentum
         only_first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        rows = tf.random.stateless_normal(
-            [num_instances, embedding_dim], seed=[seed, 0], dtype=dtype
+        self.dtype = dtype
+
+        def create_rows():
+            return tf.Variable(
+                tf.zeros([num_instances, embedding_dim], rows_dtype or dtype),
+                trainable=False,
+                aggregation=only_first,
+                name="rows",
+            )
+
+        self.rows = (
+            distribution.on_host(create_rows)
+            if placement == "host"
+            else create_rows()
         )
-        self.rows = tf.Variable(
-            tf.math.l2_normalize(rows, axis=-1),
-            trainable=False,
-            aggregation=only_first,
-            name="rows",
-        )
+        # In parts, as a large bank fits into memory but once.
+        for part, first in enumerate(range(0, num_instances, _PART)):
+            ids = np.arange(first, min(first + _PART, num_instances))
+            rows = tf.random.stateless_normal(
+                [len(ids), embedding_dim], seed=[seed, part], dtype=dtype
+            )
+            self.fill(ids, tf.math.l2_normalize(rows, axis=-1))
         self.log_normalizer = tf.Variable(
             math.nan,
             dtype=dtype,
@@ -67,7 +87,11 @@ class MemoryBank(tf.Module):
 
     def lookup(self, instance_ids: tf.Tensor) -> tf.Tensor:
         """Rows of the given ids, `[..., embedding_dim]`."""
-        return tf.gather(self.rows, instance_ids)
+        return tf.cast(tf.gather(self.rows, instance_ids), self.dtype)
+
+    def all_rows(self) -> tf.Tensor:
+        """A copy of all rows, `[num_instances, embedding_dim]`."""
+        return tf.cast(self.rows.value(), self.dtype)
 
     def fill(self, instance_ids: np.ndarray, embeddings: np.ndarray) -> None:
         """Sets rows, outside of training and in the strategy's scope.
@@ -80,9 +104,8 @@ class MemoryBank(tf.Module):
             tf.cast(embeddings, self.rows.dtype),
             tf.cast(instance_ids, tf.int64),
         )
-        strategy = tf.distribute.get_strategy()
-        strategy.extended.update(
-            self.rows, lambda rows: rows.scatter_update(new)
+        distribution.update_outside_of_steps(
+            self.rows, lambda rows: rows.scatter_update(new), ()
         )
 
     def update(
@@ -100,12 +123,15 @@ class MemoryBank(tf.Module):
         Args:
             instance_ids: int64 `[batch]`.
             embeddings: `[batch, embedding_dim]`, of unit length.
-            valid: bool `[batch]`; rows of other examples stay as they are.
+            valid: bool `[batch]`; rows of other examples stay as they are,
+                and so do those whose embedding is not finite.
         """
-        instance_ids = tf.boolean_mask(instance_ids, valid)
-        embeddings = tf.boolean_mask(embeddings, valid)
-        instance_ids = distribution.gather_over_replicas(instance_ids)
-        embeddings = distribution.gather_over_replicas(embeddings)
+        is_finite = tf.reduce_all(tf.math.is_finite(embeddings), axis=-1)
+        instance_ids, embeddings, valid = distribution.gather_over_replicas(
+            instance_ids, embeddings, tf.cast(valid & is_finite, tf.int32)
+        )
+        instance_ids = tf.boolean_mask(instance_ids, valid > 0)
+        embeddings = tf.boolean_mask(embeddings, valid > 0)
         distribution.update_on_all_replicas(
             self.rows, self._write, (instance_ids, embeddings)
         )
@@ -115,10 +141,10 @@ class MemoryBank(tf.Module):
         last = tf.math.unsorted_segment_max(
             tf.range(tf.size(positions)), positions, tf.size(ids)
         )
-        new = tf.gather(tf.cast(embeddings, rows.dtype), last)
-        old = tf.gather(rows, ids)
+        new = tf.gather(embeddings, last)
+        old = tf.cast(tf.gather(rows, ids), new.dtype)
         mixed = self.momentum * old + (1.0 - self.momentum) * new
-        mixed = tf.math.l2_normalize(mixed, axis=-1)
+        mixed = tf.cast(tf.math.l2_normalize(mixed, axis=-1), rows.dtype)
         return rows.scatter_update(tf.IndexedSlices(mixed, ids))
 
     def update_normalizer(self, estimate: tf.Tensor) -> tf.Tensor:

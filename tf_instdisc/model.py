@@ -7,19 +7,19 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc import (
-    choices,
+    arguments,
     distribution,
     fused_batch_norm,
     objectives,
     sampling,
     streamed_softmax,
 )
+from tf_instdisc.fit_loop import FitLoop
 from tf_instdisc.memory_bank import MemoryBank
-from tf_instdisc.throughput import Stopwatch
 
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")
-class InstanceDiscrimination(keras.Model):
+class InstanceDiscrimination(FitLoop):
     """Trains an encoder to tell every image from every other.
 
     Create it in the scope of the strategy that trains it. `fit` takes
@@ -41,6 +41,13 @@ class InstanceDiscrimination(keras.Model):
         normalizer_momentum: Share of the old Z in its moving average.
         bank_momentum: Share of the old row in the new one.
         proximal_weight: λ of the proximal term, at least 0.
+        bank_dtype: Of the rows as they are kept; the encoder's by default.
+        bank_placement: `"device"`, or `"host"`: one copy in the memory of
+            the host, for banks beyond a GPU's; not for `"softmax"`.
+        jit_encoder: Whether XLA compiles the encoder. The bank's part is
+            never compiled: XLA would copy the bank.
+        accumulate_steps: Steps whose gradients are averaged before they are
+            applied. Bank rows and Z are still written in each step.
         seed: Seeds the bank and the negatives.
 
     Raises:
@@ -59,10 +66,14 @@ class InstanceDiscrimination(keras.Model):
         normalizer_momentum: float = 0.99,
         bank_momentum: float = 0.5,
         proximal_weight: float = 0.0,
+        bank_dtype: str | None = None,
+        bank_placement: str = "device",
+        jit_encoder: bool = False,
+        accumulate_steps: int = 1,
         seed: int = 0,
         name: str = "instance_discrimination",
     ):
-        super().__init__(name=name)
+        super().__init__(accumulate_steps=accumulate_steps, name=name)
         self._config = {
             "num_instances": num_instances,
             "objective": objective,
@@ -73,13 +84,17 @@ class InstanceDiscrimination(keras.Model):
             "normalizer_momentum": normalizer_momentum,
             "bank_momentum": bank_momentum,
             "proximal_weight": proximal_weight,
+            "bank_dtype": bank_dtype,
+            "bank_placement": bank_placement,
+            "jit_encoder": jit_encoder,
+            "accumulate_steps": accumulate_steps,
             "seed": seed,
         }
-        _validate(**self._config)
+        arguments.validate(**self._config)
 
         # === Parts ===
         self.encoder = encoder
-        self._encode = fused_batch_norm.training_call(encoder)
+        self._encode = fused_batch_norm.training_call(encoder, jit_encoder)
         embedding_dim = encoder.output_shape[-1]
         self.memory_bank = MemoryBank(
             num_instances,
@@ -89,6 +104,8 @@ class InstanceDiscrimination(keras.Model):
             normalizer_momentum=normalizer_momentum,
             seed=seed,
             dtype=encoder.output.dtype,
+            rows_dtype=bank_dtype,
+            placement=bank_placement,
         )
         self.class_weights = None
         if objective == "parametric":
@@ -116,7 +133,6 @@ class InstanceDiscrimination(keras.Model):
         self.temperature = temperature
         self.proximal_weight = proximal_weight
         self.seed = seed
-        self._stopwatch = Stopwatch()
         self.built = True
 
     def call(self, images, training=False):
@@ -140,7 +156,15 @@ class InstanceDiscrimination(keras.Model):
             with self.distribute_strategy.scope():
                 self.memory_bank.fill(instance_ids.numpy(), embeddings)
 
-    def train_step(self, data):
+    def training_state(self):
+        return {
+            **super().training_state(),
+            "memory_bank": self.memory_bank.rows,
+            "log_normalizer": self.memory_bank.log_normalizer,
+            "step": self.step,
+        }
+
+    def train_step(self, data, applies_gradients=True):
         images, instance_ids = data
         instance_ids = tf.cast(instance_ids, tf.int64)
         valid = instance_ids >= 0
@@ -163,10 +187,8 @@ class InstanceDiscrimination(keras.Model):
             loss = tf.reduce_sum(losses * weights) / count
             total = loss + self._regularization()
             total = self.optimizer.scale_loss(total)
-        variables = self.trainable_variables
-        self.optimizer.apply_gradients(
-            zip(tape.gradient(total, variables), variables, strict=True)
-        )
+        gradients = tape.gradient(total, self.trainable_variables)
+        self.take_gradients(gradients, applies_gradients)
 
         bank.update(ids, tf.stop_gradient(embeddings), valid)
         self.step.assign_add(1)
@@ -234,8 +256,9 @@ class InstanceDiscrimination(keras.Model):
         estimate = objectives.log_normalizer_estimate(
             tf.stop_gradient(negative_logits), weights, self.num_instances
         )
-        estimates = distribution.gather_over_replicas(estimate[None])
-        counts = distribution.gather_over_replicas(tf.reduce_sum(weights)[None])
+        estimates, counts = distribution.gather_over_replicas(
+            estimate[None], tf.reduce_sum(weights)[None]
+        )
         # The mean over replicas weighted by examples; an empty replica has
         # no estimate.
         log_shares = tf.math.log(counts) - tf.math.log(tf.reduce_sum(counts))
@@ -247,56 +270,6 @@ class InstanceDiscrimination(keras.Model):
             return 0.0
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return tf.add_n(self.losses) / replicas
-
-    # === Keras' training loop ===
-
-    def reset_metrics(self):
-        super().reset_metrics()
-        self._stopwatch.restart()
-
-    def make_train_function(self, force=False):
-        """Keras' own, but that the input is taken here, and timed."""
-        if self.train_function is not None and not force:
-            return
-        super().make_train_function(force)
-        keras_train_function = self.train_function
-        step = None
-
-        def train_function(iterator):
-            nonlocal step
-            is_first = step is None
-            if is_first:
-                step = self._make_step(keras_train_function, iterator)
-            for _ in range(self.steps_per_execution):
-                batch = self._stopwatch.wait_for(iterator)
-                logs = step(batch)
-                self._stopwatch.images += distribution.local_size(
-                    self.distribute_strategy, batch[1]
-                )
-            speed = self._stopwatch.read()
-            if is_first:
-                # The first step compiles; it says nothing about speed.
-                self._stopwatch.restart()
-            return {**logs, **speed}
-
-        self.train_function = train_function
-
-    def _make_step(self, keras_train_function, iterator):
-        def step(batch):
-            return keras_train_function(iter([batch]))
-
-        if self.run_eagerly or not hasattr(iterator, "element_spec"):
-            return step
-        # One graph for full and for smaller batches.
-        return tf.function(step, input_signature=[iterator.element_spec])
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras 3.15 would build from a batch averaged over replicas,
-        # instance ids included. All but the optimizer is built already.
-        del iterator, data_batch
-        if not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
 
     # === Saving ===
 
@@ -312,7 +285,7 @@ class InstanceDiscrimination(keras.Model):
     def save_own_variables(self, store):
         super().save_own_variables(store)
         # A tf.Variable is not among Keras' weights.
-        store["memory_bank"] = self.memory_bank.rows.numpy()
+        store["memory_bank"] = self.memory_bank.all_rows().numpy()
         store["log_normalizer"] = self.memory_bank.log_normalizer.numpy()
         store["step"] = self.step.numpy()
 
@@ -321,41 +294,6 @@ class InstanceDiscrimination(keras.Model):
         rows, log_normalizer, step = (store[name][()] for name in names)
         rest = {k: store[k] for k in set(store.keys()) - set(names)}
         super().load_own_variables(rest)
-        self.memory_bank.rows.assign(rows)
+        self.memory_bank.rows.assign(tf.cast(rows, self.memory_bank.rows.dtype))
         self.memory_bank.log_normalizer.assign(log_normalizer)
         self.step.assign(step)
-
-
-def _validate(
-    num_instances,
-    objective,
-    num_negatives,
-    negatives,
-    temperature,
-    normalizer,
-    normalizer_momentum,
-    bank_momentum,
-    proximal_weight,
-    seed,
-):
-    choices.require("objective", objective, choices.OBJECTIVES)
-    choices.require("negatives", negatives, choices.NEGATIVES)
-    choices.require("normalizer", normalizer, choices.NORMALIZERS)
-    for name, value, holds, cure in (
-        ("num_instances", num_instances, num_instances >= 2, "at least 2"),
-        ("num_negatives", num_negatives, num_negatives >= 1, "at least 1"),
-        ("temperature", temperature, 0.01 <= temperature <= 1, "in [0.01, 1]"),
-        (
-            "normalizer_momentum",
-            normalizer_momentum,
-            0 <= normalizer_momentum < 1,
-            "in [0, 1)",
-        ),
-        ("bank_momentum", bank_momentum, 0 <= bank_momentum < 1, "in [0, 1)"),
-        ("proximal_weight", proximal_weight, proximal_weight >= 0, "0 or more"),
-        ("seed", seed, 0 <= seed < 2**31, "in [0, 2**31)"),
-    ):
-        if not holds:
-            raise ValueError(
-                f"`{name}` must be {cure}. Received: {name}={value}"
-            )

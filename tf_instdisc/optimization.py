@@ -68,8 +68,10 @@ def build_optimizer(
         rate = keras.optimizers.schedules.CosineDecay(
             learning_rate, epochs * steps_per_epoch
         )
-    if warmup_steps:
-        rate = Warmup(rate, warmup_steps)
+    if warmup_steps or schedule == "constant":
+        # A constant by itself would be a variable: a checkpoint would bring
+        # the old one back.
+        rate = Warmup(rate, max(warmup_steps, 1))
     if optimizer == "adamw":
         return keras.optimizers.AdamW(rate, weight_decay=weight_decay)
     return keras.optimizers.SGD(
@@ -77,6 +79,37 @@ def build_optimizer(
         momentum=momentum,
         weight_decay=weight_decay / (1 - momentum) or None,
     )
+
+
+def scaled_learning_rate(
+    learning_rate: float, scaling: str, images_per_update: int
+) -> float:
+    """Learning rate of a batch that is not of 256 images.
+
+    Args:
+        learning_rate: That of 256 images.
+        scaling: `"none"`, `"linear"` (Goyal et al. 2017, arXiv 1706.02677)
+            or `"sqrt"`.
+        images_per_update: Global batch times accumulated steps.
+
+    Returns:
+        The rate; a scaled one is printed.
+
+    Raises:
+        ValueError: If `scaling` is unknown.
+    """
+    choices.require("learning_rate_scaling", scaling, choices.SCALINGS)
+    if scaling == "none":
+        return learning_rate
+    factor = images_per_update / 256
+    if scaling == "sqrt":
+        factor **= 0.5
+    print(
+        f"learning rate: {learning_rate:g} x {factor:g} = "
+        f"{learning_rate * factor:g}, {scaling} scaling to "
+        f"{images_per_update} images an update"
+    )
+    return learning_rate * factor
 
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")

@@ -1,6 +1,8 @@
 """A run's directory: the only place that knows the names of its files.
 
 flags.txt       a flagfile that repeats the run
+run.json        the settings of which a continued run may change some
+checkpoints/    where a run goes on that was stopped
 metrics.jsonl   one JSON object for each epoch
 tensorboard/    the same for TensorBoard
 encoder.keras   the trained encoder
@@ -11,6 +13,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Collection
 
 import numpy as np
 
@@ -49,6 +52,14 @@ class RunDirectory:
         return self.path / "flags.txt"
 
     @property
+    def settings(self) -> pathlib.Path:
+        return self.path / "run.json"
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.path / "checkpoints"
+
+    @property
     def metrics(self) -> pathlib.Path:
         return self.path / "metrics.jsonl"
 
@@ -73,6 +84,18 @@ class RunDirectory:
         """One dictionary for each epoch."""
         with open(self.metrics, encoding="utf-8") as file:
             return [json.loads(line) for line in file]
+
+    def keep_metrics(self, epochs: int) -> None:
+        """Removes the metrics of all epochs but the first ones.
+
+        A run that goes on from a checkpoint writes them again.
+        """
+        if not self.metrics.exists():
+            return
+        with open(self.metrics, encoding="utf-8") as file:
+            lines = [line for line in file if line.endswith("\n")]
+        kept = [line for line in lines if json.loads(line)["epoch"] <= epochs]
+        _write_whole(self.metrics, "".join(kept))
 
     def save_encoder(self, encoder) -> None:
         """Writes the encoder, whole or not at all."""
@@ -109,47 +132,78 @@ class RunDirectory:
         return Bank(class_names=class_names, **fields)
 
 
-def check_vacant(path: str) -> None:
-    """Raises unless a new run can be kept at `path`.
+def check_usable(path: str) -> None:
+    """Raises unless `path` can hold a new run or holds one to continue.
 
     Raises:
-        RunDirectoryError: If the directory holds a run, or anything else.
+        RunDirectoryError: If the directory holds anything else.
     """
     run = RunDirectory(pathlib.Path(path))
     if run.path.exists() and not run.path.is_dir():
         raise RunDirectoryError(
             f"`run_dir` must be a directory. Received: run_dir={path}, a file."
         )
-    if run.flags.exists():
+    if run.settings.exists() or not run.path.exists():
+        return
+    if any(run.path.iterdir()):
         raise RunDirectoryError(
-            f"`run_dir` holds another run, started with {run.flags}. "
-            f"Received: run_dir={path}. Choose another directory or remove it."
-        )
-    if run.path.exists() and any(run.path.iterdir()):
-        raise RunDirectoryError(
-            "`run_dir` must be missing or empty. "
+            "`run_dir` must be missing, empty, or hold a run to continue. "
             f"Received: run_dir={path}. Choose another directory."
         )
 
 
-def create(path: str, flags_text: str) -> RunDirectory:
-    """Makes the directory of a new run.
+def open_run(
+    path: str, settings: dict, changeable: Collection[str], flags_text: str
+) -> RunDirectory:
+    """Makes the directory of a new run, or opens it to continue.
 
     Args:
-        path: Missing or empty.
+        path: Missing, empty, or a run's.
+        settings: For JSON; what decides the outcome of the run.
+        changeable: Names of settings that a continued run may change.
         flags_text: A flagfile that repeats the run.
 
     Returns:
-        The directory, with the flags written.
+        The directory, with flags and settings written.
 
     Raises:
-        RunDirectoryError: If the directory holds a run, or anything else.
+        RunDirectoryError: If the directory holds something else, or a run
+            with other settings.
     """
-    check_vacant(path)
+    check_usable(path)
     run = RunDirectory(pathlib.Path(path))
+    settings = json.loads(json.dumps(settings))
+    if run.settings.exists():
+        old = json.loads(run.settings.read_text(encoding="utf-8"))
+        _compare(path, old, settings, changeable)
     run.path.mkdir(parents=True, exist_ok=True)
-    run.flags.write_text(flags_text, encoding="utf-8")
+    _write_whole(run.flags, flags_text)
+    _write_whole(run.settings, json.dumps(settings, indent=1) + "\n")
     return run
+
+
+def _compare(path, old, new, changeable):
+    """Says which settings changed; raises if one of them must not."""
+    changed, refused = [], []
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            known = changed if name in changeable else refused
+            known.append(f"  {name}: {old.get(name)} -> {new.get(name)}")
+    if refused:
+        raise RunDirectoryError(
+            f"`run_dir` holds a run with other settings. Received: "
+            f"run_dir={path}, with\n" + "\n".join(refused) + "\nSet them "
+            "back to continue the run, or choose another directory."
+        )
+    if changed:
+        print("The run goes on with changed settings:", *changed, sep="\n")
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def load(path: str) -> RunDirectory:

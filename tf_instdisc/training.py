@@ -4,28 +4,41 @@ Everything here is put together from the public parts; another training
 script would use the same parts in its own way.
 """
 
+import dataclasses
+import math
+import pathlib
 import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices, optimization
+from tf_instdisc import choices, measure, optimization, run_directory, saving
+from tf_instdisc import strategy as strategies
 from tf_instdisc.augment import Augmentation
 from tf_instdisc.callbacks import KNNMonitor, MetricsFile
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.embed import Embedded, embed
 from tf_instdisc.encoders import build_encoder
 from tf_instdisc.model import InstanceDiscrimination
-from tf_instdisc.neighbors import knn_accuracy
 from tf_instdisc.run_directory import Bank, RunDirectory
 
 _EVALUATION_BATCH = 256
+_CHANGEABLE = (
+    "batch_size",
+    "epochs",
+    "learning_rate",
+    "schedule",
+    "schedule_epochs",
+    "warmup_epochs",
+    "momentum",
+    "weight_decay",
+)
 
 
 def train(
-    run: RunDirectory,
+    run_dir: str,
     source: ImageSource,
     test_source: ImageSource | None,
     *,
@@ -35,17 +48,24 @@ def train(
     optimizer_config: dict,
     batch_size: int,
     epochs: int,
+    strategy: tf.distribute.Strategy | None = None,
     bank_init: str = "random",
     crop_fraction: float = 1.0,
     num_neighbors: int = 200,
     knn_every: int = 1,
     knn_encode: bool = False,
     baselines: bool = False,
-) -> keras.Model:
-    """Trains an encoder and fills the run's directory.
+    checkpoint_minutes: float = 15.0,
+    keep_checkpoints: int = 3,
+    flags_text: str = "",
+) -> None:
+    """Trains an encoder and fills the run's directory, or goes on with it.
+
+    On more than one host each calls it with the same arguments, and the
+    directory is on a file system that they share; the chief alone writes.
 
     Args:
-        run: An empty run directory.
+        run_dir: Missing, empty, or the directory of a run to continue.
         source: Images to train on.
         test_source: Images to classify by kNN, or None. Without labels on
             both sides there is no kNN.
@@ -54,24 +74,37 @@ def train(
         encoder_config: Arguments of `build_encoder`.
         method_config: Arguments of `InstanceDiscrimination`, with `seed`.
         optimizer_config: Arguments of `optimization.build_optimizer`.
-        batch_size: Images in a global batch.
+        batch_size: Images in a global batch, a multiple of the replicas.
         epochs: Epochs.
+        strategy: As `build_strategy` makes it; one device by default.
         bank_init: `"random"` rows, or `"encode"` the images first.
         crop_fraction: As in `evaluation_dataset`.
         num_neighbors: Neighbours that vote.
         knn_every: Epochs between two kNN measurements.
         knn_encode: Whether kNN is also measured on images encoded anew.
         baselines: Whether the untrained encoder and raw pixels are measured.
-
-    Returns:
-        The trained encoder.
+        checkpoint_minutes: Between two checkpoints inside an epoch.
+        keep_checkpoints: Checkpoints that stay.
+        flags_text: A flagfile that repeats the run.
 
     Raises:
-        ValueError: If an argument is out of range, or the test classes are
-            other than the training classes.
+        ValueError: If an argument is out of range, the test classes are
+            other than the training classes, or the directory holds a run
+            with other settings.
+        RunError: If the run cannot go on; its message says why.
     """
+    strategy = strategy or tf.distribute.get_strategy()
     choices.require("bank_init", bank_init, choices.BANK_INITS)
-    has_knn = _has_knn(source, test_source)
+    require_multiple(batch_size, strategy.num_replicas_in_sync)
+    if method_config.get("jit_encoder") and encoder_config.get(
+        "sync_batch_norm"
+    ):
+        raise ValueError(
+            "`jit_encoder` does not go with `sync_batch_norm`: XLA cannot "
+            "compile what replicas tell each other. Received: "
+            "jit_encoder=True, sync_batch_norm=True"
+        )
+    has_knn = measure.has_knn(source, test_source)
     train_images, test_images = (
         s
         and pipeline.evaluation_dataset(
@@ -79,135 +112,161 @@ def train(
         )
         for s in (source, test_source)
     )
+    is_chief = strategies.is_chief(strategy)
+    run = RunDirectory(pathlib.Path(run_dir))
+    if is_chief:
+        settings = {
+            "images": source.name,
+            "num_instances": source.num_instances,
+            "unreadable_images": len(source.unreadable),
+            "names_of_images": fingerprint(source),
+            **dataclasses.asdict(augmentation),
+            **encoder_config,
+            **method_config,
+            **optimizer_config,
+            "precision": keras.config.dtype_policy().name,
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "bank_init": bank_init,
+        }
+        run = run_directory.open_run(run_dir, settings, _CHANGEABLE, flags_text)
+
+    # === Model ===
     steps = pipeline.steps_per_epoch(source, batch_size)
-    with _strategy().scope():
+    accumulate_steps = method_config.get("accumulate_steps", 1)
+    with strategy.scope():
         encoder = build_encoder(**encoder_config)
         model = InstanceDiscrimination(
             encoder, source.num_instances, **method_config
         )
         model.compile(
             optimizer=optimization.build_optimizer(
-                steps_per_epoch=steps, epochs=epochs, **optimizer_config
+                steps_per_epoch=steps / accumulate_steps,
+                epochs=epochs,
+                **optimizer_config,
             )
         )
-    temperature = model.temperature
-
-    def measure(rows: Embedded, queries: Embedded) -> list[float]:
-        wanted = [num_neighbors, 1]
-        accuracies = knn_accuracy(
-            rows.embeddings,
-            rows.labels,
-            queries.embeddings,
-            queries.labels,
-            source.num_classes,
-            wanted,
-            temperature,
+    knn = measure.KNNMeasure(
+        num_neighbors, source.num_classes, model.temperature
+    )
+    progress = saving.restore_newest(run, model)
+    if progress is None:
+        table = {}
+        if has_knn and baselines and is_chief:
+            table["raw pixels"] = knn(
+                measure.pixels(train_images), measure.pixels(test_images)
+            )
+            table["untrained encoder"] = knn(
+                embed(encoder, train_images), embed(encoder, test_images)
+            )
+        if bank_init == "encode":
+            model.encode_bank(train_images)
+        progress = saving.Progress(baselines=table)
+    elif progress.batch_size != batch_size:
+        # The learning rate goes by the share of the run that is done.
+        left = math.ceil((source.num_readable - progress.images) / batch_size)
+        done = (progress.epochs + 1) * steps - left
+        model.optimizer.iterations.assign(done // accumulate_steps)
+    saving.require_one_beginning(strategy, progress, model)
+    if progress.epochs >= epochs and run.bank.exists():
+        print(
+            f"The run in {run.path} is finished: {progress.epochs} epochs. "
+            "To go on, raise --epochs."
         )
-        return [accuracies[number]["top1"] for number in wanted]
+        return
 
-    table: dict[str, list[float]] = {}
-    if has_knn and baselines:
-        table["raw pixels"] = measure(
-            _pixels(train_images), _pixels(test_images)
-        )
-        table["untrained encoder"] = measure(
-            embed(encoder, train_images), embed(encoder, test_images)
-        )
-    if bank_init == "encode":
-        model.encode_bank(train_images)
-
+    # === Training ===
     callbacks: list[keras.callbacks.Callback] = []
-    if has_knn:
-        callbacks.append(
-            KNNMonitor(
-                test_images,
-                source.labels(),
-                source.num_classes,
-                num_neighbors=num_neighbors,
-                train_dataset=train_images if knn_encode else None,
-                every=knn_every,
+    if is_chief:
+        run.keep_metrics(progress.epochs)
+        if has_knn:
+            callbacks.append(
+                KNNMonitor(
+                    test_images,
+                    source.labels(),
+                    source.num_classes,
+                    num_neighbors=num_neighbors,
+                    train_dataset=train_images if knn_encode else None,
+                    every=knn_every,
+                )
             )
-        )
-    callbacks.append(MetricsFile(run))
+        callbacks += [
+            MetricsFile(run),
+            keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        ]
     callbacks.append(
-        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)
-    )
-    model.fit(
-        pipeline.training_dataset(
-            source, augmentation, batch_size, epochs, method_config["seed"]
-        ),
-        steps_per_epoch=steps,
-        epochs=epochs,
-        shuffle=False,  # The data set shuffles by itself.
-        callbacks=callbacks,
-        # A progress bar fills a log file with a line for every step.
-        verbose=1 if sys.stdout.isatty() else 2,
+        saving.Checkpointer(
+            run,
+            progress,
+            batch_size,
+            source.num_readable,
+            checkpoint_minutes,
+            keep_checkpoints,
+            writes=is_chief,
+        )
     )
 
-    run.save_encoder(encoder)
-    bank = _bank(model, source)
-    run.save_bank(bank)
-    if has_knn:
-        test = embed(encoder, test_images)
-        table["trained encoder"] = measure(embed(encoder, train_images), test)
-        in_bank = Embedded(bank.rows, bank.instance_ids, bank.labels)
-        table["trained, rows of the bank"] = measure(in_bank, test)
-        print(_format(table, num_neighbors))
-    print(f"run directory: {run.path}")
-    return encoder
+    def dataset(share: pipeline.HostShare | None = None):
+        return pipeline.training_dataset(
+            source,
+            augmentation,
+            batch_size,
+            epochs,
+            method_config["seed"],
+            progress.epochs,
+            progress.images,
+            share,
+        )
+
+    if progress.epochs < epochs:
+        with (
+            saving.stop_on_sigterm(model),
+            strategies.lost_workers_named(strategy),
+        ):
+            model.fit(
+                strategies.distribute(strategy, dataset),
+                steps_per_epoch=steps,
+                initial_epoch=progress.epochs,
+                epochs=epochs,
+                shuffle=False,  # The data set shuffles by itself.
+                # A bar fills a log file with a line for every step.
+                verbose=(1 if sys.stdout.isatty() else 2) if is_chief else 0,
+                callbacks=callbacks,
+            )
+
+    # === Results ===
+    if is_chief:
+        run.save_encoder(encoder)
+        table = dict(progress.baselines)
+        bank = _bank(model, source)
+        if has_knn:
+            test = embed(encoder, test_images)
+            trained = embed(encoder, train_images)
+            table["trained encoder"] = knn(trained, test)
+            in_bank = Embedded(bank.rows, bank.instance_ids, bank.labels)
+            table["trained, rows of the bank"] = knn(in_bank, test)
+            print(knn.table(table))
+        # The last file: with it the run is finished.
+        run.save_bank(bank)
+        print(f"run directory: {run.path}")
+        strategies.sum_over_hosts(strategy, [1])
 
 
-def _has_knn(source, test_source) -> bool:
-    if test_source is None:
-        return False
-    if source.class_names != test_source.class_names:
+def require_multiple(batch_size: int, num_replicas: int) -> None:
+    """Raises ValueError unless each replica gets as much of a batch."""
+    if batch_size % num_replicas:
         raise ValueError(
-            "The test images must have the classes of the training images. "
-            f"Received: {test_source.class_names} for training classes "
-            f"{source.class_names}"
+            "`batch_size` is global and must be a multiple of the "
+            f"{num_replicas} replicas. Received: batch_size={batch_size}"
         )
-    return source.num_classes > 0
-
-
-def _strategy() -> tf.distribute.Strategy:
-    if len(tf.config.list_physical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
-def _pixels(dataset) -> Embedded:
-    # Around mid-grey: the cosine of two images of positive pixels is near 1.
-    columns = [
-        (
-            images.numpy().reshape(len(images), -1) - 127.5,
-            ids.numpy(),
-            labels.numpy(),
-        )
-        for images, ids, labels in dataset
-    ]
-    pixels, ids, labels = map(np.concatenate, zip(*columns, strict=True))
-    norms = np.linalg.norm(pixels, axis=1, keepdims=True)
-    return Embedded(pixels / np.maximum(norms, 1e-12), ids, labels)
 
 
 def _bank(model, source) -> Bank:
     ids = np.setdiff1d(np.arange(source.num_instances), source.unreadable)
     return Bank(
-        rows=model.memory_bank.rows.numpy()[ids],
+        rows=model.memory_bank.rows.numpy()[ids].astype(np.float32),
         instance_ids=ids,
         names=np.array([source.instance_name(int(i)) for i in ids]),
         labels=source.labels()[ids],
         class_names=source.class_names or (),
     )
-
-
-def _format(table: dict[str, list[float]], num_neighbors: int) -> str:
-    lines = [
-        "",
-        f"| embeddings | kNN top-1, k = {num_neighbors} | kNN top-1, k = 1 |",
-        "| --- | --- | --- |",
-    ]
-    for name, values in table.items():
-        cells = " | ".join(f"{value:.3f}" for value in values)
-        lines.append(f"| {name} | {cells} |")
-    return "\n".join([*lines, ""])

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from tf_instdisc.errors import RunError, StorageError
+
 
 def launch(
     main: Callable[[], None],
@@ -18,7 +20,8 @@ def launch(
     Args:
         main: The command; it reads the flags itself. A ValueError or
             FileNotFoundError from it is a mistake of the user's and ends the
-            command with its message and exit status 2.
+            command with its message and exit status 2; a RunError with
+            its own status.
         summary: What `--help` says first.
         groups: Modules of `flag_groups`; `--help` lists their flags under
             the first line of their docstrings.
@@ -42,10 +45,18 @@ def launch(
         try:
             main()
         except (ValueError, FileNotFoundError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _end(error, 2)
+        except OSError as error:
+            _end(error, StorageError.exit_status)
+        except RunError as error:
+            _end(error, error.exit_status)
 
     app.run(run)
+
+
+def _end(error: Exception, status: int) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 def _help(summary: str, groups: Sequence[types.ModuleType]) -> str:

@@ -30,17 +30,23 @@ def _train() -> None:
     from tf_instdisc import run_directory
 
     run_dir = run.RUN_DIR.value or ""
-    run_directory.check_vacant(run_dir)
+    run_directory.check_usable(run_dir)
 
     import keras
 
-    from tf_instdisc import training
+    from tf_instdisc import strategy, training
+    from tf_instdisc.optimization import scaled_learning_rate
 
+    # First, as it configures the devices.
+    if run.LOGICAL_CPUS.value > 1:
+        strategy.split_cpu(run.LOGICAL_CPUS.value)
+    built_strategy = strategy.build_strategy(run.DISTRIBUTION.value)
+    keras.config.set_dtype_policy(encoder.PRECISION.value)
     source, test_source = _sources()
     # Not before: preparing a data set takes from Python's random numbers.
     keras.utils.set_random_seed(run.SEED.value)
     training.train(
-        run_directory.create(run_dir, _flags_text()),
+        run_dir,
         source,
         test_source,
         augmentation=_augmentation(),
@@ -50,6 +56,7 @@ def _train() -> None:
             "embedding_dim": encoder.EMBEDDING_DIM.value,
             "width": encoder.WIDTH.value,
             "stem": encoder.STEM.value,
+            "sync_batch_norm": encoder.SYNC_BATCH_NORM.value,
         },
         method_config={
             name: flags.FLAGS[name].value
@@ -62,12 +69,21 @@ def _train() -> None:
                 "normalizer_momentum",
                 "bank_momentum",
                 "proximal_weight",
+                "bank_dtype",
+                "bank_placement",
+                "jit_encoder",
+                "accumulate_steps",
                 "seed",
             )
         },
         optimizer_config={
             "optimizer": optimization.OPTIMIZER.value,
-            "learning_rate": optimization.LEARNING_RATE.value,
+            "learning_rate": scaled_learning_rate(
+                optimization.LEARNING_RATE.value,
+                optimization.LEARNING_RATE_SCALING.value,
+                optimization.BATCH_SIZE.value
+                * optimization.ACCUMULATE_STEPS.value,
+            ),
             "schedule": optimization.SCHEDULE.value,
             "schedule_epochs": [
                 int(epoch) for epoch in optimization.SCHEDULE_EPOCHS.value
@@ -78,12 +94,16 @@ def _train() -> None:
         },
         batch_size=optimization.BATCH_SIZE.value,
         epochs=optimization.EPOCHS.value,
+        strategy=built_strategy,
         bank_init=objective.BANK_INIT.value,
         crop_fraction=data.CROP_FRACTION.value,
         num_neighbors=run.NUM_NEIGHBORS.value,
         knn_every=run.KNN_EVERY.value,
         knn_encode=run.KNN_ENCODE.value,
         baselines=run.BASELINES.value,
+        checkpoint_minutes=run.CHECKPOINT_MINUTES.value,
+        keep_checkpoints=run.KEEP_CHECKPOINTS.value,
+        flags_text=_flags_text(),
     )
 
 

@@ -4,6 +4,8 @@ What an image goes through in training is a function of (seed, epoch,
 instance id): neither the number of threads nor a restart changes it.
 """
 
+import dataclasses
+
 import tensorflow as tf
 
 from tf_instdisc.augment import NUM_UNIFORMS, Augmentation, augment
@@ -16,6 +18,21 @@ def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
     return -(-source.num_readable // batch_size)
 
 
+@dataclasses.dataclass(frozen=True)
+class HostShare:
+    """Which part of each batch one host reads.
+
+    Attributes:
+        host: In [0, num_hosts).
+        num_hosts: Hosts that share a batch; its size is a multiple of them.
+        replicas: Replicas of this host; each takes a batch of its own.
+    """
+
+    host: int = 0
+    num_hosts: int = 1
+    replicas: int = 1
+
+
 def training_dataset(
     source: ImageSource,
     augmentation: Augmentation,
@@ -23,6 +40,8 @@ def training_dataset(
     epochs: int,
     seed: int = 0,
     initial_epoch: int = 0,
+    skip_images: int = 0,
+    share: HostShare | None = None,
 ) -> tf.data.Dataset:
     """Augmented batches of many epochs, one epoch after the other.
 
@@ -37,11 +56,19 @@ def training_dataset(
         epochs: The last epoch, not included.
         seed: In [0, 2**31).
         initial_epoch: The first epoch, counted from 0.
+        skip_images: Images of the first epoch to leave out, as they were
+            seen before.
+        share: Gives the batches of one host's replicas, one after the other,
+            in place of global batches. Each replica gets as many batches as
+            the others; its last one of an epoch may be smaller or empty.
 
     Returns:
         A data set of (images, instance_ids): float32
         `[batch, image_size, image_size, 3]` in 0..255, and int64 `[batch]`.
     """
+    share = share or HostShare()
+    host_batch = batch_size // share.num_hosts
+    local_batch = host_batch // share.replicas
 
     def read_epoch(epoch):
         examples = source.examples(
@@ -70,9 +97,29 @@ def training_dataset(
             images = augment(images, uniforms, augmentation, crop=crop_here)
             return images, instance_ids
 
+        skipped = tf.where(epoch == initial_epoch, skip_images, 0)
+        skipped = tf.cast(skipped, tf.int64)
+        examples = _take_share(
+            examples.skip(skipped), batch_size, host_batch, share.host
+        )
         cropped = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
-        batches = cropped.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = cropped.batch(
+            local_batch, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        # Every host and replica must come to the last step of the epoch.
+        images_left = source.num_readable - skipped
+        steps = -(-images_left // batch_size)
+        missing = steps * share.replicas - _num_batches(images_left)
+        empty = tf.data.Dataset.from_tensors(_empty(cropped.element_spec))
+        batches = batches.concatenate(empty.repeat(missing))
         return batches.map(augment_batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _num_batches(images):
+        """Batches of this host that hold something."""
+        last = images % batch_size - share.host * host_batch
+        last = tf.clip_by_value(last, 0, host_batch)
+        full = images // batch_size * share.replicas
+        return full - (-last // local_batch)
 
     epoch_numbers = tf.data.Dataset.range(initial_epoch, epochs)
     return epoch_numbers.flat_map(read_epoch).prefetch(tf.data.AUTOTUNE)
@@ -114,6 +161,29 @@ def evaluation_dataset(
 
     images = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _take_share(examples, batch_size, host_batch, host):
+    """Leaves the part of each batch that one host reads."""
+    if host_batch == batch_size:
+        return examples
+
+    def is_mine(position, example):
+        del example
+        return position % batch_size // host_batch == host
+
+    mine = examples.enumerate().filter(is_mine)
+    return mine.map(lambda position, example: example)
+
+
+def _empty(element_spec):
+    """A batch without an example."""
+    return tf.nest.map_structure(
+        lambda spec: tf.zeros(
+            [0, *(size or 1 for size in spec.shape)], spec.dtype
+        ),
+        element_spec,
+    )
 
 
 def _is_encoded(examples: tf.data.Dataset) -> bool:

@@ -6,6 +6,7 @@ not depend on shuffling, epoch, process or machine.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -116,6 +117,14 @@ def array_source(
         instance_name=lambda instance_id: f"{name}/{instance_id}",
         labels=lambda: label_array,
     )
+
+
+def fingerprint(source: ImageSource) -> str:
+    """A checksum of the names of all images, in the order of their ids."""
+    digest = hashlib.sha256()
+    for instance_id in range(source.num_instances):
+        digest.update(source.instance_name(instance_id).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def shuffled(size: int, shuffle_seed: tf.Tensor | None) -> tf.Tensor:

@@ -16,6 +16,21 @@ STEM = flags.DEFINE_enum(
     choices.STEMS,
     "First layers; by default cifar up to 64 pixels, imagenet above.",
 )
+PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    choices.PRECISIONS,
+    "In what the encoder computes; weights, embeddings and losses are "
+    "float32. mixed_float16 scales the loss.",
+)
+JIT_ENCODER = flags.DEFINE_bool(
+    "jit_encoder", False, "Compile the encoder, and only it, with XLA."
+)
+SYNC_BATCH_NORM = flags.DEFINE_bool(
+    "sync_batch_norm",
+    False,
+    "Take the statistics of batch norm over all replicas.",
+)
 EMBEDDING_DIM = flags.DEFINE_integer(
     "embedding_dim", 128, "Length of the embedding.", lower_bound=1
 )

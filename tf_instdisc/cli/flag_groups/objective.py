@@ -52,6 +52,19 @@ BANK_INIT = flags.DEFINE_enum(
     choices.BANK_INITS,
     "First rows: random, or the untrained encoder's embeddings.",
 )
+BANK_DTYPE = flags.DEFINE_enum(
+    "bank_dtype",
+    "float32",
+    choices.BANK_DTYPES,
+    "How the bank's rows are kept.",
+)
+BANK_PLACEMENT = flags.DEFINE_enum(
+    "bank_placement",
+    "device",
+    choices.BANK_PLACEMENTS,
+    "device: each GPU has a copy of the bank. host: one copy in the memory of "
+    "each host; with shared negatives a step moves only the rows it needs.",
+)
 PROXIMAL_WEIGHT = flags.DEFINE_float(
     "proximal_weight",
     0.0,

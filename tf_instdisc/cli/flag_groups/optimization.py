@@ -16,6 +16,19 @@ OPTIMIZER = flags.DEFINE_enum(
 LEARNING_RATE = flags.DEFINE_float(
     "learning_rate", 0.03, "Highest learning rate.", lower_bound=0.0
 )
+LEARNING_RATE_SCALING = flags.DEFINE_enum(
+    "learning_rate_scaling",
+    "none",
+    choices.SCALINGS,
+    "Whether --learning_rate is that of a batch of 256 images, and grows with "
+    "the images between two updates, or with their root.",
+)
+ACCUMULATE_STEPS = flags.DEFINE_integer(
+    "accumulate_steps",
+    1,
+    "Steps whose gradients are averaged into one update.",
+    lower_bound=1,
+)
 SCHEDULE = flags.DEFINE_enum(
     "schedule",
     "steps",

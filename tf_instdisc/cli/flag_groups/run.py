@@ -2,8 +2,12 @@
 
 from absl import flags
 
+from tf_instdisc import choices
+
 RUN_DIR = flags.DEFINE_string(
-    "run_dir", None, "Directory of the run; must be missing or empty."
+    "run_dir",
+    None,
+    "Directory of the run; missing, empty, or a run's to continue.",
 )
 SEED = flags.DEFINE_integer(
     "seed",
@@ -27,6 +31,31 @@ BASELINES = flags.DEFINE_bool(
     "baselines",
     False,
     "Compare at the end with the untrained encoder and with raw pixels.",
+)
+
+CHECKPOINT_MINUTES = flags.DEFINE_float(
+    "checkpoint_minutes",
+    15.0,
+    "Minutes between two checkpoints inside an epoch; each epoch ends with "
+    "one.",
+    lower_bound=0.0,
+)
+KEEP_CHECKPOINTS = flags.DEFINE_integer(
+    "keep_checkpoints", 3, "Checkpoints that stay.", lower_bound=1
+)
+DISTRIBUTION = flags.DEFINE_enum(
+    "distribution",
+    "auto",
+    choices.DISTRIBUTIONS,
+    "auto: all visible GPUs of this host. multi_worker: the hosts in the "
+    "environment's TF_CONFIG, each of which is given the same command.",
+)
+LOGICAL_CPUS = flags.DEFINE_integer(
+    "logical_cpus",
+    1,
+    "Splits the CPU into this many devices, to try --distribution=mirrored "
+    "without GPUs.",
+    lower_bound=1,
 )
 
 flags.mark_flag_as_required("run_dir")

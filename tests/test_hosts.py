@@ -1,0 +1,119 @@
+"""Real worker processes on this machine, through Keras' fit."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests.test_resume import ROOT, command, wait_for_training
+from tf_instdisc import run_directory
+
+
+def start(run_dir, num_workers, **changes):
+    """Starts the same command on each of the workers."""
+    sockets = [
+        socket.create_server(("127.0.0.1", 0)) for _ in range(num_workers)
+    ]
+    hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    processes = []
+    for index in range(num_workers):
+        config = {
+            "cluster": {"worker": hosts},
+            "task": {"type": "worker", "index": index},
+        }
+        processes.append(
+            subprocess.Popen(
+                command(run_dir, strategy="multi_worker", **changes),
+                cwd=ROOT,
+                env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return processes
+
+
+def wait(processes, timeout=200):
+    outputs = [p.communicate(timeout=timeout)[0] for p in processes]
+    return [p.returncode for p in processes], outputs
+
+
+def states(run_dir, num_workers):
+    for index in range(num_workers):
+        with np.load(run_dir.with_name(f"state{index}.npz")) as file:
+            yield {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    settings = {"dtype": "float64", "batch_size": 6, "minutes": 9}
+    subprocess.run(
+        command(run_dir, **settings), cwd=ROOT, check=True, timeout=200
+    )
+    (state,) = states(run_dir, 1)
+    return settings, state, run_directory.RunDirectory(run_dir).read_metrics()
+
+
+def assert_equals_one_process(run_dir, num_workers, one_process):
+    _, expected, expected_metrics = one_process
+    first, *others = states(run_dir, num_workers)
+    assert first.keys() == expected.keys()
+    for name, value in first.items():
+        np.testing.assert_allclose(
+            value, expected[name], rtol=1e-9, atol=1e-9, err_msg=name
+        )
+        for other in others:
+            assert other[name].tobytes() == value.tobytes(), name
+    metrics = run_directory.RunDirectory(run_dir).read_metrics()
+    assert [line["epoch"] for line in metrics] == [1, 2, 3, 4, 5, 6]
+    for line, expected_line in zip(metrics, expected_metrics, strict=True):
+        assert line["loss"] == pytest.approx(expected_line["loss"], rel=1e-9)
+
+
+def test_three_workers_equal_one_process(one_process, tmp_path):
+    # 22 images in batches of 6: the last holds 4, 2 of them on the first
+    # worker, 2 on the second and none on the third.
+    run_dir = tmp_path / "run"
+    codes, outputs = wait(start(run_dir, 3, **one_process[0]))
+    assert codes == [0, 0, 0], outputs
+    assert_equals_one_process(run_dir, 3, one_process)
+    assert len(list((run_dir / "checkpoints").iterdir())) == 3
+
+
+def test_a_killed_worker_ends_the_others_and_the_run_goes_on(
+    one_process, tmp_path
+):
+    run_dir = tmp_path / "run"
+    settings = {**one_process[0], "minutes": 0}
+    processes = start(run_dir, 2, seconds_per_step=0.3, **settings)
+    wait_for_training(processes[0], run_dir)
+    processes[1].kill()
+    killed = time.monotonic()
+    codes, outputs = wait(processes)
+    assert time.monotonic() - killed < 60
+    assert codes == [69, -signal.SIGKILL], outputs
+    assert "Another host of the run went away" in outputs[0]
+
+    codes, outputs = wait(start(run_dir, 2, **one_process[0]))
+    assert codes == [0, 0], outputs
+    assert "continuing from" in outputs[0]
+    assert_equals_one_process(run_dir, 2, one_process)
+
+
+def test_sigterm_on_one_host_saves_and_stops_all(tmp_path):
+    run_dir = tmp_path / "run"
+    processes = start(run_dir, 2, seconds_per_step=0.3, minutes=0)
+    wait_for_training(processes[0], run_dir)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs = wait(processes)
+    assert codes == [75, 75], outputs
+    assert "was stopped after" in outputs[0]

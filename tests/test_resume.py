@@ -1,0 +1,255 @@
+"""Runs that are killed, stopped or damaged, in real processes."""
+
+import math
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests import small_run
+from tf_instdisc import checkpoints, errors, run_directory
+
+ROOT = pathlib.Path(__file__).parent.parent
+# 20 kills take minutes; how they went stands in BENCHMARKS.md.
+KILLS = int(os.environ.get("INSTDISC_KILLS", "2"))
+
+
+def command(run_dir, **changes):
+    return [
+        *(sys.executable, "-m", "tests.small_run", str(run_dir)),
+        *(f"{name}={value}" for name, value in changes.items()),
+    ]
+
+
+def run(run_dir, **changes):
+    return subprocess.run(
+        command(run_dir, **changes),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def finished(run_dir, **changes):
+    result = run(run_dir, **changes)
+    assert result.returncode == 0, result.stderr
+    return outcome(run_dir), result.stdout
+
+
+def outcome(run_dir):
+    """Everything that a run leaves, but for its speed."""
+    with np.load(run_dir.with_name("state0.npz")) as file:
+        state = {name: file[name].tobytes() for name in file.files}
+    metrics = run_directory.RunDirectory(run_dir).read_metrics()
+    for line in metrics:
+        del line["images_per_second"], line["input_wait"]
+    return state, metrics
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    (state, metrics), _ = finished(run_dir)
+    assert [line["epoch"] for line in metrics] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in metrics] == [6, 12, 18, 24, 30, 36]
+    assert {"memory_bank.0", "log_normalizer.0", "gradient_sum_1.0"} <= {*state}
+    return state, metrics
+
+
+def wait_for_training(process, run_dir):
+    """Waits until a process has written a checkpoint."""
+    directory = run_dir / "checkpoints"
+    before = set(directory.glob("*"))
+    while process.poll() is None:
+        if set(directory.glob("*")) - before:
+            return
+        time.sleep(0.002)
+
+
+def test_kill_9_at_random_moments_changes_nothing(undisturbed, tmp_path):
+    # It saves after each step, so that most kills come while it saves.
+    seed = int(os.environ.get("INSTDISC_KILL_SEED", "0"))
+    rng = random.Random(seed)
+    run_dir = tmp_path / "run"
+    kills = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            command(run_dir, seconds_per_step=0.01),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for_training(process, run_dir)
+        time.sleep(rng.uniform(0, 1.5 / KILLS))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills
+    print(f"{kills} kills, seed {seed}")
+    state, metrics = finished(run_dir)[0]
+    assert metrics == undisturbed[1]
+    assert state == undisturbed[0]
+
+
+def test_sigterm_saves_and_says_so(undisturbed, tmp_path):
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(run_dir, seconds_per_step=0.2),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_training(process, run_dir)
+    process.terminate()
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "Start the same command again" in messages
+    again, output = finished(run_dir)
+    assert "continuing from" in output
+    assert again == undisturbed
+
+
+def stopped_run(tmp_path):
+    """A run of which three epochs are done."""
+    run_dir = tmp_path / "run"
+    finished(run_dir, epochs=3, minutes=9)
+    return run_dir, sorted((run_dir / "checkpoints").iterdir())
+
+
+def damage(path, kind):
+    data = bytearray(path.read_bytes())
+    if kind == "truncated":
+        data = data[: len(data) // 2]
+    else:
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_damaged_checkpoints_are_named_and_passed_over(undisturbed, tmp_path):
+    run_dir, (oldest, middle, newest) = stopped_run(tmp_path)
+    damage(newest / "state.data-00000-of-00001", "bit")
+    damage(middle / "manifest.json", "truncated")
+    again, output = finished(run_dir)
+    assert f"{newest} is damaged" in output
+    assert f"{middle} is damaged" in output
+    assert f"continuing from {oldest}" in output
+    assert again == undisturbed
+
+
+@pytest.mark.parametrize("kind", ["truncated", "bit"])
+@pytest.mark.parametrize("name", ["state.index", "manifest.json"])
+def test_every_file_is_covered(tmp_path, kind, name):
+    import tensorflow as tf
+
+    state = tf.train.Checkpoint(x=tf.Variable(tf.range(100)))
+    for epochs in (1, 2):
+        path = checkpoints.write(tmp_path, state, {"epochs": epochs}, keep=2)
+    damage(path / name, kind)
+    saved, damages = checkpoints.find_newest(tmp_path)
+    assert saved.progress == {"epochs": 1}
+    assert len(damages) == 1
+    assert str(path) in damages[0]
+    damage(saved.path / name, kind)
+    with pytest.raises(checkpoints.StorageError, match="No checkpoint can be"):
+        checkpoints.find_newest(tmp_path)
+
+
+def test_a_full_disk_keeps_the_older_checkpoints(tmp_path):
+    code = """if True:
+        import pathlib
+        import resource
+        import sys
+
+        import tensorflow as tf
+
+        from tf_instdisc import checkpoints, errors
+
+        directory = pathlib.Path(sys.argv[1])
+        x = tf.Variable(tf.random.normal([100_000]))
+        state = tf.train.Checkpoint(x=x)
+        checkpoints.write(directory, state, {"epochs": 1}, keep=2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        try:
+            checkpoints.write(directory, state, {"epochs": 2}, keep=2)
+        except errors.StorageError as error:
+            print(error)
+        saved, damages = checkpoints.find_newest(directory)
+        assert saved.progress == {"epochs": 1}, saved
+        assert not damages, damages
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=100,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "cannot be written" in result.stdout
+    assert "checkpoint-000001 is kept" in result.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-000001"]
+
+
+def test_a_directory_that_cannot_be_written_is_said(tmp_path):
+    import tensorflow as tf
+
+    state = tf.train.Checkpoint(x=tf.Variable(1.0))
+    blocked = tmp_path / "checkpoints"
+    blocked.write_text("in the way")
+    with pytest.raises(checkpoints.StorageError, match="cannot be written"):
+        checkpoints.write(blocked, state, {}, keep=2)
+
+
+def test_a_read_only_directory_keeps_the_older_checkpoints(tmp_path):
+    import tensorflow as tf
+
+    if os.geteuid() == 0:
+        pytest.skip("root may write to read-only directories")
+    state = tf.train.Checkpoint(x=tf.Variable(1.0))
+    path = checkpoints.write(tmp_path, state, {}, keep=2)
+    tmp_path.chmod(0o500)
+    with pytest.raises(checkpoints.StorageError, match="ermission denied"):
+        checkpoints.write(tmp_path, state, {}, keep=2)
+    tmp_path.chmod(0o700)
+    assert checkpoints.find_newest(tmp_path)[0].path == path
+
+
+def test_the_last_n_are_kept(tmp_path):
+    import tensorflow as tf
+
+    state = tf.train.Checkpoint(x=tf.Variable(1.0))
+    for epochs in range(12):
+        checkpoints.write(tmp_path, state, {"epochs": epochs}, keep=2)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-000011", "checkpoint-000012"]
+
+
+def test_another_batch_size_sees_each_image_once(tmp_path):
+    small_run.run(tmp_path / "run", epochs=2)
+    run = run_directory.RunDirectory(tmp_path / "run")
+    before = run.read_metrics()
+    small_run.run(tmp_path / "run", epochs=3, batch_size=6)
+    after = run.read_metrics()
+    assert after[:2] == before
+    assert after[2]["step"] == before[1]["step"] + 4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    small_run.run(tmp_path / "run", epochs=1)
+    with pytest.raises(errors.NonFiniteError) as caught:
+        small_run.run(tmp_path / "run", learning_rate=math.nan)
+    message = str(caught.value)
+    assert "not finite after step" in message
+    assert "learning rate of nan" in message
+    assert "--learning_rate" in message
+    saved, _ = checkpoints.find_newest(tmp_path / "run" / "checkpoints")
+    assert saved.progress["epochs"] == 1

@@ -1,0 +1,59 @@
+"""What `InstanceDiscrimination` accepts."""
+
+from tf_instdisc import choices
+
+
+def validate(
+    num_instances,
+    objective,
+    num_negatives,
+    negatives,
+    temperature,
+    normalizer,
+    normalizer_momentum,
+    bank_momentum,
+    proximal_weight,
+    bank_dtype,
+    bank_placement,
+    jit_encoder,
+    accumulate_steps,
+    seed,
+):
+    """Raises ValueError unless the model's arguments are in range."""
+    del jit_encoder
+    choices.require("objective", objective, choices.OBJECTIVES)
+    choices.require("negatives", negatives, choices.NEGATIVES)
+    choices.require("normalizer", normalizer, choices.NORMALIZERS)
+    if bank_dtype is not None:
+        choices.require("bank_dtype", bank_dtype, choices.BANK_DTYPES)
+    choices.require("bank_placement", bank_placement, choices.BANK_PLACEMENTS)
+    if bank_placement == "host" and objective == "softmax":
+        raise ValueError(
+            "`objective` 'softmax' takes the whole bank in each step, and "
+            "needs it on the device. Received: bank_placement='host'. Use "
+            "'nce' or 'info_nce'."
+        )
+    for name, value, holds, cure in (
+        ("num_instances", num_instances, num_instances >= 2, "at least 2"),
+        ("num_negatives", num_negatives, num_negatives >= 1, "at least 1"),
+        ("temperature", temperature, 0.01 <= temperature <= 1, "in [0.01, 1]"),
+        (
+            "normalizer_momentum",
+            normalizer_momentum,
+            0 <= normalizer_momentum < 1,
+            "in [0, 1)",
+        ),
+        ("bank_momentum", bank_momentum, 0 <= bank_momentum < 1, "in [0, 1)"),
+        ("proximal_weight", proximal_weight, proximal_weight >= 0, "0 or more"),
+        (
+            "accumulate_steps",
+            accumulate_steps,
+            accumulate_steps >= 1,
+            "at least 1",
+        ),
+        ("seed", seed, 0 <= seed < 2**31, "in [0, 2**31)"),
+    ):
+        if not holds:
+            raise ValueError(
+                f"`{name}` must be {cure}. Received: {name}={value}"
+            )

@@ -1,0 +1,169 @@
+"""Checkpoints: whole or absent, with checksums, the last few kept.
+
+A checkpoint is a directory `checkpoint-000012` of TensorFlow's files and a
+manifest: how far the run was, and the SHA-256 of each file. It gets its name
+when all of it is on the disk.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import tensorflow as tf
+
+from tf_instdisc.errors import StorageError
+
+_PARTIAL = "partial"
+_MANIFEST = "manifest.json"
+_STATE = "state"
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read and found whole.
+
+    Attributes:
+        path: Its directory.
+        progress: What was given to `write`.
+    """
+
+    path: pathlib.Path
+    progress: dict
+
+
+def write(
+    directory: pathlib.Path,
+    state: tf.train.Checkpoint,
+    progress: dict,
+    keep: int,
+) -> pathlib.Path:
+    """Writes a checkpoint, then removes old ones.
+
+    Args:
+        directory: Of the run's checkpoints.
+        state: What is saved.
+        progress: How far the run is, for JSON.
+        keep: Checkpoints that stay, at least 1.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        StorageError: If it cannot be written; older ones are as before.
+    """
+    partial = directory / _PARTIAL
+    older = _list(directory)
+    number = _number(older[-1]) + 1 if older else 1
+    path = directory / f"checkpoint-{number:06d}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        state.write(os.fspath(partial / _STATE))
+        files = {file.name: _sha256(file) for file in partial.iterdir()}
+        manifest = {"progress": progress, "files": files}
+        text = {**manifest, "sha256": _sha256_of_json(manifest)}
+        (partial / _MANIFEST).write_text(json.dumps(text, indent=1))
+        for file in [*partial.iterdir(), partial]:
+            _sync(file)
+        partial.rename(path)
+        _sync(directory)
+        for old in [*older, path][:-keep]:
+            shutil.rmtree(old)
+    except (OSError, tf.errors.OpError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        kept = f"{older[-1]} is kept." if older else "There is no older one."
+        raise StorageError(
+            f"The checkpoint {path} cannot be written: {_reason(error)}. "
+            f"{kept} Make room or make the directory writable, then start "
+            "the same command again."
+        ) from error
+    return path
+
+
+def find_newest(directory: pathlib.Path) -> tuple[Saved | None, list[str]]:
+    """Looks for the newest checkpoint that is whole.
+
+    Args:
+        directory: Of the run's checkpoints; may be missing.
+
+    Returns:
+        The checkpoint, None if there is none at all, and a message for each
+        newer one that is damaged.
+
+    Raises:
+        StorageError: If there are checkpoints and all are damaged.
+    """
+    damages: list[str] = []
+    for path in reversed(_list(directory)):
+        try:
+            return Saved(path, _verified_progress(path)), damages
+        except (OSError, ValueError) as error:
+            damages.append(f"checkpoint {path} is damaged: {_reason(error)}")
+    if damages:
+        raise StorageError(
+            "No checkpoint can be used: " + "; ".join(damages) + ". Remove "
+            f"{directory} to train from the start."
+        )
+    return None, damages
+
+
+def restore(saved: Saved, state: tf.train.Checkpoint) -> None:
+    """Reads a checkpoint into objects of the same form.
+
+    Raises:
+        StorageError: If it does not fit.
+    """
+    try:
+        status = state.read(os.fspath(saved.path / _STATE))
+        status.assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise StorageError(
+            f"{saved.path} does not fit this model: {_reason(error)}"
+        ) from error
+
+
+def _list(directory):
+    if not directory.is_dir():
+        return []
+    return sorted(directory.glob("checkpoint-[0-9]*"), key=_number)
+
+
+def _number(path):
+    return int(path.name.rpartition("-")[2])
+
+
+def _verified_progress(path):
+    manifest = json.loads((path / _MANIFEST).read_text())
+    if manifest.pop("sha256", None) != _sha256_of_json(manifest):
+        raise ValueError(f"{_MANIFEST} has another checksum")
+    for name, checksum in manifest["files"].items():
+        if _sha256(path / name) != checksum:
+            raise ValueError(f"{name} has another checksum")
+    return manifest["progress"]
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_json(value):
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error):
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror} ({error.filename})"
+    return str(getattr(error, "message", error)).partition("\n")[0]

@@ -1,0 +1,217 @@
+"""What `fit` does around a step: input, replicas, gradients, stopping."""
+
+import keras
+import tensorflow as tf
+
+from tf_instdisc import distribution
+from tf_instdisc.throughput import Stopwatch
+
+
+class FitLoop(keras.Model):
+    """A Keras model whose `fit` runs on any number of replicas and hosts.
+
+    It replaces Keras' train function (3.15), which returns the mean over
+    replicas of what is the same on each of them, and which fails on more
+    than one host. A subclass has `train_step(data, applies_gradients)` and
+    `step`, the number of steps taken.
+
+    Args:
+        accumulate_steps: Steps whose gradients are averaged into one
+            application, at least 1.
+
+    Attributes:
+        skip_steps: Steps of the next epoch that were done before; `fit`
+            counts them, takes no input for them and changes nothing.
+        stop_requested: Set it, from a signal handler say, to stop training.
+        stopped: Whether training shall end after this step. All hosts come
+            to know it after the same step.
+    """
+
+    def __init__(self, accumulate_steps: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.accumulate_steps = accumulate_steps
+        self.skip_steps = 0
+        self.stop_requested = False
+        self.stopped = False
+        self._gradient_sums: list[tf.Variable] = []
+        self._stopwatch = Stopwatch()
+
+    # === Gradients ===
+
+    def build_training_state(self) -> None:
+        """Creates what training keeps beside the model: optimizer, sums."""
+        with self.distribute_strategy.scope():
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+            if self.accumulate_steps > 1 and not self._gradient_sums:
+                self._gradient_sums = [
+                    tf.Variable(
+                        tf.zeros(variable.shape, variable.dtype),
+                        trainable=False,
+                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                        name="gradient_sum",
+                    )
+                    for variable in self.trainable_variables
+                ]
+
+    def metric_values(self) -> list[float]:
+        """What the metrics have counted in this epoch.
+
+        Each replica counts the same. Reading the variables as a whole would
+        sum them over all hosts, each of which had to take part.
+        """
+        return [
+            float(distribution.first_replica(self.distribute_strategy, v.value))
+            for v in self.metrics_variables
+        ]
+
+    def set_metric_values(self, values: list[float]) -> None:
+        """Brings the metrics back."""
+        strategy = self.distribute_strategy
+        for variable, value in zip(self.metrics_variables, values, strict=True):
+            for copy in strategy.experimental_local_results(variable.value):
+                copy.assign(value)
+
+    def training_state(self) -> dict[str, tf.Variable]:
+        """All other variables that a run needs to go on."""
+        groups = {
+            "model": [v.value for v in self.variables],
+            "optimizer": [v.value for v in self.optimizer.variables],
+            "gradient_sum": self._gradient_sums,
+        }
+        return {
+            f"{group}_{position}": variable
+            for group, variables in groups.items()
+            for position, variable in enumerate(variables)
+        }
+
+    def take_gradients(self, gradients, applies_gradients: bool) -> None:
+        """Applies gradients, or keeps them for a later step.
+
+        Args:
+            gradients: One for each trainable variable; replicas' are summed.
+            applies_gradients: Whether this step ends an accumulation.
+        """
+        variables = self.trainable_variables
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        scales_loss = isinstance(
+            self.optimizer, keras.optimizers.LossScaleOptimizer
+        )
+        if replicas > 1 and (self._gradient_sums or scales_loss):
+            # The sums must be the same on all replicas to be saved and to
+            # be restored on another number of them. Keras' loss scaling
+            # (3.15) asks the first replica alone whether all is finite.
+            gradients = [
+                distribution.sum_over_replicas(tf.convert_to_tensor(gradient))
+                for gradient in gradients
+            ]
+        else:
+            replicas = 1
+        if self._gradient_sums:
+            gradients = [
+                tf.convert_to_tensor(gradient) + total
+                for gradient, total in zip(
+                    gradients, self._gradient_sums, strict=True
+                )
+            ]
+            for total, gradient in zip(
+                self._gradient_sums, gradients, strict=True
+            ):
+                kept = tf.zeros_like(gradient)
+                total.assign(kept if applies_gradients else gradient)
+        if applies_gradients:
+            # Keras sums over replicas once more.
+            share = 1.0 / (replicas * self.accumulate_steps)
+            if share != 1:
+                gradients = [gradient * share for gradient in gradients]
+            self.optimizer.apply_gradients(
+                zip(gradients, variables, strict=True)
+            )
+
+    # === Steps ===
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self._stopwatch.restart()
+
+    def make_train_function(self, force=False):
+        if self.train_function is not None and not force:
+            return
+        graphs = {}
+
+        def train_function(iterator):
+            if self.skip_steps:
+                self.skip_steps -= 1
+                return {}
+            for _ in range(self.steps_per_execution):
+                batch = self._stopwatch.wait_for(iterator)
+                applies_gradients = self._applies_gradients()
+                is_first = applies_gradients not in graphs
+                if is_first:
+                    graphs[applies_gradients] = self._make_step(
+                        iterator, applies_gradients
+                    )
+                logs = self._run(graphs[applies_gradients], batch)
+                self._stopwatch.images += distribution.local_size(
+                    self.distribute_strategy, batch[1]
+                )
+            speed = self._stopwatch.read()
+            if is_first:
+                # A first step compiles; it says nothing about speed.
+                self._stopwatch.restart()
+            return {**logs, **speed}
+
+        self.train_function = train_function
+
+    def _applies_gradients(self):
+        if self.accumulate_steps == 1:
+            return True
+        return (int(self.step.numpy()) + 1) % self.accumulate_steps == 0
+
+    def _run(self, step, batch):
+        if not _has_many_hosts(self.distribute_strategy):
+            logs, _ = step(batch, 0)
+            self.stopped = self.stop_requested
+            return logs
+        # Each host's wish reaches all of them within the step.
+        logs, votes = step(batch, int(self.stop_requested))
+        self.stopped = int(votes) > 0
+        return logs
+
+    def _make_step(self, iterator, applies_gradients):
+        strategy = self.distribute_strategy
+
+        def replica_step(batch, stop):
+            logs = self.train_step(batch, applies_gradients)
+            votes = 0
+            if _has_many_hosts(strategy):
+                votes = distribution.sum_over_replicas(stop)
+            return logs, votes
+
+        def step(batch, stop):
+            results = strategy.run(replica_step, args=(batch, stop))
+            # The same on each replica.
+            return tf.nest.map_structure(
+                lambda value: distribution.first_replica(strategy, value),
+                results,
+            )
+
+        if self.run_eagerly:
+            return step
+        if not hasattr(iterator, "element_spec"):
+            return tf.function(step, reduce_retracing=True)
+        # One graph for full and for smaller batches.
+        stop_spec = tf.TensorSpec([], tf.int32)
+        return tf.function(
+            step, input_signature=[iterator.element_spec, stop_spec]
+        )
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras 3.15 would build from a batch averaged over replicas,
+        # instance ids included, and fails on many hosts.
+        del iterator, data_batch
+        self.build_training_state()
+
+
+def _has_many_hosts(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
