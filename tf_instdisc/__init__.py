@@ -14,6 +14,7 @@ _PUBLIC = {
     "evaluation_dataset": "data.pipeline",
     "folder_source": "data.folder",
     "knn_accuracy": "neighbors",
+    "load_encoder": "load",
     "steps_per_epoch": "data.pipeline",
     "tfds_source": "data.tfds_source",
     "training_dataset": "data.pipeline",

@@ -4,10 +4,13 @@ The one implementation for monitoring, evaluation and whatever else ranks rows
 of a bank.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
+
+Tensor = Any  # Of the Keras backend.
 
 _QUERY_CHUNK = 512
 _ROW_CHUNK = 65_536
@@ -49,20 +52,45 @@ def top_k(
     positions = np.empty([len(queries), num_neighbors], np.int64)
     for start in range(0, len(queries), _QUERY_CHUNK):
         chunk = slice(start, start + _QUERY_CHUNK)
-        scores[chunk], positions[chunk] = _top_k_of_chunk(
-            queries[chunk], rows, num_neighbors
-        )
+        row_chunks = (rows[part] for part in row_slices(len(rows)))
+        best = top_k_of_chunks(queries[chunk], row_chunks, num_neighbors)
+        scores[chunk], positions[chunk] = map(ops.convert_to_numpy, best)
     return scores, positions
 
 
-def _top_k_of_chunk(queries, rows, num_neighbors):
+def row_slices(num_rows: int) -> list[slice]:
+    """The parts in which rows are searched: 65,536 at a time."""
+    return [
+        slice(start, min(start + _ROW_CHUNK, num_rows))
+        for start in range(0, num_rows, _ROW_CHUNK)
+    ]
+
+
+def top_k_of_chunks(
+    queries: Tensor, row_chunks: Iterable[Tensor], num_neighbors: int
+) -> tuple[Tensor, Tensor]:
+    """As `top_k`, of rows that come in parts; in `keras.ops`, traceable.
+
+    Args:
+        queries: float `[num_queries, dim]`.
+        row_chunks: Parts of the rows, float `[rows of the part, dim]` of
+            known shape.
+        num_neighbors: At least 1, and at most the number of all rows.
+
+    Returns:
+        The inner products, float `[num_queries, num_neighbors]`, from the
+        largest to the smallest, and the positions of their rows, int64 of the
+        same shape.
+    """
     best_scores = best_positions = None
-    for start in range(0, len(rows), _ROW_CHUNK):
-        row_chunk = ops.convert_to_tensor(rows[start : start + _ROW_CHUNK])
+    start = 0
+    for row_chunk in row_chunks:
+        row_chunk = ops.convert_to_tensor(row_chunk)
         similarities = ops.matmul(queries, ops.transpose(row_chunk))
         wanted = min(num_neighbors, row_chunk.shape[0])
         scores, positions = ops.top_k(similarities, wanted)
         positions = ops.cast(positions, "int64") + start
+        start += row_chunk.shape[0]
         if best_scores is not None:
             # Earlier rows first, so that ties go to them.
             scores = ops.concatenate([best_scores, scores], axis=-1)
@@ -71,10 +99,7 @@ def _top_k_of_chunk(queries, rows, num_neighbors):
             scores, picked = ops.top_k(scores, wanted)
             positions = ops.take_along_axis(positions, picked, axis=-1)
         best_scores, best_positions = scores, positions
-    return (
-        ops.convert_to_numpy(best_scores),
-        ops.convert_to_numpy(best_positions),
-    )
+    return best_scores, best_positions
 
 
 def weighted_votes(
