@@ -31,7 +31,7 @@ def decode_batch(
     image, is one. All of it are stock ops.
 
     Args:
-        contents: string `[batch]`; a batch of 0 is allowed.
+        contents: string `[batch]`, not empty.
         image_size: Side of the output, in pixels.
         crop_fraction: As in `evaluation_dataset`.
         max_pixels: Larger images are refused, by what their header says.
@@ -55,7 +55,6 @@ def decode_batch(
         image = image.map(lambda c: (read(c), True)).ignore_errors()
         return image.concatenate(nothing).take(1)
 
-    batch = tf.size(contents)
     images = tf.data.Dataset.from_tensor_slices(contents)
     images = images.interleave(
         try_one,
@@ -63,13 +62,11 @@ def decode_batch(
         num_parallel_calls=_PARALLEL_DECODERS,
         deterministic=True,
     )
-    # One more than asked for, so that a batch of 0 is a batch as well.
-    images = images.concatenate(nothing)
-    images = images.batch(tf.cast(batch, tf.int64) + 1)
-    decoded, valid = images.get_single_element()
+    batches = images.batch(tf.size(contents, tf.int64))
+    decoded, valid = batches.get_single_element()
     return (
-        tf.ensure_shape(decoded[:batch], [None, image_size, image_size, 3]),
-        tf.ensure_shape(valid[:batch], [None]),
+        tf.ensure_shape(decoded, [None, image_size, image_size, 3]),
+        tf.ensure_shape(valid, [None]),
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -10,7 +11,7 @@ from tf_instdisc.export import image_bytes
 from tf_instdisc.export.bank_index import BankIndex
 from tf_instdisc.export.options import ExportOptions
 
-Function = tf.types.experimental.PolymorphicFunction
+Function: TypeAlias = tf.types.experimental.PolymorphicFunction
 
 # Concurrent requests are joined for so long where the graph batches itself.
 _BATCH_TIMEOUT_MICROS = 2000
