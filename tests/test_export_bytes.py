@@ -23,11 +23,6 @@ from tf_instdisc.export.signatures import build_serving
 MAX_PIXELS = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return exported.make_run(tmp_path_factory.mktemp("run") / "run", width=4)
-
-
 def _serving(run, **options):
     return build_serving(
         tf_instdisc.load_encoder(run.path),
@@ -37,8 +32,8 @@ def _serving(run, **options):
 
 
 @pytest.fixture(scope="module")
-def functions(run):
-    return _serving(run)
+def functions(small_run):
+    return _serving(small_run)
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +158,13 @@ def _same(actual, expected):
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_error_mode_fails_the_bad_request_only(run, good, tmp_path):
+def test_error_mode_fails_the_bad_request_only(small_run, good, tmp_path):
     path = saved_model.export_run(
-        run,
+        small_run,
         str(tmp_path / "m"),
-        saved_model.options_of(run, bad_bytes="error", batch_sizes=(1, 4)),
+        saved_model.options_of(
+            small_run, bad_bytes="error", batch_sizes=(1, 4)
+        ),
         with_bank=False,
     )
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -185,7 +182,7 @@ def test_error_mode_fails_the_bad_request_only(run, good, tmp_path):
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             contents = [b"bad" if i % 8 == 3 else good for i in range(32)]
             answers = list(pool.map(ask, contents))
-    (embedding,) = _serving(run)["image_bytes"](tf.constant([good]))[
+    (embedding,) = _serving(small_run)["image_bytes"](tf.constant([good]))[
         "embedding"
     ]
     for i, answer in enumerate(answers):

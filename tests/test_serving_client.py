@@ -4,13 +4,9 @@
 INSTDISC_LOAD_CLIENTS size the load test, 6 seconds and 4 clients by default.
 """
 
-import contextlib
 import os
-import pathlib
 import shutil
-import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -19,87 +15,15 @@ import pytest
 
 import tf_instdisc
 from tests import exported
-from tf_instdisc.export import saved_model
+from tests.servers import REAL, Server, running
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
-
-ROOT = pathlib.Path(__file__).parent.parent
-REAL = "tensorflow_model_server"
-
-
-class Server:
-    """A server process that can be killed and started again."""
-
-    def __init__(self, kind, model_dir, tls=()):
-        self.kind = kind
-        self.model_dir = model_dir
-        self.tls = tls
-        self.grpc_port, self.rest_port = _free_port(), _free_port()
-        self.process = None
-
-    def start(self):
-        ports = [str(self.grpc_port), str(self.rest_port)]
-        command = [
-            sys.executable,
-            "-m",
-            "tests.stand_in_server",
-            self.model_dir,
-            *ports,
-            *self.tls,
-        ]
-        if self.kind == REAL:
-            command = [
-                REAL,
-                f"--port={ports[0]}",
-                f"--rest_api_port={ports[1]}",
-                f"--model_name={pathlib.Path(self.model_dir).name}",
-                f"--model_base_path={self.model_dir}",
-            ]
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
-def _free_port():
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-@contextlib.contextmanager
-def running(*arguments):
-    server = Server(*arguments)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return exported.make_run(tmp_path_factory.mktemp("run") / "run", width=4)
-
-
-@pytest.fixture(scope="module")
-def model_dir(run, tmp_path_factory):
-    path = str(tmp_path_factory.mktemp("models") / "pictures")
-    options = saved_model.options_of(run, batch_sizes=(1, 4))
-    saved_model.export_run(run, path, options)
-    return path
 
 
 @pytest.fixture(scope="module", params=["stand-in", REAL])
-def server(request, model_dir):
+def server(request, small_model_dir):
     if request.param == REAL and not shutil.which(REAL):
         pytest.skip(f"no {REAL} on the PATH: the stand-in alone was asked")
-    with running(request.param, model_dir) as server:
+    with running(request.param, small_model_dir) as server:
         yield server
 
 
@@ -118,15 +42,15 @@ def _client(kind, server, model="pictures", **arguments):
     return RestClient(url, model, **arguments)
 
 
-def test_images_come_back_as_keras_embeds_them(client, run):
-    encoder = tf_instdisc.load_encoder(run.path)
+def test_images_come_back_as_keras_embeds_them(client, small_run):
+    encoder = tf_instdisc.load_encoder(small_run.path)
     images = exported.random_images(6, seed=3)
     expected = encoder.predict(images.astype(np.float32), verbose=0)
     embedding = client.embed(images)
     assert embedding.dtype == np.float32
     np.testing.assert_allclose(embedding, expected, atol=1e-5)
     found = client.neighbors(images)
-    bank = run.load_bank()
+    bank = small_run.load_bank()
     nearest = (expected @ bank.rows.T).argmax(axis=1)
     assert found["names"][:, 0].tolist() == bank.names[nearest].tolist()
     assert found["instance_ids"].shape == (6, 10)
@@ -176,8 +100,8 @@ CLIENT_ERRORS = {"NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
 
 
 @pytest.mark.parametrize("kind", ["gRPC", "REST"])
-def test_nobody_there_is_an_error_in_time(model_dir, kind):
-    server = Server("stand-in", model_dir)
+def test_nobody_there_is_an_error_in_time(small_model_dir, kind):
+    server = Server("stand-in", small_model_dir)
     start = time.monotonic()
     with (
         _client(kind, server, deadline=1.5) as client,
@@ -215,17 +139,20 @@ def test_no_inputs_are_an_error_of_the_caller(client):
         client.embed_bytes([])
 
 
-def test_tls(model_dir, tmp_path):
+def test_tls(small_model_dir, tmp_path):
     if not shutil.which("openssl"):
         pytest.skip("no openssl on the PATH to make a certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+        f" -addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}"
+    )
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-        + ["-keyout", key, "-out", certificate],
+        command.split(),
         check=True,
         capture_output=True,
     )
-    with running("stand-in", model_dir, (key, certificate)) as server:
+    with running("stand-in", small_model_dir, (key, certificate)) as server:
         trusting = {"root_certificates": str(certificate)}
         with _client("gRPC", server, **trusting) as client:
             assert client.status() == {1: "AVAILABLE"}
@@ -236,7 +163,7 @@ def test_tls(model_dir, tmp_path):
             client.status()
 
 
-def test_load_with_a_restart_loses_nothing(model_dir):
+def test_load_with_a_restart_loses_nothing(small_model_dir):
     seconds = float(os.environ.get("INSTDISC_LOAD_SECONDS", "6"))
     num_clients = int(os.environ.get("INSTDISC_LOAD_CLIENTS", "4"))
     images = exported.random_images(40, seed=8, size=40)
@@ -259,7 +186,7 @@ def test_load_with_a_restart_loses_nothing(model_dir):
                         wrong.append(number)
                 counts[number] += 1
 
-    with running("stand-in", model_dir) as server:
+    with running("stand-in", small_model_dir) as server:
         with _client("gRPC", server) as client:
             expected = client.embed_bytes(contents)["embedding"]
         end = time.monotonic() + seconds

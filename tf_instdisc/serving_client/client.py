@@ -168,7 +168,7 @@ class Client(abc.ABC):
                 model.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  Nothing to give back over REST.
         """Gives the connection back."""
 
     def __enter__(self):
