@@ -145,7 +145,8 @@ def test_tls(small_model_dir, tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     command = (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-        f" -addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}"
+        " -addext subjectAltName=DNS:localhost"
+        f" -keyout {key} -out {certificate}"
     )
     subprocess.run(
         command.split(),

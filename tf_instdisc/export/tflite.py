@@ -68,10 +68,12 @@ def convert(
     def embed(images):
         return {"embedding": encoder(images, training=False)}
 
-    # Without the Keras model as second argument, which TensorFlow asks for:
-    # with it, the weights silently stay outside of the file.
+    # The raw variables: given the Keras model, the converter silently leaves
+    # the weights out, and given nothing, the signature.
+    variables = tf.Module()
+    variables.encoder = [variable.value for variable in encoder.variables]
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [embed.get_concrete_function()]
+        [embed.get_concrete_function()], variables
     )
     if kind == "int8":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
