@@ -74,6 +74,10 @@ def _animation(kind, image):
     )
 
 
+def _changed(content, at, data):
+    return content[:at] + data + content[at + len(data) :]
+
+
 (IMAGE,) = exported.random_images(1, seed=6, size=40)
 ACCEPTED = {
     "jpeg": exported.encode(IMAGE, "JPEG"),
@@ -107,6 +111,14 @@ REFUSED = {
     "unknown webp": ACCEPTED["webp"][:12] + b"VP9 " + ACCEPTED["webp"][16:],
     "half a bmp": ACCEPTED["bmp"][:200],
     "huge png": _png(2**31 - 1, 2**31 - 1),
+    "huge jpeg": _changed(
+        ACCEPTED["jpeg"], ACCEPTED["jpeg"].index(b"\xff\xc0") + 5, b"\xff" * 4
+    ),
+    "huge webp": _changed(ACCEPTED["webp"], 26, b"\xff\x3f\xff\x3f"),
+    "huge lossless webp": _changed(
+        ACCEPTED["lossless webp"], 21, b"\xff\xff\xff\x0f"
+    ),
+    "huge bmp": _changed(ACCEPTED["bmp"], 18, b"\xff\xff\xff\x7f" * 2),
     "wide png": _png(2**20, 1),
     "long": exported.encode(np.zeros([1, 100, 3], np.uint8)),
     "no pixels": _png(0, 0),

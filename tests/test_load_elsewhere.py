@@ -76,6 +76,9 @@ np.save("embedding.npy", embedding)
 def test_the_readme_fine_tunes_it(small_run, tmp_path):
     (tmp_path / "encoder.keras").write_bytes(small_run.encoder.read_bytes())
     script = f"""
+import keras
+
+keras.utils.set_random_seed(0)
 rng = np.random.default_rng(0)
 num_classes = 2
 labels = rng.integers(0, 2, 256)
@@ -84,7 +87,6 @@ images[labels == 1, :, :8] += 100
 
 {_readme_code("Use it elsewhere", 0)}
 
-keras.utils.set_random_seed(0)
 assert classifier.evaluate(images, labels, verbose=0)[1] > 0.95
 original = keras.saving.load_model("encoder.keras").get_layer("conv1_conv")
 tuned = encoder.get_layer("conv1_conv")

@@ -44,7 +44,7 @@ class BankIndex(tf.Module):
             bank.instance_ids[order].astype(np.int64), "instance_ids"
         )
         self.labels = _fixed(bank.labels[order].astype(np.int64), "labels")
-        # A variable and not a constant, of which each signature has a copy.
+        # Not a constant: those lie in the graph, which 2 GB limit.
         self.names = _fixed(
             np.char.encode(bank.names[order].astype(str), "utf-8").astype(
                 object
