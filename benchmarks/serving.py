@@ -3,8 +3,9 @@
     python benchmarks/serving.py
 
 An untrained ResNet-18 of 64 pixels with a bank of 50,000 rows: weights change
-no speed. The ways that are compared take turns, and of each the median counts,
-so that other work on the machine meets all of them.
+no speed. The ways that are compared take turns, and of each the median of the
+CPU time of all threads counts, so that other work on the machine disturbs
+little. Latencies of first calls are by the clock.
 """
 
 import os
@@ -89,13 +90,13 @@ def inputs_of(batch_size):
 
 
 def medians(ways, repeats):
-    """Seconds of each way, which take turns."""
+    """CPU seconds of each way, which take turns."""
     seconds = {name: [] for name in ways}
     for _ in range(repeats + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = time.process_time()
             way()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     return {name: float(np.median(s[1:])) for name, s in seconds.items()}
 
 
@@ -139,7 +140,7 @@ def signatures_table(served, repeats):
     unit = seconds["serving_default", 1]
     names = list(dict.fromkeys(name for name, _ in seconds))
     table(
-        "Images per second, relative to serving_default at batch 1",
+        "Images per CPU second, relative to serving_default at batch 1",
         ["signature", *(f"batch {b}" for b in BATCH_SIZES)],
         [[n, *(unit / seconds[n, b] for b in BATCH_SIZES)] for n in names],
     )
@@ -168,7 +169,7 @@ def variants_table(plain, variants, signature, repeats):
         for name, value in seconds.items():
             rows[name].append(seconds["float32"] / value)
     table(
-        f"Images per second of {signature}, relative to float32",
+        f"Images per CPU second of {signature}, relative to float32",
         ["variant", *(f"batch {b}" for b in BATCH_SIZES)],
         rows.values(),
     )
@@ -188,7 +189,7 @@ def tflite_table(plain, version, repeats):
         )
     seconds = medians(ways, 4 * repeats)
     table(
-        "Images per second of the encoder at batch 1",
+        "Images per CPU second of the encoder at batch 1",
         ["encoder", "relative"],
         [[n, seconds["SavedModel"] / s] for n, s in seconds.items()],
     )
