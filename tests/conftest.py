@@ -17,3 +17,23 @@ split_cpu(4)
 def two_replicas():
     """One strategy for all tests."""
     return mirrored_cpus(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """A run with a small untrained encoder; nobody writes into it."""
+    from tests import exported
+
+    path = tmp_path_factory.mktemp("small_run") / "run"
+    return exported.make_run(path, width=4)
+
+
+@pytest.fixture(scope="session")
+def small_model_dir(small_run, tmp_path_factory):
+    """Version 1 of the small run, as model `pictures`."""
+    from tf_instdisc.export import saved_model
+
+    path = str(tmp_path_factory.mktemp("models") / "pictures")
+    options = saved_model.options_of(small_run, batch_sizes=(1, 4))
+    saved_model.export_run(small_run, path, options)
+    return path

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.embed import embed
+from tf_instdisc.embedding import embed
 from tf_instdisc.neighbors import knn_accuracy
 from tf_instdisc.run_directory import RunDirectory
 

@@ -20,6 +20,12 @@ OPTIMIZERS = ("sgd", "adamw")
 SCALINGS = ("none", "linear", "sqrt")
 SCHEDULES = ("constant", "steps", "cosine")
 
+INDEX_DTYPES = ("float32", "float16", "int8")
+EXPORT_PRECISIONS = ("float32", "bfloat16")
+IMAGE_DTYPES = ("uint8", "float32")
+BAD_BYTES = ("mask", "error")
+TFLITE = ("float32", "int8")
+
 
 def require(name: str, value: str | None, known: tuple[str, ...]) -> None:
     """Raises ValueError unless `value` is one of the known names."""

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.data.sources import ImageSource
-from tf_instdisc.embed import Embedded
+from tf_instdisc.embedding import Embedded
 from tf_instdisc.neighbors import knn_accuracy
 
 

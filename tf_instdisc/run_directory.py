@@ -75,6 +75,21 @@ class RunDirectory:
     def bank(self) -> pathlib.Path:
         return self.path / "bank.npz"
 
+    def read_flags(self) -> dict[str, str]:
+        """The flags of the run by name, as text; a switch is true or false."""
+        flags = {}
+        for line in self.flags.read_text(encoding="utf-8").splitlines():
+            name, has_value, value = (
+                line.strip().removeprefix("--").partition("=")
+            )
+            if has_value:
+                flags[name] = value
+            elif name.startswith("no"):
+                flags[name.removeprefix("no")] = "false"
+            elif name:
+                flags[name] = "true"
+        return flags
+
     def append_metrics(self, metrics: dict[str, float]) -> None:
         """Adds one line to the metrics."""
         with open(self.metrics, "a", encoding="utf-8") as file:

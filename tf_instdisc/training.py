@@ -19,7 +19,7 @@ from tf_instdisc.augment import Augmentation
 from tf_instdisc.callbacks import KNNMonitor, MetricsFile
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource, fingerprint
-from tf_instdisc.embed import Embedded, embed
+from tf_instdisc.embedding import Embedded, embed
 from tf_instdisc.encoders import build_encoder
 from tf_instdisc.model import InstanceDiscrimination
 from tf_instdisc.run_directory import Bank, RunDirectory

@@ -40,7 +40,7 @@ def folder_source(folder: str, bad_images: str = "fail") -> ImageSource:
         ValueError: If `bad_images` is unknown.
     """
     choices.require("bad_images", bad_images, choices.BAD_IMAGES)
-    names = _image_paths(folder)
+    names = image_paths(folder)
     paths = [os.path.join(folder, name) for name in names]
     readable = _readable(paths)
     unreadable = tuple(int(i) for i in np.flatnonzero(~readable))
@@ -78,8 +78,19 @@ def folder_source(folder: str, bad_images: str = "fail") -> ImageSource:
     )
 
 
-def _image_paths(folder: str) -> list[str]:
-    """Relative paths with forward slashes, sorted by code point."""
+def image_paths(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+    """Lists the images below a folder, by their suffixes.
+
+    Args:
+        folder: Path; searched through all levels, hidden files left out.
+        suffixes: Lower case, with their dots.
+
+    Returns:
+        Relative paths with forward slashes, sorted by code point.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or holds no image.
+    """
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(
@@ -89,12 +100,12 @@ def _image_paths(folder: str) -> list[str]:
     names = sorted(
         path.as_posix()
         for path in relative
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.parts)
     )
     if not names:
         raise FileNotFoundError(
-            f"The folder must hold images ({', '.join(SUFFIXES)}). "
+            f"The folder must hold images ({', '.join(suffixes)}). "
             f"Received: folder={folder!r}"
         )
     return names

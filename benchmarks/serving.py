@@ -1,0 +1,244 @@
+"""Measures exported models in a session, as ratios within one run.
+
+    python benchmarks/serving.py
+
+An untrained ResNet-18 of 64 pixels with a bank of 50,000 rows: weights change
+no speed. The ways that are compared take turns, and of each the median of the
+CPU time of all threads counts, so that other work on the machine disturbs
+little. Latencies of first calls are by the clock.
+"""
+
+import os
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import argparse
+import dataclasses
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import build_encoder, run_directory
+from tf_instdisc.export import saved_model, warmup
+from tf_instdisc.export.options import ExportOptions
+
+IMAGE_SIZE = 64
+NUM_ROWS = 50_000
+NUM_CLASSES = 10
+BATCH_SIZES = (1, 8, 32)
+PHOTO = (375, 500)
+
+
+def make_run(path):
+    """An untrained run; only its shapes matter."""
+    encoder = build_encoder(image_size=IMAGE_SIZE, stem="imagenet")
+    rows = np.random.default_rng(0).normal(size=(NUM_ROWS, 128))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    run = run_directory.create(str(path), "--crop_fraction=0.875\n")
+    run.append_metrics({"epoch": 0})
+    run.save_encoder(encoder)
+    run.save_bank(
+        run_directory.Bank(
+            rows.astype(np.float32),
+            np.arange(NUM_ROWS),
+            np.array([f"image/{i}" for i in range(NUM_ROWS)]),
+            np.arange(NUM_ROWS) % NUM_CLASSES,
+            tuple(map(str, range(NUM_CLASSES))),
+        )
+    )
+    return run
+
+
+class Served:
+    """An exported version in a session."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.session = tf.compat.v1.Session(graph=tf.Graph())
+        with self.session.graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.load(
+                self.session, ["serve"], self.path
+            )
+        self.signatures = meta_graph.signature_def
+
+    def ask(self, name, inputs):
+        signature = self.signatures[name]
+        (feed,) = signature.inputs.values()
+        outputs = {k: v.name for k, v in signature.outputs.items()}
+        return self.session.run(outputs, {feed.name: inputs})
+
+    def warm_up(self):
+        for request in warmup.read_records(self.path):
+            (proto,) = request.inputs.values()
+            self.ask(request.model_spec.signature_name, tf.make_ndarray(proto))
+
+
+def inputs_of(batch_size):
+    """Images, and photographs as JPEG."""
+    rng = np.random.default_rng(0)
+    size = [batch_size, IMAGE_SIZE, IMAGE_SIZE, 3]
+    small = rng.integers(0, 256, [12, 16, 3], np.uint8)
+    photo = tf.image.resize(small, PHOTO, "bicubic")
+    photo = tf.cast(tf.clip_by_value(photo, 0, 255), tf.uint8)
+    content = tf.io.encode_jpeg(photo, quality=90).numpy()
+    images = rng.integers(0, 256, size, np.uint8)
+    return images, np.array([content] * batch_size, object)
+
+
+def medians(ways, repeats):
+    """CPU seconds of each way, which take turns."""
+    seconds = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, way in ways.items():
+            start = time.process_time()
+            way()
+            seconds[name].append(time.process_time() - start)
+    return {name: float(np.median(s[1:])) for name, s in seconds.items()}
+
+
+def first_call(path, is_warm):
+    """Seconds of the first answer of a fresh session, and of the second."""
+    served = Served(path)
+    if is_warm:
+        served.warm_up()
+    _, contents = inputs_of(1)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        served.ask("neighbors_bytes", contents)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def table(title, head, rows):
+    """Prints a table in Markdown."""
+    print(f"\n{title}\n\n| {' | '.join(head)} |")
+    print(f"|{' --- |' * len(head)}")
+    for row in rows:
+        cells = (f"{c:.2f}" if isinstance(c, float) else str(c) for c in row)
+        print(f"| {' | '.join(cells)} |")
+
+
+def signatures_table(served, repeats):
+    """Signatures against each other, and the share of decoding."""
+    seconds = {}
+    for batch_size in BATCH_SIZES:
+        images, contents = inputs_of(batch_size)
+        ways = {
+            name: lambda n=name, x=contents if "bytes" in name else images: (
+                served.ask(n, x)
+            )
+            for name in served.signatures
+            if not name.startswith("__")
+        }
+        for name, value in medians(ways, repeats).items():
+            seconds[name, batch_size] = value / batch_size
+    unit = seconds["serving_default", 1]
+    names = list(dict.fromkeys(name for name, _ in seconds))
+    table(
+        "Images per CPU second, relative to serving_default at batch 1",
+        ["signature", *(f"batch {b}" for b in BATCH_SIZES)],
+        [[n, *(unit / seconds[n, b] for b in BATCH_SIZES)] for n in names],
+    )
+    table(
+        f"Share of decoding (JPEG, {PHOTO[1]}x{PHOTO[0]}) in image_bytes",
+        [f"batch {b}" for b in BATCH_SIZES],
+        [
+            [
+                1 - seconds["serving_default", b] / seconds["image_bytes", b]
+                for b in BATCH_SIZES
+            ]
+        ],
+    )
+
+
+def variants_table(plain, variants, signature, repeats):
+    """Other precisions against float32."""
+    rows = {name: [name] for name in ["float32", *variants]}
+    for batch_size in BATCH_SIZES:
+        images, _ = inputs_of(batch_size)
+        ways = {
+            name: lambda s=served, x=images: s.ask(signature, x)
+            for name, served in {"float32": plain, **variants}.items()
+        }
+        seconds = medians(ways, repeats)
+        for name, value in seconds.items():
+            rows[name].append(seconds["float32"] / value)
+    table(
+        f"Images per CPU second of {signature}, relative to float32",
+        ["variant", *(f"batch {b}" for b in BATCH_SIZES)],
+        rows.values(),
+    )
+
+
+def tflite_table(plain, version, repeats):
+    """TFLite against the SavedModel."""
+    images, _ = inputs_of(1)
+    ways = {"SavedModel": lambda: plain.ask("serving_default", images)}
+    for kind in ("float32", "int8"):
+        file = version / "tflite" / f"encoder_{kind}.tflite"
+        embed = tf.lite.Interpreter(
+            str(file), num_threads=os.cpu_count()
+        ).get_signature_runner()
+        ways[f"TFLite {kind}, {file.stat().st_size / 2**20:.0f} MiB"] = (
+            lambda e=embed: e(images=images.astype(np.float32))
+        )
+    seconds = medians(ways, 4 * repeats)
+    table(
+        "Images per CPU second of the encoder at batch 1",
+        ["encoder", "relative"],
+        [[n, seconds["SavedModel"] / s] for n, s in seconds.items()],
+    )
+
+
+def main():
+    """Runs all measurements."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=9)
+    repeats = parser.parse_args().repeats
+    options = ExportOptions(crop_fraction=0.875, batch_sizes=BATCH_SIZES)
+    changes = {
+        "plain": {},
+        "bfloat16": {"precision": "bfloat16"},
+        "bank in float16": {"bank_dtype": "float16"},
+        "bank in int8": {"bank_dtype": "int8"},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        run = make_run(root / "run")
+        images, _ = inputs_of(64)
+        versions = {
+            name: saved_model.export_run(
+                run,
+                str(root / "models"),
+                dataclasses.replace(options, **change),
+                tflite_types=("float32", "int8") if name == "plain" else (),
+                calibration_images=images,
+            )
+            for name, change in changes.items()
+        }
+        cold = first_call(versions["plain"], is_warm=False)
+        warm = first_call(versions["plain"], is_warm=True)
+        table(
+            "Latency of neighbors_bytes, batch 1, relative to a second call",
+            ["call", "relative"],
+            [
+                ["first, without warm-up", cold[0] / cold[1]],
+                ["first, after the warm-up records", warm[0] / cold[1]],
+            ],
+        )
+        served = {name: Served(path) for name, path in versions.items()}
+        plain = served.pop("plain")
+        signatures_table(plain, repeats)
+        bfloat16 = {"bfloat16": served.pop("bfloat16")}
+        variants_table(plain, bfloat16, "serving_default", repeats)
+        variants_table(plain, served, "neighbors", repeats)
+        tflite_table(plain, versions["plain"], repeats)
+
+
+if __name__ == "__main__":
+    main()

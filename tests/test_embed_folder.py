@@ -1,0 +1,172 @@
+"""A folder of images to a file, through each kind of model."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from tests import exported
+from tests.servers import running
+from tf_instdisc import embed_folder as module
+from tf_instdisc.embed_folder import embed_folder
+
+ROOT = pathlib.Path(__file__).parent.parent
+NUM_IMAGES = 11
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images")
+    (path / "sub").mkdir()
+    kinds = ("png", "jpeg", "webp", "bmp")
+    for i, image in enumerate(exported.random_images(NUM_IMAGES, 1, size=40)):
+        kind = kinds[i % len(kinds)]
+        content = exported.encode(image, kind.upper())
+        (path / ("sub" if i % 2 else "") / f"{i:02d}.{kind}").write_bytes(
+            content
+        )
+    (path / "bad.jpg").write_bytes(b"bad")
+    (path / "notes.txt").write_text("no image")
+    return path
+
+
+def _instdisc_embed(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "tf_instdisc.cli.embed", *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def test_run_saved_model_and_server_agree(
+    folder, small_run, small_model_dir, tmp_path
+):
+    outputs = []
+
+    def embed(suffix, *flags):
+        output = tmp_path / f"{len(outputs)}{suffix}"
+        result = _instdisc_embed(
+            f"--images={folder}",
+            f"--output={output}",
+            "--batch_size=4",
+            *flags,
+        )
+        assert result.returncode == 0, result.stderr
+        assert f"{NUM_IMAGES} images in {output}" in result.stdout
+        assert "bad.jpg" in result.stderr
+        failed = (tmp_path / f"{output.name}.failed.txt").read_text()
+        assert failed == "bad.jpg\n"
+        outputs.append(output)
+
+    with running("stand-in", small_model_dir) as server:
+        embed(".npz", f"--run_dir={small_run.path}")
+        embed(".npz", f"--saved_model={small_model_dir}")
+        embed(
+            ".parquet",
+            f"--server=localhost:{server.grpc_port}",
+            "--model_name=pictures",
+        )
+        embed(
+            ".npz",
+            f"--rest=http://localhost:{server.rest_port}",
+            "--model_name=pictures",
+        )
+    with np.load(outputs[0]) as file:
+        names, expected = file["names"].tolist(), file["embeddings"]
+    assert names[0] == "00.png"
+    assert names[-1] == "sub/09.jpeg"
+    assert expected.shape == (NUM_IMAGES, 32)
+    for output in (outputs[1], outputs[3]):
+        with np.load(output) as file:
+            assert file["names"].tolist() == names
+            np.testing.assert_allclose(file["embeddings"], expected, atol=1e-5)
+    table = parquet.read_table(outputs[2])
+    assert table["name"].to_pylist() == names
+    np.testing.assert_allclose(
+        np.array(table["embedding"].to_pylist()), expected, atol=1e-5
+    )
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == sorted(
+        name for o in outputs for name in (o.name, f"{o.name}.failed.txt")
+    )
+
+
+def _counting(seen, stop_after=None):
+    def embedder(contents):
+        if stop_after is not None and len(seen) >= stop_after:
+            raise KeyboardInterrupt
+        seen.extend(contents)
+        values = [[len(content)] for content in contents]
+        return {
+            "embedding": np.array(values, np.float32),
+            "valid": np.array([content != b"bad" for content in contents]),
+        }
+
+    return embedder
+
+
+def test_a_stopped_run_goes_on_where_it_was(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PART", 4)
+    monkeypatch.setattr(module, "_WORKERS", 1)
+    output = tmp_path / "out.npz"
+    seen: list[bytes] = []
+    with pytest.raises(KeyboardInterrupt):
+        embed_folder(str(folder), str(output), _counting(seen, 6), "m", 2)
+    assert not output.exists()
+    again: list[bytes] = []
+    outcome = embed_folder(str(folder), str(output), _counting(again), "m", 2)
+    assert outcome.failed == ("bad.jpg",)
+    assert len(again) == NUM_IMAGES + 1 - 4
+    with np.load(output) as file:
+        for name, row in zip(file["names"], file["embeddings"], strict=True):
+            assert row[0] == (folder / str(name)).stat().st_size
+
+
+def test_parts_of_another_model_are_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PART", 4)
+    output = str(tmp_path / "out.npz")
+    with pytest.raises(KeyboardInterrupt):
+        embed_folder(str(folder), output, _counting([], 6), "m", 2)
+    with pytest.raises(ValueError, match="another model"):
+        embed_folder(str(folder), output, _counting([]), "other", 2)
+
+
+def test_an_output_is_not_overwritten(folder, tmp_path):
+    output = tmp_path / "out.npz"
+    output.write_text("theirs")
+    with pytest.raises(ValueError, match="must not exist"):
+        embed_folder(str(folder), str(output), _counting([]), "m")
+    assert output.read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--output=x.csv", "--run_dir=r"], ".parquet"),
+        (["--output=x.npz"], "one of --run_dir"),
+        (["--output=x.npz", "--server=a:1", "--run_dir=r"], "one of --run_dir"),
+        (["--output=x.npz", "--server=a:1"], "--model_name"),
+        (["--output=x.npz", "--run_dir=missing"], "must hold a run"),
+        (["--output=x.npz", "--saved_model=missing"], "numbered versions"),
+        (
+            [
+                "--output=x.npz",
+                "--server=localhost:9",
+                "--deadline=1",
+                "--model_name=m",
+            ],
+            "localhost:9",
+        ),
+    ],
+)
+def test_mistakes_are_messages_without_tracebacks(folder, flags, words):
+    result = _instdisc_embed(f"--images={folder}", *flags)
+    assert result.returncode != 0
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,85 @@
+"""`instdisc-export`, in real processes."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+from tests import exported
+from tf_instdisc.export import warmup
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def _instdisc_export(*flags, options=()):
+    return subprocess.run(
+        [sys.executable, *options, "-m", "tf_instdisc.cli.export", *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def test_all_options_reach_the_model(small_run, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i, image in enumerate(exported.random_images(8, seed=1)):
+        (images / f"{i}.png").write_bytes(exported.encode(image))
+    target = tmp_path / "models" / "pictures"
+    result = _instdisc_export(
+        f"--run_dir={small_run.path}",
+        f"--export_dir={target}",
+        "--bank_dtype=int8",
+        "--precision=bfloat16",
+        "--image_dtype=float32",
+        "--num_neighbors=3",
+        "--batch_sizes=2",
+        "--tflite=int8",
+        f"--calibration_images={images}",
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"source={target},target=/models/pictures" in result.stdout
+    version = target / "1"
+    assert f"version: {version}" in result.stdout
+    model = tf.saved_model.load(str(version))
+    batch = exported.random_images(2, seed=1).astype("float32")
+    found = model.signatures["neighbors"](images=tf.constant(batch))
+    assert found["names"].shape == (2, 3)
+    reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+    shapes = reader.get_variable_to_shape_map()
+    (rows,) = (n for n, s in shapes.items() if s == [exported.NUM_ROWS, 32])
+    assert reader.get_variable_to_dtype_map()[rows] == tf.int8
+    assert len(list(warmup.read_records(str(version)))) == 5
+    assert (version / "tflite" / "encoder_int8.tflite").exists()
+    assert "Precision: bfloat16" in (version / "model_card.md").read_text()
+
+
+def test_help_needs_no_tensorflow():
+    result = _instdisc_export("--help", options=["-X", "importtime"])
+    assert result.returncode == 0
+    for words in ("Export:", "Trained run:", "--bank_dtype", "--run_dir"):
+        assert words in result.stdout
+    assert "tensorflow" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--run_dir=r"], "export_dir"),
+        (["--export_dir=m"], "run_dir"),
+        (["--export_dir=m", "--run_dir=missing"], "must hold a run"),
+        (["--export_dir=m", "--run_dir=r", "--batch_sizes=4,2"], "rising"),
+        (["--export_dir=m", "--run_dir=r", "--bank_dtype=int4"], "int8"),
+        (["--export_dir=m", "--run_dir=r", "--tflite=int8"], "calibration"),
+    ],
+)
+def test_mistakes_are_messages_without_tracebacks(flags, words):
+    result = _instdisc_export(*flags)
+    assert result.returncode != 0
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (ROOT / "m").exists()

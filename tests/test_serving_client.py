@@ -1,0 +1,214 @@
+"""The clients, against a stand-in and, where it is, against TF Serving.
+
+`tensorflow_model_server` is taken from the PATH. INSTDISC_LOAD_SECONDS and
+INSTDISC_LOAD_CLIENTS size the load test, 6 seconds and 4 clients by default.
+"""
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import tf_instdisc
+from tests import exported
+from tests.servers import REAL, Server, running
+from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
+
+
+@pytest.fixture(scope="module", params=["stand-in", REAL])
+def server(request, small_model_dir):
+    if request.param == REAL and not shutil.which(REAL):
+        pytest.skip(f"no {REAL} on the PATH: the stand-in alone was asked")
+    with running(request.param, small_model_dir) as server:
+        yield server
+
+
+@pytest.fixture(params=["gRPC", "REST"])
+def client(request, server):
+    with _client(request.param, server, batch_size=4) as client:
+        yield client
+
+
+def _client(kind, server, model="pictures", **arguments):
+    arguments = {"deadline": 120, **arguments}
+    if kind == "gRPC":
+        target = f"localhost:{server.grpc_port}"
+        return GrpcClient(target, model, **arguments)
+    url = f"http://localhost:{server.rest_port}"
+    return RestClient(url, model, **arguments)
+
+
+def test_images_come_back_as_keras_embeds_them(client, small_run):
+    encoder = tf_instdisc.load_encoder(small_run.path)
+    images = exported.random_images(6, seed=3)
+    expected = encoder.predict(images.astype(np.float32), verbose=0)
+    embedding = client.embed(images)
+    assert embedding.dtype == np.float32
+    np.testing.assert_allclose(embedding, expected, atol=1e-5)
+    found = client.neighbors(images)
+    bank = small_run.load_bank()
+    nearest = (expected @ bank.rows.T).argmax(axis=1)
+    assert found["names"][:, 0].tolist() == bank.names[nearest].tolist()
+    assert found["instance_ids"].shape == (6, 10)
+    assert found["instance_ids"].dtype == np.int64
+
+
+def test_bytes_in_several_batches_with_bad_ones_between(client):
+    larger = exported.random_images(9, seed=4, size=40)
+    contents = [exported.encode(image) for image in larger]
+    contents[5] = b"bad"
+    answer = client.embed_bytes(contents)
+    assert answer["valid"].tolist() == [i != 5 for i in range(9)]
+    assert answer["embedding"].shape == (9, 32)
+    shares = client.classify_bytes(contents)
+    assert shares["classes"][0].tolist() == list(exported.CLASS_NAMES)
+    np.testing.assert_allclose(
+        shares["scores"].sum(axis=1), shares["valid"], atol=1e-5
+    )
+    assert client.neighbors_bytes(contents)["names"][5].tolist() == [""] * 10
+
+
+def test_the_status_names_the_version(client):
+    assert client.status() == {1: "AVAILABLE"}
+
+
+@pytest.mark.parametrize("kind", ["gRPC", "REST"])
+@pytest.mark.parametrize(
+    ("arguments", "signature", "code"),
+    [
+        ({"model": "other"}, "image_bytes", "NOT_FOUND"),
+        ({"version": 7}, "image_bytes", "NOT_FOUND"),
+        ({"label": "canary"}, "image_bytes", None),
+        ({}, "serving_default", None),
+    ],
+)
+def test_refusals_are_clear(server, kind, arguments, signature, code):
+    with (
+        _client(kind, server, **arguments) as client,
+        pytest.raises(ServingError, match="model ") as error,
+    ):
+        client.predict(signature, [b"x"])
+    # What the server answers to the others depends on the server.
+    assert error.value.code in ({code} if code else CLIENT_ERRORS)
+
+
+CLIENT_ERRORS = {"NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+
+
+@pytest.mark.parametrize("kind", ["gRPC", "REST"])
+def test_nobody_there_is_an_error_in_time(small_model_dir, kind):
+    server = Server("stand-in", small_model_dir)
+    start = time.monotonic()
+    with (
+        _client(kind, server, deadline=1.5) as client,
+        pytest.raises(ServingError) as error,
+    ):
+        client.embed_bytes([b"x"])
+    assert error.value.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+    assert "localhost" in str(error.value)
+    assert time.monotonic() - start < 4
+
+
+def test_long_answers_need_a_larger_limit(server):
+    contents = [b"bad" * 1000] * 4
+    with _client("gRPC", server, max_message_bytes=1000) as client:
+        with pytest.raises(ServingError, match="batch_size") as error:
+            client.embed_bytes(contents)
+        assert error.value.code == "RESOURCE_EXHAUSTED"
+    # 5.6 MB each way is more than gRPC allows by itself.
+    with _client("gRPC", server, batch_size=2048) as client:
+        answer = client.predict("image_bytes", [b"x" * 700] * 2048 * 4)
+    assert answer["embedding"].shape == (8192, 32)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"deadline": 0}, {"batch_size": 0}, {"version": 1, "label": "stable"}],
+)
+def test_arguments_are_checked_at_the_door(arguments):
+    with pytest.raises(ValueError, match="Received"):
+        GrpcClient("localhost:1", "m", **arguments)
+
+
+def test_no_inputs_are_an_error_of_the_caller(client):
+    with pytest.raises(ValueError, match="empty"):
+        client.embed_bytes([])
+
+
+def test_tls(small_model_dir, tmp_path):
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl on the PATH to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+        " -addext subjectAltName=DNS:localhost"
+        f" -keyout {key} -out {certificate}"
+    )
+    subprocess.run(
+        command.split(),
+        check=True,
+        capture_output=True,
+    )
+    with running("stand-in", small_model_dir, (key, certificate)) as server:
+        trusting = {"root_certificates": str(certificate)}
+        with _client("gRPC", server, **trusting) as client:
+            assert client.status() == {1: "AVAILABLE"}
+        with (
+            _client("gRPC", server, deadline=2) as client,
+            pytest.raises(ServingError),
+        ):
+            client.status()
+
+
+def test_load_with_a_restart_loses_nothing(small_model_dir):
+    seconds = float(os.environ.get("INSTDISC_LOAD_SECONDS", "6"))
+    num_clients = int(os.environ.get("INSTDISC_LOAD_CLIENTS", "4"))
+    images = exported.random_images(40, seed=8, size=40)
+    # Longer than the buffer from which gRPC by default sends again.
+    tail = b"\0" * 300_000
+    contents = [exported.encode(image) + tail for image in images]
+    wrong, failed, counts = [], [], [0] * num_clients
+
+    def ask(number, kind, expected, end):
+        with _client(kind, server, batch_size=4) as client:
+            while time.monotonic() < end:
+                at = (counts[number] * 7 + number) % 36
+                try:
+                    answer = client.embed_bytes(contents[at : at + 4])
+                except ServingError as error:
+                    failed.append(error)
+                else:
+                    difference = answer["embedding"] - expected[at : at + 4]
+                    if not np.abs(difference).max() < 1e-5:
+                        wrong.append(number)
+                counts[number] += 1
+
+    with running("stand-in", small_model_dir) as server:
+        with _client("gRPC", server) as client:
+            expected = client.embed_bytes(contents)["embedding"]
+        end = time.monotonic() + seconds
+        threads = [
+            threading.Thread(
+                target=ask,
+                args=(i, "REST" if i % 4 == 3 else "gRPC", expected, end),
+            )
+            for i in range(num_clients)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds / 2)
+        before = list(counts)
+        server.kill()
+        time.sleep(1)
+        server.start()
+        for thread in threads:
+            thread.join()
+    print(f"{num_clients} clients, {sum(counts)} requests in {seconds} s")
+    assert not failed
+    assert not wrong
+    # Each one was there before the server died, and after.
+    assert all(0 < b < c for b, c in zip(before, counts, strict=True))

@@ -1,0 +1,187 @@
+"""Embeds a folder of images into one file, in parts that survive a stop."""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from tf_instdisc.data.folder import SUFFIXES, image_paths
+
+FORMATS = (".npz", ".parquet")
+
+# Images of a part: what a stop loses at most.
+_PART = 512
+
+# One batch is read from disk while another is embedded.
+_WORKERS = 2
+
+Embedder = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a folder.
+
+    Attributes:
+        num_embedded: Images in the output.
+        failed: Paths below the folder, of images that could not be read.
+    """
+
+    num_embedded: int
+    failed: tuple[str, ...]
+
+
+def embed_folder(
+    folder: str,
+    output: str,
+    embedder: Embedder,
+    source: str,
+    batch_size: int = 32,
+) -> Outcome:
+    """Embeds all images below a folder.
+
+    The same call goes on where an earlier one was stopped: finished parts
+    lie in `OUTPUT.parts` until all are there.
+
+    Args:
+        folder: Searched through all levels.
+        output: `.npz` with `names` and `embeddings`, or `.parquet` with
+            `name` and `embedding`; must not exist. Names are paths below the
+            folder.
+        embedder: Takes files as bytes; gives `embedding` and `valid`, as the
+            signature `image_bytes` does.
+        source: Says which model embeds; parts of another one are refused.
+        batch_size: Images that the embedder gets at a time.
+
+    Returns:
+        How many were embedded, and which failed; these are also listed in
+        `OUTPUT.failed.txt`.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or holds no image.
+        ValueError: If the output exists or is of another format, no image
+            can be read, or the parts are of another model or other images.
+    """
+    target = pathlib.Path(output)
+    if target.suffix not in FORMATS:
+        raise ValueError(
+            f"`output` must end in {' or '.join(FORMATS)}. "
+            f"Received: output={output!r}"
+        )
+    if target.exists():
+        raise ValueError(
+            f"`output` must not exist. Received: output={output!r}"
+        )
+    names = image_paths(folder, (*SUFFIXES, ".webp"))
+    parts = pathlib.Path(f"{output}.parts")
+    _open_parts(parts, {"source": source, "names": names})
+
+    progress = keras.utils.Progbar(
+        len(names), verbose=1 if sys.stdout.isatty() else 2, unit_name="image"
+    )
+    with concurrent.futures.ThreadPoolExecutor(_WORKERS) as pool:
+        for start in range(0, len(names), _PART):
+            file = parts / f"{start:09d}.npz"
+            part = names[start : start + _PART]
+            if not file.exists():
+                _write_part(file, folder, part, embedder, batch_size, pool)
+            progress.update(start + len(part))
+
+    valid, embeddings = _join(parts)
+    if not valid.any():
+        raise ValueError(
+            f"No image in {folder} can be read. Received: {len(names)} files"
+        )
+    kept = [
+        name for name, is_valid in zip(names, valid, strict=True) if is_valid
+    ]
+    failed = sorted(set(names) - set(kept))
+    _write_output(target, kept, embeddings[valid])
+    if failed:
+        listing = "".join(f"{name}\n" for name in failed)
+        pathlib.Path(f"{output}.failed.txt").write_text(listing, "utf-8")
+    shutil.rmtree(parts)
+    return Outcome(len(kept), tuple(failed))
+
+
+def _open_parts(parts: pathlib.Path, task: dict) -> None:
+    file = parts / "task.json"
+    text = json.dumps(task)
+    if not file.exists():
+        parts.mkdir(parents=True, exist_ok=True)
+        _replace(file, lambda path: path.write_text(text, "utf-8"))
+    elif file.read_text("utf-8") != text:
+        raise ValueError(
+            f"{parts} holds parts of another model or of other images. "
+            "Remove it, or choose another `output`."
+        )
+
+
+def _write_part(file, folder, names, embedder, batch_size, pool):
+    batches = [
+        names[i : i + batch_size] for i in range(0, len(names), batch_size)
+    ]
+    answers = list(pool.map(lambda b: _embed(folder, b, embedder), batches))
+    columns = {
+        key: np.concatenate([answer[key] for answer in answers])
+        for key in ("embedding", "valid")
+    }
+
+    def save(path):
+        with open(path, "wb") as stream:
+            np.savez(stream, **columns)
+
+    _replace(file, save)
+
+
+def _embed(folder, names, embedder):
+    def read(name):
+        try:
+            return pathlib.Path(folder, name).read_bytes()
+        except OSError:
+            return b""  # Is no image, and so fails as the others do.
+
+    answer = embedder([read(name) for name in names])
+    return {key: np.asarray(value) for key, value in answer.items()}
+
+
+def _join(parts: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    columns: tuple[list, list] = [], []
+    for file in sorted(parts.glob("*.npz")):
+        with np.load(file) as part:
+            columns[0].append(part["valid"])
+            columns[1].append(part["embedding"])
+    return np.concatenate(columns[0]), np.concatenate(columns[1])
+
+
+def _write_output(target, names, embeddings):
+    def save(path):
+        if target.suffix == ".npz":
+            with open(path, "wb") as stream:
+                np.savez(stream, names=np.array(names), embeddings=embeddings)
+            return
+        import pyarrow
+        from pyarrow import parquet
+
+        flat = pyarrow.array(embeddings.ravel())
+        column = pyarrow.FixedSizeListArray.from_arrays(
+            flat, embeddings.shape[1]
+        )
+        table = pyarrow.table({"name": names, "embedding": column})
+        parquet.write_table(table, path)
+
+    _replace(target, save)
+
+
+def _replace(file: pathlib.Path, write: Callable) -> None:
+    """Writes a file whole or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    write(partial)
+    os.replace(partial, file)

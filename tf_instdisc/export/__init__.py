@@ -1,0 +1,1 @@
+"""A trained encoder and its bank as a SavedModel for TF Serving."""

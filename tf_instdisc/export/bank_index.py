@@ -1,0 +1,142 @@
+"""The memory bank as an index inside of a SavedModel."""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import choices
+from tf_instdisc.run_directory import Bank
+
+_ROW_CHUNK = 65_536
+
+
+class BankIndex(tf.Module):
+    """Rows of a bank in few bytes, and the search for the nearest.
+
+    The search is exhaustive, and exact for float32. An int8 row is rounded
+    to 255 levels of its own largest entry, and scored as the unit vector
+    that its integers point along.
+
+    Args:
+        bank: The bank of a run. Rows without a label are put last, so that
+            those with a label are one block.
+        dtype: `"float32"`, `"float16"` or `"int8"`.
+
+    Attributes:
+        num_rows: Rows of the bank.
+        num_labelled: Rows that have a label.
+        num_classes: Number of classes, 0 where there are no labels.
+
+    Raises:
+        ValueError: If the type is unknown, or the bank is empty.
+    """
+
+    def __init__(self, bank: Bank, dtype: str = "float32"):
+        super().__init__(name="bank")
+        choices.require("bank_dtype", dtype, choices.INDEX_DTYPES)
+        if not len(bank.rows):
+            raise ValueError("A bank must have rows. Received: 0 rows")
+        order = np.argsort(bank.labels < 0, kind="stable")
+        self.num_rows = len(order)
+        self.num_labelled = int((bank.labels >= 0).sum())
+        self.num_classes = len(bank.class_names)
+        stored, scales = quantize(bank.rows[order], dtype)
+        self.rows = _fixed(stored, "rows")
+        self.scales = None if scales is None else _fixed(scales, "scales")
+        self.instance_ids = _fixed(
+            bank.instance_ids[order].astype(np.int64), "instance_ids"
+        )
+        self.labels = _fixed(bank.labels[order].astype(np.int64), "labels")
+        # Not a constant: those lie in the graph, which 2 GB limit.
+        self.names = _fixed(
+            np.char.encode(bank.names[order].astype(str), "utf-8").astype(
+                object
+            ),
+            "names",
+        )
+        self.class_names = bank.class_names
+
+    def search(
+        self, queries: tf.Tensor, num_neighbors: int, labelled: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The most similar rows of each query.
+
+        Args:
+            queries: float32 `[batch, embedding_dim]`.
+            num_neighbors: At least 1; more than there are rows gives all.
+            labelled: Whether only rows with a label are searched.
+
+        Returns:
+            Cosines, float32 `[batch, num_neighbors]`, falling, and positions
+            of their rows, int64 of the same shape.
+        """
+        num_rows = self.num_labelled if labelled else self.num_rows
+        best_scores = best_positions = None
+        for start in range(0, num_rows, _ROW_CHUNK):
+            part = slice(start, min(start + _ROW_CHUNK, num_rows))
+            scores, positions = tf.math.top_k(
+                self._cosines(queries, part),
+                min(num_neighbors, part.stop - start),
+            )
+            positions = tf.cast(positions, tf.int64) + start
+            if best_scores is not None:
+                # Earlier rows first, so that ties go to them.
+                scores = tf.concat([best_scores, scores], axis=-1)
+                positions = tf.concat([best_positions, positions], axis=-1)
+                wanted = min(num_neighbors, scores.shape[-1])
+                scores, picked = tf.math.top_k(scores, wanted)
+                positions = tf.gather(positions, picked, batch_dims=1)
+            best_scores, best_positions = scores, positions
+        return best_scores, best_positions
+
+    def _cosines(self, queries: tf.Tensor, part: slice) -> tf.Tensor:
+        # Part by part: the whole bank in float32 never is in memory.
+        rows = tf.cast(self.rows[part], tf.float32)
+        cosines = tf.matmul(queries, rows, transpose_b=True)
+        if self.scales is not None:
+            cosines *= self.scales[part]
+        return tf.ensure_shape(cosines, [None, part.stop - part.start])
+
+    def vote(
+        self, scores: tf.Tensor, positions: tf.Tensor, temperature: float
+    ) -> tf.Tensor:
+        """Shares of the classes in the vote of `neighbors.weighted_votes`.
+
+        Args:
+            scores: float32 `[batch, num_neighbors]`, falling.
+            positions: int64 `[batch, num_neighbors]`, of labelled rows.
+            temperature: τ of the weights, above 0.
+
+        Returns:
+            float32 `[batch, num_classes]`, which sum to 1.
+        """
+        weights = tf.nn.softmax(scores / temperature)
+        labels = tf.gather(self.labels, positions)
+        return tf.einsum(
+            "bk,bkc->bc", weights, tf.one_hot(labels, self.num_classes)
+        )
+
+
+def quantize(
+    rows: np.ndarray, dtype: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Stores rows of unit length in fewer bytes.
+
+    Args:
+        rows: float32 `[num_rows, dim]`.
+        dtype: `"float32"`, `"float16"` or `"int8"`.
+
+    Returns:
+        The rows as `dtype`, and for int8 what each one is multiplied with:
+        float32 `[num_rows]`.
+    """
+    if dtype != "int8":
+        return rows.astype(dtype), None
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    levels = np.round(rows * (127 / np.maximum(largest, 1e-12)))
+    norms = np.linalg.norm(levels, axis=1)
+    scales = 1 / np.maximum(norms, 1)
+    return levels.astype(np.int8), scales.astype(np.float32)
+
+
+def _fixed(values: np.ndarray, name: str) -> tf.Variable:
+    return tf.Variable(values, trainable=False, name=name)

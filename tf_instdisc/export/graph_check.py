@@ -1,0 +1,101 @@
+"""Refuses a SavedModel that stock TensorFlow, and so a server, cannot run."""
+
+import os
+
+import tensorflow as tf
+from tensorflow.core.framework import graph_pb2, node_def_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+
+# They are registered everywhere, and need the Python or the XLA that made
+# them.
+_REFUSED = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
+_REFUSED_PREFIX = "Xla"
+_REFUSED_ATTRIBUTE = "_XlaMustCompile"
+
+
+class UnservableGraphError(ValueError):
+    """A graph holds something that a stock server does not run."""
+
+
+def check_saved_model(path: str) -> None:
+    """Looks at every node of the graph and of all its functions.
+
+    Args:
+        path: Directory of a SavedModel.
+
+    Raises:
+        UnservableGraphError: If there is an op that calls Python, that is not
+            TensorFlow's own, or that must be compiled by XLA. It names the
+            op and where it stands.
+    """
+    model = saved_model_pb2.SavedModel()
+    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+        model.ParseFromString(file.read())
+    faults = [
+        fault
+        for meta_graph in model.meta_graphs
+        for fault in find_faults(meta_graph.graph_def)
+    ]
+    if faults:
+        raise UnservableGraphError(
+            "An exported graph must hold stock TensorFlow ops only. Received: "
+            + "; ".join(faults)
+        )
+
+
+def find_faults(graph: graph_pb2.GraphDef) -> list[str]:
+    """What a stock server would refuse in a graph, one line for each node."""
+    functions = {f.signature.name for f in graph.library.function}
+    bodies = {"": graph.node} | {
+        f.signature.name: f.node_def for f in graph.library.function
+    }
+    callers: dict[str, str] = {}
+    for caller, nodes in bodies.items():
+        for node in nodes:
+            for callee in _called(node) & functions:
+                callers.setdefault(callee, caller)
+    faults = [
+        f"{_REFUSED_ATTRIBUTE} on {_place(f.signature.name, callers)}"
+        for f in graph.library.function
+        if f.attr[_REFUSED_ATTRIBUTE].b
+    ]
+    for name, nodes in bodies.items():
+        place = _place(name, callers)
+        for node in nodes:
+            faults += _faults_of(node, node.op in functions, place)
+    return faults
+
+
+def _called(node: node_def_pb2.NodeDef) -> set[str]:
+    called = {node.op}
+    for value in node.attr.values():
+        called.add(value.func.name)
+        called.update(function.name for function in value.list.func)
+    return called
+
+
+def _place(name: str, callers: dict[str, str]) -> str:
+    """The function and those that call it, from the inside out."""
+    chain: list[str] = []
+    while name and name not in chain:
+        chain.append(name)
+        name = callers.get(name, "")
+    if not chain:
+        return "the main graph"
+    return f"function {', called by '.join(chain)}"
+
+
+def _faults_of(
+    node: node_def_pb2.NodeDef, is_call: bool, place: str
+) -> list[str]:
+    where = f"at node {node.name} of {place}"
+    faults = []
+    if not is_call and (
+        node.op in _REFUSED
+        or node.op.startswith(_REFUSED_PREFIX)
+        or not hasattr(tf.raw_ops, node.op)
+    ):
+        faults.append(f"op {node.op} {where}")
+    if node.attr[_REFUSED_ATTRIBUTE].b:
+        faults.append(f"{_REFUSED_ATTRIBUTE} on op {node.op} {where}")
+    return faults

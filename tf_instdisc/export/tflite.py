@@ -1,0 +1,84 @@
+"""The encoder alone for telephones and small boards."""
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import choices
+
+_CALIBRATION_IMAGES = 256
+
+
+def write(
+    encoder: keras.Model,
+    path: str,
+    types: tuple[str, ...],
+    calibration_images: np.ndarray | None = None,
+) -> None:
+    """Writes `tflite/encoder_TYPE.tflite` below a directory.
+
+    Args:
+        encoder: Images `[batch, size, size, 3]` to embeddings.
+        path: A directory.
+        types: Any of `"float32"` and `"int8"`.
+        calibration_images: For int8: uint8 or float
+            `[num_images, size, size, 3]` in 0..255.
+
+    Raises:
+        ValueError: If a type is unknown, or int8 has no calibration images.
+    """
+    for kind in types:
+        choices.require("tflite", kind, choices.TFLITE)
+    if "int8" in types and (
+        calibration_images is None or not len(calibration_images)
+    ):
+        raise ValueError(
+            "TFLite in int8 needs `calibration_images`, some hundred like "
+            "those that will come. Received: none"
+        )
+    for kind in types:
+        file = pathlib.Path(path, "tflite", f"encoder_{kind}.tflite")
+        os.makedirs(file.parent, exist_ok=True)
+        file.write_bytes(convert(encoder, kind, calibration_images))
+
+
+def convert(
+    encoder: keras.Model,
+    kind: str,
+    calibration_images: np.ndarray | None = None,
+) -> bytes:
+    """Converts an encoder; input and output stay float32, the batch is 1.
+
+    Args:
+        encoder: Images `[batch, size, size, 3]` to embeddings.
+        kind: `"float32"`, or `"int8"` for weights and activations.
+        calibration_images: For int8, as in `write`.
+
+    Returns:
+        The TFLite file.
+    """
+    size = encoder.input_shape[1]
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([1, size, size, 3], name="images")]
+    )
+    def embed(images):
+        return {"embedding": encoder(images, training=False)}
+
+    # The raw variables: given the Keras model, the converter silently leaves
+    # the weights out, and given nothing, the signature.
+    variables = tf.Module()
+    variables.encoder = [variable.value for variable in encoder.variables]
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [embed.get_concrete_function()], variables
+    )
+    if kind == "int8":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        images = np.asarray(calibration_images)[:_CALIBRATION_IMAGES]
+        converter.representative_dataset = lambda: (
+            [image[None].astype(np.float32)] for image in images
+        )
+    return converter.convert()

@@ -1,0 +1,78 @@
+"""Numbered versions of a model, each one there as a whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+
+def versions(export_dir: str) -> list[int]:
+    """The version numbers below a directory, ascending; [] if it is missing."""
+    if not os.path.isdir(export_dir):
+        return []
+    return sorted(int(n) for n in os.listdir(export_dir) if n.isdecimal())
+
+
+@contextlib.contextmanager
+def new_version(export_dir: str) -> Iterator["PendingVersion"]:
+    """Gives a hidden directory to fill, and removes it unless published.
+
+    A server takes every child with a number for a version, and looks each
+    second: nothing may lie under a number that is not whole.
+
+    Args:
+        export_dir: Directory of the model; made if missing.
+
+    Yields:
+        The directory to fill, on the same file system as the versions.
+
+    Raises:
+        ValueError: If `export_dir` is a file.
+    """
+    if os.path.exists(export_dir) and not os.path.isdir(export_dir):
+        raise ValueError(
+            "`export_dir` must be a directory. "
+            f"Received: export_dir={export_dir!r}, a file"
+        )
+    os.makedirs(export_dir, exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=".partial-", dir=export_dir)
+    # mkdtemp makes it for its owner only; a server is another user.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(partial, 0o777 & ~umask)
+    try:
+        yield PendingVersion(pathlib.Path(partial), pathlib.Path(export_dir))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class PendingVersion:
+    """A version that is being written.
+
+    Attributes:
+        path: The hidden directory.
+    """
+
+    def __init__(self, path: pathlib.Path, export_dir: pathlib.Path):
+        self.path = path
+        self._export_dir = export_dir
+
+    def publish(self) -> pathlib.Path:
+        """Moves the directory to the next free number.
+
+        Returns:
+            The directory of the version.
+        """
+        while True:
+            number = max([0, *versions(os.fspath(self._export_dir))]) + 1
+            target = self._export_dir / str(number)
+            try:
+                # Fails if another export has just published this number.
+                os.rename(self.path, target)
+            except OSError:
+                if not target.exists():
+                    raise
+            else:
+                return target

@@ -1,0 +1,19 @@
+"""Clients of a served model: gRPC (`GrpcClient`) and REST (`RestClient`)."""
+
+import importlib
+
+_PUBLIC = {
+    "GrpcClient": "over_grpc",
+    "RestClient": "over_rest",
+    "ServingError": "client",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    """Imports a client when it is first used: gRPC brings TensorFlow along."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
+    return getattr(module, name)
