@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 
-.PHONY: train test lint clean
+.PHONY: train test lint bench clean
 
 train: RUN := $(RUN_DIR)
 train: $(VENV)/.installed
@@ -12,6 +12,11 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# PyTorch and faiss are compared where they are installed: pip install '.[bench]'.
+bench: $(VENV)/.installed
+	for name in head exact_softmax step input neighbors startup; do \
+	  $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
