@@ -10,7 +10,6 @@ from tf_instdisc import choices
 from tf_instdisc.data import decode
 from tf_instdisc.data.sources import NO_LABEL, ImageSource, shuffled
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 _NAMED_AT_MOST = 20
 
 
@@ -89,12 +88,13 @@ def _image_paths(folder: str) -> list[str]:
     names = sorted(
         path.as_posix()
         for path in relative
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in choices.IMAGE_SUFFIXES
         and not any(part.startswith(".") for part in path.parts)
     )
     if not names:
+        suffixes = ", ".join(choices.IMAGE_SUFFIXES)
         raise FileNotFoundError(
-            f"The folder must hold images ({', '.join(SUFFIXES)}). "
+            f"The folder must hold images ({suffixes}). "
             f"Received: folder={folder!r}"
         )
     return names
