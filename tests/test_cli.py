@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -90,23 +91,54 @@ def test_the_written_flags_repeat_the_run_exactly(run_dir, tmp_path):
     ]
 
 
-def test_a_directory_of_another_run_is_refused(run_dir, data_dir):
+def test_the_same_command_says_that_the_run_is_finished(run_dir, data_dir):
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    result = instdisc_train(*QUICK, data_dir, f"--run_dir={run_dir}")
+    assert result.returncode == 0, result.stderr
+    assert "is finished: 2 epochs" in result.stdout
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_run_in_the_same_directory_is_refused(run_dir, data_dir):
     before = (run_dir / "metrics.jsonl").read_bytes()
     result = instdisc_train(
-        *QUICK, data_dir, "--width=8", f"--run_dir={run_dir}"
+        *QUICK,
+        data_dir,
+        f"--run_dir={run_dir}",
+        "--split=train[:200]",
+        "--width=8",
+        "--learning_rate=0.01",
     )
     assert result.returncode == 2
+    assert "num_instances: 300 -> 200" in result.stderr
     assert "width: 4 -> 8" in result.stderr
+    assert "learning_rate" not in result.stderr
     assert "Traceback" not in result.stderr
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 
-def test_the_same_command_again_finds_the_run_finished(run_dir, data_dir):
-    before = (run_dir / "metrics.jsonl").read_bytes()
-    result = instdisc_train(*QUICK, data_dir, f"--run_dir={run_dir}")
-    assert result.returncode == 0
-    assert "is finished: 2 epochs" in result.stdout
-    assert (run_dir / "metrics.jsonl").read_bytes() == before
+def test_a_changed_learning_rate_and_more_epochs_are_said(
+    run_dir, data_dir, tmp_path
+):
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    result = instdisc_train(
+        *QUICK,
+        data_dir,
+        f"--run_dir={copy}",
+        "--learning_rate=0.01",
+        "--learning_rate_scaling=linear",
+        "--epochs=3",
+        "--distribution=mirrored",
+        "--logical_cpus=2",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "learning rate: 0.01 x 0.25 = 0.0025" in result.stdout
+    assert "learning_rate: 0.05 -> 0.0025" in result.stdout
+    assert "epochs: 2 -> 3" in result.stdout
+    epochs = run_directory.RunDirectory(copy).read_metrics()
+    assert [e["epoch"] for e in epochs] == [1, 2, 3]
+    assert epochs[2]["step"] == 15
+    assert np.isfinite(run_directory.load(str(copy)).load_bank().rows).all()
 
 
 def test_help_groups_the_flags_without_tensorflow():

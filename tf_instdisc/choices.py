@@ -1,6 +1,16 @@
 """The names that constructors and flags accept; it imports nothing."""
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+RESNET_STAGES = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+}
+"""Block and number of blocks in each of the four stages."""
+
+BACKBONES = tuple(RESNET_STAGES)
+LARGEST_CIFAR_STEM = 64  # pixels up to which the small stem is chosen
 STEMS = ("cifar", "imagenet")
 
 OBJECTIVES = ("softmax", "nce", "info_nce", "parametric")
@@ -8,6 +18,7 @@ NEGATIVES = ("shared", "per_example")
 NORMALIZERS = ("ema", "first_batch")
 BANK_INITS = ("random", "encode")
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 CACHES = ("auto", "memory", "none")
 BAD_IMAGES = ("fail", "skip")
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tf_instdisc.data.folder import SUFFIXES, image_paths
+from tf_instdisc import choices
+from tf_instdisc.data.folder import image_paths
 
 FORMATS = (".npz", ".parquet")
 
@@ -79,7 +80,7 @@ def embed_folder(
         raise ValueError(
             f"`output` must not exist. Received: output={output!r}"
         )
-    names = image_paths(folder, (*SUFFIXES, ".webp"))
+    names = image_paths(folder, (*choices.IMAGE_SUFFIXES, ".webp"))
     parts = pathlib.Path(f"{output}.parts")
     _open_parts(parts, {"source": source, "names": names})
 

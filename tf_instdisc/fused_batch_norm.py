@@ -69,11 +69,23 @@ def training_call(
     if jit_compile:
         run = tf.function(run, jit_compile=True)
 
+    meets_replicas = any(
+        getattr(layer, "synchronized", False) for layer in encoder.layers
+    )
+
     def call_and_write(images):
+        # A replica may be without an example. TensorFlow 2.21's oneDNN gives
+        # the convolution of an empty batch a wrong shape, so that it gets a
+        # blank image. Synchronised statistics would see that one.
+        size = tf.shape(images)[0]
+        if not meets_replicas:
+            blanks = tf.maximum(1 - size, 0)
+            ends = [[0, blanks]] + [[0, 0]] * (len(images.shape) - 1)
+            images = tf.pad(images, ends)
         embeddings, values = run(images)
         for variable, value in zip(list(written), values, strict=True):
-            variable.assign(value)
-        return embeddings
+            variable.assign(tf.where(size > 0, value, variable))
+        return embeddings[:size]
 
     return call_and_write
 
@@ -118,14 +130,12 @@ class _Fused(keras.layers.Layer):
         )
         # The kernel divides by count - 1, Keras by count.
         count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
-        variance *= (count - 1.0) / tf.maximum(count, 1.0)
+        variance *= (count - 1.0) / count
         for moving, new in (
             (layer.moving_mean, mean),
             (layer.moving_variance, variance),
         ):
             kept = layer.momentum
             moved = moving * kept + new * (1.0 - kept)
-            # A replica without an example has no statistics.
-            moved = tf.where(count > 0, moved, moving)
             self._new_statistics().append((moving, moved))
         return outputs

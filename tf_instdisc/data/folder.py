@@ -10,7 +10,6 @@ from tf_instdisc import choices
 from tf_instdisc.data import decode
 from tf_instdisc.data.sources import NO_LABEL, ImageSource, shuffled
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 _NAMED_AT_MOST = 20
 
 
@@ -78,7 +77,9 @@ def folder_source(folder: str, bad_images: str = "fail") -> ImageSource:
     )
 
 
-def image_paths(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+def image_paths(
+    folder: str, suffixes: tuple[str, ...] = choices.IMAGE_SUFFIXES
+) -> list[str]:
     """Lists the images below a folder, by their suffixes.
 
     Args:

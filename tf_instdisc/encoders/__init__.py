@@ -13,8 +13,6 @@ from keras import layers
 from tf_instdisc import choices
 from tf_instdisc.encoders import resnet
 
-_LARGEST_CIFAR_STEM = 64
-
 # Mean and deviation of ImageNet's RGB, as shares of 255.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -68,7 +66,9 @@ def build_encoder(
                 f"`{name}` must be at least 1. Received: {name}={value}"
             )
     if stem is None:
-        stem = "cifar" if image_size <= _LARGEST_CIFAR_STEM else "imagenet"
+        stem = (
+            "cifar" if image_size <= choices.LARGEST_CIFAR_STEM else "imagenet"
+        )
     choices.require("stem", stem, choices.STEMS)
 
     inputs = keras.Input((image_size, image_size, 3), name="image")

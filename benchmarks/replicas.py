@@ -1,0 +1,94 @@
+"""Step on 1, 2, 4 logical devices; checkpoint; time from restart to a step.
+
+python -m benchmarks.replicas
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def measure(num_devices: int, directory: pathlib.Path) -> None:
+    """Prints a step's time; then saves, or goes on from what is saved."""
+    started = time.perf_counter()
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import tf_instdisc
+    from tf_instdisc import checkpoints, strategy
+    from tf_instdisc.data import pipeline
+
+    strategy.split_cpu(num_devices)
+    name = "mirrored" if num_devices > 1 else "one_device"
+    built = strategy.build_strategy(name)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50_000, 32, 32, 3), np.uint8)
+    source = tf_instdisc.array_source(images)
+    with built.scope():
+        model = tf_instdisc.InstanceDiscrimination(
+            tf_instdisc.build_encoder(image_size=32, width=16), 50_000
+        )
+        model.compile(optimizer=keras.optimizers.SGD(0.03, momentum=0.9))
+    model.build_training_state()
+    state = tf.train.Checkpoint(**model.training_state())
+    saved, _ = checkpoints.find_newest(directory)
+    if saved:
+        checkpoints.restore(saved, state)
+    ends = []
+
+    class Times(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            ends.append(time.perf_counter())
+
+    model.fit(
+        strategy.distribute(
+            built,
+            lambda share: pipeline.training_dataset(
+                source, tf_instdisc.Augmentation(32), 64, 1, share=share
+            ),
+        ),
+        steps_per_epoch=25,
+        callbacks=[Times()],
+        verbose=0,
+    )
+    step = float(np.median(np.diff(ends)[5:]))
+    first = "restart" if saved else "start"
+    print(
+        f"{num_devices} devices: {1000 * step:.0f} ms a step; "
+        f"{first} to first step {ends[0] - started:.1f} s"
+    )
+    if not saved:
+        before = time.perf_counter()
+        path = checkpoints.write(directory, state, {}, keep=1)
+        size = sum(file.stat().st_size for file in path.iterdir())
+        print(
+            f"checkpoint: {time.perf_counter() - before:.2f} s, "
+            f"{size / 2**20:.1f} MiB"
+        )
+
+
+def main() -> None:
+    """Measures each number of devices in a process of its own."""
+    if len(sys.argv) > 1:
+        measure(int(sys.argv[1]), pathlib.Path(sys.argv[2]))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        for num_devices in (1, 1, 2, 4):
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "benchmarks.replicas"),
+                    *(str(num_devices), directory),
+                ],
+                check=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

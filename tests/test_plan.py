@@ -1,0 +1,155 @@
+"""The plan against what is really built."""
+
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import tf_instdisc
+from tests.test_resume import ROOT
+from tf_instdisc import plan
+
+SETTINGS = {
+    "num_instances": 1000,
+    "encoder": "resnet18",
+    "width": 4,
+    "stem": "cifar",
+    "embedding_dim": 16,
+    "objective": "nce",
+    "num_negatives": 64,
+    "negatives": "shared",
+    "bank_dtype": "float32",
+    "bank_placement": "device",
+    "batch_size": 32,
+    "accumulate_steps": 1,
+    "optimizer": "sgd",
+    "keep_checkpoints": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stem"),
+    [("resnet18", "cifar"), ("resnet34", "imagenet"), ("resnet50", "imagenet")],
+)
+def test_encoder_sizes_are_those_of_the_encoder(backbone, stem):
+    encoder = tf_instdisc.build_encoder(
+        backbone, image_size=32, width=4, stem=stem, embedding_dim=16
+    )
+    sizes = plan.encoder_sizes(backbone, 4, stem, 16)
+    trained = sum(
+        v.value.shape.num_elements() for v in encoder.trainable_weights
+    )
+    assert sizes == (trained, encoder.count_params() - trained)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adamw", "accumulate_steps": 3},
+        {"objective": "parametric"},
+        {"bank_dtype": "bfloat16", "bank_placement": "host"},
+    ],
+)
+def test_checkpoint_is_as_large_as_planned(changes):
+    settings = {**SETTINGS, **changes}
+    model = tf_instdisc.InstanceDiscrimination(
+        tf_instdisc.build_encoder(
+            image_size=8, width=4, stem="cifar", embedding_dim=16
+        ),
+        **{
+            name: settings[name]
+            for name in (
+                "num_instances",
+                "objective",
+                "num_negatives",
+                "bank_dtype",
+                "bank_placement",
+                "accumulate_steps",
+            )
+        },
+    )
+    optimizers = {
+        "sgd": keras.optimizers.SGD(momentum=0.9),
+        "adamw": keras.optimizers.AdamW(),
+    }
+    model.compile(optimizer=optimizers[settings["optimizer"]])
+    model.build_training_state()
+    real = sum(
+        v.shape.num_elements() * v.dtype.size
+        for v in model.training_state().values()
+    )
+    # Counters are left out of the plan.
+    assert plan.make_plan(**settings).checkpoint == pytest.approx(real, abs=64)
+
+
+def test_replicas_and_placement_decide_where_the_bank_is():
+    def banks(**changes):
+        made = plan.make_plan(**{**SETTINGS, **changes})
+        return made.bank_on_replica, made.bank_on_host
+
+    size = 1000 * 16 * 4
+    gpu = {"device_memory": plan.GIB, "replicas_per_host": 4}
+    assert banks(**gpu) == (size, 0)
+    assert banks(**gpu, bank_placement="host") == (0, size)
+    assert banks(**gpu, bank_dtype="bfloat16") == (size // 2, 0)
+    assert banks(replicas_per_host=4) == (size, 4 * size)
+
+
+def test_it_warns_of_what_will_not_fit():
+    made = plan.make_plan(
+        **{**SETTINGS, "num_instances": 10**8, "objective": "softmax"},
+        replicas_per_host=3,
+        device_memory=8 * plan.GIB,
+        host_memory=plan.GIB,
+        disk=plan.GIB,
+    )
+    text = " ".join(made.warnings)
+    for part in (
+        "not a multiple of the 3",
+        "Device",
+        "Disk",
+        "--objective=nce",
+    ):
+        assert part in text
+    assert not plan.make_plan(**SETTINGS, device_memory=plan.GIB).warnings
+
+
+def test_the_command_prints_before_tensorflow_is_imported(tmp_path):
+    result = subprocess.run(
+        [
+            *(sys.executable, "-X", "importtime"),
+            *("-m", "tf_instdisc.cli.plan"),
+            f"--flagfile={ROOT}/flags/imagenet_resnet50.flags",
+            "--num_instances=1281167",
+            f"--run_dir={tmp_path}/run",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "tensorflow" not in result.stderr
+    assert "1,281,167" in result.stdout
+    assert "5,005" in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_counts_a_folder_of_images(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("x.png", "a/y.JPG", "z.txt"):
+        (tmp_path / name).touch()
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "tf_instdisc.cli.plan"),
+            *(f"--images={tmp_path}", f"--run_dir={tmp_path}/run"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0].split() == ["images", "2"]

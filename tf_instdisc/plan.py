@@ -1,0 +1,190 @@
+"""What a run will need, counted before anything of it is started.
+
+It imports neither TensorFlow nor Keras.
+"""
+
+import dataclasses
+import math
+
+from tf_instdisc import choices
+
+GIB = 2**30
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_SLOTS = {"sgd": 1, "adamw": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Sizes in bytes.
+
+    Attributes:
+        bank_on_replica: The bank's copy on each replica.
+        bank_on_host: The bank's copies in the memory of each host.
+        head: What a replica's step needs beside the encoder: rows of
+            negatives, logits, and their gradients.
+        checkpoint: One checkpoint.
+        steps_per_epoch: Steps of an epoch.
+        warnings: What will not fit.
+    """
+
+    bank_on_replica: int
+    bank_on_host: int
+    head: int
+    checkpoint: int
+    steps_per_epoch: int
+    warnings: tuple[str, ...]
+
+
+def make_plan(
+    *,
+    num_instances: int,
+    encoder: str,
+    width: int,
+    stem: str,
+    embedding_dim: int,
+    objective: str,
+    num_negatives: int,
+    negatives: str,
+    bank_dtype: str,
+    bank_placement: str,
+    batch_size: int,
+    accumulate_steps: int,
+    optimizer: str,
+    keep_checkpoints: int,
+    hosts: int = 1,
+    replicas_per_host: int = 1,
+    device_memory: int | None = None,
+    host_memory: int | None = None,
+    disk: int | None = None,
+) -> Plan:
+    """Counts what a run needs.
+
+    Args:
+        num_instances: Images of the training set.
+        encoder: Backbone.
+        width: Filters of its first stage.
+        stem: Its first layers.
+        embedding_dim: Length of the embedding.
+        objective: As `InstanceDiscrimination` has it, and so the following.
+        num_negatives: m.
+        negatives: `"shared"` or `"per_example"`.
+        bank_dtype: Of the rows.
+        bank_placement: `"device"` or `"host"`.
+        batch_size: Images in a global batch.
+        accumulate_steps: Steps for one update.
+        optimizer: `"sgd"` or `"adamw"`.
+        keep_checkpoints: Checkpoints that stay.
+        hosts: Hosts of the run.
+        replicas_per_host: Replicas on each.
+        device_memory: Bytes of one replica's device, or None if the device
+            is the host's CPU.
+        host_memory: Bytes of a host, or None if unknown.
+        disk: Free bytes where the run's directory will be, or None.
+
+    Returns:
+        The plan.
+    """
+    bank = num_instances * embedding_dim * _BYTES[bank_dtype]
+    replicas = hosts * replicas_per_host
+    local_batch = math.ceil(batch_size / replicas)
+    on_device = bank_placement == "device"
+    device_is_host = device_memory is None
+    bank_on_replica = bank if on_device else 0
+    bank_on_host = 0 if on_device else bank
+    if on_device and device_is_host:
+        bank_on_host = bank * replicas_per_host
+
+    weights, statistics = encoder_sizes(encoder, width, stem, embedding_dim)
+    if objective == "parametric":
+        weights += num_instances * embedding_dim
+    copies = 1 + _SLOTS[optimizer] + (accumulate_steps > 1)
+    checkpoint = 4 * (weights * copies + statistics) + bank
+
+    row = 4 * embedding_dim
+    if objective in ("softmax", "parametric"):
+        # The rows as they are read, logits, their exponentials and gradients.
+        head = num_instances * row + 3 * 4 * local_batch * num_instances
+    else:
+        sets = 1 if negatives == "shared" else local_batch
+        head = 2 * sets * num_negatives * row
+        head += 3 * 4 * local_batch * num_negatives
+        if negatives == "per_example":
+            head += 8 * batch_size * num_negatives  # ids of all replicas
+    warnings = []
+
+    def check(what, needed, available, cure):
+        if available is not None and needed > available:
+            warnings.append(
+                f"{what}: {needed / GIB:.2f} GiB are needed, "
+                f"{available / GIB:.2f} GiB are there. {cure}"
+            )
+
+    if batch_size % replicas:
+        warnings.append(
+            f"--batch_size={batch_size} is not a multiple of the {replicas} "
+            "replicas and will be refused."
+        )
+    smaller = "Use --bank_dtype=bfloat16 or --bank_placement=host"
+    if objective == "softmax":
+        smaller = "Use --objective=nce"
+    check(
+        "Device, without the encoder's activations",
+        bank_on_replica + head + 4 * weights * (copies + 1),
+        device_memory,
+        f"{smaller}, or a smaller batch.",
+    )
+    on_host = bank_on_host
+    if device_is_host:
+        on_host += replicas_per_host * (head + 4 * weights * (copies + 1))
+    check(
+        "Host, without the encoder's activations and the images",
+        on_host,
+        host_memory,
+        "Use --bank_dtype=bfloat16, or --objective=nce with fewer negatives.",
+    )
+    check(
+        "Disk, for the checkpoints that are kept and the one being written",
+        (keep_checkpoints + 1) * checkpoint,
+        disk,
+        "Use a smaller --keep_checkpoints, or make room.",
+    )
+    return Plan(
+        bank_on_replica,
+        bank_on_host,
+        head,
+        checkpoint,
+        -(-num_instances // batch_size),
+        tuple(warnings),
+    )
+
+
+def encoder_sizes(
+    encoder: str, width: int, stem: str, embedding_dim: int
+) -> tuple[int, int]:
+    """Trained weights of an encoder, and moving statistics of batch norm."""
+    block, stage_sizes = choices.RESNET_STAGES[encoder]
+    weights = statistics = 0
+
+    def conv(inputs, outputs, kernel):
+        nonlocal weights, statistics
+        weights += inputs * outputs * kernel**2 + 2 * outputs
+        statistics += 2 * outputs
+
+    conv(3, width, 7 if stem == "imagenet" else 3)
+    channels = width
+    for stage, num_blocks in enumerate(stage_sizes):
+        filters = width * 2**stage
+        outputs = filters * (4 if block == "bottleneck" else 1)
+        for index in range(num_blocks):
+            strided = stage > 0 and index == 0
+            if strided or channels != outputs:
+                conv(channels, outputs, 1)
+            if block == "bottleneck":
+                conv(channels, filters, 1)
+                conv(filters, filters, 3)
+                conv(filters, outputs, 1)
+            else:
+                conv(channels, filters, 3)
+                conv(filters, filters, 3)
+            channels = outputs
+    return weights + (channels + 1) * embedding_dim, statistics
