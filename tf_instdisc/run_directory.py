@@ -64,6 +64,19 @@ class RunDirectory:
     def bank(self) -> pathlib.Path:
         return self.path / "bank.npz"
 
+    def read_flags(self) -> dict[str, str]:
+        """The run's flags as text; a switch is `"true"` or `"false"`."""
+        flags = {}
+        for line in self.flags.read_text(encoding="utf-8").splitlines():
+            if not line.startswith("--"):
+                continue
+            name, equals, value = line[2:].partition("=")
+            if not equals:
+                value = "false" if name.startswith("no") else "true"
+                name = name.removeprefix("no")
+            flags[name] = value
+        return flags
+
     def append_metrics(self, metrics: dict[str, float]) -> None:
         """Adds one line to the metrics."""
         with open(self.metrics, "a", encoding="utf-8") as file:
