@@ -46,9 +46,10 @@ def fill_folder(folder: pathlib.Path, names) -> None:
 
 
 def linear_encoder() -> keras.Model:
-    """Pixels around mid-grey, projected at random: alike in, alike out."""
+    """Mean colours of lines, projected: alike in, alike out, mirrored too."""
     inputs = keras.Input([SIZE, SIZE, 3])
     outputs = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    outputs = keras.layers.AveragePooling2D((1, SIZE))(outputs)
     outputs = keras.layers.Flatten()(outputs)
     initializer = keras.initializers.RandomNormal(seed=0)
     outputs = keras.layers.Dense(
