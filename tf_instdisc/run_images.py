@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.data import decode
+from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.run_directory import Bank, RunDirectory
 
 _MISSING_GREY = 128
@@ -23,10 +24,12 @@ class RunImages:
     Attributes:
         bank: The run's bank.
         flags: The run's flags, as `RunDirectory.read_flags` gives them.
+        source: Where images of a TFDS data set are read, if it is open.
     """
 
     bank: Bank
     flags: dict[str, str]
+    source: ImageSource | None = None
 
     @property
     def image_size(self) -> int:
@@ -100,14 +103,7 @@ class RunImages:
         return dataset.map(lambda slot, path: (slot, tf.io.read_file(path)))
 
     def _from_tfds(self, positions):
-        from tf_instdisc.data.tfds_source import tfds_source
-
-        source = tfds_source(
-            self.flags["dataset"],
-            self.flags.get("split", "train"),
-            self.flags.get("data_dir"),
-            cache=self.flags.get("cache", "auto"),
-        )
+        source = self.source or self._open_tfds()
         slots = np.full([source.num_instances], -1, np.int64)
         slots[self.bank.instance_ids[positions]] = np.arange(len(positions))
         slots = tf.constant(slots)
@@ -117,6 +113,16 @@ class RunImages:
 
         examples = source.examples(None).map(slot_of)
         return examples.filter(lambda slot, _: slot >= 0).take(len(positions))
+
+    def _open_tfds(self):
+        from tf_instdisc.data.tfds_source import tfds_source
+
+        return tfds_source(
+            self.flags["dataset"],
+            self.flags.get("split", "train"),
+            self.flags.get("data_dir"),
+            cache=self.flags.get("cache", "auto"),
+        )
 
 
 def open_images(run: RunDirectory) -> RunImages:

@@ -17,9 +17,11 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.embed import Embedded, embed
 from tf_instdisc.encoders import build_encoder
+from tf_instdisc.health import BankHealth
 from tf_instdisc.model import InstanceDiscrimination
 from tf_instdisc.neighbors import knn_accuracy
 from tf_instdisc.run_directory import Bank, RunDirectory
+from tf_instdisc.run_images import RunImages
 
 _EVALUATION_BATCH = 256
 
@@ -41,6 +43,7 @@ def train(
     knn_every: int = 1,
     knn_encode: bool = False,
     baselines: bool = False,
+    grid_every: int = 0,
 ) -> keras.Model:
     """Trains an encoder and fills the run's directory.
 
@@ -62,6 +65,8 @@ def train(
         knn_every: Epochs between two kNN measurements.
         knn_encode: Whether kNN is also measured on images encoded anew.
         baselines: Whether the untrained encoder and raw pixels are measured.
+        grid_every: Epochs between two neighbour grids in TensorBoard; 0 for
+            none. Needs the extra `report`.
 
     Returns:
         The trained encoder.
@@ -128,10 +133,23 @@ def train(
                 every=knn_every,
             )
         )
+    callbacks.append(BankHealth())
     callbacks.append(MetricsFile(run))
     callbacks.append(
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)
     )
+    if grid_every:
+        from tf_instdisc.report.tensorboard import EmbeddingView
+
+        callbacks.append(
+            EmbeddingView(
+                run.tensorboard,
+                lambda: RunImages(
+                    _bank(model, source), run.read_flags(), source
+                ),
+                grid_every,
+            )
+        )
     model.fit(
         pipeline.training_dataset(
             source, augmentation, batch_size, epochs, method_config["seed"]

@@ -84,6 +84,7 @@ def _train() -> None:
         knn_every=run.KNN_EVERY.value,
         knn_encode=run.KNN_ENCODE.value,
         baselines=run.BASELINES.value,
+        grid_every=run.GRID_EVERY.value,
     )
 
 
