@@ -15,8 +15,8 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
-from tf_instdisc import run_images
-from tf_instdisc.report import grid, lines, pages, search
+from tf_instdisc import lines, run_images
+from tf_instdisc.report import grid, pages, search
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,9 @@
-"""Results as lines for the shell: TSV with escapes, and JSON."""
+"""Neighbours as lines for the shell."""
 
 import json
-from collections.abc import Iterable, Sequence
 
+from tf_instdisc.lines import tsv
 from tf_instdisc.report.grid import Row
-
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def tsv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
-    r"""Tab-separated lines; in text, `\`, tab and line ends are escaped."""
-    lines = [header, *rows]
-    return "".join(
-        "\t".join(str(value).translate(_ESCAPES) for value in line) + "\n"
-        for line in lines
-    )
 
 
 def neighbors_tsv(rows: list[Row]) -> str:

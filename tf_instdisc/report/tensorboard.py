@@ -10,8 +10,8 @@ import tensorflow as tf
 from PIL import Image
 from tensorboard.plugins import projector
 
+from tf_instdisc.lines import tsv
 from tf_instdisc.report import grid, search
-from tf_instdisc.report.lines import tsv
 from tf_instdisc.report.thumbnails import sheet
 from tf_instdisc.run_images import RunImages
 
