@@ -29,19 +29,23 @@ def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
-        _command(
-            "neighbors",
-            f"--run_dir={parsed.photos_dir}",
-            "--query=random:6",
-            "--num_neighbors=8",
-            "--seed=1",
-            f"--output={work / 'grid.png'}",
-        )
-        _save("neighbors", Image.open(work / "grid.png"))
+        for name, run_dir in (
+            ("neighbors", parsed.run_dir),
+            ("neighbors_photos", parsed.photos_dir),
+        ):
+            _command(
+                "neighbors",
+                f"--run_dir={run_dir}",
+                "--query=random:6",
+                "--num_neighbors=8",
+                "--seed=1",
+                f"--output={work / 'grid.png'}",
+            )
+            _save(name, Image.open(work / "grid.png"))
         _command(
             "duplicates",
             f"--run_dir={parsed.run_dir}",
-            "--threshold=0.96",
+            "--threshold=0.98",
             f"--output={work / 'duplicates.html'}",
         )
         _command(

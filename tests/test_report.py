@@ -1,6 +1,7 @@
 """The report: its figures, and the page in a real browser."""
 
 import re
+import shutil
 import time
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 from tests.browser import open_page
 from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
-from tf_instdisc import neighbors, run_directory
-from tf_instdisc.report import analysis, charts, thumbnails
+from tf_instdisc import neighbors, run_directory, run_images
+from tf_instdisc.report import analysis, charts, run_page, thumbnails
 
 PLAIN_NAMES = [
     f"{kind}/{i}.png" for kind in ("cats", "собаки") for i in range(9)
@@ -143,6 +144,18 @@ def hover(browser, name):
             break
         time.sleep(0.1)
     return text
+
+
+def test_a_run_without_labels_metrics_and_images(tmp_path):
+    fill_folder(tmp_path / "images", [f"{i}.png" for i in range(12)])
+    run = make_run(tmp_path / "run", tmp_path / "images")
+    shutil.rmtree(tmp_path / "images")
+    page = run_page.report(run, run_images.open_images(run), max_points=10)
+    assert "10 of the images shown are missing" in page
+    assert "Of 12 images" in page
+    assert "cluster 1" in page
+    assert "Confusions" not in page
+    assert "has measured nothing" in page
 
 
 def bank_of(size=60, classes=3):
