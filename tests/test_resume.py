@@ -17,6 +17,9 @@ from tf_instdisc import checkpoints, errors, run_directory
 
 ROOT = pathlib.Path(__file__).parent.parent
 # 20 kills take minutes; how they went stands in BENCHMARKS.md.
+_SPEED = ("images_per_second", "input_wait")
+# BankHealth compares with the epochs that its process has seen.
+_SINCE_RESTART = ("bank_stale_share", "bank_staleness", "weight_growth")
 KILLS = int(os.environ.get("INSTDISC_KILLS", "2"))
 
 
@@ -50,7 +53,8 @@ def outcome(run_dir):
         state = {name: file[name].tobytes() for name in file.files}
     metrics = run_directory.RunDirectory(run_dir).read_metrics()
     for line in metrics:
-        del line["images_per_second"], line["input_wait"]
+        for name in (*_SPEED, *_SINCE_RESTART):
+            line.pop(name, None)
     return state, metrics
 
 

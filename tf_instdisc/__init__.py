@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Augmentation": "augment",
+    "BankHealth": "health",
     "InstanceDiscrimination": "model",
     "KNNMonitor": "callbacks",
     "array_source": "data.sources",

@@ -7,6 +7,8 @@ metrics.jsonl   one JSON object for each epoch
 tensorboard/    the same for TensorBoard
 encoder.keras   the trained encoder
 bank.npz        rows, instance ids, names, labels, class names
+report.html     what instdisc-report writes
+instances.json  what instdisc-update has removed, and digests of the files
 """
 
 import dataclasses
@@ -75,6 +77,14 @@ class RunDirectory:
     def bank(self) -> pathlib.Path:
         return self.path / "bank.npz"
 
+    @property
+    def instances(self) -> pathlib.Path:
+        return self.path / "instances.json"
+
+    @property
+    def report(self) -> pathlib.Path:
+        return self.path / "report.html"
+
     def read_flags(self) -> dict[str, str]:
         """The flags of the run by name, as text; a switch is true or false."""
         flags = {}
@@ -89,6 +99,36 @@ class RunDirectory:
             elif name:
                 flags[name] = "true"
         return flags
+
+    def set_flag(self, name: str, value: str) -> None:
+        """Sets one of the run's flags, whole or not at all."""
+        text = self.flags.read_text(encoding="utf-8")
+        lines = [
+            line
+            for line in text.splitlines()
+            if line.partition("=")[0] != f"--{name}"
+        ]
+        partial = self.path / "flags.partial.txt"
+        partial.write_text(
+            "\n".join([*lines, f"--{name}={value}"]) + "\n", encoding="utf-8"
+        )
+        os.replace(partial, self.flags)
+
+    def save_instances(
+        self, removed_ids: np.ndarray, digests: dict[str, str]
+    ) -> None:
+        """Writes tombstones and the files' digests, whole or not at all."""
+        partial = self.path / "instances.partial.json"
+        content = {"removed_ids": removed_ids.tolist(), "digests": digests}
+        partial.write_text(json.dumps(content), encoding="utf-8")
+        os.replace(partial, self.instances)
+
+    def load_instances(self) -> tuple[np.ndarray, dict[str, str]]:
+        """Tombstones, int64, and digests; both empty before an update."""
+        if not self.instances.exists():
+            return np.zeros([0], np.int64), {}
+        content = json.loads(self.instances.read_text(encoding="utf-8"))
+        return np.array(content["removed_ids"], np.int64), content["digests"]
 
     def append_metrics(self, metrics: dict[str, float]) -> None:
         """Adds one line to the metrics."""

@@ -21,8 +21,10 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.embedding import Embedded, embed
 from tf_instdisc.encoders import build_encoder
+from tf_instdisc.health import BankHealth
 from tf_instdisc.model import InstanceDiscrimination
 from tf_instdisc.run_directory import Bank, RunDirectory
+from tf_instdisc.run_images import RunImages
 
 _EVALUATION_BATCH = 256
 _CHANGEABLE = (
@@ -58,6 +60,7 @@ def train(
     checkpoint_minutes: float = 15.0,
     keep_checkpoints: int = 3,
     flags_text: str = "",
+    grid_every: int = 0,
 ) -> None:
     """Trains an encoder and fills the run's directory, or goes on with it.
 
@@ -86,6 +89,8 @@ def train(
         checkpoint_minutes: Between two checkpoints inside an epoch.
         keep_checkpoints: Checkpoints that stay.
         flags_text: A flagfile that repeats the run.
+        grid_every: Epochs between two neighbour grids in TensorBoard; 0 for
+            none. Needs the extra `report`.
 
     Raises:
         ValueError: If an argument is out of range, the test classes are
@@ -191,9 +196,22 @@ def train(
                 )
             )
         callbacks += [
+            BankHealth(),
             MetricsFile(run),
             keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         ]
+        if grid_every:
+            from tf_instdisc.report.tensorboard import EmbeddingView
+
+            callbacks.append(
+                EmbeddingView(
+                    run.tensorboard,
+                    lambda: RunImages(
+                        _bank(model, source), run.read_flags(), source
+                    ),
+                    grid_every,
+                )
+            )
     callbacks.append(
         saving.Checkpointer(
             run,

@@ -11,9 +11,10 @@ from tf_instdisc.errors import RunError, StorageError
 
 
 def launch(
-    main: Callable[[], None],
+    main: Callable[..., None],
     summary: str,
     groups: Sequence[types.ModuleType],
+    num_arguments: int = 0,
 ) -> None:
     """Parses the flags and runs a command; does not return.
 
@@ -25,6 +26,7 @@ def launch(
         summary: What `--help` says first.
         groups: Modules of `flag_groups`; `--help` lists their flags under
             the first line of their docstrings.
+        num_arguments: Arguments besides flags, which `main` is given.
     """
     if {"--help", "-help", "--helpfull", "-h"} & set(sys.argv[1:]):
         print(_help(summary, groups))
@@ -38,12 +40,14 @@ def launch(
         if not flags.FLAGS["verbosity"].present:
             # TFDS tells of every file that it opens.
             logging.set_verbosity(logging.ERROR)
-        if len(arguments) > 1:
+        arguments = arguments[1:]
+        if len(arguments) != num_arguments:
+            wanted = f"{num_arguments or 'no'} arguments besides flags"
             raise app.UsageError(
-                f"Flags only are taken. Received: {' '.join(arguments[1:])}"
+                f"The command takes {wanted}. Received: {' '.join(arguments)}"
             )
         try:
-            main()
+            main(*arguments)
         except (ValueError, FileNotFoundError) as error:
             _end(error, 2)
         except OSError as error:

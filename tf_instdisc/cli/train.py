@@ -104,6 +104,7 @@ def _train() -> None:
         checkpoint_minutes=run.CHECKPOINT_MINUTES.value,
         keep_checkpoints=run.KEEP_CHECKPOINTS.value,
         flags_text=_flags_text(),
+        grid_every=run.GRID_EVERY.value,
     )
 
 

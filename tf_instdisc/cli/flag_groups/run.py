@@ -32,6 +32,13 @@ BASELINES = flags.DEFINE_bool(
     False,
     "Compare at the end with the untrained encoder and with raw pixels.",
 )
+GRID_EVERY = flags.DEFINE_integer(
+    "grid_every",
+    0,
+    "Epochs between two neighbour grids in TensorBoard, which at the end also "
+    "gets the embedding projector; 0 for none. Needs the extra 'report'.",
+    lower_bound=0,
+)
 
 CHECKPOINT_MINUTES = flags.DEFINE_float(
     "checkpoint_minutes",

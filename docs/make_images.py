@@ -1,0 +1,96 @@
+"""Makes the pictures of the README from finished runs.
+
+  python docs/make_images.py --run_dir=runs/small --photos_dir=runs/photos
+
+Needs the extra `test`, chromium and chromedriver.
+"""
+
+import argparse
+import io
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "docs" / "images"
+sys.path.insert(0, str(ROOT))
+
+
+def main() -> None:
+    """Writes five pictures into docs/images."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run_dir", required=True, help="a CIFAR-10 run")
+    parser.add_argument("--photos_dir", required=True, help="a run on photos")
+    parsed = parser.parse_args()
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = pathlib.Path(folder)
+        for name, run_dir in (
+            ("neighbors", parsed.run_dir),
+            ("neighbors_photos", parsed.photos_dir),
+        ):
+            _command(
+                "neighbors",
+                f"--run_dir={run_dir}",
+                "--query=random:6",
+                "--num_neighbors=8",
+                "--seed=1",
+                f"--output={work / 'grid.png'}",
+            )
+            _save(name, Image.open(work / "grid.png"))
+        _command(
+            "duplicates",
+            f"--run_dir={parsed.run_dir}",
+            "--threshold=0.98",
+            f"--output={work / 'duplicates.html'}",
+        )
+        _command(
+            "report",
+            f"--run_dir={parsed.run_dir}",
+            f"--output={work / 'report.html'}",
+        )
+        _photograph(work / "duplicates.html", {"duplicates": None}, 560)
+        _photograph(
+            work / "report.html",
+            {"report": None, "curves": ".curves", "map": ".chart"},
+            760,
+        )
+
+
+def _command(name: str, *arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", f"tf_instdisc.cli.{name}", *arguments],
+        check=True,
+        cwd=ROOT,
+    )
+
+
+def _photograph(
+    page: pathlib.Path, parts: dict[str, str | None], height: int
+) -> None:
+    """Photographs parts of a page, or its first screen."""
+    from tests.browser import open_page
+
+    with open_page(page, width=900, height=height) as (browser, _):
+        time.sleep(5)  # The charts are drawn after the page has loaded.
+        for name, selector in parts.items():
+            if selector is None:
+                png = browser.get_screenshot_as_png()
+            else:
+                part = browser.find_element("css selector", selector)
+                png = part.screenshot_as_png
+            _save(name, Image.open(io.BytesIO(png)))
+
+
+def _save(name: str, image: Image.Image) -> None:
+    path = IMAGES / f"{name}.png"
+    image.convert("RGB").quantize(128).save(path, optimize=True)
+    print(path.relative_to(ROOT), path.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A finished run over a folder of small pictures, made without training."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+from PIL import Image
+
+from tf_instdisc import run_directory
+from tf_instdisc.data.folder import folder_source
+from tf_instdisc.data.pipeline import evaluation_dataset
+from tf_instdisc.embedding import embed
+
+SIZE = 16
+NASTY_NAMES = (
+    "cats/with space.png",
+    "cats/\"double\" 'single' quotes.png",
+    "cats/<img src=x onerror=alert(1)>&amp;.png",
+    "cats/{{ 7 * 7 }} ${7*7} </td>.png",
+    "собаки/Καλημέρα κόσμε.png",
+    "собаки/日本語の名前.png",
+    "собаки/مرحبا بالعالم.png",
+    "собаки/" + "x" * 146 + "/" + "y" * 143 + ".png",
+)
+
+
+def picture(seed: int, size: int = 48) -> np.ndarray:
+    """A smooth picture, uint8 `[size, size, 3]`, of its own for each seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    image = Image.fromarray(coarse).resize((size, size), Image.BICUBIC)
+    return np.asarray(image)
+
+
+def save_picture(folder: pathlib.Path, name: str, image: np.ndarray) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def fill_folder(folder: pathlib.Path, names) -> None:
+    for seed, name in enumerate(names):
+        save_picture(folder, name, picture(seed))
+
+
+def linear_encoder() -> keras.Model:
+    """Mean colours of lines, projected: alike in, alike out, mirrored too."""
+    inputs = keras.Input([SIZE, SIZE, 3])
+    outputs = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    outputs = keras.layers.AveragePooling2D((1, SIZE))(outputs)
+    outputs = keras.layers.Flatten()(outputs)
+    initializer = keras.initializers.RandomNormal(seed=0)
+    outputs = keras.layers.Dense(
+        32, use_bias=False, kernel_initializer=initializer
+    )(outputs)
+    return keras.Model(inputs, keras.layers.UnitNormalization()(outputs))
+
+
+def make_run(path, folder, flags: str = "") -> run_directory.RunDirectory:
+    """A run directory whose rows are the encoded images of a folder."""
+    text = (
+        f"--images={folder}\n--image_size={SIZE}\n--crop_fraction=1.0\n"
+        f"--objective=softmax\n--noflip\n--temperature=0.1\n{flags}"
+    )
+    run = run_directory.open_run(str(path), {}, (), text)
+    encoder = linear_encoder()
+    source = folder_source(str(folder), "skip")
+    embedded = embed(encoder, evaluation_dataset(source, SIZE, 64))
+    run.save_encoder(encoder)
+    run.save_bank(
+        run_directory.Bank(
+            rows=embedded.embeddings,
+            instance_ids=embedded.instance_ids,
+            names=np.array(
+                [source.instance_name(int(i)) for i in embedded.instance_ids]
+            ),
+            labels=embedded.labels,
+            class_names=source.class_names or (),
+        )
+    )
+    return run
+
+
+def command(name: str, *arguments, cwd=None) -> subprocess.CompletedProcess:
+    """Runs a command of the package in a process of its own."""
+    root = pathlib.Path(__file__).parent.parent
+    return subprocess.run(
+        [sys.executable, "-m", f"tf_instdisc.cli.{name}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(root), "PYTHONUTF8": "1"},
+        check=False,
+    )

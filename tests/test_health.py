@@ -1,0 +1,164 @@
+"""Bank health: figures, planted failures, TensorBoard's pictures."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import tf_instdisc
+from tests.finished_run import NASTY_NAMES, fill_folder, make_run
+from tests.test_model import linear_encoder
+from tf_instdisc import health, run_images
+
+
+def train(learning_rate=0.05, epochs=2, seen=None, collapse=False, ids=None):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 2, 2, 3), np.uint8)
+    source = tf_instdisc.array_source(images)
+    model = tf_instdisc.InstanceDiscrimination(
+        linear_encoder(), 24, objective="softmax"
+    )
+    model.compile(optimizer=keras.optimizers.SGD(learning_rate))
+    monitor = health.BankHealth()
+
+    class Spy(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if collapse:
+                projection = model.encoder.get_layer("projection")
+                kernel, bias = projection.get_weights()
+                projection.set_weights([0 * kernel, 0 * bias + 1])
+                model.memory_bank.rows.assign(np.full([24, 4], 0.5))
+
+        def on_epoch_end(self, epoch, logs=None):
+            if seen is not None:
+                seen.append({**logs, "warnings": list(monitor.warnings)})
+
+    dataset = tf_instdisc.training_dataset(
+        source, tf_instdisc.Augmentation(2), 8, epochs=epochs
+    )
+    if ids is not None:
+        dataset = dataset.filter(lambda _, i: i[0] < 24).map(
+            lambda x, i: (x, i % ids)
+        )
+    model.fit(
+        dataset,
+        steps_per_epoch=3,
+        epochs=epochs,
+        callbacks=[monitor, Spy()],
+        verbose=0,
+        shuffle=False,
+    )
+    return model
+
+
+def test_statistics_equal_loops():
+    rows = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = health.bank_statistics(rows)
+    cosines = [
+        float(np.dot(rows[i], rows[j]))
+        for i in range(40)
+        for j in range(40)
+        if i != j
+    ]
+    assert found["mean_cosine"] == pytest.approx(np.mean(cosines), abs=1e-6)
+    assert found["norm"] == pytest.approx(1)
+    singular = np.linalg.svd(rows, compute_uv=False)
+    shares = singular / singular.sum()
+    entropy = -sum(p * math.log(p) for p in shares)
+    assert found["effective_rank"] == pytest.approx(math.exp(entropy))
+
+
+def test_equal_rows_have_rank_one():
+    found = health.bank_statistics(np.tile(np.float32([[0.6, 0.8]]), (9, 1)))
+    assert found["mean_cosine"] == pytest.approx(1)
+    assert found["effective_rank"] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_fingerprint_sees_every_bit():
+    rows = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    before = health.row_fingerprints(rows)
+    rows[3, 7] = np.nextafter(rows[3, 7], 2, dtype=np.float32)
+    after = health.row_fingerprints(rows)
+    assert (before != after).tolist() == [False, False, False, True, False]
+    assert len(set(before.tolist())) == 5
+
+
+def test_a_healthy_run_is_not_warned_of():
+    seen = []
+    train(seen=seen)
+    assert [logs["warnings"] for logs in seen] == [[], []]
+    assert all(logs["bank_stale_share"] == 0 for logs in seen)
+    assert seen[0]["bank_norm"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_planted_collapse_is_warned_of_in_its_epoch(capsys):
+    seen = []
+    train(learning_rate=0.0, epochs=1, collapse=True, seen=seen)
+    assert "collapsed" in seen[0]["warnings"][0]
+    assert "warning: epoch 1: The embeddings" in capsys.readouterr().err
+
+
+def test_a_learning_rate_of_100_is_warned_of_in_its_epoch():
+    seen = []
+    train(learning_rate=100.0, epochs=1, seen=seen)
+    assert any("learning_rate" in text for text in seen[0]["warnings"])
+
+
+def test_numbers_that_are_not_finite_are_warned_of():
+    rows = np.full([4, 2], np.nan)
+    found = health.health_warnings(health.bank_statistics(rows))
+    assert "not finite" in found[0]
+    healthy = {"mean_cosine": 0.1, "effective_rank": 3.0, "norm": 1.0}
+    assert "not finite" in health.health_warnings(healthy, math.inf)[0]
+    assert health.health_warnings(healthy, 3.0, 1.2) == []
+
+
+def test_rows_that_are_not_reached_grow_stale():
+    seen = []
+    train(epochs=3, seen=seen, ids=6)
+    # The instances 0 .. 5 are reached, 18 of 24 are not.
+    assert [logs["bank_stale_share"] for logs in seen] == [0.75] * 3
+    assert [logs["bank_staleness"] for logs in seen] == [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("view")
+    fill_folder(root / "images", NASTY_NAMES)
+    return run_images.open_images(make_run(root / "run", root / "images"))
+
+
+def test_tensorboard_gets_grids_and_the_projector(tmp_path, images):
+    from google.protobuf import text_format
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.plugins import projector
+
+    from tf_instdisc.report.tensorboard import EmbeddingView
+
+    view = EmbeddingView(tmp_path, lambda: images, every=2)
+    view.set_params({"epochs": 5})
+    for epoch in range(5):
+        view.on_epoch_end(epoch, {})
+    view.on_train_end()
+
+    events = event_accumulator.EventAccumulator(str(tmp_path / "grid"))
+    events.Reload()
+    assert len(events.Tensors("neighbours")) == 3  # Epochs 2, 4 and 5.
+
+    config = text_format.Parse(
+        (tmp_path / "projector_config.pbtxt").read_text(),
+        projector.ProjectorConfig(),
+    )
+    embedding = config.embeddings[0]
+    assert (tmp_path / embedding.metadata_path).exists()
+    assert (tmp_path / embedding.sprite.image_path).exists()
+    assert Image.open(tmp_path / "sprite.png").size == (96, 96)
+    rows = np.loadtxt(tmp_path / "rows.tsv", delimiter="\t")
+    np.testing.assert_allclose(rows, images.bank.rows, atol=1e-4)
+    lines = (tmp_path / "metadata.tsv").read_text("utf-8").splitlines()
+    assert lines[0] == "name\tlabel\tinstance_id"
+    names = [line.split("\t")[0] for line in lines[1:]]
+    assert names == images.bank.names.tolist()

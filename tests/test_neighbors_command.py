@@ -1,0 +1,217 @@
+"""Neighbour grids: search, pictures, pages and lines."""
+
+import html.parser
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.finished_run import (
+    NASTY_NAMES,
+    command,
+    fill_folder,
+    make_run,
+    picture,
+    save_picture,
+)
+from tf_instdisc import lines, run_images
+from tf_instdisc.report import grid, pages, search
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("neighbors")
+    plain = [f"{kind}/{i}.png" for kind in ("cats", "собаки") for i in range(9)]
+    fill_folder(root / "images", [*NASTY_NAMES, *plain])
+    return make_run(root / "run", root / "images")
+
+
+@pytest.fixture(scope="module")
+def images(run):
+    return run_images.open_images(run)
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a browser would see of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self.names = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.names += [value for name, value in attrs if name == "alt"]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_neighbors_equal_an_exhaustive_search(images):
+    queries = search.random_queries(images, 7, size=16, seed=3)
+    found = search.nearest(queries, images.bank, 5)
+    rows = images.bank.rows.astype(np.float64)
+    for i, own in enumerate(queries.positions):
+        scores = [float(np.dot(rows[own], row)) for row in rows]
+        order = sorted(range(len(rows)), key=lambda j: -scores[j])
+        expected = [j for j in order if j != own][:5]
+        assert found.positions[i].tolist() == expected
+        np.testing.assert_allclose(
+            found.scores[i], [scores[j] for j in expected], atol=1e-6
+        )
+
+
+def test_a_query_is_left_out_even_among_equal_rows(images):
+    rows = np.tile(images.bank.rows[:1], (6, 1))
+    bank = images.bank.__class__(
+        rows,
+        np.arange(6),
+        images.bank.names[:6],
+        images.bank.labels[:6],
+        images.bank.class_names,
+    )
+    queries = search.Queries(
+        ["q"], bank.labels[:1], rows[:1], np.zeros((1, 8, 8, 3)), np.array([5])
+    )
+    found = search.nearest(queries, bank, 3)
+    assert found.positions.shape == (1, 3)
+    assert 5 not in found.positions
+
+
+def test_images_come_back_at_their_rows(images):
+    positions = np.array([4, 0, 4, 11])
+    pictures, found = images.read(positions, 48)
+    assert found.all()
+    for image, position in zip(pictures, positions, strict=True):
+        name = str(images.bank.names[position])
+        path = f"{images.flags['images']}/{name}"
+        np.testing.assert_array_equal(image, np.asarray(Image.open(path)))
+
+
+def test_images_of_a_tfds_data_set_come_back_by_id(tmp_path):
+    from sklearn import datasets
+
+    from tf_instdisc.data.tfds_source import tfds_source
+
+    source = tfds_source("instdisc_digits", "train[:50]", str(tmp_path))
+    stored = {
+        int(e["instance_id"]): e["image"]
+        for e in source.examples(None).as_numpy_iterator()
+    }
+    bank = run_images.Bank(
+        rows=np.zeros([3, 2], np.float32),
+        instance_ids=np.array([7, 20, 49]),
+        names=np.array(["a", "b", "c"]),
+        labels=np.zeros(3, int),
+    )
+    flags = {
+        "dataset": "instdisc_digits",
+        "split": "train[:50]",
+        "data_dir": str(tmp_path),
+    }
+    pictures, found = run_images.RunImages(bank, flags).read([2, 0], 8)
+    assert found.all()
+    np.testing.assert_array_equal(pictures[0][..., :1], stored[49])
+    np.testing.assert_array_equal(pictures[1][..., :1], stored[7])
+    known = np.round(datasets.load_digits().images * (255 / 16))
+    assert (known == pictures[0][..., 0]).all(axis=(1, 2)).any()
+
+
+def test_a_deleted_image_is_grey_and_no_error(tmp_path):
+    fill_folder(tmp_path / "images", ["a.png", "b.png"])
+    run = make_run(tmp_path / "run", tmp_path / "images")
+    (tmp_path / "images" / "a.png").unlink()
+    pictures, found = run_images.open_images(run).read(np.array([0, 1]), 8)
+    assert found.tolist() == [False, True]
+    assert (pictures[0] == 128).all()
+
+
+def test_names_are_shown_as_they_are_and_do_no_harm(run, images):
+    positions = np.arange(len(images.bank.rows))
+    queries = search.row_queries(images, positions, 16)
+    rows = grid.grid_rows(
+        queries, search.nearest(queries, images.bank, 2), images
+    )
+    page = Page(pages.neighbor_page(rows, "<b>run</b>"))
+    assert set(NASTY_NAMES) <= set(page.names)
+    for name in NASTY_NAMES:
+        assert name in page.texts
+    allowed = {"html", "head", "meta", "title", "link", "style", "body", "h1"}
+    allowed |= {"div", "figure", "img", "figcaption", "span", "p"}
+    assert {tag for tag, _ in page.tags} == allowed
+    assert not any(n.startswith("on") for _, a in page.tags for n in a)
+    sources = [a["src"] for tag, a in page.tags if tag == "img"]
+    assert all(source.startswith("data:image/jpeg;") for source in sources)
+
+
+def test_frames_say_whether_the_classes_agree(images):
+    labels = images.bank.labels
+    queries = search.row_queries(images, np.array([0]), 20)
+    same, other = np.flatnonzero(labels == labels[0])[1], labels.argmax()
+    found = search.Neighbors(
+        np.float32([[0.9, 0.8]]), np.array([[same, other]])
+    )
+    drawn = grid.draw(grid.grid_rows(queries, found, images))
+    colors = {tuple(c) for c in drawn.reshape(-1, 3)}
+    assert (26, 150, 65) in colors
+    assert (215, 48, 39) in colors
+    green = (drawn == (26, 150, 65)).all(axis=-1)
+    red = (drawn == (215, 48, 39)).all(axis=-1)
+    assert np.nonzero(green)[1].max() < np.nonzero(red)[1].min()
+
+
+def test_lines_carry_names_that_hold_tabs(images):
+    text = lines.tsv(["name", "score"], [["a\tb\n\\c", 1]])
+    assert text == "name\tscore\na\\tb\\n\\\\c\t1\n"
+
+
+def test_the_command_takes_a_photograph_from_outside(run, images, tmp_path):
+    save_picture(tmp_path, "query.png", picture(2))
+    result = command(
+        "neighbors",
+        f"--run_dir={run.path}",
+        f"--query={tmp_path / 'query.png'}",
+        "--num_neighbors=3",
+        "--format=json",
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["query"] == "query.png"
+    assert found["neighbors"][0]["name"] == NASTY_NAMES[2]
+    assert found["neighbors"][0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_command_writes_pictures_of_a_folder(run, tmp_path):
+    fill_folder(tmp_path / "new", ["cats/1.png", "собаки/2.png", "rest/3.png"])
+    (tmp_path / "new" / "cats" / "broken.jpg").write_bytes(b"no image")
+    result = command(
+        "neighbors",
+        f"--run_dir={run.path}",
+        f"--query={tmp_path / 'new'}",
+        "--output=grid.png,grid.html",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "cats/broken.jpg" in result.stdout
+    width, height = Image.open(tmp_path / "grid.png").size
+    assert width > 10 * 64
+    assert height > 3 * 64
+    page = Page((tmp_path / "grid.html").read_text("utf-8"))
+    assert len(page.names) == 3 * 11
+    classes = [a["class"] for tag, a in page.tags if tag == "figure"]
+    assert {"query", "right", "wrong", "unknown"} == set(classes)
+
+
+@pytest.mark.parametrize(
+    ("query", "part"),
+    [
+        ("missing.jpg", "does not exist"),
+        ("random:0", "at least 1"),
+        (__file__, "cannot be decoded"),
+    ],
+)
+def test_queries_that_are_none_are_refused(run, images, query, part):
+    with pytest.raises(ValueError, match=part) as caught:
+        search.parse_query(run, images, query, 16, seed=0)
+    assert query in str(caught.value)

@@ -1,0 +1,36 @@
+"""The notebook, from its first cell to its last."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_the_quickstart_runs(monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="the extra 'test'")
+    nbformat = pytest.importorskip("nbformat", reason="the extra 'test'")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("QUICKSTART_EPOCHS", "3")
+    notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", 4)
+    nbformat.validate(notebook)
+    nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3"
+    ).execute()
+    printed = "".join(
+        output.get("text", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    )
+    accuracies = re.search(r"kNN top-1: \[(.*)\]", printed).group(1)
+    assert float(accuracies.split(", ")[-1]) > 0.6
+    share = int(re.search(r"class: (\d+)%", printed).group(1))
+    assert share > 40
+    kinds = {
+        kind
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", {})
+    }
+    assert "image/png" in kinds

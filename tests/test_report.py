@@ -1,0 +1,209 @@
+"""The report: its figures, and the page in a real browser."""
+
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from tests.browser import open_page
+from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
+from tf_instdisc import neighbors, run_directory, run_images
+from tf_instdisc.report import analysis, charts, run_page, thumbnails
+
+PLAIN_NAMES = [
+    f"{kind}/{i}.png" for kind in ("cats", "собаки") for i in range(9)
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    fill_folder(root / "images", [*NASTY_NAMES, *PLAIN_NAMES])
+    run = make_run(root / "run", root / "images", "--seed=0\n")
+    for epoch in (1, 2, 3):
+        run.append_metrics(
+            {
+                "epoch": epoch,
+                "step": epoch,
+                "loss": 4.0 - epoch,
+                "knn_top1": 0.3,
+            }
+        )
+    result = command("report", f"--run_dir={run.path}", "--num_neighbors=5")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(run.report)
+    return run.report
+
+
+def test_the_page_asks_for_nothing_from_outside(page):
+    text = page.read_text("utf-8")
+    assert page.stat().st_size < 5e6
+    # Whether scripts ask, the browser's console tells.
+    text = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert not re.search(r"url\(\W?(?!data:)\w+:", text)
+    for title in ("Curves", "Bank health", "Map of the bank", "Recipe"):
+        assert title in text
+    assert "--num_neighbors" not in text
+    assert "--temperature" in text
+
+
+@pytest.mark.parametrize(
+    ("width", "dark"), [(1200, False), (390, True)], ids=["desk", "phone"]
+)
+def test_in_a_browser(page, width, dark):
+    with open_page(page, width, dark=dark) as (browser, console):
+        wait_for(browser, "return window.Bokeh && Bokeh.documents.length > 0")
+        time.sleep(1)
+        assert [m for m in console() if m["level"] != "INFO"] == []
+        wide = browser.execute_script(
+            "return document.documentElement.scrollWidth - window.innerWidth"
+        )
+        assert wide <= 0, "the page is wider than the window"
+        color = browser.execute_script(
+            "return getComputedStyle(document.body).backgroundColor"
+        )
+        assert color == ("rgb(22, 24, 27)" if dark else "rgb(255, 255, 255)")
+
+        # Links lead to their sections.
+        for link in browser.find_elements("css selector", "nav a"):
+            link.click()
+            target = link.get_attribute("href").split("#")[1]
+            top = browser.execute_script(
+                f"return document.getElementById('{target}')"
+                ".getBoundingClientRect().top"
+            )
+            assert -2 <= top < 1000
+
+        # Names are shown as they are, and none became an element.
+        shown = browser.execute_script(
+            "return [...document.images].map(i => i.alt)"
+        )
+        assert set(shown) <= {*NASTY_NAMES, *PLAIN_NAMES}
+        assert len(set(shown) & set(NASTY_NAMES)) >= 3
+        assert not browser.find_elements("css selector", "[onerror]")
+
+        # Hovering shows the picture and the name of each point.
+        for name in NASTY_NAMES:
+            text = hover(browser, name)
+            assert name in text, name
+        assert [m for m in console() if m["level"] != "INFO"] == []
+
+
+def wait_for(browser, script):
+    for _ in range(100):
+        if browser.execute_script(script):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"never true: {script}")
+
+
+_POINT = """
+const name = arguments[0];
+document.getElementById('map').scrollIntoView();
+for (const root of Bokeh.index.roots) {
+  const source = root.model.renderers?.[0]?.data_source;
+  const names = source?.data.name;
+  if (!names) continue;
+  const i = [...names].indexOf(name);
+  const box = root.canvas_view.el.getBoundingClientRect();
+  const x = root.frame.x_scale.compute(source.data.x[i]);
+  const y = root.frame.y_scale.compute(source.data.y[i]);
+  return [box.left + x, box.top + y];
+}
+"""
+_TOOLTIP = """
+const found = [];
+const walk = (node) => {
+  if (node.shadowRoot) walk(node.shadowRoot);
+  for (const child of node.children ?? []) walk(child);
+  if (node.classList?.contains('map-picture')) {
+    const style = getComputedStyle(node);
+    if (style.backgroundImage.startsWith('url("data:image/jpeg') &&
+        node.getBoundingClientRect().width > 50)
+      found.push(node.parentNode.textContent);
+  }
+};
+walk(document.body);
+return found.join('|');
+"""
+
+
+def hover(browser, name):
+    x, y = browser.execute_script(_POINT, name)
+    for step in (-3, 0):
+        browser.execute_cdp_cmd(
+            "Input.dispatchMouseEvent",
+            {"type": "mouseMoved", "x": x + step, "y": y},
+        )
+    for _ in range(20):
+        text = browser.execute_script(_TOOLTIP)
+        if name in text:
+            break
+        time.sleep(0.1)
+    return text
+
+
+def test_a_run_without_labels_metrics_and_images(tmp_path):
+    fill_folder(tmp_path / "images", [f"{i}.png" for i in range(12)])
+    run = make_run(tmp_path / "run", tmp_path / "images")
+    shutil.rmtree(tmp_path / "images")
+    page = run_page.report(run, run_images.open_images(run), max_points=10)
+    assert "10 of the images shown are missing" in page
+    assert "Of 12 images" in page
+    assert "cluster 1" in page
+    assert "Confusions" not in page
+    assert "has measured nothing" in page
+
+
+def bank_of(size=60, classes=3):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(size, 6)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return run_directory.Bank(
+        rows,
+        np.arange(size),
+        np.array([f"{i}.png" for i in range(size)]),
+        rng.integers(0, classes, size),
+        tuple("abc"[:classes]),
+    )
+
+
+def test_each_row_is_classified_by_the_others():
+    bank = bank_of()
+    positions = np.array([3, 10, 59])
+    votes = analysis.classify_rows(bank, positions, 7, 0.1)
+    for i, position in enumerate(positions):
+        others = np.setdiff1d(np.arange(60), position)
+        scores, found = neighbors.top_k(
+            bank.rows[[position]], bank.rows[others], 7
+        )
+        tally = neighbors.weighted_votes(
+            scores, bank.labels[others][found], 3, 0.1
+        )[0]
+        assert votes.predicted[i] == tally.argmax()
+        assert votes.nearest[i] == pytest.approx(scores[0, 0])
+        own = tally[bank.labels[position]] / tally.sum()
+        assert votes.margin[i] == pytest.approx(own)
+    matrix = analysis.confusion_matrix(bank, votes)
+    assert matrix.sum() == 3
+    first = bank.labels[3], votes.predicted[0]
+    assert matrix[first] >= 1
+
+
+def test_pictures_stand_at_their_place_in_the_sheet():
+    pictures = np.arange(5, dtype=np.uint8)[:, None, None, None]
+    pictures = np.broadcast_to(pictures, (5, 4, 4, 3))
+    sheet = thumbnails.sheet(pictures)
+    assert sheet.shape == (12, 12, 3)
+    assert (sheet[4:8, 4:8] == 4).all()
+    assert (sheet[:4, 8:] == 2).all()
+    assert (sheet[8:] == 0).all()
+
+
+def test_what_was_never_measured_has_no_curve():
+    metrics = [{"epoch": 1, "loss": float("nan")}, {"epoch": 2, "loss": 1.0}]
+    assert charts.curve(metrics, "knn_top1", "kNN") is None
+    assert charts.curve(metrics, "loss", "loss") is not None

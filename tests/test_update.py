@@ -1,0 +1,220 @@
+"""Grown data: what stays keeps its row; and what two runs differ in."""
+
+import dataclasses
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from tests.finished_run import (
+    command,
+    fill_folder,
+    make_run,
+    picture,
+    save_picture,
+)
+from tf_instdisc import diff, run_directory, update
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "images"
+    fill_folder(folder, [f"{i:02}.png" for i in range(20)])
+    for path in folder.iterdir():
+        os.utime(path, (1e9, 1e9))  # Long before the run.
+    made = make_run(tmp_path / "run", folder)
+    # Rows of a trained bank are not what the encoder gives.
+    bank = made.load_bank()
+    rows = np.random.default_rng(0).normal(size=bank.rows.shape)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    made.save_bank(dataclasses.replace(bank, rows=rows.astype(np.float32)))
+    return made
+
+
+def instdisc_update(run, folder, *flags):
+    result = command(
+        "update", f"--run_dir={run.path}", f"--images={folder}", *flags
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def as_dict(bank):
+    return {
+        int(i): (str(name), row.tobytes())
+        for i, name, row in zip(
+            bank.instance_ids, bank.names, bank.rows, strict=True
+        )
+    }
+
+
+def test_new_images_leave_the_old_bit_equal(run, tmp_path):
+    folder = tmp_path / "images"
+    old = run.load_bank()
+    # Names that sort before the old ones.
+    fill_folder(folder, ["0 new.png", "05b.png"])
+    output = instdisc_update(run, folder)
+    assert "kept: 20" in output
+    assert "added: 2\n  0 new.png\n  05b.png" in output
+    new = run.load_bank()
+    found = as_dict(new)
+    assert {i: found[i] for i in range(20)} == as_dict(old)
+    assert [found[i][0] for i in (20, 21)] == ["0 new.png", "05b.png"]
+    encoder = keras.saving.load_model(run.encoder)
+    expected = encoder(np.stack([_input(0), _input(1)])).numpy()
+    np.testing.assert_allclose(new.rows[20:], expected, atol=1e-5)
+
+
+def _input(seed):
+    from tf_instdisc.data.decode import resize_and_center_crop
+
+    return resize_and_center_crop(picture(seed), 16, 1.0).numpy()
+
+
+def test_only_new_images_are_encoded(run, tmp_path):
+    folder = tmp_path / "images"
+    fill_folder(folder, ["new a.png", "new b.png"])
+    encoder = keras.saving.load_model(run.encoder)
+    sizes = []
+
+    class Counting:
+        def predict_on_batch(self, batch):
+            sizes.append(len(batch))
+            return encoder.predict_on_batch(batch)
+
+    flags = run.read_flags()
+    none = np.zeros([0], np.int64)
+    update.update_bank(
+        run.load_bank(), none, {}, str(folder), flags, Counting()
+    )
+    assert sum(sizes) == 2
+
+
+def test_deleted_renamed_and_changed_files(run, tmp_path):
+    folder = tmp_path / "images"
+    instdisc_update(run, folder)  # Notes what the files hold.
+    old = as_dict(run.load_bank())
+    (folder / "03.png").unlink()
+    (folder / "04.png").rename(folder / "renamed.png")
+    save_picture(folder, "05.png", picture(77))
+    output = instdisc_update(run, folder)
+    for part in (
+        "kept: 17",
+        "added: 0",
+        "removed: 1\n  03.png",
+        "changed: 1\n  05.png",
+        "renamed: 1\n  04.png -> renamed.png",
+    ):
+        assert part in output
+    new = as_dict(run.load_bank())
+    assert 3 not in new
+    assert new[4] == ("renamed.png", old[4][1])
+    assert new[5][0] == "05.png"
+    assert new[5][1] != old[5][1]
+    same = set(range(20)) - {3, 4, 5}
+    assert {i: new[i] for i in same} == {i: old[i] for i in same}
+
+    # A tombstone is never given again.
+    save_picture(folder, "99.png", picture(99))
+    (folder / "19.png").unlink()
+    instdisc_update(run, folder)
+    newest = as_dict(run.load_bank())
+    assert newest[20][0] == "99.png"
+    assert 19 not in newest
+    assert run.load_instances()[0].tolist() == [3, 19]
+    (folder / "99.png").unlink()
+    save_picture(folder, "again.png", picture(98))
+    instdisc_update(run, folder)
+    assert {20, 21} & set(as_dict(run.load_bank())) == {21}
+
+
+def test_a_file_written_after_training_began_is_read_again(run, tmp_path):
+    save_picture(tmp_path / "images", "07.png", picture(70))
+    later = run.flags.stat().st_mtime + 5
+    os.utime(tmp_path / "images" / "07.png", (later, later))
+    output = instdisc_update(run, tmp_path / "images")
+    assert "changed: 1\n  07.png" in output
+
+
+def test_another_run_directory_leaves_the_first_alone(run, tmp_path):
+    new_folder = tmp_path / "new"
+    fill_folder(new_folder, [f"{i:02}.png" for i in range(22)])
+    before = run.bank.read_bytes()
+    target = tmp_path / "second"
+    instdisc_update(run, new_folder, f"--output={target}")
+    assert run.bank.read_bytes() == before
+    second = run_directory.load(str(target))
+    assert len(second.load_bank().rows) == 22
+    assert second.read_flags()["images"] == str(new_folder)
+    assert second.encoder.exists()
+
+
+def bank_of(rows, names=None):
+    size = len(rows)
+    names = [f"{i}.png" for i in range(size)] if names is None else names
+    return run_directory.Bank(
+        rows.astype(np.float32),
+        np.arange(size),
+        np.array(names),
+        np.full(size, -1),
+    )
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_turned_bank_has_not_drifted():
+    rng = np.random.default_rng(0)
+    rows = unit(rng.normal(size=(50, 6)))
+    turn, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    found = diff.compare(bank_of(rows), bank_of(rows @ turn), 5)
+    assert found.shared_neighbors.tolist() == [1] * 50
+    np.testing.assert_allclose(found.drift, 0, atol=1e-5)
+
+
+def test_the_image_that_moved_is_found():
+    rng = np.random.default_rng(0)
+    rows = unit(rng.normal(size=(50, 6)))
+    moved = rows.copy()
+    moved[7] *= -1
+    names = [f"{i}.png" for i in range(50)]
+    order = rng.permutation(50)
+    found = diff.compare(
+        bank_of(rows),
+        bank_of(
+            np.concatenate([moved[order], rows[:1]]),
+            [*np.array(names)[order], "other.png"],
+        ),
+        5,
+    )
+    assert found.num_common == 50
+    assert found.num_only == (0, 1)
+    assert found.names[found.drift.argmax()] == "7.png"
+    assert found.names[found.shared_neighbors.argmin()] == "7.png"
+
+
+def test_shared_neighbors_equal_loops():
+    rng = np.random.default_rng(1)
+    a, b = unit(rng.normal(size=(30, 4))), unit(rng.normal(size=(30, 4)))
+    found = diff.compare(bank_of(a), bank_of(b), 6)
+    position = [int(str(name).split(".")[0]) for name in found.names]
+    for i, own in enumerate(position):
+        sets = []
+        for rows in (a, b):
+            order = np.argsort(-rows[own] @ rows.T).tolist()
+            sets.append(set([j for j in order if j != own][:6]))
+        assert found.shared_neighbors[i] == len(sets[0] & sets[1]) / 6
+
+
+def test_the_command_compares_two_runs(run, tmp_path):
+    target = tmp_path / "second"
+    instdisc_update(run, tmp_path / "images", f"--output={target}")
+    result = command("diff", str(run.path), str(target), "--num_neighbors=4")
+    assert result.returncode == 0, result.stderr
+    assert "common images: 20" in result.stdout
+    assert "shared neighbours at 4: 1.000" in result.stdout
+    refused = command("diff", str(run.path))
+    assert refused.returncode != 0
+    assert "2 arguments" in refused.stderr + refused.stdout

@@ -1,0 +1,71 @@
+"""instdisc-diff: compares two runs over the same images."""
+
+from tf_instdisc.cli.flag_groups import diff
+from tf_instdisc.cli.launch import launch
+
+GROUPS = (diff,)
+
+_SUMMARY = """
+Compares two runs: neighbours that they share, kNN, drift of each image.
+
+  instdisc-diff RUN_A RUN_B --output=drift.tsv
+"""
+_SHOWN = 10
+
+
+def main() -> None:
+    """Entry point of `instdisc-diff`."""
+    launch(_diff, _SUMMARY, GROUPS, num_arguments=2)
+
+
+def _diff(first: str, second: str) -> None:
+    import numpy as np
+
+    from tf_instdisc import run_directory
+    from tf_instdisc.diff import compare
+    from tf_instdisc.lines import tsv
+
+    runs = [run_directory.load(path) for path in (first, second)]
+    found = compare(
+        runs[0].load_bank(),
+        runs[1].load_bank(),
+        diff.NUM_NEIGHBORS.value,
+        diff.MAX_IMAGES.value,
+        diff.SEED.value,
+    )
+    print(
+        f"common images: {found.num_common}, only in {first}: "
+        f"{found.num_only[0]}, only in {second}: {found.num_only[1]}"
+    )
+    for path, run in zip((first, second), runs, strict=True):
+        print(f"kNN top-1 of {path}: {_last_knn(run)}")
+    print(
+        f"shared neighbours at {diff.NUM_NEIGHBORS.value}: "
+        f"{found.shared_neighbors.mean():.3f}"
+    )
+    print(f"drift: mean {found.drift.mean():.4f}, most {found.drift.max():.4f}")
+    lines = [
+        (name, f"{shared:.4f}", f"{drift:.6f}")
+        for name, shared, drift in zip(
+            found.names, found.shared_neighbors, found.drift, strict=True
+        )
+    ]
+    order = np.argsort(found.shared_neighbors, kind="stable")
+    header = ("name", "shared_neighbors", "drift")
+    print("changed most:")
+    print(tsv(header, [lines[i] for i in order[:_SHOWN]]), end="")
+    if diff.OUTPUT.value:
+        with open(diff.OUTPUT.value, "w", encoding="utf-8") as file:
+            file.write(tsv(header, lines))
+        print(diff.OUTPUT.value)
+
+
+def _last_knn(run) -> str:
+    if not run.metrics.exists():
+        return "not measured"
+    values = [e["knn_top1"] for e in run.read_metrics() if "knn_top1" in e]
+    return f"{values[-1]:.4f}" if values else "not measured"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Near-duplicates"""
+
+from absl import flags
+
+from tf_instdisc.cli.flag_groups import finished_run
+
+THRESHOLD = flags.DEFINE_float(
+    "threshold",
+    0.98,
+    "Cosine from which on two images are near-duplicates.",
+    lower_bound=0.01,
+    upper_bound=1.0,
+)
+FOLDERS = flags.DEFINE_list(
+    "folders",
+    [],
+    "A folder to search in place of the training images, or two folders, "
+    "A,B, to compare with each other.",
+)
+ENCODE = flags.DEFINE_bool(
+    "encode",
+    True,
+    "Encode the training images anew. --noencode takes the rows of the bank: "
+    "that needs no images, but training pushes the rows of equal images apart.",
+)
+MAX_PAIRS = flags.DEFINE_integer(
+    "max_pairs", 1_000_000, "Pairs at which the search stops.", lower_bound=1
+)
+OUTPUT = flags.DEFINE_list(
+    "output",
+    ["duplicates.tsv", "duplicates.html"],
+    "Files to write: .tsv, .html or both; - prints TSV.",
+)
+PICTURE_SIZE = flags.DEFINE_integer(
+    "picture_size",
+    64,
+    "Side of a picture in pixels.",
+    lower_bound=8,
+    upper_bound=512,
+)
+
+
+@flags.validator("folders", "Give one folder, or two with a comma.")
+def _one_or_two(folders):
+    return len(folders) <= 2
+
+
+@flags.validator("output", "Give files that end with .tsv or .html, or -.")
+def _known_suffixes(paths):
+    return all(
+        path == "-" or path.endswith((".tsv", ".html")) for path in paths
+    )
+
+
+flags.mark_flag_as_required(finished_run.RUN_DIR.name)

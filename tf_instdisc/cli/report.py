@@ -1,0 +1,39 @@
+"""instdisc-report: one page that shows what a run has learned."""
+
+from tf_instdisc.cli.flag_groups import finished_run, report
+from tf_instdisc.cli.launch import launch
+
+GROUPS = (finished_run, report)
+
+_SUMMARY = """
+Writes one HTML file, which needs no network, about a finished run.
+
+  instdisc-report --run_dir=runs/digits
+"""
+
+
+def main() -> None:
+    """Entry point of `instdisc-report`."""
+    launch(_report, _SUMMARY, GROUPS)
+
+
+def _report() -> None:
+    from tf_instdisc import run_directory, run_images
+    from tf_instdisc.report import pages, run_page
+
+    run = run_directory.load(finished_run.RUN_DIR.value or "")
+    page = run_page.report(
+        run,
+        run_images.open_images(run),
+        max_points=report.MAP_POINTS.value,
+        threshold=report.THRESHOLD.value,
+        num_neighbors=report.NUM_NEIGHBORS.value,
+        seed=report.SEED.value,
+    )
+    path = report.OUTPUT.value or run.report
+    pages.write(path, page)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Pictures and pages of what a run has learned; needs the extra `report`."""
+
+import importlib.util
+
+_missing = [
+    name
+    for name in ("PIL", "bokeh", "jinja2")
+    if importlib.util.find_spec(name) is None
+]
+
+
+class MissingExtraError(ValueError):
+    """The packages of an extra are not installed."""
+
+
+if _missing:
+    raise MissingExtraError(
+        "Pages and pictures need the extra 'report'. Received: no "
+        f"{', no '.join(_missing)}. Install it: "
+        "pip install 'tf_instdisc[report]'"
+    )

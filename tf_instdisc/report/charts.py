@@ -1,0 +1,202 @@
+"""Charts, by Bokeh: they lie in the page, script included."""
+
+import dataclasses
+
+import bokeh.embed
+import bokeh.resources
+import numpy as np
+from bokeh import models, palettes, plotting
+from markupsafe import Markup
+
+_PALETTE = palettes.Category20_20
+_TEXT = "#7d8590"  # readable on white and on black
+
+
+@dataclasses.dataclass(frozen=True)
+class Charts:
+    """Parts of a page.
+
+    Attributes:
+        library: Bokeh's script, without its tags' surroundings.
+        script: Draws the charts.
+        divs: The charts' places by name.
+    """
+
+    library: Markup
+    script: Markup
+    divs: dict[str, Markup]
+
+
+def embed(figures: dict[str, models.Model]) -> Charts:
+    """Turns figures into parts of a page that needs no network."""
+    script, divs = bokeh.embed.components(figures)
+    library = bokeh.resources.Resources(
+        mode="inline", components=["bokeh"]
+    ).render_js()
+    return Charts(
+        Markup(library),
+        Markup(script),
+        {name: Markup(div) for name, div in divs.items()},
+    )
+
+
+def _figure(**options):
+    figure = plotting.figure(
+        sizing_mode="stretch_width",
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        outline_line_color=None,
+        toolbar_location="above",
+        **options,
+    )
+    figure.toolbar.logo = None
+    for axis in figure.axis:
+        axis.axis_line_color = axis.major_tick_line_color = _TEXT
+        axis.minor_tick_line_color = None
+        axis.major_label_text_color = axis.axis_label_text_color = _TEXT
+    figure.grid.grid_line_color = _TEXT
+    figure.grid.grid_line_alpha = 0.25
+    if figure.title:
+        figure.title.text_color = _TEXT
+    return figure
+
+
+def curve(
+    metrics: list[dict[str, float]], name: str, title: str
+) -> plotting.figure | None:
+    """A measured quantity over the epochs; None if it never was measured."""
+    points = [
+        (epoch["epoch"], epoch[name])
+        for epoch in metrics
+        if name in epoch and np.isfinite(epoch[name])
+    ]
+    if not points:
+        return None
+    epochs, values = zip(*points, strict=True)
+    chart = _figure(
+        title=title,
+        height=190,
+        tools="hover,box_zoom,reset",
+        tooltips=[("epoch", "@x"), (title, "@y{0.[0000]a}")],
+    )
+    chart.line(epochs, values, line_width=2, color=_PALETTE[0])
+    chart.scatter(epochs, values, size=5, color=_PALETTE[0])
+    return chart
+
+
+def embedding_map(
+    points: np.ndarray,
+    colors: np.ndarray,
+    names: list[str],
+    captions: list[str],
+    sheet_side: int,
+) -> plotting.figure:
+    """The map; hovering over a point shows its picture and name.
+
+    Pictures stand in one sheet, the CSS variable `--sheet`; a point knows its
+    place in it.
+
+    Args:
+        points: float `[size, 2]`.
+        colors: int `[size]`, as in `legend`.
+        names: One for each point.
+        captions: One for each point.
+        sheet_side: Pictures in a line of the sheet.
+    """
+    places = np.arange(len(points))
+    steps = max(1, sheet_side - 1)
+    source = models.ColumnDataSource(
+        {
+            "x": np.round(points[:, 0], 2).astype(np.float32),
+            "y": np.round(points[:, 1], 2).astype(np.float32),
+            "color": [_PALETTE[int(c) % len(_PALETTE)] for c in colors],
+            # Bokeh escapes them where a tooltip shows them.
+            "name": names,
+            "caption": captions,
+            "left": np.round(places % sheet_side * 100 / steps, 3),
+            "top": np.round(places // sheet_side * 100 / steps, 3),
+        }
+    )
+    tooltip = (
+        '<div style="width:110px">'
+        '<div class="map-picture" style="width:96px;height:96px;'
+        f"background-image:var(--sheet);background-size:{sheet_side * 100}%;"
+        'background-position:@left% @top%"></div>'
+        '<div style="overflow-wrap:anywhere">@caption</div>'
+        '<div style="overflow-wrap:anywhere;color:#666">@name</div></div>'
+    )
+    chart = _figure(
+        height=480,
+        tools="pan,wheel_zoom,box_zoom,reset",
+        active_drag="pan",
+    )
+    chart.axis.visible = False
+    chart.grid.visible = False
+    points_drawn = chart.scatter(
+        "x", "y", source=source, size=5, color="color", alpha=0.75
+    )
+    chart.add_tools(
+        models.HoverTool(
+            renderers=[points_drawn],
+            tooltips=tooltip,
+            point_policy="snap_to_data",
+            # One picture, where many points lie together.
+            limit=1,
+        )
+    )
+    return chart
+
+
+def legend(groups: list[str]) -> list[tuple[str, str]]:
+    """Names of groups with their colours in the map."""
+    return [
+        (name, _PALETTE[i % len(_PALETTE)]) for i, name in enumerate(groups)
+    ]
+
+
+def confusion(matrix: np.ndarray, class_names: list[str]) -> plotting.figure:
+    """The confusion matrix as a heat map, shares of the true class."""
+    size = len(class_names)
+    # Short and unique: names may be long, or equal when they are cut.
+    short = [f"{i} {name[:18]}" for i, name in enumerate(class_names)]
+    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    true, predicted = (axis.ravel() for axis in np.indices(matrix.shape))
+    source = models.ColumnDataSource(
+        {
+            "true": [short[i] for i in true],
+            "predicted": [short[i] for i in predicted],
+            "true_name": [class_names[i] for i in true],
+            "predicted_name": [class_names[i] for i in predicted],
+            "count": matrix.ravel(),
+            "share": shares.ravel(),
+        }
+    )
+    chart = _figure(
+        height=min(900, 180 + 26 * size),
+        x_range=short,
+        y_range=short[::-1],
+        x_axis_label="neighbours say",
+        y_axis_label="label",
+        tools="hover",
+        tooltips=[
+            ("label", "@true_name"),
+            ("neighbours say", "@predicted_name"),
+            ("images", "@count"),
+            ("share of the label", "@share{0.0%}"),
+        ],
+    )
+    chart.xaxis.major_label_orientation = 1.0
+    chart.grid.visible = False
+    mapper = models.LinearColorMapper(
+        palette=list(palettes.Viridis256), low=0, high=1
+    )
+    chart.rect(
+        "predicted",
+        "true",
+        1,
+        1,
+        source=source,
+        line_color=None,
+        fill_color={"field": "share", "transform": mapper},
+    )
+    return chart
