@@ -244,3 +244,28 @@ def test_file_loads_without_the_package(tmp_path, small, backend, policy):
     np.testing.assert_allclose(
         np.load(paths[2]), encoder(images), rtol=0, atol=1e-4
     )
+
+
+def test_gradients_of_a_narrow_encoder_leave_the_heap_alone():
+    # TensorFlow 2.21 with oneDNN writes beyond a buffer for strided 1x1
+    # convolutions from few channels; the process dies some calls later.
+    code = """
+import tensorflow as tf
+from tf_instdisc import build_encoder
+encoder = build_encoder("resnet18", image_size=16, width=4)
+@tf.function(reduce_retracing=True)
+def gradients(images):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(encoder(images, training=True)[:, 0])
+    return tape.gradient(loss, encoder.trainable_variables)
+for step in range(90):
+    gradients(tf.random.uniform([29 if step % 3 else 64, 16, 16, 3], 0, 255))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"},
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr.decode()[-2000:]

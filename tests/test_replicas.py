@@ -55,6 +55,7 @@ def strategies():
 def float32_again():
     yield
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
 
 
 def batch_norm_encoder(trainable):
@@ -72,6 +73,7 @@ def batch_norm_encoder(trainable):
 def fitted(built, dtype, num_images, encoder=linear_encoder, **arguments):
     """All state after 21 steps, a list of copies for each variable."""
     keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (num_images, 4, 4, 3), np.uint8)

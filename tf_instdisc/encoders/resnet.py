@@ -95,7 +95,12 @@ def _bottleneck_block(x, filters, strides, prefix, output_name, norm):
 def _shortcut(x, filters, strides, prefix, norm):
     if strides == 1 and x.shape[-1] == filters:
         return x
-    x = _conv(x, filters, 1, strides, f"{prefix}_0_conv")
+    if strides > 1:
+        # Every other pixel, then a convolution without a stride: the same
+        # numbers. TensorFlow 2.21 with oneDNN corrupts the heap in the filter
+        # gradient of a strided 1x1 convolution from less than 16 channels.
+        x = layers.AveragePooling2D(1, strides, name=f"{prefix}_0_pixels")(x)
+    x = _conv(x, filters, 1, 1, f"{prefix}_0_conv")
     return _batch_norm(x, f"{prefix}_0_bn", **norm)
 
 
@@ -104,8 +109,7 @@ def _conv(x, filters, kernel_size, strides, name):
     if strides > 1:
         # Keras' "same" pads strided convolutions at the far side only, so
         # that PyTorch's weights would see images moved by a pixel.
-        if kernel_size > 1:
-            x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
     return layers.Conv2D(
         filters,
