@@ -218,3 +218,61 @@ def test_the_command_compares_two_runs(run, tmp_path):
     refused = command("diff", str(run.path))
     assert refused.returncode != 0
     assert "2 arguments" in refused.stderr + refused.stdout
+
+
+def test_training_goes_on_from_an_updated_run(tmp_path):
+    folder = tmp_path / "images"
+    fill_folder(folder, [f"{i:02}.png" for i in range(20)])
+    flags = [
+        *("--image_size=16", "--width=4", "--objective=softmax"),
+        *("--batch_size=8", "--epochs=1", "--learning_rate=0.001"),
+    ]
+
+    def train(name, *more):
+        result = command(
+            "train",
+            f"--images={folder}",
+            f"--run_dir={tmp_path / name}",
+            *flags,
+            *more,
+        )
+        assert result.returncode == 0, result.stderr
+        return run_directory.load(str(tmp_path / name))
+
+    first = train("first")
+    before = as_dict(first.load_bank())
+    (folder / "03.png").unlink()
+    (folder / "05.png").rename(folder / "00 renamed.png")
+    save_picture(folder, "000 new.png", picture(99))
+    output = instdisc_update(first, folder, f"--output={tmp_path / 'grown'}")
+    assert "renamed: 1\n  05.png -> 00 renamed.png" in output
+
+    # A learning rate of 0 and no momentum of the bank would change nothing;
+    # a small one changes little, so that rows can be told apart.
+    second = train("second", f"--init_run={tmp_path / 'grown'}")
+    after = as_dict(second.load_bank())
+    assert set(after) == {*range(20), 20} - {3}
+    assert after[20][0] == "000 new.png"
+    assert after[5][0] == "00 renamed.png"
+    assert all(after[i][0] == before[i][0] for i in after if i not in (5, 20))
+    removed_ids, digests = second.load_instances()
+    assert removed_ids.tolist() == [3]
+    assert set(digests) == {name for name, _ in after.values()}
+    encoders = [
+        keras.saving.load_model(run.encoder, compile=False).get_weights()
+        for run in (first, second)
+    ]
+    distances = [np.abs(a - b).max() for a, b in zip(*encoders, strict=True)]
+    assert 0 < max(distances) < 0.5
+
+    # Images without a row are refused.
+    save_picture(folder, "unknown.png", picture(100))
+    result = command(
+        "train",
+        f"--images={folder}",
+        f"--run_dir={tmp_path / 'third'}",
+        f"--init_run={tmp_path / 'grown'}",
+        *flags,
+    )
+    assert result.returncode == 2
+    assert "unknown.png. Run instdisc-update first." in result.stderr

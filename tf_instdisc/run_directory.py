@@ -130,6 +130,15 @@ class RunDirectory:
         content = json.loads(self.instances.read_text(encoding="utf-8"))
         return np.array(content["removed_ids"], np.int64), content["digests"]
 
+    def ids_by_name(self) -> tuple[dict[str, int], int]:
+        """Ids of the images, and one more than the highest ever given."""
+        bank = self.load_bank()
+        removed_ids, _ = self.load_instances()
+        highest = max(bank.instance_ids.max(), removed_ids.max(initial=-1))
+        names = map(str, bank.names)
+        ids = map(int, bank.instance_ids)
+        return dict(zip(names, ids, strict=True)), int(highest) + 1
+
     def append_metrics(self, metrics: dict[str, float]) -> None:
         """Adds one line to the metrics."""
         with open(self.metrics, "a", encoding="utf-8") as file:

@@ -22,6 +22,7 @@ from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.embedding import Embedded, embed
 from tf_instdisc.encoders import build_encoder
 from tf_instdisc.health import BankHealth
+from tf_instdisc.load import load_encoder
 from tf_instdisc.model import InstanceDiscrimination
 from tf_instdisc.run_directory import Bank, RunDirectory
 from tf_instdisc.run_images import RunImages
@@ -52,6 +53,7 @@ def train(
     epochs: int,
     strategy: tf.distribute.Strategy | None = None,
     bank_init: str = "random",
+    init_run: RunDirectory | None = None,
     crop_fraction: float = 1.0,
     num_neighbors: int = 200,
     knn_every: int = 1,
@@ -81,6 +83,8 @@ def train(
         epochs: Epochs.
         strategy: As `build_strategy` makes it; one device by default.
         bank_init: `"random"` rows, or `"encode"` the images first.
+        init_run: A finished run whose encoder and rows this one begins with,
+            in place of `bank_init`; its ids must be those of `source`.
         crop_fraction: As in `evaluation_dataset`.
         num_neighbors: Neighbours that vote.
         knn_every: Epochs between two kNN measurements.
@@ -133,6 +137,7 @@ def train(
             "batch_size": batch_size,
             "epochs": epochs,
             "bank_init": bank_init,
+            "init_run": str(init_run.path) if init_run else None,
         }
         run = run_directory.open_run(run_dir, settings, _CHANGEABLE, flags_text)
 
@@ -164,7 +169,9 @@ def train(
             table["untrained encoder"] = knn(
                 embed(encoder, train_images), embed(encoder, test_images)
             )
-        if bank_init == "encode":
+        if init_run is not None:
+            _begin_with(init_run, model)
+        elif bank_init == "encode":
             model.encode_bank(train_images)
         progress = saving.Progress(baselines=table)
     elif progress.batch_size != batch_size:
@@ -268,6 +275,26 @@ def train(
         run.save_bank(bank)
         print(f"run directory: {run.path}")
         strategies.sum_over_hosts(strategy, [1])
+
+
+def _begin_with(run: RunDirectory, model: InstanceDiscrimination) -> None:
+    trained = load_encoder(run.path)
+    shapes, wanted = (
+        [tuple(weight.shape) for weight in encoder.weights]
+        for encoder in (trained, model.encoder)
+    )
+    bank = run.load_bank()
+    if shapes != wanted or bank.instance_ids.max() >= model.num_instances:
+        raise ValueError(
+            "`init_run` must hold an encoder of the same kind, and ids below "
+            f"{model.num_instances}. Received: init_run={run.path}, with "
+            f"{trained.count_params()} parameters for "
+            f"{model.encoder.count_params()} and the highest id "
+            f"{bank.instance_ids.max()}"
+        )
+    model.encoder.set_weights(trained.get_weights())
+    with model.distribute_strategy.scope():
+        model.memory_bank.fill(bank.instance_ids, bank.rows)
 
 
 def require_multiple(batch_size: int, num_replicas: int) -> None:

@@ -1,5 +1,7 @@
 """instdisc-train: trains an encoder and fills a run directory."""
 
+import time
+
 from absl import flags
 
 from tf_instdisc.cli.flag_groups import (
@@ -29,8 +31,12 @@ def main() -> None:
 def _train() -> None:
     from tf_instdisc import run_directory
 
+    started = time.time()
     run_dir = run.RUN_DIR.value or ""
     run_directory.check_usable(run_dir)
+    init_run = None
+    if run.INIT_RUN.value:
+        init_run = run_directory.load(run.INIT_RUN.value)
 
     import keras
 
@@ -42,7 +48,7 @@ def _train() -> None:
         strategy.split_cpu(run.LOGICAL_CPUS.value)
     built_strategy = strategy.build_strategy(run.DISTRIBUTION.value)
     keras.config.set_dtype_policy(encoder.PRECISION.value)
-    source, test_source = _sources()
+    source, test_source = _sources(init_run)
     # Not before: preparing a data set takes from Python's random numbers.
     keras.utils.set_random_seed(run.SEED.value)
     training.train(
@@ -96,6 +102,7 @@ def _train() -> None:
         epochs=optimization.EPOCHS.value,
         strategy=built_strategy,
         bank_init=objective.BANK_INIT.value,
+        init_run=init_run,
         crop_fraction=data.CROP_FRACTION.value,
         num_neighbors=run.NUM_NEIGHBORS.value,
         knn_every=run.KNN_EVERY.value,
@@ -106,14 +113,33 @@ def _train() -> None:
         flags_text=_flags_text(),
         grid_every=run.GRID_EVERY.value,
     )
+    finished = run_directory.load(run_dir)
+    is_first = strategy.is_chief(built_strategy) and not (
+        finished.instances.exists()
+    )
+    if data.IMAGES.value and is_first:
+        _save_instances(finished, init_run, started)
 
 
-def _sources():
+def _save_instances(finished, init_run, started):
+    """Writes what `instdisc-update` knows a renamed or changed file by."""
+    from tf_instdisc.update import folder_digests
+
+    names = finished.load_bank().names
+    digests = folder_digests(data.IMAGES.value or "", names, started)
+    removed_ids, _ = (init_run or finished).load_instances()
+    finished.save_instances(removed_ids, digests)
+
+
+def _sources(init_run):
     if data.IMAGES.value:
         from tf_instdisc.data.folder import folder_source
 
         policy = data.BAD_IMAGES.value
-        source = folder_source(data.IMAGES.value, policy)
+        ids, num_instances = None, None
+        if init_run is not None:
+            ids, num_instances = init_run.ids_by_name()
+        source = folder_source(data.IMAGES.value, policy, ids, num_instances)
         test_source = None
         if data.TEST_IMAGES.value:
             test_source = folder_source(data.TEST_IMAGES.value, policy)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -17,10 +18,16 @@ class UnreadableImageError(ValueError):
     """A folder holds images that cannot be decoded."""
 
 
-def folder_source(folder: str, bad_images: str = "fail") -> ImageSource:
+def folder_source(
+    folder: str,
+    bad_images: str = "fail",
+    known_ids: Mapping[str, int] | None = None,
+    num_instances: int | None = None,
+) -> ImageSource:
     """Reads all images below a folder.
 
-    The sorted relative paths are the instances. If every image lies in a
+    The sorted relative paths are the instances, unless they have ids already;
+    an id without an image then counts as unreadable. If every image lies in a
     subfolder, the first part of its path is its class. Every image is decoded
     once, to find those that cannot be.
 
@@ -28,6 +35,9 @@ def folder_source(folder: str, bad_images: str = "fail") -> ImageSource:
         folder: Path; searched through all levels, hidden files left out.
         bad_images: `"fail"` if an image cannot be read, or `"skip"` it: it
             keeps its id, and is never trained on.
+        known_ids: Ids by relative path, as an earlier run gave them.
+        num_instances: With `known_ids`: one more than the highest id that
+            was ever given.
 
     Returns:
         The source; its examples are encoded.
@@ -36,21 +46,29 @@ def folder_source(folder: str, bad_images: str = "fail") -> ImageSource:
         FileNotFoundError: If the folder is missing or holds no image.
         UnreadableImageError: If an image cannot be read and is not to be
             skipped, or if none can be read.
-        ValueError: If `bad_images` is unknown.
+        ValueError: If `bad_images` is unknown, or an image has no known id.
     """
     choices.require("bad_images", bad_images, choices.BAD_IMAGES)
-    names = image_paths(folder)
+    found = image_paths(folder)
+    ids = np.arange(len(found))
+    if known_ids is not None:
+        ids = _ids_of(found, known_ids, folder)
+    names = [""] * (num_instances or len(found))
+    for instance_id, name in zip(ids, found, strict=True):
+        names[instance_id] = name
     paths = [os.path.join(folder, name) for name in names]
-    readable = _readable(paths)
+    readable = np.zeros([len(names)], bool)
+    readable[ids] = _readable([paths[i] for i in ids])
     unreadable = tuple(int(i) for i in np.flatnonzero(~readable))
-    if unreadable:
-        _report([names[i] for i in unreadable], len(names), folder, bad_images)
+    bad = [names[i] for i in unreadable if names[i]]
+    if bad:
+        _report(bad, len(found), folder, bad_images)
 
-    classes = sorted({name.split("/")[0] for name in names if "/" in name})
-    has_classes = all("/" in name for name in names)
+    classes = sorted({name.split("/")[0] for name in found if "/" in name})
+    has_classes = all("/" in name for name in found)
     labels = np.full([len(names)], NO_LABEL, np.int64)
     if has_classes:
-        labels[:] = [classes.index(name.split("/")[0]) for name in names]
+        labels[ids] = [classes.index(name.split("/")[0]) for name in found]
     readable_ids = tf.constant(np.flatnonzero(readable), tf.int64)
 
     def examples(shuffle_seed):
@@ -110,6 +128,18 @@ def image_paths(
             f"Received: folder={folder!r}"
         )
     return names
+
+
+def _ids_of(names, known_ids, folder):
+    unknown = [name for name in names if name not in known_ids]
+    if unknown:
+        shown = ", ".join(unknown[:_NAMED_AT_MOST])
+        raise ValueError(
+            f"Every image of {folder} must have a row in the run that this "
+            f"one begins with; {len(unknown)} have none: {shown}. Run "
+            "instdisc-update first."
+        )
+    return np.array([known_ids[name] for name in names], np.int64)
 
 
 def _readable(paths: list[str]) -> np.ndarray:

@@ -9,6 +9,12 @@ RUN_DIR = flags.DEFINE_string(
     None,
     "Directory of the run; missing, empty, or a run's to continue.",
 )
+INIT_RUN = flags.DEFINE_string(
+    "init_run",
+    None,
+    "A finished run, or what instdisc-update made of it: this run begins with "
+    "its encoder and rows, and keeps the ids of its images.",
+)
 SEED = flags.DEFINE_integer(
     "seed",
     0,

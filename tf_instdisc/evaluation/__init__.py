@@ -1,0 +1,1 @@
+"""The paper's evaluations, one protocol a file."""
