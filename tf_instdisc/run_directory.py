@@ -12,6 +12,7 @@ instances.json  what instdisc-update has removed, and digests of the files
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -87,18 +88,7 @@ class RunDirectory:
 
     def read_flags(self) -> dict[str, str]:
         """The flags of the run by name, as text; a switch is true or false."""
-        flags = {}
-        for line in self.flags.read_text(encoding="utf-8").splitlines():
-            name, has_value, value = (
-                line.strip().removeprefix("--").partition("=")
-            )
-            if has_value:
-                flags[name] = value
-            elif name.startswith("no"):
-                flags[name.removeprefix("no")] = "false"
-            elif name:
-                flags[name] = "true"
-        return flags
+        return parse_flags(self.flags.read_text(encoding="utf-8"))
 
     def set_flag(self, name: str, value: str) -> None:
         """Sets one of the run's flags, whole or not at all."""
@@ -167,6 +157,10 @@ class RunDirectory:
         encoder.save(partial)
         os.replace(partial, self.encoder)
 
+    def encoder_digest(self) -> str:
+        """SHA-256 of the encoder's file."""
+        return hashlib.sha256(self.encoder.read_bytes()).hexdigest()
+
     def save_bank(self, bank: Bank) -> None:
         """Writes the bank, whole or not at all."""
         partial = self.path / "bank.partial.npz"
@@ -194,6 +188,22 @@ class RunDirectory:
             fields = {name: file[name] for name in file.files}
         class_names = tuple(str(n) for n in fields.pop("class_names"))
         return Bank(class_names=class_names, **fields)
+
+
+def parse_flags(text: str) -> dict[str, str]:
+    """Flags of a flagfile by name, as text; the last of a name counts."""
+    flags = {}
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            continue
+        name, has_value, value = line.strip().removeprefix("--").partition("=")
+        if has_value:
+            flags[name] = value
+        elif name.startswith("no"):
+            flags[name.removeprefix("no")] = "false"
+        elif name:
+            flags[name] = "true"
+    return flags
 
 
 def check_usable(path: str) -> None:

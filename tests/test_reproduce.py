@@ -1,0 +1,180 @@
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.finished_run import linear_encoder
+from tf_instdisc import run_directory
+from tf_instdisc.reproduce import measure, runs, show, tables
+from tf_instdisc.reproduce.make import make_table
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = (
+    "--dataset=instdisc_digits",
+    "--split=train[:60]",
+    "--test_split=test[:40]",
+    "--image_size=16",
+)
+
+
+class Trainer:
+    """Makes run directories without training; ends after some if told to."""
+
+    def __init__(self, stop_after=None):
+        self.trained = []
+        self.stop_after = stop_after
+
+    def __call__(self, run_dir, flags, environment):
+        if len(self.trained) == self.stop_after:
+            raise RuntimeError("stopped")
+        self.trained.append(run_dir)
+        run = run_directory.open_run(run_dir, {}, (), "\n".join(flags) + "\n")
+        rng = np.random.default_rng(len(run_dir))
+        for epoch in range(1, 9):
+            loss = 10 - epoch + rng.uniform()
+            run.append_metrics({"epoch": epoch, "loss": loss})
+        run.save_encoder(linear_encoder())
+        rows = rng.normal(size=(3, 32)).astype(np.float32)
+        run.save_bank(
+            run_directory.Bank(
+                rows, np.arange(3), np.array(list("abc")), np.zeros(3, int)
+            )
+        )
+
+
+def make(name, folder, trainer, seeds=2):
+    make_table(
+        name,
+        tables.SCALES["small"],
+        ROOT / "flags",
+        TINY,
+        seeds,
+        folder / "runs",
+        folder / "tables",
+        command="instdisc-reproduce ...",
+        train=trainer,
+    )
+    return (folder / "tables" / f"{name}.md").read_text()
+
+
+def plan(name, scale="small", more=(), num_images=10_000, seeds=1):
+    table = tables.TABLES[name]
+    chosen = tables.SCALES[scale]
+    recipe = ROOT / "flags" / chosen.recipes[table.recipe]
+    return runs.plan_runs(
+        table, chosen, recipe, more, num_images, seeds, pathlib.Path("runs")
+    )
+
+
+@pytest.mark.parametrize("scale", tables.SCALES)
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_every_row_has_a_run_and_tables_share_them(name, scale):
+    planned = plan(name, scale, seeds=2)
+    assert len(planned) == 2 * len(tables.TABLES[name].rows)
+    assert len({r.directory.path for r in planned}) == len(planned)
+    if name != "proximal":
+        base = {r.directory.path.parent.name for r in planned}
+        assert "base" in base
+
+
+def test_a_share_of_the_images_sees_as_many_batches():
+    planned = {r.row.share: r.flags for r in plan("training_size")}
+    assert "--split=train[:3000]" in planned[0.3]
+    assert "--epochs=33" in planned[0.3]
+    assert "--split=train[:10]" in planned[0.001]
+    assert "--epochs=100" in planned[0.001]
+    assert not any(flag.startswith("--split") for flag in planned[1])
+    at_paper_scale = plan("training_size", "paper", num_images=1_281_167)
+    assert "--epochs=200" in at_paper_scale[0].flags
+
+
+def test_a_table_has_ours_beside_the_papers(tmp_path):
+    trainer = Trainer()
+    text = make("embedding_size", tmp_path, trainer)
+    assert len(trainer.trained) == 8
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert lines[0].startswith("| | kNN | paper: kNN | seeds | flags |")
+    rows = {line.split(" | ")[0]: line for line in lines[2:]}
+    assert "| 34.0 | 2 | `--dataset=instdisc_digits`" in rows["| 32"]
+    assert "`--embedding_dim=32`" in rows["| 32"]
+    # The same number as a hand-made vote over the same embeddings.
+    planned = plan("embedding_size", more=TINY, num_images=60)
+    kept = json.loads((tmp_path / "tables/embedding_size.json").read_text())
+    inputs = measure.open_inputs(
+        runs.recipe_flags(ROOT / "flags/cifar10_sweep.flags", TINY)
+    )
+    path = tmp_path / planned[0].directory.path
+    run = runs.Run(planned[0].row, 0, run_directory.RunDirectory(path), ())
+    train, test = inputs.embed(run)
+    hits = 0
+    for query, label in zip(test.embeddings, test.labels, strict=True):
+        votes = np.zeros(10)
+        for row, row_label in zip(train.embeddings, train.labels, strict=True):
+            votes[row_label] += np.exp((query @ row) / 0.1)
+        hits += votes.argmax() == label
+    (cell,) = kept[str(path)]["values"]
+    assert cell == ["32", "kNN", pytest.approx(hits / 40)]
+    assert (tmp_path / "tables/embedding_size.png").stat().st_size > 5000
+
+
+def test_a_stopped_table_goes_on(tmp_path):
+    with pytest.raises(RuntimeError, match="stopped"):
+        make("proximal", tmp_path, Trainer(stop_after=3), seeds=1)
+    rest = Trainer()
+    text = make("proximal", tmp_path, rest, seeds=1)
+    assert len(rest.trained) == 1
+    json_path = tmp_path / "tables" / "proximal.json"
+    before = json_path.read_bytes()
+    again = Trainer()
+    assert make("proximal", tmp_path, again, seeds=1) == text
+    assert not again.trained
+    assert json_path.read_bytes() == before
+
+    # Another encoder in the place of one is measured again.
+    run = next((tmp_path / "runs").rglob("encoder.keras")).parent
+    encoder = linear_encoder()
+    encoder.set_weights([w * 2 + 0.1 for w in encoder.get_weights()])
+    run_directory.RunDirectory(run).save_encoder(encoder)
+    make("proximal", tmp_path, again, seeds=1)
+    assert json_path.read_bytes() != before
+
+
+def test_curves_are_kept_and_their_fluctuation_measured(tmp_path):
+    text = make("proximal", tmp_path, Trainer(), seeds=1)
+    assert "| kNN | last loss | fluctuation of the loss |" in text
+    kept = json.loads((tmp_path / "tables/proximal.json").read_text())
+    for entry in kept.values():
+        curve = entry["curve"]
+        wanted = np.mean(
+            [
+                abs(curve[i] - (curve[i - 1] + curve[i + 1]) / 2)
+                for i in range(3, 7)
+            ]
+        )
+        (found,) = (v for _, c, v in entry["values"] if "fluctuation" in c)
+        assert found == pytest.approx(wanted)
+    assert measure.fluctuation([5, 4, 3, 2, 1, 0]) == pytest.approx(0)
+
+
+def test_seeds_give_mean_and_deviation():
+    table = tables.TABLES["cifar10_objectives"]
+    row = table.rows[1]
+    measured = [
+        (
+            runs.Run(row, seed, run_directory.RunDirectory(pathlib.Path()), ()),
+            measure.Measured({(row.label, "kNN"): value}),
+        )
+        for seed, value in enumerate((0.40, 0.42, 0.44))
+    ]
+    text = show.markdown(table, measured, "command", None)
+    assert "| exact softmax | 42.0 ± 2.0 | 80.8 | 3 |" in text
+
+
+def test_missing_recipes_are_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="recipes_dir"):
+        runs.find_recipes(str(tmp_path))

@@ -1,0 +1,141 @@
+"""What is measured of a run, on the recipe's data."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tf_instdisc.data.pipeline import evaluation_dataset
+from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.data.tfds_source import tfds_source
+from tf_instdisc.embedding import Embedded, embed
+from tf_instdisc.load import load_encoder
+from tf_instdisc.neighbors import knn_accuracy
+from tf_instdisc.reproduce.runs import Run
+
+_BATCH_SIZE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What every run of a table is measured on.
+
+    Attributes:
+        train_source: The recipe's training images, all of them also for runs
+            that were trained on a share.
+        test_source: Its test images.
+        flags: The recipe's flags by name.
+    """
+
+    train_source: ImageSource
+    test_source: ImageSource
+    flags: dict[str, str]
+
+    def embed(self, run: Run) -> tuple[Embedded, Embedded]:
+        """Embeddings of training and test images."""
+        encoder = load_encoder(run.directory.path)
+        train, test = (
+            embed(
+                encoder,
+                evaluation_dataset(
+                    source,
+                    int(self.flags["image_size"]),
+                    _BATCH_SIZE,
+                    float(self.flags.get("crop_fraction", 1.0)),
+                ),
+            )
+            for source in (self.train_source, self.test_source)
+        )
+        return train, test
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Numbers of one run.
+
+    Attributes:
+        values: By line and column of the table.
+        curve: The loss of each epoch, where it is asked for.
+    """
+
+    values: dict[tuple[str, str], float]
+    curve: list[float] = dataclasses.field(default_factory=list)
+
+
+def open_inputs(flags: dict[str, str]) -> Inputs:
+    """Opens the images of a recipe.
+
+    Raises:
+        ValueError: If there are no labels to measure with.
+    """
+    train_source, test_source = (
+        tfds_source(flags["dataset"], split, flags.get("data_dir"))
+        for split in (
+            flags.get("split", "train"),
+            flags.get("test_split", "test"),
+        )
+    )
+    if not train_source.num_classes or not test_source.num_classes:
+        raise ValueError(
+            "Tables need a data set with labels. "
+            f"Received: dataset={flags['dataset']}"
+        )
+    return Inputs(train_source, test_source, flags)
+
+
+def fluctuation(curve: Sequence[float]) -> float:
+    """How far epochs lie from their neighbours.
+
+    Args:
+        curve: The loss of each epoch; the first quarter, where it falls
+            fast, is left out.
+
+    Returns:
+        Mean of |loss - (loss before + loss after) / 2|; 0 for a line.
+    """
+    late = np.asarray(curve)[len(curve) // 4 :]
+    if len(late) < 3:
+        return 0.0
+    return float(np.abs(late[1:-1] - (late[:-2] + late[2:]) / 2).mean())
+
+
+def _knn_of(embedded, inputs):
+    train, test = embedded
+    number = min(
+        int(inputs.flags.get("num_neighbors", 200)), len(train.embeddings)
+    )
+    accuracies = knn_accuracy(
+        train.embeddings,
+        train.labels,
+        test.embeddings,
+        test.labels,
+        inputs.train_source.num_classes,
+        [number],
+        float(inputs.flags.get("temperature", 0.07)),
+    )
+    return accuracies[number]["top1"]
+
+
+def _knn(run: Run, inputs: Inputs) -> Measured:
+    knn = _knn_of(inputs.embed(run), inputs)
+    return Measured({(run.row.label, "kNN"): knn})
+
+
+def _loss_curve(run: Run, inputs: Inputs) -> Measured:
+    curve = [epoch["loss"] for epoch in run.directory.read_metrics()]
+    knn = _knn_of(inputs.embed(run), inputs)
+    line = run.row.label
+    return Measured(
+        {
+            (line, "kNN"): knn,
+            (line, "last loss"): curve[-1],
+            (line, "fluctuation of the loss"): fluctuation(curve),
+        },
+        curve,
+    )
+
+
+PROTOCOLS: dict[str, Callable[[Run, Inputs], Measured]] = {
+    "knn": _knn,
+    "loss_curve": _loss_curve,
+}

@@ -1,0 +1,214 @@
+"""What the paper's tables hold: runs, measurements, and its own numbers.
+
+A row is a run of a recipe with some flags changed. Rows of different tables
+share runs. The paper's numbers are those of arXiv 1805.01978 unless a table
+says otherwise.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run of a table.
+
+    Attributes:
+        label: What stands in the first column.
+        run: Name of the run, a folder for its seeds.
+        flags: Flags that the run adds to its recipe.
+        share: Part of the recipe's training images, in (0, 1].
+        paper: The paper's numbers by column, shares in [0, 1].
+        position: On the plot's horizontal axis, where there is one.
+    """
+
+    label: str
+    run: str
+    flags: tuple[str, ...] = ()
+    share: float = 1.0
+    paper: dict[str, float] = dataclasses.field(default_factory=dict)
+    position: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One of the paper's tables.
+
+    Attributes:
+        title: Its heading.
+        source: Where its numbers stand, and of which network and data.
+        recipe: `"cifar10"` or `"imagenet"`: what the paper trained.
+        protocol: What is measured: a key of `measure.PROTOCOLS`.
+        rows: Its runs.
+        axis: Label of the plot's horizontal axis; None without a plot.
+        paper: The paper's numbers by line and column, of a protocol that
+            gives many lines for one run.
+    """
+
+    title: str
+    source: str
+    recipe: str
+    protocol: str
+    rows: tuple[Row, ...]
+    axis: str | None = None
+    paper: dict[tuple[str, str], float] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large the runs are.
+
+    Attributes:
+        recipes: For each of the paper's recipes the flagfile in its place.
+        longest: By how much the epochs of a share of the images may be
+            multiplied, so that it sees as many batches as all of them.
+    """
+
+    recipes: dict[str, str]
+    longest: float
+
+
+# The paper does not say how long it trained on a share of the images: at its
+# scale they are trained for as many epochs as all of them.
+SCALES = {
+    "small": Scale(
+        {"cifar10": "cifar10_sweep.flags", "imagenet": "cifar10_sweep.flags"},
+        longest=10,
+    ),
+    "paper": Scale(
+        {"cifar10": "cifar10.flags", "imagenet": "imagenet_resnet18.flags"},
+        longest=1,
+    ),
+}
+
+BASE = "base"  # The run of a recipe as it is.
+_IMAGENET = "ResNet-18 on ImageNet"
+
+
+def _objectives() -> tuple[Row, ...]:
+    def nce(num_negatives, knn, svm):
+        return Row(
+            f"NCE, {num_negatives} negative" + "s" * (num_negatives > 1),
+            f"nce-{num_negatives}",
+            ("--objective=nce", f"--num_negatives={num_negatives}"),
+            paper={"kNN": knn, "SVM": svm},
+        )
+
+    return (
+        Row(
+            "parametric softmax",
+            "parametric",
+            ("--objective=parametric",),
+            paper={"kNN": 0.630, "SVM": 0.603},
+        ),
+        Row("exact softmax", BASE, paper={"kNN": 0.808, "SVM": 0.754}),
+        nce(1, 0.425, 0.443),
+        nce(10, 0.634, 0.602),
+        nce(512, 0.784, 0.643),
+        nce(4096, 0.804, 0.702),
+    )
+
+
+def _embedding_sizes() -> tuple[Row, ...]:
+    paper = {32: 0.340, 64: 0.388, 128: 0.410, 256: 0.401}
+    return tuple(
+        Row(
+            str(size),
+            BASE if size == 128 else f"embedding_dim-{size}",
+            () if size == 128 else (f"--embedding_dim={size}",),
+            paper={"kNN": knn},
+            position=size,
+        )
+        for size, knn in paper.items()
+    )
+
+
+def _training_shares() -> tuple[Row, ...]:
+    paper = {0.001: 0.039, 0.01: 0.107, 0.1: 0.231, 0.3: 0.317, 1: 0.410}
+    return tuple(
+        Row(
+            f"{100 * share:g}%",
+            BASE if share == 1 else f"share-{share}",
+            share=share,
+            paper={"kNN": knn},
+            position=100 * share,
+        )
+        for share, knn in paper.items()
+    )
+
+
+def _proximal_weights() -> tuple[Row, ...]:
+    negatives = ("--objective=nce", "--num_negatives=4096")
+    return tuple(
+        Row(
+            f"λ = {weight}",
+            f"nce-4096-proximal-{weight}" if weight else "nce-4096",
+            (*negatives, f"--proximal_weight={weight}")
+            if weight
+            else negatives,
+        )
+        for weight in (0, 10, 30, 50)
+    )
+
+
+TABLES = {
+    "cifar10_objectives": Table(
+        "Objectives and numbers of negatives",
+        "table 1: ResNet-18 on CIFAR-10",
+        "cifar10",
+        "knn_and_svm",
+        _objectives(),
+    ),
+    "embedding_size": Table(
+        "Embedding size",
+        f"table 4: {_IMAGENET}",
+        "imagenet",
+        "knn",
+        _embedding_sizes(),
+        axis="embedding size",
+    ),
+    "training_size": Table(
+        "Share of the training images",
+        f"table 5: {_IMAGENET}",
+        "imagenet",
+        "knn",
+        _training_shares(),
+        axis="share of the training images, in percent",
+    ),
+    "proximal": Table(
+        "Weight of the proximal term",
+        "figure 3, which has curves and no numbers",
+        "cifar10",
+        "loss_curve",
+        _proximal_weights(),
+        axis="epoch",
+    ),
+    "semi_supervised": Table(
+        "Fine-tuning with a share of the labels",
+        "figure 6; its numbers for ResNet-50 on ImageNet, top-5, as given by "
+        "Chen et al. 2020 (arXiv 2002.05709, table 7)",
+        "imagenet",
+        "semi_supervised",
+        (Row("exact softmax", BASE),),
+        axis="share of the labels, in percent",
+        paper={
+            ("1% of the labels, pre-trained", "top5"): 0.392,
+            ("10% of the labels, pre-trained", "top5"): 0.774,
+        },
+    ),
+    "layers": Table(
+        "Linear classifiers on each layer",
+        f"table 2: {_IMAGENET}",
+        "imagenet",
+        "linear",
+        (Row("exact softmax", BASE),),
+        paper={
+            ("conv1, trained", "top1"): 0.160,
+            ("conv2, trained", "top1"): 0.199,
+            ("conv3, trained", "top1"): 0.298,
+            ("conv4, trained", "top1"): 0.390,
+            ("conv5, trained", "top1"): 0.445,
+        },
+    ),
+}
