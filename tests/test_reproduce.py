@@ -1,9 +1,5 @@
 import json
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
