@@ -37,6 +37,18 @@ IMAGE_DTYPES = ("uint8", "float32")
 BAD_BYTES = ("mask", "error")
 TFLITE = ("float32", "int8")
 
+PROTOCOLS = (
+    "knn",
+    "linear",
+    "svm",
+    "semi_supervised",
+    "finetune",
+    "transfer",
+    "detection",
+)
+KNN_ROWS = ("bank", "encoded")
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "embedding")
+
 
 def require(name: str, value: str | None, known: tuple[str, ...]) -> None:
     """Raises ValueError unless `value` is one of the known names."""

@@ -9,6 +9,8 @@ encoder.keras   the trained encoder
 bank.npz        rows, instance ids, names, labels, class names
 report.html     what instdisc-report writes
 instances.json  what instdisc-update has removed, and digests of the files
+results.json    what instdisc-evaluate has measured
+features/       layers' activations that instdisc-evaluate keeps
 """
 
 import dataclasses
@@ -85,6 +87,24 @@ class RunDirectory:
     @property
     def report(self) -> pathlib.Path:
         return self.path / "report.html"
+
+    @property
+    def results(self) -> pathlib.Path:
+        return self.path / "results.json"
+
+    @property
+    def features(self) -> pathlib.Path:
+        return self.path / "features"
+
+    def save_results(self, results: dict) -> None:
+        """Writes what was measured, whole or not at all."""
+        _write_whole(self.results, json.dumps(results, indent=1) + "\n")
+
+    def load_results(self) -> dict:
+        """What was measured; empty before the first evaluation."""
+        if not self.results.exists():
+            return {}
+        return json.loads(self.results.read_text(encoding="utf-8"))
 
     def read_flags(self) -> dict[str, str]:
         """The flags of the run by name, as text; a switch is true or false."""

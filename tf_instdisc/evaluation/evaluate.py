@@ -1,0 +1,59 @@
+"""Runs several protocols on one run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tf_instdisc import choices
+from tf_instdisc.evaluation import knn, linear, results
+from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.run_directory import RunDirectory
+
+_ON_LABELLED_IMAGES = {"knn": knn, "linear": linear}
+"""Modules with `check(inputs, options)` and `measure(inputs, options)`."""
+
+
+def evaluate(
+    run: RunDirectory,
+    options: Mapping[str, Any],
+    overrides: Mapping[str, str] | None = None,
+) -> list[Measurement]:
+    """Measures a finished run and keeps the results in its directory.
+
+    Everything that can be wrong with the run, the labels or the options is
+    found before the first protocol begins. What a protocol has measured is
+    kept, even if a later one fails.
+
+    Args:
+        run: A finished run.
+        options: The options of each protocol, in the order in which they are
+            to be run: `{"knn": KNNOptions()}`.
+        overrides: As in `open_inputs`.
+
+    Returns:
+        All that was measured.
+
+    Raises:
+        RunDirectoryError: If the run has not finished.
+        ValueError: If labels, images or options do not fit.
+    """
+    steps: list[Callable[[], Sequence[Measurement]]] = []
+    inputs = None
+    for protocol, chosen in options.items():
+        choices.require("protocol", protocol, choices.PROTOCOLS)
+        if protocol in _ON_LABELLED_IMAGES:
+            module = _ON_LABELLED_IMAGES[protocol]
+            inputs = inputs or open_inputs(run, overrides)
+            module.check(inputs, chosen)
+            steps.append(_later(module.measure, inputs, chosen))
+    found: list[Measurement] = []
+    for step in steps:
+        measured = list(step())
+        results.save(run, measured)
+        results.write_scalars(run, measured)
+        found += measured
+    return found
+
+
+def _later(function, *arguments):
+    return lambda: function(*arguments)

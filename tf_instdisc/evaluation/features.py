@@ -1,0 +1,208 @@
+"""Activations of an encoder's layers, computed once and kept on disk."""
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from tf_instdisc import choices
+from tf_instdisc.data import pipeline
+from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.errors import StorageError
+
+_BATCH = 256
+_DTYPE = np.float16
+_ENCODER_PREFIX = "encoder-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Activations of labelled images.
+
+    Attributes:
+        values: For each layer, float16 `[size, num_features]`, mapped from
+            the disk.
+        labels: int64 `[size]`, none negative.
+    """
+
+    values: dict[str, np.ndarray]
+    labels: np.ndarray
+
+
+def available_layers(encoder: keras.Model) -> tuple[str, ...]:
+    """Which of `conv1` .. `conv5` and `embedding` an encoder has."""
+    names = {layer.name for layer in encoder.layers}
+    return tuple(
+        name for name in choices.LAYERS if name in names or name == "embedding"
+    )
+
+
+def require_layers(encoder: keras.Model, names: Sequence[str]) -> None:
+    """Raises ValueError unless an encoder has all these layers."""
+    known = available_layers(encoder)
+    for name in names:
+        choices.require("layer", name, known)
+
+
+def feature_model(
+    encoder: keras.Model, names: Sequence[str], num_features: int
+) -> keras.Model:
+    """A model from images to pooled, flat activations.
+
+    Maps are averaged to a square grid whose side is the whole number nearest
+    to the root of `num_features` / channels, as the paper's linear
+    classifiers take about 9,000 numbers of each layer (Zhang et al. 2017,
+    arXiv 1611.09842). Maps that are smaller stay as they are.
+
+    Args:
+        encoder: A functional model.
+        names: Layers; `embedding` is the encoder's output.
+        num_features: About how many numbers a layer is pooled to.
+
+    Returns:
+        A model with one output for each name, `[batch, num_features]`.
+    """
+    outputs = []
+    for name in names:
+        is_output = name == "embedding"
+        x = encoder.output if is_output else encoder.get_layer(name).output
+        if len(x.shape) == 4:
+            side = max(1, round(math.sqrt(num_features / x.shape[-1])))
+            height, width = (min(side, size) for size in x.shape[1:3])
+            if (height, width) != tuple(x.shape[1:3]):
+                x = layers.AdaptiveAveragePooling2D((height, width))(x)
+        elif len(x.shape) == 3:
+            length = max(1, round(num_features / x.shape[-1]))
+            if length < x.shape[1]:
+                x = layers.AdaptiveAveragePooling1D(length)(x)
+        outputs.append(layers.Flatten(dtype="float32")(x))
+    return keras.Model(encoder.input, outputs)
+
+
+def extract(
+    encoder: keras.Model,
+    source: ImageSource,
+    names: Sequence[str],
+    directory: pathlib.Path,
+    num_features: int = 9000,
+    crop_fraction: float = 1.0,
+) -> Features:
+    """Activations of all labelled images, from the disk where they are there.
+
+    They are found again by the encoder's weights, the images' bytes and
+    labels, and how images and maps are resized. Those of another encoder
+    are removed from the directory. Memory holds a batch.
+
+    Args:
+        encoder: A functional model.
+        source: The images.
+        names: Layers, as in `feature_model`.
+        directory: Where they are kept; made if it is missing.
+        num_features: As in `feature_model`.
+        crop_fraction: As in `evaluation_dataset`.
+
+    Returns:
+        The activations.
+
+    Raises:
+        StorageError: If the disk has not enough room.
+    """
+    place = directory / f"{_ENCODER_PREFIX}{encoder_digest(encoder)}"
+    if directory.exists():
+        for old in directory.glob(f"{_ENCODER_PREFIX}*"):
+            if old != place:
+                shutil.rmtree(old)
+    settings = f"{data_digest(source)}-{num_features}-{crop_fraction:g}"
+    place /= settings
+    place.mkdir(parents=True, exist_ok=True)
+    labels = np.delete(source.labels(), source.unreadable)
+    missing = [name for name in names if not _file(place, name).exists()]
+    if missing:
+        _write(
+            feature_model(encoder, missing, num_features),
+            pipeline.evaluation_dataset(
+                source, int(encoder.input_shape[1]), _BATCH, crop_fraction
+            ),
+            np.count_nonzero(labels >= 0),
+            [_file(place, name) for name in missing],
+        )
+    values = {
+        name: np.load(_file(place, name), mmap_mode="r") for name in names
+    }
+    return Features(values, labels[labels >= 0])
+
+
+@contextlib.contextmanager
+def kept_in(directory: pathlib.Path, keep: bool) -> Iterator[pathlib.Path]:
+    """A directory for features; without `keep` it is removed at the end."""
+    try:
+        yield directory
+    finally:
+        if not keep:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def encoder_digest(encoder: keras.Model) -> str:
+    """Another one where any layer or weight is another."""
+    digest = hashlib.sha256(encoder.to_json().encode())
+    for weight in encoder.weights:
+        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def data_digest(source: ImageSource) -> str:
+    """Another one where any image, id or label is another."""
+    digest = hashlib.sha256()
+    for batch in source.examples(None).batch(_BATCH).as_numpy_iterator():
+        for name in ("instance_id", "label"):
+            digest.update(batch[name].tobytes())
+        for image in batch["image"]:
+            content = image if isinstance(image, bytes) else image.tobytes()
+            digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()[:16]
+
+
+def _file(place, name):
+    return place / f"{name}.npy"
+
+
+def _write(model, dataset, size, files):
+    sizes = [output.shape[-1] for output in model.outputs]
+    needed = size * sum(sizes) * np.dtype(_DTYPE).itemsize
+    free = shutil.disk_usage(files[0].parent).free
+    if needed > free:
+        raise StorageError(
+            f"The layers' activations need {needed / 2**30:.1f} GiB in "
+            f"{files[0].parent}, where {free / 2**30:.1f} GiB are free. Name "
+            "fewer layers (--linear_layers), or lower --linear_features."
+        )
+    partials = [file.with_name(f"{file.name}.partial") for file in files]
+    maps = [
+        np.lib.format.open_memmap(partial, "w+", _DTYPE, (size, width))
+        for partial, width in zip(partials, sizes, strict=True)
+    ]
+    encode = tf.function(
+        lambda images: model(images, training=False), reduce_retracing=True
+    )
+    largest = np.finfo(_DTYPE).max
+    start = 0
+    for images, _, labels in dataset:
+        is_labelled = labels.numpy() >= 0
+        stop = start + np.count_nonzero(is_labelled)
+        outputs = tf.nest.flatten(encode(images))
+        for column, output in zip(maps, outputs, strict=True):
+            values = output.numpy()[is_labelled]
+            column[start:stop] = np.clip(values, -largest, largest)
+        start = stop
+    for column, partial, file in zip(maps, partials, files, strict=True):
+        column.flush()
+        os.replace(partial, file)

@@ -1,0 +1,188 @@
+"""Opens what a protocol needs: a finished run, and labelled images."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.data import pipeline
+from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.load import load_encoder
+from tf_instdisc.run_directory import Bank, RunDirectory
+
+_BATCH = 256
+_FOLDER_FLAGS = ("images", "test_images")
+_TFDS_FLAGS = ("dataset", "split", "test_split")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationInputs:
+    """A finished run with images to train on and images to test on.
+
+    Attributes:
+        run: The run.
+        flags: Its flags, with what was put in their place.
+        source: Images with labels to learn from.
+        test_source: Images with labels to be told; the same classes.
+    """
+
+    run: RunDirectory
+    flags: dict[str, str]
+    source: ImageSource
+    test_source: ImageSource
+
+    @functools.cached_property
+    def encoder(self) -> keras.Model:
+        """The trained encoder."""
+        return load_encoder(self.run.path)
+
+    @functools.cached_property
+    def bank(self) -> Bank:
+        """The run's memory bank."""
+        return self.run.load_bank()
+
+    @property
+    def image_size(self) -> int:
+        """Side of the encoder's input, in pixels."""
+        return int(self.encoder.input_shape[1])
+
+    @property
+    def crop_fraction(self) -> float:
+        """As in `evaluation_dataset`."""
+        return float(self.flags.get("crop_fraction", 1.0))
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels."""
+        return self.source.num_classes
+
+    def images(self, source: ImageSource) -> tf.data.Dataset:
+        """Each image once: (images, instance_ids, labels)."""
+        return pipeline.evaluation_dataset(
+            source, self.image_size, _BATCH, self.crop_fraction
+        )
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int64: labels of the images to learn from that have one."""
+        return labels_of(self.source)
+
+
+def labels_of(source: ImageSource) -> np.ndarray:
+    """int64: labels of the readable images that have one."""
+    labels = np.delete(source.labels(), source.unreadable)
+    return labels[labels >= 0]
+
+
+def open_inputs(
+    run: RunDirectory, overrides: Mapping[str, str] | None = None
+) -> EvaluationInputs:
+    """Opens a run with the images that it was trained on, or others.
+
+    Args:
+        run: A finished run.
+        overrides: Flags of `instdisc-train` in place of the run's, for data
+            that was moved or is another: `images`, `test_images`, or
+            `dataset`, `split`, `test_split`, `data_dir`.
+
+    Returns:
+        The run and its images.
+
+    Raises:
+        RunDirectoryError: If the run has not finished.
+        FileNotFoundError: If a folder is missing.
+        ValueError: If there are no test images, labels are missing, training
+            and test images have other classes, or there is one class only.
+    """
+    if not run.bank.exists():
+        run.load_bank()  # Raises, and says what is missing.
+    flags = with_overrides(run.read_flags(), overrides or {})
+    source, test_source = _open_sources(flags)
+    require_labels(source, test_source)
+    return EvaluationInputs(run, flags, source, test_source)
+
+
+def with_overrides(
+    flags: Mapping[str, str], overrides: Mapping[str, str]
+) -> dict[str, str]:
+    """A run's flags with others in their place.
+
+    A folder takes the place of a data set, and a data set that of a folder.
+    """
+    flags = dict(flags)
+    if "images" in overrides or "dataset" in overrides:
+        for name in (*_FOLDER_FLAGS, *_TFDS_FLAGS):
+            flags.pop(name, None)
+    return {**flags, **overrides}
+
+
+def require_labels(source: ImageSource, test_source: ImageSource) -> None:
+    """Raises ValueError unless both sides have labels of the same classes."""
+    for what, part in (("training", source), ("test", test_source)):
+        if part.class_names is None or not len(labels_of(part)):
+            raise ValueError(
+                f"An evaluation needs labels, and the {what} images have "
+                f"none. Received: {part.name}. Labels are the subfolders of "
+                "a folder, or the feature 'label' of a TFDS data set; "
+                "--images and --test_images, or --dataset, name another one."
+            )
+    if source.class_names != test_source.class_names:
+        raise ValueError(
+            "Training and test images must have the same classes. Received: "
+            f"{_named(source)} to learn from, {_named(test_source)} to test"
+        )
+    found = len(np.unique(labels_of(source)))
+    if found < 2:
+        raise ValueError(
+            "An evaluation needs images of at least two classes. Received: "
+            f"{source.name}, whose images are of {found}"
+        )
+
+
+def _named(source):
+    names = source.class_names or ()
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{source.name} with {len(names)} ({shown})"
+
+
+def _open_sources(flags):
+    if flags.get("images"):
+        from tf_instdisc.data.folder import folder_source
+
+        if not flags.get("test_images"):
+            raise ValueError(
+                "An evaluation needs test images. Received: a run over "
+                f"--images={flags['images']} without them. Give "
+                "--test_images=FOLDER with the same class subfolders."
+            )
+        policy = flags.get("bad_images", "fail")
+        return (
+            folder_source(flags["images"], policy),
+            folder_source(flags["test_images"], policy),
+        )
+    if not flags.get("dataset"):
+        raise ValueError(
+            "An evaluation needs images, and the run names none. Give "
+            "--dataset, or --images and --test_images."
+        )
+    test_split = flags.get("test_split", "test")
+    if not test_split:
+        raise ValueError(
+            "An evaluation needs test images. Received: a run over "
+            f"--dataset={flags['dataset']} without a --test_split. Give "
+            "--test_split."
+        )
+    from tf_instdisc.data.tfds_source import tfds_source
+
+    def read(split):
+        return tfds_source(
+            flags["dataset"],
+            split,
+            flags.get("data_dir"),
+            cache=flags.get("cache", "auto"),
+        )
+
+    return read(flags.get("split", "train")), read(test_split)

@@ -1,0 +1,200 @@
+"""Weighted kNN, section 3.4 of the paper."""
+
+import dataclasses
+
+import numpy as np
+
+from tf_instdisc import choices
+from tf_instdisc.embedding import Embedded, embed
+from tf_instdisc.evaluation import paper, untrained
+from tf_instdisc.evaluation.inputs import EvaluationInputs
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.neighbors import knn_accuracy
+
+# Queries whose votes, one for each class, are held at a time.
+_QUERIES = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class KNNOptions:
+    """How neighbours vote.
+
+    Attributes:
+        num_neighbors: Neighbours that vote; the nearest alone is measured
+            too. 200 is the paper's.
+        temperature: τ of the weights; None for the run's.
+        rows: `"bank"`, `"encoded"` (the training images encoded anew), or
+            both.
+        baselines: Whether the untrained encoder is measured too.
+        seed: Of the untrained encoder.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    num_neighbors: int = 200
+    temperature: float | None = None
+    rows: tuple[str, ...] = choices.KNN_ROWS
+    baselines: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_neighbors < 1:
+            raise ValueError(
+                "`num_neighbors` must be at least 1. Received: "
+                f"num_neighbors={self.num_neighbors}"
+            )
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(
+                "`temperature` must be above 0. Received: "
+                f"temperature={self.temperature}"
+            )
+        for name in self.rows:
+            choices.require("rows", name, choices.KNN_ROWS)
+
+
+def check(inputs: EvaluationInputs, options: KNNOptions) -> None:
+    """Raises ValueError if the labelled images cannot give the neighbours.
+
+    Args:
+        inputs: The run and its images.
+        options: How neighbours vote.
+    """
+    if "bank" in options.rows:
+        bank = inputs.bank
+        if bank.class_names != inputs.test_source.class_names:
+            raise ValueError(
+                "The test images must have the classes of the memory bank, "
+                f"{', '.join(bank.class_names) or 'which has none'}. "
+                f"Received: {', '.join(inputs.test_source.class_names or ())}."
+                " Use rows='encoded' (--knn_rows=encoded)."
+            )
+        _require_enough(np.count_nonzero(bank.labels >= 0), options)
+    if "encoded" in options.rows:
+        _require_enough(len(inputs.labels), options)
+
+
+def measure(
+    inputs: EvaluationInputs,
+    options: KNNOptions | None = None,
+    protocol: str = "knn",
+) -> list[Measurement]:
+    """Measures top-1 and top-5 accuracy of the test images.
+
+    Args:
+        inputs: The run and its images.
+        options: How neighbours vote.
+        protocol: Name under which the results stand; `"transfer"` compares
+            them with the paper's numbers on Places.
+
+    Returns:
+        For each kind of rows, top-1 with many neighbours and with one, and
+        top-5 with many.
+
+    Raises:
+        ValueError: As `check` does.
+    """
+    options = options or KNNOptions()
+    check(inputs, options)
+    test = embed(inputs.encoder, inputs.images(inputs.test_source))
+    found = []
+    if "bank" in options.rows:
+        bank = inputs.bank
+        rows = Embedded(bank.rows, bank.instance_ids, bank.labels)
+        found += _measure("bank", rows, test, inputs, options, protocol)
+    if "encoded" in options.rows:
+        rows = embed(inputs.encoder, inputs.images(inputs.source))
+        found += _measure("encoded", rows, test, inputs, options, protocol)
+    if options.baselines:
+        encoder = untrained.encoder_like(
+            inputs.encoder, inputs.source, options.seed
+        )
+        rows, test = (
+            embed(encoder, inputs.images(source))
+            for source in (inputs.source, inputs.test_source)
+        )
+        found += _measure("untrained", rows, test, inputs, options, protocol)
+    return found
+
+
+def _measure(name, rows, test, inputs, options, protocol):
+    temperature = options.temperature
+    if temperature is None:
+        temperature = float(inputs.flags.get("temperature", 0.07))
+    accuracies = accuracy(
+        rows,
+        test,
+        inputs.num_classes,
+        sorted({options.num_neighbors, 1}, reverse=True),
+        temperature,
+    )
+    found = []
+    for number, values in accuracies.items():
+        number_of_paper = paper.PaperNumber()
+        if number == 200 and name != "untrained":
+            if protocol == "transfer":
+                number_of_paper = paper.transfer(inputs.flags, "knn")
+            else:
+                number_of_paper = paper.knn(inputs.flags)
+        title = f"kNN, {name}, k = {number}"
+        found.append(
+            Measurement(
+                protocol, title, "top1", values["top1"], *number_of_paper
+            )
+        )
+        if number > 1:  # One neighbour names one class.
+            found.append(Measurement(protocol, title, "top5", values["top5"]))
+    return found
+
+
+def accuracy(
+    rows: Embedded,
+    queries: Embedded,
+    num_classes: int,
+    num_neighbors: list[int],
+    temperature: float,
+) -> dict[int, dict[str, float]]:
+    """As `knn_accuracy`, in chunks of queries.
+
+    Memory grows with the rows and with the queries, but not with queries x
+    rows or queries x classes.
+
+    Args:
+        rows: Those that vote; without a label they do not.
+        queries: Those that are classified; without a label they are left out.
+        num_classes: Number of classes.
+        num_neighbors: Numbers of neighbours, each at least 1.
+        temperature: τ of the weights, above 0.
+
+    Returns:
+        For each number of neighbours `{"top1": ..., "top5": ...}`.
+    """
+    is_labelled = queries.labels >= 0
+    embeddings = queries.embeddings[is_labelled]
+    labels = queries.labels[is_labelled]
+    sums = {number: {"top1": 0.0, "top5": 0.0} for number in num_neighbors}
+    for start in range(0, len(labels), _QUERIES):
+        chunk = slice(start, start + _QUERIES)
+        part = knn_accuracy(
+            rows.embeddings,
+            rows.labels,
+            embeddings[chunk],
+            labels[chunk],
+            num_classes,
+            num_neighbors,
+            temperature,
+        )
+        share = len(labels[chunk]) / len(labels)
+        for number, values in part.items():
+            for name, value in values.items():
+                sums[number][name] += value * share
+    return sums
+
+
+def _require_enough(num_rows, options):
+    if num_rows < options.num_neighbors:
+        raise ValueError(
+            "There must be as many labelled images as neighbours. Received: "
+            f"num_neighbors={options.num_neighbors}, {num_rows} images. Lower "
+            "--num_neighbors."
+        )

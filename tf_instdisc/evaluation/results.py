@@ -1,0 +1,75 @@
+"""What becomes of measurements: a table, a file, and TensorBoard."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.run_directory import RunDirectory
+
+
+def table(measurements: Sequence[Measurement]) -> str:
+    """A Markdown table, each number beside the paper's, in percent."""
+    lines = [
+        "| protocol | what | metric | here | paper | the paper's setting |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in measurements:
+        paper = "" if one.paper is None else f"{100 * one.paper:.1f}"
+        lines.append(
+            f"| {one.protocol} | {one.name} | {one.metric} "
+            f"| {100 * one.value:.1f} | {paper} | {one.paper_setting} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def save(run: RunDirectory, measurements: Sequence[Measurement]) -> None:
+    """Adds to the run's results, or replaces what was measured again.
+
+    Results of another encoder, from before the run went on, are dropped. The
+    file is written whole or not at all.
+
+    Args:
+        run: The run.
+        measurements: What was measured.
+    """
+    encoder = hashlib.sha256(run.encoder.read_bytes()).hexdigest()
+    kept = {_key(one): one for one in load(run) if _encoder_of(run) == encoder}
+    kept.update({_key(one): one for one in measurements})
+    run.save_results(
+        {
+            "encoder": encoder,
+            "measurements": [dataclasses.asdict(one) for one in kept.values()],
+        }
+    )
+
+
+def load(run: RunDirectory) -> list[Measurement]:
+    """All results of a run, as far as it was evaluated."""
+    content = run.load_results()
+    return [Measurement(**one) for one in content.get("measurements", [])]
+
+
+def write_scalars(
+    run: RunDirectory, measurements: Sequence[Measurement]
+) -> None:
+    """Writes measurements to the run's TensorBoard, at its last epoch."""
+    epochs = [0]
+    if run.metrics.exists():
+        epochs += [int(line["epoch"]) for line in run.read_metrics()]
+    writer = tf.summary.create_file_writer(str(run.tensorboard / "evaluation"))
+    with writer.as_default(step=max(epochs)):
+        for one in measurements:
+            tag = f"{one.protocol}/{one.name}/{one.metric}"
+            tf.summary.scalar(tag, one.value)
+    writer.close()
+
+
+def _key(one):
+    return one.protocol, one.name, one.metric
+
+
+def _encoder_of(run):
+    return run.load_results().get("encoder")

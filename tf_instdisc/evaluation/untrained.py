@@ -1,0 +1,58 @@
+"""The same network without what it has learned."""
+
+import keras
+import tensorflow as tf
+
+from tf_instdisc.augment import Augmentation
+from tf_instdisc.data import pipeline
+from tf_instdisc.data.sources import ImageSource
+
+_BATCH = 256
+# Enough for a moving average of momentum 0.9 to forget its beginning.
+_CALIBRATION_BATCHES = 40
+
+
+def encoder_like(
+    encoder: keras.Model, source: ImageSource, seed: int = 0
+) -> keras.Model:
+    """A network of the same layers with new weights, fit to be compared.
+
+    Its batch norm has the statistics of the images: with the initial ones,
+    the deeper layers hardly tell images apart, which would make an untrained
+    network look worse than it is.
+
+    Args:
+        encoder: A functional model.
+        source: The images.
+        seed: Seeds weights and order of the images.
+
+    Returns:
+        The network.
+    """
+    fresh = fresh_copy(encoder, seed)
+    whole = Augmentation(
+        image_size=int(encoder.input_shape[1]),
+        crop_area=(1.0, 1.0),
+        crop_aspect_ratio=(1.0, 1.0),
+        brightness=0.0,
+        contrast=0.0,
+        saturation=0.0,
+        hue=0.0,
+        grayscale_probability=0.0,
+        flip=False,
+    )
+    dataset = pipeline.training_dataset(
+        source, whole, _BATCH, _CALIBRATION_BATCHES, seed
+    )
+    update = tf.function(
+        lambda images: fresh(images, training=True), reduce_retracing=True
+    )
+    for images, _ in dataset.take(_CALIBRATION_BATCHES):
+        update(images)
+    return fresh
+
+
+def fresh_copy(model: keras.Model, seed: int) -> keras.Model:
+    """A model of the same layers with new initial weights."""
+    keras.utils.set_random_seed(seed)
+    return keras.models.clone_model(model)
