@@ -9,9 +9,27 @@ RESNET_STAGES = {
 }
 """Block and number of blocks in each of the four stages."""
 
-BACKBONES = tuple(RESNET_STAGES)
+SIZED_BACKBONES = ("alexnet", "vgg16", "vit_small")
+"""Those whose weights fit one image size."""
+BACKBONES = (*RESNET_STAGES, *SIZED_BACKBONES)
 LARGEST_CIFAR_STEM = 64  # pixels up to which the small stem is chosen
 STEMS = ("cifar", "imagenet")
+ALEXNET_WIDTHS = (1, 3, 6, 4, 4)
+"""Filters of conv1 .. conv5, times the width."""
+VGG16_STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
+"""Filters, times the width, and convolutions of each block."""
+FULLY_CONNECTED = 64
+"""Units of AlexNet's and VGG16's two dense layers, times the width."""
+PATCH_SIZES = {"cifar": 4, "imagenet": 16}
+"""Side of a ViT's patches in pixels, by stem."""
+VIT_HEADS = 6
+VIT_BLOCKS = 12
+_LEAST_IMAGE_SIZES = {
+    ("alexnet", "cifar"): 15,
+    ("alexnet", "imagenet"): 63,
+    ("vgg16", "cifar"): 16,
+    ("vgg16", "imagenet"): 32,
+}
 
 OBJECTIVES = ("softmax", "nce", "info_nce", "parametric")
 NEGATIVES = ("shared", "per_example")
@@ -56,4 +74,38 @@ def require(name: str, value: str | None, known: tuple[str, ...]) -> None:
         raise ValueError(
             f"`{name}` must be one of {', '.join(known)}. "
             f"Received: {name}={value!r}"
+        )
+
+
+def default_stem(image_size: int) -> str:
+    """The stem for images of this size, in pixels."""
+    return "cifar" if image_size <= LARGEST_CIFAR_STEM else "imagenet"
+
+
+def require_image_size(
+    backbone: str,
+    image_size: int,
+    stem: str | None,
+    train_image_size: int | None = None,
+) -> None:
+    """Raises ValueError unless the backbone takes images of these sizes."""
+    stem = stem or default_stem(image_size)
+    least = _LEAST_IMAGE_SIZES.get((backbone, stem), 1)
+    if image_size < least:
+        raise ValueError(
+            f"`image_size` must be at least {least} for {backbone} with the "
+            f"{stem} stem. Received: image_size={image_size}"
+        )
+    patch_size = PATCH_SIZES[stem]
+    if backbone == "vit_small" and image_size % patch_size:
+        raise ValueError(
+            f"`image_size` must be a multiple of {patch_size}, the side of a "
+            f"patch with the {stem} stem. Received: image_size={image_size}"
+        )
+    is_bound = backbone in SIZED_BACKBONES
+    if is_bound and train_image_size not in (None, image_size):
+        raise ValueError(
+            f"`train_image_size` must be `image_size` for {backbone}, whose "
+            "weights fit one size. Received: train_image_size="
+            f"{train_image_size}, image_size={image_size}. Leave it out."
         )

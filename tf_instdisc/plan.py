@@ -6,7 +6,7 @@ It imports neither TensorFlow nor Keras.
 import dataclasses
 import math
 
-from tf_instdisc import choices
+from tf_instdisc.encoder_sizes import encoder_sizes
 
 GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -42,6 +42,7 @@ def make_plan(
     width: int,
     stem: str,
     embedding_dim: int,
+    image_size: int,
     objective: str,
     num_negatives: int,
     negatives: str,
@@ -62,9 +63,10 @@ def make_plan(
     Args:
         num_instances: Images of the training set.
         encoder: Backbone.
-        width: Filters of its first stage.
+        width: As `build_encoder` has it.
         stem: Its first layers.
         embedding_dim: Length of the embedding.
+        image_size: Side of its input, in pixels.
         objective: As `InstanceDiscrimination` has it, and so the following.
         num_negatives: m.
         negatives: `"shared"` or `"per_example"`.
@@ -94,7 +96,9 @@ def make_plan(
     if on_device and device_is_host:
         bank_on_host = bank * replicas_per_host
 
-    weights, statistics = encoder_sizes(encoder, width, stem, embedding_dim)
+    weights, statistics = encoder_sizes(
+        encoder, width, stem, embedding_dim, image_size
+    )
     if objective == "parametric":
         weights += num_instances * embedding_dim
     copies = 1 + _SLOTS[optimizer] + (accumulate_steps > 1)
@@ -156,35 +160,3 @@ def make_plan(
         -(-num_instances // batch_size),
         tuple(warnings),
     )
-
-
-def encoder_sizes(
-    encoder: str, width: int, stem: str, embedding_dim: int
-) -> tuple[int, int]:
-    """Trained weights of an encoder, and moving statistics of batch norm."""
-    block, stage_sizes = choices.RESNET_STAGES[encoder]
-    weights = statistics = 0
-
-    def conv(inputs, outputs, kernel):
-        nonlocal weights, statistics
-        weights += inputs * outputs * kernel**2 + 2 * outputs
-        statistics += 2 * outputs
-
-    conv(3, width, 7 if stem == "imagenet" else 3)
-    channels = width
-    for stage, num_blocks in enumerate(stage_sizes):
-        filters = width * 2**stage
-        outputs = filters * (4 if block == "bottleneck" else 1)
-        for index in range(num_blocks):
-            strided = stage > 0 and index == 0
-            if strided or channels != outputs:
-                conv(channels, outputs, 1)
-            if block == "bottleneck":
-                conv(channels, filters, 1)
-                conv(filters, filters, 3)
-                conv(filters, outputs, 1)
-            else:
-                conv(channels, filters, 3)
-                conv(filters, filters, 3)
-            channels = outputs
-    return weights + (channels + 1) * embedding_dim, statistics

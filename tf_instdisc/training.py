@@ -113,6 +113,12 @@ def train(
             "compile what replicas tell each other. Received: "
             "jit_encoder=True, sync_batch_norm=True"
         )
+    choices.require_image_size(
+        encoder_config.get("backbone", "resnet18"),
+        encoder_config["image_size"],
+        encoder_config.get("stem"),
+        augmentation.image_size,
+    )
     has_knn = measure.has_knn(source, test_source)
     train_images, test_images = (
         s

@@ -61,8 +61,8 @@ def _plan() -> None:
     if HOST_GIB.value:
         host_memory = int(HOST_GIB.value * plan.GIB)
     num_instances = NUM_INSTANCES.value or _count_images()
-    small = data.IMAGE_SIZE.value <= choices.LARGEST_CIFAR_STEM
-    stem = encoder.STEM.value or ("cifar" if small else "imagenet")
+    image_size = data.IMAGE_SIZE.value
+    stem = encoder.STEM.value or choices.default_stem(image_size)
     names = (
         "encoder",
         "width",
@@ -82,6 +82,7 @@ def _plan() -> None:
     made = plan.make_plan(
         num_instances=num_instances,
         stem=stem,
+        image_size=image_size,
         hosts=hosts,
         replicas_per_host=replicas,
         device_memory=device_memory,

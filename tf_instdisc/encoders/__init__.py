@@ -11,20 +11,23 @@ import keras
 from keras import layers
 
 from tf_instdisc import choices
-from tf_instdisc.encoders import resnet
+from tf_instdisc.encoders import alexnet, given, resnet, vgg, vit
 
 # Mean and deviation of ImageNet's RGB, as shares of 255.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
+_WIDTH = 64
+
 
 def build_encoder(
-    backbone: str = "resnet18",
+    backbone: str | keras.Model = "resnet18",
     *,
     image_size: int = 224,
     embedding_dim: int = 128,
-    width: int = 64,
+    width: int = _WIDTH,
     stem: str | None = None,
+    normalize: bool = True,
     mean: Sequence[float] = _MEAN,
     std: Sequence[float] = _STD,
     sync_batch_norm: bool = False,
@@ -34,15 +37,30 @@ def build_encoder(
     The encoder takes RGB in 0..255, uint8 or float, and normalises it itself.
     Its initial weights follow `keras.utils.set_random_seed`.
     Its activations `conv1` .. `conv5` are reached by name:
-    `keras.Model(encoder.input, encoder.get_layer("conv5").output)`.
+    `keras.Model(encoder.input, encoder.get_layer("conv5").output)`, and what
+    the projection takes as `pool`, float `[batch, features]`.
+
+    A Keras model as backbone shares its layers and their weights with the
+    encoder, where they keep their names; the five above are those that it
+    has. The file loads without this package if its layers are built-in ones.
 
     Args:
-        backbone: One of `choices.BACKBONES`.
-        image_size: Side of the square input, in pixels.
+        backbone: One of `choices.BACKBONES`, or a functional or Sequential
+            model from `[batch, size, size, 3]` to a feature map `[batch,
+            height, width, channels]`, which is averaged, or to a vector
+            `[batch, features]`.
+        image_size: Side of the square input, in pixels. `alexnet` and `vgg16`
+            need 15 and 16 (63 and 32 with the ImageNet stem), `vit_small`
+            a multiple of its patches.
         embedding_dim: Length of the embedding.
-        width: Filters of the first stage; 64 is the paper's.
-        stem: `"cifar"` (3x3, stride 1) or `"imagenet"` (7x7, stride 2, max
-            pooling). By default `"cifar"` up to 64 pixels.
+        width: Filters of the first stage, or length of a ViT's head; 64 is
+            the paper's.
+        stem: `"cifar"` (3x3, stride 1; VGG16 does not pool after its first
+            block; patches of 4 x 4) or `"imagenet"` (7x7, stride 2, max
+            pooling; AlexNet 11x11, stride 4; patches of 16 x 16). By default
+            `"cifar"` up to 64 pixels.
+        normalize: Whether `mean` and `std` are applied; without, the backbone
+            gets RGB in 0..255, for models that normalise it themselves.
         mean: Mean of the three channels, as shares of 255.
         std: Standard deviation of the three channels, as shares of 255.
         sync_batch_norm: Whether batch norm takes its statistics over all
@@ -55,7 +73,6 @@ def build_encoder(
     Raises:
         ValueError: If an argument is unknown or out of range.
     """
-    choices.require("backbone", backbone, choices.BACKBONES)
     for name, value in (
         ("image_size", image_size),
         ("embedding_dim", embedding_dim),
@@ -65,22 +82,63 @@ def build_encoder(
             raise ValueError(
                 f"`{name}` must be at least 1. Received: {name}={value}"
             )
-    if stem is None:
-        stem = (
-            "cifar" if image_size <= choices.LARGEST_CIFAR_STEM else "imagenet"
+    if isinstance(backbone, keras.Model):
+        _require_defaults(
+            width=(width, _WIDTH),
+            stem=(stem, None),
+            sync_batch_norm=(sync_batch_norm, False),
         )
-    choices.require("stem", stem, choices.STEMS)
+        given.require_usable(backbone, image_size)
+    else:
+        choices.require("backbone", backbone, choices.BACKBONES)
+        if stem is not None:
+            choices.require("stem", stem, choices.STEMS)
+        choices.require_image_size(backbone, image_size, stem)
 
     inputs = keras.Input((image_size, image_size, 3), name="image")
-    x = layers.Rescaling(
-        scale=[1 / (255 * s) for s in std],
-        offset=[-m / s for m, s in zip(mean, std, strict=True)],
-        name="normalize",
-    )(inputs)
-    x = resnet.resnet(x, backbone, width, stem, synchronized=sync_batch_norm)
+    x = inputs
+    if normalize:
+        x = layers.Rescaling(
+            scale=[1 / (255 * s) for s in std],
+            offset=[-m / s for m, s in zip(mean, std, strict=True)],
+            name="normalize",
+        )(inputs)
+    if isinstance(backbone, keras.Model):
+        x = given.apply(backbone, x)
+    else:
+        x = _apply(
+            backbone,
+            x,
+            width,
+            stem or choices.default_stem(image_size),
+            sync_batch_norm,
+        )
     # Under mixed precision the embedding is still computed in full.
     full = keras.config.dtype_policy().variable_dtype
-    x = layers.GlobalAveragePooling2D(name="pool", dtype=full)(x)
+    if len(x.shape) == 4:
+        x = layers.GlobalAveragePooling2D(name="pool", dtype=full)(x)
+    else:
+        x = layers.Identity(name="pool", dtype=full)(x)
     x = layers.Dense(embedding_dim, name="projection", dtype=full)(x)
     outputs = layers.UnitNormalization(name="embedding", dtype=full)(x)
-    return keras.Model(inputs, outputs, name=backbone)
+    name = backbone.name if isinstance(backbone, keras.Model) else backbone
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _apply(backbone, x, width, stem, synchronized):
+    if backbone == "alexnet":
+        return alexnet.alexnet(x, width, stem, synchronized)
+    if backbone == "vgg16":
+        return vgg.vgg16(x, width, stem, synchronized)
+    if backbone == "vit_small":
+        return vit.vit_small(x, width, stem)
+    return resnet.resnet(x, backbone, width, stem, synchronized)
+
+
+def _require_defaults(**values):
+    for name, (value, default) in values.items():
+        if value != default:
+            raise ValueError(
+                f"`{name}` belongs to the backbones known by name; a model "
+                f"is taken as it is. Received: {name}={value!r}"
+            )

@@ -9,6 +9,7 @@ import keras
 from keras import layers
 
 from tf_instdisc import choices
+from tf_instdisc.encoders import parts
 
 _BOTTLENECK_EXPANSION = 4
 
@@ -42,14 +43,14 @@ def resnet(
     block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[block_name]
     norm = {"synchronized": synchronized}
     if stem == "imagenet":
-        x = _conv(images, width, 7, 2, "conv1_conv")
-        x = _batch_norm(x, "conv1_bn", **norm)
+        x = parts.conv(images, width, 7, 2, "conv1_conv")
+        x = parts.batch_norm(x, "conv1_bn", **norm)
         x = layers.ReLU(name="conv1")(x)
         x = layers.ZeroPadding2D(1, name="conv1_pool_pad")(x)
         x = layers.MaxPooling2D(3, 2, name="conv1_pool")(x)
     else:
-        x = _conv(images, width, 3, 1, "conv1_conv")
-        x = _batch_norm(x, "conv1_bn", **norm)
+        x = parts.conv(images, width, 3, 1, "conv1_conv")
+        x = parts.batch_norm(x, "conv1_bn", **norm)
         x = layers.ReLU(name="conv1")(x)
     for stage, num_blocks in enumerate(stage_sizes):
         for index in range(num_blocks):
@@ -68,11 +69,11 @@ def resnet(
 
 def _basic_block(x, filters, strides, prefix, output_name, norm):
     shortcut = _shortcut(x, filters, strides, prefix, norm)
-    x = _conv(x, filters, 3, strides, f"{prefix}_1_conv")
-    x = _batch_norm(x, f"{prefix}_1_bn", **norm)
+    x = parts.conv(x, filters, 3, strides, f"{prefix}_1_conv")
+    x = parts.batch_norm(x, f"{prefix}_1_bn", **norm)
     x = layers.ReLU(name=f"{prefix}_1_relu")(x)
-    x = _conv(x, filters, 3, 1, f"{prefix}_2_conv")
-    x = _batch_norm(x, f"{prefix}_2_bn", **norm)
+    x = parts.conv(x, filters, 3, 1, f"{prefix}_2_conv")
+    x = parts.batch_norm(x, f"{prefix}_2_bn", **norm)
     x = layers.Add(name=f"{prefix}_add")([x, shortcut])
     return layers.ReLU(name=output_name)(x)
 
@@ -80,14 +81,14 @@ def _basic_block(x, filters, strides, prefix, output_name, norm):
 def _bottleneck_block(x, filters, strides, prefix, output_name, norm):
     expanded = filters * _BOTTLENECK_EXPANSION
     shortcut = _shortcut(x, expanded, strides, prefix, norm)
-    x = _conv(x, filters, 1, 1, f"{prefix}_1_conv")
-    x = _batch_norm(x, f"{prefix}_1_bn", **norm)
+    x = parts.conv(x, filters, 1, 1, f"{prefix}_1_conv")
+    x = parts.batch_norm(x, f"{prefix}_1_bn", **norm)
     x = layers.ReLU(name=f"{prefix}_1_relu")(x)
-    x = _conv(x, filters, 3, strides, f"{prefix}_2_conv")
-    x = _batch_norm(x, f"{prefix}_2_bn", **norm)
+    x = parts.conv(x, filters, 3, strides, f"{prefix}_2_conv")
+    x = parts.batch_norm(x, f"{prefix}_2_bn", **norm)
     x = layers.ReLU(name=f"{prefix}_2_relu")(x)
-    x = _conv(x, expanded, 1, 1, f"{prefix}_3_conv")
-    x = _batch_norm(x, f"{prefix}_3_bn", **norm)
+    x = parts.conv(x, expanded, 1, 1, f"{prefix}_3_conv")
+    x = parts.batch_norm(x, f"{prefix}_3_bn", **norm)
     x = layers.Add(name=f"{prefix}_add")([x, shortcut])
     return layers.ReLU(name=output_name)(x)
 
@@ -100,31 +101,5 @@ def _shortcut(x, filters, strides, prefix, norm):
         # numbers. TensorFlow 2.21 with oneDNN corrupts the heap in the filter
         # gradient of a strided 1x1 convolution from less than 16 channels.
         x = layers.AveragePooling2D(1, strides, name=f"{prefix}_0_pixels")(x)
-    x = _conv(x, filters, 1, 1, f"{prefix}_0_conv")
-    return _batch_norm(x, f"{prefix}_0_bn", **norm)
-
-
-def _conv(x, filters, kernel_size, strides, name):
-    padding = "same"
-    if strides > 1:
-        # Keras' "same" pads strided convolutions at the far side only, so
-        # that PyTorch's weights would see images moved by a pixel.
-        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-        padding = "valid"
-    return layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=strides,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(
-            scale=2.0, mode="fan_out", distribution="untruncated_normal"
-        ),
-        name=name,
-    )(x)
-
-
-def _batch_norm(x, name, synchronized):
-    return layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name
-    )(x)
+    x = parts.conv(x, filters, 1, 1, f"{prefix}_0_conv")
+    return parts.batch_norm(x, f"{prefix}_0_bn", **norm)

@@ -3,12 +3,16 @@
 from absl import flags
 
 from tf_instdisc import choices
+from tf_instdisc.cli.flag_groups import data
 
 ENCODER = flags.DEFINE_enum(
     "encoder", "resnet18", choices.BACKBONES, "Backbone of the encoder."
 )
 WIDTH = flags.DEFINE_integer(
-    "width", 64, "Filters of the first stage; 64 is the paper's.", lower_bound=1
+    "width",
+    64,
+    "Filters of the first stage, or length of a ViT's head; 64 is the paper's.",
+    lower_bound=1,
 )
 STEM = flags.DEFINE_enum(
     "stem",
@@ -34,3 +38,19 @@ SYNC_BATCH_NORM = flags.DEFINE_bool(
 EMBEDDING_DIM = flags.DEFINE_integer(
     "embedding_dim", 128, "Length of the embedding.", lower_bound=1
 )
+
+
+@flags.multi_flags_validator(
+    [ENCODER.name, STEM.name, data.IMAGE_SIZE.name, data.TRAIN_IMAGE_SIZE.name]
+)
+def _sizes_fit(values):
+    try:
+        choices.require_image_size(
+            values[ENCODER.name],
+            values[data.IMAGE_SIZE.name],
+            values[STEM.name],
+            values[data.TRAIN_IMAGE_SIZE.name],
+        )
+    except ValueError as error:
+        raise flags.ValidationError(str(error)) from error
+    return True

@@ -1,0 +1,82 @@
+"""Any Keras model as a backbone."""
+
+import keras
+
+_OURS = ("image", "normalize", "pool", "projection", "embedding")
+
+
+def require_usable(backbone: keras.Model, image_size: int) -> None:
+    """Raises ValueError unless the model can be a backbone.
+
+    Args:
+        backbone: From images to a feature map or a vector.
+        image_size: Side of the images, in pixels.
+    """
+    if not isinstance(backbone, keras.Sequential) and not isinstance(
+        backbone, keras.src.models.Functional
+    ):
+        raise ValueError(
+            "`backbone` must be a functional or Sequential model, so that its "
+            "layers are reached by name and its file loads anywhere. "
+            f"Received: backbone={type(backbone).__name__}"
+        )
+    if not backbone.built:
+        raise ValueError(
+            "`backbone` must be built: begin it with keras.Input((size, size, "
+            "3)). Received: a Sequential model that knows no input"
+        )
+    shapes = []
+    for name, tensors in (
+        ("input", backbone.inputs),
+        ("output", backbone.outputs),
+    ):
+        if len(tensors) != 1:
+            raise ValueError(
+                f"`backbone` must have one {name}. Received: {len(tensors)}"
+            )
+        shapes.append(tuple(tensors[0].shape))
+    taken, given = shapes
+    wanted = (None, image_size, image_size, 3)
+    if len(taken) != 4 or any(
+        size not in (None, want)
+        for size, want in zip(taken, wanted, strict=True)
+    ):
+        raise ValueError(
+            f"`backbone` must take images [batch, {image_size}, {image_size}, "
+            f"3], or of any size. Received: a model of input {taken}. Build "
+            "it for this size, or change `image_size`."
+        )
+    if len(given) not in (2, 4) or given[-1] is None:
+        raise ValueError(
+            "`backbone` must give a feature map [batch, height, width, "
+            "channels] or a vector [batch, features]. Received: a model of "
+            f"output {given}. Cut it before its head, as "
+            "keras.applications does with include_top=False."
+        )
+    clashes = sorted(
+        layer.name
+        for layer in backbone.layers
+        if layer.name in _OURS
+        and not isinstance(layer, keras.layers.InputLayer)
+    )
+    if clashes:
+        raise ValueError(
+            f"`backbone` must leave the names {', '.join(_OURS)} to the "
+            f"encoder. Received: layers of the names {', '.join(clashes)}"
+        )
+
+
+def apply(
+    backbone: keras.Model, images: keras.KerasTensor
+) -> keras.KerasTensor:
+    """Applies a model so that its own layers become those of the encoder.
+
+    Args:
+        backbone: A model that `require_usable` lets pass.
+        images: float `[batch, size, size, 3]`.
+
+    Returns:
+        The model's output.
+    """
+    # Not as a layer: its layers could then not be reached from our input.
+    return backbone.call(images)
