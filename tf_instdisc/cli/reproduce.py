@@ -34,7 +34,7 @@ def _reproduce() -> None:
         more.insert(0, f"--data_dir={reproduce.DATA_DIR.value}")
     trainer = _Trainer()
     signal.signal(signal.SIGTERM, trainer.stop)
-    for name in dict.fromkeys(reproduce.TABLE.value):
+    for name in dict.fromkeys(reproduce.TABLE.value or ()):
         make_table(
             name,
             scale,

@@ -49,7 +49,7 @@ def make_table(
         scale,
         recipe,
         more,
-        inputs.train_source.num_instances,
+        inputs.source.num_instances,
         num_seeds,
         runs_dir,
     )

@@ -5,15 +5,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.embedding import Embedded, embed
-from tf_instdisc.load import load_encoder
+from tf_instdisc.evaluation import linear
+from tf_instdisc.evaluation.inputs import EvaluationInputs, require_labels
 from tf_instdisc.neighbors import knn_accuracy
 from tf_instdisc.reproduce.runs import Run
-
-_BATCH_SIZE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,30 +19,28 @@ class Inputs:
     """What every run of a table is measured on.
 
     Attributes:
-        train_source: The recipe's training images, all of them also for runs
-            that were trained on a share.
+        source: The recipe's training images, all of them also for runs that
+            were trained on a share.
         test_source: Its test images.
         flags: The recipe's flags by name.
     """
 
-    train_source: ImageSource
+    source: ImageSource
     test_source: ImageSource
     flags: dict[str, str]
 
+    def of(self, run: Run) -> EvaluationInputs:
+        """The inputs of the protocols, for one run."""
+        return EvaluationInputs(
+            run.directory, self.flags, self.source, self.test_source
+        )
+
     def embed(self, run: Run) -> tuple[Embedded, Embedded]:
         """Embeddings of training and test images."""
-        encoder = load_encoder(run.directory.path)
+        inputs = self.of(run)
         train, test = (
-            embed(
-                encoder,
-                evaluation_dataset(
-                    source,
-                    int(self.flags["image_size"]),
-                    _BATCH_SIZE,
-                    float(self.flags.get("crop_fraction", 1.0)),
-                ),
-            )
-            for source in (self.train_source, self.test_source)
+            embed(inputs.encoder, inputs.images(source))
+            for source in (self.source, self.test_source)
         )
         return train, test
 
@@ -68,19 +64,15 @@ def open_inputs(flags: dict[str, str]) -> Inputs:
     Raises:
         ValueError: If there are no labels to measure with.
     """
-    train_source, test_source = (
+    source, test_source = (
         tfds_source(flags["dataset"], split, flags.get("data_dir"))
         for split in (
             flags.get("split", "train"),
             flags.get("test_split", "test"),
         )
     )
-    if not train_source.num_classes or not test_source.num_classes:
-        raise ValueError(
-            "Tables need a data set with labels. "
-            f"Received: dataset={flags['dataset']}"
-        )
-    return Inputs(train_source, test_source, flags)
+    require_labels(source, test_source)
+    return Inputs(source, test_source, flags)
 
 
 def fluctuation(curve: Sequence[float]) -> float:
@@ -109,7 +101,7 @@ def _knn_of(embedded, inputs):
         train.labels,
         test.embeddings,
         test.labels,
-        inputs.train_source.num_classes,
+        inputs.source.num_classes,
         [number],
         float(inputs.flags.get("temperature", 0.07)),
     )
@@ -135,7 +127,13 @@ def _loss_curve(run: Run, inputs: Inputs) -> Measured:
     )
 
 
+def _linear(run: Run, inputs: Inputs) -> Measured:
+    found = linear.measure(inputs.of(run), linear.LinearOptions(baselines=True))
+    return Measured({(one.name, one.metric): one.value for one in found})
+
+
 PROTOCOLS: dict[str, Callable[[Run, Inputs], Measured]] = {
     "knn": _knn,
     "loss_curve": _loss_curve,
+    "linear": _linear,
 }

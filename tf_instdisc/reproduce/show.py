@@ -123,7 +123,8 @@ def _paper(table):
         for row in table.rows
         for column, number in row.paper.items()
     }
-    return {**rows, **table.paper}
+    numbers = {**rows, **table.paper}
+    return {cell: n for cell, n in numbers.items() if n is not None}
 
 
 def _changes(run):
