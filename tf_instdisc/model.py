@@ -103,7 +103,7 @@ class InstanceDiscrimination(FitLoop):
             normalizer=normalizer,
             normalizer_momentum=normalizer_momentum,
             seed=seed,
-            dtype=encoder.output.dtype,
+            dtype=encoder.outputs[0].dtype,
             rows_dtype=bank_dtype,
             placement=bank_placement,
         )
@@ -187,6 +187,8 @@ class InstanceDiscrimination(FitLoop):
             loss = tf.reduce_sum(losses * weights) / count
             total = loss + self._regularization()
             total = self.optimizer.scale_loss(total)
+        # Before the step is counted: the rate that this step takes.
+        learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         gradients = tape.gradient(total, self.trainable_variables)
         self.take_gradients(gradients, applies_gradients)
 
@@ -198,7 +200,7 @@ class InstanceDiscrimination(FitLoop):
         )
         logs = {
             "loss": self.loss_tracker.result(),
-            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+            "learning_rate": learning_rate,
         }
         if self.objective == "nce":
             logs["log_normalizer"] = bank.log_normalizer.value()
