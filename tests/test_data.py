@@ -206,6 +206,8 @@ def test_unreadable_images_are_named_and_refused_or_left_out(folder, capsys):
     assert source.num_readable == 3
     left = [source.instance_name(i) for i in ids_of(source, None)]
     assert left == ["a/one.png", "b/Three.JPEG", "b/two.jpg"]
+    # A row that is never trained has no vote in kNN.
+    assert source.labels().tolist() == [-1, 0, -1, 1, -1, 1]
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

@@ -69,6 +69,8 @@ def folder_source(
     labels = np.full([len(names)], NO_LABEL, np.int64)
     if has_classes:
         labels[ids] = [classes.index(name.split("/")[0]) for name in found]
+        # Their rows are never trained, and must not vote in kNN.
+        labels[~readable] = NO_LABEL
     readable_ids = tf.constant(np.flatnonzero(readable), tf.int64)
 
     def examples(shuffle_seed):
