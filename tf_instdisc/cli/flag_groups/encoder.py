@@ -34,3 +34,11 @@ SYNC_BATCH_NORM = flags.DEFINE_bool(
 EMBEDDING_DIM = flags.DEFINE_integer(
     "embedding_dim", 128, "Length of the embedding.", lower_bound=1
 )
+
+
+@flags.multi_flags_validator(
+    ["jit_encoder", "sync_batch_norm"],
+    "XLA cannot compile what replicas tell each other: leave one of them out.",
+)
+def _jit_or_sync(values):
+    return not (values["jit_encoder"] and values["sync_batch_norm"])
