@@ -58,6 +58,44 @@ def test_it_measures_bank_and_encoded_images_and_writes_nothing():
         assert seen[-1][f"knn_top5{suffix}"] == expected["top5"]
 
 
+def test_the_encoder_is_traced_in_the_first_epoch_only():
+    traces = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            if training is False:
+                traces.append(inputs.shape)
+            return inputs
+
+    encoder = linear_encoder()
+    encoder = keras.Model(encoder.input, Counting()(encoder.output))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 2, 2, 3), np.uint8)
+    source = tf_instdisc.array_source(images, np.arange(30) % 3)
+    # Batches of 4 and 2: of two shapes.
+    dataset = tf_instdisc.evaluation_dataset(source, 2, 4)
+    model = tf_instdisc.InstanceDiscrimination(encoder, 30, num_negatives=6)
+    model.compile(optimizer=keras.optimizers.SGD(0.01))
+    monitor = tf_instdisc.KNNMonitor(
+        dataset, source.labels(), 3, num_neighbors=5, train_dataset=dataset
+    )
+    seen = []
+
+    class Spy(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(len(traces))
+
+    model.fit(
+        images,
+        np.arange(30),
+        epochs=3,
+        callbacks=[monitor, Spy()],
+        verbose=0,
+    )
+    assert seen[0] > 0
+    assert seen == [seen[0]] * 3
+
+
 def test_labels_of_another_data_set_are_refused_before_training():
     model, dataset, monitor, _ = parts(train_labels=[0, 1])
     with pytest.raises(ValueError, match="must have 20 labels"):

@@ -1,8 +1,10 @@
 """The command, in real processes."""
 
+import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from tests.finished_run import picture, save_picture
 from tf_instdisc import run_directory
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -172,11 +176,20 @@ def test_help_groups_the_flags_without_tensorflow():
         ("--batch_size=0", ["--batch_size", "0", "positive integer"]),
         ("--schedule_epochs=160,120", ["--schedule_epochs", "rising"]),
         ("--images=photos", ["either --dataset or --images"]),
+        ("--test_images=x", ["--test_images", "with --dataset use --test_"]),
+        ("--bank_placement=host", ["bank_placement=host", "info_nce"]),
+        (
+            "--jit_encoder --sync_batch_norm",
+            ["jit_encoder=True", "leave one of them out"],
+        ),
+        ("--temperature=nan", ["--temperature=nan", "finite number"]),
         ("--learning_rat=1", ["learning_rat", "learning_rate"]),
     ],
 )
 def test_flags_are_refused_while_they_are_parsed(tmp_path, flag, parts):
-    result = instdisc_train(*QUICK, f"--run_dir={tmp_path / 'run'}", flag)
+    result = instdisc_train(
+        *QUICK, f"--run_dir={tmp_path / 'run'}", *flag.split()
+    )
     assert result.returncode != 0
     for part in parts:
         assert part in result.stderr
@@ -190,6 +203,96 @@ def test_an_unknown_data_set_is_a_message_not_a_traceback(tmp_path):
     assert "Did you mean" in result.stderr
     assert "Traceback" not in result.stderr
     assert not run_dir.exists()
+
+
+def test_a_missing_test_split_says_what_would_do(tmp_path, data_dir):
+    run_dir = tmp_path / "run"
+    result = instdisc_train(
+        *QUICK, data_dir, f"--run_dir={run_dir}", "--test_split=dev"
+    )
+    assert result.returncode == 2
+    for part in ("--test_split=dev", "--test_split= does", "train, test"):
+        assert part in result.stderr
+    assert not run_dir.exists()
+
+
+def test_tensorboard_has_what_the_metrics_have(run_dir):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    run = run_directory.load(str(run_dir))
+    (file,) = (run.tensorboard / "train").glob("events.*")
+    events = event_accumulator.EventAccumulator(
+        str(file), {event_accumulator.TENSORS: 0}
+    ).Reload()
+    epochs = run.read_metrics()
+    for name in set(epochs[0]) - {"epoch", "step"}:
+        seen = [
+            float(tf.make_ndarray(event.tensor_proto))
+            for event in events.Tensors(f"epoch_{name}")
+        ]
+        np.testing.assert_allclose(
+            seen, [e[name] for e in epochs], rtol=1e-6, err_msg=name
+        )
+
+
+def test_a_terminal_shows_speed_and_waiting(tmp_path, data_dir):
+    # The bar is for terminals only.
+    main, terminal = os.openpty()
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tf_instdisc.cli.train", *QUICK, data_dir),
+            *("--epochs=1", "--warmup_epochs=0", "--test_split="),
+            f"--run_dir={tmp_path / 'run'}",
+        ],
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # The end of a terminal.
+            while part := os.read(main, 4096):
+                shown += part
+    os.close(main)
+    assert process.returncode == 0
+    # Two steps of five, and their values.
+    assert b"2/5" in shown
+    during = shown[shown.index(b"2/5") :].partition(b"5/5")[0].decode()
+    for name in ("loss", "learning_rate", "images_per_second", "input_wait"):
+        assert re.search(rf"{name}: \d", during)
+
+
+def test_a_folder_of_classes_with_a_bad_file(tmp_path):
+    for part, seeds in (("train", range(6)), ("test", range(6, 9))):
+        for seed in seeds:
+            save_picture(
+                tmp_path / part, f"{seed % 3}/{seed}.png", picture(seed)
+            )
+    (tmp_path / "train" / "1" / "bad.png").write_bytes(b"no image")
+    arguments = [
+        f"--images={tmp_path / 'train'}",
+        f"--test_images={tmp_path / 'test'}",
+        "--image_size=16",
+        "--width=4",
+        "--epochs=1",
+        "--batch_size=4",
+        "--objective=softmax",
+        f"--run_dir={tmp_path / 'run'}",
+    ]
+    result = instdisc_train(*arguments)
+    assert result.returncode == 2
+    assert "1 of 7 images" in result.stderr
+    assert "1/bad.png" in result.stderr
+    result = instdisc_train(*arguments, "--bad_images=skip")
+    assert result.returncode == 0, result.stderr
+    assert "1/bad.png" in result.stdout
+    run = run_directory.load(str(tmp_path / "run"))
+    bank = run.load_bank()
+    # Sorted: 0/0, 0/3, 1/1, 1/4, 1/bad, 2/2, 2/5.
+    assert bank.instance_ids.tolist() == [0, 1, 2, 3, 5, 6]
+    assert bank.names[4] == "2/2.png"
+    assert bank.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert "knn_top1" in run.read_metrics()[0]
 
 
 def test_a_folder_of_photographs_without_labels(tmp_path):

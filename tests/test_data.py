@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from tf_instdisc.augment import Augmentation
@@ -156,6 +157,50 @@ def test_memory_and_shards_give_the_same_ids_images_and_labels(data_dir):
     assert sorted(ids_of(read, [3, 1])) == list(range(200))
 
 
+def test_ids_go_by_shard_and_position_in_it(tmp_path):
+    tfds.builder("instdisc_digits", data_dir=tmp_path).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(num_shards=5)
+    )
+    builder = tfds.builder("instdisc_digits", data_dir=tmp_path)
+    assert builder.info.splits["train"].num_shards == 5
+    # TFDS tells of each example where it lies: FILE__POSITION.
+    stored = builder.as_dataset(
+        split="train",
+        shuffle_files=True,
+        read_config=tfds.ReadConfig(add_tfds_id=True),
+    )
+    placed = {}
+    for example in stored.as_numpy_iterator():
+        file, _, position = example["tfds_id"].decode().rpartition("__")
+        placed[file, int(position)] = example["image"].tobytes()
+    images = [placed[place] for place in sorted(placed)]
+    assert len(images) == 1437
+    # 250..650 begins within the first shard and ends in the third.
+    for split, first, last in (
+        ("train", 0, 1437),
+        ("train[250:650]", 250, 650),
+    ):
+        for cache in ("memory", "none"):
+            source = tfds_source(
+                "instdisc_digits", split, tmp_path, cache, shuffle_buffer=50
+            )
+            for seed in (None, tf.constant([3, 1], tf.int64)):
+                found = [
+                    (
+                        int(e["instance_id"]),
+                        decode_digit(e["image"]).numpy().tobytes(),
+                    )
+                    for e in source.examples(seed)
+                ]
+                if seed is None:
+                    assert [i for i, _ in found] == list(range(last - first))
+                assert sorted(found) == list(enumerate(images[first:last]))
+
+
+def decode_digit(image):
+    return tf.io.decode_png(image) if image.dtype == tf.string else image
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -206,6 +251,42 @@ def test_unreadable_images_are_named_and_refused_or_left_out(folder, capsys):
     assert source.num_readable == 3
     left = [source.instance_name(i) for i in ids_of(source, None)]
     assert left == ["a/one.png", "b/Three.JPEG", "b/two.jpg"]
+    # A row that is never trained has no vote in kNN.
+    assert source.labels().tolist() == [-1, 0, -1, 1, -1, 1]
+
+
+def test_grey_cmyk_and_misnamed_jpegs_are_cropped(tmp_path):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (5, 4, 3), np.uint8)
+    smooth = Image.fromarray(coarse).resize((40, 50), Image.BICUBIC)
+    for mode in ("L", "CMYK", "RGB"):
+        smooth.convert(mode).save(tmp_path / f"{mode}.jpg", quality=95)
+    smooth.save(tmp_path / "png.jpg", format="PNG")
+    source = folder_source(str(tmp_path))
+    assert source.num_readable == 4
+    augmentation = Augmentation(
+        8,
+        brightness=0,
+        contrast=0,
+        saturation=0,
+        hue=0,
+        grayscale_probability=0,
+    )
+    images, ids = next(
+        iter(pipeline.training_dataset(source, augmentation, 4, epochs=1))
+    )
+    for image, instance_id in zip(images.numpy(), ids.numpy(), strict=True):
+        contents = (tmp_path / source.instance_name(instance_id)).read_bytes()
+        whole = decode_whole(tf.constant(contents)).numpy().astype(float)
+        expected = Image.open(tmp_path / source.instance_name(instance_id))
+        np.testing.assert_allclose(
+            whole.mean(axis=(0, 1)),
+            np.asarray(expected.convert("RGB")).mean(axis=(0, 1)),
+            atol=3,
+        )
+        # A crop of what Pillow sees: of no other colour than its own.
+        assert (image >= whole.min(axis=(0, 1)) - 3).all()
+        assert (image <= whole.max(axis=(0, 1)) + 3).all()
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

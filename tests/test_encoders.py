@@ -208,6 +208,8 @@ import numpy as np
 encoder = keras.saving.load_model(sys.argv[1])
 images = np.load(sys.argv[2])
 v = keras.ops.convert_to_numpy(encoder(images))
+for block in ("conv1", "conv2", "conv3", "conv4", "conv5"):
+    assert encoder.get_layer(block).output.shape[1] in (32, 16, 8, 4)
 np.save(sys.argv[3], v)
 print(keras.backend.backend())
 """

@@ -141,6 +141,75 @@ def test_logs_tell_speed_rate_and_input_wait():
     assert history["learning_rate"] == pytest.approx([0.1, 0.1])
 
 
+def test_learning_rate_is_that_of_the_epochs_last_step():
+    dataset, steps = toy_batches(epochs=3)
+    model = tf_instdisc.InstanceDiscrimination(linear_encoder(), 10)
+    # Keras keeps a value up to and with its boundary.
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [steps - 1, 2 * steps - 1], [0.3, 0.2, 0.1]
+    )
+    model.compile(optimizer=keras.optimizers.SGD(schedule))
+    history = model.fit(dataset, steps_per_epoch=steps, epochs=3, verbose=0)
+    assert history.history["learning_rate"] == pytest.approx([0.3, 0.2, 0.1])
+
+
+def batches_of(kind, images, ids):
+    """The same batches of four in each form that Keras' `fit` takes."""
+    parts = [slice(i, i + 4) for i in range(0, len(ids), 4)]
+    if kind == "arrays":
+        return {"x": images, "y": ids, "batch_size": 4}
+    if kind == "data set":
+        dataset = tf.data.Dataset.from_tensor_slices((images, ids))
+        return {"x": dataset.batch(4)}
+    if kind == "generator":
+        return {"x": ((images[part], ids[part]) for part in parts)}
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return len(parts)
+
+        def __getitem__(self, index):
+            return images[parts[index]], ids[parts[index]]
+
+    return {"x": Batches()}
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of data:UserWarning")
+def test_fit_takes_whatever_yields_images_and_ids():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10, 2, 2, 3), np.uint8)
+    ids = rng.permutation(10)
+    rows = []
+    for kind in ("arrays", "data set", "generator", "PyDataset"):
+        keras.utils.set_random_seed(0)
+        model = tf_instdisc.InstanceDiscrimination(
+            linear_encoder(), 10, num_negatives=6
+        )
+        model.compile(optimizer=keras.optimizers.SGD(0.1))
+        model.fit(**batches_of(kind, images, ids), shuffle=False, verbose=0)
+        assert int(model.step) == 3
+        rows.append(model.memory_bank.rows.numpy())
+    for other in rows[1:]:
+        np.testing.assert_allclose(other, rows[0], atol=1e-6)
+
+
+def test_a_later_fit_may_bring_batches_of_another_form():
+    encoder = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(4),
+            keras.layers.UnitNormalization(),
+        ]
+    )
+    model = tf_instdisc.InstanceDiscrimination(encoder, 4, num_negatives=3)
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    for side, dtype in ((4, "float32"), (6, "float32"), (6, "uint8")):
+        images = np.full((4, side, side, 3), 7, dtype)
+        model.fit(images, np.arange(4), batch_size=2, verbose=0)
+    assert int(model.step) == 6
+
+
 def test_input_wait_sees_a_slow_pipeline():
     dataset, steps = toy_batches()
 

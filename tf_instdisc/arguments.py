@@ -18,6 +18,7 @@ def validate(
     jit_encoder,
     accumulate_steps,
     seed,
+    absent_ids,
 ):
     """Raises ValueError unless the model's arguments are in range."""
     del jit_encoder
@@ -57,3 +58,14 @@ def validate(
             raise ValueError(
                 f"`{name}` must be {cure}. Received: {name}={value}"
             )
+    absent = set(absent_ids)
+    if not all(0 <= i < num_instances for i in absent):
+        raise ValueError(
+            f"`absent_ids` must be in [0, {num_instances}). Received: "
+            f"absent_ids={absent_ids}"
+        )
+    if len(absent) > num_instances - 2:
+        raise ValueError(
+            "`absent_ids` must leave at least 2 instances. Received: "
+            f"absent_ids={absent_ids}, num_instances={num_instances}"
+        )

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.embedding import embed
+from tf_instdisc.embedding import embed, inference
 from tf_instdisc.neighbors import knn_accuracy
 from tf_instdisc.run_directory import RunDirectory
 
@@ -70,16 +70,17 @@ class KNNMonitor(keras.callbacks.Callback):
                 "each row of the memory bank. Received: "
                 f"train_labels.shape={self.train_labels.shape}"
             )
+        self._encode = inference(self.model.encoder)
 
     def on_epoch_end(self, epoch, logs=None):
         is_last = epoch + 1 == self.params.get("epochs")
         if (epoch + 1) % self.every and not is_last:
             return
-        test = embed(self.model.encoder, self.test_dataset)
+        test = embed(self._encode, self.test_dataset)
         rows = self.model.memory_bank.rows.numpy().astype(np.float32)
         logs.update(self._accuracy(rows, self.train_labels, test, ""))
         if self.train_dataset is not None:
-            train = embed(self.model.encoder, self.train_dataset)
+            train = embed(self._encode, self.train_dataset)
             logs.update(
                 self._accuracy(train.embeddings, train.labels, test, "_encoded")
             )

@@ -146,12 +146,12 @@ class FitLoop(keras.Model):
             for _ in range(self.steps_per_execution):
                 batch = self._stopwatch.wait_for(iterator)
                 applies_gradients = self._applies_gradients()
-                is_first = applies_gradients not in graphs
+                # A later `fit` may bring batches of another form.
+                kind = applies_gradients, _element_spec(iterator)
+                is_first = kind not in graphs
                 if is_first:
-                    graphs[applies_gradients] = self._make_step(
-                        iterator, applies_gradients
-                    )
-                logs = self._run(graphs[applies_gradients], batch)
+                    graphs[kind] = self._make_step(iterator, applies_gradients)
+                logs = self._run(graphs[kind], batch)
                 self._stopwatch.images += distribution.local_size(
                     self.distribute_strategy, batch[1]
                 )
@@ -198,19 +198,22 @@ class FitLoop(keras.Model):
 
         if self.run_eagerly:
             return step
-        if not hasattr(iterator, "element_spec"):
+        batch_spec = _element_spec(iterator)
+        if batch_spec is None:
             return tf.function(step, reduce_retracing=True)
         # One graph for full and for smaller batches.
         stop_spec = tf.TensorSpec([], tf.int32)
-        return tf.function(
-            step, input_signature=[iterator.element_spec, stop_spec]
-        )
+        return tf.function(step, input_signature=[batch_spec, stop_spec])
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras 3.15 would build from a batch averaged over replicas,
         # instance ids included, and fails on many hosts.
         del iterator, data_batch
         self.build_training_state()
+
+
+def _element_spec(iterator):
+    return getattr(iterator, "element_spec", None)
 
 
 def _has_many_hosts(strategy: tf.distribute.Strategy) -> bool:

@@ -5,6 +5,7 @@ weights: no gradient reaches them, and they are replaced after each step.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -31,10 +32,13 @@ class MemoryBank(tf.Module):
         rows_dtype: Of the rows as they are kept; `dtype` by default.
         placement: `"device"`, a copy on each replica, or `"host"`, one copy
             in this host's memory.
+        absent_ids: Ids without an image; their rows take no part in losses.
 
     Attributes:
         rows: `[num_instances, embedding_dim]`, of unit length from the start.
         log_normalizer: Scalar, log Z; NaN until the first estimate.
+        present_ids: int64, ids that take part, rising; None if all do.
+        num_present: Their number.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class MemoryBank(tf.Module):
         dtype: str = "float32",
         rows_dtype: str | None = None,
         placement: str = "device",
+        absent_ids: Sequence[int] = (),
     ):
         super().__init__(name="memory_bank")
         self.num_instances = num_instances
@@ -56,6 +61,12 @@ class MemoryBank(tf.Module):
         self.normalizer_momentum = normalizer_momentum
         only_first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self.dtype = dtype
+        self.present_ids = None
+        self.num_present = num_instances
+        if len(absent_ids):
+            present = np.setdiff1d(np.arange(num_instances), absent_ids)
+            self.present_ids = tf.constant(present, tf.int64)
+            self.num_present = len(present)
 
         def create_rows():
             return tf.Variable(
@@ -88,6 +99,16 @@ class MemoryBank(tf.Module):
     def lookup(self, instance_ids: tf.Tensor) -> tf.Tensor:
         """Rows of the given ids, `[..., embedding_dim]`."""
         return tf.cast(tf.gather(self.rows, instance_ids), self.dtype)
+
+    def ids_at(self, positions: tf.Tensor) -> tf.Tensor:
+        """Ids by their positions, from 0 on, among those that take part."""
+        if self.present_ids is None:
+            return positions
+        return tf.gather(self.present_ids, positions)
+
+    def lookup_present(self, positions: tf.Tensor) -> tf.Tensor:
+        """Rows by the positions of their ids among those that take part."""
+        return self.lookup(self.ids_at(positions))
 
     def all_rows(self) -> tf.Tensor:
         """A copy of all rows, `[num_instances, embedding_dim]`."""

@@ -3,6 +3,8 @@
 Source: Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), sections 3.1 to 3.3.
 """
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -49,6 +51,8 @@ class InstanceDiscrimination(FitLoop):
         accumulate_steps: Steps whose gradients are averaged before they are
             applied. Bank rows and Z are still written in each step.
         seed: Seeds the bank and the negatives.
+        absent_ids: Ids without an image, or with one that cannot be read; no
+            batch holds them, and their rows are left out of the loss.
 
     Raises:
         ValueError: If an argument is unknown or out of range.
@@ -71,6 +75,7 @@ class InstanceDiscrimination(FitLoop):
         jit_encoder: bool = False,
         accumulate_steps: int = 1,
         seed: int = 0,
+        absent_ids: Sequence[int] = (),
         name: str = "instance_discrimination",
     ):
         super().__init__(accumulate_steps=accumulate_steps, name=name)
@@ -89,6 +94,7 @@ class InstanceDiscrimination(FitLoop):
             "jit_encoder": jit_encoder,
             "accumulate_steps": accumulate_steps,
             "seed": seed,
+            "absent_ids": [int(i) for i in absent_ids],
         }
         arguments.validate(**self._config)
 
@@ -103,9 +109,10 @@ class InstanceDiscrimination(FitLoop):
             normalizer=normalizer,
             normalizer_momentum=normalizer_momentum,
             seed=seed,
-            dtype=encoder.output.dtype,
+            dtype=encoder.outputs[0].dtype,
             rows_dtype=bank_dtype,
             placement=bank_placement,
+            absent_ids=absent_ids,
         )
         self.class_weights = None
         if objective == "parametric":
@@ -187,6 +194,8 @@ class InstanceDiscrimination(FitLoop):
             loss = tf.reduce_sum(losses * weights) / count
             total = loss + self._regularization()
             total = self.optimizer.scale_loss(total)
+        # Before the step is counted: the rate that this step takes.
+        learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         gradients = tape.gradient(total, self.trainable_variables)
         self.take_gradients(gradients, applies_gradients)
 
@@ -198,7 +207,7 @@ class InstanceDiscrimination(FitLoop):
         )
         logs = {
             "loss": self.loss_tracker.result(),
-            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+            "learning_rate": learning_rate,
         }
         if self.objective == "nce":
             logs["log_normalizer"] = bank.log_normalizer.value()
@@ -207,8 +216,13 @@ class InstanceDiscrimination(FitLoop):
     def _example_losses(self, embeddings, ids, previous, weights):
         """The objective of each example, `[batch]`."""
         if self.objective == "parametric":
+            rows, positions = self.class_weights.value, ids
+            present_ids = self.memory_bank.present_ids
+            if present_ids is not None:
+                rows = tf.gather(rows, present_ids)
+                positions = tf.searchsorted(present_ids, ids)
             return objectives.softmax_loss(
-                embeddings, ids, self.class_weights.value, self.temperature
+                embeddings, positions, rows, self.temperature
             )
         positive_logits = objectives.pair_logits(
             embeddings, previous, self.temperature
@@ -216,12 +230,13 @@ class InstanceDiscrimination(FitLoop):
         if self.objective == "softmax":
             log_sum = streamed_softmax.log_sum_exp(
                 embeddings,
-                self.memory_bank.lookup,
-                self.num_instances,
+                self.memory_bank.lookup_present,
+                self.memory_bank.num_present,
                 self.temperature,
             )
             return log_sum - positive_logits
-        negative_ids = self._draw_negatives(tf.shape(ids)[0])
+        drawn = self._draw_negatives(tf.shape(ids)[0])
+        negative_ids = self.memory_bank.ids_at(drawn)
         negative_logits = objectives.negative_logits(
             embeddings, self.memory_bank.lookup(negative_ids), self.temperature
         )  # [batch, num_negatives]
@@ -235,26 +250,28 @@ class InstanceDiscrimination(FitLoop):
             positive_logits,
             negative_logits,
             log_normalizer,
-            self.num_instances,
+            self.memory_bank.num_present,
         )
 
     def _draw_negatives(self, batch_size):
-        """Ids `[num_negatives]`, or `[batch, num_negatives]`."""
-        shape = [self.num_negatives]
+        """Positions `[num_negatives]`, or `[batch, num_negatives]`."""
+        shape, num_present = [self.num_negatives], self.memory_bank.num_present
         if self.negatives == "shared":
             return sampling.draw_negatives(
-                self.seed, self.step, self.num_instances, shape
+                self.seed, self.step, num_present, shape
             )
         first, global_batch = distribution.place_in_global_batch(batch_size)
-        ids = sampling.draw_negatives(
-            self.seed, self.step, self.num_instances, [global_batch, *shape]
+        positions = sampling.draw_negatives(
+            self.seed, self.step, num_present, [global_batch, *shape]
         )
-        return ids[first : first + batch_size]
+        return positions[first : first + batch_size]
 
     def _estimate_normalizer(self, negative_logits, weights):
         """Folds this step into Z; returns log Z."""
         estimate = objectives.log_normalizer_estimate(
-            tf.stop_gradient(negative_logits), weights, self.num_instances
+            tf.stop_gradient(negative_logits),
+            weights,
+            self.memory_bank.num_present,
         )
         estimates, counts = distribution.gather_over_replicas(
             estimate[None], tf.reduce_sum(weights)[None]

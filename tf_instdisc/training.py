@@ -153,7 +153,10 @@ def train(
     with strategy.scope():
         encoder = build_encoder(**encoder_config)
         model = InstanceDiscrimination(
-            encoder, source.num_instances, **method_config
+            encoder,
+            source.num_instances,
+            absent_ids=source.unreadable,
+            **method_config,
         )
         model.compile(
             optimizer=optimization.build_optimizer(

@@ -1,5 +1,6 @@
 """Starts a command: grouped `--help`, environment, clean errors."""
 
+import math
 import os
 import sys
 import types
@@ -55,7 +56,21 @@ def launch(
         except RunError as error:
             _end(error, error.exit_status)
 
+    _refuse_nan(groups)
     app.run(run)
+
+
+def _refuse_nan(groups: Sequence[types.ModuleType]) -> None:
+    """NaN passes absl's bounds, as it is neither below nor above them."""
+    ours = flags.FLAGS.flags_by_module_dict()
+    for group in groups:
+        for flag in ours.get(group.__name__, ()):
+            if isinstance(flag.parser, flags.FloatParser):
+                flags.register_validator(
+                    flag.name,
+                    lambda value: value is None or math.isfinite(value),
+                    "must be a finite number",
+                )
 
 
 def _end(error: Exception, status: int) -> None:

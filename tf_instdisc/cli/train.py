@@ -156,8 +156,16 @@ def _sources(init_run):
             shuffle_buffer=data.SHUFFLE_BUFFER.value,
         )
 
-    test_split = data.TEST_SPLIT.value
-    return read(data.SPLIT.value), read(test_split) if test_split else None
+    source = read(data.SPLIT.value)
+    if not data.TEST_SPLIT.value:
+        return source, None
+    try:
+        return source, read(data.TEST_SPLIT.value)
+    except ValueError as error:
+        raise ValueError(
+            f"--test_split={data.TEST_SPLIT.value} cannot be read; an empty "
+            f"--test_split= does without kNN. {error}"
+        ) from error
 
 
 def _augmentation():

@@ -69,14 +69,19 @@ def folder_source(
     labels = np.full([len(names)], NO_LABEL, np.int64)
     if has_classes:
         labels[ids] = [classes.index(name.split("/")[0]) for name in found]
-    readable_ids = tf.constant(np.flatnonzero(readable), tf.int64)
+        # Their rows are never trained, and must not vote in kNN.
+        labels[~readable] = NO_LABEL
+    # On the host, and not as Python lists, which every graph would copy.
+    with tf.device("CPU:0"):
+        path_tensor, label_tensor = tf.constant(paths), tf.constant(labels)
+        readable_ids = tf.constant(np.flatnonzero(readable), tf.int64)
 
     def examples(shuffle_seed):
         def read(instance_id):
             return {
-                "image": tf.io.read_file(tf.gather(paths, instance_id)),
+                "image": tf.io.read_file(tf.gather(path_tensor, instance_id)),
                 "instance_id": instance_id,
-                "label": tf.gather(labels, instance_id),
+                "label": tf.gather(label_tensor, instance_id),
             }
 
         order = shuffled(len(names) - len(unreadable), shuffle_seed)

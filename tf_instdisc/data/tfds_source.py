@@ -1,6 +1,7 @@
 """Any TensorFlow Datasets data set as an image source."""
 
 import difflib
+import functools
 import os
 
 import numpy as np
@@ -179,6 +180,7 @@ def _streamed(builder, split, image_key, label_key, shuffle_buffer):
             parse, num_parallel_calls=tf.data.AUTOTUNE
         )
 
+    @functools.cache  # It reads all shards.
     def labels():
         found = examples(None).map(lambda example: example["label"])
         batches = found.batch(65_536).as_numpy_iterator()

@@ -71,3 +71,11 @@ CROP_FRACTION = flags.DEFINE_float(
 )
 def _one_source(values):
     return (values["dataset"] is None) != (values["images"] is None)
+
+
+@flags.multi_flags_validator(
+    ["test_images", "images"],
+    "--test_images goes with --images; with --dataset use --test_split.",
+)
+def _test_images_of_a_folder(values):
+    return values["test_images"] is None or values["images"] is not None

@@ -54,3 +54,11 @@ def _sizes_fit(values):
     except ValueError as error:
         raise flags.ValidationError(str(error)) from error
     return True
+
+
+@flags.multi_flags_validator(
+    ["jit_encoder", "sync_batch_norm"],
+    "XLA cannot compile what replicas tell each other: leave one of them out.",
+)
+def _jit_or_sync(values):
+    return not (values["jit_encoder"] and values["sync_batch_norm"])

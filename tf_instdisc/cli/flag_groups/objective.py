@@ -71,3 +71,14 @@ PROXIMAL_WEIGHT = flags.DEFINE_float(
     "Weight of the squared distance to the row of the step before.",
     lower_bound=0.0,
 )
+
+
+@flags.multi_flags_validator(
+    ["objective", "bank_placement"],
+    "softmax takes the whole bank in each step: use --bank_placement=device, "
+    "or --objective=nce or info_nce.",
+)
+def _softmax_on_the_device(values):
+    return values["objective"] != "softmax" or (
+        values["bank_placement"] != "host"
+    )
