@@ -199,11 +199,13 @@ class FitLoop(keras.Model):
         if self.run_eagerly:
             return step
         if not hasattr(iterator, "element_spec"):
-            return tf.function(step, reduce_retracing=True)
+            return tf.function(step, reduce_retracing=True, autograph=False)
         # One graph for full and for smaller batches.
         stop_spec = tf.TensorSpec([], tf.int32)
         return tf.function(
-            step, input_signature=[iterator.element_spec, stop_spec]
+            step,
+            input_signature=[iterator.element_spec, stop_spec],
+            autograph=False,
         )
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
