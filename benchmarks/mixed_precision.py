@@ -17,6 +17,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 WINDOW = 20  # steps whose losses are averaged
 BATCH_SIZE = 64
+_ADAMW = {
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 0.5,
+}
+_SGD = {"optimizer": "sgd", "learning_rate": 0.03}
+# Objective, negatives, optimizer.
+RECIPES = {
+    "softmax": ("softmax", 1, _ADAMW),
+    "nce": ("nce", 4096, _ADAMW),
+    "nce, SGD": ("nce", 512, _SGD),
+}
 # Policy, and whether oneDNN computes.
 RUNS = {
     "float32": ("float32", "1"),
@@ -27,7 +40,7 @@ RUNS = {
 
 
 def train(
-    precision: str, objective: str, data_dir: str, steps: int
+    precision: str, recipe: str, data_dir: str, steps: int
 ) -> list[float]:
     """Loss of each step; ResNet-18 of width 8, images seen once."""
     import keras
@@ -35,23 +48,22 @@ def train(
     import tf_instdisc
     from tf_instdisc import optimization
 
+    objective, num_negatives, optimizer = RECIPES[recipe]
     keras.config.set_dtype_policy(precision)
     images = steps * BATCH_SIZE
     source = tf_instdisc.tfds_source("cifar10", f"train[:{images}]", data_dir)
     keras.utils.set_random_seed(0)
     encoder = tf_instdisc.build_encoder("resnet18", image_size=32, width=8)
     model = tf_instdisc.InstanceDiscrimination(
-        encoder, images, objective=objective, temperature=0.1
+        encoder,
+        images,
+        objective=objective,
+        num_negatives=num_negatives,
+        temperature=0.1,
     )
     model.compile(
         optimizer=optimization.build_optimizer(
-            "adamw",
-            learning_rate=1e-3,
-            weight_decay=0.05,
-            schedule="constant",
-            warmup_epochs=0.5,
-            steps_per_epoch=steps,
-            epochs=1,
+            schedule="constant", steps_per_epoch=steps, epochs=1, **optimizer
         )
     )
     is_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -74,18 +86,16 @@ def main() -> None:
     data_dir = sys.argv[1]
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 200
     if len(sys.argv) > 3:
-        print(json.dumps(train(*sys.argv[3:], data_dir, steps)))
+        print(json.dumps(train(*sys.argv[3:5], data_dir, steps)))
         return
-    print(
-        "| objective | precision | loss, first and last 20 | mean | last 20 |"
-    )
+    print("| recipe | precision | loss, first and last 20 | mean | last 20 |")
     print("| --- | --- | --- | --- | --- |")
-    for objective in ("softmax", "nce"):
+    for recipe in RECIPES:
         expected = None
         for name, (precision, onednn) in RUNS.items():
             command = [
                 *(sys.executable, "-m", "benchmarks.mixed_precision"),
-                *(data_dir, str(steps), precision, objective),
+                *(data_dir, str(steps), precision, recipe),
             ]
             result = subprocess.run(
                 command,
@@ -102,7 +112,7 @@ def main() -> None:
             ]
             first, last = sum(losses[:WINDOW]), sum(losses[-WINDOW:])
             print(
-                f"| {objective} | {name} | {first / WINDOW:.4f}, "
+                f"| {recipe} | {name} | {first / WINDOW:.4f}, "
                 f"{last / WINDOW:.4f} | {away[0]} | {away[1]} |",
                 flush=True,
             )

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tf_instdisc
 from tests.small_run import linear_encoder
-from tf_instdisc import strategy
+from tf_instdisc import errors, strategy
 from tf_instdisc.data import pipeline
 from tf_instdisc.fused_batch_norm import training_call
 
@@ -183,3 +183,6 @@ def test_the_bank_is_never_written_with_a_row_that_is_not_finite():
     np.testing.assert_array_equal(after[[0, 1, 3]], before[[0, 1, 3]])
     assert np.isfinite(after).all()
     assert (after[2] != before[2]).any()
+    with pytest.raises(errors.NonFiniteError, match="must be finite"):
+        model.memory_bank.fill(np.arange(3), new)
+    np.testing.assert_array_equal(model.memory_bank.rows, after)
