@@ -1,6 +1,9 @@
 """Loss in mixed precision against float32, over 200 steps on CIFAR-10.
 
-[OBJECTIVE=nce] python -m benchmarks.mixed_precision DATA_DIR [STEPS]
+Rounding alone drives two runs apart: float32 with TensorFlow's own kernels
+in place of oneDNN's shows how far.
+
+python -m benchmarks.mixed_precision DATA_DIR [STEPS]
 """
 
 import itertools
@@ -14,33 +17,53 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 WINDOW = 20  # steps whose losses are averaged
 BATCH_SIZE = 64
-OBJECTIVE = os.environ.get("OBJECTIVE", "softmax")
+_ADAMW = {
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 0.5,
+}
+_SGD = {"optimizer": "sgd", "learning_rate": 0.03}
+# Objective, negatives, optimizer.
+RECIPES = {
+    "softmax": ("softmax", 1, _ADAMW),
+    "nce": ("nce", 4096, _ADAMW),
+    "nce, SGD": ("nce", 512, _SGD),
+}
+# Policy, and whether oneDNN computes.
+RUNS = {
+    "float32": ("float32", "1"),
+    "float32, other kernels": ("float32", "0"),
+    "mixed_bfloat16": ("mixed_bfloat16", "1"),
+    "mixed_float16": ("mixed_float16", "1"),
+}
 
 
-def train(precision: str, data_dir: str, steps: int) -> list[float]:
-    """Mean loss of each 20 steps; ResNet-18 of width 8, images seen once."""
+def train(
+    precision: str, recipe: str, data_dir: str, steps: int
+) -> list[float]:
+    """Loss of each step; ResNet-18 of width 8, images seen once."""
     import keras
 
     import tf_instdisc
     from tf_instdisc import optimization
 
+    objective, num_negatives, optimizer = RECIPES[recipe]
     keras.config.set_dtype_policy(precision)
-    keras.utils.set_random_seed(0)
     images = steps * BATCH_SIZE
     source = tf_instdisc.tfds_source("cifar10", f"train[:{images}]", data_dir)
+    keras.utils.set_random_seed(0)
     encoder = tf_instdisc.build_encoder("resnet18", image_size=32, width=8)
     model = tf_instdisc.InstanceDiscrimination(
-        encoder, images, objective=OBJECTIVE, temperature=0.1
+        encoder,
+        images,
+        objective=objective,
+        num_negatives=num_negatives,
+        temperature=0.1,
     )
     model.compile(
         optimizer=optimization.build_optimizer(
-            "adamw",
-            learning_rate=1e-3,
-            weight_decay=0.05,
-            schedule="constant",
-            warmup_epochs=0.5,
-            steps_per_epoch=steps,
-            epochs=1,
+            schedule="constant", steps_per_epoch=steps, epochs=1, **optimizer
         )
     )
     is_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -48,15 +71,14 @@ def train(precision: str, data_dir: str, steps: int) -> list[float]:
     dataset = tf_instdisc.training_dataset(
         source, tf_instdisc.Augmentation(24), BATCH_SIZE, epochs=1
     )
-    sums = []
+    sums = [0.0]
 
     class Losses(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             sums.append(logs["loss"] * (batch + 1))  # Keras gives the mean.
 
     model.fit(dataset, steps_per_epoch=steps, callbacks=[Losses()], verbose=0)
-    ends = [0.0, *sums[WINDOW - 1 :: WINDOW]]
-    return [(b - a) / WINDOW for a, b in itertools.pairwise(ends)]
+    return [b - a for a, b in itertools.pairwise(sums)]
 
 
 def main() -> None:
@@ -64,34 +86,36 @@ def main() -> None:
     data_dir = sys.argv[1]
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 200
     if len(sys.argv) > 3:
-        print(json.dumps(train(sys.argv[3], data_dir, steps)))
+        print(json.dumps(train(*sys.argv[3:5], data_dir, steps)))
         return
-    losses = {}
-    for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
-        result = subprocess.run(
-            [
+    print("| recipe | precision | loss, first and last 20 | mean | last 20 |")
+    print("| --- | --- | --- | --- | --- |")
+    for recipe in RECIPES:
+        expected = None
+        for name, (precision, onednn) in RUNS.items():
+            command = [
                 *(sys.executable, "-m", "benchmarks.mixed_precision"),
-                *(data_dir, str(steps), precision),
-            ],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        losses[precision] = json.loads(result.stdout.splitlines()[-1])
-        differences = [
-            abs(loss / expected - 1)
-            for loss, expected in zip(
-                losses[precision], losses["float32"], strict=True
+                *(data_dir, str(steps), precision, recipe),
+            ]
+            result = subprocess.run(
+                command,
+                check=True,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn},
+                text=True,
             )
-        ]
-        print(
-            f"{precision}: loss {losses[precision][0]:.4f} -> "
-            f"{losses[precision][-1]:.4f}, at most {max(differences):.2%} "
-            "from float32 over 20 steps, "
-            f"{abs(sum(losses[precision]) / sum(losses['float32']) - 1):.2%} "
-            "over all",
-            flush=True,
-        )
+            losses = json.loads(result.stdout.splitlines()[-1])
+            expected = expected or losses
+            away = [
+                f"{sum(losses[part]) / sum(expected[part]) - 1:+.2%}"
+                for part in (slice(None), slice(-WINDOW, None))
+            ]
+            first, last = sum(losses[:WINDOW]), sum(losses[-WINDOW:])
+            print(
+                f"| {recipe} | {name} | {first / WINDOW:.4f}, "
+                f"{last / WINDOW:.4f} | {away[0]} | {away[1]} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Step on 1, 2, 4 logical devices; checkpoint; time from restart to a step.
 
+By the clock, and in seconds of all threads, which other jobs of the machine
+change little.
+
 python -m benchmarks.replicas
 """
 
@@ -16,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 def measure(num_devices: int, directory: pathlib.Path) -> None:
     """Prints a step's time; then saves, or goes on from what is saved."""
-    started = time.perf_counter()
+    started = time.perf_counter(), time.process_time()
     import keras
     import numpy as np
     import tensorflow as tf
@@ -45,7 +48,7 @@ def measure(num_devices: int, directory: pathlib.Path) -> None:
 
     class Times(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            ends.append(time.perf_counter())
+            ends.append((time.perf_counter(), time.process_time()))
 
     model.fit(
         strategy.distribute(
@@ -54,23 +57,27 @@ def measure(num_devices: int, directory: pathlib.Path) -> None:
                 source, tf_instdisc.Augmentation(32), 64, 1, share=share
             ),
         ),
-        steps_per_epoch=25,
+        steps_per_epoch=20,
         callbacks=[Times()],
         verbose=0,
     )
-    step = float(np.median(np.diff(ends)[5:]))
-    first = "restart" if saved else "start"
+    clock, threads = np.median(np.diff(ends, axis=0)[4:], axis=0)
+    first = np.subtract(ends[0], started)
     print(
-        f"{num_devices} devices: {1000 * step:.0f} ms a step; "
-        f"{first} to first step {ends[0] - started:.1f} s"
+        f"| {num_devices}, {'from a checkpoint' if saved else 'fresh'} "
+        f"| {1000 * threads:.0f} ms | {1000 * clock:.0f} ms "
+        f"| {first[1]:.1f} s | {first[0]:.1f} s |",
+        flush=True,
     )
     if not saved:
-        before = time.perf_counter()
+        before = time.perf_counter(), time.process_time()
         path = checkpoints.write(directory, state, {}, keep=1)
+        took = np.subtract((time.perf_counter(), time.process_time()), before)
         size = sum(file.stat().st_size for file in path.iterdir())
         print(
-            f"checkpoint: {time.perf_counter() - before:.2f} s, "
-            f"{size / 2**20:.1f} MiB"
+            f"| its checkpoint, {size / 2**20:.1f} MiB "
+            f"| {took[1]:.2f} s | {took[0]:.2f} s | | |",
+            flush=True,
         )
 
 
@@ -79,6 +86,11 @@ def main() -> None:
     if len(sys.argv) > 1:
         measure(int(sys.argv[1]), pathlib.Path(sys.argv[2]))
         return
+    print(
+        "| logical devices | step, all threads | by the clock "
+        "| start to first step, all threads | by the clock |"
+    )
+    print("| --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         for num_devices in (1, 1, 2, 4):
             subprocess.run(

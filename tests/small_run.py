@@ -15,6 +15,7 @@ SETTINGS = {
     "epochs": 6,
     "batch_size": 4,
     "num_images": 22,
+    "num_ids": 22,
     "learning_rate": 0.1,
     "minutes": 0.0,
     "keep": 3,
@@ -90,8 +91,30 @@ def run(run_dir, **changes):
         def on_train_batch_end(self, batch, logs=None):
             time.sleep(settings["seconds_per_step"])
 
+    banks = {}
+
+    class Banks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rows = built.experimental_local_results(model.memory_bank.rows)
+            for number, copy in enumerate(rows):
+                banks[f"bank_{epoch + 1}.{number}"] = copy.numpy()
+
+    def batches(share):
+        dataset = pipeline.training_dataset(
+            source,
+            tf_instdisc.Augmentation(2),
+            batch_size,
+            epochs,
+            initial_epoch=progress.epochs,
+            skip_images=progress.images,
+            share=share,
+        )
+        # With less ids than images, some stand more than once in a batch.
+        return dataset.map(lambda x, ids: (x, ids % settings["num_ids"]))
+
     callbacks = [
         Slow(),
+        Banks(),
         saving.Checkpointer(
             directory,
             progress,
@@ -107,18 +130,7 @@ def run(run_dir, **changes):
         callbacks.insert(0, MetricsFile(directory))
     with saving.stop_on_sigterm(model), strategy.lost_workers_named(built):
         model.fit(
-            strategy.distribute(
-                built,
-                lambda share: pipeline.training_dataset(
-                    source,
-                    tf_instdisc.Augmentation(2),
-                    batch_size,
-                    epochs,
-                    initial_epoch=progress.epochs,
-                    skip_images=progress.images,
-                    share=share,
-                ),
-            ),
+            strategy.distribute(built, batches),
             steps_per_epoch=pipeline.steps_per_epoch(source, batch_size),
             initial_epoch=progress.epochs,
             epochs=epochs,
@@ -134,7 +146,7 @@ def run(run_dir, **changes):
             built.experimental_local_results(variable)
         )
     }
-    return copies
+    return {**copies, **banks}
 
 
 def main():

@@ -121,7 +121,7 @@ def test_another_run_in_the_same_directory_is_refused(run_dir, data_dir):
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_changed_learning_rate_and_more_epochs_are_said(
+def test_changed_rate_batch_size_and_epochs_are_said(
     run_dir, data_dir, tmp_path
 ):
     copy = shutil.copytree(run_dir, tmp_path / "run")
@@ -130,18 +130,20 @@ def test_a_changed_learning_rate_and_more_epochs_are_said(
         data_dir,
         f"--run_dir={copy}",
         "--learning_rate=0.01",
+        "--batch_size=32",
         "--learning_rate_scaling=linear",
         "--epochs=3",
         "--distribution=mirrored",
         "--logical_cpus=2",
     )
     assert result.returncode == 0, result.stderr
-    assert "learning rate: 0.01 x 0.25 = 0.0025" in result.stdout
-    assert "learning_rate: 0.05 -> 0.0025" in result.stdout
+    assert "learning rate: 0.01 x 0.125 = 0.00125" in result.stdout
+    assert "learning_rate: 0.05 -> 0.00125" in result.stdout
+    assert "batch_size: 64 -> 32" in result.stdout
     assert "epochs: 2 -> 3" in result.stdout
     epochs = run_directory.RunDirectory(copy).read_metrics()
     assert [e["epoch"] for e in epochs] == [1, 2, 3]
-    assert epochs[2]["step"] == 15
+    assert epochs[2]["step"] == 20  # 2 x 5, and 10 of half the size.
     assert np.isfinite(run_directory.load(str(copy)).load_bank().rows).all()
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tf_instdisc
 from tests.small_run import linear_encoder
-from tf_instdisc import strategy
+from tf_instdisc import errors, strategy
 from tf_instdisc.data import pipeline
 from tf_instdisc.fused_batch_norm import training_call
 
@@ -140,6 +140,30 @@ def test_a_bank_on_the_host_is_one_copy_and_changes_nothing(negatives):
     np.testing.assert_allclose(rows, one.memory_bank.rows, atol=1e-4)
 
 
+def test_a_step_reads_only_the_rows_it_needs_from_a_bank_on_the_host():
+    model = tf_instdisc.InstanceDiscrimination(
+        linear_encoder(), 1000, num_negatives=6, bank_placement="host"
+    )
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    model.build_training_state()
+    graph = (
+        tf.function(lambda images, ids: model.train_step((images, ids)))
+        .get_concrete_function(
+            tf.TensorSpec([8, 2, 2, 3]), tf.TensorSpec([8], tf.int64)
+        )
+        .graph
+    )
+    sizes = [
+        (operation.type, output.shape[0])
+        for operation in graph.get_operations()
+        for output in operation.outputs
+        if output.shape.rank == 2
+    ]
+    # Of its batch and of its negatives; all of them in no tensor.
+    assert {("ResourceGather", 8), ("ResourceGather", 6)} <= {*sizes}
+    assert all(size != 1000 for _, size in sizes)
+
+
 def test_softmax_refuses_a_bank_on_the_host():
     with pytest.raises(ValueError, match="Received: bank_placement='host'"):
         tf_instdisc.InstanceDiscrimination(
@@ -159,3 +183,6 @@ def test_the_bank_is_never_written_with_a_row_that_is_not_finite():
     np.testing.assert_array_equal(after[[0, 1, 3]], before[[0, 1, 3]])
     assert np.isfinite(after).all()
     assert (after[2] != before[2]).any()
+    with pytest.raises(errors.NonFiniteError, match="must be finite"):
+        model.memory_bank.fill(np.arange(3), new)
+    np.testing.assert_array_equal(model.memory_bank.rows, after)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import tensorflow as tf
@@ -166,4 +167,6 @@ def _sync(path):
 def _reason(error):
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror} ({error.filename})"
-    return str(getattr(error, "message", error)).partition("\n")[0]
+    text = str(getattr(error, "message", error)).partition("\n")[0]
+    # TensorFlow names its node before the file, and its op behind.
+    return re.sub(r"\{\{.*\}\} | \[Op:\w+\]", "", text)

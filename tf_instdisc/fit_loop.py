@@ -200,10 +200,12 @@ class FitLoop(keras.Model):
             return step
         batch_spec = _element_spec(iterator)
         if batch_spec is None:
-            return tf.function(step, reduce_retracing=True)
+            return tf.function(step, reduce_retracing=True, autograph=False)
         # One graph for full and for smaller batches.
         stop_spec = tf.TensorSpec([], tf.int32)
-        return tf.function(step, input_signature=[batch_spec, stop_spec])
+        return tf.function(
+            step, input_signature=[batch_spec, stop_spec], autograph=False
+        )
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras 3.15 would build from a batch averaged over replicas,

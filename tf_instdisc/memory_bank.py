@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import distribution
+from tf_instdisc.errors import NonFiniteError
 
 _PART = 65_536  # rows that are filled at once
 
@@ -120,7 +121,16 @@ class MemoryBank(tf.Module):
         Args:
             instance_ids: int `[batch]`, each once.
             embeddings: `[batch, embedding_dim]`, of unit length.
+
+        Raises:
+            NonFiniteError: If an embedding is not finite; no row is set.
         """
+        if not bool(tf.reduce_all(tf.math.is_finite(embeddings))):
+            raise NonFiniteError(
+                "Rows of the memory bank must be finite. Received: embeddings "
+                f"that are not, for ids among {instance_ids[0]} .. "
+                f"{instance_ids[-1]}. Try --precision=float32."
+            )
         new = tf.IndexedSlices(
             tf.cast(embeddings, self.rows.dtype),
             tf.cast(instance_ids, tf.int64),

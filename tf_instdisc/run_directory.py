@@ -13,14 +13,17 @@ results.json    what instdisc-evaluate has measured
 features/       layers' activations that instdisc-evaluate keeps
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
+
+from tf_instdisc.errors import StorageError
 
 
 class RunDirectoryError(ValueError):
@@ -150,8 +153,15 @@ class RunDirectory:
         return dict(zip(names, ids, strict=True)), int(highest) + 1
 
     def append_metrics(self, metrics: dict[str, float]) -> None:
-        """Adds one line to the metrics."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
+        """Adds one line to the metrics.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        with (
+            _writing(self.path),
+            open(self.metrics, "a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(metrics) + "\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
@@ -263,6 +273,7 @@ def open_run(
     Raises:
         RunDirectoryError: If the directory holds something else, or a run
             with other settings.
+        StorageError: If it cannot be written.
     """
     check_usable(path)
     run = RunDirectory(pathlib.Path(path))
@@ -270,9 +281,10 @@ def open_run(
     if run.settings.exists():
         old = json.loads(run.settings.read_text(encoding="utf-8"))
         _compare(path, old, settings, changeable)
-    run.path.mkdir(parents=True, exist_ok=True)
-    _write_whole(run.flags, flags_text)
-    _write_whole(run.settings, json.dumps(settings, indent=1) + "\n")
+    with _writing(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
+        _write_whole(run.flags, flags_text)
+        _write_whole(run.settings, json.dumps(settings, indent=1) + "\n")
     return run
 
 
@@ -291,6 +303,19 @@ def _compare(path, old, new, changeable):
         )
     if changed:
         print("The run goes on with changed settings:", *changed, sep="\n")
+
+
+@contextlib.contextmanager
+def _writing(directory: pathlib.Path) -> Iterator[None]:
+    """Says of which directory a write failed, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{directory} cannot be written: {error.strerror or error}. Make "
+            "room or make the directory writable, then start the same "
+            "command again."
+        ) from error
 
 
 def _write_whole(path: pathlib.Path, text: str) -> None:
