@@ -9,9 +9,10 @@ import pytest
 from pyarrow import parquet
 
 from tests import exported
-from tests.servers import running
+from tests.servers import KINDS, need, running
 from tf_instdisc import embed_folder as module
-from tf_instdisc.embed_folder import embed_folder
+from tf_instdisc.embed_folder import embed_folder, one_by_one
+from tf_instdisc.export import saved_model
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_IMAGES = 11
@@ -44,9 +45,11 @@ def _instdisc_embed(*flags):
     )
 
 
+@pytest.mark.parametrize("server_kind", KINDS)
 def test_run_saved_model_and_server_agree(
-    folder, small_run, small_model_dir, tmp_path
+    server_kind, folder, small_run, small_model_dir, tmp_path
 ):
+    need(server_kind)
     outputs = []
 
     def embed(suffix, *flags):
@@ -64,7 +67,7 @@ def test_run_saved_model_and_server_agree(
         assert failed == "bad.jpg\n"
         outputs.append(output)
 
-    with running("stand-in", small_model_dir) as server:
+    with running(server_kind, small_model_dir) as server:
         embed(".npz", f"--run_dir={small_run.path}")
         embed(".npz", f"--saved_model={small_model_dir}")
         embed(
@@ -95,6 +98,49 @@ def test_run_saved_model_and_server_agree(
     assert left == sorted(
         name for o in outputs for name in (o.name, f"{o.name}.failed.txt")
     )
+
+
+def test_a_model_that_fails_on_bad_images_has_them_listed(
+    folder, small_run, tmp_path
+):
+    options = saved_model.options_of(
+        small_run, bad_bytes="error", batch_sizes=(1, 4)
+    )
+    models = str(tmp_path / "pictures")
+    saved_model.export_run(small_run, models, options, with_bank=False)
+    flags = [f"--images={folder}", "--batch_size=4"]
+    outputs = [tmp_path / "model.npz", tmp_path / "server.npz"]
+    with running("stand-in", models) as server:
+        for output, *source in (
+            (outputs[0], f"--saved_model={models}"),
+            (
+                outputs[1],
+                f"--server=localhost:{server.grpc_port}",
+                "--model_name=pictures",
+            ),
+        ):
+            result = _instdisc_embed(*flags, f"--output={output}", *source)
+            assert result.returncode == 0, result.stderr
+            listing = output.with_name(f"{output.name}.failed.txt")
+            assert listing.read_text() == "bad.jpg\n"
+            with np.load(output) as file:
+                norms = np.linalg.norm(file["embeddings"], axis=1)
+            assert len(norms) == NUM_IMAGES
+            np.testing.assert_allclose(norms, 1, atol=1e-5)
+
+
+def test_a_model_that_cannot_be_asked_is_no_bad_image(folder, tmp_path):
+    asked = []
+
+    def broken(contents):
+        asked.append(len(contents))
+        raise ValueError("broken model")
+
+    embedder = one_by_one(broken, lambda error: isinstance(error, ValueError))
+    with pytest.raises(ValueError, match="broken model"):
+        embedder([b"a", b"b"])
+    # The batch, and a good image.
+    assert asked == [2, 1]
 
 
 def _counting(seen, stop_after=None):

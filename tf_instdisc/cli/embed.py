@@ -40,12 +40,12 @@ def _embed() -> None:
     try:
         embedder, source = _embedder()
 
-        from tf_instdisc.embed_folder import embed_folder
+        from tf_instdisc.embed_folder import embed_folder, one_by_one
 
         outcome = embed_folder(
             embedding.IMAGES.value or "",
             output,
-            embedder,
+            one_by_one(embedder, _is_refusal),
             source,
             embedding.BATCH_SIZE.value,
         )
@@ -59,6 +59,13 @@ def _embed() -> None:
             f"{output}.failed.txt:{named}",
             file=sys.stderr,
         )
+
+
+def _is_refusal(error: Exception) -> bool:
+    import tensorflow as tf
+
+    is_from_server = getattr(error, "code", None) == "INVALID_ARGUMENT"
+    return is_from_server or isinstance(error, tf.errors.InvalidArgumentError)
 
 
 def _embedder():

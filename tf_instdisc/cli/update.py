@@ -59,6 +59,9 @@ def _update() -> None:
             run_directory.open_run(update.OUTPUT.value, settings, (), text),
         )
         shutil.copy(old.encoder, run.encoder)
+    # Killed in between, an update gives no id twice, and does again what the
+    # old digests tell.
+    run.save_instances(done.removed_ids, digests)
     run.save_bank(done.bank)
     run.save_instances(done.removed_ids, done.digests)
     run.set_flag("images", folder)
