@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import tf_instdisc
@@ -84,6 +85,14 @@ def test_a_fingerprint_sees_every_bit():
     after = health.row_fingerprints(rows)
     assert (before != after).tolist() == [False, False, False, True, False]
     assert len(set(before.tolist())) == 5
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_rows_of_any_type_and_width_have_fingerprints(name):
+    rows = tf.zeros([3, 5], name).numpy()
+    before = health.row_fingerprints(rows)
+    rows[1, 4] = 0.5
+    assert (health.row_fingerprints(rows) != before).tolist() == [0, 1, 0]
 
 
 def test_a_healthy_run_is_not_warned_of():

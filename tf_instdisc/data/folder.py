@@ -164,7 +164,9 @@ def _readable(paths: list[str]) -> np.ndarray:
         ):
             return tf.identity(index)
 
-    dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
+    # Not a list: an empty one would be of floats.
+    files = tf.constant(paths, tf.string)
+    dataset = tf.data.Dataset.from_tensor_slices(files).enumerate()
     dataset = dataset.map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
     readable = np.zeros([len(paths)], bool)
     for index in dataset.ignore_errors().as_numpy_iterator():
