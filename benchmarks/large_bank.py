@@ -52,7 +52,7 @@ def main() -> None:
         "--tiny", action="store_true", help="small sizes: does it start?"
     )
     parsed = parser.parse_args()
-    num_rows = 1000 if parsed.tiny else parsed.rows
+    num_rows = 300 if parsed.tiny else parsed.rows
     table = []
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)

@@ -28,20 +28,24 @@ from tf_instdisc.export import saved_model, warmup
 from tf_instdisc.export.options import ExportOptions
 
 NUM_CLASSES = 10
-BATCH_SIZES = (1, 8, 32)
 PHOTO = (375, 500)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of the encoder and its bank."""
+    """Of the encoder, its bank and the batches."""
 
     image: int = 64
     width: int = 64
     rows: int = 50_000
+    batches: tuple[int, ...] = (1, 8, 32)
+
+    @property
+    def head(self) -> list[str]:
+        return [f"batch {size}" for size in self.batches]
 
 
-TINY = Sizes(image=16, width=4, rows=300)
+TINY = Sizes(image=16, width=4, rows=300, batches=(1,))
 
 
 def make_run(path, sizes):
@@ -138,7 +142,7 @@ def table(title, head, rows):
 def signatures_table(served, repeats):
     """Signatures against each other, and the share of decoding."""
     seconds = {}
-    for batch_size in BATCH_SIZES:
+    for batch_size in served.sizes.batches:
         images, contents = inputs_of(batch_size, served.sizes)
         ways = {
             name: lambda n=name, x=contents if "bytes" in name else images: (
@@ -153,19 +157,22 @@ def signatures_table(served, repeats):
     names = list(dict.fromkeys(name for name, _ in seconds))
     table(
         "Images per CPU second, relative to serving_default at batch 1",
-        [f"batch {b}" for b in BATCH_SIZES],
-        [[n, *(unit / seconds[n, b] for b in BATCH_SIZES)] for n in names],
+        served.sizes.head,
+        [
+            [n, *(unit / seconds[n, b] for b in served.sizes.batches)]
+            for n in names
+        ],
     )
     table(
         f"Decoding (JPEG, {PHOTO[1]}x{PHOTO[0]}) in image_bytes",
-        [f"batch {b}" for b in BATCH_SIZES],
+        served.sizes.head,
         [
             [
                 "share",
                 *(
                     1
                     - seconds["serving_default", b] / seconds["image_bytes", b]
-                    for b in BATCH_SIZES
+                    for b in served.sizes.batches
                 ),
             ]
         ],
@@ -175,7 +182,7 @@ def signatures_table(served, repeats):
 def variants_table(plain, variants, signature, repeats):
     """Other precisions against float32."""
     rows = {name: [name] for name in ["float32", *variants]}
-    for batch_size in BATCH_SIZES:
+    for batch_size in plain.sizes.batches:
         images, _ = inputs_of(batch_size, plain.sizes)
         ways = {
             name: lambda s=served, x=images: s.ask(signature, x)
@@ -186,7 +193,7 @@ def variants_table(plain, variants, signature, repeats):
             rows[name].append(seconds["float32"] / value)
     table(
         f"Images per CPU second of {signature}, relative to float32",
-        [f"batch {b}" for b in BATCH_SIZES],
+        plain.sizes.head,
         rows.values(),
     )
 
@@ -221,7 +228,7 @@ def main():
     parsed = parser.parse_args()
     sizes = TINY if parsed.tiny else Sizes()
     repeats = 1 if parsed.tiny else parsed.repeats
-    options = ExportOptions(crop_fraction=0.875, batch_sizes=BATCH_SIZES)
+    options = ExportOptions(crop_fraction=0.875, batch_sizes=sizes.batches)
     changes = {
         "plain": {},
         "bfloat16": {"precision": "bfloat16"},

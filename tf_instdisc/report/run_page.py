@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 
 from tf_instdisc.duplicates import Collection, find_duplicates
 from tf_instdisc.health import bank_statistics, health_warnings
+from tf_instdisc.load import load_encoder
 from tf_instdisc.report import analysis, charts, duplicate_page, grid, pages
 from tf_instdisc.report.search import nearest, row_queries
 from tf_instdisc.report.tensorboard import sample_rows
@@ -176,7 +176,7 @@ def _agreement(run, images, sample) -> np.ndarray | None:
     known = sample.positions[sample.found][:1000]
     if not len(known) or not run.encoder.exists():
         return None
-    encoder = keras.saving.load_model(run.encoder, compile=False)
+    encoder = load_encoder(run.path)
     batches = images.batches(known, images.image_size, images.crop_fraction)
     cosines = [
         np.sum(
