@@ -67,7 +67,8 @@ def curve(
 ) -> plotting.figure | None:
     """A measured quantity over the epochs; None if it never was measured."""
     points = [
-        (epoch["epoch"], epoch[name])
+        # Six digits: an axis should not show what is rounding.
+        (epoch["epoch"], float(f"{epoch[name]:.6g}"))
         for epoch in metrics
         if name in epoch and np.isfinite(epoch[name])
     ]

@@ -261,7 +261,7 @@ def _loneliest(bank, sample):
 
 def _duplicates(images, sample, threshold):
     bank = images.bank
-    note = "Compared by their rows in the bank."
+    note = "Compared by their rows in the bank; the closest first."
     if len(bank.rows) > _DUPLICATES_UP_TO:
         positions = sample.positions
         bank = Bank(
@@ -273,11 +273,17 @@ def _duplicates(images, sample, threshold):
         )
         note = (
             f"Only the {len(positions)} sampled rows are compared, by their "
-            "rows in the bank; instdisc-duplicates compares all."
+            "rows in the bank; instdisc-duplicates compares all. The closest "
+            "first."
         )
     collection = Collection(bank, RunImages(bank, images.flags), "")
     found = find_duplicates(collection, threshold)
-    groups = [group[:8] for group in found.groups[:_GROUPS_SHOWN]]
+    # The closest first: of a bank that is little trained, the largest groups
+    # hold what is merely alike.
+    groups = sorted(
+        (sorted(group, key=lambda m: -m.score)[:8] for group in found.groups),
+        key=lambda group: -group[0].score,
+    )[:_GROUPS_SHOWN]
     pictures = duplicate_page.read_pictures(
         [member for group in groups for member in group], _PICTURE
     )
