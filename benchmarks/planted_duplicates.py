@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--count", type=int, default=1000, help="images at most"
     )
-    parser.add_argument("--thresholds", default="0.90,0.95,0.97,0.98")
+    parser.add_argument("--thresholds", default="0.90,0.95,0.97,0.98,0.99")
     parser.add_argument(
         "--tiny", action="store_true", help="an untrained encoder, 20 images"
     )
@@ -70,7 +70,8 @@ def plant(images: Iterator[Image.Image], folder: str) -> None:
         def save(kind, picture, number=number, **arguments):
             # TensorFlow goes by the content, whatever the suffix.
             path = pathlib.Path(folder, f"{number:06}_{kind}.png")
-            picture.save(path, arguments.pop("format", "PNG"), **arguments)
+            kind_of_file = arguments.pop("format", "PNG")
+            picture.save(path, kind_of_file, compress_level=1, **arguments)
 
         width, height = image.size
         save("original", image)

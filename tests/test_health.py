@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 import tf_instdisc
-from tests.finished_run import NASTY_NAMES, fill_folder, make_run
+from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
 from tests.test_model import linear_encoder
 from tf_instdisc import health, run_images
 
@@ -131,6 +131,25 @@ def test_rows_that_are_not_reached_grow_stale():
     # The instances 0 .. 5 are reached, 18 of 24 are not.
     assert [logs["bank_stale_share"] for logs in seen] == [0.75] * 3
     assert [logs["bank_staleness"] for logs in seen] == [1, 2, 3]
+
+
+def test_the_command_warns_in_the_first_epoch_and_shows_grids(tmp_path):
+    fill_folder(tmp_path / "images", [f"{i}.png" for i in range(16)])
+    result = command(
+        "train",
+        f"--images={tmp_path / 'images'}",
+        f"--run_dir={tmp_path / 'run'}",
+        *("--image_size=16", "--width=4", "--objective=softmax"),
+        *("--batch_size=4", "--epochs=1", "--learning_rate=100"),
+        "--grid_every=1",
+    )
+    warning = "warning: epoch 1: Training diverges"
+    assert result.returncode == 0, result.stderr
+    assert warning in result.stderr
+    tensorboard = tmp_path / "run" / "tensorboard"
+    assert list((tensorboard / "grid").glob("events.*"))
+    for name in ("projector_config.pbtxt", "sprite.png", "metadata.tsv"):
+        assert (tensorboard / name).exists()
 
 
 @pytest.fixture(scope="module")
