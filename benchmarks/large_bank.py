@@ -53,6 +53,7 @@ def main() -> None:
     )
     parsed = parser.parse_args()
     num_rows = 300 if parsed.tiny else parsed.rows
+    commands = "duplicates" if parsed.tiny else parsed.commands
     table = []
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
@@ -61,7 +62,7 @@ def main() -> None:
             "report": [],
             "duplicates": ["--noencode", f"--output={root / 'pairs.tsv'}"],
         }
-        for name in parsed.commands.split(","):
+        for name in commands.split(","):
             usage = _measure(name, f"--run_dir={run.path}", *arguments[name])
             outcome = ""
             if name == "duplicates":

@@ -235,6 +235,8 @@ def main():
         "bank in float16": {"bank_dtype": "float16"},
         "bank in int8": {"bank_dtype": "int8"},
     }
+    if parsed.tiny:
+        del changes["bank in float16"]
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         run = make_run(root / "run", sizes)

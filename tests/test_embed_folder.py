@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from pyarrow import parquet
 
 from tests import exported
@@ -13,6 +14,7 @@ from tests.servers import KINDS, need, running
 from tf_instdisc import embed_folder as module
 from tf_instdisc.embed_folder import embed_folder, one_by_one
 from tf_instdisc.export import saved_model
+from tf_instdisc.serving_client import GrpcClient, ServingError
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_IMAGES = 11
@@ -52,7 +54,7 @@ def test_run_saved_model_and_server_agree(
     need(server_kind)
     outputs = []
 
-    def embed(suffix, *flags):
+    def instdisc_embed(suffix, *flags):
         output = tmp_path / f"{len(outputs)}{suffix}"
         result = _instdisc_embed(
             f"--images={folder}",
@@ -68,14 +70,14 @@ def test_run_saved_model_and_server_agree(
         outputs.append(output)
 
     with running(server_kind, small_model_dir) as server:
-        embed(".npz", f"--run_dir={small_run.path}")
-        embed(".npz", f"--saved_model={small_model_dir}")
-        embed(
+        instdisc_embed(".npz", f"--run_dir={small_run.path}")
+        instdisc_embed(".npz", f"--saved_model={small_model_dir}")
+        instdisc_embed(
             ".parquet",
             f"--server=localhost:{server.grpc_port}",
             "--model_name=pictures",
         )
-        embed(
+        instdisc_embed(
             ".npz",
             f"--rest=http://localhost:{server.rest_port}",
             "--model_name=pictures",
@@ -108,39 +110,46 @@ def test_a_model_that_fails_on_bad_images_has_them_listed(
     )
     models = str(tmp_path / "pictures")
     saved_model.export_run(small_run, models, options, with_bank=False)
-    flags = [f"--images={folder}", "--batch_size=4"]
-    outputs = [tmp_path / "model.npz", tmp_path / "server.npz"]
+    signature = tf.saved_model.load(f"{models}/1").signatures["image_bytes"]
     with running("stand-in", models) as server:
-        for output, *source in (
-            (outputs[0], f"--saved_model={models}"),
-            (
-                outputs[1],
-                f"--server=localhost:{server.grpc_port}",
-                "--model_name=pictures",
-            ),
+        client = GrpcClient(
+            f"localhost:{server.grpc_port}", "pictures", deadline=120
+        )
+        for name, embedder in (
+            ("model", lambda x: signature(image_bytes=tf.constant(x))),
+            ("server", client.embed_bytes),
         ):
-            result = _instdisc_embed(*flags, f"--output={output}", *source)
-            assert result.returncode == 0, result.stderr
-            listing = output.with_name(f"{output.name}.failed.txt")
-            assert listing.read_text() == "bad.jpg\n"
+            output = tmp_path / f"{name}.npz"
+            outcome = embed_folder(
+                str(folder),
+                str(output),
+                one_by_one(embedder),
+                name,
+                batch_size=4,
+            )
+            assert outcome.failed == ("bad.jpg",)
             with np.load(output) as file:
                 norms = np.linalg.norm(file["embeddings"], axis=1)
             assert len(norms) == NUM_IMAGES
             np.testing.assert_allclose(norms, 1, atol=1e-5)
 
 
-def test_a_model_that_cannot_be_asked_is_no_bad_image(folder, tmp_path):
+def test_a_model_that_cannot_be_asked_is_no_bad_image():
     asked = []
 
     def broken(contents):
         asked.append(len(contents))
-        raise ValueError("broken model")
+        raise ServingError(code, "broken model")
 
-    embedder = one_by_one(broken, lambda error: isinstance(error, ValueError))
-    with pytest.raises(ValueError, match="broken model"):
-        embedder([b"a", b"b"])
+    code = "INVALID_ARGUMENT"
+    with pytest.raises(ServingError, match="broken model"):
+        one_by_one(broken)([b"a", b"b"])
     # The batch, and a good image.
     assert asked == [2, 1]
+    code = "UNAVAILABLE"
+    with pytest.raises(ServingError, match="broken model"):
+        one_by_one(broken)([b"a", b"b"])
+    assert asked == [2, 1, 2]
 
 
 def _counting(seen, stop_after=None):

@@ -123,8 +123,14 @@ def test_an_image_outside_of_the_classes_takes_no_label_away(tmp_path):
     fill_folder(images, ["ant/1.png", "bee/2.png"])
     run = make_run(tmp_path / "run", images)
     fill_folder(images, ["bee/3.png", "stray.png"])
-    instdisc_update(run, images)
-    bank = run.load_bank()
+    bank = update.update_bank(
+        run.load_bank(),
+        np.zeros([0], np.int64),
+        {},
+        str(images),
+        run.read_flags(),
+        keras.saving.load_model(run.encoder),
+    ).bank
     labels = dict(zip(bank.names.tolist(), bank.labels.tolist(), strict=True))
     assert labels == {
         "ant/1.png": 0,

@@ -113,18 +113,15 @@ def embed_folder(
     return Outcome(len(kept), tuple(failed))
 
 
-def one_by_one(
-    embedder: Embedder, is_refusal: Callable[[Exception], bool]
-) -> Embedder:
+def one_by_one(embedder: Embedder) -> Embedder:
     """Makes a model that fails on a bad image name it instead.
 
     A model that was exported with `bad_bytes="error"` fails the whole batch;
     its images then are asked about singly.
 
     Args:
-        embedder: As in `embed_folder`.
-        is_refusal: Tells whether an error means that an image is bad, and not
-            that the model cannot be asked.
+        embedder: As in `embed_folder`; it may raise TensorFlow's
+            InvalidArgumentError, or a `ServingError` of that code.
 
     Returns:
         An embedder for `embed_folder`.
@@ -134,7 +131,7 @@ def one_by_one(
         try:
             return embedder(contents)
         except Exception as error:
-            if not is_refusal(error):
+            if not _is_refusal(error):
                 raise
         # If even this one fails, it is not for the images.
         dim = np.shape(embedder([_good_image()])["embedding"])[1]
@@ -145,11 +142,17 @@ def one_by_one(
                 rows[i] = embedder([content])["embedding"][0]
                 valid[i] = True
             except Exception as error:
-                if not is_refusal(error):
+                if not _is_refusal(error):
                     raise
         return {"embedding": rows, "valid": valid}
 
     return embed
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether what was asked is wrong, and not that nobody answers."""
+    is_from_server = getattr(error, "code", None) == "INVALID_ARGUMENT"
+    return is_from_server or isinstance(error, tf.errors.InvalidArgumentError)
 
 
 def _good_image() -> bytes:

@@ -45,7 +45,7 @@ def _embed() -> None:
         outcome = embed_folder(
             embedding.IMAGES.value or "",
             output,
-            one_by_one(embedder, _is_refusal),
+            one_by_one(embedder),
             source,
             embedding.BATCH_SIZE.value,
         )
@@ -59,13 +59,6 @@ def _embed() -> None:
             f"{output}.failed.txt:{named}",
             file=sys.stderr,
         )
-
-
-def _is_refusal(error: Exception) -> bool:
-    import tensorflow as tf
-
-    is_from_server = getattr(error, "code", None) == "INVALID_ARGUMENT"
-    return is_from_server or isinstance(error, tf.errors.InvalidArgumentError)
 
 
 def _embedder():
