@@ -1,6 +1,6 @@
 """Measures exported models in a session, as ratios within one run.
 
-    python benchmarks/serving.py
+    python -m benchmarks.serving [--repeats=9]
 
 An untrained ResNet-18 of 64 pixels with a bank of 50,000 rows: weights change
 no speed. The ways that are compared take turns, and of each the median of the
@@ -22,31 +22,48 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import timing
 from tf_instdisc import build_encoder, run_directory
 from tf_instdisc.export import saved_model, warmup
 from tf_instdisc.export.options import ExportOptions
 
-IMAGE_SIZE = 64
-NUM_ROWS = 50_000
 NUM_CLASSES = 10
-BATCH_SIZES = (1, 8, 32)
 PHOTO = (375, 500)
 
 
-def make_run(path):
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of the encoder, its bank and the batches."""
+
+    image: int = 64
+    width: int = 64
+    rows: int = 50_000
+    batches: tuple[int, ...] = (1, 8, 32)
+
+    @property
+    def head(self) -> list[str]:
+        return [f"batch {size}" for size in self.batches]
+
+
+TINY = Sizes(image=16, width=4, rows=300, batches=(1,))
+
+
+def make_run(path, sizes):
     """An untrained run; only its shapes matter."""
-    encoder = build_encoder(image_size=IMAGE_SIZE, stem="imagenet")
-    rows = np.random.default_rng(0).normal(size=(NUM_ROWS, 128))
+    encoder = build_encoder(
+        image_size=sizes.image, width=sizes.width, stem="imagenet"
+    )
+    rows = np.random.default_rng(0).normal(size=(sizes.rows, 128))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    run = run_directory.create(str(path), "--crop_fraction=0.875\n")
+    run = run_directory.open_run(str(path), {}, (), "--crop_fraction=0.875\n")
     run.append_metrics({"epoch": 0})
     run.save_encoder(encoder)
     run.save_bank(
         run_directory.Bank(
             rows.astype(np.float32),
-            np.arange(NUM_ROWS),
-            np.array([f"image/{i}" for i in range(NUM_ROWS)]),
-            np.arange(NUM_ROWS) % NUM_CLASSES,
+            np.arange(sizes.rows),
+            np.array([f"image/{i}" for i in range(sizes.rows)]),
+            np.arange(sizes.rows) % NUM_CLASSES,
             tuple(map(str, range(NUM_CLASSES))),
         )
     )
@@ -56,7 +73,8 @@ def make_run(path):
 class Served:
     """An exported version in a session."""
 
-    def __init__(self, path):
+    def __init__(self, path, sizes):
+        self.sizes = sizes
         self.path = str(path)
         self.session = tf.compat.v1.Session(graph=tf.Graph())
         with self.session.graph.as_default():
@@ -77,10 +95,10 @@ class Served:
             self.ask(request.model_spec.signature_name, tf.make_ndarray(proto))
 
 
-def inputs_of(batch_size):
+def inputs_of(batch_size, sizes):
     """Images, and photographs as JPEG."""
     rng = np.random.default_rng(0)
-    size = [batch_size, IMAGE_SIZE, IMAGE_SIZE, 3]
+    size = [batch_size, sizes.image, sizes.image, 3]
     small = rng.integers(0, 256, [12, 16, 3], np.uint8)
     photo = tf.image.resize(small, PHOTO, "bicubic")
     photo = tf.cast(tf.clip_by_value(photo, 0, 255), tf.uint8)
@@ -100,12 +118,11 @@ def medians(ways, repeats):
     return {name: float(np.median(s[1:])) for name, s in seconds.items()}
 
 
-def first_call(path, is_warm):
+def first_call(served, is_warm):
     """Seconds of the first answer of a fresh session, and of the second."""
-    served = Served(path)
     if is_warm:
         served.warm_up()
-    _, contents = inputs_of(1)
+    _, contents = inputs_of(1, served.sizes)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
@@ -115,19 +132,18 @@ def first_call(path, is_warm):
 
 
 def table(title, head, rows):
-    """Prints a table in Markdown."""
-    print(f"\n{title}\n\n| {' | '.join(head)} |")
-    print(f"|{' --- |' * len(head)}")
-    for row in rows:
-        cells = (f"{c:.2f}" if isinstance(c, float) else str(c) for c in row)
-        print(f"| {' | '.join(cells)} |")
+    """Prints a table in Markdown, its title in the first cell."""
+    cells = [
+        [f"{c:.2f}" if isinstance(c, float) else c for c in r] for r in rows
+    ]
+    timing.print_table([title, *head], cells)
 
 
 def signatures_table(served, repeats):
     """Signatures against each other, and the share of decoding."""
     seconds = {}
-    for batch_size in BATCH_SIZES:
-        images, contents = inputs_of(batch_size)
+    for batch_size in served.sizes.batches:
+        images, contents = inputs_of(batch_size, served.sizes)
         ways = {
             name: lambda n=name, x=contents if "bytes" in name else images: (
                 served.ask(n, x)
@@ -141,16 +157,23 @@ def signatures_table(served, repeats):
     names = list(dict.fromkeys(name for name, _ in seconds))
     table(
         "Images per CPU second, relative to serving_default at batch 1",
-        ["signature", *(f"batch {b}" for b in BATCH_SIZES)],
-        [[n, *(unit / seconds[n, b] for b in BATCH_SIZES)] for n in names],
+        served.sizes.head,
+        [
+            [n, *(unit / seconds[n, b] for b in served.sizes.batches)]
+            for n in names
+        ],
     )
     table(
-        f"Share of decoding (JPEG, {PHOTO[1]}x{PHOTO[0]}) in image_bytes",
-        [f"batch {b}" for b in BATCH_SIZES],
+        f"Decoding (JPEG, {PHOTO[1]}x{PHOTO[0]}) in image_bytes",
+        served.sizes.head,
         [
             [
-                1 - seconds["serving_default", b] / seconds["image_bytes", b]
-                for b in BATCH_SIZES
+                "share",
+                *(
+                    1
+                    - seconds["serving_default", b] / seconds["image_bytes", b]
+                    for b in served.sizes.batches
+                ),
             ]
         ],
     )
@@ -159,8 +182,8 @@ def signatures_table(served, repeats):
 def variants_table(plain, variants, signature, repeats):
     """Other precisions against float32."""
     rows = {name: [name] for name in ["float32", *variants]}
-    for batch_size in BATCH_SIZES:
-        images, _ = inputs_of(batch_size)
+    for batch_size in plain.sizes.batches:
+        images, _ = inputs_of(batch_size, plain.sizes)
         ways = {
             name: lambda s=served, x=images: s.ask(signature, x)
             for name, served in {"float32": plain, **variants}.items()
@@ -170,14 +193,14 @@ def variants_table(plain, variants, signature, repeats):
             rows[name].append(seconds["float32"] / value)
     table(
         f"Images per CPU second of {signature}, relative to float32",
-        ["variant", *(f"batch {b}" for b in BATCH_SIZES)],
+        plain.sizes.head,
         rows.values(),
     )
 
 
 def tflite_table(plain, version, repeats):
     """TFLite against the SavedModel."""
-    images, _ = inputs_of(1)
+    images, _ = inputs_of(1, plain.sizes)
     ways = {"SavedModel": lambda: plain.ask("serving_default", images)}
     for kind in ("float32", "int8"):
         file = version / "tflite" / f"encoder_{kind}.tflite"
@@ -190,7 +213,7 @@ def tflite_table(plain, version, repeats):
     seconds = medians(ways, 4 * repeats)
     table(
         "Images per CPU second of the encoder at batch 1",
-        ["encoder", "relative"],
+        ["relative"],
         [[n, seconds["SavedModel"] / s] for n, s in seconds.items()],
     )
 
@@ -199,18 +222,25 @@ def main():
     """Runs all measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
-    repeats = parser.parse_args().repeats
-    options = ExportOptions(crop_fraction=0.875, batch_sizes=BATCH_SIZES)
+    parser.add_argument(
+        "--tiny", action="store_true", help="small sizes: does it start?"
+    )
+    parsed = parser.parse_args()
+    sizes = TINY if parsed.tiny else Sizes()
+    repeats = 1 if parsed.tiny else parsed.repeats
+    options = ExportOptions(crop_fraction=0.875, batch_sizes=sizes.batches)
     changes = {
         "plain": {},
         "bfloat16": {"precision": "bfloat16"},
         "bank in float16": {"bank_dtype": "float16"},
         "bank in int8": {"bank_dtype": "int8"},
     }
+    if parsed.tiny:
+        del changes["bank in float16"]
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        run = make_run(root / "run")
-        images, _ = inputs_of(64)
+        run = make_run(root / "run", sizes)
+        images, _ = inputs_of(64, sizes)
         versions = {
             name: saved_model.export_run(
                 run,
@@ -221,17 +251,17 @@ def main():
             )
             for name, change in changes.items()
         }
-        cold = first_call(versions["plain"], is_warm=False)
-        warm = first_call(versions["plain"], is_warm=True)
+        cold = first_call(Served(versions["plain"], sizes), is_warm=False)
+        warm = first_call(Served(versions["plain"], sizes), is_warm=True)
         table(
             "Latency of neighbors_bytes, batch 1, relative to a second call",
-            ["call", "relative"],
+            ["relative"],
             [
                 ["first, without warm-up", cold[0] / cold[1]],
                 ["first, after the warm-up records", warm[0] / cold[1]],
             ],
         )
-        served = {name: Served(path) for name, path in versions.items()}
+        served = {name: Served(path, sizes) for name, path in versions.items()}
         plain = served.pop("plain")
         signatures_table(plain, repeats)
         bfloat16 = {"bfloat16": served.pop("bfloat16")}

@@ -26,7 +26,13 @@ def open_page(path, width=1200, height=1000, dark=False):
 
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for argument in ("headless=new", "no-sandbox", "disable-gpu"):
+    # Containers have little shared memory.
+    for argument in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+    ):
         options.add_argument(f"--{argument}")
     # Names that must be looked up are not found: there is no network.
     options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND")

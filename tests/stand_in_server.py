@@ -1,43 +1,45 @@
 """A stand-in for TF Serving: its services, on a session in Python.
 
-    python -m tests.stand_in_server MODEL_DIR GRPC_PORT REST_PORT [KEY CERT]
+    python -m tests.stand_in_server MODEL_DIR GRPC_PORT REST_PORT
+        [--tls=KEY --tls=CERT] [--config=models.config]
 
 It is not TF Serving. It shows that an export runs in a session, behind the
 messages of tensorflow-serving-api and bodies of the REST API's form. It
-batches nothing and loads the newest version once.
+batches nothing and loads what is there once: the newest version, or with
+models.config its number of newest versions, under its labels.
 """
 
+import argparse
 import base64
 import concurrent.futures
 import http.server
 import json
 import pathlib
-import sys
 import threading
 
 import grpc
 import numpy as np
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
 from tf_instdisc.export import versions
 
 
-class StandInModel:
-    """The newest version of a model in a session."""
+class StandInVersion:
+    """A version of a model in a session."""
 
-    def __init__(self, model_dir):
-        self.name = pathlib.Path(model_dir).name
-        self.version = versions.versions(model_dir)[-1]
+    def __init__(self, model_dir, version):
         self.session = tf.compat.v1.Session(graph=tf.Graph())
         with self.session.graph.as_default():
             meta_graph = tf.compat.v1.saved_model.load(
-                self.session, ["serve"], f"{model_dir}/{self.version}"
+                self.session, ["serve"], f"{model_dir}/{version}"
             )
         self.signatures = meta_graph.signature_def
 
@@ -53,14 +55,38 @@ class StandInModel:
             {signature.inputs[k].name: v for k, v in inputs.items()},
         )
 
-    def check(self, name, version, label):
-        """What TF Serving would call NOT_FOUND."""
+
+class StandInModel:
+    """The versions of a model that are served."""
+
+    def __init__(self, model_dir, config=None):
+        self.name = pathlib.Path(model_dir).name
+        self.labels = {}
+        wanted = 1
+        if config:
+            (model,) = text_format.Parse(
+                pathlib.Path(config).read_text(),
+                model_server_config_pb2.ModelServerConfig(),
+            ).model_config_list.config
+            self.labels = dict(model.version_labels)
+            wanted = model.model_version_policy.latest.num_versions
+        self.versions = {
+            number: StandInVersion(model_dir, number)
+            for number in versions.versions(model_dir)[-wanted:]
+        }
+
+    def find(self, name, version=None, label=None):
+        """The version; KeyError is what TF Serving would call NOT_FOUND."""
         if name != self.name:
             raise KeyError(f"Servable not found for request: Latest({name})")
         if label:
-            raise KeyError(f"Unrecognized servable version label: {label}")
-        if version and version != self.version:
-            raise KeyError(f"Servable not found: Specific({name}, {version})")
+            if label not in self.labels:
+                raise KeyError(f"Unrecognized servable version label: {label}")
+            version = self.labels[label]
+        number = version or max(self.versions)
+        if number not in self.versions:
+            raise KeyError(f"Servable not found: Specific({name}, {number})")
+        return self.versions[number]
 
 
 class StandInPredictionService(
@@ -72,8 +98,10 @@ class StandInPredictionService(
     def Predict(self, request, context):
         spec = request.model_spec
         try:
-            self.model.check(spec.name, spec.version.value, spec.version_label)
-            outputs = self.model.predict(
+            version = self.model.find(
+                spec.name, spec.version.value, spec.version_label
+            )
+            outputs = version.predict(
                 spec.signature_name,
                 {k: tf.make_ndarray(v) for k, v in request.inputs.items()},
             )
@@ -93,14 +121,15 @@ class StandInModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def GetModelStatus(self, request, context):
         try:
-            self.model.check(request.model_spec.name, None, None)
+            self.model.find(request.model_spec.name)
         except KeyError as error:
             context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         response = get_model_status_pb2.GetModelStatusResponse()
-        response.model_version_status.add(
-            version=self.model.version,
-            state=get_model_status_pb2.ModelVersionStatus.AVAILABLE,
-        )
+        for number in self.model.versions:
+            response.model_version_status.add(
+                version=number,
+                state=get_model_status_pb2.ModelVersionStatus.AVAILABLE,
+            )
         return response
 
 
@@ -109,20 +138,23 @@ class StandInRest(http.server.BaseHTTPRequestHandler):
     model: StandInModel
 
     def do_GET(self):
-        status = {
-            "version": str(self.model.version),
-            "state": "AVAILABLE",
-            "status": {"error_code": "OK", "error_message": ""},
-        }
-        self._answer(lambda: {"model_version_status": [status]})
+        statuses = [
+            {
+                "version": str(number),
+                "state": "AVAILABLE",
+                "status": {"error_code": "OK", "error_message": ""},
+            }
+            for number in self.model.versions
+        ]
+        self._answer(lambda _: {"model_version_status": statuses})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._answer(lambda: self._predict(body))
+        self._answer(lambda version: self._predict(version, body))
 
-    def _predict(self, body):
+    def _predict(self, version, body):
         name = body.get("signature_name", "serving_default")
-        ((key, info),) = self.model.signatures[name].inputs.items()
+        ((key, info),) = version.signatures[name].inputs.items()
         rows = body["instances"]
         if isinstance(rows[0], dict) != (info.dtype == tf.string):
             raise ValueError(f"JSON Value is not of type {info.dtype}")
@@ -131,7 +163,7 @@ class StandInRest(http.server.BaseHTTPRequestHandler):
             given = np.array(values, object)
         else:
             given = np.array(rows, tf.as_dtype(info.dtype).as_numpy_dtype)
-        outputs = self.model.predict(name, {key: given})
+        outputs = version.predict(name, {key: given})
         columns = {k: _to_json(v) for k, v in outputs.items()}
         if len(columns) == 1:
             (predictions,) = columns.values()
@@ -146,12 +178,12 @@ class StandInRest(http.server.BaseHTTPRequestHandler):
         try:
             name, _, rest = self.path.removeprefix("/v1/models/").partition("/")
             kind, _, which = rest.partition(":")[0].partition("/")
-            self.model.check(
+            version = self.model.find(
                 name.partition(":")[0],
                 int(which) if kind == "versions" else None,
                 which if kind == "labels" else None,
             )
-            code, content = 200, answer()
+            code, content = 200, answer(version)
         except KeyError as error:
             code, content = 404, {"error": str(error)}
         except (tf.errors.InvalidArgumentError, ValueError) as error:
@@ -174,8 +206,13 @@ def _to_json(values):
 
 
 def main():
-    model_dir, grpc_port, rest_port, *tls = sys.argv[1:]
-    model = StandInModel(model_dir)
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("model_dir", "grpc_port", "rest_port"):
+        parser.add_argument(name)
+    parser.add_argument("--tls", action="append", default=[])
+    parser.add_argument("--config")
+    parsed = parser.parse_args()
+    model = StandInModel(parsed.model_dir, parsed.config)
     # As in TF Serving, messages are as long as they will.
     server = grpc.server(
         concurrent.futures.ThreadPoolExecutor(8),
@@ -190,17 +227,16 @@ def main():
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
         StandInModelService(model), server
     )
-    if tls:
-        pair = [pathlib.Path(file).read_bytes() for file in tls]
-        server.add_secure_port(
-            f"localhost:{grpc_port}", grpc.ssl_server_credentials([pair])
-        )
+    address = f"localhost:{parsed.grpc_port}"
+    if parsed.tls:
+        pair = [pathlib.Path(file).read_bytes() for file in parsed.tls]
+        server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
     else:
-        server.add_insecure_port(f"localhost:{grpc_port}")
+        server.add_insecure_port(address)
     server.start()
     handler = type("Handler", (StandInRest,), {"model": model})
     rest = http.server.ThreadingHTTPServer(
-        ("localhost", int(rest_port)), handler
+        ("localhost", int(parsed.rest_port)), handler
     )
     threading.Thread(target=rest.serve_forever, daemon=True).start()
     print("ready", flush=True)

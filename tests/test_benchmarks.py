@@ -10,7 +10,19 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "name", ["head", "exact_softmax", "step", "input", "neighbors", "startup"]
+    "name",
+    [
+        "exact_softmax",
+        "grown",
+        "head",
+        "input",
+        "large_bank",
+        "neighbors",
+        "planted_duplicates",
+        "serving",
+        "startup",
+        "step",
+    ],
 )
 def test_it_prints_a_table_on_a_tiny_size(name):
     result = subprocess.run(

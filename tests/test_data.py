@@ -296,6 +296,14 @@ def test_a_folder_without_images_is_refused(tmp_path):
         folder_source(os.path.join(tmp_path, "missing"))
 
 
+def test_a_name_that_is_no_text_is_refused_at_the_door(folder):
+    name = os.path.join(os.fsencode(folder), b"a", b"caf\xe9.jpg")
+    with open(name, "wb") as file:
+        file.write((folder / "b" / "two.jpg").read_bytes())
+    with pytest.raises(ValueError, match=r"UTF-8. Received: b'a/caf\\xe9"):
+        folder_source(str(folder))
+
+
 def test_jpeg_crops_equal_crops_of_the_whole_image(tmp_path):
     # A smooth image: libjpeg interpolates colour across the crop's border.
     x = np.linspace(0, 255, 96)

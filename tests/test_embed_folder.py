@@ -6,12 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from pyarrow import parquet
 
 from tests import exported
-from tests.servers import running
+from tests.servers import KINDS, need, running
 from tf_instdisc import embed_folder as module
-from tf_instdisc.embed_folder import embed_folder
+from tf_instdisc.embed_folder import embed_folder, one_by_one
+from tf_instdisc.export import saved_model
+from tf_instdisc.serving_client import GrpcClient, ServingError
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_IMAGES = 11
@@ -44,12 +47,14 @@ def _instdisc_embed(*flags):
     )
 
 
+@pytest.mark.parametrize("server_kind", KINDS)
 def test_run_saved_model_and_server_agree(
-    folder, small_run, small_model_dir, tmp_path
+    server_kind, folder, small_run, small_model_dir, tmp_path
 ):
+    need(server_kind)
     outputs = []
 
-    def embed(suffix, *flags):
+    def instdisc_embed(suffix, *flags):
         output = tmp_path / f"{len(outputs)}{suffix}"
         result = _instdisc_embed(
             f"--images={folder}",
@@ -64,15 +69,15 @@ def test_run_saved_model_and_server_agree(
         assert failed == "bad.jpg\n"
         outputs.append(output)
 
-    with running("stand-in", small_model_dir) as server:
-        embed(".npz", f"--run_dir={small_run.path}")
-        embed(".npz", f"--saved_model={small_model_dir}")
-        embed(
+    with running(server_kind, small_model_dir) as server:
+        instdisc_embed(".npz", f"--run_dir={small_run.path}")
+        instdisc_embed(".npz", f"--saved_model={small_model_dir}")
+        instdisc_embed(
             ".parquet",
             f"--server=localhost:{server.grpc_port}",
             "--model_name=pictures",
         )
-        embed(
+        instdisc_embed(
             ".npz",
             f"--rest=http://localhost:{server.rest_port}",
             "--model_name=pictures",
@@ -95,6 +100,56 @@ def test_run_saved_model_and_server_agree(
     assert left == sorted(
         name for o in outputs for name in (o.name, f"{o.name}.failed.txt")
     )
+
+
+def test_a_model_that_fails_on_bad_images_has_them_listed(
+    folder, small_run, tmp_path
+):
+    options = saved_model.options_of(
+        small_run, bad_bytes="error", batch_sizes=(1, 4)
+    )
+    models = str(tmp_path / "pictures")
+    saved_model.export_run(small_run, models, options, with_bank=False)
+    signature = tf.saved_model.load(f"{models}/1").signatures["image_bytes"]
+    with running("stand-in", models) as server:
+        client = GrpcClient(
+            f"localhost:{server.grpc_port}", "pictures", deadline=120
+        )
+        for name, embedder in (
+            ("model", lambda x: signature(image_bytes=tf.constant(x))),
+            ("server", client.embed_bytes),
+        ):
+            output = tmp_path / f"{name}.npz"
+            outcome = embed_folder(
+                str(folder),
+                str(output),
+                one_by_one(embedder),
+                name,
+                batch_size=4,
+            )
+            assert outcome.failed == ("bad.jpg",)
+            with np.load(output) as file:
+                norms = np.linalg.norm(file["embeddings"], axis=1)
+            assert len(norms) == NUM_IMAGES
+            np.testing.assert_allclose(norms, 1, atol=1e-5)
+
+
+def test_a_model_that_cannot_be_asked_is_no_bad_image():
+    asked = []
+
+    def broken(contents):
+        asked.append(len(contents))
+        raise ServingError(code, "broken model")
+
+    code = "INVALID_ARGUMENT"
+    with pytest.raises(ServingError, match="broken model"):
+        one_by_one(broken)([b"a", b"b"])
+    # The batch, and a good image.
+    assert asked == [2, 1]
+    code = "UNAVAILABLE"
+    with pytest.raises(ServingError, match="broken model"):
+        one_by_one(broken)([b"a", b"b"])
+    assert asked == [2, 1, 2]
 
 
 def _counting(seen, stop_after=None):

@@ -16,7 +16,7 @@ from google.protobuf import (
 from tensorflow_serving.config import model_server_config_pb2
 
 from tests import exported
-from tests.servers import running
+from tests.servers import KINDS, need, running
 from tf_instdisc.export.options import ExportOptions
 from tf_instdisc.serving_client import RestClient
 
@@ -125,9 +125,10 @@ def test_compose_gives_the_server_files_that_are_there():
         assert (FOLDER / file).exists() or (FOLDER / f"{file}.example").exists()
 
 
-@pytest.fixture(scope="module")
-def server(small_model_dir):
-    with running("stand-in", small_model_dir) as server:
+@pytest.fixture(scope="module", params=KINDS)
+def server(request, small_model_dir):
+    need(request.param)
+    with running(request.param, small_model_dir) as server:
         url = f"http://localhost:{server.rest_port}"
         with RestClient(url, "pictures", deadline=120) as client:
             client.status()

@@ -5,10 +5,11 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import tf_instdisc
-from tests.finished_run import NASTY_NAMES, fill_folder, make_run
+from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
 from tests.test_model import linear_encoder
 from tf_instdisc import health, run_images
 
@@ -86,6 +87,14 @@ def test_a_fingerprint_sees_every_bit():
     assert len(set(before.tolist())) == 5
 
 
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_rows_of_any_type_and_width_have_fingerprints(name):
+    rows = tf.zeros([3, 5], name).numpy()
+    before = health.row_fingerprints(rows)
+    rows[1, 4] = 0.5
+    assert (health.row_fingerprints(rows) != before).tolist() == [0, 1, 0]
+
+
 def test_a_healthy_run_is_not_warned_of():
     seen = []
     train(seen=seen)
@@ -122,6 +131,25 @@ def test_rows_that_are_not_reached_grow_stale():
     # The instances 0 .. 5 are reached, 18 of 24 are not.
     assert [logs["bank_stale_share"] for logs in seen] == [0.75] * 3
     assert [logs["bank_staleness"] for logs in seen] == [1, 2, 3]
+
+
+def test_the_command_warns_in_the_first_epoch_and_shows_grids(tmp_path):
+    fill_folder(tmp_path / "images", [f"{i}.png" for i in range(16)])
+    result = command(
+        "train",
+        f"--images={tmp_path / 'images'}",
+        f"--run_dir={tmp_path / 'run'}",
+        *("--image_size=16", "--width=4", "--objective=softmax"),
+        *("--batch_size=4", "--epochs=1", "--learning_rate=100"),
+        "--grid_every=1",
+    )
+    warning = "warning: epoch 1: Training diverges"
+    assert result.returncode == 0, result.stderr
+    assert warning in result.stderr
+    tensorboard = tmp_path / "run" / "tensorboard"
+    assert list((tensorboard / "grid").glob("events.*"))
+    for name in ("projector_config.pbtxt", "sprite.png", "metadata.tsv"):
+        assert (tensorboard / name).exists()
 
 
 @pytest.fixture(scope="module")

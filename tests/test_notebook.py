@@ -25,8 +25,11 @@ def test_the_quickstart_runs(monkeypatch):
     )
     accuracies = re.search(r"kNN top-1: \[(.*)\]", printed).group(1)
     assert float(accuracies.split(", ")[-1]) > 0.6
-    share = int(re.search(r"class: (\d+)%", printed).group(1))
-    assert share > 40
+    shares = re.findall(r"neighbours of the query's class: (\d+)%", printed)
+    assert len(shares) == 2, "in the bank, and of the served model"
+    assert all(int(share) > 40 for share in shares)
+    assert "b'instdisc_digits/train/" in printed
+    assert "| `neighbors_bytes` |" in printed
     kinds = {
         kind
         for cell in notebook.cells

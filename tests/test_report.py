@@ -193,6 +193,37 @@ def test_each_row_is_classified_by_the_others():
     assert matrix[first] >= 1
 
 
+def test_a_thousand_classes_leave_the_page_small(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(1000, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    text = f"--images={tmp_path / 'missing'}\n--image_size=16\n"
+    run = run_directory.open_run(str(tmp_path / "run"), {}, (), text)
+    run.save_bank(
+        run_directory.Bank(
+            rows,
+            np.arange(1000),
+            np.array([f"class {i}/{i}.jpg" for i in range(1000)]),
+            np.arange(1000),
+            tuple(f"class {i}" for i in range(1000)),
+        )
+    )
+    page = run_page.report(
+        run, run_images.open_images(run), max_points=100, num_neighbors=5
+    )
+    assert len(page) < 3e6
+    assert "Of 1,000 classes, the 40 with" in page
+    # Colours would stand for many classes each: clusters have their own.
+    assert "cluster 12</span>" in page
+    assert "class 999</span>" not in page
+
+
+def test_the_most_confused_classes_are_chosen():
+    matrix = np.array([[9, 0, 0], [0, 5, 3], [1, 0, 7]])
+    assert analysis.most_confused(matrix, 2).tolist() == [1, 2]
+    assert analysis.most_confused(matrix, 9).tolist() == [0, 1, 2]
+
+
 def test_pictures_stand_at_their_place_in_the_sheet():
     pictures = np.arange(5, dtype=np.uint8)[:, None, None, None]
     pictures = np.broadcast_to(pictures, (5, 4, 4, 3))
@@ -204,6 +235,22 @@ def test_pictures_stand_at_their_place_in_the_sheet():
 
 
 def test_what_was_never_measured_has_no_curve():
-    metrics = [{"epoch": 1, "loss": float("nan")}, {"epoch": 2, "loss": 1.0}]
+    metrics = [
+        {"epoch": 1, "loss": float("nan")},
+        {"epoch": 2, "loss": 0.9999999876},
+    ]
     assert charts.curve(metrics, "knn_top1", "kNN") is None
-    assert charts.curve(metrics, "loss", "loss") is not None
+    chart = charts.curve(metrics, "loss", "loss")
+    assert chart.renderers[0].data_source.data["y"] == (1.0,)
+
+
+def test_the_closest_near_duplicates_come_first(tmp_path):
+    angles = np.radians([0, 10, 20, 30, 100, 101, 200])
+    rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    names = np.array([f"{int(a)}.png" for a in np.round(np.degrees(angles))])
+    bank = run_directory.Bank(rows, np.arange(7), names, np.full(7, -1))
+    flags = {"images": str(tmp_path), "image_size": "8"}
+    found = run_page._duplicates(run_images.RunImages(bank, flags), None, 0.98)
+    shown = [[item["name"] for item in group] for group in found["groups"]]
+    assert shown[0] == ["100.png", "101.png"]
+    assert sorted(shown[1]) == ["0.png", "10.png", "20.png", "30.png"]

@@ -4,7 +4,9 @@
 INSTDISC_LOAD_CLIENTS size the load test, 6 seconds and 4 clients by default.
 """
 
+import http.server
 import os
+import pathlib
 import shutil
 import subprocess
 import threading
@@ -15,14 +17,16 @@ import pytest
 
 import tf_instdisc
 from tests import exported
-from tests.servers import REAL, Server, running
+from tests.servers import KINDS, Server, need, running
+from tf_instdisc.export import saved_model
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
+ROOT = pathlib.Path(__file__).parent.parent
 
-@pytest.fixture(scope="module", params=["stand-in", REAL])
+
+@pytest.fixture(scope="module", params=KINDS)
 def server(request, small_model_dir):
-    if request.param == REAL and not shutil.which(REAL):
-        pytest.skip(f"no {REAL} on the PATH: the stand-in alone was asked")
+    need(request.param)
     with running(request.param, small_model_dir) as server:
         yield server
 
@@ -139,7 +143,76 @@ def test_no_inputs_are_an_error_of_the_caller(client):
         client.embed_bytes([])
 
 
-def test_tls(small_model_dir, tmp_path):
+@pytest.mark.parametrize("content", [b"<html>", b"{}", b"[1]"])
+def test_an_answer_of_another_server_is_a_clear_error(content):
+    asked = []
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def log_message(self, *unused):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("localhost", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://localhost:{server.server_port}"
+    try:
+        with RestClient(url, "my model", label="a/b") as client:
+            with pytest.raises(ServingError, match="no predictions, but"):
+                client.embed_bytes([b"x"])
+            with pytest.raises(ServingError, match="no model_version_status"):
+                client.status()
+    finally:
+        server.shutdown()
+        server.server_close()
+    path = "/v1/models/my%20model/labels/a%2Fb"
+    assert asked == [f"{path}:predict", path]
+
+
+def test_a_client_s_own_key_without_tls_is_refused():
+    with pytest.raises(ValueError, match="turns TLS on"):
+        GrpcClient("localhost:1", "m", private_key="key.pem")
+
+
+@pytest.mark.parametrize("server_kind", KINDS)
+def test_labels_lead_to_their_versions(server_kind, small_run, tmp_path):
+    """The walk-through of export/README.md: canary, stable, roll-back."""
+    need(server_kind)
+    models = tmp_path / "models" / "digits"
+    for num_neighbors in (3, 5):
+        options = saved_model.options_of(
+            small_run, batch_sizes=(1,), num_neighbors=num_neighbors
+        )
+        saved_model.export_run(small_run, str(models), options)
+    text = (ROOT / "export" / "models.config").read_text()
+    text = text.replace("# version_labels", "version_labels")
+    text = text.replace("/models/digits", str(models))
+    config = tmp_path / "models.config"
+    config.write_text(text)
+    images = exported.random_images(2, seed=3)
+    with running(server_kind, str(models), config=config) as server:
+        for kind in ("gRPC", "REST"):
+            for label, wanted in (("stable", 3), ("canary", 5), (None, 5)):
+                with _client(kind, server, "digits", label=label) as client:
+                    found = client.neighbors(images)["names"]
+                    assert found.shape == (2, wanted)
+            with _client(kind, server, "digits", version=1) as client:
+                assert client.neighbors(images)["names"].shape == (2, 3)
+            with _client(kind, server, "digits") as client:
+                assert set(client.status()) == {1, 2}
+
+
+@pytest.mark.parametrize("server_kind", KINDS)
+def test_tls(server_kind, small_model_dir, tmp_path):
+    need(server_kind)
     if not shutil.which("openssl"):
         pytest.skip("no openssl on the PATH to make a certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
@@ -153,7 +226,7 @@ def test_tls(small_model_dir, tmp_path):
         check=True,
         capture_output=True,
     )
-    with running("stand-in", small_model_dir, (key, certificate)) as server:
+    with running(server_kind, small_model_dir, (key, certificate)) as server:
         trusting = {"root_certificates": str(certificate)}
         with _client("gRPC", server, **trusting) as client:
             assert client.status() == {1: "AVAILABLE"}
@@ -164,7 +237,9 @@ def test_tls(small_model_dir, tmp_path):
             client.status()
 
 
-def test_load_with_a_restart_loses_nothing(small_model_dir):
+@pytest.mark.parametrize("server_kind", KINDS)
+def test_load_with_a_restart_loses_nothing(server_kind, small_model_dir):
+    need(server_kind)
     seconds = float(os.environ.get("INSTDISC_LOAD_SECONDS", "6"))
     num_clients = int(os.environ.get("INSTDISC_LOAD_CLIENTS", "4"))
     images = exported.random_images(40, seed=8, size=40)
@@ -187,7 +262,7 @@ def test_load_with_a_restart_loses_nothing(small_model_dir):
                         wrong.append(number)
                 counts[number] += 1
 
-    with running("stand-in", small_model_dir) as server:
+    with running(server_kind, small_model_dir) as server:
         with _client("gRPC", server) as client:
             expected = client.embed_bytes(contents)["embedding"]
         end = time.monotonic() + seconds

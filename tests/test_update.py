@@ -2,6 +2,10 @@
 
 import dataclasses
 import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -15,6 +19,7 @@ from tests.finished_run import (
     save_picture,
 )
 from tf_instdisc import diff, run_directory, update
+from tf_instdisc.data import folder as folder_module
 
 
 @pytest.fixture
@@ -89,6 +94,95 @@ def test_only_new_images_are_encoded(run, tmp_path):
         run.load_bank(), none, {}, str(folder), flags, Counting()
     )
     assert sum(sizes) == 2
+
+
+def test_only_new_and_changed_images_are_decoded(run, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    fill_folder(images, ["new.png"])
+    save_picture(images, "05.png", picture(77))
+    tried = []
+    original = folder_module._readable
+    monkeypatch.setattr(
+        folder_module,
+        "_readable",
+        lambda paths: tried.extend(paths) or original(paths),
+    )
+    update.update_bank(
+        run.load_bank(),
+        np.zeros([0], np.int64),
+        {"05.png": "another"},
+        str(images),
+        run.read_flags(),
+        keras.saving.load_model(run.encoder),
+    )
+    assert tried == [f"{images}/05.png", f"{images}/new.png"]
+
+
+def test_an_image_outside_of_the_classes_takes_no_label_away(tmp_path):
+    images = tmp_path / "images"
+    fill_folder(images, ["ant/1.png", "bee/2.png"])
+    run = make_run(tmp_path / "run", images)
+    fill_folder(images, ["bee/3.png", "stray.png"])
+    bank = update.update_bank(
+        run.load_bank(),
+        np.zeros([0], np.int64),
+        {},
+        str(images),
+        run.read_flags(),
+        keras.saving.load_model(run.encoder),
+    ).bank
+    labels = dict(zip(bank.names.tolist(), bank.labels.tolist(), strict=True))
+    assert labels == {
+        "ant/1.png": 0,
+        "bee/2.png": 1,
+        "bee/3.png": 1,
+        "stray.png": -1,
+    }
+
+
+def test_an_image_that_goes_while_it_is_read_is_an_error(run, tmp_path):
+    images = tmp_path / "images"
+    fill_folder(images, ["new.png"])
+    encoder = keras.saving.load_model(run.encoder)
+    bank = run.load_bank()
+    fresh = dataclasses.replace(bank, names=bank.names.copy())
+    fresh.names[3] = "g.png"
+    with pytest.raises(ValueError, match=r"Received: g\.png"):
+        update._encode(
+            fresh, {"02.png", "g.png"}, images, run.read_flags(), encoder
+        )
+
+
+def test_a_killed_update_gives_no_id_twice(run, tmp_path):
+    images = tmp_path / "images"
+    (images / "19.png").unlink()
+    code = (
+        "import os, signal, sys\n"
+        "from tf_instdisc import run_directory\n"
+        "from tf_instdisc.cli import update\n"
+        "save = run_directory.RunDirectory.save_bank\n"
+        "def die(self, bank):\n"
+        "    save(self, bank)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run_directory.RunDirectory.save_bank = die\n"
+        "update.main()\n"
+    )
+    killed = subprocess.run(
+        [
+            sys.executable,
+            *("-c", code),
+            *(f"--run_dir={run.path}", f"--images={images}"),
+        ],
+        cwd=pathlib.Path(__file__).parent.parent,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert len(run.load_bank().rows) == 19
+    save_picture(images, "99.png", picture(99))
+    instdisc_update(run, images)
+    found = as_dict(run.load_bank())
+    assert found[20][0] == "99.png"
+    assert 19 not in found
 
 
 def test_deleted_renamed_and_changed_files(run, tmp_path):

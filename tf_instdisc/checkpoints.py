@@ -68,9 +68,9 @@ def write(
         text = {**manifest, "sha256": _sha256_of_json(manifest)}
         (partial / _MANIFEST).write_text(json.dumps(text, indent=1))
         for file in [*partial.iterdir(), partial]:
-            _sync(file)
+            sync(file)
         partial.rename(path)
-        _sync(directory)
+        sync(directory)
         for old in [*older, path][:-keep]:
             shutil.rmtree(old)
     except (OSError, tf.errors.OpError) as error:
@@ -156,7 +156,8 @@ def _sha256_of_json(value):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sync(path):
+def sync(path: str | os.PathLike) -> None:
+    """Waits until a file or a directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

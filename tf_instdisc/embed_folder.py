@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tf_instdisc import choices
 from tf_instdisc.data.folder import image_paths
@@ -110,6 +111,52 @@ def embed_folder(
         pathlib.Path(f"{output}.failed.txt").write_text(listing, "utf-8")
     shutil.rmtree(parts)
     return Outcome(len(kept), tuple(failed))
+
+
+def one_by_one(embedder: Embedder) -> Embedder:
+    """Makes a model that fails on a bad image name it instead.
+
+    A model that was exported with `bad_bytes="error"` fails the whole batch;
+    its images then are asked about singly.
+
+    Args:
+        embedder: As in `embed_folder`; it may raise TensorFlow's
+            InvalidArgumentError, or a `ServingError` of that code.
+
+    Returns:
+        An embedder for `embed_folder`.
+    """
+
+    def embed(contents):
+        try:
+            return embedder(contents)
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+        # If even this one fails, it is not for the images.
+        dim = np.shape(embedder([_good_image()])["embedding"])[1]
+        rows = np.zeros([len(contents), dim], np.float32)
+        valid = np.zeros([len(contents)], bool)
+        for i, content in enumerate(contents):
+            try:
+                rows[i] = embedder([content])["embedding"][0]
+                valid[i] = True
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+        return {"embedding": rows, "valid": valid}
+
+    return embed
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether what was asked is wrong, and not that nobody answers."""
+    is_from_server = getattr(error, "code", None) == "INVALID_ARGUMENT"
+    return is_from_server or isinstance(error, tf.errors.InvalidArgumentError)
+
+
+def _good_image() -> bytes:
+    return tf.io.encode_png(tf.zeros([8, 8, 3], tf.uint8)).numpy()
 
 
 def _open_parts(parts: pathlib.Path, task: dict) -> None:

@@ -48,8 +48,7 @@ def bank_statistics(rows: np.ndarray) -> dict[str, float]:
 
 def row_fingerprints(rows: np.ndarray) -> np.ndarray:
     """uint64 `[num_rows]`; another one where any bit of a row is another."""
-    words = np.ascontiguousarray(rows).view(np.uint8).view(np.uint32)
-    words = words.reshape(len(rows), -1)
+    words = np.ascontiguousarray(rows).view(f"u{rows.dtype.itemsize}")
     odd = np.random.default_rng(0).integers(
         0, 2**64, words.shape[1], np.uint64
     ) | np.uint64(1)

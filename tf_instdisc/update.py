@@ -11,7 +11,8 @@ import os
 import keras
 import numpy as np
 
-from tf_instdisc.data.folder import folder_source
+from tf_instdisc.data.folder import folder_source, image_paths
+from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.run_directory import Bank
 from tf_instdisc.run_images import RunImages
 
@@ -72,13 +73,23 @@ def update_bank(
         FileNotFoundError: If the folder is missing or holds no image.
         ValueError: If the folder has class subfolders other than the run's.
     """
-    source = folder_source(folder, "skip")
+    position_of = {str(name): i for i, name in enumerate(bank.names)}
+    digests = {
+        name: _digest(os.path.join(folder, name))
+        for name in image_paths(folder)
+    }
+    # Each was decoded when it came into the bank.
+    kept_files = {
+        name
+        for name, digest in digests.items()
+        if name in position_of and old_digests.get(name, digest) == digest
+    }
+    source = folder_source(folder, "skip", known_good=kept_files)
     unreadable = set(source.unreadable)
     readable = [i for i in range(source.num_instances) if i not in unreadable]
     now = [source.instance_name(i) for i in readable]
-    labels = dict(zip(now, _labels(source, readable, bank), strict=True))
-    digests = {name: _digest(os.path.join(folder, name)) for name in now}
-    position_of = {str(name): i for i, name in enumerate(bank.names)}
+    labels = dict(zip(now, _labels(now, bank), strict=True))
+    digests = {name: digests[name] for name in now}
 
     added = [name for name in now if name not in position_of]
     removed = [name for name in position_of if name not in labels]
@@ -185,21 +196,19 @@ def _renames(removed, added, old_digests, digests):
     ]
 
 
-def _labels(source, ids, bank):
-    """Labels in the bank's numbering."""
-    labels = source.labels()[ids]
+def _labels(names, bank):
+    """Labels in the bank's numbering; none outside of the class subfolders."""
     if not bank.class_names:
-        return np.full_like(labels, -1)
+        return [NO_LABEL] * len(names)
     known = {name: i for i, name in enumerate(bank.class_names)}
-    unknown = set(source.class_names or ()) - set(known)
+    classes = [name.split("/")[0] if "/" in name else None for name in names]
+    unknown = sorted(set(classes) - set(known) - {None})
     if unknown:
         raise ValueError(
             "`images` must have the class subfolders of the run: "
-            f"{', '.join(bank.class_names)}. Received: "
-            f"{', '.join(sorted(unknown))}"
+            f"{', '.join(bank.class_names)}. Received: {', '.join(unknown)}"
         )
-    table = [known[name] for name in source.class_names or ()]
-    return np.array([table[label] if label >= 0 else -1 for label in labels])
+    return [known.get(name, NO_LABEL) for name in classes]
 
 
 def _encode(bank, fresh, folder, flags, encoder):
@@ -207,5 +216,13 @@ def _encode(bank, fresh, folder, flags, encoder):
     positions = np.flatnonzero([str(name) in fresh for name in bank.names])
     images = RunImages(bank, {**flags, "images": folder})
     batches = images.batches(positions, images.image_size, images.crop_fraction)
+    missing = set(positions.tolist())
     for slots, batch in batches:
         bank.rows[positions[slots]] = encoder.predict_on_batch(batch)
+        missing -= set(positions[slots].tolist())
+    if missing:
+        raise ValueError(
+            "`images` must not change while it is read. Received: "
+            f"{bank.names[min(missing)]}, which is gone or broken since it was "
+            "listed. Start again."
+        )

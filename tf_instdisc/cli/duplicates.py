@@ -21,27 +21,26 @@ def main() -> None:
 
 
 def _duplicates() -> None:
-    import keras
-
     from tf_instdisc import run_directory, run_images
     from tf_instdisc.duplicates import (
         find_duplicates,
         folder_images,
         training_images,
     )
+    from tf_instdisc.load import load_encoder
     from tf_instdisc.report import duplicate_page, pages
 
     run = run_directory.load(finished_run.RUN_DIR.value or "")
     folders = duplicates.FOLDERS.value
     encoder = None
     if folders or duplicates.ENCODE.value:
-        encoder = keras.saving.load_model(run.encoder, compile=False)
+        encoder = load_encoder(run.path)
     if folders:
         flags = run.read_flags()
         places = [folder_images(path, flags, encoder) for path in folders]
     else:
         images = run_images.open_images(run)
-        places = [training_images(images, encoder, run.path.name)]
+        places = [training_images(images, encoder, run.path.resolve().name)]
 
     threshold = duplicates.THRESHOLD.value
     found = find_duplicates(

@@ -40,12 +40,12 @@ def _embed() -> None:
     try:
         embedder, source = _embedder()
 
-        from tf_instdisc.embed_folder import embed_folder
+        from tf_instdisc.embed_folder import embed_folder, one_by_one
 
         outcome = embed_folder(
             embedding.IMAGES.value or "",
             output,
-            embedder,
+            one_by_one(embedder),
             source,
             embedding.BATCH_SIZE.value,
         )

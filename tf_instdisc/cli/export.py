@@ -1,5 +1,7 @@
 """instdisc-export: a run directory to the next version of a served model."""
 
+import shlex
+
 from absl import flags
 
 from tf_instdisc.cli.flag_groups import export, finished_run
@@ -15,8 +17,8 @@ Writes the next version of a model for TF Serving, whole or not at all.
 
 _DOCKER = """
 docker run --rm -p 8500:8500 -p 8501:8501 \\
-  --mount type=bind,source={directory},target=/models/{name} \\
-  -e MODEL_NAME={name} tensorflow/serving:2.21.0"""
+  --mount {mount} \\
+  -e {name} tensorflow/serving:2.21.0"""
 
 
 def main() -> None:
@@ -56,7 +58,13 @@ def _export() -> None:
     )
     directory = version.parent.resolve()
     print(f"version: {version}\nmodel card: {version / saved_model.MODEL_CARD}")
-    print(_DOCKER.format(directory=directory, name=directory.name))
+    name = directory.name
+    mount = f"type=bind,source={directory},target=/models/{name}"
+    print(
+        _DOCKER.format(
+            mount=shlex.quote(mount), name=shlex.quote(f"MODEL_NAME={name}")
+        )
+    )
 
 
 def _images(run, crop_fraction):

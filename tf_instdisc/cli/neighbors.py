@@ -39,7 +39,9 @@ def _neighbors() -> None:
         if path.endswith(".png"):
             grid.save_png(path, rows)
         else:
-            pages.write(path, pages.neighbor_page(rows, run.path.name))
+            pages.write(
+                path, pages.neighbor_page(rows, run.path.resolve().name)
+            )
         print(path)
 
 

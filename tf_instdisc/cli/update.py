@@ -23,9 +23,8 @@ def main() -> None:
 
 
 def _update() -> None:
-    import keras
-
     from tf_instdisc import run_directory
+    from tf_instdisc.load import load_encoder
     from tf_instdisc.update import folder_digests, update_bank
 
     run = run_directory.load(finished_run.RUN_DIR.value or "")
@@ -48,7 +47,7 @@ def _update() -> None:
         digests,
         folder,
         flags,
-        keras.saving.load_model(run.encoder, compile=False),
+        load_encoder(run.path),
         update.REREAD.value,
     )
     if update.OUTPUT.value:
@@ -59,6 +58,9 @@ def _update() -> None:
             run_directory.open_run(update.OUTPUT.value, settings, (), text),
         )
         shutil.copy(old.encoder, run.encoder)
+    # Killed in between, an update gives no id twice, and does again what the
+    # old digests tell.
+    run.save_instances(done.removed_ids, digests)
     run.save_bank(done.bank)
     run.save_instances(done.removed_ids, done.digests)
     run.set_flag("images", folder)

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -23,13 +23,14 @@ def folder_source(
     bad_images: str = "fail",
     known_ids: Mapping[str, int] | None = None,
     num_instances: int | None = None,
+    known_good: Collection[str] = (),
 ) -> ImageSource:
     """Reads all images below a folder.
 
     The sorted relative paths are the instances, unless they have ids already;
     an id without an image then counts as unreadable. If every image lies in a
-    subfolder, the first part of its path is its class. Every image is decoded
-    once, to find those that cannot be.
+    subfolder, the first part of its path is its class. Every image that is not
+    known to be good is decoded once, to find those that cannot be.
 
     Args:
         folder: Path; searched through all levels, hidden files left out.
@@ -38,6 +39,7 @@ def folder_source(
         known_ids: Ids by relative path, as an earlier run gave them.
         num_instances: With `known_ids`: one more than the highest id that
             was ever given.
+        known_good: Relative paths of images that need not be tried.
 
     Returns:
         The source; its examples are encoded.
@@ -58,7 +60,9 @@ def folder_source(
         names[instance_id] = name
     paths = [os.path.join(folder, name) for name in names]
     readable = np.zeros([len(names)], bool)
-    readable[ids] = _readable([paths[i] for i in ids])
+    readable[ids] = True
+    doubtful = [i for i in ids if names[i] not in known_good]
+    readable[doubtful] = _readable([paths[i] for i in doubtful])
     unreadable = tuple(int(i) for i in np.flatnonzero(~readable))
     bad = [names[i] for i in unreadable if names[i]]
     if bad:
@@ -114,6 +118,7 @@ def image_paths(
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
+        ValueError: If a name is not UTF-8.
     """
     root = pathlib.Path(folder)
     if not root.is_dir():
@@ -127,6 +132,13 @@ def image_paths(
         if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.parts)
     )
+    for name in names:
+        # Python stands bytes that are no UTF-8 in for by surrogates.
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(
+                "Names of images must be UTF-8. Received: "
+                f"{os.fsencode(name)!r} in folder={folder!r}. Rename it."
+            )
     if not names:
         raise FileNotFoundError(
             f"The folder must hold images ({', '.join(suffixes)}). "
@@ -157,7 +169,9 @@ def _readable(paths: list[str]) -> np.ndarray:
         ):
             return tf.identity(index)
 
-    dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
+    # Not a list: an empty one would be of floats.
+    files = tf.constant(paths, tf.string)
+    dataset = tf.data.Dataset.from_tensor_slices(files).enumerate()
     dataset = dataset.map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
     readable = np.zeros([len(paths)], bool)
     for index in dataset.ignore_errors().as_numpy_iterator():

@@ -1,6 +1,7 @@
 """What the users of a served model should know about it."""
 
 import dataclasses
+import shlex
 
 import keras
 
@@ -58,7 +59,7 @@ def model_card(
         if name.startswith("knn_")
     ]
     flags = [
-        f"--{name}={value}"
+        shlex.quote(f"--{name}={value}")
         for name, value in recipe.items()
         if name not in ("run_dir", "data_dir")
     ]

@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from tf_instdisc.checkpoints import sync
+
 
 def versions(export_dir: str) -> list[int]:
     """The version numbers below a directory, ascending; [] if it is missing."""
@@ -60,11 +62,14 @@ class PendingVersion:
         self._export_dir = export_dir
 
     def publish(self) -> pathlib.Path:
-        """Moves the directory to the next free number.
+        """Moves the directory to the next free number, once it is on the disk.
 
         Returns:
             The directory of the version.
         """
+        for folder, _, files in os.walk(self.path):
+            for path in (*files, "."):
+                sync(os.path.join(folder, path))
         while True:
             number = max([0, *versions(os.fspath(self._export_dir))]) + 1
             target = self._export_dir / str(number)

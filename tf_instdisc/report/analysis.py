@@ -69,6 +69,17 @@ def confusion_matrix(bank: Bank, votes: Votes) -> np.ndarray:
     return matrix
 
 
+def most_confused(matrix: np.ndarray, count: int) -> np.ndarray:
+    """Classes with the most errors, given or received; ascending.
+
+    Args:
+        matrix: As `confusion_matrix` gives it.
+        count: Classes at most.
+    """
+    errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
+    return np.sort(np.argsort(-errors, kind="stable")[:count])
+
+
 def map_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
     """A 2-d map by t-SNE, float `[num_rows, 2]`; alike rows lie together."""
     from sklearn.manifold import TSNE

@@ -9,6 +9,7 @@ from bokeh import models, palettes, plotting
 from markupsafe import Markup
 
 _PALETTE = palettes.Category20_20
+NUM_COLORS = len(_PALETTE)
 _TEXT = "#7d8590"  # readable on white and on black
 
 
@@ -66,7 +67,8 @@ def curve(
 ) -> plotting.figure | None:
     """A measured quantity over the epochs; None if it never was measured."""
     points = [
-        (epoch["epoch"], epoch[name])
+        # Six digits: an axis should not show what is rounding.
+        (epoch["epoch"], float(f"{epoch[name]:.6g}"))
         for epoch in metrics
         if name in epoch and np.isfinite(epoch[name])
     ]
@@ -154,12 +156,19 @@ def legend(groups: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def confusion(matrix: np.ndarray, class_names: list[str]) -> plotting.figure:
-    """The confusion matrix as a heat map, shares of the true class."""
+def confusion(
+    matrix: np.ndarray, shares: np.ndarray, class_names: list[str]
+) -> plotting.figure:
+    """The confusion matrix as a heat map.
+
+    Args:
+        matrix: Images, int `[size, size]`: rows true, columns predicted.
+        shares: Of the true class, float `[size, size]` in [0, 1].
+        class_names: Of the `size` classes.
+    """
     size = len(class_names)
     # Short and unique: names may be long, or equal when they are cut.
     short = [f"{i} {name[:18]}" for i, name in enumerate(class_names)]
-    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     true, predicted = (axis.ravel() for axis in np.indices(matrix.shape))
     source = models.ColumnDataSource(
         {

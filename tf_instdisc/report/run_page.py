@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 
 from tf_instdisc.duplicates import Collection, find_duplicates
 from tf_instdisc.health import bank_statistics, health_warnings
+from tf_instdisc.load import load_encoder
 from tf_instdisc.report import analysis, charts, duplicate_page, grid, pages
 from tf_instdisc.report.search import nearest, row_queries
 from tf_instdisc.report.tensorboard import sample_rows
@@ -33,6 +33,7 @@ _QUERIES = 8
 _NEIGHBORS = 8
 _SHOWN = 18  # hardest, loneliest
 _GROUPS_SHOWN = 12
+_CLASSES_SHOWN = 40  # in the confusion matrix
 _DUPLICATES_UP_TO = 60_000  # rows; more would take minutes
 
 
@@ -83,10 +84,7 @@ def report(
     curve_names = list(figures)
     figures["map"], legend = _map(bank, sample, seed)
     if sample.votes.predicted is not None:
-        figures["confusion"] = charts.confusion(
-            analysis.confusion_matrix(bank, sample.votes),
-            list(bank.class_names),
-        )
+        figures["confusion"] = _confusion(bank, sample.votes)
     queries = row_queries(
         images,
         sample_rows(len(bank.rows), _QUERIES, seed),
@@ -116,6 +114,8 @@ def report(
         num_rows=len(bank.rows),
         num_missing=int((~sample.found).sum()),
         num_neighbors=num_neighbors,
+        num_classes=len(bank.class_names),
+        num_classes_shown=_CLASSES_SHOWN,
     )
 
 
@@ -176,7 +176,7 @@ def _agreement(run, images, sample) -> np.ndarray | None:
     known = sample.positions[sample.found][:1000]
     if not len(known) or not run.encoder.exists():
         return None
-    encoder = keras.saving.load_model(run.encoder, compile=False)
+    encoder = load_encoder(run.path)
     batches = images.batches(known, images.image_size, images.crop_fraction)
     cosines = [
         np.sum(
@@ -188,24 +188,34 @@ def _agreement(run, images, sample) -> np.ndarray | None:
     return np.concatenate(cosines)
 
 
+def _confusion(bank, votes):
+    matrix = analysis.confusion_matrix(bank, votes)
+    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    shown = analysis.most_confused(matrix, _CLASSES_SHOWN)
+    part = np.ix_(shown, shown)
+    names = [bank.class_names[i] for i in shown]
+    return charts.confusion(matrix[part], shares[part], names)
+
+
 def _map(bank, sample, seed):
     rows = bank.rows[sample.positions]
     labels = bank.labels[sample.positions]
-    if bank.class_names:
-        groups = [*bank.class_names]
-        colors = labels
-        if (labels < 0).any():
-            colors = np.where(labels < 0, len(groups), labels)
-            groups.append("no label")
-    else:
+    groups = [*bank.class_names]
+    colors = labels
+    if groups and (labels < 0).any():
+        colors = np.where(labels < 0, len(groups), labels)
+        groups.append("no label")
+    captions = [groups[color] for color in colors] if groups else None
+    if not 0 < len(groups) <= charts.NUM_COLORS:
         colors = analysis.clusters_of(rows, seed)
         groups = [f"cluster {i + 1}" for i in range(colors.max() + 1)]
+        captions = captions or [groups[color] for color in colors]
     side = int(np.ceil(np.sqrt(len(rows))))
     figure = charts.embedding_map(
         analysis.map_of(rows, seed),
         colors,
         [str(name) for name in bank.names[sample.positions]],
-        [groups[color] for color in colors],
+        captions,
         side,
     )
     return figure, charts.legend(groups)
@@ -251,7 +261,7 @@ def _loneliest(bank, sample):
 
 def _duplicates(images, sample, threshold):
     bank = images.bank
-    note = "Compared by their rows in the bank."
+    note = "Compared by their rows in the bank; the closest first."
     if len(bank.rows) > _DUPLICATES_UP_TO:
         positions = sample.positions
         bank = Bank(
@@ -263,11 +273,17 @@ def _duplicates(images, sample, threshold):
         )
         note = (
             f"Only the {len(positions)} sampled rows are compared, by their "
-            "rows in the bank; instdisc-duplicates compares all."
+            "rows in the bank; instdisc-duplicates compares all. The closest "
+            "first."
         )
     collection = Collection(bank, RunImages(bank, images.flags), "")
     found = find_duplicates(collection, threshold)
-    groups = [group[:8] for group in found.groups[:_GROUPS_SHOWN]]
+    # The closest first: of a bank that is little trained, the largest groups
+    # hold what is merely alike.
+    groups = sorted(
+        (sorted(group, key=lambda m: -m.score)[:8] for group in found.groups),
+        key=lambda group: -group[0].score,
+    )[:_GROUPS_SHOWN]
     pictures = duplicate_page.read_pictures(
         [member for group in groups for member in group], _PICTURE
     )

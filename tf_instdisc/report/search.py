@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +11,7 @@ from tf_instdisc.data import decode
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import NO_LABEL, array_source
+from tf_instdisc.load import load_encoder
 from tf_instdisc.neighbors import top_k
 from tf_instdisc.run_directory import Bank, RunDirectory
 from tf_instdisc.run_images import RunImages
@@ -128,7 +128,7 @@ def file_queries(
         def names(_):
             return os.path.basename(path)
 
-    encoder = keras.saving.load_model(run.encoder, compile=False)
+    encoder = load_encoder(run.path)
     columns: tuple[list, list, list, list] = [], [], [], []
     inputs = evaluation_dataset(
         source, images.image_size, _BATCH, images.crop_fraction

@@ -46,7 +46,8 @@ class GrpcClient(Client):
         certificate_chain: PEM file of this client, likewise.
 
     Raises:
-        ValueError: As in `Client`.
+        ValueError: As in `Client`, or if this client's files are given
+            without `root_certificates`: nothing would be encrypted.
     """
 
     def __init__(
@@ -66,6 +67,12 @@ class GrpcClient(Client):
         super().__init__(
             target, model_name, version, label, deadline, batch_size
         )
+        if root_certificates is None and (private_key or certificate_chain):
+            raise ValueError(
+                "`private_key` and `certificate_chain` go with "
+                "`root_certificates`, which turns TLS on. Received: "
+                "root_certificates=None"
+            )
         retry = {
             "maxAttempts": MAX_ATTEMPTS,
             "initialBackoff": f"{FIRST_BACKOFF}s",

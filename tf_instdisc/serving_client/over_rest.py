@@ -7,6 +7,7 @@ import random
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 
@@ -70,11 +71,11 @@ class RestClient(Client):
             raise ValueError(
                 f"`url` must start with http:// or https://. Received: {url!r}"
             )
-        self._url = f"{url.rstrip('/')}/v1/models/{model_name}"
+        self._url = f"{url.rstrip('/')}/v1/models/{_quote(model_name)}"
         if version is not None:
             self._url += f"/versions/{version}"
         if label is not None:
-            self._url += f"/labels/{label}"
+            self._url += f"/labels/{_quote(label)}"
         self._context = None
         if url.startswith("https://"):
             self._context = ssl.create_default_context(cafile=root_certificates)
@@ -90,7 +91,7 @@ class RestClient(Client):
         else:
             instances = np.asarray(inputs).tolist()
         body = {"signature_name": signature_name, "instances": instances}
-        predictions = self._call(":predict", body)["predictions"]
+        predictions = self._call(":predict", body, "predictions")
         if not isinstance(predictions[0], dict):
             return {_ONLY_OUTPUT: _to_array(predictions)}
         return {
@@ -99,14 +100,13 @@ class RestClient(Client):
         }
 
     def status(self) -> dict[int, str]:
-        answer = self._call("", None)
         return {
             int(status["version"]): status["state"]
-            for status in answer["model_version_status"]
+            for status in self._call("", None, "model_version_status")
         }
 
-    def _call(self, method: str, body: dict | None) -> dict:
-        """Posts, or gets where there is no body."""
+    def _call(self, method: str, body: dict | None, key: str) -> list:
+        """Posts, or gets where there is no body; gives a part of the answer."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self._url + method,
@@ -115,11 +115,9 @@ class RestClient(Client):
         )
         end = time.monotonic() + self.deadline
         backoff = FIRST_BACKOFF
-        attempt = 0
         while True:
-            attempt += 1
             try:
-                return self._ask_once(request, end - time.monotonic())
+                content = self._ask_once(request, end - time.monotonic())
             except urllib.error.HTTPError as error:
                 code = _CODES.get(error.code, "INTERNAL")
                 details = error.read().decode(errors="replace")
@@ -131,6 +129,8 @@ class RestClient(Client):
                 )
                 code = "DEADLINE_EXCEEDED" if is_late else "UNAVAILABLE"
                 details = repr(error)
+            else:
+                return self._part_of(content, key)
             pause = backoff * random.uniform(0.8, 1.2)
             is_late = time.monotonic() + pause > end
             if code != "UNAVAILABLE" or is_late:
@@ -138,11 +138,23 @@ class RestClient(Client):
             time.sleep(pause)
             backoff = min(2 * backoff, MAX_BACKOFF)
 
-    def _ask_once(self, request, timeout: float) -> dict:
+    def _part_of(self, content: bytes, key: str) -> list:
+        try:
+            return json.loads(content)[key]
+        except (ValueError, LookupError, TypeError) as error:
+            # Of some other server, or of a proxy.
+            details = f"no {key}, but {content[:200]!r}"
+            raise self._error("INTERNAL", details) from error
+
+    def _ask_once(self, request, timeout: float) -> bytes:
         with urllib.request.urlopen(
             request, timeout=max(timeout, 1e-3), context=self._context
         ) as response:
-            return json.load(response)
+            return response.read()
+
+
+def _quote(name: str) -> str:
+    return urllib.parse.quote(name, safe="")
 
 
 def _to_array(values: list) -> np.ndarray:

@@ -1,0 +1,103 @@
+"""What the report and the duplicates of a large bank take; no images.
+
+    python -m benchmarks.large_bank [--rows=1000000] [--commands=report]
+
+A bank of random rows of 128 numbers, with 100 planted pairs of a cosine of
+0.99 or more. The commands run in processes of their own.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import timing
+from tf_instdisc import run_directory
+
+DIM = 128
+NUM_PAIRS = 100
+
+
+def make_run(path: pathlib.Path, num_rows: int) -> run_directory.RunDirectory:
+    """A run of a random bank; row i and row num_rows - 1 - i are a pair."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal([num_rows, DIM], np.float32)
+    noise = rng.standard_normal([NUM_PAIRS, DIM], np.float32)
+    rows[: -NUM_PAIRS - 1 : -1] = rows[:NUM_PAIRS] + noise / 20
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    text = f"--images={path / 'missing'}\n--image_size=32\n"
+    run = run_directory.open_run(str(path), {}, (), text)
+    run.save_bank(
+        run_directory.Bank(
+            rows,
+            np.arange(num_rows),
+            np.array([f"{i}.jpg" for i in range(num_rows)]),
+            np.full(num_rows, -1),
+        )
+    )
+    return run
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--commands", default="report,duplicates")
+    parser.add_argument(
+        "--tiny", action="store_true", help="small sizes: does it start?"
+    )
+    parsed = parser.parse_args()
+    num_rows = 300 if parsed.tiny else parsed.rows
+    commands = "duplicates" if parsed.tiny else parsed.commands
+    table = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        run = make_run(root / "run", num_rows)
+        arguments = {
+            "report": [],
+            "duplicates": ["--noencode", f"--output={root / 'pairs.tsv'}"],
+        }
+        for name in commands.split(","):
+            usage = _measure(name, f"--run_dir={run.path}", *arguments[name])
+            outcome = ""
+            if name == "duplicates":
+                lines = (root / "pairs.tsv").read_text().splitlines()[1:]
+                outcome = _outcome(lines, num_rows)
+            else:
+                outcome = f"{run.report.stat().st_size / 1e6:.1f} MB"
+            table.append([name, f"{num_rows:,}", *usage, outcome])
+    head = ["command", "rows", "CPU seconds", "seconds", "peak GB", "outcome"]
+    timing.print_table(head, table)
+
+
+def _measure(name: str, *arguments: str) -> list[str]:
+    command = [sys.executable, "-m", f"tf_instdisc.cli.{name}", *arguments]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{command} ended with {process.returncode}")
+    seconds = time.perf_counter() - start
+    cpu = usage.ru_utime + usage.ru_stime
+    return [f"{cpu:.0f}", f"{seconds:.0f}", f"{usage.ru_maxrss / 1e6:.1f}"]
+
+
+def _outcome(lines: list[str], num_rows: int) -> str:
+    """Groups of the TSV against the planted pairs."""
+    groups: dict[str, set[int]] = {}
+    for line in lines:
+        group, _, instance_id, *_ = line.split("\t")
+        groups.setdefault(group, set()).add(int(instance_id))
+    planted = [{i, num_rows - 1 - i} for i in range(NUM_PAIRS)]
+    found = sum(pair in groups.values() for pair in planted)
+    return f"{found} of {NUM_PAIRS} pairs, {len(groups) - found} others"
+
+
+if __name__ == "__main__":
+    main()

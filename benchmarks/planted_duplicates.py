@@ -1,0 +1,128 @@
+"""Near-duplicates planted among images: are they found, and only they?
+
+    python -m benchmarks.planted_duplicates --run_dir=RUN [--images=FOLDER]
+
+Every fifth image is stored again four times: enlarged by 1.5, as a JPEG of
+quality 50, mirrored, and with 2.5 % cut off at each side. All copies of one
+image are pairs to be found. Images are those of a folder, or of the test split
+of the run's TFDS data set.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from benchmarks import timing
+from tf_instdisc import build_encoder, load_encoder, near_pairs, run_directory
+from tf_instdisc.data.folder import image_paths
+from tf_instdisc.data.tfds_source import tfds_source
+from tf_instdisc.duplicates import folder_images
+
+KINDS = ("enlarged", "JPEG", "mirrored", "cut")
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run_dir", help="a finished run")
+    parser.add_argument("--images", help="a folder of images")
+    parser.add_argument(
+        "--count", type=int, default=1000, help="images at most"
+    )
+    parser.add_argument("--thresholds", default="0.90,0.95,0.97,0.98,0.99")
+    parser.add_argument(
+        "--tiny", action="store_true", help="an untrained encoder, 20 images"
+    )
+    parsed = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if parsed.tiny:
+            flags = {"image_size": "16"}
+            encoder = build_encoder(image_size=16, width=4)
+            originals = _smooth_images(20)
+        else:
+            flags = run_directory.load(parsed.run_dir).read_flags()
+            encoder = load_encoder(parsed.run_dir)
+            originals = _images(parsed.images, flags)
+        plant(itertools.islice(originals, parsed.count), folder)
+        bank = folder_images(folder, flags, encoder).bank
+    owners, kinds = np.array(
+        [str(name).removesuffix(".png").split("_") for name in bank.names]
+    ).T
+    rows = []
+    for threshold in map(float, parsed.thresholds.split(",")):
+        pairs = near_pairs.pairs_above(bank.rows, threshold)
+        rows.append([threshold, *_scores(pairs, owners, kinds)])
+    timing.print_table(["threshold", "precision", "recall", *KINDS], rows)
+
+
+def plant(images: Iterator[Image.Image], folder: str) -> None:
+    """Stores images and, of every fifth, copies, as `NUMBER_KIND.png`."""
+    for number, image in enumerate(images):
+
+        def save(kind, picture, number=number, **arguments):
+            # TensorFlow goes by the content, whatever the suffix.
+            path = pathlib.Path(folder, f"{number:06}_{kind}.png")
+            kind_of_file = arguments.pop("format", "PNG")
+            picture.save(path, kind_of_file, compress_level=1, **arguments)
+
+        width, height = image.size
+        save("original", image)
+        if number % 5:
+            continue
+        larger = (width * 3 // 2, height * 3 // 2)
+        save("enlarged", image.resize(larger, Image.BICUBIC))
+        save("JPEG", image, format="JPEG", quality=50)
+        save("mirrored", ImageOps.mirror(image))
+        left, top = max(1, round(width / 40)), max(1, round(height / 40))
+        save("cut", image.crop((left, top, width - left, height - top)))
+
+
+def _images(folder: str | None, flags: dict[str, str]) -> Iterator[Image.Image]:
+    if folder:
+        for name in image_paths(folder):
+            yield Image.open(pathlib.Path(folder, name)).convert("RGB")
+        return
+    source = tfds_source(
+        flags["dataset"], flags.get("test_split", "test"), flags.get("data_dir")
+    )
+    for example in source.examples(None).as_numpy_iterator():
+        yield Image.fromarray(np.squeeze(example["image"])).convert("RGB")
+
+
+def _smooth_images(count: int) -> Iterator[Image.Image]:
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        small = Image.fromarray(rng.integers(0, 256, [4, 4, 3], np.uint8))
+        yield small.resize((48, 48), Image.BICUBIC)
+
+
+def _scores(pairs, owners, kinds) -> list[str]:
+    """Precision, recall, and recall of each kind of copy with its original."""
+    is_right = owners[pairs.first] == owners[pairs.second]
+    sizes = np.unique(owners, return_counts=True)[1]
+    found = {
+        frozenset((kinds[i], kinds[j], owners[i]))
+        for i, j in zip(
+            pairs.first[is_right], pairs.second[is_right], strict=True
+        )
+    }
+    planted = np.unique(owners[kinds == "mirrored"])
+    recalls = [
+        np.mean([{kind, "original", owner} in found for owner in planted])
+        for kind in KINDS
+    ]
+    precision = is_right.mean() if len(is_right) else float("nan")
+    recall = is_right.sum() / (sizes * (sizes - 1) // 2).sum()
+    return [f"{value:.3f}" for value in (precision, recall, *recalls)]
+
+
+if __name__ == "__main__":
+    main()
