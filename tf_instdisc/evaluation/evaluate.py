@@ -4,13 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tf_instdisc import choices
-from tf_instdisc.evaluation import knn, linear, results
+from tf_instdisc.evaluation import fine_tuning, knn, linear, results
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.run_directory import RunDirectory
 
-_ON_LABELLED_IMAGES = {"knn": knn, "linear": linear}
-"""Modules with `check(inputs, options)` and `measure(inputs, options)`."""
+# check(inputs, options), measure(inputs, options)
+_ON_LABELLED_IMAGES: dict[str, tuple[Callable, Callable]] = {
+    "knn": (knn.check, knn.measure),
+    "linear": (linear.check, linear.measure),
+    "semi_supervised": (fine_tuning.check, fine_tuning.measure),
+    "finetune": (fine_tuning.check, fine_tuning.measure_all_labels),
+}
 
 
 def evaluate(
@@ -42,10 +47,10 @@ def evaluate(
     for protocol, chosen in options.items():
         choices.require("protocol", protocol, choices.PROTOCOLS)
         if protocol in _ON_LABELLED_IMAGES:
-            module = _ON_LABELLED_IMAGES[protocol]
+            check, measure = _ON_LABELLED_IMAGES[protocol]
             inputs = inputs or open_inputs(run, overrides)
-            module.check(inputs, chosen)
-            steps.append(_later(module.measure, inputs, chosen))
+            check(inputs, chosen)
+            steps.append(_later(measure, inputs, chosen))
     found: list[Measurement] = []
     for step in steps:
         measured = list(step())
