@@ -7,6 +7,8 @@ from tf_instdisc.cli.flag_groups import (
     evaluation_fine_tuning,
     evaluation_knn,
     evaluation_linear,
+    evaluation_svm,
+    evaluation_transfer,
     finished_run,
 )
 from tf_instdisc.cli.launch import launch
@@ -16,7 +18,9 @@ GROUPS = (
     evaluation,
     evaluation_knn,
     evaluation_linear,
+    evaluation_svm,
     evaluation_fine_tuning,
+    evaluation_transfer,
 )
 
 _SUMMARY = """
@@ -113,9 +117,31 @@ def _fine_tuning():
     )
 
 
+def _svm():
+    from tf_instdisc.evaluation.svm import SVMOptions
+
+    return SVMOptions(
+        layer=evaluation_svm.SVM_LAYER.value,
+        costs=tuple(float(cost) for cost in evaluation_svm.SVM_COSTS.value),
+        folds=evaluation_svm.SVM_FOLDS.value,
+        num_features=evaluation_linear.LINEAR_FEATURES.value,
+        keep_features=evaluation_linear.KEEP_FEATURES.value,
+        seed=evaluation.SEED.value,
+    )
+
+
+def _transfer():
+    from tf_instdisc.evaluation.transfer import TransferOptions
+
+    images = _overrides(evaluation.OVERRIDES, "transfer_")
+    return TransferOptions(images, _knn(), _linear())
+
+
 _OPTIONS = {
     "knn": _knn,
     "linear": _linear,
+    "svm": _svm,
+    "transfer": _transfer,
     "semi_supervised": _fine_tuning,
     "finetune": _fine_tuning,
 }

@@ -1,18 +1,30 @@
 """Runs several protocols on one run."""
 
+import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tf_instdisc import choices
-from tf_instdisc.evaluation import fine_tuning, knn, linear, results
+from tf_instdisc.evaluation import (
+    fine_tuning,
+    knn,
+    linear,
+    results,
+    svm,
+    transfer,
+)
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.run_directory import RunDirectory
+
+_DETECTION = "tf_instdisc.evaluation.detection"
 
 # check(inputs, options), measure(inputs, options)
 _ON_LABELLED_IMAGES: dict[str, tuple[Callable, Callable]] = {
     "knn": (knn.check, knn.measure),
     "linear": (linear.check, linear.measure),
+    "svm": (svm.check, svm.measure),
     "semi_supervised": (fine_tuning.check, fine_tuning.measure),
     "finetune": (fine_tuning.check, fine_tuning.measure_all_labels),
 }
@@ -46,11 +58,19 @@ def evaluate(
     inputs = None
     for protocol, chosen in options.items():
         choices.require("protocol", protocol, choices.PROTOCOLS)
-        if protocol in _ON_LABELLED_IMAGES:
+        if protocol == "detection":
+            # It needs keras_cv, and no labels.
+            detection = importlib.import_module(_DETECTION)
+            steps.append(functools.partial(detection.measure, run, chosen))
+            continue
+        if protocol == "transfer":
+            check, measure = transfer.check, transfer.measure
+            images = transfer.open_transfer(run, chosen)
+        else:
             check, measure = _ON_LABELLED_IMAGES[protocol]
-            inputs = inputs or open_inputs(run, overrides)
-            check(inputs, chosen)
-            steps.append(_later(measure, inputs, chosen))
+            images = inputs = inputs or open_inputs(run, overrides)
+        check(images, chosen)
+        steps.append(functools.partial(measure, images, chosen))
     found: list[Measurement] = []
     for step in steps:
         measured = list(step())
@@ -58,7 +78,3 @@ def evaluate(
         results.write_scalars(run, measured)
         found += measured
     return found
-
-
-def _later(function, *arguments):
-    return lambda: function(*arguments)
