@@ -2,10 +2,11 @@
 
 import functools
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tf_instdisc import choices
+from tf_instdisc import choices, run_directory
 from tf_instdisc.evaluation import (
     fine_tuning,
     knn,
@@ -31,7 +32,7 @@ _ON_LABELLED_IMAGES: dict[str, tuple[Callable, Callable]] = {
 
 
 def evaluate(
-    run: RunDirectory,
+    run: RunDirectory | str | os.PathLike,
     options: Mapping[str, Any],
     overrides: Mapping[str, str] | None = None,
 ) -> list[Measurement]:
@@ -42,7 +43,7 @@ def evaluate(
     kept, even if a later one fails.
 
     Args:
-        run: A finished run.
+        run: A finished run, or the path of its directory.
         options: The options of each protocol, in the order in which they are
             to be run: `{"knn": KNNOptions()}`.
         overrides: As in `open_inputs`.
@@ -54,6 +55,8 @@ def evaluate(
         RunDirectoryError: If the run has not finished.
         ValueError: If labels, images or options do not fit.
     """
+    if not isinstance(run, RunDirectory):
+        run = run_directory.load(os.fspath(run))
     steps: list[Callable[[], Sequence[Measurement]]] = []
     inputs = None
     for protocol, chosen in options.items():
