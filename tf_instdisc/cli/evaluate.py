@@ -4,13 +4,24 @@ from absl import flags
 
 from tf_instdisc.cli.flag_groups import (
     evaluation,
+    evaluation_fine_tuning,
     evaluation_knn,
     evaluation_linear,
+    evaluation_svm,
+    evaluation_transfer,
     finished_run,
 )
 from tf_instdisc.cli.launch import launch
 
-GROUPS = (finished_run, evaluation, evaluation_knn, evaluation_linear)
+GROUPS = (
+    finished_run,
+    evaluation,
+    evaluation_knn,
+    evaluation_linear,
+    evaluation_svm,
+    evaluation_fine_tuning,
+    evaluation_transfer,
+)
 
 _SUMMARY = """
 Measures a finished run as the paper does, and prints a Markdown table with the
@@ -83,7 +94,57 @@ def _linear():
     )
 
 
-_OPTIONS = {"knn": _knn, "linear": _linear}
+def _fine_tuning():
+    from tf_instdisc.evaluation.fine_tuning import FineTuneOptions
+
+    group = evaluation_fine_tuning
+    return FineTuneOptions(
+        fractions=tuple(float(f) for f in group.FRACTIONS.value),
+        epochs=group.FINETUNE_EPOCHS.value,
+        min_updates=group.FINETUNE_MIN_UPDATES.value,
+        batch_size=group.FINETUNE_BATCH_SIZE.value,
+        optimizer=group.FINETUNE_OPTIMIZER.value,
+        learning_rate=group.FINETUNE_LEARNING_RATE.value,
+        scratch_learning_rate=group.SCRATCH_LEARNING_RATE.value,
+        schedule=group.FINETUNE_SCHEDULE.value,
+        schedule_epochs=tuple(
+            int(e) for e in group.FINETUNE_SCHEDULE_EPOCHS.value
+        ),
+        weight_decay=group.FINETUNE_WEIGHT_DECAY.value,
+        min_crop_area=group.FINETUNE_MIN_CROP_AREA.value,
+        scratch=group.SCRATCH.value,
+        seed=evaluation.SEED.value,
+    )
+
+
+def _svm():
+    from tf_instdisc.evaluation.svm import SVMOptions
+
+    return SVMOptions(
+        layer=evaluation_svm.SVM_LAYER.value,
+        costs=tuple(float(cost) for cost in evaluation_svm.SVM_COSTS.value),
+        folds=evaluation_svm.SVM_FOLDS.value,
+        num_features=evaluation_linear.LINEAR_FEATURES.value,
+        keep_features=evaluation_linear.KEEP_FEATURES.value,
+        seed=evaluation.SEED.value,
+    )
+
+
+def _transfer():
+    from tf_instdisc.evaluation.transfer import TransferOptions
+
+    images = _overrides(evaluation.OVERRIDES, "transfer_")
+    return TransferOptions(images, _knn(), _linear())
+
+
+_OPTIONS = {
+    "knn": _knn,
+    "linear": _linear,
+    "svm": _svm,
+    "transfer": _transfer,
+    "semi_supervised": _fine_tuning,
+    "finetune": _fine_tuning,
+}
 
 
 if __name__ == "__main__":

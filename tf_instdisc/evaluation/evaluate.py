@@ -1,20 +1,38 @@
 """Runs several protocols on one run."""
 
+import functools
+import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tf_instdisc import choices
-from tf_instdisc.evaluation import knn, linear, results
+from tf_instdisc import choices, run_directory
+from tf_instdisc.evaluation import (
+    fine_tuning,
+    knn,
+    linear,
+    results,
+    svm,
+    transfer,
+)
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.run_directory import RunDirectory
 
-_ON_LABELLED_IMAGES = {"knn": knn, "linear": linear}
-"""Modules with `check(inputs, options)` and `measure(inputs, options)`."""
+_DETECTION = "tf_instdisc.evaluation.detection"
+
+# check(inputs, options), measure(inputs, options)
+_ON_LABELLED_IMAGES: dict[str, tuple[Callable, Callable]] = {
+    "knn": (knn.check, knn.measure),
+    "linear": (linear.check, linear.measure),
+    "svm": (svm.check, svm.measure),
+    "semi_supervised": (fine_tuning.check, fine_tuning.measure),
+    "finetune": (fine_tuning.check, fine_tuning.measure_all_labels),
+}
 
 
 def evaluate(
-    run: RunDirectory,
+    run: RunDirectory | str | os.PathLike,
     options: Mapping[str, Any],
     overrides: Mapping[str, str] | None = None,
 ) -> list[Measurement]:
@@ -25,7 +43,7 @@ def evaluate(
     kept, even if a later one fails.
 
     Args:
-        run: A finished run.
+        run: A finished run, or the path of its directory.
         options: The options of each protocol, in the order in which they are
             to be run: `{"knn": KNNOptions()}`.
         overrides: As in `open_inputs`.
@@ -37,15 +55,25 @@ def evaluate(
         RunDirectoryError: If the run has not finished.
         ValueError: If labels, images or options do not fit.
     """
+    if not isinstance(run, RunDirectory):
+        run = run_directory.load(os.fspath(run))
     steps: list[Callable[[], Sequence[Measurement]]] = []
     inputs = None
     for protocol, chosen in options.items():
         choices.require("protocol", protocol, choices.PROTOCOLS)
-        if protocol in _ON_LABELLED_IMAGES:
-            module = _ON_LABELLED_IMAGES[protocol]
-            inputs = inputs or open_inputs(run, overrides)
-            module.check(inputs, chosen)
-            steps.append(_later(module.measure, inputs, chosen))
+        if protocol == "detection":
+            # It needs keras_cv, and no labels.
+            detection = importlib.import_module(_DETECTION)
+            steps.append(functools.partial(detection.measure, run, chosen))
+            continue
+        if protocol == "transfer":
+            check, measure = transfer.check, transfer.measure
+            images = transfer.open_transfer(run, chosen)
+        else:
+            check, measure = _ON_LABELLED_IMAGES[protocol]
+            images = inputs = inputs or open_inputs(run, overrides)
+        check(images, chosen)
+        steps.append(functools.partial(measure, images, chosen))
     found: list[Measurement] = []
     for step in steps:
         measured = list(step())
@@ -53,7 +81,3 @@ def evaluate(
         results.write_scalars(run, measured)
         found += measured
     return found
-
-
-def _later(function, *arguments):
-    return lambda: function(*arguments)

@@ -132,7 +132,7 @@ def extract(
             pipeline.evaluation_dataset(
                 source, int(encoder.input_shape[1]), _BATCH, crop_fraction
             ),
-            np.count_nonzero(labels >= 0),
+            int(np.count_nonzero(labels >= 0)),
             [_file(place, name) for name in missing],
         )
     values = {

@@ -1,0 +1,83 @@
+"""A finished run over folders of labelled pictures, made without training."""
+
+import pathlib
+
+import keras
+import numpy as np
+
+from tests.finished_run import SIZE, save_picture
+from tf_instdisc import run_directory
+from tf_instdisc.data.folder import folder_source
+from tf_instdisc.data.pipeline import evaluation_dataset
+from tf_instdisc.embedding import embed
+
+CLASSES = ("ant", "bee", "cat")
+NUM_TRAIN = 8  # of each class
+NUM_TEST = 5
+
+
+def fill_labelled_folder(
+    folder: pathlib.Path,
+    per_class: int,
+    classes=CLASSES,
+    seed: int = 0,
+    noise: int = 60,
+) -> pathlib.Path:
+    """Pictures of one colour for each class, under noise."""
+    colours = np.random.default_rng(7).integers(60, 196, (len(classes), 3))
+    rng = np.random.default_rng(seed)
+    for label, name in enumerate(classes):
+        for number in range(per_class):
+            shift = rng.integers(-noise, noise + 1, (SIZE, SIZE, 3))
+            image = np.clip(colours[label] + shift, 0, 255).astype(np.uint8)
+            save_picture(folder, f"{name}/{number}.png", image)
+    return folder
+
+
+def make_labelled_run(root: pathlib.Path, flags: str = ""):
+    """A run with an untrained network, `root/train` and `root/test`."""
+    train = fill_labelled_folder(root / "train", NUM_TRAIN)
+    test = fill_labelled_folder(root / "test", NUM_TEST, seed=1)
+    text = (
+        f"--images={train}\n--test_images={test}\n--image_size={SIZE}\n"
+        f"--train_image_size={SIZE}\n--temperature=0.1\n--objective=softmax\n"
+        f"--encoder=resnet18\n--min_crop_area=0.5\n--flip\n{flags}"
+    )
+    run = run_directory.open_run(str(root / "run"), {}, (), text)
+    save_run(run, small_encoder(), train)
+    return run
+
+
+def small_encoder(seed: int = 0) -> keras.Model:
+    """With the named layers of an encoder, and quick to trace."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    image = keras.Input((SIZE, SIZE, 3))
+    x = layers.Rescaling(1 / 127.5, offset=-1.0)(image)
+    for number in range(1, 6):
+        strides = 2 if number in (2, 4) else 1
+        x = layers.Conv2D(6, 3, strides, "same", name=f"conv{number}_conv")(x)
+        if number in (1, 5):
+            x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.ReLU(name=f"conv{number}")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dense(16, name="projection")(x)
+    return keras.Model(image, layers.UnitNormalization(name="embedding")(x))
+
+
+def save_run(run, encoder, folder) -> None:
+    """Writes encoder and bank, the encoded images of the folder."""
+    source = folder_source(str(folder))
+    embedded = embed(encoder, evaluation_dataset(source, SIZE, 64))
+    run.save_encoder(encoder)
+    run.save_bank(
+        run_directory.Bank(
+            rows=embedded.embeddings,
+            instance_ids=embedded.instance_ids,
+            names=np.array(
+                [source.instance_name(int(i)) for i in embedded.instance_ids]
+            ),
+            labels=embedded.labels,
+            class_names=source.class_names or (),
+        )
+    )

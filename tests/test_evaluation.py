@@ -1,0 +1,381 @@
+"""Evaluation protocols against NumPy loops and scikit-learn."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from tests.labelled_run import (
+    NUM_TEST,
+    NUM_TRAIN,
+    fill_labelled_folder,
+    make_labelled_run,
+    save_run,
+    small_encoder,
+)
+from tests.test_neighbors import loop_accuracy
+from tf_instdisc import array_source
+from tf_instdisc.data.folder import folder_source
+from tf_instdisc.embedding import Embedded, embed
+from tf_instdisc.evaluation import features, knn, linear, results, svm
+from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.evaluation.measurement import Measurement
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_labelled_run(tmp_path_factory.mktemp("evaluation"))
+
+
+@pytest.fixture(scope="module")
+def inputs(run):
+    return open_inputs(run)
+
+
+def embedded(rows, labels):
+    return Embedded(rows, np.arange(len(rows)), np.asarray(labels))
+
+
+@pytest.mark.parametrize("k", [1, 7, 500])
+def test_knn_equals_a_loop_in_ties_and_beyond_all_rows(monkeypatch, k):
+    monkeypatch.setattr(knn, "_QUERIES", 4)
+    rng = np.random.default_rng(0)
+    # Few directions, so that cosines and votes are tied again and again. The
+    # products are exact.
+    rows = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 40)]
+    queries = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 11)]
+    row_labels, labels = rng.integers(0, 7, 40), rng.integers(0, 7, 11)
+    found = knn.accuracy(
+        embedded(rows, row_labels), embedded(queries, labels), 7, [k], 0.5
+    )
+    expected = loop_accuracy(rows, row_labels, queries, labels, 7, k, 0.5)
+    assert found[k] == pytest.approx(expected)
+
+
+def test_knn_measures_bank_and_encoded_rows(inputs):
+    bank = inputs.bank
+    turned = np.roll(bank.labels, NUM_TRAIN)  # Other labels than the images'.
+    object.__setattr__(bank, "labels", turned)
+    options = knn.KNNOptions(num_neighbors=5, temperature=0.2)
+    found = {
+        (one.name, one.metric): one.value
+        for one in knn.measure(inputs, options)
+    }
+    object.__setattr__(bank, "labels", np.roll(turned, -NUM_TRAIN))
+    test = embed(inputs.encoder, inputs.images(inputs.test_source))
+    for name, labels in (("bank", turned), ("encoded", bank.labels)):
+        for k in (5, 1):
+            expected = loop_accuracy(
+                bank.rows, labels, test.embeddings, test.labels, 3, k, 0.2
+            )
+            value = found[f"kNN, {name}, k = {k}", "top1"]
+            assert value == pytest.approx(expected["top1"])
+    assert found["kNN, bank, k = 5", "top1"] != pytest.approx(
+        found["kNN, encoded, k = 5", "top1"]
+    )
+
+
+def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
+    before = inputs.encoder.get_weights()
+    options = knn.KNNOptions(
+        num_neighbors=3, rows=("encoded",), baselines=True, seed=5
+    )
+    found = {one.name: one.value for one in knn.measure(inputs, options)}
+    assert "kNN, untrained, k = 3" in found
+    for old, new in zip(before, inputs.encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+# === Features ===
+
+
+def pooled(activations, side):
+    """Adaptive average pooling, as a loop; PyTorch's definition."""
+    size = activations.shape[1]
+    cells = [
+        (i * size // side, -(-(i + 1) * size // side)) for i in range(side)
+    ]
+    rows = [
+        [activations[:, a:b, c:d].mean(axis=(1, 2)) for c, d in cells]
+        for a, b in cells
+    ]
+    return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
+
+
+def test_features_are_pooled_activations(inputs, tmp_path):
+    found = features.extract(
+        inputs.encoder,
+        inputs.test_source,
+        ["conv1", "conv5", "embedding"],
+        tmp_path,
+        num_features=600,
+    )
+    images = np.concatenate(
+        [images for images, *_ in inputs.images(inputs.test_source)]
+    )
+    layer = inputs.encoder.get_layer("conv1").output
+    activations = keras.Model(inputs.encoder.input, layer)(images).numpy()
+    side = 10  # The root of 600 / 6 channels.
+    expected = pooled(activations, side).reshape(len(images), -1)
+    np.testing.assert_allclose(
+        found.values["conv1"], expected, rtol=2e-3, atol=1e-3
+    )
+    assert found.values["conv5"].shape == (3 * NUM_TEST, 4 * 4 * 6)
+    np.testing.assert_allclose(
+        found.values["embedding"],
+        inputs.encoder(images).numpy(),
+        atol=1e-3,
+    )
+    np.testing.assert_array_equal(
+        found.labels, np.repeat(np.arange(3), NUM_TEST)
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "side"), [(64, 12), (256, 6), (512, 4), (1024, 3), (2048, 2)]
+)
+def test_resnet50s_layers_are_pooled_to_about_nine_thousand(channels, side):
+    image = keras.Input((28, 28, 3))
+    x = keras.layers.Conv2D(channels, 1, name="conv1")(image)
+    model = features.feature_model(keras.Model(image, x), ["conv1"], 9000)
+    assert model.outputs[0].shape == (None, channels * side * side)
+    assert 8000 <= channels * side * side <= 9300
+
+
+class CountingEncoder:
+    """Counts how often features are computed."""
+
+    def __init__(self, monkeypatch):
+        self.count = 0
+        original = features._write
+
+        def write(*arguments):
+            self.count += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(features, "_write", write)
+
+
+def test_features_are_computed_once_and_again_for_another_encoder(
+    monkeypatch, tmp_path
+):
+    counted = CountingEncoder(monkeypatch)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 16, 16, 3), np.uint8)
+    labels = [0, 1, 2, -1, 1, 0]
+    source = array_source(images, labels)
+    encoder = small_encoder()
+
+    def extract(encoder, source, names=("conv5",)):
+        return features.extract(encoder, source, names, tmp_path)
+
+    first = extract(encoder, source)
+    assert first.labels.tolist() == [0, 1, 2, 1, 0]
+    assert counted.count == 1
+    again = extract(encoder, source)
+    assert counted.count == 1
+    np.testing.assert_array_equal(first.values["conv5"], again.values["conv5"])
+    # Another layer is added; the one that is there stays.
+    extract(encoder, source, ("conv5", "embedding"))
+    assert counted.count == 2
+    extract(encoder, source, ("embedding", "conv5"))
+    assert counted.count == 2
+    # One pixel of one image, one label.
+    images[0, 0, 0, 0] ^= 1
+    extract(encoder, array_source(images, labels))
+    assert counted.count == 3
+    relabelled = extract(encoder, array_source(images, [1, *labels[1:]]))
+    assert counted.count == 4
+    assert relabelled.labels.tolist() == [1, 1, 2, 1, 0]
+    # Another weight: computed again, and the old ones are gone.
+    kernel = encoder.get_layer("conv3_conv").kernel
+    kernel.assign(kernel + 1e-3)
+    changed = extract(encoder, source)
+    assert counted.count == 5
+    assert not np.array_equal(changed.values["conv5"], first.values["conv5"])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_interrupted_extraction_leaves_no_features(monkeypatch, tmp_path):
+    source = array_source(np.zeros([4, 16, 16, 3], np.uint8), [0, 1, 0, 1])
+    encoder = small_encoder()
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features.os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            features.extract(encoder, source, ["conv5"], tmp_path)
+    found = features.extract(encoder, source, ["conv5"], tmp_path)
+    assert found.values["conv5"].any()
+
+
+# === Linear classifier and SVM ===
+
+
+@pytest.fixture(scope="module")
+def cached(inputs, tmp_path_factory):
+    """Features of noisy pictures: no layer tells all of them apart."""
+    root = tmp_path_factory.mktemp("noisy")
+    train, test = (
+        folder_source(
+            str(fill_labelled_folder(root / name, 40, seed=seed, noise=250))
+        )
+        for seed, name in enumerate(("train", "test"))
+    )
+    return tuple(
+        features.extract(
+            inputs.encoder, source, ["conv5", "embedding"], root / "cache"
+        )
+        for source in (train, test)
+    )
+
+
+@pytest.mark.parametrize("weight_decay", [3e-2, 1e-1])
+def test_linear_classifier_agrees_with_scikit_learn(cached, weight_decay):
+    train, test = cached
+    values, labels = train.values["embedding"], train.labels
+    options = linear.LinearOptions(
+        epochs=150,
+        batch_size=128,
+        learning_rate=0.1,
+        schedule_epochs=(100, 130),
+        weight_decay=weight_decay,
+    )
+    classifier = linear.train_classifier(values, labels, 3, options)
+    found = classifier(test.values["embedding"].astype(np.float32)).numpy()
+    found = np.exp(found) / np.exp(found).sum(axis=1, keepdims=True)
+
+    mean = values.astype(np.float64).mean(axis=0)
+    scale = np.sqrt(values.astype(np.float64).var(axis=0) + 1e-5)
+    oracle = LogisticRegression(
+        C=1 / (len(labels) * weight_decay), max_iter=5000, tol=1e-8
+    ).fit((values - mean) / scale, labels)
+    expected = oracle.predict_proba((test.values["embedding"] - mean) / scale)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    is_clear = np.sort(expected, axis=1)[:, -2:].ptp(axis=1) > 0.04
+    np.testing.assert_array_equal(
+        found.argmax(axis=1)[is_clear], expected.argmax(axis=1)[is_clear]
+    )
+    accuracy = linear.accuracy(train, test, "embedding", options)
+    assert accuracy["top1"] == pytest.approx(
+        oracle.score((test.values["embedding"] - mean) / scale, test.labels),
+        abs=0.02,
+    )
+    assert accuracy["top1"] < 0.99  # Else there was nothing to compare.
+
+
+def test_features_that_never_change_do_no_harm():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    values = np.zeros([40, 5], np.float16)
+    values[:, 1] = labels + rng.normal(0, 0.1, 40)
+    values[:, 2] = 3.0
+    options = linear.LinearOptions(epochs=30, batch_size=8, learning_rate=0.1)
+    classifier = linear.train_classifier(values, labels, 2, options)
+    logits = classifier(values.astype(np.float32)).numpy()
+    assert np.isfinite(logits).all()
+    assert (logits.argmax(axis=1) == labels).all()
+
+
+def test_top_accuracies_equal_a_loop():
+    rng = np.random.default_rng(1)
+    logits = rng.integers(0, 4, (50, 9)).astype(np.float32)  # With ties.
+    labels = rng.integers(0, 9, 50)
+    found = linear.top_accuracies(logits, labels)
+    top1 = top5 = 0
+    for row, label in zip(logits, labels, strict=True):
+        order = sorted(range(9), key=lambda c: (-row[c], c))
+        top1 += order[0] == label
+        top5 += label in order[:5]
+    assert found == {"top1": top1 / 50, "top5": top5 / 50}
+
+
+def test_svm_agrees_with_scikit_learn(cached):
+    train, test = cached
+    values = train.values["conv5"].astype(np.float64)
+    options = svm.SVMOptions(costs=(1e-5, 1e-3, 1e-1), folds=4, seed=3)
+    search = svm.train_svm(train.values["conv5"], train.labels, options)
+
+    def classifier(cost):
+        return make_pipeline(
+            StandardScaler(),
+            LinearSVC(C=cost, random_state=3, max_iter=2000),
+        )
+
+    folds = StratifiedKFold(4, shuffle=True, random_state=3)
+    scores = {
+        cost: cross_val_score(
+            classifier(cost), values, train.labels, cv=folds
+        ).mean()
+        for cost in options.costs
+    }
+    best = max(scores, key=lambda cost: scores[cost])
+    assert search.best_params_["linearsvc__C"] == best
+    oracle = classifier(best).fit(values, train.labels)
+    np.testing.assert_array_equal(
+        search.predict(test.values["conv5"].astype(np.float64)),
+        oracle.predict(test.values["conv5"].astype(np.float64)),
+    )
+
+
+def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
+    root = tmp_path / "run"
+    run = make_labelled_run(root)
+    # Class 1 of three has images neither here nor there.
+    for part in ("train", "test"):
+        for file in (root / part / "bee").iterdir():
+            file.unlink()
+    save_run(run, small_encoder(), root / "train")
+    found = svm.measure(
+        open_inputs(run), svm.SVMOptions(layer="conv5", costs=(0.01,))
+    )
+    assert found[0].name == "SVM, conv5"
+    assert found[0].value > 0.9  # Two colours.
+
+
+# === Results ===
+
+
+def test_results_are_added_and_replaced(run):
+    first = [
+        Measurement("knn", "kNN, bank, k = 200", "top1", 0.5, 0.8, "there"),
+        Measurement("linear", "conv1", "top1", 0.25),
+    ]
+    results.save(run, first)
+    assert results.load(run) == first
+    second = [
+        Measurement("knn", "kNN, bank, k = 200", "top1", 0.75, 0.8, "there"),
+        Measurement("knn", "kNN, bank, k = 1", "top1", 0.125),
+    ]
+    results.save(run, second)
+    assert results.load(run) == [second[0], first[1], second[1]]
+    assert json.loads(run.results.read_text())["measurements"][0]["paper"]
+
+
+def test_results_of_an_encoder_that_was_trained_on_are_dropped(tmp_path):
+    run = make_labelled_run(tmp_path)
+    results.save(run, [Measurement("linear", "conv1", "top1", 0.25)])
+    save_run(run, small_encoder(seed=9), tmp_path / "train")
+    newer = [Measurement("knn", "kNN, bank, k = 1", "top1", 0.125)]
+    results.save(run, newer)
+    assert results.load(run) == newer
+
+
+def test_table_has_the_papers_number_beside_ours():
+    table = results.table(
+        [
+            Measurement("knn", "a", "top1", 0.4321, 0.808, "CIFAR-10"),
+            Measurement("knn", "b", "top5", 1.0),
+        ]
+    )
+    lines = table.splitlines()
+    assert lines[2] == "| knn | a | top1 | 43.2 | 80.8 | CIFAR-10 |"
+    assert lines[3] == "| knn | b | top5 | 100.0 |  |  |"

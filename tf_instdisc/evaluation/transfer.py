@@ -1,0 +1,98 @@
+"""kNN and linear classifiers on another data set than the run's."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from tf_instdisc.evaluation import knn, linear
+from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
+from tf_instdisc.evaluation.knn import KNNOptions
+from tf_instdisc.evaluation.linear import LinearOptions
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.run_directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferOptions:
+    """The other data set, and how it is measured.
+
+    Attributes:
+        images: Flags of `instdisc-train` that name it: `dataset`, `split`,
+            `test_split`, `data_dir`, or `images` and `test_images`.
+        knn: How neighbours vote; they are always encoded images.
+        linear: Layers and training of the linear classifiers.
+
+    Raises:
+        ValueError: If no data set is named.
+    """
+
+    images: Mapping[str, str]
+    knn: KNNOptions = dataclasses.field(default_factory=KNNOptions)
+    linear: LinearOptions = dataclasses.field(default_factory=LinearOptions)
+
+    def __post_init__(self) -> None:
+        if not {"dataset", "images"} & set(self.images):
+            raise ValueError(
+                "A transfer needs another data set than the run's. Received: "
+                "none. Give --transfer_dataset, or --transfer_images and "
+                "--transfer_test_images."
+            )
+
+    @property
+    def encoded(self) -> KNNOptions:
+        """kNN's options, without the bank of the run's own images."""
+        return dataclasses.replace(self.knn, rows=("encoded",))
+
+
+def open_transfer(
+    run: RunDirectory, options: TransferOptions
+) -> EvaluationInputs:
+    """Opens a run with the images of the other data set.
+
+    Args:
+        run: A finished run.
+        options: The data set.
+
+    Raises:
+        ValueError: If it is the run's own, or its labels do not fit.
+    """
+    flags = run.read_flags()
+    for name in ("dataset", "images"):
+        if name in options.images and options.images[name] == flags.get(name):
+            raise ValueError(
+                "A transfer needs another data set than the run's. Received: "
+                f"--transfer_{name}={flags[name]}, which the run was trained "
+                "on. Use --protocol=knn,linear for that."
+            )
+    return open_inputs(run, options.images)
+
+
+def check(inputs: EvaluationInputs, options: TransferOptions) -> None:
+    """Raises ValueError if the images or layers are not enough.
+
+    Args:
+        inputs: From `open_transfer`.
+        options: How it is measured.
+    """
+    knn.check(inputs, options.encoded)
+    linear.check(inputs, options.linear)
+
+
+def measure(
+    inputs: EvaluationInputs, options: TransferOptions
+) -> list[Measurement]:
+    """Measures kNN and linear classifiers on the other data set.
+
+    Args:
+        inputs: From `open_transfer`.
+        options: How it is measured.
+
+    Raises:
+        ValueError: As `check` does.
+    """
+    found = knn.measure(inputs, options.encoded, "transfer")
+    found += linear.measure(inputs, options.linear, "transfer")
+    title = inputs.source.name
+    return [
+        dataclasses.replace(one, name=f"{one.name}, to {title}")
+        for one in found
+    ]
