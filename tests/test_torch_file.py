@@ -88,6 +88,32 @@ def test_tensors_and_modules_are_read(tmp_path, form):
     assert read["opt"]["moco"] is False
 
 
+@pytest.mark.parametrize("is_zip", (False, True))
+def test_torchs_own_files_are_read(tmp_path, is_zip):
+    torch = pytest.importorskip("torch", reason="torch writes the files")
+    base = torch.arange(24.0).reshape(2, 3, 4)
+    tensors = {
+        "turned": base.permute(2, 0, 1),
+        "view": base[1, :, 1::2],
+        "same": base,
+        "expanded": base[0, 0, :1].expand(4),
+        "empty": torch.zeros(0, 3),
+        "brain": torch.tensor([1.5, -2.0]).bfloat16(),
+        "truth": torch.tensor([True, False]),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+    }
+    path = tmp_path / "tensors.pth"
+    torch.save(tensors, path, _use_new_zipfile_serialization=is_zip)
+    read = read_everything(str(path))
+    for name, tensor in tensors.items():
+        wanted = tensor.detach()
+        if name == "brain":
+            wanted = wanted.float()
+        np.testing.assert_array_equal(
+            read[name].astype(wanted.numpy().dtype), wanted.numpy()
+        )
+
+
 # === Refused ===
 
 

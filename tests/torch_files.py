@@ -73,7 +73,8 @@ class Writer(pickle._Pickler):
 
     def save_tensor(self, array):
         key = str(len(self.storages))
-        self.storages[key] = np.ascontiguousarray(array)
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        self.storages[key] = array
         self.save(Named("torch._utils", "_rebuild_tensor_v2"))
         self.write(pickle.MARK)
         kind = Named("torch", KINDS[array.dtype.name])
