@@ -9,6 +9,7 @@ import pytest
 import tf_instdisc
 from tests.test_resume import ROOT
 from tf_instdisc import plan
+from tf_instdisc.encoder_sizes import encoder_sizes
 
 SETTINGS = {
     "num_instances": 1000,
@@ -16,6 +17,7 @@ SETTINGS = {
     "width": 4,
     "stem": "cifar",
     "embedding_dim": 16,
+    "image_size": 8,
     "objective": "nce",
     "num_negatives": 64,
     "negatives": "shared",
@@ -29,14 +31,24 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(
-    ("backbone", "stem"),
-    [("resnet18", "cifar"), ("resnet34", "imagenet"), ("resnet50", "imagenet")],
+    ("backbone", "stem", "size"),
+    [
+        ("resnet18", "cifar", 32),
+        ("resnet34", "imagenet", 32),
+        ("resnet50", "imagenet", 32),
+        ("alexnet", "cifar", 33),
+        ("alexnet", "imagenet", 100),
+        ("vgg16", "cifar", 35),
+        ("vgg16", "imagenet", 70),
+        ("vit_small", "cifar", 20),
+        ("vit_small", "imagenet", 48),
+    ],
 )
-def test_encoder_sizes_are_those_of_the_encoder(backbone, stem):
+def test_encoder_sizes_are_those_of_the_encoder(backbone, stem, size):
     encoder = tf_instdisc.build_encoder(
-        backbone, image_size=32, width=4, stem=stem, embedding_dim=16
+        backbone, image_size=size, width=4, stem=stem, embedding_dim=16
     )
-    sizes = plan.encoder_sizes(backbone, 4, stem, 16)
+    sizes = encoder_sizes(backbone, 4, stem, 16, size)
     trained = sum(
         v.value.shape.num_elements() for v in encoder.trainable_weights
     )

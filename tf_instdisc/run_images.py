@@ -19,7 +19,8 @@ class RunImages:
     """Reads images by their position in the bank.
 
     Images of a folder are found by name, those of a TFDS data set by id. An
-    image that is gone or cannot be decoded is missing, which is no error.
+    image that is gone or cannot be decoded is missing, which is no error; so
+    are all of a converted run that knows no folder.
 
     Attributes:
         bank: The run's bank.
@@ -77,7 +78,8 @@ class RunImages:
             `[batch, size, size, 3]` in 0..255.
         """
         positions = np.asarray(positions, np.int64)
-        if not len(positions):
+        is_known = {"images", "dataset"} & set(self.flags) or self.source
+        if not len(positions) or not is_known:
             return
         if self.flags.get("images"):
             examples = self._from_folder(positions)

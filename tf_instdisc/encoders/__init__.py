@@ -40,9 +40,9 @@ def build_encoder(
     `keras.Model(encoder.input, encoder.get_layer("conv5").output)`, and what
     the projection takes as `pool`, float `[batch, features]`.
 
-    A Keras model as backbone shares its layers and their weights with the
-    encoder, where they keep their names; the five above are those that it
-    has. The file loads without this package if its layers are built-in ones.
+    Of a Keras model as backbone, the encoder gets copies of the layers, with
+    their names and weights; `conv1` .. `conv5` are then names only if the
+    model has them. The file loads anywhere if the layers are built-in ones.
 
     Args:
         backbone: One of `choices.BACKBONES`, or a functional or Sequential
@@ -104,7 +104,7 @@ def build_encoder(
             name="normalize",
         )(inputs)
     if isinstance(backbone, keras.Model):
-        x = given.apply(backbone, x)
+        x = given.apply(backbone, inputs, x)
     else:
         x = _apply(
             backbone,

@@ -67,16 +67,36 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
 
 
 def apply(
-    backbone: keras.Model, images: keras.KerasTensor
+    backbone: keras.Model,
+    inputs: keras.KerasTensor,
+    images: keras.KerasTensor,
 ) -> keras.KerasTensor:
-    """Applies a model so that its own layers become those of the encoder.
+    """Applies copies of a model's layers, with their names and weights.
+
+    Called whole, or with its own layers, the model would keep them where
+    they cannot be reached from our input.
 
     Args:
         backbone: A model that `require_usable` lets pass.
-        images: float `[batch, size, size, 3]`.
+        inputs: The encoder's input.
+        images: float `[batch, size, size, 3]`, made from it.
 
     Returns:
-        The model's output.
+        The copy's output.
     """
-    # Not as a layer: its layers could then not be reached from our input.
-    return backbone.call(images)
+
+    def call(layer, *args, **kwargs):
+        args, kwargs = keras.tree.map_structure(
+            lambda x: images if x is inputs else x, (args, kwargs)
+        )
+        return layer(*args, **kwargs)
+
+    # The same for Sequential models, and for inputs that stand in a list.
+    functional = keras.Model(backbone.inputs[0], backbone.outputs[0])
+    copy = keras.models.clone_model(
+        functional, input_tensors=inputs, call_function=call
+    )
+    for layer in functional.layers:
+        if layer.weights:
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
+    return copy.outputs[0]

@@ -1,0 +1,1 @@
+"""From checkpoints of PyTorch to run directories, without PyTorch."""

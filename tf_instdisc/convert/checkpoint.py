@@ -1,0 +1,210 @@
+"""A released checkpoint to a run directory."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from tf_instdisc.convert import torch_file
+from tf_instdisc.convert.pickles import CheckpointError, Inert, Tensor
+from tf_instdisc.convert.resnet_weights import build_from
+from tf_instdisc.data.folder import image_paths
+from tf_instdisc.data.sources import NO_LABEL
+from tf_instdisc.run_directory import (
+    Bank,
+    RunDirectory,
+    RunDirectoryError,
+    open_run,
+)
+
+# The authors' evaluation: shorter side 256, centre 224.
+_CROP_FRACTION = 0.875
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a checkpoint holds, by the names of the method.
+
+    Attributes:
+        weights: The network's tensors, by name.
+        memory: The memory bank, or None.
+        params: What the bank's module keeps beside it, or None.
+        is_softmax: Whether the loss was a softmax over the negatives.
+    """
+
+    weights: dict[str, Tensor]
+    memory: Tensor | None
+    params: Tensor | None
+    is_softmax: bool
+
+
+def convert(
+    checkpoint: str,
+    run_dir: str,
+    image_size: int = 224,
+    images: str | None = None,
+) -> RunDirectory:
+    """Turns a checkpoint of PyTorch into a run directory.
+
+    Known are the authors' (zhirongw/lemniscate.pytorch: `state_dict` and
+    `lemniscate`) and CMC's InsDis (HobbitLong/CMC: `model` and `contrast`).
+    Nothing of the file is run, and PyTorch is not needed.
+
+    Args:
+        checkpoint: The file.
+        run_dir: Missing or empty.
+        image_size: Side of the encoder's input, in pixels.
+        images: The folder that the bank was made from, sorted by class and
+            name as torchvision does: names and labels of the rows. Without
+            it they are numbered, without labels.
+
+    Returns:
+        The run: encoder, flags, and the bank if the checkpoint has one.
+
+    Raises:
+        FileNotFoundError: If the checkpoint is missing, or the folder.
+        CheckpointError: If the checkpoint is damaged, unknown, or asks for
+            anything but tensors.
+        RunDirectoryError: If `run_dir` is not empty.
+        ValueError: If the folder has another number of images than the bank
+            has rows.
+    """
+    path = pathlib.Path(run_dir)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunDirectoryError(
+            f"`to` must be missing or empty. Received: to={run_dir}"
+        )
+    with torch_file.open_file(checkpoint) as file:
+        parts = _find_parts(file.content)
+        encoder, config = build_from(
+            {name: file.read(tensor) for name, tensor in parts.weights.items()},
+            image_size,
+        )
+        rows = None
+        if parts.memory is not None:
+            rows = _rows(file.read(parts.memory), config["embedding_dim"])
+        params = None if parts.params is None else file.read(parts.params)
+    flags = {
+        "image_size": image_size,
+        "crop_fraction": _CROP_FRACTION,
+        "encoder": config["backbone"],
+        "width": config["width"],
+        "stem": config["stem"],
+        "embedding_dim": config["embedding_dim"],
+        **_method_flags(params, parts.is_softmax),
+    }
+    bank = None
+    if rows is not None:
+        bank = _name_rows(rows, images)
+    if images:
+        flags["images"] = images
+    text = "".join(f"--{name}={value}\n" for name, value in flags.items())
+    settings = {"converted_from": pathlib.Path(checkpoint).name, **config}
+    run = open_run(run_dir, settings, (), text)
+    run.save_encoder(encoder)
+    if bank is not None:
+        run.save_bank(bank)
+    return run
+
+
+def _find_parts(content: Any) -> _Parts:
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            "The checkpoint must be a dictionary with `state_dict` or `model`. "
+            f"Received: {type(content).__name__}"
+        )
+    weights = content.get("state_dict", content.get("model"))
+    if not isinstance(weights, dict) or not weights:
+        raise CheckpointError(
+            "The checkpoint must hold `state_dict` (the authors') or `model` "
+            f"(CMC's). Received: {', '.join(map(str, list(content)[:10]))}"
+        )
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"Weight {str(name)[:100]!r} is no tensor.")
+    buffers: Any = content.get("contrast")
+    bank = content.get("lemniscate")
+    if isinstance(bank, Inert):
+        buffers = bank.state.get("_buffers")
+    buffers = buffers if isinstance(buffers, dict) else {}
+    options = content.get("opt")
+    options = options.state if isinstance(options, Inert) else {}
+    memory = buffers.get("memory")
+    # MoCo's is a queue of batches, not a row for each image.
+    is_queue = bool(options.get("moco")) or "model_ema" in content
+    params = buffers.get("params")
+    return _Parts(
+        weights,
+        memory if isinstance(memory, Tensor) and not is_queue else None,
+        params if isinstance(params, Tensor) else None,
+        bool(options.get("softmax")),
+    )
+
+
+def _rows(memory, embedding_dim):
+    rows = memory.astype(np.float32)
+    if rows.ndim != 2 or rows.shape[1] != embedding_dim or len(rows) < 2:
+        raise CheckpointError(
+            f"The bank must have rows of {embedding_dim} numbers. "
+            f"Received: shape {rows.shape}"
+        )
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        raise CheckpointError("The bank holds NaN, infinity or empty rows.")
+    # The authors begin with rows of other lengths.
+    rows /= lengths
+    return rows
+
+
+def _method_flags(params, is_softmax):
+    """What the bank's module says of the training."""
+    if params is None or not np.isfinite(params).all():
+        return {}
+    values = [float(value) for value in params.reshape(-1)]
+    if len(values) == 4:
+        num_negatives, temperature, _, momentum = values
+        return {
+            "objective": "info_nce" if is_softmax else "nce",
+            "num_negatives": int(num_negatives),
+            "temperature": _short(temperature),
+            "bank_momentum": _short(momentum),
+        }
+    if len(values) == 2:
+        temperature, momentum = values
+        return {
+            "objective": "softmax",
+            "temperature": _short(temperature),
+            "bank_momentum": _short(momentum),
+        }
+    return {}
+
+
+def _short(value):
+    """0.07 for the float32 nearest to it."""
+    return f"{value:.6g}"
+
+
+def _name_rows(rows, images):
+    names = [str(index) for index in range(len(rows))]
+    labels = np.full([len(rows)], NO_LABEL, np.int64)
+    classes: list[str] = []
+    if images:
+        names = sorted(image_paths(images), key=lambda name: name.split("/"))
+        if len(names) != len(rows):
+            raise ValueError(
+                "`images` must be the folder that the bank was made from, "
+                f"with an image for each of its {len(rows):,} rows. Received: "
+                f"images={images!r}, with {len(names):,} images"
+            )
+        if all("/" in name for name in names):
+            tops = [name.split("/")[0] for name in names]
+            classes, labels = np.unique(tops, return_inverse=True)
+            labels = labels.astype(np.int64)
+    return Bank(
+        rows=rows,
+        instance_ids=np.arange(len(rows)),
+        names=np.array(names),
+        labels=labels,
+        class_names=tuple(str(name) for name in classes),
+    )
