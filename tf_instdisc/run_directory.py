@@ -9,6 +9,7 @@ encoder.keras   the trained encoder
 bank.npz        rows, instance ids, names, labels, class names
 report.html     what instdisc-report writes
 instances.json  what instdisc-update has removed, and digests of the files
+detection.jsonl one JSON object for each epoch of each detector
 """
 
 import dataclasses
@@ -85,6 +86,10 @@ class RunDirectory:
     def report(self) -> pathlib.Path:
         return self.path / "report.html"
 
+    @property
+    def detection(self) -> pathlib.Path:
+        return self.path / "detection.jsonl"
+
     def read_flags(self) -> dict[str, str]:
         """The flags of the run by name, as text; a switch is true or false."""
         flags = {}
@@ -148,6 +153,11 @@ class RunDirectory:
         """One dictionary for each epoch."""
         with open(self.metrics, encoding="utf-8") as file:
             return [json.loads(line) for line in file]
+
+    def save_detection(self, lines: list[dict]) -> None:
+        """Writes the epochs of detectors anew, whole or not at all."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        _write_whole(self.detection, text)
 
     def keep_metrics(self, epochs: int) -> None:
         """Removes the metrics of all epochs but the first ones.
