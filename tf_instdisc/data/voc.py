@@ -1,62 +1,25 @@
 """Images with boxes in the form of PASCAL VOC: a folder, or TFDS.
 
 VOC counts pixels from 1, and a box holds its last ones: `xmin=1, xmax=10` are
-ten columns. Here boxes are edges, counted from 0: left 0, right 10. Areas and
-overlaps are then those of VOC's own evaluation.
+ten columns, with edges at 0 and 10. With edges, areas and overlaps are those
+of VOC's own evaluation.
 """
 
-import dataclasses
 import os
 import xml.etree.ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import choices
-from tf_instdisc.data import decode
-
-_NAMED_AT_MOST = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Objects:
-    """What is to be found in one image.
-
-    Attributes:
-        boxes: float32 `[num_objects, 4]`: left, top, right, bottom edge in
-            pixels of the stored image.
-        classes: int64 `[num_objects]`.
-        difficult: bool `[num_objects]`: neither to be found nor wrong.
-    """
-
-    boxes: np.ndarray
-    classes: np.ndarray
-    difficult: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class DetectionSource:
-    """Images with their objects, all in the same order.
-
-    Attributes:
-        name: For people.
-        class_names: One for each class.
-        sizes: int64 `[num_images, 2]`, height and width in pixels.
-        objects: One for each image; an image may be without objects.
-        images: Gives the images as a data set of scalar strings, encoded.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    sizes: np.ndarray
-    objects: tuple[Objects, ...]
-    images: Callable[[], tf.data.Dataset]
-
-    @property
-    def num_images(self) -> int:
-        """Images of an epoch."""
-        return len(self.objects)
+from tf_instdisc.data.detection_source import (
+    DetectionSource,
+    build_objects,
+    build_source,
+    image_sizes,
+    require_none,
+)
 
 
 def voc_folder(
@@ -87,14 +50,14 @@ def voc_folder(
     images = _image_files(folder)
     annotations = os.path.join(folder, "Annotations")
     paths = [images.get(name, "") for name in names]
-    _require_none(
+    require_none(
         [n for n, path in zip(names, paths, strict=True) if not path],
         f"Each name in {split}.txt must have an image in "
         f"{folder}/JPEGImages ({', '.join(choices.IMAGE_SUFFIXES)})",
         FileNotFoundError,
     )
     files = [os.path.join(annotations, f"{name}.xml") for name in names]
-    _require_none(
+    require_none(
         [file for file in files if not os.path.exists(file)],
         f"Each name in {split}.txt must have an annotation",
         FileNotFoundError,
@@ -102,7 +65,7 @@ def voc_folder(
     found = [_read_annotation(file) for file in files]
     if class_names is None:
         class_names = sorted({name for entry in found for name in entry[0]})
-    sizes = _sizes(_read_files(paths), paths)
+    sizes = image_sizes(_read_files(paths), paths)
     index = {name: i for i, name in enumerate(class_names)}
     objects = []
     for file, size, entry in zip(files, sizes, found, strict=True):
@@ -121,8 +84,8 @@ def voc_folder(
                 f"{tuple(map(int, size))}"
             )
         classes = [index[name] for name in object_names]
-        objects.append(_objects(boxes, classes, difficult, size, file))
-    return _source(
+        objects.append(build_objects(boxes, classes, difficult, size, file))
+    return build_source(
         f"{os.path.basename(os.path.abspath(folder))}/{split}",
         class_names,
         sizes,
@@ -155,21 +118,22 @@ def voc_tfds(
 
     builder = tfds_source.open_builder(dataset, data_dir)
     features = builder.info.features
-    objects_feature = features.get("objects")
-    fields = getattr(objects_feature, "feature", None)
-    if fields is None or "bbox" not in fields or "label" not in fields:
+    fields: Mapping = {}
+    if "objects" in features:
+        fields = getattr(features["objects"], "feature", {})
+    if "bbox" not in fields or not hasattr(fields["label"], "names"):
         raise ValueError(
             "`dataset` must have boxes: a feature `objects` of `bbox` and "
-            f"`label`. Received: dataset={dataset!r} with "
+            f"class `label`. Received: dataset={dataset!r} with "
             f"{', '.join(features)}"
         )
     builder.download_and_prepare()
     tfds_source.require_split(builder, split)
 
-    def read(**decoders):
+    def read():
         return builder.as_dataset(
             split=split,
-            decoders={"image": tfds.decode.SkipDecoding(), **decoders},
+            decoders={"image": tfds.decode.SkipDecoding()},
             # One shard after the other, for one order at each reading.
             read_config=tfds.ReadConfig(interleave_cycle_length=1),
         )
@@ -179,7 +143,7 @@ def voc_tfds(
 
     found = [example["objects"] for example in tfds.as_numpy(read())]
     places = [f"{dataset}/{split}/{i}" for i in range(len(found))]
-    sizes = _sizes(images(), places)
+    sizes = image_sizes(images(), places)
     # TFDS divides VOC's own numbers, which begin with 1, by the size.
     first = 1.0 if builder.name == "voc" else 0.0
     objects = []
@@ -194,19 +158,12 @@ def voc_tfds(
         ]
         boxes = np.stack(edges, axis=-1)
         difficult = entry.get("is_difficult", np.zeros(len(boxes), bool))
-        objects.append(_objects(boxes, entry["label"], difficult, size, place))
-    class_names = tuple(fields["label"].names)
-    return _source(f"{dataset}/{split}", class_names, sizes, objects, images)
-
-
-def _source(name, class_names, sizes, objects, images):
-    if all(entry.difficult.all() for entry in objects):
-        raise ValueError(
-            "A split must hold objects that are not difficult. Received: "
-            f"{name}, of which none of the {len(objects)} images has one"
+        objects.append(
+            build_objects(boxes, entry["label"], difficult, size, place)
         )
-    return DetectionSource(
-        name, tuple(class_names), sizes, tuple(objects), images
+    class_names = tuple(fields["label"].names)
+    return build_source(
+        f"{dataset}/{split}", class_names, sizes, objects, images
     )
 
 
@@ -255,34 +212,6 @@ def _read_files(paths):
     return dataset.map(tf.io.read_file, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _sizes(images, places):
-    """int64 `[num_images, 2]`; decodes all images."""
-
-    def size_of(index, contents):
-        size = tf.shape(decode.decode_whole(contents))[:2]
-        return index, tf.cast(size, tf.int64)
-
-    dataset = images.enumerate().map(
-        size_of, num_parallel_calls=tf.data.AUTOTUNE
-    )
-    sizes = np.zeros([len(places), 2], np.int64)
-    for index, size in dataset.ignore_errors().as_numpy_iterator():
-        sizes[index] = size
-    bad = np.flatnonzero(sizes.min(axis=-1) == 0)
-    _require_none(
-        [places[i] for i in bad],
-        "Images must be JPEG, PNG, GIF or BMP files that can be decoded",
-        ValueError,
-    )
-    return sizes
-
-
-def _require_none(bad, requirement, error):
-    if bad:
-        shown = ", ".join(map(str, bad[:_NAMED_AT_MOST]))
-        raise error(f"{requirement}. Received {len(bad)} without: {shown}")
-
-
 def _read_annotation(path):
     """Names, boxes `[n, 4]`, difficult flags; (height, width) if stated."""
     try:
@@ -314,21 +243,3 @@ def _read_annotation(path):
             f"Received: {path}: {type(error).__name__}: {error}"
         ) from error
     return names, boxes, difficult, size if min(size) > 0 else None
-
-
-def _objects(boxes, classes, difficult, size, place):
-    """Cuts boxes to the image; raises where nothing is left of one."""
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    height, width = size
-    cut = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    # NaN is not greater either.
-    is_box = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
-    if not is_box.all():
-        raise ValueError(
-            "A box must hold a pixel of its image. Received: "
-            f"{boxes[~is_box][0].tolist()} (left, top, right, bottom edge) "
-            f"in {place}, an image of {width} x {height}"
-        )
-    return Objects(
-        cut, np.asarray(classes, np.int64), np.asarray(difficult, bool)
-    )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tf_instdisc.data.voc import Objects
+from tf_instdisc.data.detection_source import Objects
 
 MAX_DETECTIONS = 100
 """Detections of one image that COCO counts."""

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tf_instdisc.data import decode
-from tf_instdisc.data.voc import DetectionSource, voc_folder, voc_tfds
+from tf_instdisc.data import detection_pipeline
+from tf_instdisc.data.detection_source import DetectionSource
+from tf_instdisc.data.voc import voc_folder, voc_tfds
 from tf_instdisc.evaluation import average_precision
 from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.measurement import Measurement
@@ -32,9 +32,6 @@ _PAPER = {
 _GRADIENT_NORM = 10.0
 _WEIGHT_DECAY = 1e-4
 _WARMUP_SHARE = 0.05
-_CACHE_LIMIT = 2 * 2**30  # bytes of pixels that are kept in memory
-_SHUFFLE_BUFFER = 1024  # images among which the next is drawn, beyond that
-_NO_BOX = -1.0  # keras_cv's padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,14 +205,17 @@ def _train(
         # XLA makes a step on a CPU many times slower.
         jit_compile=False,
     )
-    examples = _examples(train, options.image_size)
-    images = _images(test, options.image_size).batch(options.batch_size)
+    examples = detection_pipeline.examples(train, options.image_size)
+    images = detection_pipeline.square_images(test, options.image_size)
+    images = images.batch(options.batch_size)
     with warnings.catch_warnings():
         # RetinaNet of keras_cv 0.9 names its input and is called without the
         # name, of which Keras 3.15 warns.
         warnings.filterwarnings("ignore", "The structure of `inputs`")
         for epoch in range(options.epochs):
-            batches = _epoch(examples, train.num_images, epoch, options)
+            batches = detection_pipeline.epoch_batches(
+                examples, options.batch_size, epoch, options.seed
+            )
             fitted = model.fit(batches, verbose=0, shuffle=False)
             predicted = model.predict(images, verbose=0)
             found = _detections(predicted, test.sizes, options.image_size)
@@ -249,70 +249,6 @@ def evaluate(
             if not np.isnan(value)
         },
     }
-
-
-def _images(source, image_size):
-    """The images as squares, uint8."""
-
-    def prepare(contents):
-        image = decode.decode_whole(contents)
-        image = decode.resize(image, [image_size, image_size])
-        return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
-
-    images = source.images().map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    if source.num_images * image_size**2 * 3 <= _CACHE_LIMIT:
-        images = images.cache()
-    return images
-
-
-def _examples(source, image_size):
-    """(position, image, boxes, classes), without the difficult objects."""
-    most = max(len(entry.boxes) for entry in source.objects)
-    shape = [source.num_images, max(most, 1)]
-    boxes = np.full([*shape, 4], _NO_BOX, np.float32)
-    classes = np.full(shape, _NO_BOX, np.float32)
-    for i, entry in enumerate(source.objects):
-        kept = ~entry.difficult
-        scale = image_size / np.tile(source.sizes[i, ::-1], 2)
-        boxes[i, : kept.sum()] = entry.boxes[kept] * scale
-        classes[i, : kept.sum()] = entry.classes[kept]
-    labels = tf.data.Dataset.from_tensor_slices((boxes, classes))
-    images = _images(source, image_size)
-    examples = tf.data.Dataset.zip(images, labels).enumerate()
-    return examples.map(lambda i, pair: (i, pair[0], *pair[1]))
-
-
-def _epoch(examples, num_images, epoch, options):
-    """Batches of one epoch; half of the images are mirrored."""
-    # A stateless seed is two words: epoch and seed, and the image.
-    seed = (epoch << 32) | options.seed
-
-    def flip(position, image, boxes, classes):
-        draw = tf.random.stateless_uniform([], tf.stack([seed, position]))
-        left, top, right, bottom = tf.unstack(boxes, axis=-1)
-        mirrored = tf.stack(
-            [
-                options.image_size - right,
-                top,
-                options.image_size - left,
-                bottom,
-            ],
-            axis=-1,
-        )
-        mirrored = tf.where(classes[:, None] == _NO_BOX, boxes, mirrored)
-        image, boxes = tf.cond(
-            draw < 0.5,
-            lambda: (image[:, ::-1], mirrored),
-            lambda: (image, boxes),
-        )
-        return image, {"boxes": boxes, "classes": classes}
-
-    buffer = min(num_images, _SHUFFLE_BUFFER)
-    batches = examples.shuffle(
-        buffer, seed=seed, reshuffle_each_iteration=False
-    )
-    batches = batches.map(flip, num_parallel_calls=tf.data.AUTOTUNE)
-    return batches.batch(options.batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def _detections(predicted, sizes, image_size):
