@@ -11,6 +11,7 @@ report.html     what instdisc-report writes
 instances.json  what instdisc-update has removed, and digests of the files
 results.json    what instdisc-evaluate has measured
 features/       layers' activations that instdisc-evaluate keeps
+detection.jsonl one JSON object for each epoch of each detector
 """
 
 import contextlib
@@ -109,6 +110,10 @@ class RunDirectory:
             return {}
         return json.loads(self.results.read_text(encoding="utf-8"))
 
+    @property
+    def detection(self) -> pathlib.Path:
+        return self.path / "detection.jsonl"
+
     def read_flags(self) -> dict[str, str]:
         """The flags of the run by name, as text; a switch is true or false."""
         return parse_flags(self.flags.read_text(encoding="utf-8"))
@@ -168,6 +173,11 @@ class RunDirectory:
         """One dictionary for each epoch."""
         with open(self.metrics, encoding="utf-8") as file:
             return [json.loads(line) for line in file]
+
+    def save_detection(self, lines: list[dict]) -> None:
+        """Writes the epochs of detectors anew, whole or not at all."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        _write_whole(self.detection, text)
 
     def keep_metrics(self, epochs: int) -> None:
         """Removes the metrics of all epochs but the first ones.

@@ -51,7 +51,7 @@ def tfds_source(
         ValueError: If data set, split, feature or `cache` is unknown.
     """
     choices.require("cache", cache, choices.CACHES)
-    builder = _builder(dataset, data_dir)
+    builder = open_builder(dataset, data_dir)
     builder.download_and_prepare()
     features = builder.info.features
     if image_key not in features:
@@ -59,13 +59,7 @@ def tfds_source(
             f"`image_key` must be a feature of {dataset}: "
             f"{', '.join(features)}. Received: image_key={image_key!r}"
         )
-    try:
-        split_info = builder.info.splits[split]
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"`split` must be one of {', '.join(builder.info.splits)}, or a "
-            f"part of one such as 'train[:10000]'. Received: split={split!r}"
-        ) from error
+    split_info = require_split(builder, split)
     shape = features[image_key].shape
     is_fixed = None not in shape
     if cache == "memory" and not is_fixed:
@@ -80,7 +74,14 @@ def tfds_source(
     return _streamed(builder, split, image_key, label_key, shuffle_buffer)
 
 
-def _builder(dataset, data_dir):
+def open_builder(
+    dataset: str, data_dir: str | None
+) -> tfds.core.DatasetBuilder:
+    """Finds a builder by its name.
+
+    Raises:
+        ValueError: If there is none.
+    """
     try:
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -90,6 +91,21 @@ def _builder(dataset, data_dir):
         raise ValueError(
             f"`dataset` must be a TFDS data set. {hint}Received: "
             f"dataset={dataset!r}. Known: {', '.join(known)}"
+        ) from error
+
+
+def require_split(builder: tfds.core.DatasetBuilder, split: str):
+    """Information on a split of a prepared data set.
+
+    Raises:
+        ValueError: If there is no such split.
+    """
+    try:
+        return builder.info.splits[split]
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"`split` must be one of {', '.join(builder.info.splits)}, or a "
+            f"part of one such as 'train[:10000]'. Received: split={split!r}"
         ) from error
 
 

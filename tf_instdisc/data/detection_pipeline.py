@@ -1,0 +1,111 @@
+"""From images with boxes to batches for a detector.
+
+Which images of an epoch are mirrored is a function of (seed, epoch, position),
+and so is their order.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.data import decode
+from tf_instdisc.data.detection_source import DetectionSource
+
+PADDING = -1.0
+"""Edges and class of what is no object."""
+
+_CACHE_LIMIT = 2 * 2**30  # bytes of pixels that are kept in memory
+_SHUFFLE_BUFFER = 1024  # images among which the next is drawn
+
+
+def square_images(source: DetectionSource, image_size: int) -> tf.data.Dataset:
+    """Decoded images in order, resized to squares.
+
+    They are kept in memory if they take up to 2 GiB.
+
+    Args:
+        source: The images.
+        image_size: Side in pixels.
+
+    Returns:
+        A data set of uint8 `[image_size, image_size, 3]`.
+    """
+
+    def prepare(contents):
+        image = decode.decode_whole(contents)
+        image = decode.resize(image, [image_size, image_size])
+        return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
+    images = source.images().map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    if source.num_images * image_size**2 * 3 <= _CACHE_LIMIT:
+        images = images.cache()
+    return images
+
+
+def examples(source: DetectionSource, image_size: int) -> tf.data.Dataset:
+    """Images with their objects, in order.
+
+    Difficult objects are left out, as is usual in training.
+
+    Args:
+        source: The images.
+        image_size: Side in pixels.
+
+    Returns:
+        A data set of (position, image, boxes, classes): int64; uint8
+        `[image_size, image_size, 3]`; float32 `[most, 4]`, left, top, right,
+        bottom edge in pixels of the square; float32 `[most]`. Both are padded
+        to the most objects that an image has, with `PADDING`.
+    """
+    most = max(int(np.sum(~entry.difficult)) for entry in source.objects)
+    boxes = np.full([source.num_images, most, 4], PADDING, np.float32)
+    classes = np.full([source.num_images, most], PADDING, np.float32)
+    for i, entry in enumerate(source.objects):
+        kept = ~entry.difficult
+        scale = image_size / np.tile(source.sizes[i, ::-1], 2)
+        boxes[i, : kept.sum()] = entry.boxes[kept] * scale
+        classes[i, : kept.sum()] = entry.classes[kept]
+    labels = tf.data.Dataset.from_tensor_slices((boxes, classes))
+    images = square_images(source, image_size)
+    pairs = tf.data.Dataset.zip(images, labels).enumerate()
+    return pairs.map(lambda i, pair: (i, pair[0], *pair[1]))
+
+
+def epoch_batches(
+    examples: tf.data.Dataset, batch_size: int, epoch: int, seed: int
+) -> tf.data.Dataset:
+    """Shuffled batches of one epoch, half of the images mirrored.
+
+    Args:
+        examples: As `examples` gives them.
+        batch_size: Images in a batch; the last one may be smaller.
+        epoch: In [0, 2**31).
+        seed: In [0, 2**31).
+
+    Returns:
+        A data set of (images, labels): uint8 `[batch, size, size, 3]` and a
+        dictionary of `boxes`, float32 `[batch, most, 4]`, and `classes`,
+        float32 `[batch, most]`.
+    """
+    # A stateless seed is two words: epoch and seed, and the position.
+    epoch_and_seed = (epoch << 32) | seed
+
+    def flip(position, image, boxes, classes):
+        draw = tf.random.stateless_uniform(
+            [], tf.stack([epoch_and_seed, position])
+        )
+        size = tf.cast(tf.shape(image)[1], tf.float32)
+        left, top, right, bottom = tf.unstack(boxes, axis=-1)
+        mirrored = tf.stack([size - right, top, size - left, bottom], axis=-1)
+        mirrored = tf.where(classes[:, None] == PADDING, boxes, mirrored)
+        image, boxes = tf.cond(
+            draw < 0.5,
+            lambda: (image[:, ::-1], mirrored),
+            lambda: (image, boxes),
+        )
+        return image, {"boxes": boxes, "classes": classes}
+
+    shuffled = examples.shuffle(
+        _SHUFFLE_BUFFER, seed=epoch_and_seed, reshuffle_each_iteration=False
+    )
+    flipped = shuffled.map(flip, num_parallel_calls=tf.data.AUTOTUNE)
+    return flipped.batch(batch_size).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,147 @@
+"""Images with boxes, whatever they are read from."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.data import decode
+
+_NAMED_AT_MOST = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """What is to be found in one image.
+
+    Attributes:
+        boxes: float32 `[num_objects, 4]`: left, top, right, bottom edge in
+            pixels of the stored image.
+        classes: int64 `[num_objects]`.
+        difficult: bool `[num_objects]`: neither to be found nor wrong.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    difficult: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionSource:
+    """Images with their objects, all in the same order.
+
+    Attributes:
+        name: For people.
+        class_names: One for each class.
+        sizes: int64 `[num_images, 2]`, height and width in pixels.
+        objects: One for each image; an image may be without objects.
+        images: Gives the images as a data set of scalar strings, encoded.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    sizes: np.ndarray
+    objects: tuple[Objects, ...]
+    images: Callable[[], tf.data.Dataset]
+
+    @property
+    def num_images(self) -> int:
+        """Images of an epoch."""
+        return len(self.objects)
+
+
+def build_source(
+    name: str,
+    class_names: Sequence[str],
+    sizes: np.ndarray,
+    objects: Sequence[Objects],
+    images: Callable[[], tf.data.Dataset],
+) -> DetectionSource:
+    """A source with something to find.
+
+    Raises:
+        ValueError: If all objects are difficult, or there is none.
+    """
+    if all(entry.difficult.all() for entry in objects):
+        raise ValueError(
+            "A split must hold objects that are not difficult. Received: "
+            f"{name}, of which none of the {len(objects)} images has one"
+        )
+    return DetectionSource(
+        name, tuple(class_names), sizes, tuple(objects), images
+    )
+
+
+def image_sizes(images: tf.data.Dataset, places: Sequence[str]) -> np.ndarray:
+    """Height and width of all images, int64 `[num_images, 2]`.
+
+    Args:
+        images: Encoded, scalar strings; each is decoded.
+        places: Where each one lies, for people.
+
+    Raises:
+        ValueError: If an image cannot be decoded.
+    """
+
+    def size_of(index, contents):
+        size = tf.shape(decode.decode_whole(contents))[:2]
+        return index, tf.cast(size, tf.int64)
+
+    dataset = images.enumerate().map(
+        size_of, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    sizes = np.zeros([len(places), 2], np.int64)
+    for index, size in dataset.ignore_errors().as_numpy_iterator():
+        sizes[index] = size
+    bad = np.flatnonzero(sizes.min(axis=-1) == 0)
+    require_none(
+        [places[i] for i in bad.tolist()],
+        "Images must be JPEG, PNG, GIF or BMP files that can be decoded",
+        ValueError,
+    )
+    return sizes
+
+
+def require_none(
+    bad: Sequence[str], requirement: str, error: type[Exception]
+) -> None:
+    """Raises an error that names what is bad, unless nothing is."""
+    if bad:
+        shown = ", ".join(map(str, bad[:_NAMED_AT_MOST]))
+        raise error(f"{requirement}. Received {len(bad)} that fail: {shown}")
+
+
+def build_objects(
+    boxes: np.ndarray | Sequence[Sequence[float]],
+    classes: np.ndarray | Sequence[int],
+    difficult: np.ndarray | Sequence[bool],
+    size: np.ndarray,
+    place: str,
+) -> Objects:
+    """Objects, their boxes cut to the image.
+
+    Args:
+        boxes: `[num_objects, 4]`, as in `Objects`.
+        classes: `[num_objects]`.
+        difficult: `[num_objects]`.
+        size: `[2]`, height and width of the image.
+        place: Where the image lies, for people.
+
+    Raises:
+        ValueError: If nothing is left of a box.
+    """
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    height, width = size
+    cut = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+    # NaN is not greater either.
+    is_box = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
+    if not is_box.all():
+        raise ValueError(
+            "A box must hold a pixel of its image. Received: "
+            f"{boxes[~is_box][0].tolist()} (left, top, right, bottom edge) "
+            f"in {place}, an image of {width} x {height}"
+        )
+    return Objects(
+        cut, np.asarray(classes, np.int64), np.asarray(difficult, bool)
+    )

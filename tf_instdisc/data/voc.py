@@ -1,0 +1,245 @@
+"""Images with boxes in the form of PASCAL VOC: a folder, or TFDS.
+
+VOC counts pixels from 1, and a box holds its last ones: `xmin=1, xmax=10` are
+ten columns, with edges at 0 and 10. With edges, areas and overlaps are those
+of VOC's own evaluation.
+"""
+
+import os
+import xml.etree.ElementTree
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import choices
+from tf_instdisc.data.detection_source import (
+    DetectionSource,
+    build_objects,
+    build_source,
+    image_sizes,
+    require_none,
+)
+
+
+def voc_folder(
+    folder: str, split: str, class_names: Sequence[str] | None = None
+) -> DetectionSource:
+    """Reads a split of a folder with Annotations, ImageSets and JPEGImages.
+
+    Every image is decoded and every annotation checked at once.
+
+    Args:
+        folder: Path of the folder.
+        split: Name of a file in `ImageSets/Main`, without `.txt`; it holds
+            one image's name, without suffix, in each line.
+        class_names: The known classes; by default those that the split has,
+            sorted.
+
+    Returns:
+        The source.
+
+    Raises:
+        FileNotFoundError: If folder, split, an image or an annotation is
+            missing.
+        ValueError: If an image cannot be decoded, an annotation is no VOC
+            annotation, holds an unknown class or does not fit its image, or
+            if the split has no object at all.
+    """
+    names = _split_names(folder, split)
+    images = _image_files(folder)
+    annotations = os.path.join(folder, "Annotations")
+    paths = [images.get(name, "") for name in names]
+    require_none(
+        [n for n, path in zip(names, paths, strict=True) if not path],
+        f"Each name in {split}.txt must have an image in "
+        f"{folder}/JPEGImages ({', '.join(choices.IMAGE_SUFFIXES)})",
+        FileNotFoundError,
+    )
+    files = [os.path.join(annotations, f"{name}.xml") for name in names]
+    require_none(
+        [file for file in files if not os.path.exists(file)],
+        f"Each name in {split}.txt must have an annotation",
+        FileNotFoundError,
+    )
+    found = [_read_annotation(file) for file in files]
+    if class_names is None:
+        class_names = sorted({name for entry in found for name in entry[0]})
+    sizes = image_sizes(_read_files(paths), paths)
+    index = {name: i for i, name in enumerate(class_names)}
+    objects = []
+    for file, size, entry in zip(files, sizes, found, strict=True):
+        object_names, boxes, difficult, stated_size = entry
+        unknown = sorted({name for name in object_names if name not in index})
+        if unknown:
+            raise ValueError(
+                "Classes must be those of the training split "
+                f"({', '.join(class_names)}). Received: {', '.join(unknown)} "
+                f"in {file}"
+            )
+        if stated_size is not None and stated_size != tuple(size):
+            raise ValueError(
+                f"An annotation must state its image's size. Received: {file} "
+                f"with height and width {stated_size}, an image of "
+                f"{tuple(map(int, size))}"
+            )
+        classes = [index[name] for name in object_names]
+        objects.append(build_objects(boxes, classes, difficult, size, file))
+    return build_source(
+        f"{os.path.basename(os.path.abspath(folder))}/{split}",
+        class_names,
+        sizes,
+        objects,
+        lambda: _read_files(paths),
+    )
+
+
+def voc_tfds(
+    dataset: str, split: str, data_dir: str | None = None
+) -> DetectionSource:
+    """Reads a split of a TFDS data set with boxes; prepares it, if need be.
+
+    Args:
+        dataset: Name of a builder whose `objects` hold `bbox` and `label`,
+            such as `"voc/2007"`; `is_difficult` is heeded where it is.
+        split: A split or a sum of splits: `"train+validation"`.
+        data_dir: Where TFDS keeps its data; by default its own choice.
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: If data set or split is unknown, the data set holds no
+            boxes, or the split no object.
+    """
+    import tensorflow_datasets as tfds
+
+    from tf_instdisc.data import tfds_source
+
+    builder = tfds_source.open_builder(dataset, data_dir)
+    features = builder.info.features
+    fields: Mapping = {}
+    if "objects" in features:
+        fields = getattr(features["objects"], "feature", {})
+    if "bbox" not in fields or not hasattr(fields["label"], "names"):
+        raise ValueError(
+            "`dataset` must have boxes: a feature `objects` of `bbox` and "
+            f"class `label`. Received: dataset={dataset!r} with "
+            f"{', '.join(features)}"
+        )
+    builder.download_and_prepare()
+    tfds_source.require_split(builder, split)
+
+    def read():
+        return builder.as_dataset(
+            split=split,
+            decoders={"image": tfds.decode.SkipDecoding()},
+            # One shard after the other, for one order at each reading.
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),
+        )
+
+    def images():
+        return read().map(lambda example: example["image"])
+
+    found = [example["objects"] for example in tfds.as_numpy(read())]
+    places = [f"{dataset}/{split}/{i}" for i in range(len(found))]
+    sizes = image_sizes(images(), places)
+    # TFDS divides VOC's own numbers, which begin with 1, by the size.
+    first = 1.0 if builder.name == "voc" else 0.0
+    objects = []
+    for entry, size, place in zip(found, sizes, places, strict=True):
+        height, width = size
+        top, left, bottom, right = entry["bbox"].reshape(-1, 4).T
+        edges = [
+            left * width - first,
+            top * height - first,
+            right * width,
+            bottom * height,
+        ]
+        boxes = np.stack(edges, axis=-1)
+        difficult = entry.get("is_difficult", np.zeros(len(boxes), bool))
+        objects.append(
+            build_objects(boxes, entry["label"], difficult, size, place)
+        )
+    class_names = tuple(fields["label"].names)
+    return build_source(
+        f"{dataset}/{split}", class_names, sizes, objects, images
+    )
+
+
+def _split_names(folder, split):
+    splits = os.path.join(folder, "ImageSets", "Main")
+    for path in (os.path.join(folder, "JPEGImages"), splits):
+        if not os.path.isdir(path):
+            raise FileNotFoundError(
+                "The folder must hold Annotations, ImageSets/Main and "
+                f"JPEGImages. Received: folder={folder!r} without {path}"
+            )
+    path = os.path.join(splits, f"{split}.txt")
+    if not os.path.exists(path):
+        known = sorted(
+            name.removesuffix(".txt")
+            for name in os.listdir(splits)
+            if name.endswith(".txt")
+        )
+        raise FileNotFoundError(
+            f"`split` must be one of {', '.join(known)}. Received: "
+            f"split={split!r}"
+        )
+    with open(path, encoding="utf-8") as file:
+        names = [line.strip() for line in file if line.strip()]
+    if not names or any(len(name.split()) > 1 for name in names):
+        raise ValueError(
+            f"{path} must hold one image's name in each line, and at least "
+            f"one. Received: {len(names)} lines, {names[0] if names else ''!r} "
+            "the first one"
+        )
+    return names
+
+
+def _image_files(folder):
+    """Paths of images by their names without suffix."""
+    directory = os.path.join(folder, "JPEGImages")
+    return {
+        os.path.splitext(name)[0]: os.path.join(directory, name)
+        for name in sorted(os.listdir(directory))
+        if name.lower().endswith(choices.IMAGE_SUFFIXES)
+    }
+
+
+def _read_files(paths):
+    dataset = tf.data.Dataset.from_tensor_slices(paths)
+    return dataset.map(tf.io.read_file, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _read_annotation(path):
+    """Names, boxes `[n, 4]`, difficult flags; (height, width) if stated."""
+    try:
+        root = xml.etree.ElementTree.parse(path).getroot()
+        names, boxes, difficult = [], [], []
+        for element in root.findall("object"):
+            names.append(element.findtext("name").strip())
+            left, top, right, bottom = (
+                float(element.findtext(f"bndbox/{edge}"))
+                for edge in ("xmin", "ymin", "xmax", "ymax")
+            )
+            boxes.append([left - 1, top - 1, right, bottom])
+            flag = (element.findtext("difficult") or "0").strip()
+            difficult.append({"0": False, "1": True}[flag])
+        size = tuple(
+            int(float(root.findtext(f"size/{side}") or 0))
+            for side in ("height", "width")
+        )
+    except (
+        xml.etree.ElementTree.ParseError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ValueError(
+            "An annotation must be XML in VOC's form: objects with a name, "
+            "bndbox of xmin, ymin, xmax, ymax, and difficult 0 or 1. "
+            f"Received: {path}: {type(error).__name__}: {error}"
+        ) from error
+    return names, boxes, difficult, size if min(size) > 0 else None

@@ -1,0 +1,234 @@
+"""Average precision of detections: PASCAL VOC's and COCO's.
+
+VOC's is computed here as its development kit does (Everingham et al. 2010,
+section 4.2); COCO's by pycocotools, the reference itself.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from tf_instdisc.data.detection_source import Objects
+
+MAX_DETECTIONS = 100
+"""Detections of one image that COCO counts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """What was found in one image.
+
+    Attributes:
+        boxes: float32 `[num_detections, 4]`: left, top, right, bottom edge
+            in pixels of the stored image.
+        classes: int64 `[num_detections]`.
+        scores: float32 `[num_detections]`; higher is surer.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+
+def require_pycocotools() -> None:
+    """Raises ValueError unless pycocotools can be imported."""
+    if importlib.util.find_spec("pycocotools") is None:
+        raise ValueError(
+            "COCO's mean average precision needs pycocotools. Received: no "
+            "module of this name. pip install 'tf_instdisc[detection]'"
+        )
+
+
+def voc_average_precision(
+    objects: Sequence[Objects],
+    detections: Sequence[Detections],
+    num_classes: int,
+    *,
+    eleven_points: bool = False,
+    iou_threshold: float = 0.5,
+) -> np.ndarray:
+    """VOC's average precision of each class.
+
+    The surest detection of an object is right if their intersection over
+    union reaches the threshold; any other of the same object is wrong.
+    Detections of difficult objects do not count.
+
+    Args:
+        objects: One for each image.
+        detections: One for each image, in the same order.
+        num_classes: Number of classes.
+        eleven_points: The mean of the best precision at recalls 0, 0.1 ..
+            1, as up to VOC 2009; otherwise the area below the curve.
+        iou_threshold: In (0, 1].
+
+    Returns:
+        float64 `[num_classes]` in [0, 1]; NaN where there is nothing to find.
+
+    Raises:
+        ValueError: If there are not as many detections as images.
+    """
+    _require_as_many(objects, detections)
+    values = np.full([num_classes], np.nan)
+    for label in range(num_classes):
+        wanted = sum(
+            int(np.sum((o.classes == label) & ~o.difficult)) for o in objects
+        )
+        if wanted:
+            is_right = _judge(objects, detections, label, iou_threshold)
+            right = np.cumsum(is_right)
+            precision = right / np.arange(1, len(right) + 1)
+            average = _eleven_points if eleven_points else _area
+            values[label] = average(right, precision, wanted)
+    return values
+
+
+def coco_average_precision(
+    objects: Sequence[Objects],
+    detections: Sequence[Detections],
+    num_classes: int,
+) -> dict[str, float]:
+    """COCO's mean average precision, by pycocotools.
+
+    Difficult objects are COCO's crowds: detections that they hold do not
+    count.
+
+    Args:
+        objects: One for each image.
+        detections: One for each image, in the same order; the surest 100
+            count.
+        num_classes: Number of classes.
+
+    Returns:
+        `coco_map`, the mean over intersections over union of 0.50, 0.55 ..
+        0.95, `coco_ap50` and `coco_ap75`, each in [0, 1]; NaN if there is
+        nothing to find.
+
+    Raises:
+        ValueError: If pycocotools is missing, or there are not as many
+            detections as images.
+    """
+    _require_as_many(objects, detections)
+    require_pycocotools()
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def to_coco(entries, extras):
+        annotations = []
+        for image, entry in enumerate(entries):
+            left, top, right, bottom = entry.boxes.reshape(-1, 4).T
+            width, height = right - left, bottom - top
+            boxes = np.stack([left, top, width, height], axis=-1)
+            for i, box in enumerate(boxes.tolist()):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image,
+                        "category_id": int(entry.classes[i]),
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        **extras(entry, i),
+                    }
+                )
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": image} for image in range(len(entries))],
+            "categories": [{"id": label} for label in range(num_classes)],
+            "annotations": annotations,
+        }
+        coco.createIndex()
+        return coco
+
+    # It reports on standard output.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(
+            to_coco(objects, lambda o, i: {"iscrowd": int(o.difficult[i])}),
+            to_coco(
+                detections,
+                lambda d, i: {"iscrowd": 0, "score": float(d.scores[i])},
+            ),
+            "bbox",
+        )
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+        evaluation.params.maxDets = [MAX_DETECTIONS]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # [thresholds, recalls, classes]; -1 where there is nothing to find.
+    precision = evaluation.eval["precision"][..., 0, 0]
+    known = precision[:, :, precision[0, 0] > -1]
+
+    def mean(values):
+        return float(values.mean()) if values.size else float("nan")
+
+    return {
+        "coco_map": mean(known),
+        "coco_ap50": mean(known[0]),
+        "coco_ap75": mean(known[5]),
+    }
+
+
+def _require_as_many(objects, detections):
+    if len(objects) != len(detections):
+        raise ValueError(
+            "Every image must have its detections, if only none. Received: "
+            f"{len(objects)} images, {len(detections)} detections"
+        )
+
+
+def _judge(objects, detections, label, iou_threshold):
+    """bool: which detections are right, surest first; without the ignored."""
+    found = [
+        (score, image, index)
+        for image, entry in enumerate(detections)
+        for index, score in enumerate(entry.scores)
+        if entry.classes[index] == label
+    ]
+    found.sort(key=lambda entry: -entry[0])
+    is_taken = [np.zeros(len(entry.classes), bool) for entry in objects]
+    is_right = []
+    for _, image, index in found:
+        entry = objects[image]
+        candidates = np.flatnonzero(entry.classes == label)
+        overlaps = intersection_over_union(
+            detections[image].boxes[index], entry.boxes[candidates]
+        )
+        best = int(np.argmax(overlaps)) if len(candidates) else -1
+        if best < 0 or overlaps[best] < iou_threshold:
+            is_right.append(False)
+            continue
+        nearest = candidates[best]
+        if entry.difficult[nearest]:
+            continue
+        is_right.append(not is_taken[image][nearest])
+        is_taken[image][nearest] = True
+    return np.array(is_right, bool)
+
+
+def intersection_over_union(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Overlap of a box `[4]` with boxes `[count, 4]`: float64 `[count]`."""
+    box = box.astype(np.float64)
+    boxes = boxes.astype(np.float64)
+    shared = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(
+        box[:2], boxes[:, :2]
+    )
+    intersection = np.prod(np.maximum(shared, 0), axis=-1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
+    return intersection / (np.prod(box[2:] - box[:2]) + areas - intersection)
+
+
+def _eleven_points(right, precision, wanted):
+    best = [
+        # In whole numbers: 0.3 as a float is beyond a recall of 3 in 10.
+        np.max(precision[10 * right >= tenth * wanted], initial=0.0)
+        for tenth in range(11)
+    ]
+    return float(np.mean(best))
+
+
+def _area(right, precision, wanted):
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(right, prepend=0) * best) / wanted)
