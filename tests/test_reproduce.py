@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.finished_run import linear_encoder
+from tests.finished_run import command, linear_encoder
 from tf_instdisc import run_directory
 from tf_instdisc.reproduce import measure, runs, show, tables
 from tf_instdisc.reproduce.make import make_table
@@ -102,7 +102,8 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
     planned = plan("embedding_size", more=TINY, num_images=60)
     kept = json.loads((tmp_path / "tables/embedding_size.json").read_text())
     inputs = measure.open_inputs(
-        runs.recipe_flags(ROOT / "flags/cifar10_sweep.flags", TINY)
+        runs.recipe_flags(ROOT / "flags/cifar10_sweep.flags", TINY),
+        tables.SCALES["small"],
     )
     path = tmp_path / planned[0].directory.path
     run = runs.Run(planned[0].row, 0, run_directory.RunDirectory(path), ())
@@ -174,3 +175,46 @@ def test_seeds_give_mean_and_deviation():
 def test_missing_recipes_are_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="recipes_dir"):
         runs.find_recipes(str(tmp_path))
+
+
+def test_the_command_trains_and_measures_each_layer(tmp_path):
+    small = (
+        *("--split=train[:60]", "--test_split=test[:40]", "--image_size=16"),
+        *("--train_image_size=16", "--width=4", "--epochs=2"),
+        *("--dataset=instdisc_digits", "--batch_size=16"),
+    )
+    arguments = [
+        "--table=layers",
+        f"--recipes_dir={ROOT / 'flags'}",
+        f"--runs_dir={tmp_path / 'runs'}",
+        f"--tables_dir={tmp_path / 'tables'}",
+        *(f"--train_flag={flag}" for flag in small),
+    ]
+    result = command("reproduce", *arguments)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "runs/cifar10_sweep/base/seed0"
+    assert run_directory.RunDirectory(run).bank.exists()
+    rows = (tmp_path / "tables/layers.md").read_text().splitlines()
+    rows = {r.split(" | ")[0]: r.split(" | ")[1:] for r in rows if "|" in r}
+    for layer, paper in (("conv1", "16.0"), ("conv5", "44.5")):
+        ours, beside, *_ = rows[f"| linear, {layer}"]
+        assert 0 <= float(ours) <= 100
+        assert beside == paper
+        assert f"| linear, {layer}, untrained" in rows
+
+
+def test_a_failed_run_is_said_with_its_log(tmp_path):
+    result = command(
+        "reproduce",
+        "--table=layers",
+        f"--recipes_dir={ROOT / 'flags'}",
+        f"--runs_dir={tmp_path / 'runs'}",
+        f"--tables_dir={tmp_path / 'tables'}",
+        "--train_flag=--dataset=instdisc_digits",
+        "--train_flag=--split=train[:60]",
+        "--train_flag=--width=0",
+    )
+    assert result.returncode == 2
+    log = tmp_path / "runs/cifar10_sweep/base/seed0.log"
+    assert str(log) in result.stderr
+    assert "--width" in log.read_text()

@@ -3,6 +3,7 @@
 from absl import flags
 
 from tf_instdisc.cli.flag_groups import (
+    detection,
     evaluation,
     evaluation_fine_tuning,
     evaluation_knn,
@@ -21,6 +22,7 @@ GROUPS = (
     evaluation_svm,
     evaluation_fine_tuning,
     evaluation_transfer,
+    detection,
 )
 
 _SUMMARY = """
@@ -144,6 +146,7 @@ _OPTIONS = {
     "transfer": _transfer,
     "semi_supervised": _fine_tuning,
     "finetune": _fine_tuning,
+    "detection": detection.options,
 }
 
 

@@ -1,7 +1,6 @@
 """Runs several protocols on one run."""
 
 import functools
-import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,8 +17,6 @@ from tf_instdisc.evaluation import (
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.run_directory import RunDirectory
-
-_DETECTION = "tf_instdisc.evaluation.detection"
 
 # check(inputs, options), measure(inputs, options)
 _ON_LABELLED_IMAGES: dict[str, tuple[Callable, Callable]] = {
@@ -62,8 +59,9 @@ def evaluate(
     for protocol, chosen in options.items():
         choices.require("protocol", protocol, choices.PROTOCOLS)
         if protocol == "detection":
-            # It needs keras_cv, and no labels.
-            detection = importlib.import_module(_DETECTION)
+            # It needs keras_cv, which takes seconds to import.
+            from tf_instdisc.evaluation import detection
+
             steps.append(functools.partial(detection.measure, run, chosen))
             continue
         if protocol == "transfer":

@@ -43,7 +43,7 @@ def make_table(
     """
     table = TABLES[name]
     recipe = recipes / scale.recipes[table.recipe]
-    inputs = measure.open_inputs(runs.recipe_flags(recipe, more))
+    inputs = measure.open_inputs(runs.recipe_flags(recipe, more), scale)
     planned = runs.plan_runs(
         table,
         scale,

@@ -8,10 +8,11 @@ import numpy as np
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.embedding import Embedded, embed
-from tf_instdisc.evaluation import linear
+from tf_instdisc.evaluation import fine_tuning, linear, svm
 from tf_instdisc.evaluation.inputs import EvaluationInputs, require_labels
 from tf_instdisc.neighbors import knn_accuracy
 from tf_instdisc.reproduce.runs import Run
+from tf_instdisc.reproduce.tables import Scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Inputs:
             were trained on a share.
         test_source: Its test images.
         flags: The recipe's flags by name.
+        scale: Its options of fine-tuning and linear classifiers.
     """
 
     source: ImageSource
     test_source: ImageSource
     flags: dict[str, str]
+    scale: Scale
 
     def of(self, run: Run) -> EvaluationInputs:
         """The inputs of the protocols, for one run."""
@@ -58,7 +61,7 @@ class Measured:
     curve: list[float] = dataclasses.field(default_factory=list)
 
 
-def open_inputs(flags: dict[str, str]) -> Inputs:
+def open_inputs(flags: dict[str, str], scale: Scale) -> Inputs:
     """Opens the images of a recipe.
 
     Raises:
@@ -72,7 +75,7 @@ def open_inputs(flags: dict[str, str]) -> Inputs:
         )
     )
     require_labels(source, test_source)
-    return Inputs(source, test_source, flags)
+    return Inputs(source, test_source, flags, scale)
 
 
 def fluctuation(curve: Sequence[float]) -> float:
@@ -113,6 +116,13 @@ def _knn(run: Run, inputs: Inputs) -> Measured:
     return Measured({(run.row.label, "kNN"): knn})
 
 
+def _knn_and_svm(run: Run, inputs: Inputs) -> Measured:
+    options = svm.SVMOptions(keep_features=False)
+    top1 = svm.measure(inputs.of(run), options)[0].value
+    values = _knn(run, inputs).values
+    return Measured({**values, (run.row.label, "SVM"): top1})
+
+
 def _loss_curve(run: Run, inputs: Inputs) -> Measured:
     curve = [epoch["loss"] for epoch in run.directory.read_metrics()]
     knn = _knn_of(inputs.embed(run), inputs)
@@ -132,8 +142,18 @@ def _linear(run: Run, inputs: Inputs) -> Measured:
     return Measured({(one.name, one.metric): one.value for one in found})
 
 
+def _semi_supervised(run: Run, inputs: Inputs) -> Measured:
+    options = fine_tuning.FineTuneOptions(
+        seed=run.seed, **inputs.scale.fine_tuning
+    )
+    found = fine_tuning.measure(inputs.of(run), options)
+    return Measured({(one.name, one.metric): one.value for one in found})
+
+
 PROTOCOLS: dict[str, Callable[[Run, Inputs], Measured]] = {
     "knn": _knn,
+    "knn_and_svm": _knn_and_svm,
     "loss_curve": _loss_curve,
     "linear": _linear,
+    "semi_supervised": _semi_supervised,
 }

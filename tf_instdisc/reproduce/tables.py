@@ -6,6 +6,7 @@ says otherwise.
 """
 
 import dataclasses
+from typing import Any
 
 from tf_instdisc.evaluation import paper
 
@@ -65,10 +66,14 @@ class Scale:
         recipes: For each of the paper's recipes the flagfile in its place.
         longest: By how much the epochs of a share of the images may be
             multiplied, so that it sees as many batches as all of them.
+        fine_tuning: Options of fine-tuning other than the paper's.
+        linear: Options of linear classifiers other than the paper's.
     """
 
     recipes: dict[str, str]
     longest: float
+    fine_tuning: dict[str, Any] = dataclasses.field(default_factory=dict)
+    linear: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # The paper does not say how long it trained on a share of the images: at its
@@ -77,6 +82,16 @@ SCALES = {
     "small": Scale(
         {"cifar10": "cifar10_sweep.flags", "imagenet": "cifar10_sweep.flags"},
         longest=10,
+        fine_tuning={
+            "epochs": 20,
+            "min_updates": 200,
+            "batch_size": 64,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "weight_decay": 0.05,
+        },
+        linear={"epochs": 30, "schedule_epochs": (10, 20)},
     ),
     "paper": Scale(
         {"cifar10": "cifar10.flags", "imagenet": "imagenet_resnet18.flags"},
