@@ -43,7 +43,7 @@ class Trainer:
         )
 
 
-def make(name, folder, trainer, seeds=2):
+def make(name, folder, trainer, seeds=2, rows=None):
     make_table(
         name,
         tables.SCALES["small"],
@@ -54,6 +54,7 @@ def make(name, folder, trainer, seeds=2):
         folder / "tables",
         command="instdisc-reproduce ...",
         train=trainer,
+        rows=rows,
     )
     return (folder / "tables" / f"{name}.md").read_text()
 
@@ -177,14 +178,14 @@ def test_missing_recipes_are_said(tmp_path):
         runs.find_recipes(str(tmp_path))
 
 
-def test_the_command_trains_and_measures_each_layer(tmp_path):
+def test_the_command_trains_what_is_missing(tmp_path):
     small = (
         *("--split=train[:60]", "--test_split=test[:40]", "--image_size=16"),
         *("--train_image_size=16", "--width=4", "--epochs=2"),
         *("--dataset=instdisc_digits", "--batch_size=16"),
     )
     arguments = [
-        "--table=layers",
+        *("--table=embedding_size", "--rows=base"),
         f"--recipes_dir={ROOT / 'flags'}",
         f"--runs_dir={tmp_path / 'runs'}",
         f"--tables_dir={tmp_path / 'tables'}",
@@ -193,14 +194,24 @@ def test_the_command_trains_and_measures_each_layer(tmp_path):
     result = command("reproduce", *arguments)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "runs/cifar10_sweep/base/seed0"
-    assert run_directory.RunDirectory(run).bank.exists()
-    rows = (tmp_path / "tables/layers.md").read_text().splitlines()
-    rows = {r.split(" | ")[0]: r.split(" | ")[1:] for r in rows if "|" in r}
-    for layer, paper in (("conv1", "16.0"), ("conv5", "44.5")):
-        ours, beside, *_ = rows[f"| linear, {layer}"]
-        assert 0 <= float(ours) <= 100
-        assert beside == paper
-        assert f"| linear, {layer}, untrained" in rows
+    finished = run_directory.RunDirectory(run)
+    assert finished.load_bank().rows.shape == (60, 128)
+    assert len(finished.read_metrics()) == 2
+    text = (tmp_path / "tables/embedding_size.md").read_text()
+    assert "| 128 | " in text
+    assert "| 32 | " not in text
+
+
+def test_layers_are_measured_beside_an_untrained_network(tmp_path):
+    text = make("layers", tmp_path, Trainer(), seeds=1)
+    # The stand-in encoder has no other layer of a name.
+    assert "| linear, embedding | " in text
+    assert "| linear, embedding, untrained | " in text
+
+
+def test_unknown_rows_are_said(tmp_path):
+    with pytest.raises(ValueError, match="nce-4096"):
+        make("cifar10_objectives", tmp_path, Trainer(), rows=["nce-7"])
 
 
 def test_a_failed_run_is_said_with_its_log(tmp_path):

@@ -46,6 +46,7 @@ def _reproduce() -> None:
             command=_command(name),
             train=trainer.train,
             num_jobs=reproduce.JOBS.value,
+            rows=reproduce.ROWS.value,
         )
 
 

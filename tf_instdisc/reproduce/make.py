@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from tf_instdisc import choices
 from tf_instdisc.reproduce import measure, runs, show
 from tf_instdisc.reproduce.measure import Measured
 from tf_instdisc.reproduce.runs import Run
@@ -23,6 +24,7 @@ def make_table(
     command: str,
     train: runs.Train,
     num_jobs: int = 1,
+    rows: Sequence[str] | None = None,
 ) -> None:
     """Makes `NAME.md`, and `NAME.png` where the paper has a figure.
 
@@ -40,8 +42,14 @@ def make_table(
         command: What the table says it was made by.
         train: Trains a run.
         num_jobs: Runs trained at the same time.
+        rows: Names of the runs to make, all by default.
+
+    Raises:
+        ValueError: If the table has not one of the rows.
     """
     table = TABLES[name]
+    if rows is not None:
+        table = _with_rows(table, rows)
     recipe = recipes / scale.recipes[table.recipe]
     inputs = measure.open_inputs(runs.recipe_flags(recipe, more), scale)
     planned = runs.plan_runs(
@@ -70,6 +78,14 @@ def make_table(
     text = show.markdown(table, measured, command, plot)
     (tables_dir / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def _with_rows(table, names):
+    known = tuple(row.run for row in table.rows)
+    for name in names:
+        choices.require("rows", name, known)
+    rows = tuple(row for row in table.rows if row.run in names)
+    return dataclasses.replace(table, rows=rows)
 
 
 @dataclasses.dataclass(frozen=True)

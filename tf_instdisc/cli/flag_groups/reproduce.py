@@ -40,6 +40,12 @@ JOBS = flags.DEFINE_integer(
     "core each are faster than one after the other on both.",
     lower_bound=1,
 )
+ROWS = flags.DEFINE_list(
+    "rows",
+    None,
+    "Only these runs of the table, by the names of their folders, to spread "
+    "it over machines: base,nce-512.",
+)
 TRAIN_FLAG = flags.DEFINE_multi_string(
     "train_flag",
     [],
