@@ -1,7 +1,4 @@
-"""Released checkpoints to run directories; PyTorch is the oracle."""
-
-import sys
-import types
+"""Checkpoints in PyTorch 0.4's layout, written by the tests."""
 
 import numpy as np
 import pytest
@@ -13,13 +10,11 @@ from tests.test_encoders import images_of
 from tests.torch_files import Call, Module, Named
 from tf_instdisc import run_directory
 from tf_instdisc.convert.checkpoint import convert
-from tf_instdisc.convert.pickles import CheckpointError
+from tf_instdisc.convert.records import CheckpointError
 from tf_instdisc.run_directory import RunDirectoryError
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 PARAMS = np.array([4096, 0.07, 2876934.2, 0.5], np.float32)
-
-# === Without PyTorch: the layout of PyTorch 0.4, written by the tests ===
 
 
 def torch_state(encoder):
@@ -206,13 +201,11 @@ def test_the_command_names_rows_by_a_folder(tmp_path, encoder):
     names = ["a/2.png", "a/3.png", "a b/1.png", "c/1.png", "c/2.png"]
     for seed, name in enumerate(names):
         save_picture(folder, name, picture(seed))
-    flags = [f"--from={path}", f"--to={tmp_path}/run", "--image_size=64"]
-    result = command("convert", *flags, f"--images={folder}")
-    assert result.returncode == 2
-    assert "each of its 6 rows" in result.stderr
-    assert "5 images" in result.stderr
+    with pytest.raises(ValueError, match=r"each of its 6 rows.*5 images"):
+        convert(path, str(tmp_path / "run"), 64, str(folder))
     assert not (tmp_path / "run").exists()
     save_picture(folder, "c/3.png", picture(9))
+    flags = [f"--from={path}", f"--to={tmp_path}/run", "--image_size=64"]
     result = command("convert", *flags, f"--images={folder}")
     assert result.returncode == 0, result.stderr
     assert "6 rows" in result.stdout
@@ -231,196 +224,3 @@ def test_the_command_refuses_what_would_be_run(tmp_path):
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "run").exists()
-
-
-# === With PyTorch: files that it writes, outputs that it computes ===
-
-
-def torch_resnet(torch, block, counts, width=64, embedding_dim=128):
-    """The authors' network (He et al. 2016 in torchvision's layout)."""
-    nn = torch.nn
-
-    class Residual(nn.Module):
-        def __init__(self, inputs, planes, stride):
-            super().__init__()
-            outputs = planes * (4 if block == "bottleneck" else 1)
-
-            def conv(i, o, size, strides=1):
-                return nn.Conv2d(
-                    i, o, size, strides, padding=size // 2, bias=False
-                )
-
-            if block == "bottleneck":
-                self.conv1 = conv(inputs, planes, 1)
-                self.conv2 = conv(planes, planes, 3, stride)
-                self.conv3 = conv(planes, outputs, 1)
-                self.bn3 = nn.BatchNorm2d(outputs)
-            else:
-                self.conv1 = conv(inputs, planes, 3, stride)
-                self.conv2 = conv(planes, planes, 3)
-            self.bn1 = nn.BatchNorm2d(planes)
-            self.bn2 = nn.BatchNorm2d(planes)
-            self.downsample = None
-            if stride != 1 or inputs != outputs:
-                self.downsample = nn.Sequential(
-                    conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
-                )
-
-        def forward(self, x):
-            y = torch.relu(self.bn1(self.conv1(x)))
-            y = self.bn2(self.conv2(y))
-            if block == "bottleneck":
-                y = self.bn3(self.conv3(torch.relu(y)))
-            shortcut = x if self.downsample is None else self.downsample(x)
-            return torch.relu(y + shortcut)
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
-            self.bn1 = nn.BatchNorm2d(width)
-            channels = width
-            for stage, count in enumerate(counts):
-                blocks = []
-                for index in range(count):
-                    stride = 2 if stage and not index else 1
-                    planes = width * 2**stage
-                    blocks.append(Residual(channels, planes, stride))
-                    channels = planes * (4 if block == "bottleneck" else 1)
-                setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.fc = nn.Linear(channels, embedding_dim)
-
-        def forward(self, x):
-            x = torch.relu(self.bn1(self.conv1(x)))
-            x = nn.functional.max_pool2d(x, 3, 2, padding=1)
-            for stage in range(1, 5):
-                x = getattr(self, f"layer{stage}")(x)
-            x = self.fc(x.mean(dim=(2, 3)))
-            return x / x.pow(2).sum(1, keepdim=True).pow(0.5)
-
-    torch.manual_seed(0)
-    network = Network()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.3, 0.3)
-            nn.init.uniform_(module.running_mean, -0.3, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
-
-
-def torch_embeddings(torch, network, images):
-    """The authors' transforms after decoding, then the network."""
-    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-    x = torch.tensor(images.transpose(0, 3, 1, 2)).float() / 255
-    with torch.no_grad():
-        return network((x - mean) / std).numpy()
-
-
-@pytest.fixture
-def lemniscate(monkeypatch):
-    """Makes the authors' bank, of modules of their names."""
-    torch = pytest.importorskip("torch", reason="torch writes and computes")
-
-    class AliasMethod:
-        def __init__(self, size):
-            self.prob, self.alias = torch.ones(size), torch.zeros(size).long()
-
-    class NCEAverage(torch.nn.Module):
-        def __init__(self, dim, size):
-            super().__init__()
-            self.nLem = size
-            self.unigrams = torch.ones(size)
-            self.multinomial = AliasMethod(size)
-            self.register_buffer("params", torch.tensor(PARAMS))
-            self.register_buffer("memory", torch.randn(size, dim))
-
-    for name, kind in (
-        ("lib.alias_multinomial", AliasMethod),
-        ("lib.NCEAverage", NCEAverage),
-    ):
-        module = types.ModuleType(name)
-        kind.__module__, kind.__qualname__ = name, kind.__name__
-        setattr(module, kind.__name__, kind)
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "lib", types.ModuleType("lib"))
-    return NCEAverage
-
-
-@pytest.mark.parametrize("is_zip", (False, True))
-@pytest.mark.parametrize(
-    ("arch", "block", "counts"),
-    (
-        ("resnet18", "basic", (2, 2, 2, 2)),
-        ("resnet50", "bottleneck", (3, 4, 6, 3)),
-    ),
-)
-@pytest.mark.filterwarnings("ignore")
-def test_outputs_are_torchs(tmp_path, lemniscate, arch, block, counts, is_zip):
-    import torch
-
-    # In the second format narrow: the first has shown the sizes.
-    width = 8 if is_zip else 64
-    network = torch_resnet(torch, block, counts, width)
-    bank = lemniscate(128, 20)
-    optimizer = torch.optim.SGD(network.parameters(), 0.03, momentum=0.9)
-    network(torch.rand(1, 3, 64, 64)).sum().backward()
-    optimizer.step()
-    path = tmp_path / "checkpoint.pth.tar"
-    torch.save(
-        {
-            "epoch": 200,
-            "arch": arch,
-            "state_dict": torch.nn.DataParallel(network).state_dict(),
-            "lemniscate": bank,
-            "best_prec1": torch.tensor(0.41),
-            "optimizer": optimizer.state_dict(),
-        },
-        path,
-        _use_new_zipfile_serialization=is_zip,
-    )
-    run = convert(str(path), str(tmp_path / "run"))
-    images = images_of(2, 224)
-    embeddings = tf_instdisc.load_encoder(run.path)(images)
-    expected = torch_embeddings(torch, network, images)
-    assert np.ptp(expected, axis=0).max() > 1e-2
-    np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-4)
-    rows = torch.nn.functional.normalize(bank.memory).numpy()
-    np.testing.assert_allclose(run.load_bank().rows, rows, atol=1e-6)
-    assert run.read_flags()["encoder"] == arch
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_cmcs_file_too(tmp_path):
-    torch = pytest.importorskip("torch", reason="torch writes and computes")
-    import argparse
-
-    network = torch_resnet(torch, "bottleneck", (3, 4, 6, 3), width=8)
-    model = torch.nn.Module()
-    model.encoder = torch.nn.DataParallel(network)
-    contrast = torch.nn.Module()
-    contrast.register_buffer("params", torch.tensor(PARAMS))
-    contrast.register_buffer("memory", torch.randn(7, 128))
-    path = tmp_path / "InsDis.pth"
-    torch.save(
-        {
-            "opt": argparse.Namespace(softmax=True, moco=False, nce_k=4096),
-            "model": model.state_dict(),
-            "contrast": contrast.state_dict(),
-            "optimizer": {},
-            "epoch": 200,
-        },
-        path,
-        _use_new_zipfile_serialization=False,
-    )
-    run = convert(str(path), str(tmp_path / "run"), 64)
-    images = images_of(2, 64)
-    np.testing.assert_allclose(
-        tf_instdisc.load_encoder(run.path)(images),
-        torch_embeddings(torch, network, images),
-        rtol=0,
-        atol=1e-4,
-    )
-    assert len(run.load_bank().rows) == 7
-    assert run.read_flags()["objective"] == "info_nce"

@@ -15,6 +15,7 @@ import tf_instdisc
 from tests.finished_run import command
 from tests.test_encoders import BLOCKS, images_of
 from tf_instdisc import build_encoder, fused_batch_norm
+from tf_instdisc.encoder_sizes import encoder_sizes
 from tf_instdisc.export.precision import with_precision
 
 NETWORKS = ("alexnet", "vgg16", "vit_small")
@@ -30,39 +31,23 @@ def small(backbone, size=16, **options):
 # === Layout ===
 
 
-@pytest.mark.parametrize(
-    ("backbone", "layers", "parameters"),
-    (
-        # torchvision: 2,469,696 of AlexNet's convolutions and 14,723,136 of
-        # vgg16_bn's, biases included.
-        ("alexnet", "conv", 2_469_696),
-        ("vgg16", "conv", 14_723_136),
-    ),
-)
-def test_convolutions_are_torchvisions(backbone, layers, parameters):
-    encoder = build_encoder(backbone, image_size=224)
-    convs = [
-        layer
-        for layer in encoder.layers
-        if isinstance(layer, keras.layers.Conv2D)
-    ]
-    kernels = sum(int(np.prod(layer.kernel.shape)) for layer in convs)
-    biases = sum(layer.filters for layer in convs)
-    norms = 2 * biases if backbone == "vgg16" else 0
-    assert kernels + biases + norms == parameters
-    # 256 x 6 x 6, 512 x 7 x 7, then 4096 and 4096.
-    features = {"alexnet": 9216, "vgg16": 25088}[backbone]
-    assert encoder.get_layer("fc6_dense").kernel.shape == (features, 4096)
-    assert encoder.get_layer("fc7_dense").kernel.shape == (4096, 4096)
-    assert encoder.get_layer("projection").kernel.shape == (4096, 128)
+def test_parameters_at_full_width():
+    # Counted, not built; test_plan.py compares the count with what is built.
+    def trained(backbone):
+        sizes = encoder_sizes(backbone, 64, "imagenet", 128, 224)
+        return sizes[0] - 128 * ((384 if backbone == "vit_small" else 4096) + 1)
 
-
-def test_parameters_of_the_vit():
-    encoder = build_encoder("vit_small", image_size=224)
-    projection = encoder.get_layer("projection").count_params()
+    # Two dense layers of 4096 without bias, with batch norm.
+    dense = 4096 * 4096 + 4 * 4096
+    # torchvision: convolutions of AlexNet with biases (1,152) and without
+    # batch norm, of vgg16_bn with biases (4,224) and batch norm.
+    alexnet = 2_469_696 - 1_152 + 2 * 1_152
+    vgg16 = 14_723_136 - 4_224
+    assert trained("alexnet") == alexnet + 256 * 6 * 6 * 4096 + dense
+    assert trained("vgg16") == vgg16 + 512 * 7 * 7 * 4096 + dense
     # timm's vit_small_patch16_224 has 21,665,664; three vectors of 384 less:
     # class token, its position, and the bias of the patches.
-    assert encoder.count_params() - projection == 21_665_664 - 3 * 384
+    assert trained("vit_small") == 21_665_664 - 3 * 384
 
 
 SIZES = {
@@ -221,7 +206,7 @@ def test_features_are_torchs(backbone):
 # === Training ===
 
 
-@pytest.mark.parametrize("backbone", NETWORKS)
+@pytest.mark.parametrize("backbone", ("alexnet", "vit_small"))
 def test_training_lowers_the_loss_and_saves(backbone, tmp_path):
     encoder = small(backbone)
     images = images_of(8, 16)
@@ -257,7 +242,7 @@ def test_the_fused_step_gives_the_same():
 # === Precision and files ===
 
 
-@pytest.mark.parametrize("backbone", NETWORKS)
+@pytest.mark.parametrize("backbone", ("alexnet", "vit_small"))
 def test_mixed_precision_gives_full_embeddings(backbone):
     full = small(backbone)
     keras.mixed_precision.set_global_policy("mixed_bfloat16")

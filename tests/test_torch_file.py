@@ -9,7 +9,7 @@ import pytest
 from tests import torch_files
 from tests.torch_files import Call, Module, Named, Raw
 from tf_instdisc.convert import torch_file
-from tf_instdisc.convert.pickles import CheckpointError, Inert, Tensor
+from tf_instdisc.convert.records import CheckpointError, Inert, Tensor
 
 FORMATS = {"legacy": torch_files.legacy_bytes, "zip": torch_files.zip_bytes}
 
@@ -42,6 +42,8 @@ def sample():
             "step": np.array(7),
         },
         "lemniscate": Module("lib.NCEAverage", "NCEAverage", state),
+        # Python 2 writes the ids of parameters like this.
+        "optimizer": {"state": {Raw(b"I140737353842232\n"): {}}},
         "opt": Module("argparse", "Namespace", {"moco": False}, is_torch=False),
     }
     return content, memory
@@ -86,6 +88,7 @@ def test_tensors_and_modules_are_read(tmp_path, form):
     np.testing.assert_array_equal(bank["_buffers"]["memory"], memory)
     np.testing.assert_array_equal(bank["multinomial"]["alias"], np.arange(5))
     assert read["opt"]["moco"] is False
+    assert read["optimizer"] == {"state": {140737353842232: {}}}
 
 
 @pytest.mark.parametrize("is_zip", (False, True))

@@ -78,6 +78,9 @@ def training_images(
         encoder: Encodes the images anew; None takes the rows of the bank,
             which training pushes apart even for equal images.
         title: For people.
+
+    Raises:
+        FileNotFoundError: If the encoder is given and no image is there.
     """
     bank = images.bank
     if encoder is None:
@@ -90,6 +93,11 @@ def training_images(
     for positions, batch in batches:
         rows[positions] = encoder.predict_on_batch(batch)
         found[positions] = True
+    if not found.any():
+        raise FileNotFoundError(
+            f"None of the {len(rows)} images of {title} is where the run has "
+            "it. Compare the rows of the bank (--noencode) or folders."
+        )
     kept = Bank(
         rows[found],
         bank.instance_ids[found],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tf_instdisc.convert import torch_file
-from tf_instdisc.convert.pickles import CheckpointError, Inert, Tensor
+from tf_instdisc.convert.records import CheckpointError, Inert, Tensor
 from tf_instdisc.convert.resnet_weights import build_from
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.data.sources import NO_LABEL

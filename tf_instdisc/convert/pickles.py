@@ -8,9 +8,18 @@ every other name, and every instruction that PyTorch does not write, is
 refused.
 """
 
-import dataclasses
 import pickletools
 from typing import IO, Any, Protocol, cast
+
+from tf_instdisc.convert.records import (
+    INERT,
+    ITEM_BYTES,
+    CheckpointError,
+    Inert,
+    Name,
+    Storage,
+    Tensor,
+)
 
 _MAX_INSTRUCTIONS = 5_000_000
 _PLAIN = {
@@ -21,6 +30,7 @@ _PLAIN = {
     "BININT2",
     "BINSTRING",
     "BINUNICODE",
+    "INT",  # Python 2, beyond 32 bits.
     "LONG1",
     "SHORT_BINBYTES",
     "SHORT_BINSTRING",
@@ -34,46 +44,6 @@ _TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 _PARAMETER = "torch._utils._rebuild_parameter"
 _SIZE = "torch.Size"
 
-INERT = frozenset(
-    {
-        # The authors' and CMC's modules, and what they hold.
-        "lib.LinearAverage.LinearAverage",
-        "lib.NCEAverage.NCEAverage",
-        "lib.alias_multinomial.AliasMethod",
-        "NCE.NCEAverage.MemoryInsDis",
-        "NCE.NCEAverage.MemoryMoCo",
-        "NCE.alias_multinomial.AliasMethod",
-        "torch.nn.backends.thnn._get_thnn_function_backend",
-        # Arguments and figures that lie beside the tensors.
-        "argparse.Namespace",
-        "_codecs.encode",
-        "builtins.set",
-        "__builtin__.set",
-        "numpy.dtype",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-    }
-)
-"""Names of which an inert record is made."""
-
-ITEM_BYTES = {
-    "torch.DoubleStorage": 8,
-    "torch.FloatStorage": 4,
-    "torch.HalfStorage": 2,
-    "torch.BFloat16Storage": 2,
-    "torch.LongStorage": 8,
-    "torch.IntStorage": 4,
-    "torch.ShortStorage": 2,
-    "torch.CharStorage": 1,
-    "torch.ByteStorage": 1,
-    "torch.BoolStorage": 1,
-}
-"""Kinds of storage, with the bytes of one number."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is damaged, unknown, or holds what is refused."""
-
 
 class Stream(Protocol):
     """Where instructions are read: bytes in memory or a mapped file."""
@@ -86,50 +56,6 @@ class Stream(Protocol):
 
     def tell(self) -> int:
         """The position."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Name:
-    """A name of the pickle, which is never looked up."""
-
-    name: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Storage:
-    """Numbers that lie outside of the pickle.
-
-    Attributes:
-        kind: A key of `ITEM_BYTES`.
-        key: Of the numbers in the file.
-        size: How many there are.
-        start: Where those of a view begin.
-        view_size: How many of them belong to it.
-    """
-
-    kind: str
-    key: str
-    size: int
-    start: int
-    view_size: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A tensor whose numbers have not been read."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@dataclasses.dataclass
-class Inert:
-    """An object of the pickle: its name and its state, without behaviour."""
-
-    name: str
-    state: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
 
 def read(

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tf_instdisc import choices
-from tf_instdisc.convert.pickles import CheckpointError
+from tf_instdisc.convert.records import CheckpointError
 from tf_instdisc.encoders import build_encoder
 
 _STEMS = {7: "imagenet", 3: "cifar"}

@@ -13,7 +13,12 @@ import ml_dtypes
 import numpy as np
 
 from tf_instdisc.convert import pickles
-from tf_instdisc.convert.pickles import CheckpointError, Storage, Tensor
+from tf_instdisc.convert.records import (
+    ITEM_BYTES,
+    CheckpointError,
+    Storage,
+    Tensor,
+)
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -142,7 +147,7 @@ def _parse_legacy(path, mapped):
         if storage is None:
             raise CheckpointError(f"{path} is damaged: an unknown storage.")
         count = int.from_bytes(mapped.read(8), "little")
-        size = count * pickles.ITEM_BYTES[storage.kind]
+        size = count * ITEM_BYTES[storage.kind]
         place = mapped.tell()
         if count != storage.size or place + size > len(mapped):
             raise CheckpointError(

@@ -1,0 +1,217 @@
+"""Outputs equal to PyTorch's, from files that PyTorch writes."""
+
+import argparse
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import tf_instdisc
+from tests.finished_run import picture
+from tf_instdisc.convert.checkpoint import convert
+
+torch = pytest.importorskip("torch", reason="torch writes and computes")
+
+PARAMS = np.array([4096, 0.07, 2876934.2, 0.5], np.float32)
+
+
+def torch_resnet(block, counts, width=64, embedding_dim=128):
+    """The authors' network (He et al. 2016 in torchvision's layout)."""
+    nn = torch.nn
+
+    class Residual(nn.Module):
+        def __init__(self, inputs, planes, stride):
+            super().__init__()
+            outputs = planes * (4 if block == "bottleneck" else 1)
+
+            def conv(i, o, size, strides=1):
+                return nn.Conv2d(
+                    i, o, size, strides, padding=size // 2, bias=False
+                )
+
+            if block == "bottleneck":
+                self.conv1 = conv(inputs, planes, 1)
+                self.conv2 = conv(planes, planes, 3, stride)
+                self.conv3 = conv(planes, outputs, 1)
+                self.bn3 = nn.BatchNorm2d(outputs)
+            else:
+                self.conv1 = conv(inputs, planes, 3, stride)
+                self.conv2 = conv(planes, planes, 3)
+            self.bn1 = nn.BatchNorm2d(planes)
+            self.bn2 = nn.BatchNorm2d(planes)
+            self.downsample = None
+            if stride != 1 or inputs != outputs:
+                self.downsample = nn.Sequential(
+                    conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+                )
+
+        def forward(self, x):
+            y = torch.relu(self.bn1(self.conv1(x)))
+            y = self.bn2(self.conv2(y))
+            if block == "bottleneck":
+                y = self.bn3(self.conv3(torch.relu(y)))
+            shortcut = x if self.downsample is None else self.downsample(x)
+            return torch.relu(y + shortcut)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            channels = width
+            for stage, count in enumerate(counts):
+                blocks = []
+                for index in range(count):
+                    stride = 2 if stage and not index else 1
+                    planes = width * 2**stage
+                    blocks.append(Residual(channels, planes, stride))
+                    channels = planes * (4 if block == "bottleneck" else 1)
+                setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.fc = nn.Linear(channels, embedding_dim)
+
+        def forward(self, x):
+            x = torch.relu(self.bn1(self.conv1(x)))
+            x = nn.functional.max_pool2d(x, 3, 2, padding=1)
+            for stage in range(1, 5):
+                x = getattr(self, f"layer{stage}")(x)
+            x = self.fc(x.mean(dim=(2, 3)))
+            return x / x.pow(2).sum(1, keepdim=True).pow(0.5)
+
+    torch.manual_seed(0)
+    network = Network()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            # As the authors do: the image is still seen at the end.
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.uniform_(module.bias, -0.1, 0.1)
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network.eval()
+
+
+def torch_embeddings(network, images):
+    """The authors' transforms after decoding, then the network."""
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    x = torch.tensor(images.transpose(0, 3, 1, 2)).float() / 255
+    with torch.no_grad():
+        return network((x - mean) / std).numpy()
+
+
+def spread(network, images):
+    """Takes most of what all images have in common from the last bias.
+
+    The embeddings of an untrained network would be nearly the same.
+    """
+    seen = []
+    hook = network.fc.register_forward_hook(lambda *x: seen.append(x[2]))
+    torch_embeddings(network, images)
+    hook.remove()
+    with torch.no_grad():
+        network.fc.bias -= 0.9 * seen[0].mean(dim=0)
+
+
+@pytest.fixture
+def lemniscate(monkeypatch):
+    """Makes the authors' bank, of modules of their names."""
+
+    class AliasMethod:
+        def __init__(self, size):
+            self.prob, self.alias = torch.ones(size), torch.zeros(size).long()
+
+    class NCEAverage(torch.nn.Module):
+        def __init__(self, dim, size):
+            super().__init__()
+            self.nLem = size
+            self.unigrams = torch.ones(size)
+            self.multinomial = AliasMethod(size)
+            self.register_buffer("params", torch.tensor(PARAMS))
+            self.register_buffer("memory", torch.randn(size, dim))
+
+    for name, kind in (
+        ("lib.alias_multinomial", AliasMethod),
+        ("lib.NCEAverage", NCEAverage),
+    ):
+        module = types.ModuleType(name)
+        kind.__module__, kind.__qualname__ = name, kind.__name__
+        setattr(module, kind.__name__, kind)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "lib", types.ModuleType("lib"))
+    return NCEAverage
+
+
+@pytest.mark.parametrize("is_zip", (False, True))
+@pytest.mark.parametrize(
+    ("arch", "block", "counts"),
+    (
+        ("resnet18", "basic", (2, 2, 2, 2)),
+        ("resnet50", "bottleneck", (3, 4, 6, 3)),
+    ),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_outputs_are_torchs(tmp_path, lemniscate, arch, block, counts, is_zip):
+    # In the second format narrow: the first has shown the sizes.
+    width = 8 if is_zip else 64
+    network = torch_resnet(block, counts, width)
+    images = np.stack([picture(seed, 224) for seed in range(2)])
+    spread(network, images)
+    bank = lemniscate(128, 20)
+    optimizer = torch.optim.SGD(network.parameters(), 0.0, momentum=0.9)
+    network(torch.rand(1, 3, 64, 64)).sum().backward()
+    optimizer.step()
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save(
+        {
+            "epoch": 200,
+            "arch": arch,
+            "state_dict": torch.nn.DataParallel(network).state_dict(),
+            "lemniscate": bank,
+            "best_prec1": torch.tensor(0.41),
+            "optimizer": optimizer.state_dict(),
+        },
+        path,
+        _use_new_zipfile_serialization=is_zip,
+    )
+    run = convert(str(path), str(tmp_path / "run"))
+    embeddings = tf_instdisc.load_encoder(run.path)(images)
+    expected = torch_embeddings(network, images)
+    assert np.ptp(expected, axis=0).max() > 1e-2
+    np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-4)
+    rows = torch.nn.functional.normalize(bank.memory).numpy()
+    np.testing.assert_allclose(run.load_bank().rows, rows, atol=1e-6)
+    assert run.read_flags()["encoder"] == arch
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cmcs_file_too(tmp_path):
+    network = torch_resnet("bottleneck", (3, 4, 6, 3), width=8)
+    images = np.stack([picture(seed, 64) for seed in range(2)])
+    spread(network, images)
+    model = torch.nn.Module()
+    model.encoder = torch.nn.DataParallel(network)
+    contrast = torch.nn.Module()
+    contrast.register_buffer("params", torch.tensor(PARAMS))
+    contrast.register_buffer("memory", torch.randn(7, 128))
+    path = tmp_path / "InsDis.pth"
+    torch.save(
+        {
+            "opt": argparse.Namespace(softmax=True, moco=False, nce_k=4096),
+            "model": model.state_dict(),
+            "contrast": contrast.state_dict(),
+            "optimizer": {},
+            "epoch": 200,
+        },
+        path,
+        _use_new_zipfile_serialization=False,
+    )
+    run = convert(str(path), str(tmp_path / "run"), 64)
+    expected = torch_embeddings(network, images)
+    assert np.ptp(expected, axis=0).max() > 1e-2
+    np.testing.assert_allclose(
+        tf_instdisc.load_encoder(run.path)(images), expected, rtol=0, atol=1e-4
+    )
+    assert len(run.load_bank().rows) == 7
+    assert run.read_flags()["objective"] == "info_nce"
