@@ -16,7 +16,7 @@ from tests.labelled_run import (
 )
 from tf_instdisc import run_directory
 from tf_instdisc.evaluation import evaluate as evaluation
-from tf_instdisc.evaluation import knn, transfer
+from tf_instdisc.evaluation import knn, svm, transfer
 from tf_instdisc.evaluation.inputs import open_inputs
 
 
@@ -84,15 +84,15 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
     assert not any("bank" in name for kind, name in names if kind == "transfer")
 
 
-def test_a_second_evaluation_keeps_the_others_results(run):
-    run.save_results({})
-    for arguments in (["--knn_rows=bank"], ["--knn_rows=encoded"]):
-        ended = command(
-            "evaluate", f"--run_dir={run.path}", "--num_neighbors=4", *arguments
-        )
-        assert ended.returncode == 0, ended.stderr
+def test_a_second_evaluation_keeps_the_others_results(tmp_path):
+    run = make_labelled_run(tmp_path)
+    for rows in ("bank", "encoded"):
+        options = knn.KNNOptions(num_neighbors=4, rows=(rows,))
+        evaluation.evaluate(run.path, {"knn": options})
     names = {one["name"] for one in run.load_results()["measurements"]}
-    assert {"kNN, bank, k = 4", "kNN, encoded, k = 4"} <= names
+    assert names == {
+        f"kNN, {rows}, k = {k}" for rows in ("bank", "encoded") for k in (1, 4)
+    }
 
 
 def test_help_is_quick_and_lists_every_group():
@@ -108,7 +108,6 @@ def test_help_is_quick_and_lists_every_group():
     [
         (["--protocol=nearest"], "Give some of knn, linear"),
         (["--protocol=knn", "--num_neighbors=25"], "24 images"),
-        (["--protocol=svm", "--svm_folds=9"], "8 images of a class"),
         (["--protocol=linear", "--linear_layers=conv9"], "conv1, conv2"),
         (["--protocol=transfer"], "--transfer_dataset"),
         (["--fractions=1.5"], "must be numbers in (0, 1]"),
@@ -180,6 +179,12 @@ def test_fewer_images_than_neighbors_are_refused(tmp_path, monkeypatch):
     run = make_labelled_run(tmp_path)
     options = {"knn": knn.KNNOptions(num_neighbors=25)}
     refused(run, monkeypatch, "num_neighbors=25, 24 images", options)
+
+
+def test_fewer_images_than_folds_are_refused(tmp_path, monkeypatch):
+    run = make_labelled_run(tmp_path)
+    options = {"svm": svm.SVMOptions(folds=9)}
+    refused(run, monkeypatch, "folds=9, 8 images of a class", options)
 
 
 def test_a_later_protocols_fault_is_found_before_the_first(

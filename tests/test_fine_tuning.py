@@ -106,7 +106,7 @@ def inputs(tmp_path_factory):
 
 def test_training_begins_with_the_runs_weights_or_with_new_ones(inputs):
     before = inputs.encoder.get_weights()
-    options = FineTuneOptions(epochs=1, batch_size=8, learning_rate=0.0)
+    options = FineTuneOptions(epochs=1, batch_size=8, learning_rate=0.0, seed=1)
     tuning = FineTuning(inputs, options)
     source = subsets.subset(inputs.source, np.arange(24))
 

@@ -22,11 +22,12 @@ class LinearOptions:
 
     The paper names split-brain autoencoders (arXiv 1611.09842) as its
     protocol and no rates, and the authors' code has no linear classifiers.
-    The defaults are those with which OpenSelfSup measures this method on five
-    layers pooled to about 9,000 numbers: SGD 0.01 with momentum 0.9 and
-    weight decay 1e-4, batch 256, a tenth after 30 and 60 of 90 epochs
-    (recalled). CMC's `eval_moco_ins.py` takes 0.1, a fifth after 30, 40 and
-    50 of 60 epochs, and no weight decay, on the last layer.
+    The defaults are those of DeepCluster's `eval_linear.py`, which pools five
+    layers to 9,216 to 9,600 numbers: SGD 0.01, momentum 0.9, weight decay
+    1e-4, batch 256, 90 epochs; with a tenth of the rate after 30 and 60, as
+    OpenSelfSup measures this method (recalled). CMC's `eval_moco_ins.py`
+    measures it on one layer with 0.1, a fifth after 30, 40 and 50 of 60
+    epochs, and no weight decay.
 
     Attributes:
         layers: Of `conv1` .. `conv5` and `embedding`; None for all there are.
@@ -40,6 +41,9 @@ class LinearOptions:
         baselines: Whether the untrained network is measured too.
         keep_features: Whether activations stay in the run's directory.
         seed: Seeds weights and order.
+
+    Raises:
+        ValueError: If one of them is out of range.
     """
 
     layers: tuple[str, ...] | None = None
@@ -53,6 +57,14 @@ class LinearOptions:
     baselines: bool = False
     keep_features: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_features", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1. Received: {name}={value}"
+                )
 
 
 def check(inputs: EvaluationInputs, options: LinearOptions) -> None:
