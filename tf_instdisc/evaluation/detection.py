@@ -202,7 +202,8 @@ def _train(
         optimizer=keras.optimizers.AdamW(
             rate, weight_decay=_WEIGHT_DECAY, global_clipnorm=_GRADIENT_NORM
         ),
-        # XLA makes a step on a CPU many times slower.
+        # XLA, which Keras 3.15 turns on beside a GPU, does not know the
+        # decoder's CombinedNonMaxSuppression (TensorFlow 2.21).
         jit_compile=False,
     )
     examples = detection_pipeline.examples(train, options.image_size)

@@ -213,8 +213,9 @@ def _head(name, filters, outputs, bias):
             padding="same",
             activation="relu",
             kernel_initializer="he_normal",
+            name=f"{name}_conv{i + 1}",
         )
-        for _ in range(_NUM_HEAD_LAYERS)
+        for i in range(_NUM_HEAD_LAYERS)
     ]
     prediction = layers.Conv2D(
         outputs,
@@ -224,6 +225,7 @@ def _head(name, filters, outputs, bias):
         bias_initializer=keras.initializers.Constant(bias),
         # Under mixed precision boxes and classes are still computed in full.
         dtype="float32",
+        name=f"{name}_prediction",
     )
     return keras.Sequential(
         [keras.Input((None, None, filters)), *hidden, prediction], name=name
