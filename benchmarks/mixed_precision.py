@@ -88,8 +88,11 @@ def main() -> None:
     if len(sys.argv) > 3:
         print(json.dumps(train(*sys.argv[3:5], data_dir, steps)))
         return
-    print("| recipe | precision | loss, first and last 20 | mean | last 20 |")
-    print("| --- | --- | --- | --- | --- |")
+    print(
+        "| recipe | precision | loss, first and last 20 | mean | last 20 "
+        "| farthest 20 |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
     for recipe in RECIPES:
         expected = None
         for name, (precision, onednn) in RUNS.items():
@@ -107,15 +110,25 @@ def main() -> None:
             losses = json.loads(result.stdout.splitlines()[-1])
             expected = expected or losses
             away = [
-                f"{sum(losses[part]) / sum(expected[part]) - 1:+.2%}"
-                for part in (slice(None), slice(-WINDOW, None))
+                sum(losses[part]) / sum(expected[part]) - 1
+                for part in (
+                    slice(None),
+                    slice(-WINDOW, None),
+                    *_windows(steps),
+                )
             ]
+            farthest = max(away[2:], key=abs)
             first, last = sum(losses[:WINDOW]), sum(losses[-WINDOW:])
             print(
                 f"| {recipe} | {name} | {first / WINDOW:.4f}, "
-                f"{last / WINDOW:.4f} | {away[0]} | {away[1]} |",
+                f"{last / WINDOW:.4f} | {away[0]:+.2%} | {away[1]:+.2%} "
+                f"| {farthest:+.2%} |",
                 flush=True,
             )
+
+
+def _windows(steps):
+    return [slice(i, i + WINDOW) for i in range(0, steps, WINDOW)]
 
 
 if __name__ == "__main__":

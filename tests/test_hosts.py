@@ -5,16 +5,25 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
+from tests.finished_run import fill_folder
 from tests.test_resume import ROOT, command, wait_for_training
 from tf_instdisc import run_directory
 
 
 def start(run_dir, num_workers, **changes):
+    """Starts the small run on each of the workers."""
+    return start_command(
+        command(run_dir, strategy="multi_worker", **changes), num_workers
+    )
+
+
+def start_command(arguments, num_workers):
     """Starts the same command on each of the workers."""
     sockets = [
         socket.create_server(("127.0.0.1", 0)) for _ in range(num_workers)
@@ -30,7 +39,7 @@ def start(run_dir, num_workers, **changes):
         }
         processes.append(
             subprocess.Popen(
-                command(run_dir, strategy="multi_worker", **changes),
+                arguments,
                 cwd=ROOT,
                 env={**os.environ, "TF_CONFIG": json.dumps(config)},
                 stdout=subprocess.PIPE,
@@ -41,8 +50,13 @@ def start(run_dir, num_workers, **changes):
     return processes
 
 
-def wait(processes, timeout=200):
-    outputs = [p.communicate(timeout=timeout)[0] for p in processes]
+def wait(processes, timeout=900):
+    """Exit statuses and outputs; the time is for machines that are busy."""
+    try:
+        outputs = [p.communicate(timeout=timeout)[0] for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [p.returncode for p in processes], outputs
 
 
@@ -62,7 +76,7 @@ def one_process(tmp_path_factory):
         "num_ids": 15,  # Seven ids stand for two images each.
     }
     subprocess.run(
-        command(run_dir, **settings), cwd=ROOT, check=True, timeout=200
+        command(run_dir, **settings), cwd=ROOT, check=True, timeout=900
     )
     (state,) = states(run_dir, 1)
     return settings, state, run_directory.RunDirectory(run_dir).read_metrics()
@@ -129,3 +143,30 @@ def test_sigterm_on_one_host_saves_and_stops_all(tmp_path):
     codes, outputs = wait(processes)
     assert codes == [75, 75], outputs
     assert "was stopped after" in outputs[0]
+
+
+def test_the_command_on_two_hosts(tmp_path):
+    folder = tmp_path / "images"
+    names = [f"{label}/{i}.png" for label in "ab" for i in range(5)]
+    fill_folder(folder, names)
+    run_dir = tmp_path / "run"
+    arguments = [
+        *(sys.executable, "-m", "tf_instdisc.cli.train"),
+        *(f"--images={folder}", f"--test_images={folder}"),
+        *(f"--run_dir={run_dir}", "--distribution=multi_worker"),
+        *("--image_size=16", "--width=4"),
+        *("--objective=softmax", "--bank_init=encode", "--baselines"),
+        *("--batch_size=4", "--epochs=1", "--num_neighbors=3"),
+    ]
+    codes, outputs = wait(start_command(arguments, 2))
+    assert codes == [0, 0], outputs
+    assert "| trained encoder |" in outputs[0]
+    assert "trained encoder" not in outputs[1]
+    run = run_directory.load(str(run_dir))
+    (metrics,) = run.read_metrics()
+    assert metrics["step"] == 3
+    assert 0 <= metrics["knn_top1"] <= 1
+    bank = run.load_bank()
+    assert bank.names.tolist() == names
+    assert np.isfinite(bank.rows).all()
+    assert len(run.load_instances()[1]) == 10

@@ -69,6 +69,53 @@ def test_a_step_equals_numpy():
     np.testing.assert_allclose(model.memory_bank.rows, bank, atol=1e-6)
 
 
+def test_accumulated_gradients_are_averaged_and_rows_written_in_each_step():
+    model = tf_instdisc.InstanceDiscrimination(
+        linear_encoder(),
+        7,
+        objective="softmax",
+        temperature=0.5,
+        accumulate_steps=3,
+    )
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    images = np.random.default_rng(0).uniform(0, 255, (6, 2, 2, 3))
+    images = images.astype(np.float32)
+    bank = model.memory_bank.rows.numpy()
+    before = model.encoder.get_weights()
+    seen = []
+
+    class Seen(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            rows = model.memory_bank.rows.numpy()
+            seen.append((rows, model.encoder.get_weights()))
+
+    expected = []
+    gradients = []
+    for ids in ([0, 1], [2, 3], [4, 5]):
+        with tf.GradientTape() as tape:
+            v = model.encoder(images[ids])
+            logits = v @ bank.T / 0.5
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits)
+            )
+        gradients.append(tape.gradient(loss, model.encoder.trainable_weights))
+        rows = 0.5 * bank[ids] + 0.5 * v.numpy()
+        bank[ids] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        expected.append(bank.copy())
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(6)))
+    model.fit(dataset.batch(2), verbose=0, callbacks=[Seen()])
+    for (rows, _), expected_rows in zip(seen, expected, strict=True):
+        np.testing.assert_allclose(rows, expected_rows, atol=1e-6)
+    for _, weights in seen[:2]:
+        for a, b in zip(weights, before, strict=True):
+            np.testing.assert_array_equal(a, b)
+    for old, new, *each in zip(before, seen[2][1], *gradients, strict=True):
+        assert np.abs(new - old).max() > 1e-4
+        np.testing.assert_allclose(
+            new, old - 0.1 * np.mean(each, axis=0), atol=1e-6
+        )
+
+
 @pytest.mark.parametrize("objective", ["softmax", "nce", "info_nce"])
 def test_every_objective_learns_and_keeps_unit_rows(objective):
     model, history = fitted(objective=objective, epochs=12, temperature=0.2)

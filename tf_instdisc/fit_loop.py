@@ -198,6 +198,7 @@ class FitLoop(keras.Model):
 
         if self.run_eagerly:
             return step
+        # Nothing here is for autograph, which takes a seventh of a start.
         batch_spec = _element_spec(iterator)
         if batch_spec is None:
             return tf.function(step, reduce_retracing=True, autograph=False)

@@ -283,6 +283,8 @@ def train(
         # The last file: with it the run is finished.
         run.save_bank(bank)
         print(f"run directory: {run.path}")
+    # No host ends while the chief still writes.
+    with strategies.lost_workers_named(strategy):
         strategies.sum_over_hosts(strategy, [1])
 
 
