@@ -225,7 +225,8 @@ def test_tensorboard_has_what_the_metrics_have(run_dir):
         str(file), {event_accumulator.TENSORS: 0}
     ).Reload()
     epochs = run.read_metrics()
-    for name in set(epochs[0]) - {"epoch", "step"}:
+    # Keras' callback writes the next step's learning rate in place of ours.
+    for name in set(epochs[0]) - {"epoch", "step", "learning_rate"}:
         seen = [
             float(tf.make_ndarray(event.tensor_proto))
             for event in events.Tensors(f"epoch_{name}")
