@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_instdisc
 from tests import torch_files
 from tests.finished_run import command, picture, save_picture
 from tests.test_encoders import images_of
 from tests.torch_files import Call, Module, Named
-from tf_instdisc import run_directory
+from tf_instdisc import duplicates, run_directory, run_images
 from tf_instdisc.convert.checkpoint import convert
 from tf_instdisc.convert.records import CheckpointError
+from tf_instdisc.export.saved_model import export_run, options_of
 from tf_instdisc.run_directory import RunDirectoryError
 
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -224,3 +226,24 @@ def test_the_command_refuses_what_would_be_run(tmp_path):
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_converted_run_is_exported_and_searched(tmp_path, encoder):
+    content, _ = checkpoint(encoder)
+    run = convert(write(tmp_path, content), str(tmp_path / "run"), 64)
+    version = export_run(
+        run, str(tmp_path / "model"), options_of(run, batch_sizes=(1,))
+    )
+    model = tf.saved_model.load(str(version))
+    served = model.signatures["serving_default"](tf.constant(images_of(1, 64)))
+    np.testing.assert_allclose(
+        served["embedding"], encoder(images_of(1, 64)), atol=1e-5
+    )
+    # Without images: all are missing, and it is said where they are needed.
+    images = run_images.open_images(run)
+    pictures, found = images.read(np.arange(6), size=8)
+    assert not found.any()
+    assert (pictures == pictures[0, 0, 0, 0]).all()
+    with pytest.raises(FileNotFoundError, match="None of the 6 images"):
+        duplicates.training_images(images, encoder, "the run")
+    assert len(duplicates.training_images(images, None, "the run").bank.rows)

@@ -170,7 +170,9 @@ class RunDirectory:
             file.write(json.dumps(metrics) + "\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """One dictionary for each epoch."""
+        """One dictionary for each epoch; none in a converted run."""
+        if not self.metrics.exists():
+            return []
         with open(self.metrics, encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 

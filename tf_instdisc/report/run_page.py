@@ -71,7 +71,7 @@ def report(
         HTML that needs no network.
     """
     bank = images.bank
-    metrics = run.read_metrics() if run.metrics.exists() else []
+    metrics = run.read_metrics()
     sample = _take_sample(images, max_points, num_neighbors, seed)
     statistics = bank_statistics(bank.rows)
     last = metrics[-1] if metrics else {}
