@@ -194,10 +194,19 @@ def test_a_later_protocols_fault_is_found_before_the_first(
     options = {
         "knn": knn.KNNOptions(num_neighbors=3),
         "transfer": transfer.TransferOptions(
-            {"images": str(tmp_path / "train")}
+            {
+                "images": str(tmp_path / "train"),
+                "test_images": str(tmp_path / "test"),
+            }
         ),
     }
     refused(run, monkeypatch, "another data set than the run's", options)
+
+
+@pytest.mark.parametrize("images", [{}, {"images": "there"}])
+def test_a_transfer_names_its_images(images):
+    with pytest.raises(ValueError, match="--transfer_test_images"):
+        transfer.TransferOptions(images)
 
 
 def test_missing_test_images_are_named(tmp_path, monkeypatch):

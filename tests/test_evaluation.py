@@ -238,39 +238,48 @@ def cached(inputs, tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("weight_decay", [3e-2, 1e-1])
-def test_linear_classifier_agrees_with_scikit_learn(cached, weight_decay):
+def test_linear_classifier_agrees_with_scikit_learn(cached):
     train, test = cached
     values, labels = train.values["embedding"], train.labels
+    # Keras' SGD is off by learning_rate * weight_decay / (1 - momentum) of
+    # the decay: a share of 0.005 here, 1e-5 with the defaults.
     options = linear.LinearOptions(
-        epochs=150,
-        batch_size=128,
-        learning_rate=0.1,
-        schedule_epochs=(100, 130),
-        weight_decay=weight_decay,
+        epochs=200,
+        batch_size=32,
+        learning_rate=0.005,
+        schedule_epochs=(170,),
+        weight_decay=0.1,
     )
     classifier = linear.train_classifier(values, labels, 3, options)
-    found = classifier(test.values["embedding"].astype(np.float32)).numpy()
-    found = np.exp(found) / np.exp(found).sum(axis=1, keepdims=True)
+    logits = classifier(test.values["embedding"].astype(np.float32)).numpy()
+    found = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
     mean = values.astype(np.float64).mean(axis=0)
     scale = np.sqrt(values.astype(np.float64).var(axis=0) + 1e-5)
     oracle = LogisticRegression(
-        C=1 / (len(labels) * weight_decay), max_iter=5000, tol=1e-8
+        C=1 / (len(labels) * options.weight_decay), max_iter=5000, tol=1e-8
     ).fit((values - mean) / scale, labels)
     expected = oracle.predict_proba((test.values["embedding"] - mean) / scale)
     np.testing.assert_allclose(found, expected, atol=0.02)
     best = np.sort(expected, axis=1)
     is_clear = best[:, -1] - best[:, -2] > 0.04
+    assert is_clear.sum() > 50
     np.testing.assert_array_equal(
         found.argmax(axis=1)[is_clear], expected.argmax(axis=1)[is_clear]
     )
-    accuracy = linear.accuracy(train, test, "embedding", options)
-    assert accuracy["top1"] == pytest.approx(
-        oracle.score((test.values["embedding"] - mean) / scale, test.labels),
-        abs=0.02,
-    )
-    assert accuracy["top1"] < 0.99  # Else there was nothing to compare.
+    assert np.ptp(expected, axis=0).min() > 0.1  # There is what to compare.
+
+
+def test_accuracy_is_that_of_the_test_images():
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    values = np.eye(3)[labels] + rng.normal(0, 0.05, (60, 3))
+    train = features.Features({"conv1": values.astype(np.float16)}, labels)
+    wrong = np.where(np.arange(60) < 15, (labels + 1) % 3, labels)
+    test = features.Features(train.values, wrong)
+    options = linear.LinearOptions(epochs=20, batch_size=20, learning_rate=0.1)
+    found = linear.accuracy(train, test, "conv1", options)
+    assert found == {"top1": 0.75, "top5": 1.0}
 
 
 def test_features_that_never_change_do_no_harm():
@@ -336,9 +345,9 @@ def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
             file.unlink()
     save_run(run, small_encoder(), root / "train")
     found = svm.measure(
-        open_inputs(run), svm.SVMOptions(layer="conv5", costs=(0.01,))
+        open_inputs(run), svm.SVMOptions(layer="conv1", costs=(0.01,))
     )
-    assert found[0].name == "SVM, conv5"
+    assert found[0].name == "SVM, conv1"
     assert found[0].value > 0.9  # Two colours.
 
 

@@ -139,9 +139,12 @@ def _measure(inputs, options, protocol, fractions):
             ids = class_balanced_ids(inputs.source, fraction, options.seed)
             start = "pre-trained" if is_pretrained else "from scratch"
             name = f"{100 * fraction:g}% of the labels, {start}"
-            print(f"{name}: {len(ids)} images ...", flush=True)
             tuning.train(subset(inputs.source, ids), is_pretrained)
             values = tuning.accuracies(inputs.images(inputs.test_source))
+            print(
+                f"{name}, {len(ids)} images: top-1 {100 * values['top1']:.1f}",
+                flush=True,
+            )
             number = paper.PaperNumber()
             if is_pretrained and protocol == "semi_supervised":
                 number = paper.semi_supervised(fraction)

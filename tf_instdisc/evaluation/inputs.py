@@ -110,12 +110,16 @@ def with_overrides(
 ) -> dict[str, str]:
     """A run's flags with others in their place.
 
-    A folder takes the place of a data set, and a data set that of a folder.
+    A data set takes the place of another one with its splits, and of
+    folders; a folder takes the place of a data set.
     """
     flags = dict(flags)
-    if "images" in overrides or "dataset" in overrides:
-        for name in (*_FOLDER_FLAGS, *_TFDS_FLAGS):
-            flags.pop(name, None)
+    if "dataset" in overrides:
+        replaced = (*_FOLDER_FLAGS, *_TFDS_FLAGS)
+    else:
+        replaced = _TFDS_FLAGS if "images" in overrides else ()
+    for name in replaced:
+        flags.pop(name, None)
     return {**flags, **overrides}
 
 

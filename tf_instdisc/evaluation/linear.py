@@ -116,8 +116,12 @@ def measure(
                 encoder, inputs, names, directory, options.num_features
             )
             for name in names:
-                print(f"linear classifier on {name}{suffix} ...", flush=True)
                 values = accuracy(train, test, name, options)
+                print(
+                    f"linear classifier on {name}{suffix}: top-1 "
+                    f"{100 * values['top1']:.1f}",
+                    flush=True,
+                )
                 number = paper.PaperNumber()
                 if not suffix:
                     number = (

@@ -22,7 +22,7 @@ class TransferOptions:
         linear: Layers and training of the linear classifiers.
 
     Raises:
-        ValueError: If no data set is named.
+        ValueError: If no data set is named, or one folder of two.
     """
 
     images: Mapping[str, str]
@@ -35,6 +35,13 @@ class TransferOptions:
                 "A transfer needs another data set than the run's. Received: "
                 "none. Give --transfer_dataset, or --transfer_images and "
                 "--transfer_test_images."
+            )
+        if ("images" in self.images) != ("test_images" in self.images):
+            raise ValueError(
+                "A folder to learn from goes with a folder to test on. "
+                f"Received: images={self.images.get('images')}, "
+                f"test_images={self.images.get('test_images')}. Give "
+                "--transfer_images and --transfer_test_images."
             )
 
     @property
