@@ -1,6 +1,7 @@
 """Times functions side by side, and measures their memory."""
 
 import argparse
+import dataclasses
 import importlib
 import multiprocessing
 import os
@@ -26,10 +27,25 @@ def optional(module: str):
         return None
 
 
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds of one function.
+
+    Attributes:
+        clock: Median by the clock.
+        cpu: The least CPU time of all threads together. It counts what a
+            machine that is shared with others does for this process; a
+            thread that waits in a loop counts as well.
+    """
+
+    clock: float
+    cpu: float
+
+
 def compare(
     functions: dict[str, Callable[[], object]], repeats: int
-) -> dict[str, float]:
-    """Median seconds of each function.
+) -> dict[str, Times]:
+    """Times each function.
 
     They take turns, so that what else the machine does meets all of them.
 
@@ -38,16 +54,43 @@ def compare(
         repeats: Rounds after the first one, which warms up.
 
     Returns:
-        Seconds by name.
+        Times by name.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    taken: dict[str, list[tuple[float, float]]] = {k: [] for k in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
+            clock, cpu = time.perf_counter(), _cpu()
             function()
             if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(s) for name, s in seconds.items()}
+                taken[name].append((time.perf_counter() - clock, _cpu() - cpu))
+    return {
+        name: Times(
+            statistics.median(clock for clock, _ in pairs),
+            min(cpu for _, cpu in pairs),
+        )
+        for name, pairs in taken.items()
+    }
+
+
+def _cpu():
+    """CPU seconds of this process, and of its children that have ended."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def ratios(times: Times, other: Times | None) -> list[str]:
+    """Cells for time / other time, by the clock and in CPU seconds."""
+    if other is None:
+        return ["-", "-"]
+    return [
+        f"{times.clock / other.clock:.2f}",
+        f"{times.cpu / other.cpu:.2f}",
+    ]
+
+
+def milliseconds(times: Times) -> list[str]:
+    """Cells for both times."""
+    return [f"{times.clock * 1e3:.1f}", f"{times.cpu * 1e3:.1f}"]
 
 
 def peak_megabytes(make: Callable[..., Callable], *args) -> float:

@@ -4,6 +4,7 @@ The one implementation for monitoring, evaluation and whatever else ranks rows
 of a bank.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent import futures
 
@@ -13,6 +14,8 @@ import tensorflow as tf
 _QUERY_CHUNK = 256
 _SIMILARITIES = 2**24  # of a chunk of queries and a chunk of rows
 _BLOCK = 32
+_FEW = 4  # queries whose products NumPy takes, row by row
+_PART = 2**20  # numbers of the rows that a thread takes at once
 
 
 def top_k(
@@ -55,23 +58,61 @@ def top_k(
     if not chunks:
         empty = [0, num_neighbors]
         return np.empty(empty, np.float32), np.empty(empty, np.int64)
+    multiply = _multiply
+    if len(queries) <= _FEW:
+        visible = _in_memory(rows)
+        if visible is not None and visible.dtype == np.float32:
+            rows, multiply = visible, _multiply_few
     # Two at a time: while NumPy selects for one, TensorFlow multiplies for
     # the other.
     with futures.ThreadPoolExecutor(max_workers=2) as pool:
         found = pool.map(
-            lambda c: _top_k_of_chunk(c, rows, num_neighbors), chunks
+            lambda c: _top_k_of_chunk(c, rows, num_neighbors, multiply), chunks
         )
         scores, positions = zip(*found, strict=True)
     return np.concatenate(scores), np.concatenate(positions)
 
 
-def _top_k_of_chunk(queries, rows, num_neighbors):
+def _multiply(queries, rows):
     queries = tf.constant(queries, tf.float32)
+    rows = tf.cast(rows, tf.float32)
+    # As a batch of one: for some dozens of queries oneDNN's product of
+    # batches is up to 1.7 times as fast as its plain one.
+    return tf.matmul(queries[None], rows[None], transpose_b=True)[0]
+
+
+def _multiply_few(queries, rows):
+    """For less queries than a matrix product needs to be worth its while.
+
+    It reads the rows as fast as the memory gives them, which neither
+    TensorFlow's nor NumPy's product of a vector with a matrix does.
+    """
+    queries = queries.astype(np.float32)
+    products = np.empty([len(queries), len(rows)], np.float32)
+    size = max(1, _PART // queries.size)
+
+    def take(start):
+        part = slice(start, start + size)
+        np.vecdot(rows[part], queries[:, None], out=products[:, part])
+
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(take, range(0, len(rows), size)))
+    return tf.constant(products)
+
+
+def _in_memory(rows):
+    """The rows as NumPy sees them, without a copy; None if it cannot."""
+    if isinstance(rows, np.ndarray):
+        return rows
+    on_host = "CPU" in rows.device and rows.dtype == tf.float32
+    return np.asarray(memoryview(rows)) if on_host else None
+
+
+def _top_k_of_chunk(queries, rows, num_neighbors, multiply):
     scores = np.empty([len(queries), 0], np.float32)
     positions = np.empty([len(queries), 0], np.int64)
     for start, stop in _row_chunks(len(queries), len(rows)):
-        chunk = tf.cast(rows[start:stop], tf.float32)
-        similarities = tf.matmul(queries, chunk, transpose_b=True)
+        similarities = multiply(queries, rows[start:stop])
         values, columns = _largest_by_blocks(similarities, num_neighbors)
         # Earlier rows first, so that ties go to them.
         scores = np.concatenate([scores, values], axis=1)
