@@ -15,7 +15,7 @@ test: $(VENV)/.installed
 
 # PyTorch and faiss are compared where they are installed: pip install '.[bench]'.
 bench: $(VENV)/.installed
-	for name in head exact_softmax step input neighbors startup; do \
+	for name in head exact_softmax step input neighbors startup growth h100; do \
 	  $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lint: $(VENV)/.installed

@@ -105,18 +105,32 @@ def peak_megabytes(make: Callable[..., Callable], *args) -> float:
         Megabytes (10^6 bytes) of resident memory above those before the
         second call.
     """
-    # Large blocks go back to the system as soon as they are freed.
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    return in_own_process(_peak, make, args)
+
+
+def in_own_process(function: Callable, *args):
+    """Calls a function in a process of its own, which returns freed memory."""
+    # Large blocks go back to the system as soon as they are freed, and not
+    # into the pool that TensorFlow keeps with oneDNN.
+    changes = {"MALLOC_MMAP_THRESHOLD_": "65536", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    before = dict(os.environ)
+    os.environ.update(changes)
     try:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(_peak, (make, args))
+            return pool.apply(function, args)
     finally:
-        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _peak(make, args):
     function = make(*args)
     function()  # Compiles.
+    return peak_of(function)
+
+
+def peak_of(function: Callable[[], object]) -> float:
+    """Megabytes that a call takes at its peak, above those before it."""
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # The peak starts anew (Linux).
     before = _status("VmRSS")

@@ -15,7 +15,7 @@ _QUERY_CHUNK = 256
 _SIMILARITIES = 2**24  # of a chunk of queries and a chunk of rows
 _BLOCK = 32
 _FEW = 4  # queries whose products NumPy takes, row by row
-_PART = 2**20  # numbers of the rows that a thread takes at once
+_PART = 2**21  # numbers of the rows that a thread takes at once
 
 
 def top_k(
@@ -114,13 +114,17 @@ def _top_k_of_chunk(queries, rows, num_neighbors, multiply):
     for start, stop in _row_chunks(len(queries), len(rows)):
         similarities = multiply(queries, rows[start:stop])
         values, columns = _largest_by_blocks(similarities, num_neighbors)
+        if not start:
+            scores, positions = values, columns
+            continue
         # Earlier rows first, so that ties go to them.
         scores = np.concatenate([scores, values], axis=1)
         positions = np.concatenate([positions, columns + start], axis=1)
-        kept = _largest(scores, num_neighbors)
-        scores = np.take_along_axis(scores, kept, axis=1)
-        positions = np.take_along_axis(positions, kept, axis=1)
-    order = np.argsort(-scores, axis=1, kind="stable")
+        if scores.shape[1] > 2 * num_neighbors:
+            kept = _largest(scores, num_neighbors)
+            scores = np.take_along_axis(scores, kept, axis=1)
+            positions = np.take_along_axis(positions, kept, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :num_neighbors]
     return (
         np.take_along_axis(scores, order, axis=1),
         np.take_along_axis(positions, order, axis=1),
@@ -138,7 +142,7 @@ def _row_chunks(num_queries, num_rows):
 
 
 def _largest_by_blocks(similarities, number):
-    """The largest values of each row, and their columns in rising order.
+    """The largest values of each row and maybe some more, by their columns.
 
     Each of the k largest values stands in one of the k blocks with the
     largest maxima, so that all other blocks need not be ranked. That holds
@@ -154,13 +158,35 @@ def _largest_by_blocks(similarities, number):
     maxima = tf.reshape(
         tf.reduce_max(blocks, axis=1), [num_queries, num_blocks]
     )
-    chosen = _largest(maxima.numpy(), number)
+    maxima = maxima.numpy()
+    chosen = _largest(maxima, number)
     first_blocks = np.arange(num_queries)[:, None] * num_blocks
     values = tf.gather(blocks, first_blocks + chosen).numpy()
     values = values.reshape([num_queries, number * _BLOCK])
-    kept = _largest(values, number)
-    columns = np.take_along_axis(chosen, kept // _BLOCK, axis=1) * _BLOCK
-    return np.take_along_axis(values, kept, axis=1), columns + kept % _BLOCK
+    # Each chosen block has one value that is no smaller than this.
+    lowest = np.take_along_axis(maxima, chosen, axis=1).min(axis=1)
+    values, places = _at_least(values, lowest, number)
+    columns = np.take_along_axis(chosen, places // _BLOCK, axis=1) * _BLOCK
+    return values, columns + places % _BLOCK
+
+
+def _at_least(values, lowest, number):
+    """Packs those values of each row that are at least `lowest`.
+
+    Returns:
+        The values in their order and their columns,
+        `[rows, >= number]`; short rows are filled with -inf.
+    """
+    found = np.flatnonzero(values >= lowest[:, None])
+    rows, columns = np.divmod(found, values.shape[1])
+    counts = np.bincount(rows, minlength=len(values))
+    slots = np.arange(len(found)) - (np.cumsum(counts) - counts)[rows]
+    shape = len(values), max(counts.max(initial=0), number)
+    packed = np.full(shape, -np.inf, values.dtype)
+    packed[rows, slots] = values.ravel()[found]
+    places = np.zeros(shape, np.int64)
+    places[rows, slots] = columns
+    return packed, places
 
 
 def _largest(values, number):
