@@ -15,8 +15,8 @@ test: $(VENV)/.installed
 
 # PyTorch and faiss are compared where they are installed: pip install '.[bench]'.
 bench: $(VENV)/.installed
-	for name in head exact_softmax step input neighbors startup \
-	  grown serving; do \
+	for name in head exact_softmax step input neighbors startup growth \
+	  h100 grown serving; do \
 	  $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lint: $(VENV)/.installed

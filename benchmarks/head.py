@@ -123,18 +123,34 @@ def main() -> None:
             "per_example": timing.peak_megabytes(ours, *size, "per_example"),
         }
         for name, value in seconds.items():
-            ratio = seconds["PyTorch"] / value if torch else math.nan
+            faster = ["-", "-"]
+            if torch:
+                theirs = seconds["PyTorch"]
+                faster = [
+                    f"{theirs.clock / value.clock:.1f}",
+                    f"{theirs.cpu / value.cpu:.1f}",
+                ]
             rows.append(
                 [
                     *size,
                     name,
-                    f"{value * 1e3:.1f}",
-                    f"{ratio:.1f}",
+                    *timing.milliseconds(value),
+                    *faster,
                     f"{memory[name]:.0f}" if name in memory else "-",
                 ]
             )
     timing.print_table(
-        ["n", "batch", "negatives", "head", "ms", "times as fast", "MB above"],
+        [
+            "n",
+            "batch",
+            "negatives",
+            "head",
+            "ms",
+            "CPU ms",
+            "times as fast",
+            "in CPU time",
+            "MB above the bank",
+        ],
         rows,
     )
 

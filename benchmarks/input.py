@@ -1,8 +1,9 @@
 """The input pipeline alone: images of CIFAR's size, and JPEG at 224 pixels.
 
-JPEGs are compared with a loader of Pillow that does what torchvision's
-transforms do: random crop and resize, flip, colour jitter in random order,
-grayscale.
+Beside it stands what a ResNet-18 of width 64 consumes in training, and what
+keras_cv's layers do with batches. JPEGs are compared with a loader of Pillow
+that does what torchvision's transforms do: random crop and resize, flip,
+colour jitter in random order, grayscale.
 """
 
 import argparse
@@ -14,10 +15,17 @@ import random
 import tempfile
 import time
 
+import keras_cv
 import numpy as np
+import tensorflow as tf
 
-from benchmarks import timing
-from tf_instdisc import Augmentation, folder_source, training_dataset
+from benchmarks import step, timing
+from tf_instdisc import (
+    Augmentation,
+    augment,
+    folder_source,
+    training_dataset,
+)
 from tf_instdisc.data.sources import array_source
 
 _BATCH = 128
@@ -30,6 +38,50 @@ def pipeline(source, image_size):
     )
     batches = iter(dataset)
     return lambda: next(batches)[0].numpy()
+
+
+def layers(images):
+    """Augmentations of a batch: ours and keras_cv's, by name.
+
+    Of these, flips and grey images have the same definition.
+    """
+    size = images.shape[1]
+    ours = Augmentation(image_size=size)
+    cv = keras_cv.layers
+    every = [
+        cv.RandomCropAndResize((size, size), ours.crop_area, (3 / 4, 4 / 3)),
+        cv.RandomColorJitter((0, 255), 0.4, 0.4, 0.4, 0.4),
+        cv.RandomApply(cv.Grayscale(3), rate=0.2, batchwise=False),
+        cv.RandomFlip("horizontal"),
+    ]
+    uniforms = tf.random.stateless_uniform(
+        [len(images), augment.NUM_UNIFORMS], [0, 0]
+    )
+
+    def in_turn(names):
+        def run(x):
+            for layer in names:
+                x = layer(x, training=True)
+            return x
+
+        return run
+
+    functions = {
+        "all four, ours": lambda x: augment.augment(x, uniforms, ours),
+        "all four, keras_cv": in_turn(every),
+        "grey, ours": lambda x: augment.random_grayscale(
+            x, uniforms[:, -2], 0.2
+        ),
+        "grey, keras_cv": in_turn(every[2:3]),
+        "flip, ours": lambda x: augment.random_flip(x, uniforms[:, -1]),
+        "flip, keras_cv": in_turn(every[3:]),
+    }
+
+    def taker(function):
+        graph = tf.function(function)
+        return lambda: graph(images).numpy()
+
+    return {name: taker(function) for name, function in functions.items()}
 
 
 def images_per_core_second(take, num_batches):
@@ -117,7 +169,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--images", help="folder of JPEGs; else made-up ones")
     options = parser.parse_args()
-    num_batches = 1 if options.tiny else 20
+    num_batches = 1 if options.tiny else 10
+    width = 4 if options.tiny else 64
     pixels = np.random.default_rng(0).integers(0, 256, [50_000, 32, 32, 3])
     small = array_source(pixels.astype(np.uint8), None, None, "noise")
     with tempfile.TemporaryDirectory() as made_up:
@@ -138,12 +191,25 @@ def main() -> None:
         if timing.optional("PIL"):
             pipelines["224 px, JPEG, Pillow"] = lambda: pillow(paths, 224)
         # One after the other: a pipeline that waits fills its buffers.
+        some = pixels[:_BATCH].astype(np.float32)
+        batch = some, np.arange(_BATCH)
+        consumer = step.whole("nce", *batch, width)
         speeds = {
             name: images_per_core_second(make(), num_batches)
             for name, make in pipelines.items()
         }
+    consumed = images_per_core_second(consumer, min(num_batches, 3))
+    speeds[f"consumed by ResNet-18 of width {width}"] = consumed
     timing.print_table(
         ["pipeline", "images/s for each core"],
+        [[name, f"{speed:.0f}"] for name, speed in speeds.items()],
+    )
+    speeds = {
+        name: images_per_core_second(take, num_batches)
+        for name, take in layers(tf.constant(some)).items()
+    }
+    timing.print_table(
+        ["batches of 128 at 32 px", "images/s for each core"],
         [[name, f"{speed:.0f}"] for name, speed in speeds.items()],
     )
 

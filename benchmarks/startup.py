@@ -1,9 +1,11 @@
 """What importing the package, and a command's `--help`, take."""
 
+import pathlib
 import subprocess
 import sys
 
 from benchmarks import timing
+from tf_instdisc import cli
 
 _COMMANDS = {
     "import tensorflow, keras": ["-c", "import tensorflow, keras"],
@@ -16,7 +18,15 @@ _COMMANDS = {
         "import tensorflow, keras, tf_instdisc as t; "
         "[getattr(t, name) for name in t.__all__]",
     ],
-    "instdisc-train --help": ["-m", "tf_instdisc.cli.train", "--help"],
+}
+_COMMANDS |= {
+    f"instdisc-{path.stem} --help": [
+        "-m",
+        f"tf_instdisc.cli.{path.stem}",
+        "--help",
+    ]
+    for path in sorted(pathlib.Path(cli.__file__).parent.glob("*.py"))
+    if "def main" in path.read_text(encoding="utf-8")
 }
 
 
@@ -32,8 +42,11 @@ def main() -> None:
     }
     seconds = timing.compare(functions, 1 if tiny else 7)
     timing.print_table(
-        ["process", "seconds"],
-        [[name, f"{value:.2f}"] for name, value in seconds.items()],
+        ["process", "seconds", "CPU seconds"],
+        [
+            [name, f"{value.clock:.2f}", f"{value.cpu:.2f}"]
+            for name, value in seconds.items()
+        ],
     )
 
 

@@ -4,8 +4,6 @@ The CIFAR-10 recipe: ResNet-18, batch 128, n = 50,000. A PyTorch step is the
 same network, channels last, with SGD and a plain sum for a loss.
 """
 
-import math
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -125,15 +123,23 @@ def main() -> None:
         functions["PyTorch, encoder alone"] = pytorch(images, width)
     seconds = timing.compare(functions, 1 if tiny else 10)
     alone = seconds["encoder alone"]
-    theirs = seconds["PyTorch, encoder alone"] if torch else math.nan
+    theirs = seconds.get("PyTorch, encoder alone")
     timing.print_table(
-        ["step", "ms", "time / encoder alone", "time / PyTorch"],
+        [
+            "step",
+            "ms",
+            "CPU ms",
+            "time / encoder alone",
+            "in CPU time",
+            "time / PyTorch",
+            "in CPU time",
+        ],
         [
             [
                 name,
-                f"{value * 1e3:.1f}",
-                f"{value / alone:.3f}",
-                f"{value / theirs:.3f}",
+                *timing.milliseconds(value),
+                *timing.ratios(value, alone),
+                *timing.ratios(value, theirs),
             ]
             for name, value in seconds.items()
         ],

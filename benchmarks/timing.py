@@ -1,6 +1,7 @@
 """Times functions side by side, and measures their memory."""
 
 import argparse
+import dataclasses
 import importlib
 import multiprocessing
 import os
@@ -26,10 +27,25 @@ def optional(module: str):
         return None
 
 
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds of one function.
+
+    Attributes:
+        clock: Median by the clock.
+        cpu: The least CPU time of all threads together. It counts what a
+            machine that is shared with others does for this process; a
+            thread that waits in a loop counts as well.
+    """
+
+    clock: float
+    cpu: float
+
+
 def compare(
     functions: dict[str, Callable[[], object]], repeats: int
-) -> dict[str, float]:
-    """Median seconds of each function.
+) -> dict[str, Times]:
+    """Times each function.
 
     They take turns, so that what else the machine does meets all of them.
 
@@ -38,16 +54,43 @@ def compare(
         repeats: Rounds after the first one, which warms up.
 
     Returns:
-        Seconds by name.
+        Times by name.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    taken: dict[str, list[tuple[float, float]]] = {k: [] for k in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
+            clock, cpu = time.perf_counter(), _cpu()
             function()
             if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(s) for name, s in seconds.items()}
+                taken[name].append((time.perf_counter() - clock, _cpu() - cpu))
+    return {
+        name: Times(
+            statistics.median(clock for clock, _ in pairs),
+            min(cpu for _, cpu in pairs),
+        )
+        for name, pairs in taken.items()
+    }
+
+
+def _cpu():
+    """CPU seconds of this process, and of its children that have ended."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def ratios(times: Times, other: Times | None) -> list[str]:
+    """Cells for time / other time, by the clock and in CPU seconds."""
+    if other is None:
+        return ["-", "-"]
+    return [
+        f"{times.clock / other.clock:.2f}",
+        f"{times.cpu / other.cpu:.2f}",
+    ]
+
+
+def milliseconds(times: Times) -> list[str]:
+    """Cells for both times."""
+    return [f"{times.clock * 1e3:.1f}", f"{times.cpu * 1e3:.1f}"]
 
 
 def peak_megabytes(make: Callable[..., Callable], *args) -> float:
@@ -62,18 +105,32 @@ def peak_megabytes(make: Callable[..., Callable], *args) -> float:
         Megabytes (10^6 bytes) of resident memory above those before the
         second call.
     """
-    # Large blocks go back to the system as soon as they are freed.
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    return in_own_process(_peak, make, args)
+
+
+def in_own_process(function: Callable, *args):
+    """Calls a function in a process of its own, which returns freed memory."""
+    # Large blocks go back to the system as soon as they are freed, and not
+    # into the pool that TensorFlow keeps with oneDNN.
+    changes = {"MALLOC_MMAP_THRESHOLD_": "65536", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    before = dict(os.environ)
+    os.environ.update(changes)
     try:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(_peak, (make, args))
+            return pool.apply(function, args)
     finally:
-        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _peak(make, args):
     function = make(*args)
     function()  # Compiles.
+    return peak_of(function)
+
+
+def peak_of(function: Callable[[], object]) -> float:
+    """Megabytes that a call takes at its peak, above those before it."""
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # The peak starts anew (Linux).
     before = _status("VmRSS")

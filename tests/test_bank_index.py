@@ -45,6 +45,29 @@ def test_rows_are_searched_in_parts(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_blocks_that_are_ruled_out_hold_no_neighbour(monkeypatch, dtype):
+    # Parts of 512 rows in 16 blocks, then a rest that fills no block; rows
+    # are cast 64 at a time. Each row is there twice: the first one wins.
+    monkeypatch.setattr(bank_index, "_ROW_CHUNK", 512)
+    monkeypatch.setattr(bank_index, "_CAST_CHUNK", 64)
+    rows, queries = np.tile(_unit([550, 16]), (2, 1)), _unit([9, 16], seed=1)
+    index = BankIndex(_bank(rows), dtype)
+    scores, positions = index.search(tf.constant(queries), 3)
+    levels, scales = quantize(rows, dtype)
+    kept = levels.astype(np.float32)
+    kept = kept if scales is None else kept * scales[:, None]
+    similarities = (queries @ kept[:550].T).round(6)
+    best = np.argsort(-similarities, axis=1, kind="stable")
+    expected = np.stack([best[:, 0], best[:, 0] + 550, best[:, 1]], axis=1)
+    np.testing.assert_array_equal(positions, expected)
+    np.testing.assert_allclose(
+        scores,
+        np.take_along_axis(similarities, expected % 550, 1),
+        atol=1e-5,
+    )
+
+
 def test_rows_without_a_label_do_not_vote():
     rows = _unit([6, 8])
     index = BankIndex(_bank(rows, labels=[-1, 0, -1, 1, 1, -1]))

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tf_instdisc import neighbors
 
@@ -45,6 +46,29 @@ def test_top_k_equals_exhaustive_search_across_chunks(
     np.testing.assert_array_equal(positions, expected)
     np.testing.assert_allclose(
         scores, np.take_along_axis(similarities, expected, 1), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("form", ["array", "tensor", "float16", "strided"])
+@pytest.mark.parametrize("num_queries", [1, 3, 4, 5])
+def test_few_queries_equal_exhaustive_search(monkeypatch, form, num_queries):
+    monkeypatch.setattr(neighbors, "_PART", 100)
+    rng = np.random.default_rng(3)
+    rows, queries = unit_rows(rng, 1000, 8), unit_rows(rng, num_queries, 8)
+    stored = {
+        "array": rows,
+        "tensor": tf.constant(rows),
+        "float16": rows.astype(np.float16),
+        "strided": np.concatenate([rows, rows], axis=1)[:, :8],
+    }[form]
+    if form == "float16":
+        rows = stored.astype(np.float32)
+    scores, positions = neighbors.top_k(queries, stored, 7)
+    similarities = queries @ rows.T
+    expected = np.argsort(-similarities, axis=1, kind="stable")[:, :7]
+    np.testing.assert_array_equal(positions, expected)
+    np.testing.assert_allclose(
+        scores, np.take_along_axis(similarities, expected, 1), rtol=1e-5
     )
 
 

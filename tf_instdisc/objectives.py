@@ -48,7 +48,12 @@ def negative_logits(
     embeddings = embeddings / temperature
     if len(rows.shape) == 2:
         return ops.matmul(embeddings, ops.transpose(rows))
-    return ops.squeeze(ops.matmul(rows, embeddings[:, :, None]), axis=-1)
+    # The vector on the left: this product and its gradient take two thirds of
+    # the time that the other order takes in TensorFlow on a CPU.
+    products = ops.matmul(
+        embeddings[:, None, :], ops.transpose(rows, (0, 2, 1))
+    )
+    return ops.squeeze(products, axis=1)
 
 
 def softmax_loss(

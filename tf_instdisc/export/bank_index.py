@@ -7,6 +7,8 @@ from tf_instdisc import choices
 from tf_instdisc.run_directory import Bank
 
 _ROW_CHUNK = 65_536
+_CAST_CHUNK = 8192  # rows that stay in a core's cache as float32
+_BLOCK = 32
 
 
 class BankIndex(tf.Module):
@@ -73,7 +75,7 @@ class BankIndex(tf.Module):
         best_scores = best_positions = None
         for start in range(0, num_rows, _ROW_CHUNK):
             part = slice(start, min(start + _ROW_CHUNK, num_rows))
-            scores, positions = tf.math.top_k(
+            scores, positions = _top_k_by_blocks(
                 self._cosines(queries, part),
                 min(num_neighbors, part.stop - start),
             )
@@ -89,9 +91,19 @@ class BankIndex(tf.Module):
         return best_scores, best_positions
 
     def _cosines(self, queries: tf.Tensor, part: slice) -> tf.Tensor:
-        # Part by part: the whole bank in float32 never is in memory.
-        rows = tf.cast(self.rows[part], tf.float32)
-        cosines = tf.matmul(queries, rows, transpose_b=True)
+        # Part by part: the whole bank in float32 never is in memory, and
+        # what was just cast is multiplied before it leaves the cache.
+        is_cast = self.rows.dtype != tf.float32
+        size = _CAST_CHUNK if is_cast else _ROW_CHUNK
+        products = []
+        for start in range(part.start, part.stop, size):
+            rows = self.rows[start : min(start + size, part.stop)]
+            rows = tf.cast(rows, tf.float32)
+            # As a batch of one: see `neighbors`.
+            products.append(
+                tf.matmul(queries[None], rows[None], transpose_b=True)[0]
+            )
+        cosines = tf.concat(products, axis=-1)
         if self.scales is not None:
             cosines *= self.scales[part]
         return tf.ensure_shape(cosines, [None, part.stop - part.start])
@@ -114,6 +126,26 @@ class BankIndex(tf.Module):
         return tf.einsum(
             "bk,bkc->bc", weights, tf.one_hot(labels, self.num_classes)
         )
+
+
+def _top_k_by_blocks(scores: tf.Tensor, number: int):
+    """`tf.math.top_k` of `[batch, columns]`, most blocks being ruled out.
+
+    The k largest values stand in the k blocks with the largest maxima, see
+    `neighbors`.
+    """
+    columns = scores.shape[-1]
+    num_blocks = columns // _BLOCK
+    if columns % _BLOCK or num_blocks <= 4 * number:
+        return tf.math.top_k(scores, number)
+    blocks = tf.reshape(scores, [-1, num_blocks, _BLOCK])
+    _, chosen = tf.math.top_k(tf.reduce_max(blocks, axis=-1), number)
+    chosen = tf.sort(chosen, axis=-1)  # Ties go to earlier rows.
+    values = tf.gather(blocks, chosen, batch_dims=1)
+    values = tf.reshape(values, [-1, number * _BLOCK])
+    found, picked = tf.math.top_k(values, number)
+    block = tf.gather(chosen, picked // _BLOCK, batch_dims=1)
+    return found, block * _BLOCK + picked % _BLOCK
 
 
 def quantize(

@@ -1,0 +1,175 @@
+"""How time and memory of a training step grow, beside the expected law.
+
+Against n, the number of negatives and the batch, each alone; the other two
+stay at n = 50,000, 4096 negatives (shared) and a batch of 128. The encoder is
+small (ResNet-18 of width 8 at 16 pixels), so that the head can be seen. Each
+point is a process of its own. `--plot=FILE.png` needs matplotlib.
+"""
+
+import argparse
+import functools
+import time
+
+import numpy as np
+
+from benchmarks import timing
+
+_DIM = 128
+_DEFAULT = {"n": 50_000, "negatives": 4096, "batch": 128}
+_SWEEPS = {
+    "n": [10**4, 10**5, 10**6, 10**7],
+    "negatives": [1, 16, 256, 4096, 16_384, 65_536],
+    "batch": [32, 64, 128, 256, 512, 1024],
+}
+_TINY = {"n": [100, 1000], "negatives": [1, 8], "batch": [2, 4]}
+# What is expected, as a function of what is varied: of time and of memory
+# above the bank. Where nothing is expected to grow, the law is constant.
+_LAWS = {
+    ("n", "nce"): ("constant", "constant"),
+    ("n", "softmax"): ("linear", "constant"),
+    ("negatives", "nce"): ("a + b negatives", "a + b negatives"),
+    ("batch", "nce"): ("a + b batch", "a + b batch"),
+}
+
+
+def make(objective: str, n: int, negatives: int, batch: int):
+    """A training step, as a function without arguments."""
+    import keras
+    import tensorflow as tf
+
+    from tf_instdisc import InstanceDiscrimination, build_encoder
+
+    keras.utils.set_random_seed(0)
+    model = InstanceDiscrimination(
+        build_encoder("resnet18", image_size=16, width=8, embedding_dim=_DIM),
+        n,
+        objective=objective,
+        num_negatives=negatives,
+        temperature=0.1,
+    )
+    model.compile(optimizer=keras.optimizers.SGD(0.03, momentum=0.9))
+    model.optimizer.build(model.trainable_variables)
+    step = tf.function(model.train_step)
+    generator = np.random.default_rng(0)
+    images = generator.uniform(0, 255, [batch, 16, 16, 3]).astype(np.float32)
+    ids = generator.integers(0, n, [batch])
+    data = tf.constant(images), tf.constant(ids)
+    return lambda: step(data)["loss"].numpy()
+
+
+def measure(objective: str, repeats: int, **sizes: int) -> tuple[float, float]:
+    """CPU seconds of a step, and megabytes above what stays.
+
+    The least of `repeats` steps after the first; memory is the peak of a
+    step above what the process holds before it: bank, weights, images.
+    """
+    return timing.in_own_process(_measure, objective, repeats, sizes)
+
+
+def _measure(objective, repeats, sizes):
+    step = make(objective, **sizes)
+    step()
+    megabytes = timing.peak_of(step)
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        step()
+        seconds.append(time.process_time() - start)
+    return min(seconds), megabytes
+
+
+def expected(law: str, x: list[int], y: list[float]) -> list[float]:
+    """The law's values at `x`, fitted to `y` by least squares of shares.
+
+    Args:
+        law: `"constant"`, `"linear"` (b x), or one that begins with `"a + b"`.
+        x: What is varied.
+        y: What was measured, above 0.
+
+    Returns:
+        One value for each of `x`.
+    """
+    points = np.asarray(x, float)
+    columns = {
+        "constant": [np.ones_like(points)],
+        "linear": [points],
+    }.get(law, [np.ones_like(points), points])
+    # Each point weighs by its share, or the largest would be all that counts.
+    matrix = np.stack(columns, axis=1)
+    weights = 1 / np.maximum(np.asarray(y, float), 1e-9)
+    factors, *_ = np.linalg.lstsq(
+        matrix * weights[:, None], np.asarray(y) * weights, rcond=None
+    )
+    return (matrix @ factors).tolist()
+
+
+def plot(results: dict, path: str) -> None:
+    """Draws each sweep: points as measured, lines as expected."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, len(_SWEEPS), figsize=(9, 5), dpi=80)
+    for (varied, objective), sweep in results.items():
+        for row, (name, values, laws) in enumerate(sweep["curves"]):
+            axis = axes[row, list(_SWEEPS).index(varied)]
+            (points,) = axis.plot(
+                sweep["x"],
+                values,
+                "o",
+                label=f"{objective}: {sweep['law'][row]}",
+            )
+            axis.plot(
+                sweep["x"], laws, "-", color=points.get_color(), alpha=0.5
+            )
+            axis.set(xscale="log", yscale="log", xlabel=varied)
+            if varied == "n":
+                axis.set_ylabel(name)
+            axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--plot", help="a PNG to write")
+    options = parser.parse_args()
+    sweeps = _TINY if options.tiny else _SWEEPS
+    run = functools.partial(measure, repeats=1 if options.tiny else 5)
+    results = {}
+    for (varied, objective), law in _LAWS.items():
+        x = sweeps[varied]
+        base = _DEFAULT | ({"n": 100, "batch": 2} if options.tiny else {})
+        points = [run(objective, **base | {varied: value}) for value in x]
+        curves = [
+            (name, values, expected(kind, x, values))
+            for name, values, kind in zip(
+                ("CPU ms", "MB above the bank"),
+                (
+                    [1e3 * s for s, _ in points],
+                    [max(m, 0.1) for _, m in points],
+                ),
+                law,
+                strict=True,
+            )
+        ]
+        results[varied, objective] = {"x": x, "curves": curves, "law": law}
+        (_, times, time_law), (_, sizes, size_law) = curves
+        timing.print_table(
+            [varied, "CPU ms", law[0], "MB above the bank", law[1]],
+            [
+                [value, f"{t:.1f}", f"{tl:.1f}", f"{m:.1f}", f"{ml:.1f}"]
+                for value, t, tl, m, ml in zip(
+                    x, times, time_law, sizes, size_law, strict=True
+                )
+            ],
+        )
+    if options.plot:
+        plot(results, options.plot)
+
+
+if __name__ == "__main__":
+    main()
