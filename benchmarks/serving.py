@@ -19,6 +19,7 @@ import pathlib
 import tempfile
 import time
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -36,7 +37,6 @@ class Sizes:
     """Of the encoder, its bank and the batches."""
 
     image: int = 64
-    width: int = 64
     rows: int = 50_000
     batches: tuple[int, ...] = (1, 8, 32)
 
@@ -45,14 +45,15 @@ class Sizes:
         return [f"batch {size}" for size in self.batches]
 
 
-TINY = Sizes(image=16, width=4, rows=300, batches=(1,))
+TINY = Sizes(image=16, rows=300, batches=(1,))
 
 
 def make_run(path, sizes):
     """An untrained run; only its shapes matter."""
-    encoder = build_encoder(
-        image_size=sizes.image, width=sizes.width, stem="imagenet"
-    )
+    if sizes is TINY:
+        encoder = _linear_encoder(sizes.image)
+    else:
+        encoder = build_encoder(image_size=sizes.image, stem="imagenet")
     rows = np.random.default_rng(0).normal(size=(sizes.rows, 128))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     run = run_directory.open_run(str(path), {}, (), "--crop_fraction=0.875\n")
@@ -68,6 +69,12 @@ def make_run(path, sizes):
         )
     )
     return run
+
+
+def _linear_encoder(image_size):
+    inputs = keras.Input([image_size, image_size, 3])
+    outputs = keras.layers.Dense(128)(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, keras.layers.UnitNormalization()(outputs))
 
 
 class Served:

@@ -12,7 +12,7 @@ def test_the_quickstart_runs(monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="the extra 'test'")
     nbformat = pytest.importorskip("nbformat", reason="the extra 'test'")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("QUICKSTART_EPOCHS", "3")
+    monkeypatch.setenv("QUICKSTART_EPOCHS", "6")
     notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", 4)
     nbformat.validate(notebook)
     nbclient.NotebookClient(

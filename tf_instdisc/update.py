@@ -11,7 +11,7 @@ import os
 import keras
 import numpy as np
 
-from tf_instdisc.data.folder import folder_source, image_paths
+from tf_instdisc.data.folder import image_paths, report_unreadable
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.run_directory import Bank
 from tf_instdisc.run_images import RunImages
@@ -71,6 +71,7 @@ def update_bank(
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
+        UnreadableImageError: If no image can be read.
         ValueError: If the folder has class subfolders other than the run's.
     """
     position_of = {str(name): i for i, name in enumerate(bank.names)}
@@ -78,21 +79,9 @@ def update_bank(
         name: _digest(os.path.join(folder, name))
         for name in image_paths(folder)
     }
-    # Each was decoded when it came into the bank.
-    kept_files = {
-        name
-        for name, digest in digests.items()
-        if name in position_of and old_digests.get(name, digest) == digest
-    }
-    source = folder_source(folder, "skip", known_good=kept_files)
-    unreadable = set(source.unreadable)
-    readable = [i for i in range(source.num_instances) if i not in unreadable]
-    now = [source.instance_name(i) for i in readable]
-    labels = dict(zip(now, _labels(now, bank), strict=True))
-    digests = {name: digests[name] for name in now}
-
-    added = [name for name in now if name not in position_of]
-    removed = [name for name in position_of if name not in labels]
+    labels = dict(zip(digests, _labels(digests, bank), strict=True))
+    added = [name for name in digests if name not in position_of]
+    removed = [name for name in position_of if name not in digests]
     renamed = _renames(removed, added, old_digests, digests)
     for old, new in renamed:
         position_of[new] = position_of.pop(old)
@@ -101,12 +90,26 @@ def update_bank(
     added = [name for name in added if name not in position_of]
     changed = [
         name
-        for name in now
+        for name in digests
         if name in old_digests
         and name in position_of
         and name not in was_renamed.values()
         and old_digests[name] != digests[name]
     ]
+
+    # === All else was decoded when it came into the bank ===
+    fresh = [*added, *changed]
+    if reread:
+        fresh = list(digests)
+    rows_of = _encode(fresh, folder, flags, encoder)
+    bad = {name for name in fresh if name not in rows_of}
+    if bad:
+        report_unreadable(sorted(bad), len(digests), folder, "skip")
+    digests = {n: digest for n, digest in digests.items() if n not in bad}
+    added = [name for name in added if name not in bad]
+    removed += [name for name in position_of if name in bad]
+    changed = [name for name in changed if name not in bad]
+    renamed = [(old, new) for old, new in renamed if new not in bad]
     gone = np.array([position_of[name] for name in removed], np.int64)
     removed_ids = np.union1d(removed_ids, bank.instance_ids[gone])
 
@@ -114,18 +117,17 @@ def update_bank(
     kept = sorted(
         (position, name)
         for name, position in position_of.items()
-        if name in labels
+        if name in digests
     )
     positions = np.array([position for position, _ in kept], np.int64)
     kept_names = [name for _, name in kept]
     highest = max(bank.instance_ids.max(), removed_ids.max(initial=-1))
     names = [*kept_names, *added]
-    rows = np.concatenate(
-        [
-            bank.rows[positions],
-            np.zeros([len(added), bank.rows.shape[1]], bank.rows.dtype),
-        ]
-    )
+    rows = np.zeros([len(names), bank.rows.shape[1]], bank.rows.dtype)
+    rows[: len(kept)] = bank.rows[positions]
+    for i, name in enumerate(names):
+        if name in rows_of:
+            rows[i] = rows_of[name]
     updated = Bank(
         rows=rows,
         instance_ids=np.concatenate(
@@ -138,9 +140,7 @@ def update_bank(
         labels=np.array([labels[name] for name in names], np.int64),
         class_names=bank.class_names,
     )
-    fresh = {*added, *changed, *(kept_names if reread else ())}
-    _encode(updated, fresh, folder, flags, encoder)
-    untouched = fresh | set(was_renamed.values())
+    untouched = {*rows_of, *(new for _, new in renamed)}
     return Update(
         updated,
         removed_ids,
@@ -211,18 +211,17 @@ def _labels(names, bank):
     return [known.get(name, NO_LABEL) for name in classes]
 
 
-def _encode(bank, fresh, folder, flags, encoder):
-    """Sets the rows of the named images."""
-    positions = np.flatnonzero([str(name) in fresh for name in bank.names])
+def _encode(names, folder, flags, encoder):
+    """Rows by name; of what cannot be read there is none."""
+    size = len(names)
+    bank = Bank(
+        np.zeros([size, 0]), np.arange(size), np.array(names), np.zeros(size)
+    )
     images = RunImages(bank, {**flags, "images": folder})
-    batches = images.batches(positions, images.image_size, images.crop_fraction)
-    missing = set(positions.tolist())
-    for slots, batch in batches:
-        bank.rows[positions[slots]] = encoder.predict_on_batch(batch)
-        missing -= set(positions[slots].tolist())
-    if missing:
-        raise ValueError(
-            "`images` must not change while it is read. Received: "
-            f"{bank.names[min(missing)]}, which is gone or broken since it was "
-            "listed. Start again."
-        )
+    rows = {}
+    for slots, batch in images.batches(
+        np.arange(size), images.image_size, images.crop_fraction
+    ):
+        embedded = encoder.predict_on_batch(batch)
+        rows.update(zip([names[i] for i in slots], embedded, strict=True))
+    return rows

@@ -43,7 +43,10 @@ def _diff(first: str, second: str) -> None:
         f"shared neighbours at {diff.NUM_NEIGHBORS.value}: "
         f"{found.shared_neighbors.mean():.3f}"
     )
-    print(f"drift: mean {found.drift.mean():.4f}, most {found.drift.max():.4f}")
+    drift = f"mean {found.drift.mean():.4f}, most {found.drift.max():.4f}"
+    if np.isnan(found.drift).any():
+        drift = "none can be given, as the rows have different widths"
+    print(f"drift: {drift}")
     lines = [
         (name, f"{shared:.4f}", f"{drift:.6f}")
         for name, shared, drift in zip(

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -23,14 +23,13 @@ def folder_source(
     bad_images: str = "fail",
     known_ids: Mapping[str, int] | None = None,
     num_instances: int | None = None,
-    known_good: Collection[str] = (),
 ) -> ImageSource:
     """Reads all images below a folder.
 
     The sorted relative paths are the instances, unless they have ids already;
     an id without an image then counts as unreadable. If every image lies in a
-    subfolder, the first part of its path is its class. Every image that is not
-    known to be good is decoded once, to find those that cannot be.
+    subfolder, the first part of its path is its class. Every image is decoded
+    once, to find those that cannot be.
 
     Args:
         folder: Path; searched through all levels, hidden files left out.
@@ -39,7 +38,6 @@ def folder_source(
         known_ids: Ids by relative path, as an earlier run gave them.
         num_instances: With `known_ids`: one more than the highest id that
             was ever given.
-        known_good: Relative paths of images that need not be tried.
 
     Returns:
         The source; its examples are encoded.
@@ -60,13 +58,11 @@ def folder_source(
         names[instance_id] = name
     paths = [os.path.join(folder, name) for name in names]
     readable = np.zeros([len(names)], bool)
-    readable[ids] = True
-    doubtful = [i for i in ids if names[i] not in known_good]
-    readable[doubtful] = _readable([paths[i] for i in doubtful])
+    readable[ids] = _readable([paths[i] for i in ids])
     unreadable = tuple(int(i) for i in np.flatnonzero(~readable))
     bad = [names[i] for i in unreadable if names[i]]
     if bad:
-        _report(bad, len(found), folder, bad_images)
+        report_unreadable(bad, len(found), folder, bad_images)
 
     classes = sorted({name.split("/")[0] for name in found if "/" in name})
     has_classes = all("/" in name for name in found)
@@ -169,9 +165,7 @@ def _readable(paths: list[str]) -> np.ndarray:
         ):
             return tf.identity(index)
 
-    # Not a list: an empty one would be of floats.
-    files = tf.constant(paths, tf.string)
-    dataset = tf.data.Dataset.from_tensor_slices(files).enumerate()
+    dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
     dataset = dataset.map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
     readable = np.zeros([len(paths)], bool)
     for index in dataset.ignore_errors().as_numpy_iterator():
@@ -179,9 +173,21 @@ def _readable(paths: list[str]) -> np.ndarray:
     return readable
 
 
-def _report(
+def report_unreadable(
     bad_names: list[str], num_images: int, folder: str, bad_images: str
 ) -> None:
+    """Names images that cannot be read, and says what becomes of them.
+
+    Args:
+        bad_names: At least one.
+        num_images: Images in the folder.
+        folder: Path.
+        bad_images: `"fail"` or `"skip"`.
+
+    Raises:
+        UnreadableImageError: If they are not to be skipped, or if they are
+            all.
+    """
     named = "".join(f"\n  {name}" for name in bad_names[:_NAMED_AT_MOST])
     if len(bad_names) > _NAMED_AT_MOST:
         named += f"\n  and {len(bad_names) - _NAMED_AT_MOST} more"
