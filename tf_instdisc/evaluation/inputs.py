@@ -114,6 +114,7 @@ def with_overrides(
     folders; a folder takes the place of a data set.
     """
     flags = dict(flags)
+    replaced: tuple[str, ...]
     if "dataset" in overrides:
         replaced = (*_FOLDER_FLAGS, *_TFDS_FLAGS)
     else:
