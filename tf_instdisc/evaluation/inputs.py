@@ -114,11 +114,11 @@ def with_overrides(
     folders; a folder takes the place of a data set.
     """
     flags = dict(flags)
-    replaced: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
     if "dataset" in overrides:
         replaced = (*_FOLDER_FLAGS, *_TFDS_FLAGS)
-    else:
-        replaced = _TFDS_FLAGS if "images" in overrides else ()
+    elif "images" in overrides:
+        replaced = _TFDS_FLAGS
     for name in replaced:
         flags.pop(name, None)
     return {**flags, **overrides}

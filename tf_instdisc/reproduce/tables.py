@@ -83,8 +83,10 @@ SCALES = {
         {"cifar10": "cifar10_sweep.flags", "imagenet": "cifar10_sweep.flags"},
         longest=10,
         fine_tuning={
-            "epochs": 20,
-            "min_updates": 200,
+            # As many updates for each share, up to 20%, so that all of them
+            # share one graph.
+            "epochs": 8,
+            "min_updates": 256,
             "batch_size": 64,
             "optimizer": "adamw",
             "learning_rate": 1e-3,
