@@ -52,7 +52,7 @@ def main() -> None:
         kinds = ("plain", "streamed")
         memory = {k: timing.peak_megabytes(make, k, *size) for k in kinds}
         functions = {k: make(k, *size) for k in kinds}
-        seconds = timing.compare(functions, 4)
+        seconds = timing.compare(functions, 3)
         results = [functions[k]() for k in kinds]
         apart = max(np.abs(a - b).max() for a, b in zip(*results, strict=True))
         del functions

@@ -121,7 +121,7 @@ def main() -> None:
     torch = timing.optional("torch")
     if torch:
         functions["PyTorch, encoder alone"] = pytorch(images, width)
-    seconds = timing.compare(functions, 1 if tiny else 10)
+    seconds = timing.compare(functions, 1 if tiny else 6)
     alone = seconds["encoder alone"]
     theirs = seconds.get("PyTorch, encoder alone")
     timing.print_table(
