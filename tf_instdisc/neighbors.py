@@ -15,6 +15,7 @@ _QUERY_CHUNK = 256
 _SIMILARITIES = 2**24  # of a chunk of queries and a chunk of rows
 _BLOCK = 32
 _FEW = 4  # queries whose products NumPy takes, row by row
+_COPY = 2**22  # numbers of rows in NumPy that are copied at once
 _PART = 2**21  # numbers of the rows that a thread takes at once
 
 
@@ -24,8 +25,9 @@ def top_k(
     """The most similar rows of each query.
 
     Works in chunks: besides its arguments and results it holds at most
-    2 x 2**24 similarities (128 MiB), and a copy of two chunks of rows if
-    those are in NumPy. Pass the rows as a tensor to search them many times.
+    2 x 2**24 similarities (128 MiB), and a copy of two chunks of rows
+    (32 MiB) if those are in NumPy. Pass the rows as a tensor to search them
+    many times.
 
     Args:
         queries: float `[num_queries, dim]`.
@@ -63,6 +65,8 @@ def top_k(
         visible = _in_memory(rows)
         if visible is not None and visible.dtype == np.float32:
             rows, multiply = visible, _multiply_few
+    elif isinstance(rows, np.ndarray) and rows.nbytes <= 4 * _COPY:
+        rows = tf.constant(rows, tf.float32)  # Once for all queries.
     # Two at a time: while NumPy selects for one, TensorFlow multiplies for
     # the other.
     with futures.ThreadPoolExecutor(max_workers=2) as pool:
@@ -111,7 +115,11 @@ def _in_memory(rows):
 def _top_k_of_chunk(queries, rows, num_neighbors, multiply):
     scores = np.empty([len(queries), 0], np.float32)
     positions = np.empty([len(queries), 0], np.int64)
-    for start, stop in _row_chunks(len(queries), len(rows)):
+    most = len(rows)
+    if multiply is _multiply and isinstance(rows, np.ndarray):
+        # TensorFlow copies them: what is small is copied into memory at hand.
+        most = max(_COPY // rows.shape[1], 1)
+    for start, stop in _row_chunks(len(queries), len(rows), most):
         similarities = multiply(queries, rows[start:stop])
         values, columns = _largest_by_blocks(similarities, num_neighbors)
         if not start:
@@ -131,9 +139,10 @@ def _top_k_of_chunk(queries, rows, num_neighbors, multiply):
     )
 
 
-def _row_chunks(num_queries, num_rows):
+def _row_chunks(num_queries, num_rows, most):
     """Chunks of whole blocks, then the rest that fills no block."""
-    size = _SIMILARITIES // num_queries // _BLOCK * _BLOCK
+    size = min(_SIMILARITIES // num_queries, most)
+    size = max(size // _BLOCK, 1) * _BLOCK
     whole = num_rows // _BLOCK * _BLOCK
     for start in range(0, whole, size):
         yield start, min(start + size, whole)
