@@ -143,6 +143,8 @@ def plot(results: dict, path: str) -> None:
             if varied == "n":
                 axis.set_ylabel(name)
             axis.legend(fontsize=7)
+            low, high = axis.dataLim.intervaly
+            axis.set_ylim(low / 2, high * 2)
     figure.tight_layout()
     figure.savefig(path)
 
