@@ -243,8 +243,10 @@ def test_file_loads_without_the_package(tmp_path, small, backend, policy):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[-1] == backend
+    # bfloat16 has 8 bits: another order of a sum moves entries by 1e-3 or so.
+    atol = 1e-4 if policy == "float32" else 2e-3
     np.testing.assert_allclose(
-        np.load(paths[2]), encoder(images), rtol=0, atol=1e-4
+        np.load(paths[2]), encoder(images), rtol=0, atol=atol
     )
 
 
