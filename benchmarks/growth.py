@@ -22,7 +22,7 @@ _SWEEPS = {
     "negatives": [1, 64, 4096, 65_536],
     "batch": [32, 128, 512, 1024],
 }
-_TINY = {"n": [100, 1000], "negatives": [1, 8], "batch": [2, 4]}
+_TINY = {"n": [100], "negatives": [8], "batch": [4]}
 # What is expected, as a function of what is varied: of time and of memory
 # above the bank. Where nothing is expected to grow, the law is constant.
 _LAWS = {
