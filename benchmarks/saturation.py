@@ -1,0 +1,85 @@
+"""How far runs of instdisc-reproduce have left the noise behind.
+
+NCE asks whether P(i|v) is above that of m noise samples, m / n. Where
+h(i, v) = n P / (n P + m) comes near 1, the gradient of the positive, 1 - h,
+is gone: so many negatives are how far a run can get. The table has n P(i|v) of
+training crops at the end of each run, and what h is of it.
+
+    python -m benchmarks.saturation --runs_dir=runs/reproduce/cifar10_sweep \\
+      --data_dir=...
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+from benchmarks import timing
+from tf_instdisc import run_directory
+from tf_instdisc.augment import Augmentation
+from tf_instdisc.data import pipeline
+from tf_instdisc.data.tfds_source import tfds_source
+from tf_instdisc.encoders import build_encoder
+from tf_instdisc.load import load_encoder
+
+_BATCH = 250
+_BATCHES = 16
+
+
+def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
+    """n P(i|v) of training crops, with Z the mean over them as NCE has it.
+
+    Args:
+        path: A run's directory.
+        data_dir: Where TFDS keeps its data.
+
+    Returns:
+        float64 `[images]`; 1 is what a uniform guess has.
+    """
+    run = run_directory.load(str(path))
+    flags = run.read_flags()
+    bank = run.load_bank()
+    size = int(flags.get("train_image_size", flags["image_size"]))
+    encoder = build_encoder(
+        flags["encoder"],
+        image_size=size,
+        width=int(flags["width"]),
+        stem=flags["stem"],
+    )
+    encoder.set_weights(load_encoder(path).get_weights())
+    source = tfds_source(flags["dataset"], flags["split"], data_dir)
+    crops = pipeline.training_dataset(
+        source, Augmentation(image_size=size), _BATCH, epochs=1
+    )
+    positives, sums = [], []
+    for images, ids in crops.take(_BATCHES):
+        # Batch statistics, as in training.
+        embeddings = encoder(images, training=True).numpy()
+        logits = embeddings.astype(np.float64) @ bank.rows.T
+        logits /= float(flags["temperature"])
+        positives.append(logits[np.arange(len(logits)), ids.numpy()])
+        sums.append(np.exp(logits).sum(axis=1))
+    normalizer = np.concatenate(sums).mean()
+    return len(bank.rows) * np.exp(np.concatenate(positives)) / normalizer
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs_dir", required=True)
+    parser.add_argument("--data_dir")
+    options = parser.parse_args()
+    rows = []
+    for name in ("base", "nce-4096", "nce-512", "nce-10", "nce-1"):
+        path = pathlib.Path(options.runs_dir, name, "seed0")
+        ratios = noise_ratios(path, options.data_dir)
+        share = ""
+        if name != "base":
+            num_negatives = int(name.removeprefix("nce-"))
+            share = f"{np.mean(ratios / (ratios + num_negatives)):.3f}"
+        rows.append([name, f"{np.median(ratios):.1f}", share])
+    timing.print_table(["run", "median of n P(i given v)", "mean h"], rows)
+
+
+if __name__ == "__main__":
+    main()
