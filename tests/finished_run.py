@@ -65,7 +65,12 @@ def make_run(path, folder, flags: str = "") -> run_directory.RunDirectory:
         f"--objective=softmax\n--noflip\n--temperature=0.1\n{flags}"
     )
     run = run_directory.open_run(str(path), {}, (), text)
-    encoder = linear_encoder()
+    save_run(run, linear_encoder(), folder)
+    return run
+
+
+def save_run(run, encoder, folder) -> None:
+    """Writes encoder and bank, the encoded images of the folder."""
     source = folder_source(str(folder), "skip")
     embedded = embed(encoder, evaluation_dataset(source, SIZE, 64))
     run.save_encoder(encoder)
@@ -80,7 +85,6 @@ def make_run(path, folder, flags: str = "") -> run_directory.RunDirectory:
             class_names=source.class_names or (),
         )
     )
-    return run
 
 
 def command(name: str, *arguments, cwd=None) -> subprocess.CompletedProcess:

@@ -5,11 +5,8 @@ import pathlib
 import keras
 import numpy as np
 
-from tests.finished_run import SIZE, save_picture
+from tests.finished_run import SIZE, save_picture, save_run
 from tf_instdisc import run_directory
-from tf_instdisc.data.folder import folder_source
-from tf_instdisc.data.pipeline import evaluation_dataset
-from tf_instdisc.embedding import embed
 
 CLASSES = ("ant", "bee", "cat")
 NUM_TRAIN = 8  # of each class
@@ -63,21 +60,3 @@ def small_encoder(seed: int = 0) -> keras.Model:
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dense(16, name="projection")(x)
     return keras.Model(image, layers.UnitNormalization(name="embedding")(x))
-
-
-def save_run(run, encoder, folder) -> None:
-    """Writes encoder and bank, the encoded images of the folder."""
-    source = folder_source(str(folder))
-    embedded = embed(encoder, evaluation_dataset(source, SIZE, 64))
-    run.save_encoder(encoder)
-    run.save_bank(
-        run_directory.Bank(
-            rows=embedded.embeddings,
-            instance_ids=embedded.instance_ids,
-            names=np.array(
-                [source.instance_name(int(i)) for i in embedded.instance_ids]
-            ),
-            labels=embedded.labels,
-            class_names=source.class_names or (),
-        )
-    )

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.finished_run import command
+from tests.finished_run import command, save_run
 from tests.labelled_run import (
     fill_labelled_folder,
     make_labelled_run,
-    save_run,
     small_encoder,
 )
 from tf_instdisc import run_directory

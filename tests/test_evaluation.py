@@ -11,18 +11,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from tests.finished_run import save_run
 from tests.labelled_run import (
     NUM_TEST,
     NUM_TRAIN,
     fill_labelled_folder,
     make_labelled_run,
-    save_run,
     small_encoder,
 )
 from tests.test_neighbors import loop_accuracy
-from tf_instdisc import array_source
+from tf_instdisc import array_source, neighbors
 from tf_instdisc.data.folder import folder_source
-from tf_instdisc.embedding import Embedded, embed
+from tf_instdisc.embedding import embed
 from tf_instdisc.evaluation import features, knn, linear, results, svm
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.evaluation.measurement import Measurement
@@ -38,21 +38,17 @@ def inputs(run):
     return open_inputs(run)
 
 
-def embedded(rows, labels):
-    return Embedded(rows, np.arange(len(rows)), np.asarray(labels))
-
-
 @pytest.mark.parametrize("k", [1, 7, 500])
 def test_knn_equals_a_loop_in_ties_and_beyond_all_rows(monkeypatch, k):
-    monkeypatch.setattr(knn, "_QUERIES", 4)
+    monkeypatch.setattr(neighbors, "_VOTING_CHUNK", 4)
     rng = np.random.default_rng(0)
     # Few directions, so that cosines and votes are tied again and again. The
     # products are exact.
     rows = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 40)]
     queries = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 11)]
     row_labels, labels = rng.integers(0, 7, 40), rng.integers(0, 7, 11)
-    found = knn.accuracy(
-        embedded(rows, row_labels), embedded(queries, labels), 7, [k], 0.5
+    found = neighbors.knn_accuracy(
+        rows, row_labels, queries, labels, 7, [k], 0.5
     )
     expected = loop_accuracy(rows, row_labels, queries, labels, 7, k, 0.5)
     assert found[k] == pytest.approx(expected)

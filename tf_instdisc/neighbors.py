@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 _QUERY_CHUNK = 256
+_VOTING_CHUNK = 4096  # queries whose votes, one a class, are held at a time
 _SIMILARITIES = 2**24  # of a chunk of queries and a chunk of rows
 _BLOCK = 32
 _FEW = 4  # queries whose products NumPy takes, row by row
@@ -257,7 +258,8 @@ def knn_accuracy(
     """Weighted kNN accuracy for several numbers of neighbours.
 
     Rows and queries with a negative label are left out. Of classes with equal
-    votes the lowest label wins.
+    votes the lowest label wins. Memory grows with the rows and with the
+    queries, but not with queries x rows or queries x classes.
 
     Args:
         rows: float `[num_rows, dim]`, of unit length.
@@ -286,23 +288,28 @@ def knn_accuracy(
             f"{len(queries)} labelled queries, num_classes={num_classes}, "
             f"highest label {highest}"
         )
-    scores, positions = top_k(queries, rows, max(num_neighbors))
-    neighbor_labels = row_labels[positions]
-    accuracies = {}
-    for number in num_neighbors:
-        votes = weighted_votes(
-            scores[:, :number],
-            neighbor_labels[:, :number],
-            num_classes,
-            temperature,
-        )
-        ranking = np.argsort(-votes, axis=1, kind="stable")[:, :5]
-        hits = ranking == query_labels[:, None]
-        accuracies[number] = {
-            "top1": float(hits[:, 0].mean()),
-            "top5": float(hits.any(axis=1).mean()),
+    hits = {number: np.zeros([2], np.int64) for number in num_neighbors}
+    for start in range(0, len(queries), _VOTING_CHUNK):
+        chunk = slice(start, start + _VOTING_CHUNK)
+        scores, positions = top_k(queries[chunk], rows, max(num_neighbors))
+        neighbor_labels = row_labels[positions]
+        for number in num_neighbors:
+            votes = weighted_votes(
+                scores[:, :number],
+                neighbor_labels[:, :number],
+                num_classes,
+                temperature,
+            )
+            ranking = np.argsort(-votes, axis=1, kind="stable")[:, :5]
+            is_hit = ranking == query_labels[chunk, None]
+            hits[number] += is_hit[:, 0].sum(), is_hit.sum()
+    return {
+        number: {
+            "top1": float(top1 / len(queries)),
+            "top5": float(top5 / len(queries)),
         }
-    return accuracies
+        for number, (top1, top5) in hits.items()
+    }
 
 
 def _labelled(rows, labels):

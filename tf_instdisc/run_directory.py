@@ -102,7 +102,7 @@ class RunDirectory:
 
     def save_results(self, results: dict) -> None:
         """Writes what was measured, whole or not at all."""
-        _write_whole(self.results, json.dumps(results, indent=1) + "\n")
+        write_whole(self.results, json.dumps(results, indent=1) + "\n")
 
     def load_results(self) -> dict:
         """What was measured; empty before the first evaluation."""
@@ -126,20 +126,15 @@ class RunDirectory:
             for line in text.splitlines()
             if line.partition("=")[0] != f"--{name}"
         ]
-        partial = self.path / "flags.partial.txt"
-        partial.write_text(
-            "\n".join([*lines, f"--{name}={value}"]) + "\n", encoding="utf-8"
-        )
-        os.replace(partial, self.flags)
+        lines.append(f"--{name}={value}")
+        write_whole(self.flags, "\n".join(lines) + "\n")
 
     def save_instances(
         self, removed_ids: np.ndarray, digests: dict[str, str]
     ) -> None:
         """Writes tombstones and the files' digests, whole or not at all."""
-        partial = self.path / "instances.partial.json"
         content = {"removed_ids": removed_ids.tolist(), "digests": digests}
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(partial, self.instances)
+        write_whole(self.instances, json.dumps(content))
 
     def load_instances(self) -> tuple[np.ndarray, dict[str, str]]:
         """Tombstones, int64, and digests; both empty before an update."""
@@ -179,7 +174,7 @@ class RunDirectory:
     def save_detection(self, lines: list[dict]) -> None:
         """Writes the epochs of detectors anew, whole or not at all."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        _write_whole(self.detection, text)
+        write_whole(self.detection, text)
 
     def keep_metrics(self, epochs: int) -> None:
         """Removes the metrics of all epochs but the first ones.
@@ -191,7 +186,7 @@ class RunDirectory:
         with open(self.metrics, encoding="utf-8") as file:
             lines = [line for line in file if line.endswith("\n")]
         kept = [line for line in lines if json.loads(line)["epoch"] <= epochs]
-        _write_whole(self.metrics, "".join(kept))
+        write_whole(self.metrics, "".join(kept))
 
     def save_encoder(self, encoder) -> None:
         """Writes the encoder, whole or not at all."""
@@ -295,8 +290,8 @@ def open_run(
         _compare(path, old, settings, changeable)
     with _writing(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
-        _write_whole(run.flags, flags_text)
-        _write_whole(run.settings, json.dumps(settings, indent=1) + "\n")
+        write_whole(run.flags, flags_text)
+        write_whole(run.settings, json.dumps(settings, indent=1) + "\n")
     return run
 
 
@@ -330,7 +325,7 @@ def _writing(directory: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def _write_whole(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")

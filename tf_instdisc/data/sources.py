@@ -92,10 +92,32 @@ def array_source(
             )
         if class_names is None:
             class_names = [str(i) for i in range(int(label_array.max()) + 1)]
+    return ImageSource(
+        name=name,
+        num_instances=num_instances,
+        examples=in_memory(images, label_array),
+        class_names=None if class_names is None else tuple(class_names),
+        instance_name=lambda instance_id: f"{name}/{instance_id}",
+        labels=lambda: label_array,
+    )
+
+
+def in_memory(
+    images: np.ndarray | Sequence[tf.Tensor], labels: np.ndarray
+) -> Callable[[tf.Tensor | None], tf.data.Dataset]:
+    """`examples` of images that are kept in memory; the position is the id.
+
+    Args:
+        images: `[size, ...]`, images of one shape or encoded ones.
+        labels: int64 `[size]`.
+
+    Returns:
+        As `ImageSource.examples`.
+    """
     # On the host: a GPU has better use for its memory.
     with tf.device("CPU:0"):
-        image_tensor = tf.constant(images)
-        label_tensor = tf.constant(label_array)
+        image_tensor = tf.convert_to_tensor(images)
+        label_tensor = tf.convert_to_tensor(labels)
 
     def examples(shuffle_seed):
         def read(instance_id):
@@ -105,18 +127,11 @@ def array_source(
                 "label": tf.gather(label_tensor, instance_id),
             }
 
-        ids = shuffled(num_instances, shuffle_seed)
+        ids = shuffled(len(labels), shuffle_seed)
         dataset = tf.data.Dataset.from_tensor_slices(ids)
         return dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
 
-    return ImageSource(
-        name=name,
-        num_instances=num_instances,
-        examples=examples,
-        class_names=None if class_names is None else tuple(class_names),
-        instance_name=lambda instance_id: f"{name}/{instance_id}",
-        labels=lambda: label_array,
-    )
+    return examples
 
 
 def fingerprint(source: ImageSource) -> str:

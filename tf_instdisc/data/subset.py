@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.data.sources import ImageSource, shuffled
+from tf_instdisc.data.sources import ImageSource, in_memory
 
 _IN_MEMORY = 20_000  # images; 2 GiB of ImageNet's files
 
@@ -51,34 +51,16 @@ def subset(source: ImageSource, instance_ids: np.ndarray) -> ImageSource:
         examples = source.examples(shuffle_seed).map(renumber)
         return examples.filter(lambda example: example["instance_id"] >= 0)
 
+    examples = picked
+    if len(ids) <= _IN_MEMORY:
+        images = [example["image"] for example in picked(None)]
+        examples = in_memory(images, labels)
     return dataclasses.replace(
         source,
         name=f"{len(ids)} of {source.name}",
         num_instances=len(ids),
-        examples=picked if len(ids) > _IN_MEMORY else _kept(picked, labels),
+        examples=examples,
         instance_name=lambda new_id: source.instance_name(int(ids[new_id])),
         labels=lambda: labels,
         unreadable=(),
     )
-
-
-def _kept(picked, labels):
-    images = [example["image"] for example in picked(None)]
-    # On the host: a GPU has better use for its memory.
-    with tf.device("CPU:0"):
-        image_tensor = tf.stack(images)
-        label_tensor = tf.constant(labels)
-
-    def examples(shuffle_seed):
-        def read(instance_id):
-            return {
-                "image": tf.gather(image_tensor, instance_id),
-                "instance_id": instance_id,
-                "label": tf.gather(label_tensor, instance_id),
-            }
-
-        ids = shuffled(len(labels), shuffle_seed)
-        dataset = tf.data.Dataset.from_tensor_slices(ids)
-        return dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-
-    return examples

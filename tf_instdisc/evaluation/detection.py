@@ -15,7 +15,7 @@ import numpy as np
 from tf_instdisc.data import detection_pipeline
 from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.voc import voc_folder, voc_tfds
-from tf_instdisc.evaluation import average_precision
+from tf_instdisc.evaluation import average_precision, paper
 from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.retinanet import build_retinanet
@@ -24,11 +24,6 @@ from tf_instdisc.run_directory import RunDirectory
 
 _ARMS = (("from scratch", False), ("pre-trained", True))
 _METRICS = ("coco_map", "coco_ap50", "coco_ap75", "voc_map", "voc07_map")
-_PAPER = {
-    "alexnet": (0.481, "VOC 2007, Fast R-CNN, AlexNet"),
-    "vgg16": (0.605, "VOC 2007, Fast R-CNN, VGG16"),
-    "resnet50": (0.654, "VOC 2007, Faster R-CNN, ResNet-50"),
-}
 _GRADIENT_NORM = 10.0
 _WEIGHT_DECAY = 1e-4
 _WARMUP_SHARE = 0.05
@@ -138,21 +133,21 @@ def measure(run: RunDirectory, options: DetectionOptions) -> list[Measurement]:
                 f"{values['coco_map']:.3f}, VOC mAP {values['voc_map']:.3f}",
                 flush=True,
             )
-    encoder_name = run.read_flags().get("encoder", "")
+    flags = run.read_flags()
     return [
-        _measurement(line, metric, encoder_name)
+        _measurement(line, metric, flags)
         for line in lines
         if line["epoch"] == options.epochs
         for metric in _METRICS
     ]
 
 
-def _measurement(line, metric, encoder_name):
-    paper, setting = None, ""
+def _measurement(line, metric, flags):
+    number = paper.PaperNumber()
     if line["detector"] == "pre-trained" and metric == "voc07_map":
-        paper, setting = _PAPER.get(encoder_name, _PAPER["resnet50"])
+        number = paper.detection(flags)
     return Measurement(
-        "detection", line["detector"], metric, line[metric], paper, setting
+        "detection", line["detector"], metric, line[metric], *number
     )
 
 

@@ -100,9 +100,25 @@ def open_inputs(
     if not run.bank.exists():
         run.load_bank()  # Raises, and says what is missing.
     flags = with_overrides(run.read_flags(), overrides or {})
+    return EvaluationInputs(run, flags, *open_labelled(flags))
+
+
+def open_labelled(flags: Mapping[str, str]) -> tuple[ImageSource, ImageSource]:
+    """Opens the images that flags of `instdisc-train` name.
+
+    Args:
+        flags: By name, as text.
+
+    Returns:
+        Images to learn from and to test on, with labels of the same classes.
+
+    Raises:
+        FileNotFoundError: If a folder is missing.
+        ValueError: As `open_inputs` does.
+    """
     source, test_source = _open_sources(flags)
     require_labels(source, test_source)
-    return EvaluationInputs(run, flags, source, test_source)
+    return source, test_source
 
 
 def with_overrides(

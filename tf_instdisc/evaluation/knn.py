@@ -11,9 +11,6 @@ from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.neighbors import knn_accuracy
 
-# Queries whose votes, one for each class, are held at a time.
-_QUERIES = 4096
-
 
 @dataclasses.dataclass(frozen=True)
 class KNNOptions:
@@ -121,9 +118,11 @@ def _measure(name, rows, test, inputs, options, protocol):
     temperature = options.temperature
     if temperature is None:
         temperature = float(inputs.flags.get("temperature", 0.07))
-    accuracies = accuracy(
-        rows,
-        test,
+    accuracies = knn_accuracy(
+        rows.embeddings,
+        rows.labels,
+        test.embeddings,
+        test.labels,
         inputs.num_classes,
         sorted({options.num_neighbors, 1}, reverse=True),
         temperature,
@@ -145,50 +144,6 @@ def _measure(name, rows, test, inputs, options, protocol):
         if number > 1:  # One neighbour names one class.
             found.append(Measurement(protocol, title, "top5", values["top5"]))
     return found
-
-
-def accuracy(
-    rows: Embedded,
-    queries: Embedded,
-    num_classes: int,
-    num_neighbors: list[int],
-    temperature: float,
-) -> dict[int, dict[str, float]]:
-    """As `knn_accuracy`, in chunks of queries.
-
-    Memory grows with the rows and with the queries, but not with queries x
-    rows or queries x classes.
-
-    Args:
-        rows: Those that vote; without a label they do not.
-        queries: Those that are classified; without a label they are left out.
-        num_classes: Number of classes.
-        num_neighbors: Numbers of neighbours, each at least 1.
-        temperature: τ of the weights, above 0.
-
-    Returns:
-        For each number of neighbours `{"top1": ..., "top5": ...}`.
-    """
-    is_labelled = queries.labels >= 0
-    embeddings = queries.embeddings[is_labelled]
-    labels = queries.labels[is_labelled]
-    sums = {number: {"top1": 0.0, "top5": 0.0} for number in num_neighbors}
-    for start in range(0, len(labels), _QUERIES):
-        chunk = slice(start, start + _QUERIES)
-        part = knn_accuracy(
-            rows.embeddings,
-            rows.labels,
-            embeddings[chunk],
-            labels[chunk],
-            num_classes,
-            num_neighbors,
-            temperature,
-        )
-        share = len(labels[chunk]) / len(labels)
-        for number, values in part.items():
-            for name, value in values.items():
-                sums[number][name] += value * share
-    return sums
 
 
 def _require_enough(num_rows, options):

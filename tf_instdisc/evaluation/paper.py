@@ -53,6 +53,23 @@ _PLACES = {
 # paper, which has no table of it.
 _SEMI_SUPERVISED_TOP5 = {0.01: 39.2, 0.1: 77.4}
 
+# kNN of a ResNet-18 on ImageNet, by embedding size and by the share of the
+# training images; as shares.
+EMBEDDING_SIZE_KNN = {32: 0.340, 64: 0.388, 128: 0.410, 256: 0.401}
+TRAINING_SHARE_KNN = {
+    0.001: 0.039,
+    0.01: 0.107,
+    0.1: 0.231,
+    0.3: 0.317,
+    1: 0.410,
+}
+
+_DETECTION = {
+    "alexnet": (0.481, "Fast R-CNN, AlexNet"),
+    "vgg16": (0.605, "Fast R-CNN, VGG16"),
+    "resnet50": (0.654, "Faster R-CNN, ResNet-50"),
+}
+
 
 def knn(flags: Mapping[str, str]) -> PaperNumber:
     """kNN top-1 with 200 neighbours: CIFAR-10 by objective, else ImageNet.
@@ -86,6 +103,13 @@ def semi_supervised(fraction: float) -> PaperNumber:
     if value is None:
         return _NONE
     return PaperNumber(value / 100, "ImageNet, resnet50 (recalled)")
+
+
+def detection(flags: Mapping[str, str]) -> PaperNumber:
+    """Mean average precision on VOC 2007, pre-trained; else ResNet-50's."""
+    backbone = flags.get("encoder", "")
+    value, setting = _DETECTION.get(backbone, _DETECTION["resnet50"])
+    return PaperNumber(value, f"VOC 2007, {setting}")
 
 
 def _is_cifar10(flags):

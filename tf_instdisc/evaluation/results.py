@@ -1,7 +1,6 @@
 """What becomes of measurements: a table, a file, and TensorBoard."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -35,8 +34,9 @@ def save(run: RunDirectory, measurements: Sequence[Measurement]) -> None:
         run: The run.
         measurements: What was measured.
     """
-    encoder = hashlib.sha256(run.encoder.read_bytes()).hexdigest()
-    kept = {_key(one): one for one in load(run) if _encoder_of(run) == encoder}
+    encoder = run.encoder_digest()
+    is_of_encoder = run.load_results().get("encoder") == encoder
+    kept = {_key(one): one for one in (load(run) if is_of_encoder else [])}
     kept.update({_key(one): one for one in measurements})
     run.save_results(
         {
@@ -69,7 +69,3 @@ def write_scalars(
 
 def _key(one):
     return one.protocol, one.name, one.metric
-
-
-def _encoder_of(run):
-    return run.load_results().get("encoder")

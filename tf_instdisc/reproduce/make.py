@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 
-from tf_instdisc import choices
+from tf_instdisc import choices, run_directory
 from tf_instdisc.reproduce import measure, runs, show
 from tf_instdisc.reproduce.measure import Measured
 from tf_instdisc.reproduce.runs import Run
@@ -108,9 +107,7 @@ class _Kept:
             "values": [[*cell, value] for cell, value in found.values.items()],
             "curve": found.curve,
         }
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-        os.replace(partial, self.path)
+        run_directory.write_whole(self.path, json.dumps(entries, indent=1))
 
     def _read(self):
         if not self.path.exists():

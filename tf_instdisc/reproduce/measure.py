@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tf_instdisc.data.sources import ImageSource
-from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.embedding import Embedded, embed
 from tf_instdisc.evaluation import fine_tuning, linear, svm
-from tf_instdisc.evaluation.inputs import EvaluationInputs, require_labels
-from tf_instdisc.neighbors import knn_accuracy
+from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labelled
+from tf_instdisc.measure import KNNMeasure
 from tf_instdisc.reproduce.runs import Run
 from tf_instdisc.reproduce.tables import Scale
 
@@ -67,15 +66,7 @@ def open_inputs(flags: dict[str, str], scale: Scale) -> Inputs:
     Raises:
         ValueError: If there are no labels to measure with.
     """
-    source, test_source = (
-        tfds_source(flags["dataset"], split, flags.get("data_dir"))
-        for split in (
-            flags.get("split", "train"),
-            flags.get("test_split", "test"),
-        )
-    )
-    require_labels(source, test_source)
-    return Inputs(source, test_source, flags, scale)
+    return Inputs(*open_labelled(flags), flags, scale)
 
 
 def fluctuation(curve: Sequence[float]) -> float:
@@ -94,26 +85,14 @@ def fluctuation(curve: Sequence[float]) -> float:
     return float(np.abs(late[1:-1] - (late[:-2] + late[2:]) / 2).mean())
 
 
-def _knn_of(embedded, inputs):
-    train, test = embedded
-    number = min(
-        int(inputs.flags.get("num_neighbors", 200)), len(train.embeddings)
-    )
-    accuracies = knn_accuracy(
-        train.embeddings,
-        train.labels,
-        test.embeddings,
-        test.labels,
+def _knn(run: Run, inputs: Inputs) -> Measured:
+    knn = KNNMeasure(
+        int(inputs.flags.get("num_neighbors", 200)),
         inputs.source.num_classes,
-        [number],
         float(inputs.flags.get("temperature", 0.07)),
     )
-    return accuracies[number]["top1"]
-
-
-def _knn(run: Run, inputs: Inputs) -> Measured:
-    knn = _knn_of(inputs.embed(run), inputs)
-    return Measured({(run.row.label, "kNN"): knn})
+    with_many, _ = knn(*inputs.embed(run))
+    return Measured({(run.row.label, "kNN"): with_many})
 
 
 def _knn_and_svm(run: Run, inputs: Inputs) -> Measured:
@@ -125,11 +104,10 @@ def _knn_and_svm(run: Run, inputs: Inputs) -> Measured:
 
 def _loss_curve(run: Run, inputs: Inputs) -> Measured:
     curve = [epoch["loss"] for epoch in run.directory.read_metrics()]
-    knn = _knn_of(inputs.embed(run), inputs)
     line = run.row.label
     return Measured(
         {
-            (line, "kNN"): knn,
+            **_knn(run, inputs).values,
             (line, "last loss"): curve[-1],
             (line, "fluctuation of the loss"): fluctuation(curve),
         },
@@ -138,7 +116,10 @@ def _loss_curve(run: Run, inputs: Inputs) -> Measured:
 
 
 def _linear(run: Run, inputs: Inputs) -> Measured:
-    found = linear.measure(inputs.of(run), linear.LinearOptions(baselines=True))
+    options = linear.LinearOptions(
+        baselines=True, seed=run.seed, **inputs.scale.linear
+    )
+    found = linear.measure(inputs.of(run), options)
     return Measured({(one.name, one.metric): one.value for one in found})
 
 

@@ -86,7 +86,8 @@ def save_plot(
             axes.plot(np.arange(1, len(mean) + 1), mean, label=label)
         axes.set_ylabel("loss of the epoch")
     else:
-        for label, points in _series(table, measured).items():
+        series = _series(table, measured)
+        for label, points in series.items():
             positions, means, spreads = map(np.array, zip(*points, strict=True))
             axes.errorbar(
                 positions,
@@ -97,9 +98,7 @@ def save_plot(
                 label=label,
             )
         axes.set_xscale("log")
-        ticks = sorted(
-            {p[0] for s in _series(table, measured).values() for p in s}
-        )
+        ticks = sorted({p[0] for points in series.values() for p in points})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
         axes.minorticks_off()
         axes.set_ylabel("percent")

@@ -135,7 +135,6 @@ def _objectives() -> tuple[Row, ...]:
 
 
 def _embedding_sizes() -> tuple[Row, ...]:
-    knn_of_paper = {32: 0.340, 64: 0.388, 128: 0.410, 256: 0.401}
     return tuple(
         Row(
             str(size),
@@ -144,19 +143,11 @@ def _embedding_sizes() -> tuple[Row, ...]:
             paper={"kNN": knn},
             position=size,
         )
-        for size, knn in knn_of_paper.items()
+        for size, knn in paper.EMBEDDING_SIZE_KNN.items()
     )
 
 
 def _training_shares() -> tuple[Row, ...]:
-    # Recalled, as the sizes are.
-    knn_of_paper = {
-        0.001: 0.039,
-        0.01: 0.107,
-        0.1: 0.231,
-        0.3: 0.317,
-        1: 0.410,
-    }
     return tuple(
         Row(
             f"{100 * share:g}%",
@@ -165,7 +156,7 @@ def _training_shares() -> tuple[Row, ...]:
             paper={"kNN": knn},
             position=100 * share,
         )
-        for share, knn in knn_of_paper.items()
+        for share, knn in paper.TRAINING_SHARE_KNN.items()
     )
 
 

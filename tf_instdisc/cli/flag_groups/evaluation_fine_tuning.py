@@ -1,10 +1,9 @@
 """Fine-tuning"""
 
-import itertools
-
 from absl import flags
 
 from tf_instdisc import choices
+from tf_instdisc.cli.flag_groups import rules
 
 FRACTIONS = flags.DEFINE_list(
     "fractions",
@@ -72,11 +71,8 @@ def _shares(values):
         return False
 
 
-@flags.validator(
-    "finetune_schedule_epochs", "must be rising positive whole numbers: 30,60"
+flags.register_validator(
+    "finetune_schedule_epochs",
+    rules.is_rising,
+    "must be rising positive whole numbers: 30,60",
 )
-def _rising(values):
-    if not all(value.strip().isdigit() for value in values):
-        return False
-    numbers = [0, *map(int, values)]
-    return all(a < b for a, b in itertools.pairwise(numbers))

@@ -1,10 +1,9 @@
 """Linear classifiers"""
 
-import itertools
-
 from absl import flags
 
 from tf_instdisc import choices
+from tf_instdisc.cli.flag_groups import rules
 
 LINEAR_LAYERS = flags.DEFINE_list(
     "linear_layers",
@@ -57,11 +56,8 @@ def _known(names):
     return names is None or (names and set(names) <= set(choices.LAYERS))
 
 
-@flags.validator(
-    "linear_schedule_epochs", "must be rising positive whole numbers: 30,60"
+flags.register_validator(
+    "linear_schedule_epochs",
+    rules.is_rising,
+    "must be rising positive whole numbers: 30,60",
 )
-def _rising(values):
-    if not all(value.strip().isdigit() for value in values):
-        return False
-    numbers = [0, *map(int, values)]
-    return all(a < b for a, b in itertools.pairwise(numbers))

@@ -1,10 +1,9 @@
 """Optimisation"""
 
-import itertools
-
 from absl import flags
 
 from tf_instdisc import choices
+from tf_instdisc.cli.flag_groups import rules
 
 EPOCHS = flags.DEFINE_integer("epochs", 200, "Epochs.", lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer(
@@ -56,14 +55,11 @@ WEIGHT_DECAY = flags.DEFINE_float(
 )
 
 
-@flags.validator(
-    "schedule_epochs", "must be rising positive whole numbers: 120,160"
+flags.register_validator(
+    "schedule_epochs",
+    rules.is_rising,
+    "must be rising positive whole numbers: 120,160",
 )
-def _rising(values):
-    if not all(value.strip().isdigit() for value in values):
-        return False
-    numbers = [0, *map(int, values)]
-    return all(a < b for a, b in itertools.pairwise(numbers))
 
 
 @flags.multi_flags_validator(
