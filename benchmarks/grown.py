@@ -61,7 +61,7 @@ def main() -> None:
                 folder, bank.names, time.time()
             ),
         }
-        seconds = _cpu_seconds(ways, 1 if parsed.tiny else parsed.repeats)
+        seconds = timing.cpu_medians(ways, 1 if parsed.tiny else parsed.repeats)
     unit = seconds["encode the new images"]
     timing.print_table(
         [f"{is_new.sum()} new of {len(names)} images", "CPU seconds", "ratio"],
@@ -90,17 +90,6 @@ def _part(bank: Bank, chosen: np.ndarray) -> Bank:
 def _encode(images: RunImages, positions: np.ndarray, encoder) -> None:
     for _, batch in images.batches(positions, images.image_size):
         encoder.predict_on_batch(batch)
-
-
-def _cpu_seconds(ways: dict, repeats: int) -> dict[str, float]:
-    """Medians; the ways take turns, the first round warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            seconds[name].append(time.process_time() - start)
-    return {name: float(np.median(s[1:])) for name, s in seconds.items()}
 
 
 if __name__ == "__main__":

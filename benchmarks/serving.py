@@ -114,17 +114,6 @@ def inputs_of(batch_size, sizes):
     return images, np.array([content] * batch_size, object)
 
 
-def medians(ways, repeats):
-    """CPU seconds of each way, which take turns."""
-    seconds = {name: [] for name in ways}
-    for _ in range(repeats + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            seconds[name].append(time.process_time() - start)
-    return {name: float(np.median(s[1:])) for name, s in seconds.items()}
-
-
 def first_call(served, is_warm):
     """Seconds of the first answer of a fresh session, and of the second."""
     if is_warm:
@@ -158,7 +147,7 @@ def signatures_table(served, repeats):
             for name in served.signatures
             if not name.startswith("__")
         }
-        for name, value in medians(ways, repeats).items():
+        for name, value in timing.cpu_medians(ways, repeats).items():
             seconds[name, batch_size] = value / batch_size
     unit = seconds["serving_default", 1]
     names = list(dict.fromkeys(name for name, _ in seconds))
@@ -195,7 +184,7 @@ def variants_table(plain, variants, signature, repeats):
             name: lambda s=served, x=images: s.ask(signature, x)
             for name, served in {"float32": plain, **variants}.items()
         }
-        seconds = medians(ways, repeats)
+        seconds = timing.cpu_medians(ways, repeats)
         for name, value in seconds.items():
             rows[name].append(seconds["float32"] / value)
     table(
@@ -217,7 +206,7 @@ def tflite_table(plain, version, repeats):
         ways[f"TFLite {kind}, {file.stat().st_size / 2**20:.0f} MiB"] = (
             lambda e=embed: e(images=images.astype(np.float32))
         )
-    seconds = medians(ways, 4 * repeats)
+    seconds = timing.cpu_medians(ways, 4 * repeats)
     table(
         "Images per CPU second of the encoder at batch 1",
         ["relative"],

@@ -20,18 +20,11 @@ from tests.test_objectives import (
     softmax_oracle,
     unit,
 )
+from tests.test_replicas import OBJECTIVES
 from tf_instdisc import sampling
 
 INPUTS, DIM, NUM_NEGATIVES, SEED = 6, 16, 7, 5
 RATE = 0.01  # of SGD
-OBJECTIVES = (
-    ("softmax", "shared"),
-    ("parametric", "shared"),
-    ("nce", "shared"),
-    ("nce", "per_example"),
-    ("info_nce", "shared"),
-    ("info_nce", "per_example"),
-)
 
 
 @pytest.fixture(autouse=True)

@@ -95,6 +95,7 @@ def extract(
     directory: pathlib.Path,
     num_features: int = 9000,
     crop_fraction: float = 1.0,
+    digest: str | None = None,
 ) -> Features:
     """Activations of all labelled images, from the disk where they are there.
 
@@ -109,6 +110,8 @@ def extract(
         directory: Where they are kept; made if it is missing.
         num_features: As in `feature_model`.
         crop_fraction: As in `evaluation_dataset`.
+        digest: What `data_digest` gives for the source, where it is known:
+            it reads all images.
 
     Returns:
         The activations.
@@ -121,7 +124,8 @@ def extract(
         for old in directory.glob(f"{_ENCODER_PREFIX}*"):
             if old != place:
                 shutil.rmtree(old)
-    settings = f"{data_digest(source)}-{num_features}-{crop_fraction:g}"
+    digest = digest or data_digest(source)
+    settings = f"{digest}-{num_features}-{crop_fraction:g}"
     place /= settings
     place.mkdir(parents=True, exist_ok=True)
     labels = np.delete(source.labels(), source.unreadable)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.evaluation.features import data_digest
 from tf_instdisc.load import load_encoder
 from tf_instdisc.run_directory import Bank, RunDirectory
 
@@ -53,6 +54,16 @@ class EvaluationInputs:
     def crop_fraction(self) -> float:
         """As in `evaluation_dataset`."""
         return float(self.flags.get("crop_fraction", 1.0))
+
+    @functools.cached_property
+    def source_digest(self) -> str:
+        """`data_digest` of the images to learn from."""
+        return data_digest(self.source)
+
+    @functools.cached_property
+    def test_digest(self) -> str:
+        """`data_digest` of the images to test on."""
+        return data_digest(self.test_source)
 
     @property
     def num_classes(self) -> int:

@@ -106,6 +106,7 @@ def measure(
         encoders[", untrained"] = untrained.encoder_like(
             inputs.encoder, inputs.source, options.seed
         )
+    of_paper = paper.transfer if protocol == "transfer" else paper.linear
     found = []
     for suffix, encoder in encoders.items():
         role = "untrained" if suffix else "trained"
@@ -124,11 +125,7 @@ def measure(
                 )
                 number = paper.PaperNumber()
                 if not suffix:
-                    number = (
-                        paper.transfer
-                        if protocol == "transfer"
-                        else paper.linear
-                    )(inputs.flags, name)
+                    number = of_paper(inputs.flags, name)
                 title = f"linear, {name}{suffix}"
                 found += [
                     Measurement(
@@ -155,8 +152,12 @@ def extract_both(
             directory,
             num_features,
             inputs.crop_fraction,
+            digest,
         )
-        for source in (inputs.source, inputs.test_source)
+        for source, digest in (
+            (inputs.source, inputs.source_digest),
+            (inputs.test_source, inputs.test_digest),
+        )
     )
     return train, test
 
