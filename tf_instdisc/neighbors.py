@@ -11,9 +11,9 @@ from concurrent import futures
 import numpy as np
 import tensorflow as tf
 
-_QUERY_CHUNK = 256
+_QUERY_CHUNK = 512
 _VOTING_CHUNK = 4096  # queries whose votes, one a class, are held at a time
-_SIMILARITIES = 2**24  # of a chunk of queries and a chunk of rows
+_SIMILARITIES = 2**25  # of a chunk of queries and a chunk of rows
 _BLOCK = 32
 _FEW = 4  # queries whose products NumPy takes, row by row
 _COPY = 2**22  # numbers of rows in NumPy that are copied at once
@@ -26,7 +26,7 @@ def top_k(
     """The most similar rows of each query.
 
     Works in chunks: besides its arguments and results it holds at most
-    2 x 2**24 similarities (128 MiB), and a copy of two chunks of rows
+    2 x 2**25 similarities (256 MiB), and a copy of two chunks of rows
     (32 MiB) if those are in NumPy. Pass the rows as a tensor to search them
     many times.
 
@@ -81,6 +81,8 @@ def top_k(
 def _multiply(queries, rows):
     queries = tf.constant(queries, tf.float32)
     rows = tf.cast(rows, tf.float32)
+    if len(queries) >= _QUERY_CHUNK:
+        return tf.matmul(queries, rows, transpose_b=True)
     # As a batch of one: for some dozens of queries oneDNN's product of
     # batches is up to 1.7 times as fast as its plain one.
     return tf.matmul(queries[None], rows[None], transpose_b=True)[0]
@@ -120,20 +122,23 @@ def _top_k_of_chunk(queries, rows, num_neighbors, multiply):
     if multiply is _multiply and isinstance(rows, np.ndarray):
         # TensorFlow copies them: what is small is copied into memory at hand.
         most = max(_COPY // rows.shape[1], 1)
+    lowest = np.full([len(queries), 1], -np.inf, np.float32)
     for start, stop in _row_chunks(len(queries), len(rows), most):
         similarities = multiply(queries, rows[start:stop])
-        values, columns = _largest_by_blocks(similarities, num_neighbors)
-        if not start:
-            scores, positions = values, columns
-            continue
+        values, columns = _candidates(similarities, num_neighbors, lowest)
         # Earlier rows first, so that ties go to them.
         scores = np.concatenate([scores, values], axis=1)
         positions = np.concatenate([positions, columns + start], axis=1)
-        if scores.shape[1] > 2 * num_neighbors:
-            kept = _largest(scores, num_neighbors)
-            scores = np.take_along_axis(scores, kept, axis=1)
-            positions = np.take_along_axis(positions, kept, axis=1)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :num_neighbors]
+        if stop < len(rows):
+            lowest = np.maximum(lowest, _kth_largest(scores, num_neighbors))
+        if scores.shape[1] > 4 * num_neighbors:
+            scores, positions = _ranked(scores, positions, num_neighbors)
+    return _ranked(scores, positions, num_neighbors)
+
+
+def _ranked(scores, positions, number):
+    """The largest scores of each row, falling; of equals the first."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :number]
     return (
         np.take_along_axis(scores, order, axis=1),
         np.take_along_axis(positions, order, axis=1),
@@ -151,71 +156,70 @@ def _row_chunks(num_queries, num_rows, most):
         yield whole, num_rows
 
 
-def _largest_by_blocks(similarities, number):
+def _candidates(similarities, number, lowest):
     """The largest values of each row and maybe some more, by their columns.
 
     Each of the k largest values stands in one of the k blocks with the
-    largest maxima, so that all other blocks need not be ranked. That holds
-    for ties as well, as the first of equal maxima is preferred.
-    """
-    num_queries, num_rows = similarities.shape
-    num_blocks = num_rows // _BLOCK
-    if num_rows % _BLOCK or num_blocks <= number:
-        values = similarities.numpy()
-        columns = _largest(values, number)
-        return np.take_along_axis(values, columns, axis=1), columns
-    blocks = tf.reshape(similarities, [num_queries * num_blocks, _BLOCK])
-    maxima = tf.reshape(
-        tf.reduce_max(blocks, axis=1), [num_queries, num_blocks]
-    )
-    maxima = maxima.numpy()
-    chosen = _largest(maxima, number)
-    first_blocks = np.arange(num_queries)[:, None] * num_blocks
-    values = tf.gather(blocks, first_blocks + chosen).numpy()
-    values = values.reshape([num_queries, number * _BLOCK])
-    # Each chosen block has one value that is no smaller than this.
-    lowest = np.take_along_axis(maxima, chosen, axis=1).min(axis=1)
-    values, places = _at_least(values, lowest, number)
-    columns = np.take_along_axis(chosen, places // _BLOCK, axis=1) * _BLOCK
-    return values, columns + places % _BLOCK
+    largest maxima, and is no smaller than the least of these, so that most
+    blocks, and most values of the others, need not be ranked. That holds for
+    ties as well, where the first of equal maxima is preferred.
 
-
-def _at_least(values, lowest, number):
-    """Packs those values of each row that are at least `lowest`.
+    Args:
+        similarities: Tensor `[num_queries, num_rows]`.
+        number: k.
+        lowest: `[num_queries, 1]`; smaller values are left out.
 
     Returns:
-        The values in their order and their columns,
-        `[rows, >= number]`; short rows are filled with -inf.
+        Values and columns, `[num_queries, >= 0]`, in rising order of the
+        columns; short rows are filled with -inf.
     """
-    found = np.flatnonzero(values >= lowest[:, None])
-    rows, columns = np.divmod(found, values.shape[1])
-    counts = np.bincount(rows, minlength=len(values))
-    slots = np.arange(len(found)) - (np.cumsum(counts) - counts)[rows]
-    shape = len(values), max(counts.max(initial=0), number)
+    num_queries, num_rows = similarities.shape
+    has_blocks = not num_rows % _BLOCK and num_rows // _BLOCK > number
+    size = _BLOCK if has_blocks else 1
+    num_blocks = num_rows // size
+    blocks = tf.reshape(similarities, [num_queries * num_blocks, size])
+    maxima = tf.reduce_max(blocks, axis=1).numpy()
+    maxima = maxima.reshape([num_queries, num_blocks])
+    lowest = np.maximum(lowest, _kth_largest(maxima, number))
+    chosen = np.flatnonzero(_first_at_least(maxima, lowest, number))
+    values = tf.gather(blocks, chosen).numpy()
+    rows = chosen // num_blocks
+    picked, places = np.divmod(
+        np.flatnonzero(values >= lowest[rows]), values.shape[1]
+    )
+    rows = rows[picked]
+    columns = (chosen[picked] - rows * num_blocks) * size + places
+    # Each row's values side by side.
+    counts = np.bincount(rows, minlength=num_queries)
+    slots = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+    shape = num_queries, counts.max()
     packed = np.full(shape, -np.inf, values.dtype)
-    packed[rows, slots] = values.ravel()[found]
-    places = np.zeros(shape, np.int64)
-    places[rows, slots] = columns
-    return packed, places
+    packed[rows, slots] = values[picked, places]
+    packed_columns = np.zeros(shape, np.int64)
+    packed_columns[rows, slots] = columns
+    return packed, packed_columns
 
 
-def _largest(values, number):
-    """Columns of the largest values of each row, in rising order.
+def _kth_largest(values, number):
+    """Of each row, as a column; -inf where there are less values.
 
-    Of equal values the first are taken. NumPy's partition is several times
-    as fast as `tf.math.top_k` on a CPU, and knows no order among equals.
+    NumPy's partition is several times as fast as `tf.math.top_k` on a CPU.
     """
-    rest = values.shape[1] - number
-    if rest <= 0:
-        return np.arange(values.shape[1])[None].repeat(len(values), axis=0)
-    columns = np.argpartition(values, rest, axis=1)[:, rest:]
-    smallest = np.take_along_axis(values, columns[:, :1], axis=1)
-    counts = np.count_nonzero(values >= smallest, axis=1)
-    tied = np.flatnonzero(counts > number)
-    if len(tied):
-        order = np.argsort(-values[tied], axis=1, kind="stable")
-        columns[tied] = order[:, :number]
-    return np.sort(columns, axis=1)
+    place = values.shape[1] - number
+    if place < 0:
+        return np.full([len(values), 1], -np.inf, values.dtype)
+    return np.partition(values, place, axis=1)[:, place, None]
+
+
+def _first_at_least(values, lowest, number):
+    """Which values are at least that, the first of equals if it is too many."""
+    is_chosen = values >= lowest
+    crowded = np.flatnonzero(np.count_nonzero(is_chosen, axis=1) > number)
+    if len(crowded):
+        order = np.argsort(-values[crowded], axis=1, kind="stable")
+        is_chosen[crowded] = False
+        is_chosen[crowded[:, None], order[:, :number]] = True
+    return is_chosen
 
 
 def weighted_votes(
