@@ -273,36 +273,43 @@ def color_jitter(
     before_hue = keys < hue_key
     turns = augmentation.hue * (2.0 * uniforms[:, 3] - 1.0)
 
-    def blend_where(images, chosen):
+    def blend_where(planes, chosen):
         a_ = ops.where(chosen, a, 1.0)
         b_ = ops.where(chosen, b, 0.0)
         c_ = ops.where(chosen, c, 0.0)
         for i in range(3):
-            images = _blend(images, a_[:, i], b_[:, i], c_[:, i])
-        return images
+            planes = _blend(planes, a_[:, i], b_[:, i], c_[:, i])
+        return planes
 
-    images = blend_where(images, before_hue)
-    images = _turn_hue(images, turns)
-    return blend_where(images, ops.logical_not(before_hue))
+    # A plane for each channel: what stands side by side is computed at once.
+    batch = ops.shape(images)[0]
+    _, height, width, _ = images.shape
+    planes = ops.transpose(
+        ops.reshape(images, (batch, height * width, 3)), (0, 2, 1)
+    )
+    planes = blend_where(planes, before_hue)
+    planes = _turn_hue(planes, turns)
+    planes = blend_where(planes, ops.logical_not(before_hue))
+    return ops.reshape(
+        ops.transpose(planes, (0, 2, 1)), (batch, height, width, 3)
+    )
 
 
-def _luma(images: Tensor) -> Tensor:
+def _blend(planes: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a * pixel + b * luma + c * mean luma, of planes `[batch, 3, pixels]`."""
+    a, b, c = (ops.reshape(t, (-1, 1, 1)) for t in (a, b, c))
     weights = ops.reshape(ops.convert_to_tensor(_LUMA, dtype="float32"), (3, 1))
-    return ops.matmul(images, weights)  # [batch, height, width, 1]
+    luma = ops.sum(planes * weights, axis=1, keepdims=True)
+    mean = ops.mean(luma, axis=2, keepdims=True)
+    return ops.clip(a * planes + (b * luma + c * mean), 0.0, 255.0)
 
 
-def _blend(images: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    a, b, c = (ops.reshape(t, (-1, 1, 1, 1)) for t in (a, b, c))
-    luma = _luma(images)
-    mean = ops.mean(luma, axis=(1, 2), keepdims=True)
-    return ops.clip(a * images + (b * luma + c * mean), 0.0, 255.0)
-
-
-def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+def _turn_hue(planes: Tensor, turns: Tensor) -> Tensor:
     """Turns the hue in HSV by `turns` `[batch]`, in shares of the circle."""
-    red, green, blue = images[..., 0], images[..., 1], images[..., 2]
+    red, green, blue = planes[:, 0], planes[:, 1], planes[:, 2]
     value = ops.maximum(ops.maximum(red, green), blue)
-    chroma = value - ops.minimum(ops.minimum(red, green), blue)
+    least = ops.minimum(ops.minimum(red, green), blue)
+    chroma = value - least
     safe = ops.where(chroma > 0, chroma, 1.0)
     hue = ops.where(
         value == red,
@@ -313,13 +320,17 @@ def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
             4.0 + (red - green) / safe,
         ),
     )  # in sixths of the circle
-    hue = hue + 6.0 * ops.reshape(turns, (-1, 1, 1))
-    channels = []
-    for offset in (5.0, 3.0, 1.0):
-        k = ops.mod(hue + offset, 6.0)
-        ramp = ops.clip(ops.minimum(k, 4.0 - k), 0.0, 1.0)
-        channels.append(value - chroma * ramp)
-    return ops.stack(channels, axis=-1)
+    hue = hue + 6.0 * ops.reshape(turns, (-1, 1))
+    # Not `ops.mod`, which takes a pixel at a time.
+    hue = hue - 6.0 * ops.floor(hue * (1 / 6))
+    ramps = (
+        ops.abs(hue - 3.0) - 1.0,
+        2.0 - ops.abs(hue - 2.0),
+        2.0 - ops.abs(hue - 4.0),
+    )
+    return ops.stack(
+        [least + chroma * ops.clip(ramp, 0.0, 1.0) for ramp in ramps], axis=1
+    )
 
 
 def random_grayscale(
@@ -336,7 +347,8 @@ def random_grayscale(
         float32 `[batch, height, width, 3]`.
     """
     chosen = ops.reshape(uniforms < probability, (-1, 1, 1, 1))
-    return ops.where(chosen, _luma(images), images)
+    weights = ops.reshape(ops.convert_to_tensor(_LUMA, dtype="float32"), (3, 1))
+    return ops.where(chosen, ops.matmul(images, weights), images)
 
 
 def random_flip(images: Tensor, uniforms: Tensor) -> Tensor:

@@ -12,6 +12,10 @@ from tf_instdisc.augment import NUM_UNIFORMS, Augmentation, augment
 from tf_instdisc.data import decode
 from tf_instdisc.data.sources import ImageSource
 
+# Pixels of a side from which on augmentation is compiled by XLA: it then takes
+# a third of the time, and seconds to compile.
+_COMPILED_FROM = 128
+
 
 def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
     """Batches of one epoch; the last one may be smaller."""
@@ -70,6 +74,10 @@ def training_dataset(
     host_batch = batch_size // share.num_hosts
     local_batch = host_batch // share.replicas
 
+    @tf.function(jit_compile=augmentation.image_size >= _COMPILED_FROM)
+    def augmented(images, uniforms, crop):
+        return augment(images, uniforms, augmentation, crop=crop)
+
     def read_epoch(epoch):
         examples = source.examples(
             tf.stack([tf.constant(seed, tf.int64), epoch])
@@ -93,8 +101,7 @@ def training_dataset(
             return decode.to_rgb(image), uniforms, example["instance_id"]
 
         def augment_batch(images, uniforms, instance_ids):
-            crop_here = not is_encoded
-            images = augment(images, uniforms, augmentation, crop=crop_here)
+            images = augmented(images, uniforms, crop=not is_encoded)
             return images, instance_ids
 
         skipped = tf.where(epoch == initial_epoch, skip_images, 0)

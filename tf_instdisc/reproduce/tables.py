@@ -39,7 +39,7 @@ class Table:
     Attributes:
         title: Its heading.
         source: Where its numbers stand, and of which network and data.
-        recipe: `"cifar10"` or `"imagenet"`: what the paper trained.
+        recipe: What the paper trained: a key of `Scale.recipes`.
         protocol: What is measured: a key of `measure.PROTOCOLS`.
         rows: Its runs.
         axis: Label of the plot's horizontal axis; None without a plot.
@@ -80,7 +80,11 @@ class Scale:
 # scale they are trained for as many epochs as all of them.
 SCALES = {
     "small": Scale(
-        {"cifar10": "cifar10_sweep.flags", "imagenet": "cifar10_sweep.flags"},
+        {
+            "cifar10": "cifar10_sweep.flags",
+            "imagenet": "cifar10_sweep.flags",
+            "imagenet_resnet50": "cifar10_small.flags",
+        },
         longest=10,
         fine_tuning={
             # As many updates for each share, up to 20%, so that all of them
@@ -96,7 +100,11 @@ SCALES = {
         linear={"epochs": 30, "schedule_epochs": (10, 20)},
     ),
     "paper": Scale(
-        {"cifar10": "cifar10.flags", "imagenet": "imagenet_resnet18.flags"},
+        {
+            "cifar10": "cifar10.flags",
+            "imagenet": "imagenet_resnet18.flags",
+            "imagenet_resnet50": "imagenet_resnet50.flags",
+        },
         longest=1,
     ),
 }
@@ -209,7 +217,7 @@ TABLES = {
     "semi_supervised": Table(
         "Fine-tuning with a share of the labels",
         "figure 6, as later papers read it: ResNet-50 on ImageNet",
-        "imagenet",
+        "imagenet_resnet50",
         "semi_supervised",
         (Row("exact softmax", BASE),),
         axis="share of the labels, in percent",
