@@ -53,7 +53,6 @@ def make_table(
     inputs = measure.open_inputs(runs.recipe_flags(recipe, more), scale)
     planned = runs.plan_runs(
         table,
-        scale,
         recipe,
         more,
         inputs.source.num_instances,

@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 
 from tf_instdisc import run_directory
-from tf_instdisc.reproduce.tables import Row, Scale, Table
+from tf_instdisc.reproduce.tables import Row, Table
 from tf_instdisc.run_directory import RunDirectory
 
 Train = Callable[[str, Sequence[str], dict[str, str]], None]
@@ -63,7 +63,6 @@ def recipe_flags(path: pathlib.Path, more: Sequence[str]) -> dict[str, str]:
 
 def plan_runs(
     table: Table,
-    scale: Scale,
     recipe: pathlib.Path,
     more: Sequence[str],
     num_images: int,
@@ -74,7 +73,6 @@ def plan_runs(
 
     Args:
         table: The table.
-        scale: Its scale.
         recipe: The flagfile.
         more: Flags added to every run.
         num_images: Training images of the recipe.
@@ -84,28 +82,20 @@ def plan_runs(
     Returns:
         The runs.
     """
-    base = recipe_flags(recipe, more)
+    split = recipe_flags(recipe, more).get("split", "train").split("[")[0]
     runs = []
     for seed in range(num_seeds):
         for row in table.rows:
             flags = [f"--flagfile={recipe}", *more, *row.flags]
             if row.share < 1:
-                flags += _share_flags(row.share, base, num_images, scale)
+                # The paper does not say how long it trained on a share of the
+                # images; here it is for as many epochs as on all.
+                count = max(2, round(row.share * num_images))
+                flags.append(f"--split={split}[:{count}]")
             path = pathlib.Path(runs_dir, recipe.stem, row.run, f"seed{seed}")
             flags += [f"--seed={seed}", f"--run_dir={path}"]
             runs.append(Run(row, seed, RunDirectory(path), tuple(flags)))
     return runs
-
-
-def _share_flags(share, base, num_images, scale):
-    split = base.get("split", "train").partition("[")[0]
-    count = max(2, round(share * num_images))
-    epochs = round(int(base["epochs"]) * min(1 / share, scale.longest))
-    return [
-        f"--split={split}[:{count}]",
-        f"--epochs={epochs}",
-        f"--knn_every={epochs}",
-    ]
 
 
 def train_missing(

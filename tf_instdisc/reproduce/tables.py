@@ -64,20 +64,15 @@ class Scale:
 
     Attributes:
         recipes: For each of the paper's recipes the flagfile in its place.
-        longest: By how much the epochs of a share of the images may be
-            multiplied, so that it sees as many batches as all of them.
         fine_tuning: Options of fine-tuning other than the paper's.
         linear: Options of linear classifiers other than the paper's.
     """
 
     recipes: dict[str, str]
-    longest: float
     fine_tuning: dict[str, Any] = dataclasses.field(default_factory=dict)
     linear: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# The paper does not say how long it trained on a share of the images: at its
-# scale they are trained for as many epochs as all of them.
 SCALES = {
     "small": Scale(
         {
@@ -85,7 +80,6 @@ SCALES = {
             "imagenet": "cifar10_sweep.flags",
             "imagenet_resnet50": "cifar10_small.flags",
         },
-        longest=10,
         fine_tuning={
             # As many updates for each share, up to 20%, so that all of them
             # share one graph.
@@ -105,7 +99,6 @@ SCALES = {
             "imagenet": "imagenet_resnet18.flags",
             "imagenet_resnet50": "imagenet_resnet50.flags",
         },
-        longest=1,
     ),
 }
 
