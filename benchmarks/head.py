@@ -39,15 +39,21 @@ def ours(num_instances, size, num_negatives, negatives):
     def run():
         negative_ids = sampling.draw_negatives(0, step, num_instances, shape)
         positive_rows = bank.lookup(ids)
-        negative_rows = bank.lookup(negative_ids)
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
-            logits = objectives.negative_logits(
-                embeddings, negative_rows, _TEMPERATURE
-            )
+            if negatives == "shared":
+                logits = objectives.shared_negative_logits(
+                    embeddings, bank.lookup, negative_ids, _TEMPERATURE
+                )
+            else:
+                logits = objectives.negative_logits(
+                    embeddings, bank.lookup(negative_ids), _TEMPERATURE
+                )
             log_normalizer = bank.update_normalizer(
                 objectives.log_normalizer_estimate(
-                    tf.stop_gradient(logits), weights, num_instances
+                    tf.nest.map_structure(tf.stop_gradient, logits),
+                    weights,
+                    num_instances,
                 )
             )
             losses = objectives.nce_loss(

@@ -222,6 +222,47 @@ def test_info_nce_equals_formula(
     assert_equal(actual[1], expected[1], dtype, temperature, n, True)
 
 
+# 700 columns in parts of 256 and a rest; 3,000 in eight of 375.
+@pytest.mark.parametrize("num_negatives", (700, 3000))
+def test_parts_of_the_negatives_equal_formula(num_negatives):
+    case = Case("float64", 50, 3, "shared", False)
+    ids = np.random.default_rng(0).integers(50, size=num_negatives)
+    weights = np.array([1.0, 0.0, 1.0])
+    t, n, log_z = 0.1, 50, 5.0
+
+    def parts_of(v):
+        rows = tf.constant(case.rows)
+        return objectives.shared_negative_logits(
+            v, lambda i: tf.gather(rows, i), tf.constant(ids), t
+        )
+
+    parts = parts_of(tf.constant(case.v))
+    assert len(parts) > 1
+    whole = objectives.negative_logits(case.v, tf.gather(case.rows, ids), t)
+    np.testing.assert_array_equal(tf.concat(parts, axis=1), whole)
+    negatives = np.broadcast_to(case.oracle_rows[ids], (3, num_negatives, DIM))
+    assert_equal(
+        objectives.log_normalizer_estimate(parts, tf.constant(weights), n),
+        log_z_oracle(case.oracle_v, negatives, t, weights, n),
+        "float64",
+        t,
+        n,
+    )
+    own = tf.constant(case.own)
+    losses, gradient = loss_and_gradients(
+        lambda v: objectives.nce_loss(
+            objectives.pair_logits(v, own, t),
+            parts_of(v),
+            tf.constant(log_z, tf.float64),
+            n,
+        ),
+        case.v,
+    )
+    expected = nce_oracle(case.oracle_v, case.own, negatives, t, log_z, n)
+    np.testing.assert_allclose(losses, expected[0], rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected[1], rtol=1e-10)
+
+
 def test_info_nce_without_any_negative_is_zero():
     losses, dv = loss_and_gradients(
         lambda v: objectives.info_nce_loss(

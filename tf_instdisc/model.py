@@ -237,9 +237,15 @@ class InstanceDiscrimination(FitLoop):
             return log_sum - positive_logits
         drawn = self._draw_negatives(tf.shape(ids)[0])
         negative_ids = self.memory_bank.ids_at(drawn)
-        negative_logits = objectives.negative_logits(
-            embeddings, self.memory_bank.lookup(negative_ids), self.temperature
-        )  # [batch, num_negatives]
+        lookup = self.memory_bank.lookup
+        if self.objective == "nce" and self.negatives == "shared":
+            negative_logits = objectives.shared_negative_logits(
+                embeddings, lookup, negative_ids, self.temperature
+            )
+        else:
+            negative_logits = objectives.negative_logits(
+                embeddings, lookup(negative_ids), self.temperature
+            )  # [batch, num_negatives]
         if self.objective == "info_nce":
             is_positive = tf.equal(negative_ids, ids[:, None])
             return objectives.info_nce_loss(
@@ -269,7 +275,7 @@ class InstanceDiscrimination(FitLoop):
     def _estimate_normalizer(self, negative_logits, weights):
         """Folds this step into Z; returns log Z."""
         estimate = objectives.log_normalizer_estimate(
-            tf.stop_gradient(negative_logits),
+            tf.nest.map_structure(tf.stop_gradient, negative_logits),
             weights,
             self.memory_bank.num_present,
         )

@@ -9,11 +9,15 @@ Instance-level Discrimination", CVPR 2018 (arXiv 1805.01978).
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import ops
 
 Tensor = Any
+
+_NUM_PARTS = 8
+_LEAST_PART = 256
 
 
 def pair_logits(embeddings: Tensor, rows: Tensor, temperature: float) -> Tensor:
@@ -56,6 +60,36 @@ def negative_logits(
     return ops.squeeze(products, axis=1)
 
 
+def shared_negative_logits(
+    embeddings: Tensor,
+    lookup: Callable[[Tensor], Tensor],
+    negative_ids: Tensor,
+    temperature: float,
+) -> list[Tensor]:
+    """`negative_logits` of negatives that the batch shares, in parts.
+
+    What an objective computes of a part is small beside all the logits, of
+    which memory then holds one copy, and not two.
+
+    Args:
+        embeddings: float `[batch, embedding_dim]`, v.
+        lookup: From ids to rows.
+        negative_ids: int `[num_negatives]`.
+        temperature: τ, above 0.
+
+    Returns:
+        Up to 8 parts `[batch, part]` of the columns, in their order.
+    """
+    num_negatives = negative_ids.shape[0]
+    size = max(-(-num_negatives // _NUM_PARTS), _LEAST_PART)
+    return [
+        negative_logits(
+            embeddings, lookup(negative_ids[start : start + size]), temperature
+        )
+        for start in range(0, num_negatives, size)
+    ]
+
+
 def softmax_loss(
     embeddings: Tensor,
     instance_ids: Tensor,
@@ -83,7 +117,7 @@ def softmax_loss(
 
 def nce_loss(
     positive_logits: Tensor,
-    negative_logits: Tensor,
+    negative_logits: Tensor | Sequence[Tensor],
     log_normalizer: Tensor,
     num_instances: int,
 ) -> Tensor:
@@ -96,18 +130,26 @@ def nce_loss(
 
     Args:
         positive_logits: float `[batch]`.
-        negative_logits: float `[batch, num_negatives]`; m is `num_negatives`.
+        negative_logits: float `[batch, num_negatives]`, or its columns in
+            parts; m is `num_negatives`.
         log_normalizer: float scalar, log Z.
         num_instances: n.
 
     Returns:
         float `[batch]`.
     """
-    num_negatives = negative_logits.shape[-1]
+    parts, num_negatives = _in_parts(negative_logits)
     offset = log_normalizer + math.log(num_negatives) - math.log(num_instances)
-    data_term = ops.softplus(offset - positive_logits)
-    noise_term = ops.sum(ops.softplus(negative_logits - offset), axis=-1)
-    return data_term + noise_term
+    loss = ops.softplus(offset - positive_logits)
+    for part in parts:
+        loss = loss + ops.sum(ops.softplus(part - offset), axis=-1)
+    return loss
+
+
+def _in_parts(logits):
+    """Parts of the columns, and how many columns there are."""
+    parts = logits if isinstance(logits, Sequence) else [logits]
+    return parts, sum(part.shape[-1] for part in parts)
 
 
 def info_nce_loss(
@@ -149,14 +191,17 @@ def proximal_term(embeddings: Tensor, previous: Tensor) -> Tensor:
 
 
 def log_normalizer_estimate(
-    negative_logits: Tensor, weights: Tensor, num_instances: int
+    negative_logits: Tensor | Sequence[Tensor],
+    weights: Tensor,
+    num_instances: int,
 ) -> Tensor:
     """Monte Carlo estimate of log Z, section 3.2.
 
     Z is about n times the mean of exp(v·v_j / τ) over uniformly drawn j.
 
     Args:
-        negative_logits: float `[batch, num_negatives]`.
+        negative_logits: float `[batch, num_negatives]`, or its columns in
+            parts.
         weights: float `[batch]`, 1 for examples that count and 0 for others;
             at least one counts.
         num_instances: n.
@@ -164,8 +209,9 @@ def log_normalizer_estimate(
     Returns:
         float scalar.
     """
-    num_negatives = negative_logits.shape[-1]
-    per_example = ops.logsumexp(negative_logits, axis=-1)
+    parts, num_negatives = _in_parts(negative_logits)
+    per_part = [ops.logsumexp(part, axis=-1) for part in parts]
+    per_example = ops.logsumexp(ops.stack(per_part), axis=0)
     per_example = ops.where(weights > 0, per_example, -math.inf)
     log_count = ops.log(ops.sum(weights)) + math.log(num_negatives)
     return ops.logsumexp(per_example) - log_count + math.log(num_instances)
