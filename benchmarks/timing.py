@@ -9,6 +9,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+_REST = 0.25  # seconds; OpenMP's threads wait for 0.2 by default
+
 
 def arguments(doc: str) -> argparse.Namespace:
     """Parses `--tiny`."""
@@ -47,7 +49,9 @@ def compare(
 ) -> dict[str, Times]:
     """Times each function.
 
-    They take turns, so that what else the machine does meets all of them.
+    They take turns, so that what else the machine does meets all of them,
+    and rest before each turn: a library's threads wait in a loop for a while
+    after their work, and would take a core from the next one.
 
     Args:
         functions: What to time; each must wait for its result.
@@ -59,6 +63,7 @@ def compare(
     taken: dict[str, list[tuple[float, float]]] = {k: [] for k in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
+            time.sleep(_REST)
             clock, cpu = time.perf_counter(), _cpu()
             function()
             if turn:
