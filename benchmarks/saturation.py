@@ -72,6 +72,8 @@ def main() -> None:
     rows = []
     for name in ("base", "nce-4096", "nce-512", "nce-10", "nce-1"):
         path = pathlib.Path(options.runs_dir, name, "seed0")
+        if not path.exists():
+            continue
         ratios = noise_ratios(path, options.data_dir)
         share = ""
         if name != "base":
