@@ -34,7 +34,7 @@ def _bank(rows, labels=None, class_names=("a", "b")):
 
 
 def test_rows_are_searched_in_parts(monkeypatch):
-    monkeypatch.setattr(bank_index, "_ROW_CHUNK", 64)
+    monkeypatch.setattr(bank_index, "_PIECE", 64)
     rows, queries = _unit([300, 16]), _unit([9, 16], seed=1)
     scores, positions = BankIndex(_bank(rows)).search(tf.constant(queries), 70)
     similarities = queries @ rows.T
@@ -45,25 +45,29 @@ def test_rows_are_searched_in_parts(monkeypatch):
     )
 
 
+# All cosines are kept, or those of the best blocks computed again; then also
+# with a rest that fills no block.
+@pytest.mark.parametrize(("few", "size"), [(100, 576), (1, 576), (1, 550)])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_blocks_that_are_ruled_out_hold_no_neighbour(monkeypatch, dtype):
-    # Parts of 512 rows in 16 blocks, then a rest that fills no block; rows
-    # are cast 64 at a time. Each row is there twice: the first one wins.
-    monkeypatch.setattr(bank_index, "_ROW_CHUNK", 512)
-    monkeypatch.setattr(bank_index, "_CAST_CHUNK", 64)
-    rows, queries = np.tile(_unit([550, 16]), (2, 1)), _unit([9, 16], seed=1)
+def test_blocks_that_are_ruled_out_hold_no_neighbour(
+    monkeypatch, dtype, few, size
+):
+    # Each row is there twice: the first one wins.
+    monkeypatch.setattr(bank_index, "_FEW", few)
+    monkeypatch.setattr(bank_index, "_PIECE", 64)
+    rows, queries = np.tile(_unit([size, 16]), (2, 1)), _unit([9, 16], seed=1)
     index = BankIndex(_bank(rows), dtype)
     scores, positions = index.search(tf.constant(queries), 3)
     levels, scales = quantize(rows, dtype)
     kept = levels.astype(np.float32)
     kept = kept if scales is None else kept * scales[:, None]
-    similarities = (queries @ kept[:550].T).round(6)
+    similarities = (queries @ kept[:size].T).round(6)
     best = np.argsort(-similarities, axis=1, kind="stable")
-    expected = np.stack([best[:, 0], best[:, 0] + 550, best[:, 1]], axis=1)
+    expected = np.stack([best[:, 0], best[:, 0] + size, best[:, 1]], axis=1)
     np.testing.assert_array_equal(positions, expected)
     np.testing.assert_allclose(
         scores,
-        np.take_along_axis(similarities, expected % 550, 1),
+        np.take_along_axis(similarities, expected % size, 1),
         atol=1e-5,
     )
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 from tf_instdisc import choices
 from tf_instdisc.run_directory import Bank
 
-_ROW_CHUNK = 65_536
-_CAST_CHUNK = 8192  # rows that stay in a core's cache as float32
+_PIECE = 8192  # rows that stay in a core's cache as float32
+_FEW = 32  # times the rows of the best blocks: cosines that are kept
 _BLOCK = 32
 
 
@@ -72,41 +72,55 @@ class BankIndex(tf.Module):
             of their rows, int64 of the same shape.
         """
         num_rows = self.num_labelled if labelled else self.num_rows
-        best_scores = best_positions = None
-        for start in range(0, num_rows, _ROW_CHUNK):
-            part = slice(start, min(start + _ROW_CHUNK, num_rows))
-            scores, positions = _top_k_by_blocks(
-                self._cosines(queries, part),
-                min(num_neighbors, part.stop - start),
-            )
-            positions = tf.cast(positions, tf.int64) + start
-            if best_scores is not None:
-                # Earlier rows first, so that ties go to them.
-                scores = tf.concat([best_scores, scores], axis=-1)
-                positions = tf.concat([best_positions, positions], axis=-1)
-                wanted = min(num_neighbors, scores.shape[-1])
-                scores, picked = tf.math.top_k(scores, wanted)
-                positions = tf.gather(positions, picked, batch_dims=1)
-            best_scores, best_positions = scores, positions
-        return best_scores, best_positions
+        number = min(num_neighbors, num_rows)
+        pieces = [
+            slice(start, min(start + _PIECE, num_rows))
+            for start in range(0, num_rows, _PIECE)
+        ]
+        if num_rows < _FEW * number * _BLOCK:
+            cosines = [self._cosines(queries, piece) for piece in pieces]
+            scores, rows = _top_k_by_blocks(tf.concat(cosines, 0), number)
+            return scores, tf.cast(rows, tf.int64)
+        # The k largest values stand in the k blocks with the largest maxima,
+        # see `neighbors`. These few are computed again, so that the others
+        # need not be kept.
+        maxima = [self._block_maxima(queries, piece) for piece in pieces]
+        _, blocks = tf.math.top_k(tf.transpose(tf.concat(maxima, 0)), number)
+        rows = _rows_of(blocks)
+        scores = self._cosines_of(queries, tf.minimum(rows, num_rows - 1))
+        scores = tf.where(rows < num_rows, scores, -float("inf"))
+        scores, picked = tf.math.top_k(scores, number)
+        rows = tf.gather(rows, picked, batch_dims=1)
+        return scores, tf.cast(rows, tf.int64)
 
-    def _cosines(self, queries: tf.Tensor, part: slice) -> tf.Tensor:
-        """Of the rows in that part, `[rows, batch]`."""
-        # Part by part: the whole bank in float32 never is in memory, and
-        # what was just cast is multiplied before it leaves the cache. Rows on
-        # the left: the other order takes a fifth longer.
-        is_cast = self.rows.dtype != tf.float32
-        size = _CAST_CHUNK if is_cast else _ROW_CHUNK
-        products = []
-        for start in range(part.start, part.stop, size):
-            piece = slice(start, min(start + size, part.stop))
-            rows = tf.cast(self.rows[piece], tf.float32)
-            product = tf.matmul(rows, queries, transpose_b=True)
-            if self.scales is not None:
-                product *= self.scales[piece, None]
-            products.append(product)
-        cosines = tf.concat(products, axis=0)
-        return tf.ensure_shape(cosines, [part.stop - part.start, None])
+    def _cosines(self, queries: tf.Tensor, piece: slice) -> tf.Tensor:
+        """Of the rows of a piece, `[rows, batch]`."""
+        # Rows on the left: the other order takes a fifth longer.
+        rows = tf.cast(self.rows[piece], tf.float32)
+        cosines = tf.matmul(rows, queries, transpose_b=True)
+        if self.scales is not None:
+            cosines *= self.scales[piece, None]
+        return tf.ensure_shape(cosines, [piece.stop - piece.start, None])
+
+    def _block_maxima(self, queries: tf.Tensor, piece: slice) -> tf.Tensor:
+        """The largest cosine of each block, `[blocks, batch]`."""
+        cosines = self._cosines(queries, piece)
+        missing = -(piece.stop - piece.start) % _BLOCK
+        if missing:
+            cosines = tf.pad(
+                cosines, [[0, missing], [0, 0]], constant_values=-1
+            )
+        blocks = tf.reshape(cosines, [-1, _BLOCK, tf.shape(queries)[0]])
+        return tf.reduce_max(blocks, axis=1)
+
+    def _cosines_of(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Of each query and its own rows, `[batch, rows]`."""
+        # Gathered from a variable itself, each later read would copy it.
+        own = tf.cast(tf.gather(self.rows.value(), rows), tf.float32)
+        cosines = tf.linalg.matvec(own, queries)
+        if self.scales is not None:
+            cosines *= tf.gather(self.scales.value(), rows)
+        return cosines
 
     def vote(
         self, scores: tf.Tensor, positions: tf.Tensor, temperature: float
@@ -149,13 +163,18 @@ def _top_k_by_blocks(scores: tf.Tensor, number: int):
     blocks = tf.reshape(scores, [num_blocks, _BLOCK, batch])
     maxima = tf.transpose(tf.reduce_max(blocks, axis=1))
     _, chosen = tf.math.top_k(maxima, number)
-    chosen = tf.sort(chosen, axis=-1)  # Ties go to earlier rows.
-    rows = chosen[:, :, None] * _BLOCK + tf.range(_BLOCK)
-    rows = tf.reshape(rows, [-1, number * _BLOCK])
+    rows = _rows_of(chosen)
     column = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(rows))
     values = tf.gather_nd(scores, tf.stack([rows, column], axis=-1))
     found, picked = tf.math.top_k(values, number)
     return found, tf.gather(rows, picked, batch_dims=1)
+
+
+def _rows_of(blocks: tf.Tensor) -> tf.Tensor:
+    """Rows of the blocks of each query, `[batch, blocks * 32]`, rising."""
+    blocks = tf.sort(blocks, axis=-1)  # Ties go to earlier rows.
+    rows = blocks[:, :, None] * _BLOCK + tf.range(_BLOCK)
+    return tf.reshape(rows, [-1, blocks.shape[1] * _BLOCK])
 
 
 def quantize(
