@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import math
 import multiprocessing
 import os
 import statistics
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 
 _REST = 0.25  # seconds; OpenMP's threads wait for 0.2 by default
+_TURN = 0.1  # seconds
 
 
 def arguments(doc: str) -> argparse.Namespace:
@@ -51,23 +53,31 @@ def compare(
 
     They take turns, so that what else the machine does meets all of them,
     and rest before each turn: a library's threads wait in a loop for a while
-    after their work, and would take a core from the next one.
+    after their work, and would take a core from the next one. A turn is as
+    many calls as take a tenth of a second.
 
     Args:
         functions: What to time; each must wait for its result.
-        repeats: Rounds after the first one, which warms up.
+        repeats: Turns of each, after two calls that warm up.
 
     Returns:
         Times by name.
     """
     taken: dict[str, list[tuple[float, float]]] = {k: [] for k in functions}
-    for turn in range(repeats + 1):
+    calls = {}
+    for name, function in functions.items():
+        function()
+        start = time.perf_counter()
+        function()
+        calls[name] = math.ceil(_TURN / (time.perf_counter() - start))
+    for _ in range(repeats):
         for name, function in functions.items():
             time.sleep(_REST)
             clock, cpu = time.perf_counter(), _cpu()
-            function()
-            if turn:
-                taken[name].append((time.perf_counter() - clock, _cpu() - cpu))
+            for _ in range(calls[name]):
+                function()
+            clock, cpu = time.perf_counter() - clock, _cpu() - cpu
+            taken[name].append((clock / calls[name], cpu / calls[name]))
     return {
         name: Times(
             statistics.median(clock for clock, _ in pairs),
