@@ -295,11 +295,14 @@ def color_jitter(
     )
 
 
+def _luma_weights() -> Tensor:
+    return ops.reshape(ops.convert_to_tensor(_LUMA, dtype="float32"), (3, 1))
+
+
 def _blend(planes: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """a * pixel + b * luma + c * mean luma, of planes `[batch, 3, pixels]`."""
     a, b, c = (ops.reshape(t, (-1, 1, 1)) for t in (a, b, c))
-    weights = ops.reshape(ops.convert_to_tensor(_LUMA, dtype="float32"), (3, 1))
-    luma = ops.sum(planes * weights, axis=1, keepdims=True)
+    luma = ops.sum(planes * _luma_weights(), axis=1, keepdims=True)
     mean = ops.mean(luma, axis=2, keepdims=True)
     return ops.clip(a * planes + (b * luma + c * mean), 0.0, 255.0)
 
@@ -347,8 +350,7 @@ def random_grayscale(
         float32 `[batch, height, width, 3]`.
     """
     chosen = ops.reshape(uniforms < probability, (-1, 1, 1, 1))
-    weights = ops.reshape(ops.convert_to_tensor(_LUMA, dtype="float32"), (3, 1))
-    return ops.where(chosen, ops.matmul(images, weights), images)
+    return ops.where(chosen, ops.matmul(images, _luma_weights()), images)
 
 
 def random_flip(images: Tensor, uniforms: Tensor) -> Tensor:
