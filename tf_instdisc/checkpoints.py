@@ -15,6 +15,7 @@ import shutil
 
 import tensorflow as tf
 
+from tf_instdisc import atomic
 from tf_instdisc.errors import StorageError
 
 _PARTIAL = "partial"
@@ -67,10 +68,7 @@ def write(
         manifest = {"progress": progress, "files": files}
         text = {**manifest, "sha256": _sha256_of_json(manifest)}
         (partial / _MANIFEST).write_text(json.dumps(text, indent=1))
-        for file in [*partial.iterdir(), partial]:
-            sync(file)
-        partial.rename(path)
-        sync(directory)
+        atomic.rename_directory(partial, path)
         for old in [*older, path][:-keep]:
             shutil.rmtree(old)
     except (OSError, tf.errors.OpError) as error:
@@ -154,15 +152,6 @@ def _sha256(path):
 def _sha256_of_json(value):
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sync(path: str | os.PathLike) -> None:
-    """Waits until a file or a directory is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error):

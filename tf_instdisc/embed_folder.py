@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -13,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc import atomic, choices
 from tf_instdisc.data.folder import image_paths
 
 FORMATS = (".npz", ".parquet")
@@ -108,7 +107,7 @@ def embed_folder(
     _write_output(target, kept, embeddings[valid])
     if failed:
         listing = "".join(f"{name}\n" for name in failed)
-        pathlib.Path(f"{output}.failed.txt").write_text(listing, "utf-8")
+        atomic.write_text(f"{output}.failed.txt", listing)
     shutil.rmtree(parts)
     return Outcome(len(kept), tuple(failed))
 
@@ -164,7 +163,7 @@ def _open_parts(parts: pathlib.Path, task: dict) -> None:
     text = json.dumps(task)
     if not file.exists():
         parts.mkdir(parents=True, exist_ok=True)
-        _replace(file, lambda path: path.write_text(text, "utf-8"))
+        atomic.write_text(file, text)
     elif file.read_text("utf-8") != text:
         raise ValueError(
             f"{parts} holds parts of another model or of other images. "
@@ -182,11 +181,8 @@ def _write_part(file, folder, names, embedder, batch_size, pool):
         for key in ("embedding", "valid")
     }
 
-    def save(path):
-        with open(path, "wb") as stream:
-            np.savez(stream, **columns)
-
-    _replace(file, save)
+    with atomic.replacing(file) as partial:
+        np.savez(partial, **columns)
 
 
 def _embed(folder, names, embedder):
@@ -210,26 +206,15 @@ def _join(parts: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_output(target, names, embeddings):
-    def save(path):
-        if target.suffix == ".npz":
-            with open(path, "wb") as stream:
-                np.savez(stream, names=np.array(names), embeddings=embeddings)
-            return
-        import pyarrow
-        from pyarrow import parquet
+    if target.suffix == ".npz":
+        with atomic.replacing(target) as partial:
+            np.savez(partial, names=np.array(names), embeddings=embeddings)
+        return
+    import pyarrow
+    from pyarrow import parquet
 
-        flat = pyarrow.array(embeddings.ravel())
-        column = pyarrow.FixedSizeListArray.from_arrays(
-            flat, embeddings.shape[1]
-        )
-        table = pyarrow.table({"name": names, "embedding": column})
-        parquet.write_table(table, path)
-
-    _replace(target, save)
-
-
-def _replace(file: pathlib.Path, write: Callable) -> None:
-    """Writes a file whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    write(partial)
-    os.replace(partial, file)
+    flat = pyarrow.array(embeddings.ravel())
+    column = pyarrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
+    table = pyarrow.table({"name": names, "embedding": column})
+    with atomic.replacing(target) as partial:
+        parquet.write_table(table, partial)

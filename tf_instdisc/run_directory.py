@@ -18,12 +18,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from tf_instdisc import atomic
 from tf_instdisc.errors import StorageError
 
 
@@ -102,7 +102,7 @@ class RunDirectory:
 
     def save_results(self, results: dict) -> None:
         """Writes what was measured, whole or not at all."""
-        write_whole(self.results, json.dumps(results, indent=1) + "\n")
+        atomic.write_text(self.results, json.dumps(results, indent=1) + "\n")
 
     def load_results(self) -> dict:
         """What was measured; empty before the first evaluation."""
@@ -127,14 +127,14 @@ class RunDirectory:
             if line.partition("=")[0] != f"--{name}"
         ]
         lines.append(f"--{name}={value}")
-        write_whole(self.flags, "\n".join(lines) + "\n")
+        atomic.write_text(self.flags, "\n".join(lines) + "\n")
 
     def save_instances(
         self, removed_ids: np.ndarray, digests: dict[str, str]
     ) -> None:
         """Writes tombstones and the files' digests, whole or not at all."""
         content = {"removed_ids": removed_ids.tolist(), "digests": digests}
-        write_whole(self.instances, json.dumps(content))
+        atomic.write_text(self.instances, json.dumps(content))
 
     def load_instances(self) -> tuple[np.ndarray, dict[str, str]]:
         """Tombstones, int64, and digests; both empty before an update."""
@@ -174,7 +174,7 @@ class RunDirectory:
     def save_detection(self, lines: list[dict]) -> None:
         """Writes the epochs of detectors anew, whole or not at all."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_whole(self.detection, text)
+        atomic.write_text(self.detection, text)
 
     def keep_metrics(self, epochs: int) -> None:
         """Removes the metrics of all epochs but the first ones.
@@ -186,13 +186,12 @@ class RunDirectory:
         with open(self.metrics, encoding="utf-8") as file:
             lines = [line for line in file if line.endswith("\n")]
         kept = [line for line in lines if json.loads(line)["epoch"] <= epochs]
-        write_whole(self.metrics, "".join(kept))
+        atomic.write_text(self.metrics, "".join(kept))
 
     def save_encoder(self, encoder) -> None:
         """Writes the encoder, whole or not at all."""
-        partial = self.path / "encoder.partial.keras"
-        encoder.save(partial)
-        os.replace(partial, self.encoder)
+        with atomic.replacing(self.encoder) as partial:
+            encoder.save(partial)
 
     def encoder_digest(self) -> str:
         """SHA-256 of the encoder's file."""
@@ -200,16 +199,15 @@ class RunDirectory:
 
     def save_bank(self, bank: Bank) -> None:
         """Writes the bank, whole or not at all."""
-        partial = self.path / "bank.partial.npz"
-        np.savez(
-            partial,
-            rows=bank.rows,
-            instance_ids=bank.instance_ids,
-            names=bank.names,
-            labels=bank.labels,
-            class_names=np.asarray(bank.class_names, dtype=str),
-        )
-        os.replace(partial, self.bank)
+        with atomic.replacing(self.bank) as partial:
+            np.savez(
+                partial,
+                rows=bank.rows,
+                instance_ids=bank.instance_ids,
+                names=bank.names,
+                labels=bank.labels,
+                class_names=np.asarray(bank.class_names, dtype=str),
+            )
 
     def load_bank(self) -> Bank:
         """Reads the bank.
@@ -290,8 +288,8 @@ def open_run(
         _compare(path, old, settings, changeable)
     with _writing(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
-        write_whole(run.flags, flags_text)
-        write_whole(run.settings, json.dumps(settings, indent=1) + "\n")
+        atomic.write_text(run.flags, flags_text)
+        atomic.write_text(run.settings, json.dumps(settings, indent=1) + "\n")
     return run
 
 
@@ -323,13 +321,6 @@ def _writing(directory: pathlib.Path) -> Iterator[None]:
             "room or make the directory writable, then start the same "
             "command again."
         ) from error
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def load(path: str) -> RunDirectory:

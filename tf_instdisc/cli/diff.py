@@ -21,7 +21,7 @@ def main() -> None:
 def _diff(first: str, second: str) -> None:
     import numpy as np
 
-    from tf_instdisc import run_directory
+    from tf_instdisc import atomic, run_directory
     from tf_instdisc.diff import compare
     from tf_instdisc.lines import tsv
 
@@ -58,8 +58,7 @@ def _diff(first: str, second: str) -> None:
     print("changed most:")
     print(tsv(header, [lines[i] for i in order[:_SHOWN]]), end="")
     if diff.OUTPUT.value:
-        with open(diff.OUTPUT.value, "w", encoding="utf-8") as file:
-            file.write(tsv(header, lines))
+        atomic.write_text(diff.OUTPUT.value, tsv(header, lines))
         print(diff.OUTPUT.value)
 
 

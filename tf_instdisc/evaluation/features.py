@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tf_instdisc import choices
+from tf_instdisc import atomic, choices
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import StorageError
@@ -189,24 +188,28 @@ def _write(model, dataset, size, files):
             f"{files[0].parent}, where {free / 2**30:.1f} GiB are free. Name "
             "fewer layers (--linear_layers), or lower --linear_features."
         )
-    partials = [file.with_name(f"{file.name}.partial") for file in files]
-    maps = [
-        np.lib.format.open_memmap(partial, "w+", _DTYPE, (size, width))
-        for partial, width in zip(partials, sizes, strict=True)
-    ]
     encode = tf.function(
         lambda images: model(images, training=False), reduce_retracing=True
     )
     largest = np.finfo(_DTYPE).max
-    start = 0
-    for images, _, labels in dataset:
-        is_labelled = labels.numpy() >= 0
-        stop = start + np.count_nonzero(is_labelled)
-        outputs = tf.nest.flatten(encode(images))
-        for column, output in zip(maps, outputs, strict=True):
-            values = output.numpy()[is_labelled]
-            column[start:stop] = np.clip(values, -largest, largest)
-        start = stop
-    for column, partial, file in zip(maps, partials, files, strict=True):
-        column.flush()
-        os.replace(partial, file)
+    with contextlib.ExitStack() as stack:
+        maps = [
+            np.lib.format.open_memmap(
+                stack.enter_context(atomic.replacing(file)),
+                "w+",
+                _DTYPE,
+                (size, width),
+            )
+            for file, width in zip(files, sizes, strict=True)
+        ]
+        start = 0
+        for images, _, labels in dataset:
+            is_labelled = labels.numpy() >= 0
+            stop = start + np.count_nonzero(is_labelled)
+            outputs = tf.nest.flatten(encode(images))
+            for column, output in zip(maps, outputs, strict=True):
+                values = output.numpy()[is_labelled]
+                column[start:stop] = np.clip(values, -largest, largest)
+            start = stop
+        for column in maps:
+            column.flush()

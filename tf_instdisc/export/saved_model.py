@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc import atomic
 from tf_instdisc.export import (
     graph_check,
     model_card,
@@ -105,7 +106,7 @@ def export_run(
             run.read_flags(),
             metrics,
         )
-        (pending.path / MODEL_CARD).write_text(card, encoding="utf-8")
+        atomic.write_text(pending.path / MODEL_CARD, card)
         return pending.publish()
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc import atomic, choices
 
 _CALIBRATION_IMAGES = 256
 
@@ -42,7 +42,7 @@ def write(
     for kind in types:
         file = pathlib.Path(path, "tflite", f"encoder_{kind}.tflite")
         os.makedirs(file.parent, exist_ok=True)
-        file.write_bytes(convert(encoder, kind, calibration_images))
+        atomic.write_bytes(file, convert(encoder, kind, calibration_images))
 
 
 def convert(

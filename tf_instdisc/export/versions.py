@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from tf_instdisc.checkpoints import sync
+from tf_instdisc import atomic
 
 
 def versions(export_dir: str) -> list[int]:
@@ -67,15 +67,12 @@ class PendingVersion:
         Returns:
             The directory of the version.
         """
-        for folder, _, files in os.walk(self.path):
-            for path in (*files, "."):
-                sync(os.path.join(folder, path))
         while True:
             number = max([0, *versions(os.fspath(self._export_dir))]) + 1
             target = self._export_dir / str(number)
             try:
                 # Fails if another export has just published this number.
-                os.rename(self.path, target)
+                atomic.rename_directory(self.path, target)
             except OSError:
                 if not target.exists():
                     raise

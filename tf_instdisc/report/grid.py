@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tf_instdisc import atomic
 from tf_instdisc.report.search import Neighbors, Queries
 from tf_instdisc.run_directory import Bank
 from tf_instdisc.run_images import RunImages
@@ -136,7 +137,8 @@ def draw(rows: list[Row]) -> np.ndarray:
 
 def save_png(path: str, rows: list[Row]) -> None:
     """Draws a grid into a PNG file."""
-    Image.fromarray(draw(rows)).save(path, optimize=True)
+    with atomic.replacing(path) as partial:
+        Image.fromarray(draw(rows)).save(partial, "PNG", optimize=True)
 
 
 def _short(text: str, width: int) -> str:

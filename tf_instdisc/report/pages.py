@@ -4,6 +4,7 @@ import pathlib
 
 import jinja2
 
+from tf_instdisc import atomic
 from tf_instdisc.report.grid import Row
 from tf_instdisc.report.thumbnails import data_uri
 
@@ -24,9 +25,7 @@ def render(template: str, **values) -> str:
 
 def write(path: str | pathlib.Path, page: str) -> None:
     """Writes a page as UTF-8; names that are no Unicode are spelled out."""
-    pathlib.Path(path).write_text(
-        page, encoding="utf-8", errors="backslashreplace"
-    )
+    atomic.write_text(path, page, errors="backslashreplace")
 
 
 def neighbor_page(rows: list[Row], run_name: str) -> str:

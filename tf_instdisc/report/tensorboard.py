@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorboard.plugins import projector
 
+from tf_instdisc import atomic
 from tf_instdisc.lines import tsv
 from tf_instdisc.report import grid, search
 from tf_instdisc.report.thumbnails import sheet
@@ -81,9 +82,8 @@ def write_projector(
     log_dir.mkdir(parents=True, exist_ok=True)
     bank = images.bank
     positions = sample_rows(len(bank.rows), max_rows)
-    np.savetxt(
-        log_dir / "rows.tsv", bank.rows[positions], fmt="%.5g", delimiter="\t"
-    )
+    with atomic.replacing(log_dir / "rows.tsv") as partial:
+        np.savetxt(partial, bank.rows[positions], fmt="%.5g", delimiter="\t")
     metadata = tsv(
         ("name", "label", "instance_id"),
         (
@@ -95,9 +95,10 @@ def write_projector(
             for position in positions
         ),
     )
-    (log_dir / "metadata.tsv").write_text(metadata, encoding="utf-8")
+    atomic.write_text(log_dir / "metadata.tsv", metadata)
     pictures, _ = images.read(positions, _SPRITE)
-    Image.fromarray(sheet(pictures)).save(log_dir / "sprite.png")
+    with atomic.replacing(log_dir / "sprite.png") as partial:
+        Image.fromarray(sheet(pictures)).save(partial)
 
     config = projector.ProjectorConfig()
     embedding = config.embeddings.add()

@@ -5,7 +5,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from tf_instdisc import choices, run_directory
+from tf_instdisc import atomic, choices
 from tf_instdisc.reproduce import measure, runs, show
 from tf_instdisc.reproduce.measure import Measured
 from tf_instdisc.reproduce.runs import Run
@@ -74,7 +74,7 @@ def make_table(
     if plot:
         show.save_plot(str(tables_dir / plot), table, measured)
     text = show.markdown(table, measured, command, plot)
-    (tables_dir / f"{name}.md").write_text(text, encoding="utf-8")
+    atomic.write_text(tables_dir / f"{name}.md", text)
     print(text)
 
 
@@ -106,7 +106,7 @@ class _Kept:
             "values": [[*cell, value] for cell, value in found.values.items()],
             "curve": found.curve,
         }
-        run_directory.write_whole(self.path, json.dumps(entries, indent=1))
+        atomic.write_text(self.path, json.dumps(entries, indent=1))
 
     def _read(self):
         if not self.path.exists():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tf_instdisc import atomic
 from tf_instdisc.reproduce.measure import Measured
 from tf_instdisc.reproduce.runs import Run
 from tf_instdisc.reproduce.tables import Table
@@ -105,7 +106,8 @@ def save_plot(
     axes.set_xlabel(table.axis or "")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    with atomic.replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def _by_cell(measured):

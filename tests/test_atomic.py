@@ -1,0 +1,89 @@
+"""Files are written whole or not at all."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from tf_instdisc import atomic
+
+
+def test_a_failed_write_leaves_the_file_and_nothing_else(tmp_path):
+    path = tmp_path / "bank.npz"
+    path.write_bytes(b"old")
+
+    class PlannedError(Exception):
+        pass
+
+    def fail_half_way():
+        with atomic.replacing(path) as partial:
+            partial.write_bytes(b"half")
+            raise PlannedError
+
+    with pytest.raises(PlannedError):
+        fail_half_way()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["bank.npz"]
+
+
+@pytest.mark.parametrize("is_there", (True, False))
+def test_a_kill_leaves_the_file_and_the_next_write_cleans_up(
+    tmp_path, is_there
+):
+    path = tmp_path / "encoder.keras"
+    if is_there:
+        path.write_bytes(b"old")
+    code = (
+        "import os, signal, sys; from tf_instdisc import atomic\n"
+        "with atomic.replacing(sys.argv[1]) as partial:\n"
+        "    partial.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], check=False)
+    assert done.returncode == -9
+    assert path.exists() == is_there
+    atomic.write_text(path, "new")
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["encoder.keras"]
+
+
+def test_the_suffix_stays(tmp_path):
+    with atomic.replacing(tmp_path / "a.keras") as partial:
+        assert partial.parent == tmp_path
+        assert partial.suffix == ".keras"
+        partial.touch()
+
+
+def test_links_are_followed_and_modes_kept(tmp_path):
+    path = tmp_path / "there" / "page.html"
+    path.parent.mkdir()
+    path.write_text("old")
+    path.chmod(0o640)
+    link = tmp_path / "page.html"
+    link.symlink_to(path)
+    atomic.write_text(link, "new")
+    assert link.is_symlink()
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        atomic.write_text(pipe, "text")
+        assert reader.stdout.read() == b"text"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_directory_gets_its_name_with_all_its_files(tmp_path):
+    partial = tmp_path / "partial"
+    (partial / "variables").mkdir(parents=True)
+    (partial / "variables" / "data").write_text("x")
+    (tmp_path / "1" / "taken").mkdir(parents=True)
+    with pytest.raises(OSError, match="not empty"):
+        atomic.rename_directory(partial, tmp_path / "1")
+    atomic.rename_directory(partial, tmp_path / "2")
+    assert (tmp_path / "2" / "variables" / "data").read_text() == "x"

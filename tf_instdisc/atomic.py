@@ -1,0 +1,97 @@
+"""The one way to write a file whole or not at all.
+
+A file is written under another name in its own directory, synced to the disk,
+and then renamed: a reader, a kill or a power cut never meets half of it.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+_PREFIX = ".partial-"
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Replaces a file with what the block writes, unless the block fails.
+
+    The temporary file has the same suffix and a fixed name, so that the next
+    attempt overwrites what a killed process has left behind. Symbolic links
+    are followed, and an existing file keeps its mode. What cannot be replaced,
+    such as `/dev/stdout`, is written directly.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        OSError: If the file cannot be written; it is as before.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    partial = target.with_name(_PREFIX + target.name)
+    try:
+        partial.unlink(missing_ok=True)
+        yield partial
+        if target.exists():
+            shutil.copymode(target, partial)
+        sync(partial)
+        os.replace(partial, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    sync(target.parent)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(
+    path: str | os.PathLike, text: str, errors: str = "strict"
+) -> None:
+    """Writes a file whole or not at all, as UTF-8."""
+    write_bytes(path, text.encode("utf-8", errors))
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Waits until a file or a directory is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a directory.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(directory: str | os.PathLike) -> None:
+    """Waits until a directory and all that is in it is on the disk."""
+    for folder, _, files in os.walk(os.fspath(directory)):
+        for name in (*files, "."):
+            sync(os.path.join(folder, name))
+
+
+def rename_directory(
+    partial: str | os.PathLike, path: str | os.PathLike
+) -> None:
+    """Gives a directory its name when everything in it is on the disk.
+
+    Raises:
+        OSError: If `path` exists and is not an empty directory.
+    """
+    sync_tree(partial)
+    os.rename(partial, path)
+    sync(os.path.dirname(os.path.abspath(path)))
