@@ -1,4 +1,4 @@
-"""Schedules against loops, and SGD's weight decay against PyTorch's rule."""
+"""Schedules and SGD against loops, and SGD against PyTorch."""
 
 import math
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc.optimization import Warmup, build_optimizer
+from tf_instdisc.optimization import SGD, Warmup, build_optimizer
 
 
 def rates(optimizer, steps):
@@ -53,26 +53,117 @@ def test_constant_is_constant():
     np.testing.assert_allclose(rates(optimizer, 6), [0.1] * 6, rtol=1e-6)
 
 
-def test_sgd_decays_weights_as_fast_as_pytorch():
-    # With no gradient but the decay, PyTorch's momentum buffer makes each
-    # step 1 / (1 - momentum) as large once it has filled.
-    rate, decay, momentum = 0.01, 0.01, 0.9
-    variable = keras.Variable([1.0])
+SCHEDULES = [
+    {"schedule": "constant"},
+    {"schedule": "steps", "schedule_epochs": [2, 4]},
+    {"schedule": "steps", "schedule_epochs": [3], "warmup_epochs": 2},
+    {"schedule": "cosine"},
+    {"schedule": "cosine", "warmup_epochs": 1},
+]
+
+
+def sgd_cases():
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(30, 4))
+    return np.array([1.0, -2.0, 0.5, 3.0]), gradients
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("momentum", "decay"), [(0.9, 1e-2), (0.9, 0.0), (0.0, 1e-2), (0.5, 0.1)]
+)
+def test_sgd_equals_pytorchs_documented_update(schedule, momentum, decay):
+    start, gradients = sgd_cases()
     optimizer = build_optimizer(
-        learning_rate=rate,
-        steps_per_epoch=1,
-        epochs=1,
-        schedule="constant",
+        learning_rate=0.1,
+        steps_per_epoch=5,
+        epochs=6,
         momentum=momentum,
         weight_decay=decay,
+        **schedule,
     )
-    weight, buffer = 1.0, 0.0
-    for _ in range(2000):
-        optimizer.apply([tf.zeros([1])], [variable])
-        buffer = momentum * buffer + decay * weight
+    variable = keras.Variable(start, dtype="float64")
+    weight, buffer = start.copy(), np.zeros(4)
+    for rate, gradient in zip(rates(optimizer, 30), gradients, strict=True):
+        optimizer.apply([tf.constant(gradient)], [variable])
+        buffer = momentum * buffer + gradient + decay * weight
         weight -= rate * buffer
-    assert float(variable.value[0]) == pytest.approx(weight, rel=0.02)
-    assert weight < 0.2  # It did decay.
+        np.testing.assert_allclose(variable, weight, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_sgd_equals_torch(schedule):
+    torch = pytest.importorskip("torch")
+    start, gradients = sgd_cases()
+    optimizer = build_optimizer(
+        learning_rate=0.1,
+        steps_per_epoch=5,
+        epochs=6,
+        weight_decay=1e-2,
+        **schedule,
+    )
+    variable = keras.Variable(start, dtype="float64")
+    weight = torch.tensor(start, requires_grad=True)
+    other = torch.optim.SGD([weight], 0.1, momentum=0.9, weight_decay=1e-2)
+    for rate, gradient in zip(rates(optimizer, 30), gradients, strict=True):
+        optimizer.apply([tf.constant(gradient)], [variable])
+        other.param_groups[0]["lr"] = rate
+        weight.grad = torch.tensor(gradient)
+        other.step()
+        np.testing.assert_allclose(
+            variable, weight.detach(), rtol=1e-6, atol=1e-6
+        )
+
+
+def test_sgd_goes_on_with_the_momentum_of_keras():
+    start, gradients = sgd_cases()
+    variables = [keras.Variable(start, dtype="float64") for _ in range(2)]
+    old = keras.optimizers.SGD(0.1, momentum=0.9)
+    new = SGD(0.1, momentum=0.9)
+    new.build(variables[1:])
+    for gradient in gradients[:10]:
+        old.apply([tf.constant(gradient)], variables[:1])
+    for a, b in zip(new.variables, old.variables, strict=True):
+        a.assign(b)
+    variables[1].assign(variables[0])
+    new.convert_keras_momentum()
+    for gradient in gradients[10:]:
+        old.apply([tf.constant(gradient)], variables[:1])
+        new.apply([tf.constant(gradient)], variables[1:])
+        # At one rate and without decay, the two are the same.
+        np.testing.assert_allclose(variables[1], variables[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"nesterov": True}, "Received: nesterov=True"),
+        ({"weight_decay": 0.1}, "weight_decay=0.1"),
+        ({"coupled_weight_decay": -1.0}, "coupled_weight_decay=-1.0"),
+        ({"coupled_weight_decay": math.nan}, "coupled_weight_decay=nan"),
+    ],
+)
+def test_sgd_refuses_what_pytorch_has_otherwise(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SGD(0.1, **arguments)
+
+
+def test_sgd_survives_serialization_and_loss_scaling():
+    optimizer = keras.optimizers.deserialize(
+        keras.optimizers.serialize(
+            SGD(0.5, momentum=0.9, coupled_weight_decay=0.01)
+        )
+    )
+    assert optimizer.coupled_weight_decay == 0.01
+    assert optimizer.momentum == 0.9
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0)
+    variable = keras.Variable([1.0])
+    weight, buffer = 1.0, 0.0
+    for _ in range(3):
+        scaled.apply([8.0 * tf.ones([1])], [variable])
+        buffer = 0.9 * buffer + 1.0 + 0.01 * weight
+        weight -= 0.5 * buffer
+    assert float(variable.value[0]) == pytest.approx(weight, rel=1e-6)
 
 
 def test_adamw_and_warmup_survive_serialization():

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tf_instdisc
 from tests.small_run import linear_encoder
-from tf_instdisc import strategy
+from tf_instdisc import optimization, strategy
 from tf_instdisc.data import pipeline
 
 OBJECTIVES = (
@@ -107,7 +107,11 @@ def fitted(
         model = tf_instdisc.InstanceDiscrimination(
             encoder(), num_images, **arguments
         )
-        model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+        model.compile(
+            optimizer=optimization.SGD(
+                0.1, momentum=0.9, coupled_weight_decay=0.01
+            )
+        )
     seen = []
 
     class CopiesAreEqual(keras.callbacks.Callback):

@@ -22,6 +22,7 @@ _PUBLIC = {
     "folder_source": "data.folder",
     "knn_accuracy": "neighbors",
     "load_encoder": "load",
+    "save_encoder": "encoders.portable",
     "steps_per_epoch": "data.pipeline",
     "tfds_source": "data.tfds_source",
     "training_dataset": "data.pipeline",

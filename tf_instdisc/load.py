@@ -5,6 +5,7 @@ import os
 import keras
 
 from tf_instdisc import run_directory
+from tf_instdisc.encoders.portable import make_portable
 
 
 def load_encoder(path: str | os.PathLike) -> keras.Model:
@@ -37,4 +38,4 @@ def load_encoder(path: str | os.PathLike) -> keras.Model:
                 f"{path} holds no encoder.keras. Has its run finished?"
             )
         path = os.fspath(run.encoder)
-    return keras.saving.load_model(path, compile=False)
+    return make_portable(keras.saving.load_model(path, compile=False))

@@ -298,6 +298,9 @@ class InstanceDiscrimination(FitLoop):
 
     def get_config(self):
         encoder = keras.saving.serialize_keras_object(self.encoder)
+        # Here in full: an encoder that describes itself for other versions
+        # and backends leaves out that its batch norm is synchronized.
+        encoder["config"] = type(self.encoder).get_config(self.encoder)
         return {"encoder": encoder, "name": self.name, **self._config}
 
     @classmethod

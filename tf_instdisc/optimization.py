@@ -22,12 +22,9 @@ def build_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Builds an optimizer with its schedule.
 
-    `"sgd"` is PyTorch's, as the authors' code uses it. PyTorch adds
-    weight_decay * w to the gradient, so that momentum magnifies the decay by
-    1 / (1 - momentum); Keras subtracts it from the weights. Keras is
-    therefore given weight_decay / (1 - momentum), which decays as fast.
-    `"adamw"` (Loshchilov, Hutter 2019) learns more from few steps; its weight
-    decay is that of the paper's own form.
+    `"sgd"` is PyTorch's (`SGD`), as the authors' code uses it. `"adamw"`
+    (Loshchilov, Hutter 2019) learns more from few steps; its weight decay is
+    that of the paper's own form.
 
     Args:
         optimizer: `"sgd"` or `"adamw"`.
@@ -74,11 +71,7 @@ def build_optimizer(
         rate = Warmup(rate, max(warmup_steps, 1))
     if optimizer == "adamw":
         return keras.optimizers.AdamW(rate, weight_decay=weight_decay)
-    return keras.optimizers.SGD(
-        rate,
-        momentum=momentum,
-        weight_decay=weight_decay / (1 - momentum) or None,
-    )
+    return SGD(rate, momentum=momentum, coupled_weight_decay=weight_decay)
 
 
 def scaled_learning_rate(
@@ -110,6 +103,83 @@ def scaled_learning_rate(
         f"{images_per_update} images an update"
     )
     return learning_rate * factor
+
+
+@keras.saving.register_keras_serializable(package="tf_instdisc")
+class SGD(keras.optimizers.SGD):
+    """SGD with momentum and weight decay as `torch.optim.SGD` defines them.
+
+    Update rule for parameter `w` with gradient `g`:
+
+    ```python
+    velocity = momentum * velocity + g + coupled_weight_decay * w
+    w = w - learning_rate * velocity
+    ```
+
+    Keras (3.15) multiplies by the learning rate before momentum, so that
+    after a drop of the rate its velocity goes on at the old one, and its
+    weight decay bypasses momentum.
+
+    Args:
+        learning_rate: A float or a schedule.
+        momentum: In [0, 1].
+        coupled_weight_decay: Added to the gradient as a fraction of the
+            weight, at least 0.
+        **kwargs: Other arguments of `keras.optimizers.SGD`, of which
+            `nesterov` and `weight_decay` must keep their defaults.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.01,
+        momentum: float = 0.0,
+        coupled_weight_decay: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(learning_rate, momentum=float(momentum), **kwargs)
+        if self.nesterov or self.weight_decay:
+            raise ValueError(
+                "`nesterov` and `weight_decay` are not supported; the decay "
+                "of PyTorch is `coupled_weight_decay`. Received: "
+                f"nesterov={self.nesterov}, weight_decay={self.weight_decay}"
+            )
+        if not coupled_weight_decay >= 0:
+            raise ValueError(
+                "`coupled_weight_decay` must be at least 0. Received: "
+                f"coupled_weight_decay={coupled_weight_decay}"
+            )
+        self.coupled_weight_decay = coupled_weight_decay
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = ops.cast(learning_rate, variable.dtype)
+        step = ops.cast(gradient, variable.dtype)
+        if self.coupled_weight_decay:
+            decay = ops.cast(self.coupled_weight_decay, variable.dtype)
+            step = step + decay * ops.convert_to_tensor(variable)
+        if self.momentum:
+            velocity = self.momentums[self._get_variable_index(variable)]
+            step = ops.cast(self.momentum, variable.dtype) * velocity + step
+            self.assign(velocity, step)
+        self.assign_sub(variable, rate * step)
+
+    def convert_keras_momentum(self) -> None:
+        """Brings velocities of `keras.optimizers.SGD` to this class' units.
+
+        They hold -learning_rate times the gradients; the present rate stands
+        for all the rates that they were collected at.
+        """
+        rate = float(ops.convert_to_numpy(self.learning_rate))
+        for velocity in self.momentums if self.momentum else ():
+            velocity.assign(velocity * (-1 / rate if rate else 0.0))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "coupled_weight_decay": self.coupled_weight_decay,
+        }
 
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")

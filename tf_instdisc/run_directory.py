@@ -190,8 +190,10 @@ class RunDirectory:
 
     def save_encoder(self, encoder) -> None:
         """Writes the encoder, whole or not at all."""
-        with atomic.replacing(self.encoder) as partial:
-            encoder.save(partial)
+        # Keras is imported by those only who have an encoder.
+        from tf_instdisc.encoders.portable import save_encoder
+
+        save_encoder(encoder, self.encoder)
 
     def encoder_digest(self) -> str:
         """SHA-256 of the encoder's file."""

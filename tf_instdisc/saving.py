@@ -11,11 +11,13 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from tf_instdisc import checkpoints
+from tf_instdisc import checkpoints, optimization
 from tf_instdisc import strategy as strategies
 from tf_instdisc.errors import NonFiniteError, RunStoppedError, StorageError
 from tf_instdisc.fit_loop import FitLoop
 from tf_instdisc.run_directory import RunDirectory
+
+_FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Progress:
         batch_size: Of the run up to here.
         metrics: What the metrics counted in the epoch up to here.
         baselines: What was measured before training.
+        format_version: Of the variables' meaning: in version 1 the momentum
+            of SGD held gradients times -learning_rate.
     """
 
     epochs: int = 0
@@ -35,6 +39,7 @@ class Progress:
     batch_size: int = 0
     metrics: list[float] = dataclasses.field(default_factory=list)
     baselines: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    format_version: int = _FORMAT_VERSION
 
 
 def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
@@ -57,12 +62,29 @@ def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
         return None
     model.build_training_state()
     checkpoints.restore(saved, _state(model))
-    progress = Progress(**saved.progress)
+    progress = _in_present_format(
+        Progress(**{"format_version": 1, **saved.progress}), model
+    )
     print(
         f"continuing from {saved.path}: {progress.epochs} epochs and "
         f"{progress.images} images of the next one are done"
     )
     return progress
+
+
+def _in_present_format(progress, model):
+    if progress.format_version >= _FORMAT_VERSION:
+        return progress
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    if isinstance(optimizer, optimization.SGD):
+        optimizer.convert_keras_momentum()
+        print(
+            "An older version began this run with a momentum in other units; "
+            "it was converted at the present learning rate."
+        )
+    return dataclasses.replace(progress, format_version=_FORMAT_VERSION)
 
 
 def require_one_beginning(

@@ -1,7 +1,7 @@
 """Encoders: images to embeddings on the unit sphere.
 
 An encoder is a functional Keras model of built-in layers, so that its
-`.keras` file loads with `keras.saving.load_model` wherever Keras 3 runs,
+`.keras` file loads with `keras.saving.load_model` in Keras 3.5 and later,
 without this package.
 """
 
@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from tf_instdisc import choices
-from tf_instdisc.encoders import alexnet, given, resnet, vgg, vit
+from tf_instdisc.encoders import alexnet, given, portable, resnet, vgg, vit
 
 # Mean and deviation of ImageNet's RGB, as shares of 255.
 _MEAN = (0.485, 0.456, 0.406)
@@ -122,7 +122,7 @@ def build_encoder(
     x = layers.Dense(embedding_dim, name="projection", dtype=full)(x)
     outputs = layers.UnitNormalization(name="embedding", dtype=full)(x)
     name = backbone.name if isinstance(backbone, keras.Model) else backbone
-    return keras.Model(inputs, outputs, name=name)
+    return portable.make_portable(keras.Model(inputs, outputs, name=name))
 
 
 def _apply(backbone, x, width, stem, synchronized):

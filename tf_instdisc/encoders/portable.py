@@ -1,0 +1,96 @@
+"""Encoder files that any Keras from 3.5 on can read.
+
+Keras writes every argument of every layer into a file's configuration, those
+that an older Keras has never heard of included, which it refuses. An argument
+at its default says nothing, so it can be left out.
+"""
+
+import os
+import pathlib
+import types
+from typing import Any
+
+import keras
+
+from tf_instdisc import atomic
+
+# Arguments that Keras has gained from 3.6 to 3.15, with their defaults.
+_NEWER: dict[str, tuple[Any, ...]] = {
+    "antialias": (False,),
+    "bounding_box_format": (None,),
+    "factor": (None,),
+    "flash_attention": (None,),
+    "gptq_unpacked_column_size": (None,),
+    "input_axes": (None,),
+    "lora_alpha": (None,),
+    "output_axes": (None,),
+    "quantization_config": (None,),
+    "ragged": (None, False),
+    "renorm": (False,),
+    "sliding_window": (None,),
+    # Not newer, but refused by every backend except TensorFlow; what a trained
+    # encoder computes is the same without.
+    "synchronized": (False, True),
+    "use_gate": (False,),
+}
+_RENORM_DETAILS = ("renorm_clipping", "renorm_momentum")
+
+
+def save_encoder(encoder: keras.Model, path: str | os.PathLike) -> None:
+    """Saves an encoder as a `.keras` file that Keras 3.5 and later load.
+
+    The file is written whole or not at all. An encoder that `build_encoder`
+    or `load_encoder` has returned writes the same file with `encoder.save`.
+    For any other model, `save` writes a configuration that only the installed
+    version of Keras and later ones are sure to read.
+
+    Args:
+        encoder: A functional or Sequential model of Keras' own layers.
+        path: Must end in `.keras`.
+
+    Raises:
+        ValueError: If `path` has another suffix.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".keras":
+        raise ValueError(
+            f"`path` must end in .keras. Received: path={str(path)!r}"
+        )
+    with atomic.replacing(path) as partial:
+        make_portable(encoder).save(partial)
+
+
+def make_portable(encoder: keras.Model) -> keras.Model:
+    """Has a model describe itself in terms that Keras 3.5 knows.
+
+    Args:
+        encoder: A model; it is changed in place.
+
+    Returns:
+        The same model.
+    """
+
+    def get_config(self):
+        return _portable(type(self).get_config(self))
+
+    # On the object, as the file must name Keras' own class.
+    encoder.get_config = types.MethodType(get_config, encoder)
+    return encoder
+
+
+def _portable(config):
+    if isinstance(config, dict):
+        is_plain = config.get("renorm", False) is False
+        return {
+            key: _portable(value)
+            for key, value in config.items()
+            if not _is_default(key, value)
+            and not (is_plain and key in _RENORM_DETAILS)
+        }
+    if isinstance(config, list | tuple):
+        return type(config)(map(_portable, config))
+    return config
+
+
+def _is_default(key, value):
+    return any(value is default for default in _NEWER.get(key, ()))
