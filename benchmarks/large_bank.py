@@ -38,6 +38,7 @@ def make_run(path: pathlib.Path, num_rows: int) -> run_directory.RunDirectory:
             np.arange(num_rows),
             np.array([f"{i}.jpg" for i in range(num_rows)]),
             np.full(num_rows, -1),
+            encoded_by=run_directory.EncodedBy("none"),
         )
     )
     return run
@@ -60,7 +61,7 @@ def main() -> None:
         run = make_run(root / "run", num_rows)
         arguments = {
             "report": [],
-            "duplicates": ["--noencode", f"--output={root / 'pairs.tsv'}"],
+            "duplicates": [f"--output={root / 'pairs.tsv'}"],
         }
         for name in commands.split(","):
             usage = _measure(name, f"--run_dir={run.path}", *arguments[name])

@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 from benchmarks import timing
-from tf_instdisc import run_directory
+from tf_instdisc import finishing, run_directory
 from tf_instdisc.augment import Augmentation
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.tfds_source import tfds_source
@@ -38,7 +38,7 @@ def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
     """
     run = run_directory.load(str(path))
     flags = run.read_flags()
-    bank = run.load_bank()
+    bank = finishing.training_rows(run)
     size = int(flags.get("train_image_size", flags["image_size"]))
     encoder = build_encoder(
         flags["encoder"],

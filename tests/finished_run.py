@@ -83,6 +83,7 @@ def save_run(run, encoder, folder) -> None:
             ),
             labels=embedded.labels,
             class_names=source.class_names or (),
+            encoded_by=run_directory.EncodedBy(run.encoder_digest()),
         )
     )
 

@@ -2,7 +2,6 @@
 
 import csv
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -102,10 +101,7 @@ def plant(folder, count):
 def test_planted_duplicates_are_found(tmp_path):
     plant(tmp_path / "images", 60)
     run = make_run(tmp_path / "run", tmp_path / "images")
-    encoder = keras.saving.load_model(run.encoder)
-    images = duplicates.training_images(
-        run_images.open_images(run), encoder, "run"
-    )
+    images = duplicates.training_images(run_images.open_images(run), run)
     found = duplicates.find_duplicates(images, 0.98)
     origins = np.array(
         [

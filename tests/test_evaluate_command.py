@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests.finished_run import command, save_run
 from tests.labelled_run import (
     fill_labelled_folder,
+    keep_rows,
     make_labelled_run,
     small_encoder,
 )
@@ -80,17 +81,22 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
     assert ("linear", "linear, conv2") in names
     assert ("semi_supervised", "30% of the labels, from scratch") in names
     assert ("transfer", "kNN, encoded, k = 6, to train") in names
-    assert not any("bank" in name for kind, name in names if kind == "transfer")
+    assert not any(
+        "training" in name for kind, name in names if kind == "transfer"
+    )
 
 
 def test_a_second_evaluation_keeps_the_others_results(tmp_path):
     run = make_labelled_run(tmp_path)
-    for rows in ("bank", "encoded"):
+    keep_rows(run)
+    for rows in ("training", "encoded"):
         options = knn.KNNOptions(num_neighbors=4, rows=(rows,))
         evaluation.evaluate(run.path, {"knn": options})
     names = {one["name"] for one in run.load_results()["measurements"]}
     assert names == {
-        f"kNN, {rows}, k = {k}" for rows in ("bank", "encoded") for k in (1, 4)
+        f"kNN, {rows}, k = {k}"
+        for rows in ("training", "encoded")
+        for k in (1, 4)
     }
 
 
@@ -240,10 +246,10 @@ def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
     )
     found = evaluation.evaluate(
         run,
-        {"knn": knn.KNNOptions(num_neighbors=3)},
+        {"knn": knn.KNNOptions(3, rows=("encoded", "training"))},
         {"images": str(tmp_path / "moved")},
     )
     assert {one.name for one in found} >= {
-        "kNN, bank, k = 3",
+        "kNN, training, k = 3",
         "kNN, encoded, k = 3",
     }

@@ -1,5 +1,6 @@
 """Evaluation protocols against NumPy loops and scikit-learn."""
 
+import dataclasses
 import json
 
 import keras
@@ -14,17 +15,17 @@ from sklearn.svm import LinearSVC
 from tests.finished_run import save_run
 from tests.labelled_run import (
     NUM_TEST,
-    NUM_TRAIN,
     fill_labelled_folder,
+    keep_rows,
     make_labelled_run,
     small_encoder,
 )
 from tests.test_neighbors import loop_accuracy
-from tf_instdisc import array_source, neighbors
+from tf_instdisc import array_source, neighbors, run_directory
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.embedding import embed
 from tf_instdisc.evaluation import features, knn, linear, results, svm
-from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
 from tf_instdisc.evaluation.measurement import Measurement
 
 
@@ -54,27 +55,52 @@ def test_knn_equals_a_loop_in_ties_and_beyond_all_rows(monkeypatch, k):
     assert found[k] == pytest.approx(expected)
 
 
-def test_knn_measures_bank_and_encoded_rows(inputs):
+def test_knn_measures_encoded_and_training_rows(inputs):
     bank = inputs.bank
-    turned = np.roll(bank.labels, NUM_TRAIN)  # Other labels than the images'.
-    object.__setattr__(bank, "labels", turned)
-    options = knn.KNNOptions(num_neighbors=5, temperature=0.2)
+    options = knn.KNNOptions(
+        num_neighbors=5, temperature=0.2, rows=("encoded", "training")
+    )
+    with pytest.raises(run_directory.RunDirectoryError, match="checkpoints"):
+        knn.check(inputs, options)
+    rows = {"encoded": bank.rows, "training": keep_rows(inputs.run)}
     found = {
         (one.name, one.metric): one.value
         for one in knn.measure(inputs, options)
     }
-    object.__setattr__(bank, "labels", np.roll(turned, -NUM_TRAIN))
     test = embed(inputs.encoder, inputs.images(inputs.test_source))
-    for name, labels in (("bank", turned), ("encoded", bank.labels)):
+    for name, expected_rows in rows.items():
         for k in (5, 1):
             expected = loop_accuracy(
-                bank.rows, labels, test.embeddings, test.labels, 3, k, 0.2
+                expected_rows,
+                bank.labels,
+                test.embeddings,
+                test.labels,
+                3,
+                k,
+                0.2,
             )
             value = found[f"kNN, {name}, k = {k}", "top1"]
             assert value == pytest.approx(expected["top1"])
-    assert found["kNN, bank, k = 5", "top1"] != pytest.approx(
+    assert found["kNN, training, k = 5", "top1"] != pytest.approx(
         found["kNN, encoded, k = 5", "top1"]
     )
+
+
+def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
+    bank = inputs.bank
+    options = knn.KNNOptions(num_neighbors=5, temperature=0.2)
+
+    def measured(changed):
+        other = EvaluationInputs(
+            inputs.run, inputs.flags, inputs.source, inputs.test_source
+        )
+        object.__setattr__(other, "bank", changed)
+        return [one.value for one in knn.measure(other, options)]
+
+    shuffled = dataclasses.replace(bank, rows=np.roll(bank.rows, 8, axis=0))
+    old = dataclasses.replace(shuffled, encoded_by=None)
+    assert measured(shuffled) != measured(bank)
+    assert measured(old) == measured(bank)
 
 
 def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
@@ -352,14 +378,14 @@ def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
 
 def test_results_are_added_and_replaced(run):
     first = [
-        Measurement("knn", "kNN, bank, k = 200", "top1", 0.5, 0.8, "there"),
+        Measurement("knn", "kNN, encoded, k = 200", "top1", 0.5, 0.8, "there"),
         Measurement("linear", "conv1", "top1", 0.25),
     ]
     results.save(run, first)
     assert results.load(run) == first
     second = [
-        Measurement("knn", "kNN, bank, k = 200", "top1", 0.75, 0.8, "there"),
-        Measurement("knn", "kNN, bank, k = 1", "top1", 0.125),
+        Measurement("knn", "kNN, encoded, k = 200", "top1", 0.75, 0.8, "there"),
+        Measurement("knn", "kNN, encoded, k = 1", "top1", 0.125),
     ]
     results.save(run, second)
     assert results.load(run) == [second[0], first[1], second[1]]
@@ -370,7 +396,7 @@ def test_results_of_an_encoder_that_was_trained_on_are_dropped(tmp_path):
     run = make_labelled_run(tmp_path)
     results.save(run, [Measurement("linear", "conv1", "top1", 0.25)])
     save_run(run, small_encoder(seed=9), tmp_path / "train")
-    newer = [Measurement("knn", "kNN, bank, k = 1", "top1", 0.125)]
+    newer = [Measurement("knn", "kNN, encoded, k = 1", "top1", 0.125)]
     results.save(run, newer)
     assert results.load(run) == newer
 

@@ -13,6 +13,7 @@ import pathlib
 import re
 import shutil
 
+import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic
@@ -122,6 +123,17 @@ def restore(saved: Saved, state: tf.train.Checkpoint) -> None:
         raise StorageError(
             f"{saved.path} does not fit this model: {_reason(error)}"
         ) from error
+
+
+def read_variable(saved: Saved, name: str) -> np.ndarray:
+    """Reads one variable of a checkpoint.
+
+    Args:
+        saved: The checkpoint.
+        name: A keyword of the `tf.train.Checkpoint` that was saved.
+    """
+    reader = tf.train.load_checkpoint(os.fspath(saved.path / _STATE))
+    return reader.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")
 
 
 def _list(directory):

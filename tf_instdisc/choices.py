@@ -64,7 +64,7 @@ PROTOCOLS = (
     "transfer",
     "detection",
 )
-KNN_ROWS = ("bank", "encoded")
+KNN_ROWS = ("encoded", "training")
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "embedding")
 
 

@@ -1,6 +1,7 @@
 """Near-duplicate images: in a run's data, in a folder, between two folders."""
 
 import dataclasses
+import sys
 
 import keras
 import numpy as np
@@ -9,7 +10,8 @@ from tf_instdisc import near_pairs
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.embedding import embed
-from tf_instdisc.run_directory import Bank
+from tf_instdisc.load import load_encoder
+from tf_instdisc.run_directory import Bank, RunDirectory
 from tf_instdisc.run_images import RunImages
 
 _BATCH = 256
@@ -68,23 +70,22 @@ class Duplicates:
     is_complete: bool
 
 
-def training_images(
-    images: RunImages, encoder: keras.Model | None, title: str
-) -> Collection:
+def training_images(images: RunImages, run: RunDirectory) -> Collection:
     """A run's training images.
+
+    Rows that training has left are pushed apart even for equal images. Where
+    the bank still has those, as earlier versions wrote it, the images are
+    encoded if they are there.
 
     Args:
         images: The run's images.
-        encoder: Encodes the images anew; None takes the rows of the bank,
-            which training pushes apart even for equal images.
-        title: For people.
-
-    Raises:
-        FileNotFoundError: If the encoder is given and no image is there.
+        run: The run.
     """
+    title = run.path.resolve().name
     bank = images.bank
-    if encoder is None:
+    if bank.encoded_by is not None:
         return Collection(bank, images, title)
+    encoder = load_encoder(run.path)
     rows = np.zeros_like(bank.rows)
     found = np.zeros([len(rows)], bool)
     batches = images.batches(
@@ -94,10 +95,12 @@ def training_images(
         rows[positions] = encoder.predict_on_batch(batch)
         found[positions] = True
     if not found.any():
-        raise FileNotFoundError(
+        print(
             f"None of the {len(rows)} images of {title} is where the run has "
-            "it. Compare the rows of the bank (--noencode) or folders."
+            "it: the rows of its training are compared.",
+            file=sys.stderr,
         )
+        return Collection(bank, images, title)
     kept = Bank(
         rows[found],
         bank.instance_ids[found],

@@ -35,6 +35,7 @@ def inference(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 def embed(
     encoder: keras.Model | Callable[[tf.Tensor], tf.Tensor],
     dataset: tf.data.Dataset,
+    num_images: int | None = None,
 ) -> Embedded:
     """Embeds every image of an evaluation data set.
 
@@ -43,14 +44,37 @@ def embed(
             `inference` has made of it, which is compiled only once.
         dataset: Gives (images, instance_ids, labels), as
             `evaluation_dataset` does.
+        num_images: Number of its images, where it is known: the embeddings
+            are then held once, and otherwise twice at the end.
 
     Returns:
         The embeddings.
+
+    Raises:
+        ValueError: If the data set has another number of images.
     """
     encode = inference(encoder) if isinstance(encoder, keras.Model) else encoder
-    columns: tuple[list, list, list] = [], [], []
-    for images, instance_ids, labels in dataset:
-        row = encode(images), instance_ids, labels
-        for column, value in zip(columns, row, strict=True):
+    batches: list[np.ndarray] = []
+    ids_and_labels: tuple[list, list] = [], []
+    rows = np.empty([0, 0])
+    size = 0
+    for images, *rest in dataset:
+        batch = np.asarray(encode(images))
+        for column, value in zip(ids_and_labels, rest, strict=True):
             column.append(np.asarray(value))
-    return Embedded(*(np.concatenate(column) for column in columns))
+        first, size = size, size + len(batch)
+        if num_images is None:
+            batches.append(batch)
+            continue
+        if not first:
+            rows = np.empty([num_images, batch.shape[1]], batch.dtype)
+        if size <= num_images:
+            rows[first:size] = batch
+    if num_images is None:
+        rows = np.concatenate(batches)
+    elif size != num_images:
+        raise ValueError(
+            "`num_images` must be the number of images in `dataset`. "
+            f"Received: num_images={num_images}, {size} images"
+        )
+    return Embedded(rows, *(np.concatenate(c) for c in ids_and_labels))

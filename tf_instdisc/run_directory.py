@@ -16,9 +16,11 @@ detection.jsonl one JSON object for each epoch of each detector
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
+import sys
 from collections.abc import Collection, Iterator
 
 import numpy as np
@@ -32,8 +34,23 @@ class RunDirectoryError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class EncodedBy:
+    """The encoder that gave a bank's rows, from the whole images.
+
+    Attributes:
+        encoder: SHA-256 of `encoder.keras`.
+        epochs: Epochs of its training; -1 where that is not known.
+        images: Images of the next epoch that it was trained on besides.
+    """
+
+    encoder: str
+    epochs: int = -1
+    images: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Bank:
-    """The memory bank of a finished run.
+    """What a finished run is searched by: a row for each image.
 
     Attributes:
         rows: float32 `[size, embedding_dim]`, of unit length.
@@ -41,6 +58,8 @@ class Bank:
         names: str `[size]`, paths or positions in a split.
         labels: int64 `[size]`, negative where there is none.
         class_names: One for each label; empty without labels.
+        encoded_by: What encoded the rows; None where they are the training's
+            own, as earlier versions wrote them and converted runs have them.
     """
 
     rows: np.ndarray
@@ -48,6 +67,7 @@ class Bank:
     names: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...] = ()
+    encoded_by: EncodedBy | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +134,23 @@ class RunDirectory:
     def detection(self) -> pathlib.Path:
         return self.path / "detection.jsonl"
 
+    def save_settings(self, settings: dict, flags_text: str) -> None:
+        """Writes settings and flags; makes the directory of a new run.
+
+        Args:
+            settings: For JSON; what decides the outcome of the run.
+            flags_text: A flagfile that repeats the run.
+
+        Raises:
+            StorageError: If they cannot be written.
+        """
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Settings first: with them the directory is a run's.
+            text = json.dumps(settings, indent=1) + "\n"
+            atomic.write_text(self.settings, text)
+            atomic.write_text(self.flags, flags_text)
+
     def read_flags(self) -> dict[str, str]:
         """The flags of the run by name, as text; a switch is true or false."""
         return parse_flags(self.flags.read_text(encoding="utf-8"))
@@ -121,13 +158,7 @@ class RunDirectory:
     def set_flag(self, name: str, value: str) -> None:
         """Sets one of the run's flags, whole or not at all."""
         text = self.flags.read_text(encoding="utf-8")
-        lines = [
-            line
-            for line in text.splitlines()
-            if line.partition("=")[0] != f"--{name}"
-        ]
-        lines.append(f"--{name}={value}")
-        atomic.write_text(self.flags, "\n".join(lines) + "\n")
+        atomic.write_text(self.flags, with_flag(text, name, value))
 
     def save_instances(
         self, removed_ids: np.ndarray, digests: dict[str, str]
@@ -209,22 +240,87 @@ class RunDirectory:
                 names=bank.names,
                 labels=bank.labels,
                 class_names=np.asarray(bank.class_names, dtype=str),
+                **_encoded_by_field(bank.encoded_by),
             )
 
     def load_bank(self) -> Bank:
         """Reads the bank.
 
         Raises:
-            RunDirectoryError: If the run has not finished.
+            RunDirectoryError: If the run has not finished, or was killed
+                while it replaced its results.
         """
         if not self.bank.exists():
             raise RunDirectoryError(
-                f"{self.path} holds no bank.npz. Has its run finished?"
+                f"{self.path} holds no bank.npz. If its training was stopped, "
+                "the same instdisc-train command with --finish writes one."
             )
         with np.load(self.bank) as file:
             fields = {name: file[name] for name in file.files}
         class_names = tuple(str(n) for n in fields.pop("class_names"))
-        return Bank(class_names=class_names, **fields)
+        encoded_by = _encoded_by_of(fields.pop("encoded_by", None))
+        if encoded_by is None:
+            _say_rows_are_of_training(self)
+        elif (
+            self.encoder.exists()
+            and encoded_by.encoder != self.encoder_digest()
+        ):
+            raise RunDirectoryError(
+                f"{self.bank} was not encoded by the encoder beside it: a "
+                "command was killed while it replaced both. Start the same "
+                "command again."
+            )
+        return Bank(class_names=class_names, encoded_by=encoded_by, **fields)
+
+    def read_instances(
+        self,
+    ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
+        """Ids, names and origin of the bank's rows, without the rows."""
+        with np.load(self.bank) as file:
+            field = file["encoded_by"] if "encoded_by" in file.files else None
+            return file["instance_ids"], file["names"], _encoded_by_of(field)
+
+
+def _encoded_by_field(encoded_by: EncodedBy | None) -> dict[str, np.ndarray]:
+    if encoded_by is None:
+        return {}
+    return {"encoded_by": np.array(json.dumps(dataclasses.asdict(encoded_by)))}
+
+
+def _encoded_by_of(field: np.ndarray | None) -> EncodedBy | None:
+    return None if field is None else EncodedBy(**json.loads(str(field)))
+
+
+@functools.cache
+def _say_rows_are_of_training(run: RunDirectory) -> None:
+    """Says once what to do about rows that are not the encoder's."""
+    settings = {}
+    if run.settings.exists():
+        settings = json.loads(run.settings.read_text(encoding="utf-8"))
+    is_converted = "converted_from" in settings
+    if is_converted and "images" not in run.read_flags():
+        return
+    cure = f"instdisc-update --run_dir={run.path} --images=FOLDER --reread"
+    if not is_converted:
+        cure = (
+            "Its instdisc-train command with --finish, or of a run that was "
+            f"updated {cure},"
+        )
+    print(
+        f"note: the rows of {run.path} are those of its training and not of "
+        f"the whole images. {cure} encodes them again.",
+        file=sys.stderr,
+    )
+
+
+def with_flag(text: str, name: str, value: str) -> str:
+    """The text of a flagfile, with one flag set."""
+    lines = [
+        line
+        for line in text.splitlines()
+        if line.partition("=")[0] != f"--{name}"
+    ]
+    return "\n".join([*lines, f"--{name}={value}"]) + "\n"
 
 
 def parse_flags(text: str) -> dict[str, str]:
@@ -256,11 +352,19 @@ def check_usable(path: str) -> None:
         )
     if run.settings.exists() or not run.path.exists():
         return
-    if any(run.path.iterdir()):
+    if any(not _is_left_over(run, path) for path in run.path.iterdir()):
         raise RunDirectoryError(
             "`run_dir` must be missing, empty, or hold a run to continue. "
             f"Received: run_dir={path}. Choose another directory."
         )
+
+
+def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
+    """Whether a process that was killed as it began has left this file."""
+    if path == run.flags:
+        # Earlier versions wrote the flags first.
+        return pathlib.Path(run.read_flags().get("run_dir", "")) == run.path
+    return path.name.startswith(".partial-") or path.name.endswith(".partial")
 
 
 def open_run(
@@ -282,16 +386,20 @@ def open_run(
             with other settings.
         StorageError: If it cannot be written.
     """
+    run = check_settings(path, settings, changeable)
+    run.save_settings(settings, flags_text)
+    return run
+
+
+def check_settings(
+    path: str, settings: dict, changeable: Collection[str]
+) -> RunDirectory:
+    """Does of `open_run` what writes nothing."""
     check_usable(path)
     run = RunDirectory(pathlib.Path(path))
-    settings = json.loads(json.dumps(settings))
     if run.settings.exists():
         old = json.loads(run.settings.read_text(encoding="utf-8"))
-        _compare(path, old, settings, changeable)
-    with _writing(run.path):
-        run.path.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(run.flags, flags_text)
-        atomic.write_text(run.settings, json.dumps(settings, indent=1) + "\n")
+        _compare(path, old, json.loads(json.dumps(settings)), changeable)
     return run
 
 

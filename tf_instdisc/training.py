@@ -8,12 +8,19 @@ import dataclasses
 import math
 import pathlib
 import sys
+import time
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices, measure, optimization, run_directory, saving
+from tf_instdisc import (
+    choices,
+    finishing,
+    measure,
+    optimization,
+    run_directory,
+    saving,
+)
 from tf_instdisc import strategy as strategies
 from tf_instdisc.augment import Augmentation
 from tf_instdisc.callbacks import KNNMonitor, MetricsFile
@@ -24,7 +31,7 @@ from tf_instdisc.encoders import build_encoder
 from tf_instdisc.health import BankHealth
 from tf_instdisc.load import load_encoder
 from tf_instdisc.model import InstanceDiscrimination
-from tf_instdisc.run_directory import Bank, RunDirectory
+from tf_instdisc.run_directory import RunDirectory
 from tf_instdisc.run_images import RunImages
 
 _EVALUATION_BATCH = 256
@@ -63,6 +70,7 @@ def train(
     keep_checkpoints: int = 3,
     flags_text: str = "",
     grid_every: int = 0,
+    finish: bool = False,
 ) -> None:
     """Trains an encoder and fills the run's directory, or goes on with it.
 
@@ -95,6 +103,8 @@ def train(
         flags_text: A flagfile that repeats the run.
         grid_every: Epochs between two neighbour grids in TensorBoard; 0 for
             none. Needs the extra `report`.
+        finish: Whether the newest checkpoint is finished as it is, however
+            far it is: nothing is trained. The run can still go on later.
 
     Raises:
         ValueError: If an argument is out of range, the test classes are
@@ -145,7 +155,7 @@ def train(
             "bank_init": bank_init,
             "init_run": str(init_run.path) if init_run else None,
         }
-        run = run_directory.open_run(run_dir, settings, _CHANGEABLE, flags_text)
+        run = run_directory.check_settings(run_dir, settings, _CHANGEABLE)
 
     # === Model ===
     steps = pipeline.steps_per_epoch(source, batch_size)
@@ -169,6 +179,13 @@ def train(
         num_neighbors, source.num_classes, model.temperature
     )
     progress = saving.restore_newest(run, model)
+    is_finished = False
+    if is_chief:
+        is_finished = finishing.is_finished(
+            run, source, encoder, progress, epochs, finish
+        )
+        if not is_finished and not finish:
+            run.save_settings(settings, flags_text)
     if progress is None:
         table = {}
         if has_knn and baselines and is_chief:
@@ -189,11 +206,9 @@ def train(
         done = (progress.epochs + 1) * steps - left
         model.optimizer.iterations.assign(done // accumulate_steps)
     saving.require_one_beginning(strategy, progress, model)
-    if progress.epochs >= epochs and run.bank.exists():
-        print(
-            f"The run in {run.path} is finished: {progress.epochs} epochs. "
-            "To go on, raise --epochs."
-        )
+    # The chief may write results before another host has looked for them.
+    if any(strategies.sum_over_hosts(strategy, [int(is_finished)])):
+        print(_finished_line(run, progress, epochs))
         return
 
     # === Training ===
@@ -223,7 +238,9 @@ def train(
                 EmbeddingView(
                     run.tensorboard,
                     lambda: RunImages(
-                        _bank(model, source), run.read_flags(), source
+                        finishing.training_bank(model.memory_bank, source),
+                        run.read_flags(),
+                        source,
                     ),
                     grid_every,
                 )
@@ -252,7 +269,7 @@ def train(
             share,
         )
 
-    if progress.epochs < epochs:
+    if progress.epochs < epochs and not finish:
         with (
             saving.stop_on_sigterm(model),
             strategies.lost_workers_named(strategy),
@@ -267,21 +284,26 @@ def train(
                 verbose=(1 if sys.stdout.isatty() else 2) if is_chief else 0,
                 callbacks=callbacks,
             )
+        progress = dataclasses.replace(progress, epochs=epochs, images=0)
 
     # === Results ===
     if is_chief:
-        run.save_encoder(encoder)
-        table = dict(progress.baselines)
-        bank = _bank(model, source)
+        encoded_at = time.time()
+        embedded = finishing.encode(encoder, train_images, source)
         if has_knn:
             test = embed(encoder, test_images)
-            trained = embed(encoder, train_images)
-            table["trained encoder"] = knn(trained, test)
-            in_bank = Embedded(bank.rows, bank.instance_ids, bank.labels)
-            table["trained, rows of the bank"] = knn(in_bank, test)
+            trained = finishing.training_bank(model.memory_bank, source)
+            rows = Embedded(trained.rows, trained.instance_ids, trained.labels)
+            table = {
+                **progress.baselines,
+                "trained encoder": knn(embedded, test),
+                "trained encoder, rows of training": knn(rows, test),
+            }
             print(knn.table(table))
-        # The last file: with it the run is finished.
-        run.save_bank(bank)
+        finishing.write(
+            run, encoder, embedded, source, progress, encoded_at, init_run
+        )
+        print(_finished_line(run, progress, epochs))
         print(f"run directory: {run.path}")
     # No host ends while the chief still writes.
     with strategies.lost_workers_named(strategy):
@@ -317,12 +339,14 @@ def require_multiple(batch_size: int, num_replicas: int) -> None:
         )
 
 
-def _bank(model, source) -> Bank:
-    ids = np.setdiff1d(np.arange(source.num_instances), source.unreadable)
-    return Bank(
-        rows=model.memory_bank.rows.numpy()[ids].astype(np.float32),
-        instance_ids=ids,
-        names=np.array([source.instance_name(int(i)) for i in ids]),
-        labels=source.labels()[ids],
-        class_names=source.class_names or (),
+def _finished_line(run, progress, epochs) -> str:
+    if progress.epochs >= epochs:
+        return (
+            f"The run in {run.path} is finished: {progress.epochs} epochs. "
+            "To go on, raise --epochs."
+        )
+    more = f" and {progress.images} images of the next" * bool(progress.images)
+    return (
+        f"The run in {run.path} is finished as it is: {progress.epochs} of "
+        f"{epochs} epochs{more}. To go on, leave --finish out."
     )

@@ -6,14 +6,23 @@ one, unless its bytes tell that it is the same.
 
 import dataclasses
 import hashlib
+import json
 import os
+import shutil
 
 import keras
 import numpy as np
 
+from tf_instdisc import atomic, run_directory
 from tf_instdisc.data.folder import image_paths, report_unreadable
 from tf_instdisc.data.sources import NO_LABEL
-from tf_instdisc.run_directory import Bank
+from tf_instdisc.load import load_encoder
+from tf_instdisc.run_directory import (
+    Bank,
+    EncodedBy,
+    RunDirectory,
+    RunDirectoryError,
+)
 from tf_instdisc.run_images import RunImages
 
 
@@ -43,6 +52,95 @@ class Update:
     removed: list[str]
     changed: list[str]
     renamed: list[tuple[str, str]]
+
+
+def update_run(
+    run: RunDirectory,
+    folder: str,
+    reread: bool = False,
+    output: str | None = None,
+) -> tuple[RunDirectory, Update]:
+    """Brings a run's bank up to a folder that has changed.
+
+    A call that was killed is repeated: the outcome is the same.
+
+    Args:
+        run: A finished run over a folder of images.
+        folder: The images as they are now.
+        reread: Whether images that stayed are encoded anew too.
+        output: Directory of the updated run, missing, empty, or what an
+            earlier update of this run has written there, which then goes
+            on from its own ids; by default `run` itself is updated.
+
+    Returns:
+        The updated run, and what was done.
+
+    Raises:
+        RunDirectoryError: If the run has not finished, or `output` holds
+            another one.
+        ValueError: If it is no run over a folder.
+        FileNotFoundError: If the folder is missing or holds no image.
+        UnreadableImageError: If no image can be read.
+    """
+    flags = run.read_flags()
+    if "images" not in flags:
+        raise ValueError(
+            "`run_dir` must hold a run over a folder of images. Received: a "
+            f"run over --dataset={flags.get('dataset')}"
+        )
+    target = state = run
+    if output:
+        target = _open_output(run, output, folder)
+        state = target if target.bank.exists() else run
+    bank = state.load_bank()
+    removed_ids, digests = state.load_instances()
+    # A killed update may have buried what it did not remove.
+    removed_ids = np.setdiff1d(removed_ids, bank.instance_ids)
+    if not digests:
+        # Flags are written when training begins.
+        trained = run.flags.stat().st_mtime
+        digests = folder_digests(flags["images"], bank.names, trained)
+    done = update_bank(
+        bank,
+        removed_ids,
+        digests,
+        folder,
+        flags,
+        load_encoder(run.path),
+        reread,
+    )
+    updated = done.bank
+    if updated.encoded_by is None and reread:
+        encoded_by = EncodedBy(target.encoder_digest())
+        updated = dataclasses.replace(updated, encoded_by=encoded_by)
+    # Killed in between, an update gives no id twice, and does again what the
+    # old digests tell.
+    target.save_instances(done.removed_ids, digests)
+    target.save_bank(updated)
+    target.save_instances(done.removed_ids, done.digests)
+    target.set_flag("images", folder)
+    return target, done
+
+
+def _open_output(run, output, folder) -> RunDirectory:
+    """The directory of the updated run, with the encoder in it."""
+    settings = json.loads(run.settings.read_text(encoding="utf-8"))
+    target = run_directory.check_settings(output, settings, ())
+    if target.encoder.exists():
+        if target.encoder_digest() == run.encoder_digest():
+            return target
+        raise RunDirectoryError(
+            "`output` must be missing, empty, or hold an update of the same "
+            f"run. Received: output={output}, which has another encoder than "
+            f"{run.path}."
+        )
+    text = run_directory.with_flag(
+        run.flags.read_text(encoding="utf-8"), "images", folder
+    )
+    target.save_settings(settings, text)
+    with atomic.replacing(target.encoder) as partial:
+        shutil.copyfile(run.encoder, partial)
+    return target
 
 
 def update_bank(
@@ -139,6 +237,7 @@ def update_bank(
         names=np.array(names),
         labels=np.array([labels[name] for name in names], np.int64),
         class_names=bank.class_names,
+        encoded_by=bank.encoded_by,
     )
     untouched = {*rows_of, *(new for _, new in renamed)}
     return Update(

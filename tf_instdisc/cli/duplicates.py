@@ -32,15 +32,12 @@ def _duplicates() -> None:
 
     run = run_directory.load(finished_run.RUN_DIR.value or "")
     folders = duplicates.FOLDERS.value
-    encoder = None
-    if folders or duplicates.ENCODE.value:
-        encoder = load_encoder(run.path)
     if folders:
-        flags = run.read_flags()
+        flags, encoder = run.read_flags(), load_encoder(run.path)
         places = [folder_images(path, flags, encoder) for path in folders]
     else:
         images = run_images.open_images(run)
-        places = [training_images(images, encoder, run.path.resolve().name)]
+        places = [training_images(images, run)]
 
     threshold = duplicates.THRESHOLD.value
     found = find_duplicates(

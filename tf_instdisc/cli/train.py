@@ -1,7 +1,5 @@
 """instdisc-train: trains an encoder and fills a run directory."""
 
-import time
-
 from absl import flags
 
 from tf_instdisc.cli.flag_groups import (
@@ -31,7 +29,6 @@ def main() -> None:
 def _train() -> None:
     from tf_instdisc import run_directory
 
-    started = time.time()
     run_dir = run.RUN_DIR.value or ""
     run_directory.check_usable(run_dir)
     init_run = None
@@ -112,23 +109,8 @@ def _train() -> None:
         keep_checkpoints=run.KEEP_CHECKPOINTS.value,
         flags_text=_flags_text(),
         grid_every=run.GRID_EVERY.value,
+        finish=run.FINISH.value,
     )
-    finished = run_directory.load(run_dir)
-    is_first = strategy.is_chief(built_strategy) and not (
-        finished.instances.exists()
-    )
-    if data.IMAGES.value and is_first:
-        _save_instances(finished, init_run, started)
-
-
-def _save_instances(finished, init_run, started):
-    """Writes what `instdisc-update` knows a renamed or changed file by."""
-    from tf_instdisc.update import folder_digests
-
-    names = finished.load_bank().names
-    digests = folder_digests(data.IMAGES.value or "", names, started)
-    removed_ids, _ = (init_run or finished).load_instances()
-    finished.save_instances(removed_ids, digests)
 
 
 def _sources(init_run):
@@ -190,7 +172,8 @@ def _flags_text() -> str:
         flag.serialize()
         for group in GROUPS
         for flag in ours[group.__name__]
-        if flag.value is not None
+        # What is done once is no part of the recipe.
+        if flag.value is not None and flag.name != run.FINISH.name
     ]
     return "\n".join(line for line in lines if line) + "\n"
 

@@ -1,8 +1,5 @@
 """instdisc-update: brings a run's bank up to a folder that has changed."""
 
-import json
-import shutil
-
 from tf_instdisc.cli.flag_groups import finished_run, update
 from tf_instdisc.cli.launch import launch
 
@@ -24,46 +21,14 @@ def main() -> None:
 
 def _update() -> None:
     from tf_instdisc import run_directory
-    from tf_instdisc.load import load_encoder
-    from tf_instdisc.update import folder_digests, update_bank
+    from tf_instdisc.update import update_run
 
-    run = run_directory.load(finished_run.RUN_DIR.value or "")
-    flags = run.read_flags()
-    if "images" not in flags:
-        raise ValueError(
-            "`run_dir` must hold a run over a folder of images. Received: a "
-            f"run over --dataset={flags.get('dataset')}"
-        )
-    bank = run.load_bank()
-    removed_ids, digests = run.load_instances()
-    if not digests:
-        # Flags are written when training begins.
-        trained = run.flags.stat().st_mtime
-        digests = folder_digests(flags["images"], bank.names, trained)
-    folder = update.IMAGES.value or ""
-    done = update_bank(
-        bank,
-        removed_ids,
-        digests,
-        folder,
-        flags,
-        load_encoder(run.path),
+    run, done = update_run(
+        run_directory.load(finished_run.RUN_DIR.value or ""),
+        update.IMAGES.value or "",
         update.REREAD.value,
+        update.OUTPUT.value,
     )
-    if update.OUTPUT.value:
-        text = run.flags.read_text(encoding="utf-8")
-        settings = json.loads(run.settings.read_text(encoding="utf-8"))
-        old, run = (
-            run,
-            run_directory.open_run(update.OUTPUT.value, settings, (), text),
-        )
-        shutil.copy(old.encoder, run.encoder)
-    # Killed in between, an update gives no id twice, and does again what the
-    # old digests tell.
-    run.save_instances(done.removed_ids, digests)
-    run.save_bank(done.bank)
-    run.save_instances(done.removed_ids, done.digests)
-    run.set_flag("images", folder)
     print(f"kept: {len(done.kept)}")
     renamed = [f"{old} -> {new}" for old, new in done.renamed]
     for title, names in (

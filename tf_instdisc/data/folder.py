@@ -97,6 +97,7 @@ def folder_source(
         instance_name=names.__getitem__,
         labels=lambda: labels,
         unreadable=unreadable,
+        folder=folder,
     )
 
 

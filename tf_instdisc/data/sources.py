@@ -33,6 +33,7 @@ class ImageSource:
         labels: int64 `[num_instances]`, `NO_LABEL` where there is none.
         unreadable: Ids whose image cannot be read; `examples` leaves them
             out.
+        folder: Where the images lie, if they are files of a folder.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ImageSource:
     instance_name: Callable[[int], str]
     labels: Callable[[], np.ndarray]
     unreadable: tuple[int, ...] = ()
+    folder: str | None = None
 
     @property
     def num_readable(self) -> int:

@@ -63,4 +63,5 @@ def subset(source: ImageSource, instance_ids: np.ndarray) -> ImageSource:
         instance_name=lambda new_id: source.instance_name(int(ids[new_id])),
         labels=lambda: labels,
         unreadable=(),
+        folder=None,
     )

@@ -4,12 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from tf_instdisc import choices
+from tf_instdisc import choices, finishing
 from tf_instdisc.embedding import Embedded, embed
 from tf_instdisc.evaluation import paper, untrained
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.neighbors import knn_accuracy
+
+_DATA = ("images", "dataset", "split", "data_dir", "crop_fraction")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +22,10 @@ class KNNOptions:
         num_neighbors: Neighbours that vote; the nearest alone is measured
             too. 200 is the paper's.
         temperature: τ of the weights; None for the run's.
-        rows: `"bank"`, `"encoded"` (the training images encoded anew), or
-            both.
+        rows: `"encoded"`, the whole images as the trained encoder gives
+            them: the run's bank, or other images that are encoded for it;
+            `"training"`, the rows that training has left in the run's newest
+            checkpoint; or both.
         baselines: Whether the untrained encoder is measured too.
         seed: Of the untrained encoder.
 
@@ -31,7 +35,7 @@ class KNNOptions:
 
     num_neighbors: int = 200
     temperature: float | None = None
-    rows: tuple[str, ...] = choices.KNN_ROWS
+    rows: tuple[str, ...] = ("encoded",)
     baselines: bool = False
     seed: int = 0
 
@@ -57,14 +61,14 @@ def check(inputs: EvaluationInputs, options: KNNOptions) -> None:
         inputs: The run and its images.
         options: How neighbours vote.
     """
-    if "bank" in options.rows:
-        bank = inputs.bank
+    if "training" in options.rows:
+        bank = finishing.training_rows(inputs.run)
         if bank.class_names != inputs.test_source.class_names:
             raise ValueError(
-                "The test images must have the classes of the memory bank, "
+                "The test images must have the classes of the run's images, "
                 f"{', '.join(bank.class_names) or 'which has none'}. "
                 f"Received: {', '.join(inputs.test_source.class_names or ())}."
-                " Use rows='encoded' (--knn_rows=encoded)."
+                " Leave rows='training' (--knn_rows=training) out."
             )
         _require_enough(np.count_nonzero(bank.labels >= 0), options)
     if "encoded" in options.rows:
@@ -95,12 +99,11 @@ def measure(
     check(inputs, options)
     test = embed(inputs.encoder, inputs.images(inputs.test_source))
     found = []
-    if "bank" in options.rows:
-        bank = inputs.bank
-        rows = Embedded(bank.rows, bank.instance_ids, bank.labels)
-        found += _measure("bank", rows, test, inputs, options, protocol)
+    if "training" in options.rows:
+        rows = _embedded(finishing.training_rows(inputs.run))
+        found += _measure("training", rows, test, inputs, options, protocol)
     if "encoded" in options.rows:
-        rows = embed(inputs.encoder, inputs.images(inputs.source))
+        rows = _encoded(inputs)
         found += _measure("encoded", rows, test, inputs, options, protocol)
     if options.baselines:
         encoder = untrained.encoder_like(
@@ -112,6 +115,25 @@ def measure(
         )
         found += _measure("untrained", rows, test, inputs, options, protocol)
     return found
+
+
+def _embedded(bank):
+    return Embedded(bank.rows, bank.instance_ids, bank.labels)
+
+
+def _encoded(inputs: EvaluationInputs) -> Embedded:
+    """The run's bank if it is of these images, which else are encoded."""
+    source, bank = inputs.source, inputs.bank
+    own = inputs.run.read_flags()
+    is_own = all(inputs.flags.get(name) == own.get(name) for name in _DATA)
+    if (
+        is_own
+        and bank.encoded_by is not None
+        and len(bank.rows) == source.num_readable
+        and bank.class_names == source.class_names
+    ):
+        return _embedded(bank)
+    return embed(inputs.encoder, inputs.images(source), source.num_readable)
 
 
 def _measure(name, rows, test, inputs, options, protocol):

@@ -17,12 +17,6 @@ FOLDERS = flags.DEFINE_list(
     "A folder to search in place of the training images, or two folders, "
     "A,B, to compare with each other.",
 )
-ENCODE = flags.DEFINE_bool(
-    "encode",
-    True,
-    "Encode the training images anew. --noencode takes the rows of the bank: "
-    "that needs no images, but training pushes the rows of equal images apart.",
-)
 MAX_PAIRS = flags.DEFINE_integer(
     "max_pairs", 1_000_000, "Pairs at which the search stops.", lower_bound=1
 )

@@ -18,9 +18,10 @@ TEMPERATURE = flags.DEFINE_float(
 )
 KNN_ROWS = flags.DEFINE_list(
     "knn_rows",
-    list(choices.KNN_ROWS),
-    "Which rows vote: those of the bank, the training images encoded anew, or "
-    "both.",
+    ["encoded"],
+    "Which rows vote: encoded, those that the trained encoder gives for the "
+    "whole images; training, those that training has left in its newest "
+    "checkpoint; or both.",
 )
 
 

@@ -46,6 +46,12 @@ GRID_EVERY = flags.DEFINE_integer(
     lower_bound=0,
 )
 
+FINISH = flags.DEFINE_bool(
+    "finish",
+    False,
+    "Train no further: encode the images with the newest checkpoint, and write "
+    "encoder and bank. The same command without it goes on.",
+)
 CHECKPOINT_MINUTES = flags.DEFINE_float(
     "checkpoint_minutes",
     15.0,

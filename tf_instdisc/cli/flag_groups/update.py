@@ -13,8 +13,8 @@ REREAD = flags.DEFINE_bool(
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Run directory to write, missing or empty; by default --run_dir itself "
-    "is updated.",
+    "Run directory to write, missing, empty, or from an earlier update of the "
+    "same run; by default --run_dir itself is updated.",
 )
 
 flags.mark_flag_as_required("images")
