@@ -1,6 +1,7 @@
 """Finished runs: rows of the whole images, and runs finished as they are."""
 
 import dataclasses
+import shutil
 
 import keras
 import numpy as np
@@ -8,7 +9,13 @@ import pytest
 import tensorflow as tf
 
 from tests.finished_run import fill_folder
-from tf_instdisc import checkpoints, run_directory, training
+from tf_instdisc import (
+    checkpoints,
+    finishing,
+    run_directory,
+    training,
+    update,
+)
 from tf_instdisc.augment import Augmentation
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
@@ -16,6 +23,7 @@ from tf_instdisc.data.sources import array_source
 from tf_instdisc.embedding import embed
 from tf_instdisc.load import load_encoder
 from tf_instdisc.neighbors import top_k
+from tf_instdisc.run_directory import RunDirectoryError
 
 SIZE, NUM_IMAGES = 8, 14
 
@@ -129,3 +137,124 @@ def test_each_image_is_its_own_first_neighbor(kind, images, tmp_path):
     state = tf.train.load_checkpoint(str(newest(run).path / "state"))
     rows = state.get_tensor("memory_bank/.ATTRIBUTES/VARIABLE_VALUE")
     assert np.abs(rows - bank.rows).max() > 0.01
+
+
+def copy(run, path):
+    shutil.copytree(run.path, path)
+    return run_directory.load(str(path))
+
+
+def test_a_stopped_run_is_finished_as_it_is_and_goes_on(
+    one_epoch, tmp_path, capsys
+):
+    # As killed after its first epoch of two.
+    stopped = copy(one_epoch, tmp_path / "run")
+    for path in (stopped.encoder, stopped.bank):
+        path.unlink()
+    with pytest.raises(RunDirectoryError, match="--finish"):
+        stopped.load_bank()
+    settings = stopped.settings.read_bytes()
+    train(stopped.path, labelled(), epochs=2, finish=True)
+    assert "finished as it is: 1 of 2 epochs." in capsys.readouterr().out
+    assert_equal(outcome(stopped), outcome(one_epoch))
+    assert stopped.settings.read_bytes() == settings
+    before = stopped.encoder.read_bytes(), stopped.bank.read_bytes()
+    train(stopped.path, labelled(), epochs=2, finish=True)
+    assert "finished as it is: 1 of 2 epochs." in capsys.readouterr().out
+    assert before == (stopped.encoder.read_bytes(), stopped.bank.read_bytes())
+
+    # It trains on as if it had not been finished.
+    train(stopped.path, labelled(), epochs=2)
+    assert "is finished: 2 epochs" in capsys.readouterr().out
+    straight = train(tmp_path / "straight", labelled(), epochs=2)
+    assert_equal(outcome(stopped), outcome(straight))
+    assert stopped.load_bank().encoded_by.epochs == 2
+
+    # Killed behind its last checkpoint, or between its two results.
+    for lost in ("encoder", "bank"):
+        killed = copy(stopped, tmp_path / f"before_{lost}")
+        shutil.copy(one_epoch.bank, killed.bank)
+        if lost == "encoder":
+            shutil.copy(one_epoch.encoder, killed.encoder)
+        else:
+            with pytest.raises(RunDirectoryError, match="was killed"):
+                killed.load_bank()
+        train(killed.path, labelled(), epochs=2)
+        assert_equal(outcome(killed), outcome(straight))
+
+
+def test_nothing_is_finished_without_a_checkpoint(tmp_path):
+    with pytest.raises(RunDirectoryError, match="Train it without"):
+        train(tmp_path / "run", labelled(), finish=True)
+    assert not (tmp_path / "run").exists()
+
+
+def without_marker(run):
+    """As earlier versions left it: rows of training that say no more."""
+    bank = finishing.training_rows(run)
+    with open(run.bank, "wb") as file:
+        np.savez(
+            file,
+            rows=bank.rows,
+            instance_ids=bank.instance_ids,
+            names=bank.names,
+            labels=bank.labels,
+            class_names=np.asarray(bank.class_names, dtype=str),
+        )
+
+
+def test_rows_of_an_earlier_version_are_read_and_encoded_again(
+    one_epoch, tmp_path, capsys
+):
+    old = copy(one_epoch, tmp_path / "run")
+    without_marker(old)
+    rows = old.load_bank().rows
+    assert np.abs(rows - one_epoch.load_bank().rows).max() > 0.01
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "those of its training" in said
+    assert "--finish" in said
+    old.load_bank()
+    assert not capsys.readouterr().err  # Once is enough.
+    encoder = old.encoder.read_bytes()
+    train(old.path, labelled(), finish=True)
+    assert_equal(outcome(old), outcome(one_epoch))
+    # What was measured of the encoder still counts.
+    assert old.encoder.read_bytes() == encoder
+
+
+def test_knn_of_encoded_and_of_training_rows_is_said(tmp_path, capsys):
+    train(tmp_path / "run", labelled(), test_source=labelled())
+    lines = capsys.readouterr().out.splitlines()
+    cells = {
+        name.strip(): float(nearest)
+        for _, name, _, nearest, _ in (
+            line.split("|") for line in lines if line.startswith("| trained")
+        )
+    }
+    # The test images are the training images.
+    assert cells["trained encoder"] == 1
+    assert 0 <= cells["trained encoder, rows of training"] < 1
+
+
+@pytest.mark.parametrize("old_form", [False, True])
+def test_an_updated_run_is_not_trained_on(images, tmp_path, capsys, old_form):
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    run = train(tmp_path / "run", folder_source(str(folder)))
+    run.set_flag("images", str(folder))
+    if old_form:
+        without_marker(run)
+    grown = tmp_path / "grown"
+    shutil.copytree(folder, grown)
+    (grown / "00.png").unlink()
+    fill_folder(grown, ["a.png"])
+    update.update_run(run, str(grown))
+    files = {path: path.read_bytes() for path in run.path.glob("*.*")}
+    with pytest.raises(RunDirectoryError, match="--init_run="):
+        train(run.path, folder_source(str(folder)), epochs=2)
+    capsys.readouterr()
+    for finish in (False, True):
+        train(run.path, folder_source(str(folder)), finish=finish)
+        assert "is finished: 1 epochs" in capsys.readouterr().out
+    assert files == {path: path.read_bytes() for path in files}

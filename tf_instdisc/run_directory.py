@@ -22,6 +22,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -281,7 +282,7 @@ class RunDirectory:
             return file["instance_ids"], file["names"], _encoded_by_of(field)
 
 
-def _encoded_by_field(encoded_by: EncodedBy | None) -> dict[str, np.ndarray]:
+def _encoded_by_field(encoded_by: EncodedBy | None) -> dict[str, Any]:
     if encoded_by is None:
         return {}
     return {"encoded_by": np.array(json.dumps(dataclasses.asdict(encoded_by)))}

@@ -257,6 +257,8 @@ def train(
         )
     )
 
+    start = progress
+
     def dataset(share: pipeline.HostShare | None = None):
         return pipeline.training_dataset(
             source,
@@ -264,8 +266,8 @@ def train(
             batch_size,
             epochs,
             method_config["seed"],
-            progress.epochs,
-            progress.images,
+            start.epochs,
+            start.images,
             share,
         )
 
