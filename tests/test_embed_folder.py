@@ -1,5 +1,6 @@
 """A folder of images to a file, through each kind of model."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -10,11 +11,12 @@ import tensorflow as tf
 from pyarrow import parquet
 
 from tests import exported
+from tests.hostile_server import http_reply, raw_server, read_request
 from tests.servers import KINDS, need, running
 from tf_instdisc import embed_folder as module
 from tf_instdisc.embed_folder import embed_folder, one_by_one
 from tf_instdisc.export import saved_model
-from tf_instdisc.serving_client import GrpcClient, ServingError
+from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_IMAGES = 11
@@ -190,6 +192,55 @@ def test_parts_of_another_model_are_refused(folder, tmp_path, monkeypatch):
         embed_folder(str(folder), output, _counting([], 6), "m", 2)
     with pytest.raises(ValueError, match="another model"):
         embed_folder(str(folder), output, _counting([]), "other", 2)
+
+
+def test_a_wrong_answer_of_a_server_is_not_kept(folder, tmp_path, monkeypatch):
+    """The fourth request gets a row too few; later, longer rows."""
+    monkeypatch.setattr(module, "_PART", 4)
+    asked = []
+    row = {"embedding": [0.6, 0.8], "valid": True}
+
+    def answer(connection):
+        read_request(connection)
+        asked.append(1)
+        rows = [row] * (1 if len(asked) == 4 else 2)
+        body = json.dumps({"predictions": rows}).encode()
+        connection.sendall(http_reply(body))
+
+    output = str(tmp_path / "out.npz")
+    with raw_server(answer) as port:
+        client = RestClient(f"http://127.0.0.1:{port}", "m", deadline=20)
+        arguments = (str(folder), output, client.embed_bytes, "x", 2)
+        with pytest.raises(ServingError, match="wrong answer"):
+            embed_folder(*arguments)
+        parts = sorted((tmp_path / "out.npz.parts").glob("*.npz"))
+        assert [part.name for part in parts] == ["000000000.npz"]
+        assert not (tmp_path / "out.npz").exists()
+        row["embedding"] = [0.6, 0.8, 0.0]
+        with pytest.raises(ValueError, match=r"lengths \[2, 3\]"):
+            embed_folder(*arguments)
+        row["embedding"] = [0.6, 0.8]
+        embed_folder(*arguments)
+    with np.load(output) as embedded:
+        assert embedded["embeddings"].shape == (NUM_IMAGES + 1, 2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"embedding": np.ones([12]), "valid": np.ones(12, bool)},
+        {"embedding": np.ones([11, 2]), "valid": np.ones(12, bool)},
+        {"embedding": np.ones([12, 2], int), "valid": np.ones(12, bool)},
+        {"embedding": np.ones([12, 2]), "valid": np.ones(12)},
+        {"embedding": np.ones([12, 2]), "valid": np.ones([12, 1], bool)},
+        {"embedding": np.full([12, 2], np.nan), "valid": np.ones(12, bool)},
+    ],
+)
+def test_a_wrong_answer_of_any_model_is_not_kept(folder, tmp_path, answer):
+    output = tmp_path / "out.npz"
+    with pytest.raises(ValueError, match="Nothing of this answer"):
+        embed_folder(str(folder), str(output), lambda contents: answer, "x")
+    assert not list((tmp_path / "out.npz.parts").glob("*.npz"))
 
 
 def test_an_output_is_not_overwritten(folder, tmp_path):

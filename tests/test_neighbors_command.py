@@ -15,8 +15,9 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
-from tf_instdisc import lines, run_images
+from tf_instdisc import run_images
 from tf_instdisc.report import grid, pages, search
+from tf_instdisc.text import tsv
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,7 @@ def test_frames_say_whether_the_classes_agree(images):
 
 
 def test_lines_carry_names_that_hold_tabs(images):
-    text = lines.tsv(["name", "score"], [["a\tb\n\\c", 1]])
+    text = tsv(["name", "score"], [["a\tb\n\\c", 1]])
     assert text == "name\tscore\na\\tb\\n\\\\c\t1\n"
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tf_instdisc import atomic, choices
 from tf_instdisc.data.folder import image_paths
+from tf_instdisc.text import shown
 
 FORMATS = (".npz", ".parquet")
 
@@ -63,12 +64,14 @@ def embed_folder(
 
     Returns:
         How many were embedded, and which failed; these are also listed in
-        `OUTPUT.failed.txt`.
+        `OUTPUT.failed.txt`, escaped as `text.shown` does.
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
         ValueError: If the output exists or is of another format, no image
-            can be read, or the parts are of another model or other images.
+            can be read, the parts are of another model or other images, or
+            the embedder gives anything but a row of finite numbers for each
+            image. A wrong answer is not kept.
     """
     target = pathlib.Path(output)
     if target.suffix not in FORMATS:
@@ -106,7 +109,7 @@ def embed_folder(
     failed = sorted(set(names) - set(kept))
     _write_output(target, kept, embeddings[valid])
     if failed:
-        listing = "".join(f"{name}\n" for name in failed)
+        listing = "".join(f"{shown(name)}\n" for name in failed)
         atomic.write_text(f"{output}.failed.txt", listing)
     shutil.rmtree(parts)
     return Outcome(len(kept), tuple(failed))
@@ -176,6 +179,17 @@ def _write_part(file, folder, names, embedder, batch_size, pool):
         names[i : i + batch_size] for i in range(0, len(names), batch_size)
     ]
     answers = list(pool.map(lambda b: _embed(folder, b, embedder), batches))
+    dims = {answer["embedding"].shape[1] for answer in answers}
+    earlier = next(iter(sorted(file.parent.glob("*.npz"))), None)
+    if earlier:
+        with np.load(earlier) as part:
+            dims.add(part["embedding"].shape[1])
+    if len(dims) > 1:
+        raise ValueError(
+            "The model must give embeddings of one length. Received: lengths "
+            f"{sorted(dims)}. If another model is served now, remove "
+            f"{file.parent} and start again."
+        )
     columns = {
         key: np.concatenate([answer[key] for answer in answers])
         for key in ("embedding", "valid")
@@ -193,7 +207,24 @@ def _embed(folder, names, embedder):
             return b""  # Is no image, and so fails as the others do.
 
     answer = embedder([read(name) for name in names])
-    return {key: np.asarray(value) for key, value in answer.items()}
+    embedding = np.asarray(answer["embedding"])
+    valid = np.asarray(answer["valid"])
+    if (
+        embedding.ndim != 2
+        or embedding.dtype.kind != "f"
+        or valid.shape != (len(names),)
+        or valid.dtype != bool
+        or len(embedding) != len(names)
+        or not np.isfinite(embedding[valid]).all()
+    ):
+        raise ValueError(
+            "The model must give `embedding`, [number, embedding_dim] of "
+            "finite numbers, and `valid`, [number] of truth values. Received: "
+            f"shapes {embedding.shape} and {valid.shape} of {embedding.dtype} "
+            f"and {valid.dtype} for {len(names)} images. Nothing of this "
+            "answer is kept."
+        )
+    return {"embedding": embedding, "valid": valid}
 
 
 def _join(parts: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:

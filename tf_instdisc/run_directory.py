@@ -28,6 +28,7 @@ import numpy as np
 
 from tf_instdisc import atomic
 from tf_instdisc.errors import StorageError
+from tf_instdisc.text import shown_message
 
 
 class RunDirectoryError(ValueError):
@@ -418,7 +419,8 @@ def _compare(path, old, new, changeable):
             "back to continue the run, or choose another directory."
         )
     if changed:
-        print("The run goes on with changed settings:", *changed, sep="\n")
+        lines = ["The run goes on with changed settings:", *changed]
+        print(shown_message("\n".join(lines)))
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from tf_instdisc.load import load_encoder
 from tf_instdisc.model import InstanceDiscrimination
 from tf_instdisc.run_directory import RunDirectory
 from tf_instdisc.run_images import RunImages
+from tf_instdisc.text import shown
 
 _EVALUATION_BATCH = 256
 _CHANGEABLE = (
@@ -306,7 +307,7 @@ def train(
             run, encoder, embedded, source, progress, encoded_at, init_run
         )
         print(_finished_line(run, progress, epochs))
-        print(f"run directory: {run.path}")
+        print(f"run directory: {shown(str(run.path))}")
     # No host ends while the chief still writes.
     with strategies.lost_workers_named(strategy):
         strategies.sum_over_hosts(strategy, [1])

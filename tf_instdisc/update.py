@@ -24,6 +24,7 @@ from tf_instdisc.run_directory import (
     RunDirectoryError,
 )
 from tf_instdisc.run_images import RunImages
+from tf_instdisc.text import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +306,8 @@ def _labels(names, bank):
     if unknown:
         raise ValueError(
             "`images` must have the class subfolders of the run: "
-            f"{', '.join(bank.class_names)}. Received: {', '.join(unknown)}"
+            f"{', '.join(map(shown, bank.class_names))}. Received: "
+            f"{', '.join(map(shown, unknown))}"
         )
     return [known.get(name, NO_LABEL) for name in classes]
 

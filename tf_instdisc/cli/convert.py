@@ -2,6 +2,7 @@
 
 from tf_instdisc.cli.flag_groups import convert
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.text import shown
 
 GROUPS = (convert,)
 
@@ -27,9 +28,11 @@ def _convert() -> None:
         convert.IMAGE_SIZE.value,
         convert.IMAGES.value,
     )
-    print(f"encoder: {run.encoder}")
+    print(f"encoder: {shown(str(run.encoder))}")
     if run.bank.exists():
-        print(f"bank: {run.bank}, {len(run.load_bank().rows):,} rows")
+        print(
+            f"bank: {shown(str(run.bank))}, {len(run.load_bank().rows):,} rows"
+        )
     else:
         print("The checkpoint has no memory bank; the run has none either.")
 

@@ -23,7 +23,7 @@ def _diff(first: str, second: str) -> None:
 
     from tf_instdisc import atomic, run_directory
     from tf_instdisc.diff import compare
-    from tf_instdisc.lines import tsv
+    from tf_instdisc.text import shown, tsv
 
     runs = [run_directory.load(path) for path in (first, second)]
     found = compare(
@@ -34,11 +34,11 @@ def _diff(first: str, second: str) -> None:
         diff.SEED.value,
     )
     print(
-        f"common images: {found.num_common}, only in {first}: "
-        f"{found.num_only[0]}, only in {second}: {found.num_only[1]}"
+        f"common images: {found.num_common}, only in {shown(first)}: "
+        f"{found.num_only[0]}, only in {shown(second)}: {found.num_only[1]}"
     )
     for path, run in zip((first, second), runs, strict=True):
-        print(f"kNN top-1 of {path}: {_last_knn(run)}")
+        print(f"kNN top-1 of {shown(path)}: {_last_knn(run)}")
     print(
         f"shared neighbours at {diff.NUM_NEIGHBORS.value}: "
         f"{found.shared_neighbors.mean():.3f}"
@@ -59,7 +59,7 @@ def _diff(first: str, second: str) -> None:
     print(tsv(header, [lines[i] for i in order[:_SHOWN]]), end="")
     if diff.OUTPUT.value:
         atomic.write_text(diff.OUTPUT.value, tsv(header, lines))
-        print(diff.OUTPUT.value)
+        print(shown(diff.OUTPUT.value))
 
 
 def _last_knn(run) -> str:

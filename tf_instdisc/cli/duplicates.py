@@ -4,6 +4,7 @@ import sys
 
 from tf_instdisc.cli.flag_groups import duplicates, finished_run
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.text import shown
 
 GROUPS = (finished_run, duplicates)
 
@@ -59,7 +60,7 @@ def _duplicates() -> None:
                 found, threshold, title, duplicates.PICTURE_SIZE.value
             )
         pages.write(path, text)
-        print(path)
+        print(shown(str(path)))
 
 
 if __name__ == "__main__":

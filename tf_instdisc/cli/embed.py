@@ -7,6 +7,7 @@ import sys
 
 from tf_instdisc.cli.flag_groups import embedding, finished_run
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.text import shown
 
 GROUPS = (embedding, finished_run)
 
@@ -51,12 +52,14 @@ def _embed() -> None:
         )
     except ServingError as error:
         raise ValueError(str(error)) from error
-    print(f"{outcome.num_embedded} images in {output}")
+    print(f"{outcome.num_embedded} images in {shown(output)}")
     if outcome.failed:
-        named = "".join(f"\n  {n}" for n in outcome.failed[:_NAMED_AT_MOST])
+        named = "".join(
+            f"\n  {shown(name)}" for name in outcome.failed[:_NAMED_AT_MOST]
+        )
         print(
             f"{len(outcome.failed)} images could not be read, listed in "
-            f"{output}.failed.txt:{named}",
+            f"{shown(output)}.failed.txt:{named}",
             file=sys.stderr,
         )
 

@@ -13,6 +13,7 @@ from tf_instdisc.cli.flag_groups import (
     finished_run,
 )
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.text import shown
 
 GROUPS = (
     finished_run,
@@ -55,7 +56,7 @@ def _evaluate() -> None:
     measured = evaluate(run, options, _overrides(evaluation.OVERRIDES))
     print()
     print(results.table(measured))
-    print(f"results: {run.results}")
+    print(f"results: {shown(str(run.results))}")
 
 
 def _overrides(names, prefix=""):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from tf_instdisc.errors import RunError, StorageError
+from tf_instdisc.text import shown_message
 
 
 def launch(
@@ -74,7 +75,10 @@ def _refuse_nan(groups: Sequence[types.ModuleType]) -> None:
 
 
 def _end(error: Exception, status: int) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    # Parts that come from files or servers have been escaped where they were
+    # put in; whatever has not is at least kept from the terminal here.
+    message = shown_message(f"error: {error}")
+    print(message, file=sys.stderr, flush=True)
     sys.exit(status)
 
 

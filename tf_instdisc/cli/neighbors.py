@@ -2,6 +2,7 @@
 
 from tf_instdisc.cli.flag_groups import finished_run, neighbors
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.text import shown
 
 GROUPS = (finished_run, neighbors)
 
@@ -42,7 +43,7 @@ def _neighbors() -> None:
             pages.write(
                 path, pages.neighbor_page(rows, run.path.resolve().name)
             )
-        print(path)
+        print(shown(str(path)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from tf_instdisc.cli.flag_groups import finished_run, report
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.text import shown
 
 GROUPS = (finished_run, report)
 
@@ -32,7 +33,7 @@ def _report() -> None:
     )
     path = report.OUTPUT.value or run.report
     pages.write(path, page)
-    print(path)
+    print(shown(str(path)))
 
 
 if __name__ == "__main__":

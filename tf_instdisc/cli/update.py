@@ -2,6 +2,7 @@
 
 from tf_instdisc.cli.flag_groups import finished_run, update
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.text import shown
 
 GROUPS = (finished_run, update)
 
@@ -39,10 +40,10 @@ def _update() -> None:
     ):
         print(f"{title}: {len(names)}")
         for name in names[:_NAMED_AT_MOST]:
-            print(f"  {name}")
+            print(f"  {shown(name)}")
         if len(names) > _NAMED_AT_MOST:
             print(f"  and {len(names) - _NAMED_AT_MOST} more")
-    print(f"run directory: {run.path}")
+    print(f"run directory: {shown(str(run.path))}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.data import decode
+from tf_instdisc.text import shown
 
 _NAMED_AT_MOST = 20
 
@@ -108,8 +109,8 @@ def require_none(
 ) -> None:
     """Raises an error that names what is bad, unless nothing is."""
     if bad:
-        shown = ", ".join(map(str, bad[:_NAMED_AT_MOST]))
-        raise error(f"{requirement}. Received {len(bad)} that fail: {shown}")
+        named = ", ".join(shown(str(name)) for name in bad[:_NAMED_AT_MOST])
+        raise error(f"{requirement}. Received {len(bad)} that fail: {named}")
 
 
 def build_objects(

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_instdisc import choices
 from tf_instdisc.data import decode
 from tf_instdisc.data.sources import NO_LABEL, ImageSource, shuffled
+from tf_instdisc.text import shown
 
 _NAMED_AT_MOST = 20
 
@@ -147,10 +148,10 @@ def image_paths(
 def _ids_of(names, known_ids, folder):
     unknown = [name for name in names if name not in known_ids]
     if unknown:
-        shown = ", ".join(unknown[:_NAMED_AT_MOST])
+        named = ", ".join(map(shown, unknown[:_NAMED_AT_MOST]))
         raise ValueError(
             f"Every image of {folder} must have a row in the run that this "
-            f"one begins with; {len(unknown)} have none: {shown}. Run "
+            f"one begins with; {len(unknown)} have none: {named}. Run "
             "instdisc-update first."
         )
     return np.array([known_ids[name] for name in names], np.int64)
@@ -189,11 +190,11 @@ def report_unreadable(
         UnreadableImageError: If they are not to be skipped, or if they are
             all.
     """
-    named = "".join(f"\n  {name}" for name in bad_names[:_NAMED_AT_MOST])
+    named = "".join(f"\n  {shown(name)}" for name in bad_names[:_NAMED_AT_MOST])
     if len(bad_names) > _NAMED_AT_MOST:
         named += f"\n  and {len(bad_names) - _NAMED_AT_MOST} more"
     message = (
-        f"{len(bad_names)} of {num_images} images in {folder} cannot be "
+        f"{len(bad_names)} of {num_images} images in {shown(folder)} cannot be "
         f"read:{named}"
     )
     if bad_images == "fail" or len(bad_names) == num_images:

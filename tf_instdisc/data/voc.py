@@ -20,6 +20,7 @@ from tf_instdisc.data.detection_source import (
     image_sizes,
     require_none,
 )
+from tf_instdisc.text import shown
 
 
 def voc_folder(
@@ -74,7 +75,8 @@ def voc_folder(
         if unknown:
             raise ValueError(
                 "Classes must be those of the training split "
-                f"({', '.join(class_names)}). Received: {', '.join(unknown)} "
+                f"({', '.join(map(shown, class_names))}). Received: "
+                f"{', '.join(map(shown, unknown))} "
                 f"in {file}"
             )
         if stated_size is not None and stated_size != tuple(size):

@@ -21,6 +21,7 @@ from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.load import load_encoder
 from tf_instdisc.run_directory import RunDirectory
+from tf_instdisc.text import shown
 
 _ARMS = (("from scratch", False), ("pre-trained", True))
 _METRICS = ("coco_map", "coco_ap50", "coco_ap75", "voc_map", "voc07_map")
@@ -117,9 +118,10 @@ def measure(run: RunDirectory, options: DetectionOptions) -> list[Measurement]:
     # Faults of size or names of layers are found before images are read.
     _build(encoder, options, num_classes=1, pretrained=True)
     train, test = _sources(options)
+    classes = ", ".join(map(shown, train.class_names))
     print(
         f"detection: {train.num_images} images to train on, "
-        f"{test.num_images} to measure on; {', '.join(train.class_names)}"
+        f"{test.num_images} to measure on; {classes}"
     )
     lines: list[dict] = []
     for arm, pretrained in _ARMS:

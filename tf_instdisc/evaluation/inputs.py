@@ -13,6 +13,7 @@ from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.evaluation.features import data_digest
 from tf_instdisc.load import load_encoder
 from tf_instdisc.run_directory import Bank, RunDirectory
+from tf_instdisc.text import shown
 
 _BATCH = 256
 _FOLDER_FLAGS = ("images", "test_images")
@@ -176,8 +177,9 @@ def require_labels(source: ImageSource, test_source: ImageSource) -> None:
 
 def _named(source):
     names = source.class_names or ()
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{source.name} with {len(names)} ({shown})"
+    named = ", ".join(map(shown, names[:5]))
+    named += ", ..." if len(names) > 5 else ""
+    return f"{source.name} with {len(names)} ({named})"
 
 
 def _open_sources(flags):

@@ -10,6 +10,7 @@ from tf_instdisc.evaluation import paper, untrained
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.neighbors import knn_accuracy
+from tf_instdisc.text import shown
 
 _DATA = ("images", "dataset", "split", "data_dir", "crop_fraction")
 
@@ -64,10 +65,12 @@ def check(inputs: EvaluationInputs, options: KNNOptions) -> None:
     if "training" in options.rows:
         bank = finishing.training_rows(inputs.run)
         if bank.class_names != inputs.test_source.class_names:
+            ours = ", ".join(map(shown, bank.class_names))
+            theirs = inputs.test_source.class_names or ()
             raise ValueError(
                 "The test images must have the classes of the run's images, "
-                f"{', '.join(bank.class_names) or 'which has none'}. "
-                f"Received: {', '.join(inputs.test_source.class_names or ())}."
+                f"{ours or 'which has none'}. "
+                f"Received: {', '.join(map(shown, theirs))}."
                 " Leave rows='training' (--knn_rows=training) out."
             )
         _require_enough(np.count_nonzero(bank.labels >= 0), options)

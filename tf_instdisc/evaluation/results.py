@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.run_directory import RunDirectory
+from tf_instdisc.text import shown
 
 
 def table(measurements: Sequence[Measurement]) -> str:
@@ -18,7 +19,7 @@ def table(measurements: Sequence[Measurement]) -> str:
     for one in measurements:
         paper = "" if one.paper is None else f"{100 * one.paper:.1f}"
         lines.append(
-            f"| {one.protocol} | {one.name} | {one.metric} "
+            f"| {one.protocol} | {shown(one.name)} | {one.metric} "
             f"| {100 * one.value:.1f} | {paper} | {one.paper_setting} |"
         )
     return "\n".join(lines) + "\n"

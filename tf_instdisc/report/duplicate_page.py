@@ -5,8 +5,8 @@ from collections import defaultdict
 import numpy as np
 
 from tf_instdisc.duplicates import Collection, Duplicates, Member
-from tf_instdisc.lines import tsv
 from tf_instdisc.report import pages
+from tf_instdisc.text import tsv
 
 _GROUPS_SHOWN = 200
 _MEMBERS_SHOWN = 24

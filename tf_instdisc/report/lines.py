@@ -2,8 +2,8 @@
 
 import json
 
-from tf_instdisc.lines import tsv
 from tf_instdisc.report.grid import Row
+from tf_instdisc.text import tsv
 
 
 def neighbors_tsv(rows: list[Row]) -> str:
@@ -36,7 +36,7 @@ def neighbors_tsv(rows: list[Row]) -> str:
 
 
 def neighbors_json(rows: list[Row]) -> str:
-    """One JSON object for each query, on a line of its own."""
+    """One JSON object for each query, on a line of its own, in ASCII."""
     return "".join(
         json.dumps(
             {
@@ -51,8 +51,7 @@ def neighbors_json(rows: list[Row]) -> str:
                     }
                     for cell in row.cells
                 ],
-            },
-            ensure_ascii=False,
+            }
         )
         + "\n"
         for row in rows

@@ -11,10 +11,10 @@ from PIL import Image
 from tensorboard.plugins import projector
 
 from tf_instdisc import atomic
-from tf_instdisc.lines import tsv
 from tf_instdisc.report import grid, search
 from tf_instdisc.report.thumbnails import sheet
 from tf_instdisc.run_images import RunImages
+from tf_instdisc.text import tsv
 
 _PICTURE = 64  # pixels
 _SPRITE = 32

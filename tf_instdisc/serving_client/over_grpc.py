@@ -1,6 +1,7 @@
 """TF Serving over gRPC."""
 
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -14,14 +15,19 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from tf_instdisc.serving_client.answers import (
+    Answer,
+    WrongAnswerError,
+    text_array,
+)
 from tf_instdisc.serving_client.client import (
     FIRST_BACKOFF,
     MAX_ATTEMPTS,
     MAX_BACKOFF,
-    Answer,
     Client,
     input_name,
 )
+from tf_instdisc.text import shown
 
 
 class GrpcClient(Client):
@@ -65,8 +71,18 @@ class GrpcClient(Client):
         certificate_chain: str | None = None,
     ):
         super().__init__(
-            target, model_name, version, label, deadline, batch_size
+            target,
+            model_name,
+            version,
+            label,
+            deadline,
+            batch_size,
+            max_message_bytes,
         )
+        if not isinstance(target, str) or not target:
+            raise ValueError(
+                f"`target` must be host:port. Received: target={target!r}"
+            )
         if root_certificates is None and (private_key or certificate_chain):
             raise ValueError(
                 "`private_key` and `certificate_chain` go with "
@@ -123,18 +139,22 @@ class GrpcClient(Client):
         )
         response = self._call(self._predictions.Predict, request)
         return {
-            name: _to_array(proto) for name, proto in response.outputs.items()
+            name: _to_array(proto, self.max_message_bytes)
+            for name, proto in response.outputs.items()
         }
 
-    def status(self) -> dict[int, str]:
+    def _states(self) -> dict[int, str]:
         request = get_model_status_pb2.GetModelStatusRequest()
         self._address(request.model_spec)
         response = self._call(self._models.GetModelStatus, request)
         states = get_model_status_pb2.ModelVersionStatus.State
-        return {
-            status.version: states.Name(status.state)
-            for status in response.model_version_status
-        }
+        try:
+            return {
+                status.version: states.Name(status.state)
+                for status in response.model_version_status
+            }
+        except ValueError as error:
+            raise WrongAnswerError("a state that is unknown") from error
 
     def close(self) -> None:
         self._channel.close()
@@ -150,11 +170,66 @@ class GrpcClient(Client):
         try:
             return method(request, timeout=self.deadline, wait_for_ready=True)
         except grpc.RpcError as error:
-            raise self._error(error.code().name, error.details()) from error
+            raise self._error(
+                error.code().name, error.details() or ""
+            ) from error
 
 
-def _to_array(proto) -> np.ndarray:
-    array = tf.make_ndarray(proto)
-    if array.dtype == object:
-        return np.char.decode(array.astype(bytes), "utf-8")
-    return array
+_TYPES = frozenset(
+    kind.as_datatype_enum
+    for kind in (
+        tf.bool,
+        tf.string,
+        tf.float16,
+        tf.float32,
+        tf.float64,
+        tf.int8,
+        tf.int16,
+        tf.int32,
+        tf.int64,
+        tf.uint8,
+        tf.uint16,
+        tf.uint32,
+        tf.uint64,
+    )
+)
+_VALUES = (
+    "half_val",
+    "float_val",
+    "double_val",
+    "int_val",
+    "string_val",
+    "int64_val",
+    "bool_val",
+    "uint32_val",
+    "uint64_val",
+)
+
+
+def _to_array(proto, max_bytes: int) -> np.ndarray:
+    """Makes an array of a tensor that may be anything.
+
+    `make_ndarray` fills a tensor up to the shape that it claims.
+    """
+    shape = [axis.size for axis in proto.tensor_shape.dim]
+    count = math.prod(shape)
+    num_values = sum(len(getattr(proto, name)) for name in _VALUES)
+    if proto.dtype not in _TYPES:
+        raise WrongAnswerError(f"a tensor of the type {proto.dtype}")
+    if proto.tensor_shape.unknown_rank or min(shape, default=1) < 1:
+        raise WrongAnswerError(f"a tensor of the shape {shape[:8]}")
+    if not proto.tensor_content and num_values != count:
+        raise WrongAnswerError(
+            f"a tensor of the shape {shape[:8]} with {num_values:,} values"
+        )
+    try:
+        if proto.dtype == tf.string.as_datatype_enum:
+            if num_values != count:
+                raise WrongAnswerError("text without its bytes")
+            texts = [value.decode("utf-8") for value in proto.string_val]
+            return text_array(texts, shape, max_bytes)
+        return tf.make_ndarray(proto)
+    except UnicodeDecodeError as error:
+        raise WrongAnswerError("text that is not UTF-8") from error
+    except (TypeError, ValueError) as error:
+        raise WrongAnswerError(shown(str(error), 200)) from error

@@ -1,0 +1,176 @@
+"""What a server may answer: one check for REST and gRPC."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tf_instdisc.text import UNTRUSTED_LIMIT, shown
+
+Answer = dict[str, np.ndarray]
+
+_OUTPUTS = {
+    "embedding": ("float32", 2),
+    "valid": ("bool", 1),
+    "instance_ids": ("int64", 2),
+    "names": ("str", 2),
+    "labels": ("int64", 2),
+    "classes": ("str", 2),
+    "scores": ("float32", 2),
+}
+"""Type and rank of the outputs of an exported model."""
+
+_NEIGHBORS = ("instance_ids", "names", "scores", "labels")
+_SIGNATURES = {
+    "serving_default": ("embedding",),
+    "image_bytes": ("embedding", "valid"),
+    "neighbors": _NEIGHBORS,
+    "neighbors_bytes": (*_NEIGHBORS, "valid"),
+    "classify_bytes": ("classes", "scores", "valid"),
+}
+"""Outputs of the signatures of an exported model."""
+
+_KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float", "U": "str"}
+_MAX_RANK = 8
+
+
+class WrongAnswerError(Exception):
+    """A server answered what no exported model gives."""
+
+
+def expected_dtype(signature_name: str, output: str) -> str | None:
+    """The type of an output of an exported model, or None where unknown."""
+    if output not in _SIGNATURES.get(signature_name, ()):
+        return None
+    return _OUTPUTS[output][0]
+
+
+def check_answer(
+    signature_name: str, columns: Mapping[str, np.ndarray], num_inputs: int
+) -> Answer:
+    """Checks the answer to one request.
+
+    Of the signatures of an exported model, names, types, ranks and common
+    shapes are known. Any signature gives one row for each input, of finite
+    numbers, truth values or text.
+
+    Args:
+        signature_name: What was asked.
+        columns: The outputs by name.
+        num_inputs: Images that were sent.
+
+    Returns:
+        The outputs.
+
+    Raises:
+        WrongAnswerError: If anything is otherwise.
+    """
+    known = _SIGNATURES.get(signature_name, ())
+    missing = [name for name in known if name not in columns]
+    if missing or not columns:
+        raise WrongAnswerError(
+            f"the output {', '.join(missing) or 'of any name'} is missing"
+        )
+    for name, column in columns.items():
+        _check_column(name, column, num_inputs)
+        if name in known:
+            _check_type(name, column)
+    shapes = {columns[name].shape for name in known if _OUTPUTS[name][1] == 2}
+    if len(shapes) > 1:
+        raise WrongAnswerError(f"outputs of different shapes {sorted(shapes)}")
+    return dict(columns)
+
+
+def join_answers(answers: Sequence[Answer]) -> Answer:
+    """Concatenates the answers to the batches of one call.
+
+    Raises:
+        WrongAnswerError: If they differ in names, types or shapes.
+    """
+    first = {name: _form(column) for name, column in answers[0].items()}
+    for answer in answers:
+        if {name: _form(column) for name, column in answer.items()} != first:
+            raise WrongAnswerError("two batches got outputs of different forms")
+    return {
+        name: np.concatenate([answer[name] for answer in answers])
+        for name in first
+    }
+
+
+def from_lists(values: list, dtype: str | None, max_bytes: int) -> np.ndarray:
+    """Makes an array of nested lists of JSON, without converting anything.
+
+    Args:
+        values: Lists of equal lengths that hold numbers, truth values or text.
+        dtype: The type that is expected; whole numbers will do for float32.
+        max_bytes: Largest size of an array of text.
+
+    Raises:
+        WrongAnswerError: If lengths or types differ, or a number does not fit.
+    """
+    shape = [len(values)]
+    while values and isinstance(values[0], list):
+        length = len(values[0])
+        if len(shape) == _MAX_RANK or any(
+            type(value) is not list or len(value) != length for value in values
+        ):
+            raise WrongAnswerError("lists of different lengths or depths")
+        shape.append(length)
+        values = list(itertools.chain.from_iterable(values))
+    types = {type(value) for value in values}
+    if types == {str}:
+        return text_array(values, shape, max_bytes)
+    if types == {bool}:
+        return np.array(values, bool).reshape(shape)
+    if not types <= {int, float}:
+        names = ", ".join(sorted(kind.__name__ for kind in types))
+        raise WrongAnswerError(f"values of the types {names} in one output")
+    is_float = float in types or dtype == "float32"
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(values, np.float32 if is_float else np.int64)
+    except OverflowError as error:
+        raise WrongAnswerError("a number beyond 64 bits") from error
+    return array.reshape(shape)
+
+
+def text_array(
+    values: Sequence[str], shape: Sequence[int], max_bytes: int
+) -> np.ndarray:
+    """Makes an array of text, each element as long as the longest.
+
+    Raises:
+        WrongAnswerError: If that needs more than `max_bytes`.
+    """
+    longest = max(map(len, values), default=0)
+    # NumPy takes four bytes a character.
+    if 4 * longest * len(values) > max_bytes:
+        raise WrongAnswerError(f"a text of {longest:,} characters")
+    return np.array(values, f"U{max(longest, 1)}").reshape(shape)
+
+
+def _check_column(name: str, column: np.ndarray, num_inputs: int) -> None:
+    at = shown(name, UNTRUSTED_LIMIT)
+    if column.dtype.kind not in _KINDS:
+        raise WrongAnswerError(f"{at} of the type {column.dtype}")
+    if column.ndim < 1 or len(column) != num_inputs or not column.size:
+        raise WrongAnswerError(
+            f"{at} must have one row for each of {num_inputs} images, but has "
+            f"the shape {column.shape}"
+        )
+    if column.dtype.kind == "f" and not np.isfinite(column).all():
+        raise WrongAnswerError(f"{at} holds NaN or infinity")
+
+
+def _check_type(name: str, column: np.ndarray) -> None:
+    dtype, rank = _OUTPUTS[name]
+    given = "str" if column.dtype.kind == "U" else column.dtype.name
+    if given != dtype or column.ndim != rank:
+        raise WrongAnswerError(
+            f"{name} must be {dtype} with {rank} axes, but is {given} of the "
+            f"shape {column.shape}"
+        )
+
+
+def _form(column: np.ndarray) -> tuple:
+    return _KINDS[column.dtype.kind], column.shape[1:]

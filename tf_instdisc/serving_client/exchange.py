@@ -1,0 +1,201 @@
+"""One HTTP exchange that ends in time and within bounds."""
+
+import contextlib
+import dataclasses
+import http.client
+import queue
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+
+_PIECE = 2**16  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """A status and the whole body that belongs to it."""
+
+    status: int
+    body: bytes
+
+
+class ExchangeError(Exception):
+    """There was no reply.
+
+    Attributes:
+        code: Name of the gRPC status that comes closest.
+    """
+
+    def __init__(self, code: str, details: str):
+        super().__init__(details)
+        self.code = code
+
+
+def exchange(
+    request: urllib.request.Request,
+    end: float,
+    max_bytes: int,
+    context: ssl.SSLContext | None = None,
+) -> Reply:
+    """Sends a request and reads the whole reply.
+
+    It runs in a thread of its own, as a socket's timeout holds for each
+    single read, and for name resolution not at all. At the end the socket is
+    shut down, which ends the thread; one that still waits for a name ends by
+    itself. Redirects are not followed: they would turn POST into GET.
+
+    Args:
+        request: Its URL is HTTP or HTTPS.
+        end: When it must be over, in seconds of `time.monotonic`.
+        max_bytes: Largest body.
+        context: For HTTPS.
+
+    Raises:
+        ExchangeError: If the time is over, the connection fails or breaks
+            off, the body is too long, or it is not HTTP.
+    """
+    remaining = end - time.monotonic()
+    if remaining <= 0:
+        raise ExchangeError("DEADLINE_EXCEEDED", "the time is over")
+    sockets = _Sockets()
+    outcome: queue.SimpleQueue[Reply | Exception] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put(_ask(request, remaining, max_bytes, context, sockets))
+        # Whatever it is, the caller's thread says it.
+        except Exception as error:
+            outcome.put(error)
+
+    threading.Thread(target=run, daemon=True, name="exchange").start()
+    try:
+        result = outcome.get(timeout=max(end - time.monotonic(), 0))
+    except queue.Empty:
+        raise ExchangeError(
+            "DEADLINE_EXCEEDED", "the reply did not end in time"
+        ) from None
+    finally:
+        sockets.shut_down()
+    if isinstance(result, Exception):
+        raise _meaning(result) from result
+    return result
+
+
+def _ask(request, timeout, max_bytes, context, sockets) -> Reply:
+    opener = urllib.request.build_opener(
+        _AsItIs, _Http(sockets), _Https(sockets, context)
+    )
+    with opener.open(request, timeout=timeout) as response:
+        return Reply(response.status, _read(response, max_bytes))
+
+
+def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    if (response.length or 0) > max_bytes:
+        raise ExchangeError(
+            "RESOURCE_EXHAUSTED", f"a reply of {response.length:,} bytes"
+        )
+    body = bytearray()
+    while piece := response.read(_PIECE):
+        body += piece
+        if len(body) > max_bytes:
+            raise ExchangeError(
+                "RESOURCE_EXHAUSTED",
+                f"a reply of more than {max_bytes:,} bytes",
+            )
+    if response.length:
+        raise ExchangeError("UNAVAILABLE", "the reply breaks off")
+    return bytes(body)
+
+
+def _meaning(error: Exception) -> ExchangeError:
+    """What a failed exchange comes to."""
+    if isinstance(error, ExchangeError):
+        return error
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    details = repr(reason)
+    if isinstance(reason, TimeoutError):
+        return ExchangeError("DEADLINE_EXCEEDED", details)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        # Asking again would not help.
+        return ExchangeError("UNAUTHENTICATED", details)
+    if isinstance(reason, OSError | http.client.IncompleteRead):
+        return ExchangeError("UNAVAILABLE", details)
+    # Of the standard library, about what is not HTTP.
+    return ExchangeError("INTERNAL", details)
+
+
+class _AsItIs(urllib.request.HTTPErrorProcessor):
+    """Gives every reply back; Python's own raises or follows some."""
+
+    def http_response(self, request, response):
+        return response
+
+    https_response = http_response
+
+
+class _Sockets:
+    """Those of one exchange, which another thread may end."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._opened: list[socket.socket] = []
+        self._is_over = False
+
+    def add(self, opened: socket.socket) -> None:
+        with self._lock:
+            self._opened.append(opened)
+            is_over = self._is_over
+        if is_over:
+            raise TimeoutError("connected too late")
+
+    def shut_down(self) -> None:
+        with self._lock:
+            self._is_over = True
+            for opened in self._opened:
+                # SSLSocket's own would take the TLS state from the thread.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(opened, socket.SHUT_RDWR)
+
+
+class _Kept:
+    """A connection whose socket can be shut down from elsewhere."""
+
+    def __init__(self, *arguments, sockets, **options):
+        super().__init__(*arguments, **options)
+        self._sockets = sockets
+
+    def connect(self):
+        super().connect()  # type: ignore[misc]
+        self._sockets.add(self.sock)  # type: ignore[attr-defined]
+
+
+class _KeptHttp(_Kept, http.client.HTTPConnection):
+    pass
+
+
+class _KeptHttps(_Kept, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, sockets):
+        super().__init__()
+        self._sockets = sockets
+
+    def http_open(self, request):
+        return self.do_open(_KeptHttp, request, sockets=self._sockets)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, sockets, context):
+        super().__init__(context=context)
+        self._sockets = sockets
+        self._tls = context
+
+    def https_open(self, request):
+        return self.do_open(
+            _KeptHttps, request, sockets=self._sockets, context=self._tls
+        )
