@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks import timing
-from tf_instdisc import build_encoder, load_encoder, near_pairs, run_directory
+from tf_instdisc import build_encoder, load_encoder, run_directory
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.data.tfds_source import tfds_source
-from tf_instdisc.duplicates import folder_images
+from tf_instdisc.duplicates import find_duplicates, folder_images
 
 KINDS = ("enlarged", "JPEG", "mirrored", "cut")
 
@@ -52,15 +52,17 @@ def main() -> None:
             encoder = load_encoder(parsed.run_dir)
             originals = _images(parsed.images, flags)
         plant(itertools.islice(originals, parsed.count), folder)
-        bank = folder_images(folder, flags, encoder).bank
-    owners, kinds = np.array(
-        [str(name).removesuffix(".png").split("_") for name in bank.names]
-    ).T
-    rows = []
-    for threshold in map(float, parsed.thresholds.split(",")):
-        pairs = near_pairs.pairs_above(bank.rows, threshold)
-        rows.append([threshold, *_scores(pairs, owners, kinds)])
-    timing.print_table(["threshold", "precision", "recall", *KINDS], rows)
+        images = folder_images(folder, flags, encoder)
+        names = [str(name).removesuffix(".png") for name in images.bank.names]
+        owners, kinds = np.array([name.split("_") for name in names]).T
+        rows = []
+        for text in ("", *parsed.thresholds.split(",")):
+            found = find_duplicates(images, float(text) if text else None)
+            largest = max(map(len, found.groups), default=0)
+            scores = _scores(found.pairs, owners, kinds)
+            rows.append([text or "default", *scores, str(largest)])
+    head = ["threshold", "precision", "recall", *KINDS, "largest group"]
+    timing.print_table(head, rows)
 
 
 def plant(images: Iterator[Image.Image], folder: str) -> None:

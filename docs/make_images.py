@@ -45,7 +45,6 @@ def main() -> None:
         _command(
             "duplicates",
             f"--run_dir={parsed.run_dir}",
-            "--threshold=0.98",
             f"--output={work / 'duplicates.html'}",
         )
         _command(

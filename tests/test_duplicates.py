@@ -1,6 +1,7 @@
 """Near-duplicates: the exact search, planted duplicates, the command."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,11 +11,18 @@ from tests.finished_run import (
     NASTY_NAMES,
     command,
     fill_folder,
+    linear_encoder,
     make_run,
     picture,
     save_picture,
 )
-from tf_instdisc import duplicates, near_pairs, run_images
+from tf_instdisc import (
+    duplicates,
+    local_scale,
+    near_pairs,
+    run_directory,
+    run_images,
+)
 from tf_instdisc.report import duplicate_page
 
 
@@ -70,13 +78,69 @@ def test_equal_rows_stop_the_search_at_its_limit():
     assert len(found.first) == 500
 
 
-def test_groups_are_what_hangs_together():
-    none = np.zeros(4, np.float32)
-    pairs = near_pairs.NearPairs(
-        np.array([9, 1, 4, 2]), np.array([11, 2, 5, 7]), none, True
-    )
-    groups = [group.tolist() for group in near_pairs.groups(pairs)]
-    assert groups == [[1, 2, 7], [4, 5], [9, 11]]
+@pytest.mark.parametrize("dim", [3, 8, 40])
+def test_every_row_has_a_radius_of_its_own(monkeypatch, dim):
+    monkeypatch.setattr(near_pairs, "_BLOCK", 50)
+    monkeypatch.setattr(near_pairs, "_OTHER_BLOCK", 70)
+    monkeypatch.setattr(near_pairs, "_PREFIX", 4)
+    rows = crowded_rows(0, 200, dim)
+    others = crowded_rows(1, 90, dim)
+    rng = np.random.default_rng(2)
+    radii, other_radii = rng.random(len(rows)), rng.random(len(others))
+    for two, second_radii in ((None, None), (others, other_radii)):
+        found = near_pairs.pairs_within(rows, radii, two, second_radii)
+        expected = set()
+        for i, row in enumerate(rows):
+            start = i + 1 if two is None else 0
+            for j in range(start, len(rows if two is None else two)):
+                other = (rows if two is None else two)[j]
+                limit = (radii if two is None else second_radii)[j]
+                if np.linalg.norm(row - other) <= min(radii[i], limit):
+                    expected.add((i, j))
+        assert as_set(found) == expected
+        assert len(found.first) == len(expected)
+
+
+def pairs_of(ends, scores):
+    first, second = np.array(ends, np.int64).reshape([-1, 2]).T
+    return near_pairs.NearPairs(first, second, np.array(scores), True)
+
+
+def test_a_chain_is_no_group():
+    pairs = pairs_of([(0, 1), (1, 2), (2, 3)], [0.9, 0.8, 0.99])
+    # 2-3 comes first, then 0-1; 1-2 joins neither.
+    assert near_pairs.groups(pairs).tolist() == [1, 2, 0]
+
+
+def test_all_pairs_of_some_rows_are_a_group():
+    ends = [(0, 1), (0, 2), (1, 2), (5, 7)]
+    groups = near_pairs.groups(pairs_of(ends, [0.5, 0.7, 0.6, 0.9]))
+    assert groups.tolist() == [1, 1, 1, 0]
+    assert near_pairs.groups(pairs_of([], [])).tolist() == []
+
+
+def test_rows_of_two_sides_are_a_group_without_pairs_of_one_side():
+    ends = [(0, 5), (1, 5), (0, 6), (1, 6), (2, 6)]
+    groups = near_pairs.groups(pairs_of(ends, np.linspace(1, 0.5, 5)), SIDES)
+    assert groups.tolist() == [0, 0, 0, 0, 1]
+
+
+SIDES = np.arange(8) >= 4
+
+
+@pytest.mark.parametrize("density", [0.05, 0.4, 0.9])
+def test_each_pair_is_in_one_group_and_all_pairs_of_a_group_are_there(density):
+    rng = np.random.default_rng(0)
+    first, second = np.nonzero(np.triu(rng.random([30, 30]) < density, 1))
+    pairs = near_pairs.NearPairs(first, second, rng.random(len(first)), True)
+    groups = near_pairs.groups(pairs)
+    best = []
+    for group in range(groups.max() + 1):
+        chosen = groups == group
+        members = np.unique([first[chosen], second[chosen]])
+        assert chosen.sum() == len(members) * (len(members) - 1) // 2
+        best.append(pairs.scores[chosen].max())
+    assert best == sorted(best, reverse=True)
 
 
 def test_thresholds_out_of_range_are_refused():
@@ -98,24 +162,175 @@ def plant(folder, count):
         image.crop((2, 2, 78, 78)).save(folder / f"{seed}_crop.png")
 
 
-def test_planted_duplicates_are_found(tmp_path):
-    plant(tmp_path / "images", 60)
-    run = make_run(tmp_path / "run", tmp_path / "images")
-    images = duplicates.training_images(run_images.open_images(run), run)
-    found = duplicates.find_duplicates(images, 0.98)
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Images with planted copies, rows of an encoder, what belongs together."""
+    root = tmp_path_factory.mktemp("planted")
+    plant(root / "images", 60)
+    run = make_run(root / "run", root / "images")
+    images = run_images.open_images(run)
+    collection = duplicates.training_images(images, run)
     origins = np.array(
         [
             str(name).replace(".", "_").split("_")[0]
-            for name in images.bank.names
+            for name in collection.bank.names
         ]
     )
     same = np.triu(origins[:, None] == origins, 1)
-    planted = {tuple(pair) for pair in np.argwhere(same).tolist()}
-    assert len(planted) == 12 * 10
-    pairs = as_set(near_pairs.pairs_above(images.bank.rows, 0.98))
-    assert len(pairs & planted) / len(planted) >= 0.99, "recall"
-    assert len(pairs & planted) / len(pairs) >= 0.9, "precision"
-    assert found.num_pairs == len(pairs)
+    expected = {tuple(pair) for pair in np.argwhere(same).tolist()}
+    assert len(expected) == 12 * 10
+    return collection, expected
+
+
+def with_rows(collection, rows):
+    bank = dataclasses.replace(collection.bank, rows=rows)
+    return dataclasses.replace(collection, bank=bank)
+
+
+@pytest.mark.parametrize("in_common", [0, 3, 30])
+def test_planted_duplicates_are_found_by_default(planted, in_common):
+    collection, expected = planted
+    # What all rows have in common, as with a young encoder.
+    rows = collection.bank.rows + in_common * np.eye(32, dtype=np.float32)[0]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    if in_common:
+        assert (rows @ rows.T).min() > 0.5
+    found = duplicates.find_duplicates(with_rows(collection, rows))
+    pairs = as_set(found.pairs)
+    assert len(pairs & expected) / len(expected) >= 0.9, "recall"
+    assert len(pairs & expected) / len(pairs) >= 0.95, "precision"
+    assert max(len(group) for group in found.groups) <= 6
+    in_groups = [{m.position for m in group} for group in found.groups]
+    assert all(any({i, j} <= group for group in in_groups) for i, j in pairs)
+    assert found.pairs.scores.tolist() == sorted(
+        found.pairs.scores.tolist(), reverse=True
+    )
+
+
+def test_different_images_of_a_collapsed_encoder_are_no_group(planted):
+    collection, expected = planted
+    rng = np.random.default_rng(0)
+    rows = np.ones([len(collection.bank.rows), 32]) + rng.normal(size=32) / 1e3
+    rows += rng.normal(size=rows.shape) / 1e4
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("f4")
+    found = duplicates.find_duplicates(with_rows(collection, rows))
+    assert as_set(found.pairs) <= expected
+    chained = duplicates.find_duplicates(with_rows(collection, rows), 0.95)
+    assert len(chained.groups[0]) == len(rows)
+
+
+def test_a_threshold_takes_cosines_and_nothing_else(planted):
+    collection, _ = planted
+    found = duplicates.find_duplicates(collection, 0.98)
+    assert as_set(found.pairs) == as_set(
+        near_pairs.pairs_above(collection.bank.rows, 0.98)
+    )
+    assert np.isnan(found.pairs.similarities).all()
+    np.testing.assert_array_equal(found.pairs.scores, found.pairs.cosines)
+
+
+def test_copies_of_some_images_show_what_the_encoder_can(planted):
+    collection, _ = planted
+    flipping = dataclasses.replace(
+        collection,
+        images=dataclasses.replace(
+            collection.images, flags={**collection.images.flags, "flip": "true"}
+        ),
+    )
+    assert duplicates.fraction_of_copies_found(flipping, linear_encoder()) > 0.9
+
+    class Blind:
+        def predict_on_batch(self, images):
+            return unit_rows(np.random.default_rng(0), len(images), 32)
+
+    assert duplicates.fraction_of_copies_found(collection, Blind()) < 0.1
+
+
+def test_rows_alone_find_what_is_surely_near(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = unit_rows(rng, 3000, 6)
+    copies = rows[:40] + rng.normal(size=[40, 6]).astype(np.float32) / 1000
+    copies /= np.linalg.norm(copies, axis=1, keepdims=True)
+    found = duplicates.find_duplicates(
+        bare_collection(np.concatenate([rows, copies]), tmp_path)
+    )
+    pairs = as_set(found.pairs)
+    planted = {(i, 3000 + i) for i in range(40)}
+    assert len(pairs & planted) >= 38
+    assert len(pairs & planted) / len(pairs) >= 0.9
+    assert found.least_similarity is None
+    assert "embeddings alone" in duplicate_page.summary(found)
+    none = duplicates.find_duplicates(bare_collection(rows, tmp_path))
+    assert len(none.pairs) <= 2
+
+
+def test_a_large_group_of_copies_is_found(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = unit_rows(rng, 500, 8)
+    rows[:30] = rows[0] + rng.normal(size=[30, 8]) / 1e4
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = duplicates.find_duplicates(bare_collection(rows, tmp_path))
+    assert {m.position for m in found.groups[0]} == set(range(30))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_a_handful_of_images(tmp_path, count):
+    for number in range(count):
+        save_picture(tmp_path, f"{number}.png", picture(min(number, 3)))
+    folder, flags = str(tmp_path), {"image_size": "16", "images": str(tmp_path)}
+    images = duplicates.folder_images(folder, flags, linear_encoder())
+    found = duplicates.find_duplicates(images)
+    assert as_set(found.pairs) == ({(3, 4)} if count == 5 else set())
+
+
+def bare_collection(rows, folder):
+    """Rows without pictures."""
+    names = np.array([f"{i}.png" for i in range(len(rows))])
+    bank = run_directory.Bank(
+        rows, np.arange(len(rows)), names, np.full(len(rows), -1)
+    )
+    flags = {"images": str(folder), "image_size": "8"}
+    return duplicates.Collection(bank, run_images.RunImages(bank, flags), "x")
+
+
+def test_the_local_scale_is_that_of_loops():
+    rows = crowded_rows(3, 60, 5)
+    scale = local_scale.local_scale(rows)
+    kth, ratios = [], []
+    for i, row in enumerate(rows):
+        distances = sorted(
+            np.linalg.norm(row - other)
+            for j, other in enumerate(rows)
+            if j != i
+        )
+        kth.append(distances[19])
+        ratios.append(np.log(distances[19] / distances[5]))
+    kth = np.maximum(kth, np.quantile(kth, 0.1))
+    dimension = np.log(20 / 6) / np.median(ratios)
+    np.testing.assert_allclose(scale.distances, kth, rtol=1e-4)
+    assert scale.count == 20
+    assert scale.dimension == pytest.approx(dimension, rel=1e-3)
+    first, second = np.triu_indices(len(rows), 1)
+    rivals = scale.rivals(first, second, (rows @ rows.T)[first, second])
+    for i, j, found in zip(first, second, rivals, strict=True):
+        distance = np.linalg.norm(rows[i] - rows[j])
+        expected = 20 * (distance / min(kth[i], kth[j])) ** dimension
+        assert found == pytest.approx(expected, rel=0.02, abs=1e-3)
+    # So many are expected within the radius.
+    np.testing.assert_allclose(
+        20 * (scale.radii(2) / kth) ** dimension, 2, rtol=1e-3
+    )
+
+
+def test_a_sample_of_references_gives_the_scale_of_all(monkeypatch):
+    rows = unit_rows(np.random.default_rng(0), 4000, 5)
+    whole = local_scale.local_scale(rows)
+    monkeypatch.setattr(local_scale, "_NUM_REFERENCES", 400)
+    part = local_scale.local_scale(rows)
+    assert part.count == 10 * whole.count
+    assert part.dimension == pytest.approx(whole.dimension, rel=0.1)
+    ratio = np.median(part.radii(2) / whole.radii(2))
+    assert ratio == pytest.approx(1, rel=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +379,6 @@ def test_a_collapsed_bank_says_that_there_is_more(run):
         equal, run_images.RunImages(equal, images.flags), "run"
     )
     found = duplicates.find_duplicates(collection, 0.98, max_pairs=5)
-    assert "there are more" in duplicate_page.summary(found, 0.98)
-    page = duplicate_page.duplicates_page(found, 0.98, "run", 16)
-    assert page.count("<img") == len(found.groups[0])
+    assert "there are more" in duplicate_page.summary(found)
+    page = duplicate_page.duplicates_page(found, "run", 16)
+    assert page.count("<img") == sum(map(len, found.groups))

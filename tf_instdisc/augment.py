@@ -25,7 +25,7 @@ NUM_UNIFORMS = _CROP_DRAWS + _JITTER_DRAWS + 2
 """Uniform numbers in [0, 1) that one image needs."""
 
 # ITU-R 601-2 luma, as Pillow and torchvision use it.
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +296,7 @@ def color_jitter(
 
 
 def _luma_weights() -> Tensor:
-    return ops.reshape(ops.convert_to_tensor(_LUMA, dtype="float32"), (3, 1))
+    return ops.reshape(ops.convert_to_tensor(LUMA, dtype="float32"), (3, 1))
 
 
 def _blend(planes: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:

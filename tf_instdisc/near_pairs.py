@@ -1,8 +1,9 @@
-"""All pairs of rows that are closer than a threshold, exactly.
+"""All pairs of rows that are closer than a distance, exactly.
 
 A pair's distance in some of its coordinates is never more than its whole
 distance. Rows are turned so that their first coordinates tell most, and only
-pairs that are near in those are compared in full.
+pairs that are near in those are compared in full. Every row may have a radius
+of its own.
 """
 
 import dataclasses
@@ -17,6 +18,8 @@ _SLACK = 1e-5  # rounding of float32
 _SAMPLE = 20_000  # rows from which the turn is estimated
 _ROWS_AT_ONCE = 64  # rows of a block whose candidates are held
 _PAIRS_AT_ONCE = 20_000  # candidates that are compared in full
+_PROBE = 1024  # rows on which a prefix is tried
+_MOST_PASSING = 1e-3  # comparing in full costs about 1,000 times as much
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +48,6 @@ def pairs_above(
 ) -> NearPairs:
     """Finds pairs of rows with a cosine of at least a threshold.
 
-    Besides its arguments it holds 25 numbers for each row, blocks of
-    2048 x 16,384 similarities, and the pairs.
-
     Args:
         rows: float `[num_rows, dim]`, of unit length.
         threshold: In (0, 1].
@@ -65,19 +65,68 @@ def pairs_above(
         raise ValueError(
             f"`threshold` must be in (0, 1]. Received: threshold={threshold}"
         )
+    radius = np.sqrt(2 * (1 - threshold + _SLACK))
+    return pairs_within(
+        rows,
+        np.full([len(rows)], radius),
+        others,
+        None if others is None else np.full([len(others)], radius),
+        max_pairs,
+    )
+
+
+def pairs_within(
+    rows: np.ndarray,
+    radii: np.ndarray,
+    others: np.ndarray | None = None,
+    other_radii: np.ndarray | None = None,
+    max_pairs: int = 1_000_000,
+) -> NearPairs:
+    """Finds pairs of rows of which each lies within the radius of the other.
+
+    Besides its arguments it holds 25 numbers for each row (more where so few
+    coordinates do not tell rows apart), blocks of 2048 x 16,384 similarities,
+    and the pairs.
+
+    Args:
+        rows: float `[num_rows, dim]`, of unit length.
+        radii: float `[num_rows]`, Euclidean distances, at least 0.
+        others: float `[num_others, dim]`, to compare the rows with; by default
+            they are compared among themselves.
+        other_radii: float `[num_others]`, where `others` is given.
+        max_pairs: Where to stop.
+
+    Returns:
+        The pairs, in the order of the blocks.
+
+    Raises:
+        ValueError: If a shape is out of range.
+    """
     among = others is None
-    others = rows if others is None else others
+    if others is None or other_radii is None:
+        others, other_radii = rows, radii
     if rows.ndim != 2 or others.ndim != 2 or rows.shape[1] != others.shape[1]:
         raise ValueError(
             "`rows` and `others` must be matrices of one width. Received: "
             f"rows.shape={rows.shape}, others.shape={others.shape}"
         )
-    axes = _leading_axes(rows)
-    heads, tails = _prefix(rows, axes), _prefix(others, axes)
+    if radii.shape != rows.shape[:1] or other_radii.shape != others.shape[:1]:
+        raise ValueError(
+            "Every row must have a radius. Received: "
+            f"radii.shape={radii.shape}, other_radii.shape={other_radii.shape}"
+        )
+    radii = radii.astype(np.float32)
+    other_radii = other_radii.astype(np.float32)
+    if not len(rows) or not len(others):
+        return _join([], max_pairs, is_complete=True)
+    axes, center = _leading_axes(rows, radii)
+    heads = _prefix(rows, axes, center)
+    tails = heads if among else _prefix(others, axes, center)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     count = 0
-    for first, second in _candidates(heads, tails, threshold, among):
-        pairs = _confirm(rows, others, first, second, threshold)
+    for first, second in _candidates(heads, tails, radii, among):
+        limits = np.minimum(radii[first], other_radii[second])
+        pairs = _confirm(rows, others, first, second, limits)
         found.append(pairs)
         count += len(pairs[0])
         if count >= max_pairs:
@@ -85,15 +134,17 @@ def pairs_above(
     return _join(found, max_pairs, is_complete=True)
 
 
-def _candidates(heads, tails, threshold, among):
+def _candidates(heads, tails, radii, among):
     """Yields pairs whose prefixes are near enough, some at a time."""
     for start in range(0, len(heads), _BLOCK):
-        head = heads[start : start + _BLOCK]
+        block = slice(start, start + _BLOCK)
         # Of pairs among the rows, only those with a later row.
         first_other = start if among else 0
         for other_start in range(first_other, len(tails), _OTHER_BLOCK):
             tail = tails[other_start : other_start + _OTHER_BLOCK]
-            for first, second in _near_in_block(head, tail, threshold):
+            for first, second in _near_in_block(
+                heads[block], tail, radii[block]
+            ):
                 first, second = first + start, second + other_start
                 if among:
                     later = first < second
@@ -101,50 +152,73 @@ def _candidates(heads, tails, threshold, among):
                 yield first, second
 
 
-def _leading_axes(rows: np.ndarray) -> np.ndarray:
-    """The axes along which rows differ most, `[dim, prefix]`."""
+def _leading_axes(rows, radii):
+    """The axes along which rows differ most, `[dim, prefix]`, and their center.
+
+    As few as rule most pairs out; all of them where no few do.
+    """
     sample = rows[:: max(1, len(rows) // _SAMPLE)].astype(np.float64)
-    centered = sample - sample.mean(axis=0)
+    center = sample.mean(axis=0)
+    centered = sample - center
     _, axes = np.linalg.eigh(centered.T @ centered)
-    return axes[:, ::-1][:, :_PREFIX].astype(np.float32)
+    axes = axes[:, ::-1].astype(np.float32)
+    probe = np.linspace(0, len(rows) - 1, min(len(rows), _PROBE)).astype(int)
+    size = _PREFIX
+    while size < axes.shape[1]:
+        prefix = _prefix(rows[probe], axes[:, :size], center)
+        is_near = _closeness(prefix, prefix) >= _limits(radii[probe])
+        np.fill_diagonal(is_near, False)
+        if is_near.mean() <= _MOST_PASSING:
+            break
+        size *= 2
+    return axes[:, :size], center
 
 
-def _prefix(rows, axes):
+def _prefix(rows, axes, center):
     """Turned rows and half their squared length, `[num_rows, prefix + 1]`."""
-    prefix = rows @ axes
+    # Distances stay, and what rows have in common costs no digits.
+    prefix = rows @ axes - (center @ axes).astype(np.float32)
     half = (prefix * prefix).sum(axis=1, keepdims=True) / 2
     return np.concatenate([prefix, half], axis=1, dtype=np.float32)
 
 
-def _near_in_block(head, tail, threshold):
-    # -|a - b|² / 2 = a.b - |a|² / 2 - |b|² / 2 in one product.
+def _limits(radii):
+    """What `_closeness` must reach, `[num_rows, 1]`."""
+    return -(radii[:, None] ** 2) / 2 - _SLACK
+
+
+def _closeness(head, tail):
+    """-|a - b|² / 2 = a.b - |a|² / 2 - |b|² / 2 in one product."""
     left = np.concatenate(
         [head[:, :-1], -head[:, -1:], -np.ones_like(head[:, -1:])], axis=1
     )
     right = np.concatenate(
         [tail[:, :-1], np.ones_like(tail[:, -1:]), tail[:, -1:]], axis=1
     )
-    closeness = ops.matmul(left, ops.transpose(right))
-    limit = threshold - 1 - _SLACK
-    nearest = ops.convert_to_numpy(ops.max(closeness, axis=1))
-    near = np.flatnonzero(nearest >= limit)
+    return ops.convert_to_numpy(ops.matmul(left, ops.transpose(right)))
+
+
+def _near_in_block(head, tail, radii):
+    closeness = _closeness(head, tail)
+    limits = _limits(radii)
+    near = np.flatnonzero(closeness.max(axis=1, keepdims=True) >= limits)
     for start in range(0, len(near), _ROWS_AT_ONCE):
         some = near[start : start + _ROWS_AT_ONCE]
-        part = ops.convert_to_numpy(ops.take(closeness, some, axis=0))
-        first, second = np.nonzero(part >= limit)
+        first, second = np.nonzero(closeness[some] >= limits[some])
         yield some[first], second
 
 
-def _confirm(rows, others, first, second, threshold):
-    """Pairs whose whole cosine is large enough, and the cosine."""
-    scores = np.empty([len(first)], np.float32)
+def _confirm(rows, others, first, second, limits):
+    """Pairs whose whole distance is small enough, and their cosines."""
+    squared = np.empty([len(first)], np.float32)
     for start in range(0, len(first), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
-        scores[part] = np.einsum(
-            "ij,ij->i", rows[first[part]], others[second[part]]
-        )
-    is_near = scores >= threshold - _SLACK
-    return first[is_near], second[is_near], scores[is_near]
+        # Of the difference: a product of near rows has lost its last digits.
+        difference = rows[first[part]] - others[second[part]]
+        squared[part] = np.einsum("ij,ij->i", difference, difference)
+    is_near = squared <= limits**2
+    scores = 1 - squared[is_near] / 2
+    return first[is_near], second[is_near], scores
 
 
 def _join(found, max_pairs, is_complete):
@@ -158,33 +232,67 @@ def _join(found, max_pairs, is_complete):
     return NearPairs(first, second, scores, is_complete)
 
 
-def groups(pairs: NearPairs) -> list[np.ndarray]:
-    """Joins pairs among rows into groups: whatever hangs together.
+def groups(
+    pairs: NearPairs, is_of_second: np.ndarray | None = None
+) -> np.ndarray:
+    """Joins pairs into groups in which every two rows are a pair.
+
+    The best pairs are joined first (complete linkage), so that no chain of
+    pairs makes a group. A pair that cannot be joined is a group of its own:
+    each pair lies in one group, and a row may lie in several.
 
     Args:
-        pairs: Pairs of rows among themselves.
+        pairs: Pairs of rows among themselves, each once.
+        is_of_second: bool `[num_rows]`; where it is given, only rows of which
+            it differs were compared, and can be a pair.
 
     Returns:
-        Positions of the rows of each group, ascending; the largest group
-        first.
+        The group of each pair, int64 `[num_pairs]`: 0 is that of the pair with
+        the highest score, and so on.
     """
-    from scipy import sparse
+    order = np.argsort(-pairs.scores, kind="stable")
+    ends = np.stack([pairs.first, pairs.second], 1)[order].tolist()
+    group_of: dict[int, int] = {}
+    # Rows of either side, for each group; how many pairs join two groups.
+    sizes: dict[int, tuple[int, int]] = {}
+    members: dict[int, list[int]] = {}
+    links: dict[int, dict[int, int]] = {}
+    for pair in ends:
+        for row in pair:
+            side = is_of_second is not None and bool(is_of_second[row])
+            group_of[row] = row
+            sizes[row] = (int(not side), int(side))
+            members[row] = [row]
+            links.setdefault(row, {})
+        links[pair[0]][pair[1]] = links[pair[1]][pair[0]] = 1
 
-    members = np.unique(np.concatenate([pairs.first, pairs.second]))
-    links = sparse.coo_array(
-        (
-            np.ones(len(pairs.first), bool),
-            (
-                np.searchsorted(members, pairs.first),
-                np.searchsorted(members, pairs.second),
-            ),
-        ),
-        shape=(len(members), len(members)),
-    )
-    if not len(members):
-        return []
-    _, group_of = sparse.csgraph.connected_components(links, directed=False)
-    order = np.argsort(group_of, kind="stable")
-    cuts = np.flatnonzero(np.diff(group_of[order])) + 1
-    found = np.split(members[order], cuts)
-    return sorted(found, key=lambda group: (-len(group), group[0]))
+    def is_complete(group, other):
+        (a, b), (c, d) = sizes[group], sizes[other]
+        return links[group][other] == (
+            a * c if is_of_second is None else a * d + b * c
+        )
+
+    for first, second in ends:
+        kept, gone = group_of[first], group_of[second]
+        if kept == gone or not is_complete(kept, gone):
+            continue
+        if len(links[kept]) < len(links[gone]):
+            kept, gone = gone, kept
+        for row in members[gone]:
+            group_of[row] = kept
+        members[kept] += members.pop(gone)
+        (a, b), (c, d) = sizes[kept], sizes.pop(gone)
+        sizes[kept] = (a + c, b + d)
+        for other, count in links.pop(gone).items():
+            del links[other][gone]
+            if other != kept:
+                links[kept][other] = links[kept].get(other, 0) + count
+                links[other][kept] = links[kept][other]
+
+    numbers: dict[tuple[int, int], int] = {}
+    result = np.empty([len(ends)], np.int64)
+    for place, (first, second) in zip(order.tolist(), ends, strict=True):
+        joined = group_of[first] == group_of[second]
+        key = (group_of[first], -1) if joined else (first, second)
+        result[place] = numbers.setdefault(key, len(numbers))
+    return result

@@ -12,13 +12,29 @@ _GROUPS_SHOWN = 200
 _MEMBERS_SHOWN = 24
 
 
-def summary(duplicates: Duplicates, threshold: float) -> str:
-    """What was found, in a sentence or two."""
-    images = sum(len(group) for group in duplicates.groups)
+def summary(duplicates: Duplicates) -> str:
+    """What was found and how, in some sentences."""
+    members = {
+        (id(member.collection), member.position)
+        for group in duplicates.groups
+        for member in group
+    }
     text = (
-        f"{images} images in {len(duplicates.groups)} groups, "
-        f"{duplicates.num_pairs} pairs with a cosine of at least {threshold}."
+        f"{len(members)} images in {len(duplicates.groups)} groups, "
+        f"{len(duplicates.pairs)} pairs"
     )
+    if duplicates.threshold is not None:
+        text += f" with a cosine of at least {duplicates.threshold}."
+    elif duplicates.least_similarity is None:
+        text += (
+            ", by their embeddings alone: each is nearer than its neighbors "
+            "let expect, and about 5% are there by chance."
+        )
+    else:
+        text += (
+            ": each is nearer than its neighbors let expect, and its pictures "
+            f"correlate by {duplicates.least_similarity:.2f} or more."
+        )
     if not duplicates.is_complete:
         text += (
             " The search stopped at this number of pairs, and there are "
@@ -28,8 +44,8 @@ def summary(duplicates: Duplicates, threshold: float) -> str:
 
 
 def duplicates_tsv(duplicates: Duplicates) -> str:
-    """One line for each image of a group."""
-    header = ("group", "place", "instance_id", "name", "score")
+    """One line for each image of a group, the best group first."""
+    header = ("group", "place", "instance_id", "name", "score", "cosine")
     return tsv(
         header,
         (
@@ -39,6 +55,7 @@ def duplicates_tsv(duplicates: Duplicates) -> str:
                 member.instance_id,
                 member.name,
                 f"{member.score:.6f}",
+                f"{member.cosine:.6f}",
             )
             for number, group in enumerate(duplicates.groups, start=1)
             for member in group
@@ -46,9 +63,7 @@ def duplicates_tsv(duplicates: Duplicates) -> str:
     )
 
 
-def duplicates_page(
-    duplicates: Duplicates, threshold: float, title: str, size: int
-) -> str:
+def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:
     """The groups with their pictures; long lists are cut, and that is said."""
     shown = [group[:_MEMBERS_SHOWN] for group in duplicates.groups]
     shown = shown[:_GROUPS_SHOWN]
@@ -71,7 +86,7 @@ def duplicates_page(
     return pages.render(
         "duplicates.html",
         title=title,
-        summary=summary(duplicates, threshold),
+        summary=summary(duplicates),
         groups=groups,
         left_out=max(0, len(duplicates.groups) - _GROUPS_SHOWN),
     )

@@ -52,7 +52,7 @@ def report(
     images: RunImages,
     *,
     max_points: int = 3000,
-    threshold: float = 0.95,
+    threshold: float | None = None,
     num_neighbors: int = 200,
     seed: int = 0,
 ) -> str:
@@ -63,7 +63,8 @@ def report(
         images: Its images; where they are gone, pictures are grey.
         max_points: Of more rows, so many are drawn for the map, the
             classification and the pictures.
-        threshold: Cosine of near-duplicates.
+        threshold: Cosine of near-duplicates; None lets `find_duplicates`
+            decide.
         num_neighbors: Neighbours that vote.
         seed: Seeds the sample.
 
@@ -261,7 +262,7 @@ def _loneliest(bank, sample):
 
 def _duplicates(images, sample, threshold):
     bank = images.bank
-    note = "Compared by their rows in the bank; the closest first."
+    note = "Rows of the bank were compared; the closest come first."
     if len(bank.rows) > _DUPLICATES_UP_TO:
         positions = sample.positions
         bank = Bank(
@@ -272,23 +273,21 @@ def _duplicates(images, sample, threshold):
             bank.class_names,
         )
         note = (
-            f"Only the {len(positions)} sampled rows are compared, by their "
-            "rows in the bank; instdisc-duplicates compares all. The closest "
+            f"Only the rows of the {len(positions)} sampled images were "
+            "compared; instdisc-duplicates compares all. The closest come "
             "first."
         )
     collection = Collection(bank, RunImages(bank, images.flags), "")
     found = find_duplicates(collection, threshold)
-    # The closest first: of a bank that is little trained, the largest groups
-    # hold what is merely alike.
-    groups = sorted(
-        (sorted(group, key=lambda m: -m.score)[:8] for group in found.groups),
-        key=lambda group: -group[0].score,
-    )[:_GROUPS_SHOWN]
+    groups = [
+        sorted(group, key=lambda m: -m.score)[:8]
+        for group in found.groups[:_GROUPS_SHOWN]
+    ]
     pictures = duplicate_page.read_pictures(
         [member for group in groups for member in group], _PICTURE
     )
     return {
-        "summary": duplicate_page.summary(found, threshold),
+        "summary": duplicate_page.summary(found),
         "note": note,
         "groups": [
             [

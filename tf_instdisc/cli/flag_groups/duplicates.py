@@ -6,8 +6,9 @@ from tf_instdisc.cli.flag_groups import finished_run
 
 THRESHOLD = flags.DEFINE_float(
     "threshold",
-    0.98,
-    "Cosine from which on two images are near-duplicates.",
+    None,
+    "Cosine from which on two images are near-duplicates. By default each pair "
+    "is compared with the other neighbors of its images, and by its pixels.",
     lower_bound=0.01,
     upper_bound=1.0,
 )
@@ -17,6 +18,13 @@ FOLDERS = flags.DEFINE_list(
     "A folder to search in place of the training images, or two folders, "
     "A,B, to compare with each other.",
 )
+PIXELS = flags.DEFINE_bool(
+    "pixels",
+    True,
+    "Compare small pictures of the candidates. --nopixels goes by the "
+    "embeddings alone: that needs no images, but finds less.",
+)
+flags.DEFINE_alias("encode", "pixels")  # --noencode needed no images either.
 MAX_PAIRS = flags.DEFINE_integer(
     "max_pairs", 1_000_000, "Pairs at which the search stops.", lower_bound=1
 )

@@ -18,8 +18,9 @@ NUM_NEIGHBORS = flags.DEFINE_integer(
 )
 THRESHOLD = flags.DEFINE_float(
     "threshold",
-    0.95,
-    "Cosine from which on two rows are near-duplicates.",
+    None,
+    "Cosine from which on two rows are near-duplicates; by default as "
+    "instdisc-duplicates decides.",
     lower_bound=0.01,
     upper_bound=1.0,
 )
