@@ -128,7 +128,7 @@ def run(run_dir, **changes):
     if is_chief:
         directory.keep_metrics(progress.epochs)
         callbacks.insert(0, MetricsFile(directory))
-    with saving.stop_on_sigterm(model), strategy.lost_workers_named(built):
+    with saving.stop_on_signals(model), strategy.lost_workers_named(built):
         model.fit(
             strategy.distribute(built, batches),
             steps_per_epoch=pipeline.steps_per_epoch(source, batch_size),

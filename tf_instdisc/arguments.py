@@ -1,6 +1,7 @@
 """What `InstanceDiscrimination` accepts."""
 
 from tf_instdisc import choices
+from tf_instdisc.errors import UsageError
 
 
 def validate(
@@ -29,7 +30,7 @@ def validate(
         choices.require("bank_dtype", bank_dtype, choices.BANK_DTYPES)
     choices.require("bank_placement", bank_placement, choices.BANK_PLACEMENTS)
     if bank_placement == "host" and objective == "softmax":
-        raise ValueError(
+        raise UsageError(
             "`objective` 'softmax' takes the whole bank in each step, and "
             "needs it on the device. Received: bank_placement='host'. Use "
             "'nce' or 'info_nce'."
@@ -55,17 +56,17 @@ def validate(
         ("seed", seed, 0 <= seed < 2**31, "in [0, 2**31)"),
     ):
         if not holds:
-            raise ValueError(
+            raise UsageError(
                 f"`{name}` must be {cure}. Received: {name}={value}"
             )
     absent = set(absent_ids)
     if not all(0 <= i < num_instances for i in absent):
-        raise ValueError(
+        raise UsageError(
             f"`absent_ids` must be in [0, {num_instances}). Received: "
             f"absent_ids={absent_ids}"
         )
     if len(absent) > num_instances - 2:
-        raise ValueError(
+        raise UsageError(
             "`absent_ids` must leave at least 2 instances. Received: "
             f"absent_ids={absent_ids}, num_instances={num_instances}"
         )

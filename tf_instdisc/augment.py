@@ -16,6 +16,8 @@ from typing import Any
 
 from keras import ops
 
+from tf_instdisc.errors import UsageError
+
 Tensor = Any
 
 _CROP_ATTEMPTS = 10
@@ -77,7 +79,7 @@ class Augmentation:
 
 def _require(holds: bool, what: str, value: object) -> None:
     if not holds:
-        raise ValueError(f"Augmentation requires {what}. Received: {value}")
+        raise UsageError(f"Augmentation requires {what}. Received: {value}")
 
 
 def augment(

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.embedding import embed, inference
+from tf_instdisc.errors import UsageError
 from tf_instdisc.neighbors import knn_accuracy
 from tf_instdisc.run_directory import RunDirectory
 
@@ -51,7 +52,7 @@ class KNNMonitor(keras.callbacks.Callback):
             ("every", every),
         ):
             if value < 1:
-                raise ValueError(
+                raise UsageError(
                     f"`{name}` must be at least 1. Received: {name}={value}"
                 )
         self.test_dataset = test_dataset
@@ -65,7 +66,7 @@ class KNNMonitor(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         num_instances = self.model.num_instances
         if self.train_labels.shape != (num_instances,):
-            raise ValueError(
+            raise UsageError(
                 f"`train_labels` must have {num_instances} labels, one for "
                 "each row of the memory bank. Received: "
                 f"train_labels.shape={self.train_labels.shape}"

@@ -1,4 +1,6 @@
-"""The names that constructors and flags accept; it imports nothing."""
+"""The names that constructors and flags accept; it imports nothing heavy."""
+
+from tf_instdisc.errors import UsageError
 
 RESNET_STAGES = {
     "resnet18": ("basic", (2, 2, 2, 2)),
@@ -71,7 +73,7 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "embedding")
 def require(name: str, value: str | None, known: tuple[str, ...]) -> None:
     """Raises ValueError unless `value` is one of the known names."""
     if value not in known:
-        raise ValueError(
+        raise UsageError(
             f"`{name}` must be one of {', '.join(known)}. "
             f"Received: {name}={value!r}"
         )
@@ -92,19 +94,19 @@ def require_image_size(
     stem = stem or default_stem(image_size)
     least = _LEAST_IMAGE_SIZES.get((backbone, stem), 1)
     if image_size < least:
-        raise ValueError(
+        raise UsageError(
             f"`image_size` must be at least {least} for {backbone} with the "
             f"{stem} stem. Received: image_size={image_size}"
         )
     patch_size = PATCH_SIZES[stem]
     if backbone == "vit_small" and image_size % patch_size:
-        raise ValueError(
+        raise UsageError(
             f"`image_size` must be a multiple of {patch_size}, the side of a "
             f"patch with the {stem} stem. Received: image_size={image_size}"
         )
     is_bound = backbone in SIZED_BACKBONES
     if is_bound and train_image_size not in (None, image_size):
-        raise ValueError(
+        raise UsageError(
             f"`train_image_size` must be `image_size` for {backbone}, whose "
             "weights fit one size. Received: train_image_size="
             f"{train_image_size}, image_size={image_size}. Leave it out."

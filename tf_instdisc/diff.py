@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import linalg
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.neighbors import top_k
 from tf_instdisc.run_directory import Bank
 
@@ -58,7 +59,7 @@ def compare(
         first.names, second.names, return_indices=True
     )
     if len(names) < 2:
-        raise ValueError(
+        raise UsageError(
             "The runs must have images in common, by name. Received: "
             f"{len(names)} common names of {len(first.names)} and "
             f"{len(second.names)}"

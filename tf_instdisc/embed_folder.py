@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tf_instdisc import atomic, choices
 from tf_instdisc.data.folder import image_paths
+from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
 
 FORMATS = (".npz", ".parquet")
@@ -75,12 +76,12 @@ def embed_folder(
     """
     target = pathlib.Path(output)
     if target.suffix not in FORMATS:
-        raise ValueError(
+        raise UsageError(
             f"`output` must end in {' or '.join(FORMATS)}. "
             f"Received: output={output!r}"
         )
     if target.exists():
-        raise ValueError(
+        raise UsageError(
             f"`output` must not exist. Received: output={output!r}"
         )
     names = image_paths(folder, (*choices.IMAGE_SUFFIXES, ".webp"))
@@ -100,7 +101,7 @@ def embed_folder(
 
     valid, embeddings = _join(parts)
     if not valid.any():
-        raise ValueError(
+        raise UsageError(
             f"No image in {folder} can be read. Received: {len(names)} files"
         )
     kept = [
@@ -168,7 +169,7 @@ def _open_parts(parts: pathlib.Path, task: dict) -> None:
         parts.mkdir(parents=True, exist_ok=True)
         atomic.write_text(file, text)
     elif file.read_text("utf-8") != text:
-        raise ValueError(
+        raise UsageError(
             f"{parts} holds parts of another model or of other images. "
             "Remove it, or choose another `output`."
         )
@@ -185,7 +186,7 @@ def _write_part(file, folder, names, embedder, batch_size, pool):
         with np.load(earlier) as part:
             dims.add(part["embedding"].shape[1])
     if len(dims) > 1:
-        raise ValueError(
+        raise UsageError(
             "The model must give embeddings of one length. Received: lengths "
             f"{sorted(dims)}. If another model is served now, remove "
             f"{file.parent} and start again."
@@ -217,7 +218,7 @@ def _embed(folder, names, embedder):
         or len(embedding) != len(names)
         or not np.isfinite(embedding[valid]).all()
     ):
-        raise ValueError(
+        raise UsageError(
             "The model must give `embedding`, [number, embedding_dim] of "
             "finite numbers, and `valid`, [number] of truth values. Received: "
             f"shapes {embedding.shape} and {valid.shape} of {embedding.dtype} "

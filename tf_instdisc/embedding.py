@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc.errors import UsageError
+
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
@@ -73,7 +75,7 @@ def embed(
     if num_images is None:
         rows = np.concatenate(batches)
     elif size != num_images:
-        raise ValueError(
+        raise UsageError(
             "`num_images` must be the number of images in `dataset`. "
             f"Received: num_images={num_images}, {size} images"
         )

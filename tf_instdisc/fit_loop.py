@@ -22,7 +22,7 @@ class FitLoop(keras.Model):
     Attributes:
         skip_steps: Steps of the next epoch that were done before; `fit`
             counts them, takes no input for them and changes nothing.
-        stop_requested: Set it, from a signal handler say, to stop training.
+        stop_requested: Whether `request_stop` was called on this host.
         stopped: Whether training shall end after this step. All hosts come
             to know it after the same step.
     """
@@ -35,6 +35,13 @@ class FitLoop(keras.Model):
         self.stopped = False
         self._gradient_sums: list[tf.Variable] = []
         self._stopwatch = Stopwatch()
+
+    def request_stop(self) -> None:
+        """Stops training after this step; a signal handler may call it."""
+        self.stop_requested = True
+        if not _has_many_hosts(self.distribute_strategy):
+            # Also where no other step will come, as at the end of an epoch.
+            self.stopped = True
 
     # === Gradients ===
 

@@ -6,6 +6,8 @@ import sys
 import keras
 import numpy as np
 
+from tf_instdisc.errors import UsageError
+
 _CHUNK = 65_536
 _COLLAPSED_COSINE = 0.95
 _COLLAPSED_RANK = 2.0
@@ -132,7 +134,7 @@ class BankHealth(keras.callbacks.Callback):
     def __init__(self, every: int = 1):
         super().__init__()
         if every < 1:
-            raise ValueError(
+            raise UsageError(
                 f"`every` must be at least 1. Received: every={every}"
             )
         self.every = every

@@ -6,6 +6,7 @@ import keras
 
 from tf_instdisc import run_directory
 from tf_instdisc.encoders.portable import make_portable
+from tf_instdisc.errors import MissingFileError
 
 
 def load_encoder(path: str | os.PathLike) -> keras.Model:
@@ -27,7 +28,7 @@ def load_encoder(path: str | os.PathLike) -> keras.Model:
     """
     path = os.fspath(path)
     if not os.path.exists(path):
-        raise FileNotFoundError(
+        raise MissingFileError(
             "`path` must be a run directory or a .keras file. "
             f"Received: path={path!r}, which does not exist"
         )

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.embedding import Embedded
+from tf_instdisc.errors import UsageError
 from tf_instdisc.neighbors import knn_accuracy
 
 
@@ -60,7 +61,7 @@ def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:
     if test_source is None:
         return False
     if source.class_names != test_source.class_names:
-        raise ValueError(
+        raise UsageError(
             "The test images must have the classes of the training images. "
             f"Received: {test_source.class_names} for training classes "
             f"{source.class_names}"

@@ -11,6 +11,8 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from tf_instdisc.errors import UsageError
+
 _BLOCK = 2048
 _OTHER_BLOCK = 16_384
 _PREFIX = 24  # coordinates of the first test
@@ -62,7 +64,7 @@ def pairs_above(
         ValueError: If the threshold or a shape is out of range.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(
+        raise UsageError(
             f"`threshold` must be in (0, 1]. Received: threshold={threshold}"
         )
     radius = np.sqrt(2 * (1 - threshold + _SLACK))
@@ -106,7 +108,7 @@ def pairs_within(
     if others is None or other_radii is None:
         others, other_radii = rows, radii
     if rows.ndim != 2 or others.ndim != 2 or rows.shape[1] != others.shape[1]:
-        raise ValueError(
+        raise UsageError(
             "`rows` and `others` must be matrices of one width. Received: "
             f"rows.shape={rows.shape}, others.shape={others.shape}"
         )

@@ -11,6 +11,8 @@ from concurrent import futures
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc.errors import UsageError
+
 _QUERY_CHUNK = 512
 _VOTING_CHUNK = 4096  # queries whose votes, one a class, are held at a time
 _SIMILARITIES = 2**25  # of a chunk of queries and a chunk of rows
@@ -44,12 +46,12 @@ def top_k(
         ValueError: If `num_neighbors` or a shape is out of range.
     """
     if num_neighbors < 1:
-        raise ValueError(
+        raise UsageError(
             "`num_neighbors` must be at least 1. "
             f"Received: num_neighbors={num_neighbors}"
         )
     if queries.ndim != 2 or rows.ndim != 2 or queries.shape[1] != rows.shape[1]:
-        raise ValueError(
+        raise UsageError(
             "`queries` and `rows` must be matrices of one width. Received: "
             f"queries.shape={queries.shape}, rows.shape={rows.shape}"
         )
@@ -286,7 +288,7 @@ def knn_accuracy(
     queries, query_labels = _labelled(queries, query_labels)
     highest = max(row_labels.max(initial=-1), query_labels.max(initial=-1))
     if not len(rows) or not len(queries) or highest >= num_classes:
-        raise ValueError(
+        raise UsageError(
             "kNN needs labelled rows and queries with labels below "
             f"`num_classes`. Received: {len(rows)} labelled rows, "
             f"{len(queries)} labelled queries, num_classes={num_classes}, "

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tf_instdisc import choices
+from tf_instdisc.errors import UsageError
 
 
 def build_optimizer(
@@ -48,7 +49,7 @@ def build_optimizer(
     choices.require("optimizer", optimizer, choices.OPTIMIZERS)
     choices.require("schedule", schedule, choices.SCHEDULES)
     if not 0 <= warmup_epochs < epochs:
-        raise ValueError(
+        raise UsageError(
             "`warmup_epochs` must be at least 0 and below `epochs`. "
             f"Received: warmup_epochs={warmup_epochs}, epochs={epochs}"
         )
@@ -141,13 +142,13 @@ class SGD(keras.optimizers.SGD):
     ):
         super().__init__(learning_rate, momentum=float(momentum), **kwargs)
         if self.nesterov or self.weight_decay:
-            raise ValueError(
+            raise UsageError(
                 "`nesterov` and `weight_decay` are not supported; the decay "
                 "of PyTorch is `coupled_weight_decay`. Received: "
                 f"nesterov={self.nesterov}, weight_decay={self.weight_decay}"
             )
         if not coupled_weight_decay >= 0:
-            raise ValueError(
+            raise UsageError(
                 "`coupled_weight_decay` must be at least 0. Received: "
                 f"coupled_weight_decay={coupled_weight_decay}"
             )

@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 
 from tf_instdisc import atomic
-from tf_instdisc.errors import StorageError
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.text import shown_message
 
 
-class RunDirectoryError(ValueError):
+class RunDirectoryError(UsageError):
     """A directory does not hold what it should."""
 
 
@@ -351,6 +351,11 @@ def check_usable(path: str) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise RunDirectoryError(
             f"`run_dir` must be a directory. Received: run_dir={path}, a file."
+        )
+    place = next(p for p in (run.path, *run.path.parents) if p.exists())
+    if not place.is_dir():
+        raise RunDirectoryError(
+            f"`run_dir` must not lie below a file. Received: run_dir={path}"
         )
     if run.settings.exists() or not run.path.exists():
         return

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,10 @@ from tf_instdisc.fit_loop import FitLoop
 from tf_instdisc.run_directory import RunDirectory
 
 _FORMAT_VERSION = 2
+_STOPPING = (
+    b"\nstopping: the run is saved after this step; Ctrl-C again ends it at "
+    b"once\n"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,19 +237,29 @@ def _raise_not_finite(model, what):
 
 
 @contextlib.contextmanager
-def stop_on_sigterm(model: FitLoop) -> Iterator[None]:
-    """Has SIGTERM stop the training after its step, within the context."""
+def stop_on_signals(model: FitLoop) -> Iterator[None]:
+    """Within the context, SIGTERM and SIGINT stop training after its step.
+
+    A second SIGINT does what it did before the context was entered.
+    """
     if threading.current_thread() is not threading.main_thread():
         # Python leaves signals to the main thread.
         yield
         return
 
     def stop(number, frame):
-        del number, frame
-        model.stop_requested = True
+        del frame
+        model.request_stop()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            os.write(2, _STOPPING)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -28,6 +28,7 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.embedding import Embedded, embed
 from tf_instdisc.encoders import build_encoder
+from tf_instdisc.errors import UsageError
 from tf_instdisc.health import BankHealth
 from tf_instdisc.load import load_encoder
 from tf_instdisc.model import InstanceDiscrimination
@@ -119,7 +120,7 @@ def train(
     if method_config.get("jit_encoder") and encoder_config.get(
         "sync_batch_norm"
     ):
-        raise ValueError(
+        raise UsageError(
             "`jit_encoder` does not go with `sync_batch_norm`: XLA cannot "
             "compile what replicas tell each other. Received: "
             "jit_encoder=True, sync_batch_norm=True"
@@ -274,7 +275,7 @@ def train(
 
     if progress.epochs < epochs and not finish:
         with (
-            saving.stop_on_sigterm(model),
+            saving.stop_on_signals(model),
             strategies.lost_workers_named(strategy),
         ):
             model.fit(
@@ -321,7 +322,7 @@ def _begin_with(run: RunDirectory, model: InstanceDiscrimination) -> None:
     )
     bank = run.load_bank()
     if shapes != wanted or bank.instance_ids.max() >= model.num_instances:
-        raise ValueError(
+        raise UsageError(
             "`init_run` must hold an encoder of the same kind, and ids below "
             f"{model.num_instances}. Received: init_run={run.path}, with "
             f"{trained.count_params()} parameters for "
@@ -336,7 +337,7 @@ def _begin_with(run: RunDirectory, model: InstanceDiscrimination) -> None:
 def require_multiple(batch_size: int, num_replicas: int) -> None:
     """Raises ValueError unless each replica gets as much of a batch."""
     if batch_size % num_replicas:
-        raise ValueError(
+        raise UsageError(
             "`batch_size` is global and must be a multiple of the "
             f"{num_replicas} replicas. Received: batch_size={batch_size}"
         )

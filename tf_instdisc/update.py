@@ -16,6 +16,7 @@ import numpy as np
 from tf_instdisc import atomic, run_directory
 from tf_instdisc.data.folder import image_paths, report_unreadable
 from tf_instdisc.data.sources import NO_LABEL
+from tf_instdisc.errors import UsageError
 from tf_instdisc.load import load_encoder
 from tf_instdisc.run_directory import (
     Bank,
@@ -85,7 +86,7 @@ def update_run(
     """
     flags = run.read_flags()
     if "images" not in flags:
-        raise ValueError(
+        raise UsageError(
             "`run_dir` must hold a run over a folder of images. Received: a "
             f"run over --dataset={flags.get('dataset')}"
         )
@@ -304,7 +305,7 @@ def _labels(names, bank):
     classes = [name.split("/")[0] if "/" in name else None for name in names]
     unknown = sorted(set(classes) - set(known) - {None})
     if unknown:
-        raise ValueError(
+        raise UsageError(
             "`images` must have the class subfolders of the run: "
             f"{', '.join(map(shown, bank.class_names))}. Received: "
             f"{', '.join(map(shown, unknown))}"

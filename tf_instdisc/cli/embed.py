@@ -7,6 +7,7 @@ import sys
 
 from tf_instdisc.cli.flag_groups import embedding, finished_run
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.text import shown
 
 GROUPS = (embedding, finished_run)
@@ -31,7 +32,7 @@ def _embed() -> None:
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise ValueError(
+            raise UsageError(
                 "A .parquet output needs pyarrow: "
                 "pip install 'tf_instdisc[parquet]'"
             ) from error
@@ -51,7 +52,7 @@ def _embed() -> None:
             embedding.BATCH_SIZE.value,
         )
     except ServingError as error:
-        raise ValueError(str(error)) from error
+        raise UsageError(str(error)) from error
     print(f"{outcome.num_embedded} images in {shown(output)}")
     if outcome.failed:
         named = "".join(
@@ -104,7 +105,7 @@ def _from_saved_model(path):
     if not (path / "saved_model.pb").exists():
         numbers = versions.versions(os.fspath(path))
         if not numbers:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 "`saved_model` must hold saved_model.pb or numbered versions. "
                 f"Received: saved_model={os.fspath(path)!r}"
             )
@@ -114,7 +115,7 @@ def _from_saved_model(path):
 
     model = tf.saved_model.load(os.fspath(path))
     if "image_bytes" not in model.signatures:
-        raise ValueError(
+        raise UsageError(
             "`saved_model` must have the signature image_bytes. Received: "
             f"{', '.join(model.signatures)}"
         )

@@ -1,15 +1,20 @@
-"""Starts a command: grouped `--help`, environment, clean errors."""
+"""Starts a command: grouped `--help`, environment, exit statuses."""
 
+import difflib
 import math
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from tf_instdisc.errors import RunError, StorageError
+from tf_instdisc.cli import failures, interrupt
+from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown_message
+
+_HELP = {"--help", "-help", "--helpfull", "--helpshort", "-h", "-?"}
 
 
 def launch(
@@ -21,64 +26,105 @@ def launch(
     """Parses the flags and runs a command; does not return.
 
     Args:
-        main: The command; it reads the flags itself. A ValueError or
-            FileNotFoundError from it is a mistake of the user's and ends the
-            command with its message and exit status 2; a RunError with
-            its own status.
+        main: The command; it reads the flags itself. An expected failure
+            from it ends the command with one sentence and its own exit
+            status; any other exception keeps its traceback, with status 1.
         summary: What `--help` says first.
         groups: Modules of `flag_groups`; `--help` lists their flags under
             the first line of their docstrings.
         num_arguments: Arguments besides flags, which `main` is given.
     """
-    if {"--help", "-help", "--helpfull", "-h"} & set(sys.argv[1:]):
+    if _HELP & set(sys.argv[1:]):
         print(_help(summary, groups))
         sys.exit(0)
     # The encoder is three times as fast with oneDNN; TensorFlow turns it on
     # by itself only for processors with AVX-512.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _refuse_nan(groups)
 
     def run(arguments):
         if not flags.FLAGS["verbosity"].present:
             # TFDS tells of every file that it opens.
             logging.set_verbosity(logging.ERROR)
-        arguments = arguments[1:]
         if len(arguments) != num_arguments:
-            wanted = f"{num_arguments or 'no'} arguments besides flags"
-            raise app.UsageError(
-                f"The command takes {wanted}. Received: {' '.join(arguments)}"
+            raise UsageError(
+                f"The command takes {num_arguments or 'no'} arguments besides "
+                f"flags. Received: {' '.join(arguments) or 'none'}"
             )
-        try:
-            main(*arguments)
-        except (ValueError, FileNotFoundError) as error:
-            _end(error, 2)
-        except OSError as error:
-            _end(error, StorageError.exit_status)
-        except RunError as error:
-            _end(error, error.exit_status)
+        main(*arguments)
 
-    _refuse_nan(groups)
-    app.run(run)
+    def run_until_failure(arguments):
+        try:
+            run(arguments)
+        except Exception as error:
+            end = failures.describe(error, _named_paths(arguments))
+            if end is None:
+                raise
+            _end(*end)
+
+    with interrupt.ending_the_command():
+        app.run(run_until_failure, flags_parser=lambda a: _parse(a, groups))
+
+
+def _parse(argv: Sequence[str], groups) -> list[str]:
+    """The arguments besides flags; ends the command if a flag is wrong."""
+    try:
+        return flags.FLAGS(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = [name for name in flags.FLAGS if not name.startswith("no")]
+        ours = [flag.name for flag in _flags_of(groups)]
+        name = error.flagname.removeprefix("no")
+        close = difflib.get_close_matches(name, ours or known, n=3)
+        hint = " or ".join(f"--{name}" for name in close) or "--help"
+        _end(f"The flag --{error.flagname} is unknown. Did you mean {hint}?", 2)
+    except flags.Error as error:
+        text = str(error).removeprefix("ERROR:: ")
+        text = re.sub(
+            r"(flag --\w+=None: )?Flag --(\w+) must have a value other than "
+            r"None\.",
+            r"The flag --\2 is required.",
+            text,
+        )
+        _end(" ".join(text.splitlines()), 2)
+    except (OSError, UnicodeDecodeError) as error:
+        _end(f"A --flagfile cannot be read: {error}", 2)
+    raise AssertionError("`_end` does not return.")
+
+
+def _named_paths(arguments: Sequence[str]) -> list[str]:
+    """All that the user has given and that may be a path."""
+    found = list(arguments)
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if flag.present:
+            values = (
+                flag.value if isinstance(flag.value, list) else [flag.value]
+            )
+            found += [value for value in values if isinstance(value, str)]
+    return [value for value in found if isinstance(value, str)]
+
+
+def _flags_of(groups: Sequence[types.ModuleType]) -> list[flags.Flag]:
+    ours = flags.FLAGS.flags_by_module_dict()
+    return [flag for g in groups for flag in ours.get(g.__name__, ())]
 
 
 def _refuse_nan(groups: Sequence[types.ModuleType]) -> None:
     """NaN passes absl's bounds, as it is neither below nor above them."""
-    ours = flags.FLAGS.flags_by_module_dict()
-    for group in groups:
-        for flag in ours.get(group.__name__, ()):
-            if isinstance(flag.parser, flags.FloatParser):
-                flags.register_validator(
-                    flag.name,
-                    lambda value: value is None or math.isfinite(value),
-                    "must be a finite number",
-                )
+    for flag in _flags_of(groups):
+        if isinstance(flag.parser, flags.FloatParser):
+            flags.register_validator(
+                flag.name,
+                lambda value: value is None or math.isfinite(value),
+                "must be a finite number",
+            )
 
 
-def _end(error: Exception, status: int) -> None:
+def _end(message: str, status: int) -> None:
     # Parts that come from files or servers have been escaped where they were
     # put in; whatever has not is at least kept from the terminal here.
-    message = shown_message(f"error: {error}")
-    print(message, file=sys.stderr, flush=True)
+    print(shown_message(f"error: {message}"), file=sys.stderr, flush=True)
     sys.exit(status)
 
 

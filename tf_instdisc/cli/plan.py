@@ -16,6 +16,7 @@ from tf_instdisc import choices, plan
 from tf_instdisc.cli import train
 from tf_instdisc.cli.flag_groups import data, encoder, optimization, run
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.errors import MissingFileError, UsageError
 
 _SUMMARY = """
 Prints what a run will need: bank, memory of a step, checkpoints, steps. It
@@ -131,7 +132,7 @@ def _num_hosts():
     cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
     workers = sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
     if not workers:
-        raise ValueError(
+        raise UsageError(
             "--distribution=multi_worker needs hosts in TF_CONFIG. Received: "
             f"TF_CONFIG={os.environ.get('TF_CONFIG')!r}"
         )
@@ -152,7 +153,7 @@ def _count_images():
             file.suffix.lower() in choices.IMAGE_SUFFIXES for file in files
         )
         if not count:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"The folder must hold images. Received: "
                 f"images={data.IMAGES.value!r}"
             )
@@ -176,7 +177,7 @@ def _count_prepared(data_dir, dataset, split):
                 size = sum(int(length) for length in part["shardLengths"])
                 ends = [_position(end, size) for end in ends]
                 return len(range(size)[slice(*ends)])
-    raise ValueError(
+    raise UsageError(
         f"{dataset} is not prepared in {data_dir}, or has no split {split}. "
         "Give --num_instances."
     )

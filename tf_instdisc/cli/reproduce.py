@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 
+from tf_instdisc.cli import interrupt
 from tf_instdisc.cli.flag_groups import reproduce
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.errors import RunStoppedError
+from tf_instdisc.errors import RunStoppedError, UsageError
 
 _SUMMARY = """
 Trains what a table of the paper needs and is not there, measures it, and
@@ -34,6 +35,7 @@ def _reproduce() -> None:
         more.insert(0, f"--data_dir={reproduce.DATA_DIR.value}")
     trainer = _Trainer()
     signal.signal(signal.SIGTERM, trainer.stop)
+    signal.signal(signal.SIGINT, trainer.interrupt)
     for name in dict.fromkeys(reproduce.TABLE.value or ()):
         make_table(
             name,
@@ -79,11 +81,18 @@ class _Trainer:
             self._running.discard(process)
         if status:
             ends = {RunStoppedError.exit_status, -signal.SIGTERM}
-            kind = RunStoppedError if status in ends else ValueError
+            kind = RunStoppedError if status in ends else UsageError
             raise kind(
                 f"Training ended with status {status}; {log_path} says why. "
                 "The same command again goes on."
             )
+
+    def interrupt(self, *_):
+        """Stops the runs, which save, and then this command."""
+        signal.signal(signal.SIGINT, lambda *_: interrupt.end_at_once())
+        for process in tuple(self._running):
+            process.terminate()
+        raise interrupt.Interrupted
 
     def stop(self, *_):
         """Stops the runs, which save; ends at once where there is none."""

@@ -11,6 +11,7 @@ from tf_instdisc.cli.flag_groups import (
     run,
 )
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.errors import UsageError
 
 GROUPS = (data, augmentation, encoder, objective, optimization, run)
 
@@ -143,8 +144,8 @@ def _sources(init_run):
         return source, None
     try:
         return source, read(data.TEST_SPLIT.value)
-    except ValueError as error:
-        raise ValueError(
+    except UsageError as error:
+        raise UsageError(
             f"--test_split={data.TEST_SPLIT.value} cannot be read; an empty "
             f"--test_split= does without kNN. {error}"
         ) from error

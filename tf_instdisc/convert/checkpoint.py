@@ -11,6 +11,7 @@ from tf_instdisc.convert.records import CheckpointError, Inert, Tensor
 from tf_instdisc.convert.resnet_weights import build_from
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.data.sources import NO_LABEL
+from tf_instdisc.errors import UsageError
 from tf_instdisc.run_directory import (
     Bank,
     RunDirectory,
@@ -192,7 +193,7 @@ def _name_rows(rows, images):
     if images:
         names = sorted(image_paths(images), key=lambda name: name.split("/"))
         if len(names) != len(rows):
-            raise ValueError(
+            raise UsageError(
                 "`images` must be the folder that the bank was made from, "
                 f"with an image for each of its {len(rows):,} rows. Received: "
                 f"images={images!r}, with {len(names):,} images"

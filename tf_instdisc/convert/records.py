@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from tf_instdisc.errors import UsageError
+
 INERT = frozenset(
     {
         # The authors' and CMC's modules, and what they hold.
@@ -40,7 +42,7 @@ ITEM_BYTES = {
 """Kinds of storage, with the bytes of one number."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UsageError):
     """A checkpoint is damaged, unknown, or holds what is refused."""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from tf_instdisc import choices
 from tf_instdisc.convert.records import CheckpointError
 from tf_instdisc.encoders import build_encoder
+from tf_instdisc.errors import UsageError
 
 _STEMS = {7: "imagenet", 3: "cifar"}
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -129,7 +130,7 @@ def _torch_names(layer_name):
     else:
         inner = re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)", layer_name)
         if inner is None:
-            raise ValueError(f"Unknown layer. Received: {layer_name!r}")
+            raise UsageError(f"Unknown layer. Received: {layer_name!r}")
         stage, block, number, kind = inner.groups()
         part = f"{kind}{number}"
         if number == "0":

@@ -19,6 +19,7 @@ from tf_instdisc.convert.records import (
     Storage,
     Tensor,
 )
+from tf_instdisc.errors import MissingFileError
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -106,7 +107,7 @@ def open_file(path: str) -> Iterator[TorchFile]:
             asks for anything but tensors and the records of `pickles`.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"The checkpoint {path!r} does not exist.")
+        raise MissingFileError(f"The checkpoint {path!r} does not exist.")
     if not os.path.getsize(path):
         raise CheckpointError(f"{path} is empty.")
     with (

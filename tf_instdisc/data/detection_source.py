@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.data import decode
+from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
 
 _NAMED_AT_MOST = 20
@@ -65,7 +66,7 @@ def build_source(
         ValueError: If all objects are difficult, or there is none.
     """
     if all(entry.difficult.all() for entry in objects):
-        raise ValueError(
+        raise UsageError(
             "A split must hold objects that are not difficult. Received: "
             f"{name}, of which none of the {len(objects)} images has one"
         )
@@ -138,7 +139,7 @@ def build_objects(
     # NaN is not greater either.
     is_box = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
     if not is_box.all():
-        raise ValueError(
+        raise UsageError(
             "A box must hold a pixel of its image. Received: "
             f"{boxes[~is_box][0].tolist()} (left, top, right, bottom edge) "
             f"in {place}, an image of {width} x {height}"

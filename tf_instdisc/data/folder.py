@@ -10,12 +10,13 @@ import tensorflow as tf
 from tf_instdisc import choices
 from tf_instdisc.data import decode
 from tf_instdisc.data.sources import NO_LABEL, ImageSource, shuffled
+from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.text import shown
 
 _NAMED_AT_MOST = 20
 
 
-class UnreadableImageError(ValueError):
+class UnreadableImageError(UsageError):
     """A folder holds images that cannot be decoded."""
 
 
@@ -120,7 +121,7 @@ def image_paths(
     """
     root = pathlib.Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"The folder of images must exist. Received: folder={folder!r}"
         )
     relative = (path.relative_to(root) for path in root.rglob("*"))
@@ -133,12 +134,12 @@ def image_paths(
     for name in names:
         # Python stands bytes that are no UTF-8 in for by surrogates.
         if any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise ValueError(
+            raise UsageError(
                 "Names of images must be UTF-8. Received: "
                 f"{os.fsencode(name)!r} in folder={folder!r}. Rename it."
             )
     if not names:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"The folder must hold images ({', '.join(suffixes)}). "
             f"Received: folder={folder!r}"
         )
@@ -149,7 +150,7 @@ def _ids_of(names, known_ids, folder):
     unknown = [name for name in names if name not in known_ids]
     if unknown:
         named = ", ".join(map(shown, unknown[:_NAMED_AT_MOST]))
-        raise ValueError(
+        raise UsageError(
             f"Every image of {folder} must have a row in the run that this "
             f"one begins with; {len(unknown)} have none: {named}. Run "
             "instdisc-update first."

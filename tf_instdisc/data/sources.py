@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc.errors import UsageError
+
 NO_LABEL = -1
 
 
@@ -78,7 +80,7 @@ def array_source(
     """
     num_instances = len(images)
     if images.ndim != 4 or images.dtype != np.uint8 or not num_instances:
-        raise ValueError(
+        raise UsageError(
             "`images` must be uint8 [num_instances, height, width, channels]. "
             f"Received: images.shape={images.shape}, "
             f"images.dtype={images.dtype}"
@@ -88,7 +90,7 @@ def array_source(
     else:
         label_array = np.asarray(labels, np.int64)
         if label_array.shape != (num_instances,):
-            raise ValueError(
+            raise UsageError(
                 "`labels` must hold one label for each image. Received: "
                 f"labels.shape={label_array.shape}, {num_instances} images"
             )

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.data.sources import ImageSource, in_memory
+from tf_instdisc.errors import UsageError
 
 _IN_MEMORY = 20_000  # images; 2 GiB of ImageNet's files
 
@@ -29,12 +30,12 @@ def subset(source: ImageSource, instance_ids: np.ndarray) -> ImageSource:
     ids = np.unique(np.asarray(instance_ids, np.int64))
     readable = np.setdiff1d(np.arange(source.num_instances), source.unreadable)
     if not len(ids) or len(ids) != len(instance_ids):
-        raise ValueError(
+        raise UsageError(
             "`instance_ids` must hold at least one id, and each once. "
             f"Received: {len(instance_ids)} ids, {len(ids)} different ones"
         )
     if not np.isin(ids, readable).all():
-        raise ValueError(
+        raise UsageError(
             "`instance_ids` must be ids of readable images. Received: "
             f"{np.setdiff1d(ids, readable)[:5].tolist()} ..."
         )

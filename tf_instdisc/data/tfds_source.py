@@ -16,6 +16,7 @@ from tf_instdisc.data.sources import (
     array_source,
     shuffled,
 )
+from tf_instdisc.errors import UsageError
 
 _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that `auto` keeps in memory
 _OPEN_SHARDS = 16
@@ -55,7 +56,7 @@ def tfds_source(
     builder.download_and_prepare()
     features = builder.info.features
     if image_key not in features:
-        raise ValueError(
+        raise UsageError(
             f"`image_key` must be a feature of {dataset}: "
             f"{', '.join(features)}. Received: image_key={image_key!r}"
         )
@@ -63,7 +64,7 @@ def tfds_source(
     shape = features[image_key].shape
     is_fixed = None not in shape
     if cache == "memory" and not is_fixed:
-        raise ValueError(
+        raise UsageError(
             "cache='memory' needs images of one shape; those of "
             f"{dataset} are {shape}. Use cache='none'."
         )
@@ -88,9 +89,10 @@ def open_builder(
         known = tfds.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(dataset, known)
         hint = f"Did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(
+        raise UsageError(
             f"`dataset` must be a TFDS data set. {hint}Received: "
-            f"dataset={dataset!r}. Known: {', '.join(known)}"
+            f"dataset={dataset!r}. All are listed at "
+            "https://www.tensorflow.org/datasets/catalog."
         ) from error
 
 
@@ -103,7 +105,7 @@ def require_split(builder: tfds.core.DatasetBuilder, split: str):
     try:
         return builder.info.splits[split]
     except (KeyError, ValueError) as error:
-        raise ValueError(
+        raise UsageError(
             f"`split` must be one of {', '.join(builder.info.splits)}, or a "
             f"part of one such as 'train[:10000]'. Received: split={split!r}"
         ) from error
@@ -139,7 +141,7 @@ def _in_memory(builder, split, image_key, label_key):
 
 def _streamed(builder, split, image_key, label_key, shuffle_buffer):
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise ValueError(
+        raise UsageError(
             f"{builder.name} must be stored as tfrecord to be read shard by "
             f"shard. Received: file_format={builder.info.file_format}. "
             "Prepare it with file_format='tfrecord'."

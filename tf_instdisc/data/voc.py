@@ -20,6 +20,7 @@ from tf_instdisc.data.detection_source import (
     image_sizes,
     require_none,
 )
+from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.text import shown
 
 
@@ -73,14 +74,14 @@ def voc_folder(
         object_names, boxes, difficult, stated_size = entry
         unknown = sorted({name for name in object_names if name not in index})
         if unknown:
-            raise ValueError(
+            raise UsageError(
                 "Classes must be those of the training split "
                 f"({', '.join(map(shown, class_names))}). Received: "
                 f"{', '.join(map(shown, unknown))} "
                 f"in {file}"
             )
         if stated_size is not None and stated_size != tuple(size):
-            raise ValueError(
+            raise UsageError(
                 f"An annotation must state its image's size. Received: {file} "
                 f"with height and width {stated_size}, an image of "
                 f"{tuple(map(int, size))}"
@@ -124,7 +125,7 @@ def voc_tfds(
     if "objects" in features:
         fields = getattr(features["objects"], "feature", {})
     if "bbox" not in fields or not hasattr(fields["label"], "names"):
-        raise ValueError(
+        raise UsageError(
             "`dataset` must have boxes: a feature `objects` of `bbox` and "
             f"class `label`. Received: dataset={dataset!r} with "
             f"{', '.join(features)}"
@@ -173,7 +174,7 @@ def _split_names(folder, split):
     splits = os.path.join(folder, "ImageSets", "Main")
     for path in (os.path.join(folder, "JPEGImages"), splits):
         if not os.path.isdir(path):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 "The folder must hold Annotations, ImageSets/Main and "
                 f"JPEGImages. Received: folder={folder!r} without {path}"
             )
@@ -184,14 +185,14 @@ def _split_names(folder, split):
             for name in os.listdir(splits)
             if name.endswith(".txt")
         )
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"`split` must be one of {', '.join(known)}. Received: "
             f"split={split!r}"
         )
     with open(path, encoding="utf-8") as file:
         names = [line.strip() for line in file if line.strip()]
     if not names or any(len(name.split()) > 1 for name in names):
-        raise ValueError(
+        raise UsageError(
             f"{path} must hold one image's name in each line, and at least "
             f"one. Received: {len(names)} lines, {names[0] if names else ''!r} "
             "the first one"
@@ -239,7 +240,7 @@ def _read_annotation(path):
         TypeError,
         ValueError,
     ) as error:
-        raise ValueError(
+        raise UsageError(
             "An annotation must be XML in VOC's form: objects with a name, "
             "bndbox of xmin, ymin, xmax, ymax, and difficult 0 or 1. "
             f"Received: {path}: {type(error).__name__}: {error}"

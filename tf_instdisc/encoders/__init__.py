@@ -12,6 +12,7 @@ from keras import layers
 
 from tf_instdisc import choices
 from tf_instdisc.encoders import alexnet, given, portable, resnet, vgg, vit
+from tf_instdisc.errors import UsageError
 
 # Mean and deviation of ImageNet's RGB, as shares of 255.
 _MEAN = (0.485, 0.456, 0.406)
@@ -79,7 +80,7 @@ def build_encoder(
         ("width", width),
     ):
         if value < 1:
-            raise ValueError(
+            raise UsageError(
                 f"`{name}` must be at least 1. Received: {name}={value}"
             )
     if isinstance(backbone, keras.Model):
@@ -138,7 +139,7 @@ def _apply(backbone, x, width, stem, synchronized):
 def _require_defaults(**values):
     for name, (value, default) in values.items():
         if value != default:
-            raise ValueError(
+            raise UsageError(
                 f"`{name}` belongs to the backbones known by name; a model "
                 f"is taken as it is. Received: {name}={value!r}"
             )

@@ -2,6 +2,8 @@
 
 import keras
 
+from tf_instdisc.errors import UsageError
+
 _OURS = ("image", "normalize", "pool", "projection", "embedding")
 
 
@@ -15,13 +17,13 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
     if not isinstance(backbone, keras.Sequential) and not isinstance(
         backbone, keras.src.models.Functional
     ):
-        raise ValueError(
+        raise UsageError(
             "`backbone` must be a functional or Sequential model, so that its "
             "layers are reached by name and its file loads anywhere. "
             f"Received: backbone={type(backbone).__name__}"
         )
     if not backbone.built:
-        raise ValueError(
+        raise UsageError(
             "`backbone` must be built: begin it with keras.Input((size, size, "
             "3)). Received: a Sequential model that knows no input"
         )
@@ -31,7 +33,7 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
         ("output", backbone.outputs),
     ):
         if len(tensors) != 1:
-            raise ValueError(
+            raise UsageError(
                 f"`backbone` must have one {name}. Received: {len(tensors)}"
             )
         shapes.append(tuple(tensors[0].shape))
@@ -41,13 +43,13 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
         size not in (None, want)
         for size, want in zip(taken, wanted, strict=True)
     ):
-        raise ValueError(
+        raise UsageError(
             f"`backbone` must take images [batch, {image_size}, {image_size}, "
             f"3], or of any size. Received: a model of input {taken}. Build "
             "it for this size, or change `image_size`."
         )
     if len(given) not in (2, 4) or given[-1] is None:
-        raise ValueError(
+        raise UsageError(
             "`backbone` must give a feature map [batch, height, width, "
             "channels] or a vector [batch, features]. Received: a model of "
             f"output {given}. Cut it before its head, as "
@@ -60,7 +62,7 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
         and not isinstance(layer, keras.layers.InputLayer)
     )
     if clashes:
-        raise ValueError(
+        raise UsageError(
             f"`backbone` must leave the names {', '.join(_OURS)} to the "
             f"encoder. Received: layers of the names {', '.join(clashes)}"
         )

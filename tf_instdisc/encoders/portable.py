@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from tf_instdisc import atomic
+from tf_instdisc.errors import UsageError
 
 # Arguments that Keras has gained from 3.6 to 3.15, with their defaults.
 _NEWER: dict[str, tuple[Any, ...]] = {
@@ -53,7 +54,7 @@ def save_encoder(encoder: keras.Model, path: str | os.PathLike) -> None:
     """
     path = pathlib.Path(path)
     if path.suffix != ".keras":
-        raise ValueError(
+        raise UsageError(
             f"`path` must end in .keras. Received: path={str(path)!r}"
         )
     with atomic.replacing(path) as partial:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tf_instdisc.data.detection_source import Objects
+from tf_instdisc.errors import UsageError
 
 MAX_DETECTIONS = 100
 """Detections of one image that COCO counts."""
@@ -37,7 +38,7 @@ class Detections:
 def require_pycocotools() -> None:
     """Raises ValueError unless pycocotools can be imported."""
     if importlib.util.find_spec("pycocotools") is None:
-        raise ValueError(
+        raise UsageError(
             "COCO's mean average precision needs pycocotools. Received: no "
             "module of this name. pip install 'tf_instdisc[detection]'"
         )
@@ -173,7 +174,7 @@ def coco_average_precision(
 
 def _require_as_many(objects, detections):
     if len(objects) != len(detections):
-        raise ValueError(
+        raise UsageError(
             "Every image must have its detections, if only none. Received: "
             f"{len(objects)} images, {len(detections)} detections"
         )

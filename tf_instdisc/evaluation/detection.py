@@ -15,6 +15,7 @@ import numpy as np
 from tf_instdisc.data import detection_pipeline
 from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.voc import voc_folder, voc_tfds
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import average_precision, paper
 from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.measurement import Measurement
@@ -71,7 +72,7 @@ class DetectionOptions:
 
     def __post_init__(self):
         if (self.dataset is None) == (self.images is None):
-            raise ValueError(
+            raise UsageError(
                 "Detection needs either a data set or a folder of images "
                 f"with boxes. Received: dataset={self.dataset!r}, "
                 f"images={self.images!r}"
@@ -86,7 +87,7 @@ class DetectionOptions:
             ("seed", 0 <= self.seed < 2**31, "in [0, 2**31)"),
         ):
             if not holds:
-                raise ValueError(
+                raise UsageError(
                     f"`{name}` must be {range_}. Received: "
                     f"{name}={getattr(self, name)}"
                 )

@@ -12,6 +12,7 @@ from tf_instdisc.augment import Augmentation
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.data.subset import subset
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import paper, untrained
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.linear import top_accuracies
@@ -80,7 +81,7 @@ class FineTuneOptions:
             ("batch_size", self.batch_size >= 1, "at least 1"),
         ):
             if not holds:
-                raise ValueError(
+                raise UsageError(
                     f"`{name}` must be {wanted}. Received: "
                     f"{name}={getattr(self, name)}"
                 )
@@ -98,7 +99,7 @@ def check(inputs: EvaluationInputs, options: FineTuneOptions) -> None:
     if not counts.all():
         names = inputs.source.class_names or ()
         lacking = [names[i] for i in np.flatnonzero(counts == 0)[:5]]
-        raise ValueError(
+        raise UsageError(
             "Fine-tuning needs an image of each class to learn from. "
             f"Received: none of {', '.join(lacking)} in {inputs.source.name}"
         )

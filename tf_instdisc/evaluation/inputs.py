@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.features import data_digest
 from tf_instdisc.load import load_encoder
 from tf_instdisc.run_directory import Bank, RunDirectory
@@ -156,20 +157,20 @@ def require_labels(source: ImageSource, test_source: ImageSource) -> None:
     """Raises ValueError unless both sides have labels of the same classes."""
     for what, part in (("training", source), ("test", test_source)):
         if part.class_names is None or not len(labels_of(part)):
-            raise ValueError(
+            raise UsageError(
                 f"An evaluation needs labels, and the {what} images have "
                 f"none. Received: {part.name}. Labels are the subfolders of "
                 "a folder, or the feature 'label' of a TFDS data set; "
                 "--images and --test_images, or --dataset, name another one."
             )
     if source.class_names != test_source.class_names:
-        raise ValueError(
+        raise UsageError(
             "Training and test images must have the same classes. Received: "
             f"{_named(source)} to learn from, {_named(test_source)} to test"
         )
     found = len(np.unique(labels_of(source)))
     if found < 2:
-        raise ValueError(
+        raise UsageError(
             "An evaluation needs images of at least two classes. Received: "
             f"{source.name}, whose images are of {found}"
         )
@@ -187,7 +188,7 @@ def _open_sources(flags):
         from tf_instdisc.data.folder import folder_source
 
         if not flags.get("test_images"):
-            raise ValueError(
+            raise UsageError(
                 "An evaluation needs test images. Received: a run over "
                 f"--images={flags['images']} without them. Give "
                 "--test_images=FOLDER with the same class subfolders."
@@ -198,13 +199,13 @@ def _open_sources(flags):
             folder_source(flags["test_images"], policy),
         )
     if not flags.get("dataset"):
-        raise ValueError(
+        raise UsageError(
             "An evaluation needs images, and the run names none. Give "
             "--dataset, or --images and --test_images."
         )
     test_split = flags.get("test_split", "test")
     if not test_split:
-        raise ValueError(
+        raise UsageError(
             "An evaluation needs test images. Received: a run over "
             f"--dataset={flags['dataset']} without a --test_split. Give "
             "--test_split."

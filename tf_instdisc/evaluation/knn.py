@@ -6,6 +6,7 @@ import numpy as np
 
 from tf_instdisc import choices, finishing
 from tf_instdisc.embedding import Embedded, embed
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import paper, untrained
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.measurement import Measurement
@@ -42,12 +43,12 @@ class KNNOptions:
 
     def __post_init__(self) -> None:
         if self.num_neighbors < 1:
-            raise ValueError(
+            raise UsageError(
                 "`num_neighbors` must be at least 1. Received: "
                 f"num_neighbors={self.num_neighbors}"
             )
         if self.temperature is not None and self.temperature <= 0:
-            raise ValueError(
+            raise UsageError(
                 "`temperature` must be above 0. Received: "
                 f"temperature={self.temperature}"
             )
@@ -67,7 +68,7 @@ def check(inputs: EvaluationInputs, options: KNNOptions) -> None:
         if bank.class_names != inputs.test_source.class_names:
             ours = ", ".join(map(shown, bank.class_names))
             theirs = inputs.test_source.class_names or ()
-            raise ValueError(
+            raise UsageError(
                 "The test images must have the classes of the run's images, "
                 f"{ours or 'which has none'}. "
                 f"Received: {', '.join(map(shown, theirs))}."
@@ -173,7 +174,7 @@ def _measure(name, rows, test, inputs, options, protocol):
 
 def _require_enough(num_rows, options):
     if num_rows < options.num_neighbors:
-        raise ValueError(
+        raise UsageError(
             "There must be as many labelled images as neighbours. Received: "
             f"num_neighbors={options.num_neighbors}, {num_rows} images. Lower "
             "--num_neighbors."

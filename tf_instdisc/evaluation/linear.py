@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import features, paper, untrained
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.measurement import Measurement
@@ -62,7 +63,7 @@ class LinearOptions:
         for name in ("num_features", "epochs", "batch_size"):
             value = getattr(self, name)
             if value < 1:
-                raise ValueError(
+                raise UsageError(
                     f"`{name}` must be at least 1. Received: {name}={value}"
                 )
 

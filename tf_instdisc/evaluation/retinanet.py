@@ -12,6 +12,7 @@ import keras
 import keras_cv
 from keras import layers
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.average_precision import MAX_DETECTIONS
 
 BOX_FORMAT = "xyxy"
@@ -115,7 +116,7 @@ def _backbone(encoder, image_size, pretrained):
     known = {layer.name for layer in encoder.layers}
     stages = [name for name in _STAGES if name in known]
     if not stages:
-        raise ValueError(
+        raise UsageError(
             "The encoder must have layers named conv1 .. conv5. Received: "
             f"{', '.join(layer.name for layer in encoder.layers)}"
         )
@@ -142,7 +143,7 @@ def _backbone(encoder, image_size, pretrained):
     strides = list(maps)
     doubled = [strides[0] * 2**i for i in range(_NUM_LEVELS)] if maps else []
     if strides != doubled or not strides or strides[0] != int(strides[0]):
-        raise ValueError(
+        raise UsageError(
             "`image_size` must give feature maps whose strides double, from "
             f"{_SMALLEST_STRIDE} on; a multiple of 32 does so for a ResNet. "
             f"Received: image_size={image_size}, strides {strides} of "
@@ -166,7 +167,7 @@ def _freeze(backbone, frozen_layers, frozen_batch_norm):
             if layer.name == prefix or layer.name.startswith(f"{prefix}_")
         ]
         if not frozen:
-            raise ValueError(
+            raise UsageError(
                 "`frozen_layers` must name layers of the encoder, or how "
                 f"they begin. Received: {prefix!r}, of none of "
                 f"{', '.join(layer.name for layer in backbone.layers)}"

@@ -8,6 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import features, paper
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.linear import extract_both, top_accuracies
@@ -39,11 +40,11 @@ class SVMOptions:
 
     def __post_init__(self) -> None:
         if not self.costs or min(self.costs) <= 0:
-            raise ValueError(
+            raise UsageError(
                 f"`costs` must be above 0. Received: costs={self.costs}"
             )
         if self.folds < 2:
-            raise ValueError(
+            raise UsageError(
                 f"`folds` must be at least 2. Received: folds={self.folds}"
             )
 
@@ -58,7 +59,7 @@ def check(inputs: EvaluationInputs, options: SVMOptions) -> None:
     features.require_layers(inputs.encoder, [options.layer])
     smallest = np.unique(inputs.labels, return_counts=True)[1].min()
     if smallest < options.folds:
-        raise ValueError(
+        raise UsageError(
             "Cross-validation needs an image of each class in each fold. "
             f"Received: folds={options.folds}, {smallest} images of a class. "
             "Lower --svm_folds."

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import knn, linear
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
 from tf_instdisc.evaluation.knn import KNNOptions
@@ -31,13 +32,13 @@ class TransferOptions:
 
     def __post_init__(self) -> None:
         if not {"dataset", "images"} & set(self.images):
-            raise ValueError(
+            raise UsageError(
                 "A transfer needs another data set than the run's. Received: "
                 "none. Give --transfer_dataset, or --transfer_images and "
                 "--transfer_test_images."
             )
         if ("images" in self.images) != ("test_images" in self.images):
-            raise ValueError(
+            raise UsageError(
                 "A folder to learn from goes with a folder to test on. "
                 f"Received: images={self.images.get('images')}, "
                 f"test_images={self.images.get('test_images')}. Give "
@@ -65,7 +66,7 @@ def open_transfer(
     flags = run.read_flags()
     for name in ("dataset", "images"):
         if name in options.images and options.images[name] == flags.get(name):
-            raise ValueError(
+            raise UsageError(
                 "A transfer needs another data set than the run's. Received: "
                 f"--transfer_{name}={flags[name]}, which the run was trained "
                 "on. Use --protocol=knn,linear for that."

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import choices
+from tf_instdisc.errors import UsageError
 from tf_instdisc.run_directory import Bank
 
 _PIECE = 8192  # rows that stay in a core's cache as float32
@@ -36,7 +37,7 @@ class BankIndex(tf.Module):
         super().__init__(name="bank")
         choices.require("bank_dtype", dtype, choices.INDEX_DTYPES)
         if not len(bank.rows):
-            raise ValueError("A bank must have rows. Received: 0 rows")
+            raise UsageError("A bank must have rows. Received: 0 rows")
         order = np.argsort(bank.labels < 0, kind="stable")
         self.num_rows = len(order)
         self.num_labelled = int((bank.labels >= 0).sum())

@@ -6,6 +6,8 @@ import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tf_instdisc.errors import UsageError
+
 # They are registered everywhere, and need the Python or the XLA that made
 # them.
 _REFUSED = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
@@ -13,7 +15,7 @@ _REFUSED_PREFIX = "Xla"
 _REFUSED_ATTRIBUTE = "_XlaMustCompile"
 
 
-class UnservableGraphError(ValueError):
+class UnservableGraphError(UsageError):
     """A graph holds something that a stock server does not run."""
 
 

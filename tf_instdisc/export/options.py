@@ -3,6 +3,7 @@
 import dataclasses
 
 from tf_instdisc import choices
+from tf_instdisc.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,22 +52,22 @@ class ExportOptions:
         for name in ("num_neighbors", "num_votes", "max_pixels"):
             value = getattr(self, name)
             if value < 1:
-                raise ValueError(
+                raise UsageError(
                     f"`{name}` must be at least 1. Received: {name}={value}"
                 )
         if not 0 < self.crop_fraction <= 1:
-            raise ValueError(
+            raise UsageError(
                 "`crop_fraction` must be in (0, 1]. "
                 f"Received: crop_fraction={self.crop_fraction}"
             )
         if not self.temperature > 0:
-            raise ValueError(
+            raise UsageError(
                 "`temperature` must be above 0. "
                 f"Received: temperature={self.temperature}"
             )
         sizes = list(self.batch_sizes)
         if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
-            raise ValueError(
+            raise UsageError(
                 "`batch_sizes` must be positive and rising. "
                 f"Received: batch_sizes={self.batch_sizes}"
             )

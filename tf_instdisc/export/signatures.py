@@ -7,6 +7,7 @@ from typing import TypeAlias
 import keras
 import tensorflow as tf
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.export import image_bytes
 from tf_instdisc.export.bank_index import BankIndex
 from tf_instdisc.export.options import ExportOptions
@@ -62,12 +63,12 @@ def build_serving(
 def _image_size(encoder: keras.Model) -> int:
     shape = encoder.input_shape
     if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or not shape[1]:
-        raise ValueError(
+        raise UsageError(
             "The encoder must take square RGB images of one size. "
             f"Received: encoder.input_shape={shape}"
         )
     if len(encoder.output_shape) != 2:
-        raise ValueError(
+        raise UsageError(
             "The encoder must give [batch, embedding_dim]. "
             f"Received: encoder.output_shape={encoder.output_shape}"
         )

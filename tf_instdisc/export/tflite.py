@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic, choices
+from tf_instdisc.errors import UsageError
 
 _CALIBRATION_IMAGES = 256
 
@@ -35,7 +36,7 @@ def write(
     if "int8" in types and (
         calibration_images is None or not len(calibration_images)
     ):
-        raise ValueError(
+        raise UsageError(
             "TFLite in int8 needs `calibration_images`, some hundred like "
             "those that will come. Received: none"
         )

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 
 from tf_instdisc import atomic
+from tf_instdisc.errors import UsageError
 
 
 def versions(export_dir: str) -> list[int]:
@@ -34,7 +35,7 @@ def new_version(export_dir: str) -> Iterator["PendingVersion"]:
         ValueError: If `export_dir` is a file.
     """
     if os.path.exists(export_dir) and not os.path.isdir(export_dir):
-        raise ValueError(
+        raise UsageError(
             "`export_dir` must be a directory. "
             f"Received: export_dir={export_dir!r}, a file"
         )

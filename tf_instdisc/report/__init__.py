@@ -2,6 +2,8 @@
 
 import importlib.util
 
+from tf_instdisc.errors import UsageError
+
 _missing = [
     name
     for name in ("PIL", "bokeh", "jinja2")
@@ -9,7 +11,7 @@ _missing = [
 ]
 
 
-class MissingExtraError(ValueError):
+class MissingExtraError(UsageError):
     """The packages of an extra are not installed."""
 
 

@@ -11,6 +11,7 @@ from tf_instdisc.data import decode
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import NO_LABEL, array_source
+from tf_instdisc.errors import UsageError
 from tf_instdisc.load import load_encoder
 from tf_instdisc.neighbors import top_k
 from tf_instdisc.run_directory import Bank, RunDirectory
@@ -115,7 +116,7 @@ def file_queries(
         ValueError: If there is nothing at `path`, or no image can be read.
     """
     if not os.path.exists(path):
-        raise ValueError(
+        raise UsageError(
             "`query` must be an image, a folder of images, or random:COUNT. "
             f"Received: query={path!r}, which does not exist."
         )
@@ -153,7 +154,7 @@ def _decode(path: str) -> np.ndarray:
     try:
         return decode.decode_whole(tf.io.read_file(path)).numpy()
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(
+        raise UsageError(
             "`query` must be a JPEG, PNG, GIF or BMP file. "
             f"Received: query={path!r}, which cannot be decoded."
         ) from error
@@ -176,7 +177,7 @@ def parse_query(
     kind, _, count = query.partition(":")
     if kind == "random" and not pathlib.Path(query).exists():
         if not count.isdecimal() or int(count) < 1:
-            raise ValueError(
+            raise UsageError(
                 "`query` must be random:COUNT with a COUNT of at least 1. "
                 f"Received: query={query!r}"
             )

@@ -11,6 +11,7 @@ from PIL import Image
 from tensorboard.plugins import projector
 
 from tf_instdisc import atomic
+from tf_instdisc.errors import UsageError
 from tf_instdisc.report import grid, search
 from tf_instdisc.report.thumbnails import sheet
 from tf_instdisc.run_images import RunImages
@@ -44,7 +45,7 @@ class EmbeddingView(keras.callbacks.Callback):
     ):
         super().__init__()
         if every < 1:
-            raise ValueError(
+            raise UsageError(
                 f"`every` must be at least 1. Received: every={every}"
             )
         self.log_dir = pathlib.Path(log_dir)

@@ -8,6 +8,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 
 from tf_instdisc import run_directory
+from tf_instdisc.errors import MissingFileError
 from tf_instdisc.reproduce.tables import Row, Table
 from tf_instdisc.run_directory import RunDirectory
 
@@ -50,7 +51,7 @@ def find_recipes(recipes_dir: str | None) -> pathlib.Path:
         if any(place.glob("*.flags")):
             return place
     looked = ", ".join(map(str, places))
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"`recipes_dir` must hold the recipes (*.flags). Received: {looked}"
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.serving_client.answers import (
     Answer,
     WrongAnswerError,
@@ -66,33 +67,33 @@ class Client(abc.ABC):
             ("max_message_bytes", max_message_bytes),
         ):
             if not _is_whole(value) or value < 1:
-                raise ValueError(
+                raise UsageError(
                     f"`{name}` must be a whole number of at least 1. "
                     f"Received: {name}={value!r}"
                 )
         if not isinstance(deadline, int | float) or not 0 < deadline < math.inf:
-            raise ValueError(
+            raise UsageError(
                 "`deadline` must be a finite number of seconds above 0. "
                 f"Received: deadline={deadline!r}"
             )
         if not isinstance(model_name, str) or not model_name:
-            raise ValueError(
+            raise UsageError(
                 "`model_name` must be the name of the model on the server. "
                 f"Received: model_name={model_name!r}"
             )
         if version is not None and not (
             _is_whole(version) and 0 <= version < 2**63
         ):
-            raise ValueError(
+            raise UsageError(
                 "`version` must be a number of at least 0, or None. "
                 f"Received: version={version!r}"
             )
         if label is not None and (not isinstance(label, str) or not label):
-            raise ValueError(
+            raise UsageError(
                 f"`label` must be a name, or None. Received: label={label!r}"
             )
         if version is not None and label is not None:
-            raise ValueError(
+            raise UsageError(
                 "Give `version` or `label`. "
                 f"Received: version={version}, label={label!r}"
             )
@@ -182,7 +183,7 @@ class Client(abc.ABC):
                 bytes.
         """
         if not isinstance(signature_name, str) or not signature_name:
-            raise ValueError(
+            raise UsageError(
                 "`signature_name` must be the name of a signature. "
                 f"Received: signature_name={signature_name!r}"
             )
@@ -276,21 +277,21 @@ def _checked_inputs(
     inputs: np.ndarray | Sequence[bytes],
 ) -> np.ndarray | Sequence[bytes]:
     if isinstance(inputs, str | bytes) or not hasattr(inputs, "__len__"):
-        raise ValueError(
+        raise UsageError(
             "`inputs` must be images, or a list of files as bytes. "
             f"Received: inputs of {type(inputs).__name__}"
         )
     if not len(inputs):
-        raise ValueError("`inputs` must not be empty. Received: 0 inputs")
+        raise UsageError("`inputs` must not be empty. Received: 0 inputs")
     if any(isinstance(value, bytes) for value in inputs):
         if all(isinstance(value, bytes) for value in inputs):
             return list(inputs)
-        raise ValueError(
+        raise UsageError(
             "`inputs` must be all bytes, or all images. Received: both"
         )
     images = np.asarray(inputs)
     if images.dtype.kind not in "uif" or not np.isfinite(images).all():
-        raise ValueError(
+        raise UsageError(
             "`inputs` must be images of finite numbers, or files as bytes. "
             f"Received: inputs of the type {images.dtype}"
         )

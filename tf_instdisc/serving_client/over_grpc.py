@@ -15,6 +15,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.serving_client.answers import (
     Answer,
     WrongAnswerError,
@@ -80,11 +81,11 @@ class GrpcClient(Client):
             max_message_bytes,
         )
         if not isinstance(target, str) or not target:
-            raise ValueError(
+            raise UsageError(
                 f"`target` must be host:port. Received: target={target!r}"
             )
         if root_certificates is None and (private_key or certificate_chain):
-            raise ValueError(
+            raise UsageError(
                 "`private_key` and `certificate_chain` go with "
                 "`root_certificates`, which turns TLS on. Received: "
                 "root_certificates=None"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.serving_client.answers import (
     Answer,
     WrongAnswerError,
@@ -200,23 +201,23 @@ def _text(content: bytes) -> str:
 def _require_url(url: str) -> None:
     message = f"`url` must be http://host:port or https://. Received: {url!r}"
     if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-        raise ValueError(message)
+        raise UsageError(message)
     try:
         parts = urllib.parse.urlsplit(url)
         is_complete = bool(parts.hostname) and parts.port != 0
     except ValueError as error:
-        raise ValueError(message) from error
+        raise UsageError(message) from error
     if not is_complete or not url.isascii() or not url.isprintable():
-        raise ValueError(message)
+        raise UsageError(message)
     if " " in url or parts.query or parts.fragment or parts.username:
-        raise ValueError(message)
+        raise UsageError(message)
 
 
 def _tls_context(root_certificates: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=root_certificates)
     except ssl.SSLError as error:
-        raise ValueError(
+        raise UsageError(
             "`root_certificates` must be a PEM file of certificates. Received: "
             f"root_certificates={root_certificates!r} ({error})"
         ) from error

@@ -4,6 +4,7 @@ from absl import flags
 
 from tf_instdisc import choices
 from tf_instdisc.cli.flag_groups import data
+from tf_instdisc.errors import UsageError
 
 ENCODER = flags.DEFINE_enum(
     "encoder", "resnet18", choices.BACKBONES, "Backbone of the encoder."
@@ -51,7 +52,7 @@ def _sizes_fit(values):
             values[STEM.name],
             values[data.TRAIN_IMAGE_SIZE.name],
         )
-    except ValueError as error:
+    except UsageError as error:
         raise flags.ValidationError(str(error)) from error
     return True
 

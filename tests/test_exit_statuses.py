@@ -1,0 +1,221 @@
+"""Each mistake of the user's is one sentence, each fault has a traceback."""
+
+import pytest
+
+from tests import commands, finished_run
+
+COMMANDS = (
+    "convert",
+    "diff",
+    "duplicates",
+    "embed",
+    "evaluate",
+    "export",
+    "neighbors",
+    "plan",
+    "reproduce",
+    "report",
+    "train",
+    "update",
+)
+# Arguments with which a command begins its work, by name of the command.
+_COMPLETE = {
+    "convert": ["--from=file", "--to=new"],
+    "diff": ["run", "run"],
+    "duplicates": ["--run_dir=run"],
+    "embed": ["--run_dir=run", "--images=images", "--output=out.npz"],
+    "evaluate": ["--run_dir=run"],
+    "export": ["--run_dir=run", "--export_dir=model"],
+    "neighbors": ["--run_dir=run"],
+    "plan": ["--run_dir=new", "--images=images"],
+    "reproduce": ["--table=layers", "--recipes_dir=recipes"],
+    "report": ["--run_dir=run"],
+    "train": [
+        "--run_dir=new",
+        "--images=images",
+        "--image_size=16",
+        "--epochs=1",
+    ],
+    "update": ["--run_dir=run", "--images=images"],
+}
+_MISSING = [
+    ("convert", "--to"),
+    ("diff", "2 arguments"),
+    ("duplicates", "--run_dir"),
+    ("embed", "--images"),
+    ("evaluate", "--run_dir"),
+    ("export", "--export_dir"),
+    ("neighbors", "--run_dir"),
+    ("plan", "--run_dir"),
+    ("reproduce", "--table"),
+    ("report", "--run_dir"),
+    ("train", "--run_dir"),
+    ("update", "--images"),
+]
+# A wrong value of a flag that the command has.
+_WRONG_VALUES = [
+    ("convert", "--image_size=0"),
+    ("diff", "--num_neighbors=many"),
+    ("duplicates", "--threshold=2"),
+    ("embed", "--batch_size=-1"),
+    ("evaluate", "--protocol=knm"),
+    ("export", "--num_neighbors=0"),
+    ("neighbors", "--format=png"),
+    ("plan", "--temperature=nan"),
+    ("reproduce", "--seeds=0"),
+    ("report", "--threshold=x"),
+    ("train", "--objective=triplet"),
+    ("update", "--reread=perhaps"),
+]
+# The function that fails as a bug in the program would.
+_BUGS = {
+    "convert": "tf_instdisc.convert.torch_file:open_file",
+    "diff": "tf_instdisc.diff:compare",
+    "duplicates": "tf_instdisc.duplicates:find_duplicates",
+    "embed": "tf_instdisc.embed_folder:embed_folder",
+    "evaluate": "tf_instdisc.evaluation.evaluate:evaluate",
+    "export": "tf_instdisc.export.saved_model:export_run",
+    "neighbors": "tf_instdisc.report.search:nearest",
+    "plan": "tf_instdisc.cli.plan:_count_images",
+    "reproduce": "tf_instdisc.reproduce.runs:recipe_flags",
+    "report": "tf_instdisc.report.run_page:report",
+    "train": "tf_instdisc.training:train",
+    "update": "tf_instdisc.update:update_bank",
+}
+# The command, what is changed of its arguments, and what the sentence names.
+_MISTAKES = [
+    ("convert", ["--from=nowhere"], "nowhere"),
+    ("convert", [], "torch.save"),
+    ("convert", ["--to=run"], "to=run"),
+    ("diff", None, "nowhere"),
+    ("duplicates", ["--run_dir=nowhere"], "nowhere"),
+    ("duplicates", ["--run_dir=images"], "images"),
+    ("duplicates", ["--folders=nowhere"], "nowhere"),
+    ("duplicates", ["--folders=empty"], "empty"),
+    ("duplicates", ["--output=nowhere/a.html"], "nowhere"),
+    ("embed", ["--images=nowhere"], "nowhere"),
+    ("embed", ["--images=empty"], "empty"),
+    ("embed", ["--images=file"], "file"),
+    ("embed", ["--images=broken"], "broken"),
+    ("embed", ["--output=out.txt"], "out.txt"),
+    ("embed", ["--output=file/out.npz"], "file/out.npz"),
+    ("embed", ["--run_dir=nowhere"], "nowhere"),
+    ("embed", ["--run_dir=", "--saved_model=nowhere"], "nowhere"),
+    ("evaluate", ["--run_dir=nowhere"], "nowhere"),
+    ("evaluate", ["--run_dir=unfinished"], "unfinished"),
+    ("evaluate", [], "test_images"),
+    ("export", ["--run_dir=nowhere"], "nowhere"),
+    ("export", ["--run_dir=unfinished"], "unfinished"),
+    ("export", ["--export_dir=file"], "file"),
+    ("export", ["--batch_sizes=0"], "batch_sizes"),
+    ("export", ["--batch_sizes=many"], "batch_sizes"),
+    ("export", ["--tflite=int8", "--calibration_images=nowhere"], "nowhere"),
+    ("neighbors", ["--query=nowhere.jpg"], "nowhere.jpg"),
+    ("neighbors", ["--query=file"], "file"),
+    ("neighbors", ["--query=random:many"], "random:many"),
+    ("neighbors", ["--query=random:0"], "random:0"),
+    ("neighbors", ["--output=nowhere/a.html"], "nowhere"),
+    ("neighbors", ["--output=a.gif"], "a.gif"),
+    ("neighbors", ["--run_dir=unfinished"], "unfinished"),
+    ("plan", ["--images=nowhere"], "nowhere"),
+    ("plan", ["--images=empty"], "empty"),
+    ("plan", ["--images=", "--dataset=cifar1000"], "cifar1000"),
+    ("reproduce", ["--recipes_dir=empty"], "empty"),
+    ("reproduce", ["--recipes_dir=nowhere"], "nowhere"),
+    ("report", ["--run_dir=nowhere"], "nowhere"),
+    ("report", ["--run_dir=unfinished"], "unfinished"),
+    ("report", ["--output=nowhere/a.html"], "nowhere"),
+    ("report", ["--output=images"], "images"),
+    ("train", ["--images=nowhere"], "nowhere"),
+    ("train", ["--images=empty"], "empty"),
+    ("train", ["--images=broken"], "broken"),
+    ("train", ["--images=", "--dataset=cifar1000"], "cifar1000"),
+    ("train", ["--run_dir=file"], "file"),
+    ("train", ["--run_dir=file/run"], "file"),
+    ("train", ["--run_dir=images"], "images"),
+    ("train", ["--init_run=nowhere"], "nowhere"),
+    ("train", ["--test_images=nowhere"], "nowhere"),
+    (
+        "train",
+        ["--batch_size=3", "--logical_cpus=2", "--distribution=mirrored"],
+        "batch_size",
+    ),
+    ("update", ["--images=nowhere"], "nowhere"),
+    ("update", ["--images=empty"], "empty"),
+    ("update", ["--run_dir=unfinished"], "unfinished"),
+    ("update", ["--output=images"], "images"),
+]
+
+
+def _case(command, arguments, part, status=2, bug=None):
+    return {
+        "command": command,
+        "arguments": arguments,
+        "part": part,
+        "status": status,
+        "bug": bug,
+    }
+
+
+def _cases():
+    for command in COMMANDS:
+        complete = _COMPLETE[command]
+        yield _case(command, [*complete, "--no_such_flag"], "--no_such_flag")
+        yield _case(command, [*complete, "more"], "more")
+        yield _case(command, [*complete, "--flagfile=nowhere"], "nowhere")
+        yield _case(command, [*complete, "--flagfile=binary"], "flagfile")
+        yield _case(command, ["--help"], "", status=0)
+        yield _case(command, complete, "planted", 1, _BUGS[command])
+    for command, part in _MISSING:
+        yield _case(command, [], part)
+    for command, flag in _WRONG_VALUES:
+        name = flag.partition("=")[0]
+        yield _case(command, [*_COMPLETE[command], flag], name)
+    for command, changes, part in _MISTAKES:
+        arguments = ["run", "nowhere"]
+        if changes is not None:
+            arguments = [*_COMPLETE[command], *changes]
+        yield _case(command, arguments, part)
+    yield _case(
+        "train", [*_COMPLETE["train"], "--learning_rat=1"], "--learning_rate"
+    )
+
+
+CASES = list(_cases())
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    place = tmp_path_factory.mktemp("statuses")
+    finished_run.fill_folder(place / "images", [f"{n}.png" for n in range(8)])
+    finished_run.make_run(place / "run", place / "images")
+    for name in ("empty", "broken", "recipes"):
+        (place / name).mkdir()
+    (place / "broken" / "a.png").write_bytes(b"no image")
+    (place / "file").write_text("no checkpoint")
+    (place / "binary").write_bytes(b"\xff\xfe--run_dir\xd0\x00")
+    (place / "recipes" / "cifar10.flags").write_text("--dataset=cifar10\n")
+    (place / "recipes" / "cifar10_small.flags").write_text(
+        "--dataset=cifar10\n"
+    )
+    unfinished = finished_run.make_run(place / "unfinished", place / "images")
+    unfinished.bank.unlink()
+    unfinished.encoder.unlink()
+    return commands.run_all(CASES, place)
+
+
+@pytest.mark.parametrize(
+    "number",
+    range(len(CASES)),
+    ids=[f"{c['command']} {' '.join(c['arguments'])}"[-60:] for c in CASES],
+)
+def test_the_status_and_the_sentence(results, number):
+    case, result = CASES[number], results[number]
+    assert result.returncode == case["status"], result.stderr
+    assert case["part"].lstrip("-") in result.stderr
+    assert ("Traceback" in result.stderr) == (case["bug"] is not None)
+    if case["status"] == 2:
+        lines = result.stderr.splitlines()
+        (error,) = [line for line in lines if line.startswith("error: ")]
+        assert case["part"].lstrip("-") in error
+        assert len(error) < 600

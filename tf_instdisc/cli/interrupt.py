@@ -1,0 +1,72 @@
+"""Ctrl-C: one line and exit status 130, whatever the command is doing."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+EXIT_STATUS = 128 + signal.SIGINT
+_LINE = "error: interrupted. The same command can be started again.\n"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ends the command as Ctrl-C does, from a handler of its own."""
+
+
+@contextlib.contextmanager
+def ending_the_command() -> Iterator[None]:
+    """Ends the command at the first Ctrl-C, and at once at the second.
+
+    The first one raises KeyboardInterrupt, so that what the command has begun
+    is cleaned up. Within the context no exception that it leads to is shown.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Python leaves signals to the main thread.
+        yield
+        return
+    is_interrupted = False
+
+    def interrupt(number, frame):
+        del number
+        nonlocal is_interrupted
+        if is_interrupted or _is_importing(frame):
+            end_at_once()
+        is_interrupted = True
+        raise KeyboardInterrupt
+
+    def show_unraisable(unraisable):
+        # Python swallows what is raised in a destructor or a callback.
+        if is_interrupted:
+            end_at_once()
+        unraisable_hook(unraisable)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    unraisable_hook = sys.unraisablehook
+    sys.unraisablehook = show_unraisable
+    try:
+        yield
+    except BaseException as error:
+        if not (is_interrupted or isinstance(error, Interrupted)):
+            raise
+        sys.stderr.write(_LINE)
+        sys.exit(EXIT_STATUS)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = unraisable_hook
+
+
+def end_at_once() -> None:
+    """Ends the process without cleaning up; files are written whole anyway."""
+    os.write(2, _LINE.encode())
+    os._exit(EXIT_STATUS)
+
+
+def _is_importing(frame) -> bool:
+    """Whether a module is being imported: C extensions may hide the error."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
