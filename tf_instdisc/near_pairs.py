@@ -113,7 +113,7 @@ def pairs_within(
             f"rows.shape={rows.shape}, others.shape={others.shape}"
         )
     if radii.shape != rows.shape[:1] or other_radii.shape != others.shape[:1]:
-        raise ValueError(
+        raise UsageError(
             "Every row must have a radius. Received: "
             f"radii.shape={radii.shape}, other_radii.shape={other_radii.shape}"
         )

@@ -12,6 +12,7 @@ instances.json  what instdisc-update has removed, and digests of the files
 results.json    what instdisc-evaluate has measured
 features/       layers' activations that instdisc-evaluate keeps
 detection.jsonl one JSON object for each epoch of each detector
+lock            who is writing; only while it is there
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_instdisc import atomic
+from tf_instdisc import atomic, lock
 from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.text import shown_message
 
@@ -371,7 +372,11 @@ def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
     if path == run.flags:
         # Earlier versions wrote the flags first.
         return pathlib.Path(run.read_flags().get("run_dir", "")) == run.path
-    return path.name.startswith(".partial-") or path.name.endswith(".partial")
+    return (
+        path.name == lock.FILE
+        or path.name.startswith(".partial-")
+        or path.name.endswith(".partial")
+    )
 
 
 def open_run(

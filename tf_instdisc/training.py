@@ -4,7 +4,9 @@ Everything here is put together from the public parts; another training
 script would use the same parts in its own way.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import sys
@@ -16,6 +18,7 @@ import tensorflow as tf
 from tf_instdisc import (
     choices,
     finishing,
+    lock,
     measure,
     optimization,
     run_directory,
@@ -49,6 +52,23 @@ _CHANGEABLE = (
 )
 
 
+def _locked(train):
+    """Has the process that writes keep others from the run's directory."""
+
+    @functools.wraps(train)
+    def locked_train(run_dir, *args, strategy=None, **kwargs):
+        strategy = strategy or tf.distribute.get_strategy()
+        place: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if strategies.is_chief(strategy):
+            run_directory.check_usable(run_dir)
+            place = lock.holding(run_dir)
+        with place:
+            train(run_dir, *args, strategy=strategy, **kwargs)
+
+    return locked_train
+
+
+@_locked
 def train(
     run_dir: str,
     source: ImageSource,

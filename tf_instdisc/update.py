@@ -13,7 +13,7 @@ import shutil
 import keras
 import numpy as np
 
-from tf_instdisc import atomic, run_directory
+from tf_instdisc import atomic, lock, run_directory
 from tf_instdisc.data.folder import image_paths, report_unreadable
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
@@ -84,6 +84,11 @@ def update_run(
         FileNotFoundError: If the folder is missing or holds no image.
         UnreadableImageError: If no image can be read.
     """
+    with lock.holding(output or run.path):
+        return _update_locked(run, folder, reread, output)
+
+
+def _update_locked(run, folder, reread, output):
     flags = run.read_flags()
     if "images" not in flags:
         raise UsageError(

@@ -28,10 +28,22 @@ def main() -> None:
 
 
 def _train() -> None:
-    from tf_instdisc import run_directory
+    from tf_instdisc import lock, run_directory
 
     run_dir = run.RUN_DIR.value or ""
     run_directory.check_usable(run_dir)
+    if run.DISTRIBUTION.value == "multi_worker":
+        # Which host writes is known only later on.
+        _train_in(run_dir)
+        return
+    # Now, as preparing the data may take long.
+    with lock.holding(run_dir):
+        _train_in(run_dir)
+
+
+def _train_in(run_dir: str) -> None:
+    from tf_instdisc import run_directory
+
     init_run = None
     if run.INIT_RUN.value:
         init_run = run_directory.load(run.INIT_RUN.value)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_instdisc import lock
 from tf_instdisc.convert import torch_file
 from tf_instdisc.convert.records import CheckpointError, Inert, Tensor
 from tf_instdisc.convert.resnet_weights import build_from
@@ -102,10 +103,11 @@ def convert(
         flags["images"] = images
     text = "".join(f"--{name}={value}\n" for name, value in flags.items())
     settings = {"converted_from": pathlib.Path(checkpoint).name, **config}
-    run = open_run(run_dir, settings, (), text)
-    run.save_encoder(encoder)
-    if bank is not None:
-        run.save_bank(bank)
+    with lock.holding(run_dir):
+        run = open_run(run_dir, settings, (), text)
+        run.save_encoder(encoder)
+        if bank is not None:
+            run.save_bank(bank)
     return run
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tf_instdisc import choices, run_directory
+from tf_instdisc import choices, lock, run_directory
 from tf_instdisc.evaluation import (
     fine_tuning,
     knn,
@@ -54,6 +54,11 @@ def evaluate(
     """
     if not isinstance(run, RunDirectory):
         run = run_directory.load(os.fspath(run))
+    with lock.holding(run.path):
+        return _evaluate(run, options, overrides)
+
+
+def _evaluate(run, options, overrides) -> list[Measurement]:
     steps: list[Callable[[], Sequence[Measurement]]] = []
     inputs = None
     for protocol, chosen in options.items():

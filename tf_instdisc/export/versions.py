@@ -1,6 +1,7 @@
 """Numbered versions of a model, each one there as a whole or not at all."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 
 from tf_instdisc import atomic
 from tf_instdisc.errors import UsageError
+
+_PARTIAL = ".partial-"
 
 
 def versions(export_dir: str) -> list[int]:
@@ -40,7 +43,7 @@ def new_version(export_dir: str) -> Iterator["PendingVersion"]:
             f"Received: export_dir={export_dir!r}, a file"
         )
     os.makedirs(export_dir, exist_ok=True)
-    partial = tempfile.mkdtemp(prefix=".partial-", dir=export_dir)
+    partial, descriptor = _make_partial(export_dir)
     # mkdtemp makes it for its owner only; a server is another user.
     umask = os.umask(0)
     os.umask(umask)
@@ -49,6 +52,43 @@ def new_version(export_dir: str) -> Iterator["PendingVersion"]:
         yield PendingVersion(pathlib.Path(partial), pathlib.Path(export_dir))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _make_partial(export_dir: str) -> tuple[str, int]:
+    """A new hidden directory, locked; removes those of killed processes."""
+    parent = os.open(export_dir, os.O_RDONLY)
+    try:
+        # Some network file systems have no locks; what was left stays there.
+        can_lock = _flock(parent, fcntl.LOCK_EX)
+        for left in pathlib.Path(export_dir).glob(f"{_PARTIAL}*"):
+            if can_lock and _is_left_over(left):
+                shutil.rmtree(left, ignore_errors=True)
+        partial = tempfile.mkdtemp(prefix=_PARTIAL, dir=export_dir)
+        descriptor = os.open(partial, os.O_RDONLY)
+        _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(parent)
+    return partial, descriptor
+
+
+def _is_left_over(partial: pathlib.Path) -> bool:
+    try:
+        descriptor = os.open(partial, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError:
+        return False
+    return True
 
 
 class PendingVersion:

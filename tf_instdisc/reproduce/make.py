@@ -5,7 +5,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from tf_instdisc import atomic, choices
+from tf_instdisc import atomic, choices, lock
 from tf_instdisc.reproduce import measure, runs, show
 from tf_instdisc.reproduce.measure import Measured
 from tf_instdisc.reproduce.runs import Run
@@ -67,7 +67,8 @@ def make_table(
         found = kept.get(run)
         if found is None:
             print(f"measuring {run.directory.path}", flush=True)
-            found = measure.PROTOCOLS[table.protocol](run, inputs)
+            with lock.holding(run.directory.path):
+                found = measure.PROTOCOLS[table.protocol](run, inputs)
             kept.put(run, found)
         measured.append((run, found))
     plot = f"{name}.png" if table.axis else None

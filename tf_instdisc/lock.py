@@ -1,0 +1,188 @@
+"""One process at a time writes into a directory.
+
+The lock is `fcntl.flock` on the file `lock`: the kernel releases it when the
+process ends, however it ends. The file says who holds it. That is for people,
+and for file systems whose `flock` is missing or does not reach other hosts,
+as with some network file systems: there, what the file says decides.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import sys
+from collections.abc import Iterator
+
+from tf_instdisc import atomic
+from tf_instdisc.errors import LockedError, StorageError, UsageError
+
+FILE = "lock"
+
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
+# Directories that this process has locked; whoever locks one again inside is
+# part of the same work.
+_held: set[pathlib.Path] = set()
+
+
+@contextlib.contextmanager
+def holding(directory: str | os.PathLike) -> Iterator[None]:
+    """Keeps all other processes from writing into a directory.
+
+    A lock that a dead process of this host has left is taken over. The
+    directory is made if it is missing, and removed again if it stays empty.
+
+    Args:
+        directory: The directory.
+
+    Raises:
+        UsageError: If there is a file in its place.
+        LockedError: If another process writes into it, or one of another
+            host may do.
+        StorageError: If the lock cannot be written.
+    """
+    path = pathlib.Path(os.path.realpath(directory))
+    if path in _held:
+        yield
+        return
+    is_new = not path.exists()
+    file = path / FILE
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(file)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(
+            f"The directory must not be, or lie below, a file. Received: {path}"
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}. Make room or make "
+            "the directory writable, then start the same command again."
+        ) from error
+    _held.add(path)
+    try:
+        yield
+    finally:
+        _held.discard(path)
+        with contextlib.suppress(OSError):
+            # Before it is released: afterwards it may be another one's.
+            file.unlink()
+        os.close(descriptor)
+        if is_new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _acquire(file: pathlib.Path) -> int:
+    """A descriptor of the locked file, which says that it is ours."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor, file)
+            if not _is_at(descriptor, file):
+                # Its holder has just removed it.
+                os.close(descriptor)
+                continue
+            holder = _read(descriptor)
+            if holder and _may_live(holder):
+                raise _refusal(file, holder)
+            content = json.dumps(_identity(), indent=1) + "\n"
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, content.encode(), 0)
+            os.fsync(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
+        atomic.sync(file.parent)
+        return descriptor
+
+
+def _lock(descriptor, file):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _refusal(file, _read(descriptor)) from None
+    except OSError as error:
+        # What the file says must do.
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def _is_at(descriptor, file):
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _read(descriptor) -> dict:
+    """Who holds the lock; empty if it does not say."""
+    try:
+        found = json.loads(os.pread(descriptor, 10_000, 0))
+    except ValueError:
+        # Killed while it was written.
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _identity() -> dict:
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "command": " ".join(sys.argv)[:1000],
+        "process_started": _start_of(os.getpid()),
+        "boot": _boot(),
+    }
+
+
+def _may_live(holder: dict) -> bool:
+    """Whether a process may be running that another one's lock names."""
+    if holder.get("host") != socket.gethostname():
+        return True
+    if holder.get("boot") != _boot():
+        return False
+    process = holder.get("process")
+    if not isinstance(process, int) or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    # Another process may have been given its number since.
+    return _start_of(process) == holder.get("process_started")
+
+
+def _start_of(process: int) -> str | None:
+    """When a process was started, in the kernel's ticks since it booted."""
+    try:
+        text = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return None
+    # The name before it stands in parentheses and may hold anything.
+    return text.rpartition(")")[2].split()[19]
+
+
+def _boot() -> str | None:
+    try:
+        path = pathlib.Path("/proc/sys/kernel/random/boot_id")
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _refusal(file: pathlib.Path, holder: dict) -> LockedError:
+    who = "another process"
+    if holder:
+        who = (
+            f"process {holder.get('process')} of host {holder.get('host')} "
+            f"({str(holder.get('command'))[:200]})"
+        )
+    cure = "Wait until it has ended, or choose another directory."
+    if holder and holder.get("host") != socket.gethostname():
+        cure += f" If that process is gone, remove {file}."
+    return LockedError(f"{file.parent} is being written by {who}. {cure}")
