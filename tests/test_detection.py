@@ -201,9 +201,8 @@ def test_both_detectors_learn(plain_run, folder, capsys):
         per_class = [v for k, v in own[-1].items() if k.startswith("voc_ap/")]
         assert np.mean(per_class) == pytest.approx(own[-1]["voc_map"])
     assert {m.protocol for m in measured} == {"detection"}
-    assert {(m.name, m.metric): m.paper for m in measured if m.paper} == {
-        ("pre-trained", "voc07_map"): 0.481
-    }
+    # The paper's detectors are others.
+    assert not any(m.paper for m in measured)
     assert "8 images to train on" in capsys.readouterr().out
 
 

@@ -30,6 +30,9 @@ def test_the_quickstart_runs(monkeypatch):
     assert all(int(share) > 40 for share in shares)
     assert "b'instdisc_digits/train/" in printed
     assert "| `neighbors_bytes` |" in printed
+    assert re.search(
+        r"kNN while training, last measured: knn_top1 0\.\d+", printed
+    )
     kinds = {
         kind
         for cell in notebook.cells

@@ -16,7 +16,7 @@ from tf_instdisc.data import detection_pipeline
 from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.voc import voc_folder, voc_tfds
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation import average_precision, paper
+from tf_instdisc.evaluation import average_precision
 from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.retinanet import build_retinanet
@@ -136,22 +136,12 @@ def measure(run: RunDirectory, options: DetectionOptions) -> list[Measurement]:
                 f"{values['coco_map']:.3f}, VOC mAP {values['voc_map']:.3f}",
                 flush=True,
             )
-    flags = run.read_flags()
     return [
-        _measurement(line, metric, flags)
+        Measurement("detection", line["detector"], metric, line[metric])
         for line in lines
         if line["epoch"] == options.epochs
         for metric in _METRICS
     ]
-
-
-def _measurement(line, metric, flags):
-    number = paper.PaperNumber()
-    if line["detector"] == "pre-trained" and metric == "voc07_map":
-        number = paper.detection(flags)
-    return Measurement(
-        "detection", line["detector"], metric, line[metric], *number
-    )
 
 
 def _build(encoder, options, num_classes, pretrained):

@@ -27,9 +27,10 @@ FRACTIONS = (0.01, 0.02, 0.04, 0.1, 0.2)
 class FineTuneOptions:
     """Which labels, and how the network is trained on them.
 
-    The defaults are the paper's as far as they are known: 70 epochs, SGD
-    0.01, a tenth after 30 and 60 of them (recalled). Pre-trained network and
-    network from scratch get the same images, updates and augmentation.
+    The defaults (70 epochs, SGD 0.01, a tenth after 30 and 60 of them) were
+    written down from memory as the paper's and were not compared with it. The
+    pre-trained network and the one from scratch get the same images, updates
+    and augmentation.
 
     Attributes:
         fractions: Shares of the labels, in (0, 1].
@@ -148,7 +149,9 @@ def _measure(inputs, options, protocol, fractions):
             )
             number = paper.PaperNumber()
             if is_pretrained and protocol == "semi_supervised":
-                number = paper.semi_supervised(fraction)
+                number = paper.beside(
+                    protocol, fraction, inputs.run.read_flags(), inputs.flags
+                )
             found += [
                 Measurement(protocol, name, "top1", values["top1"]),
                 Measurement(protocol, name, "top5", values["top5"], *number),

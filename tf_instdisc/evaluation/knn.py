@@ -157,10 +157,9 @@ def _measure(name, rows, test, inputs, options, protocol):
     for number, values in accuracies.items():
         number_of_paper = paper.PaperNumber()
         if number == 200 and name != "untrained":
-            if protocol == "transfer":
-                number_of_paper = paper.transfer(inputs.flags, "knn")
-            else:
-                number_of_paper = paper.knn(inputs.flags)
+            number_of_paper = paper.beside(
+                protocol, "knn", inputs.run.read_flags(), inputs.flags
+            )
         title = f"kNN, {name}, k = {number}"
         found.append(
             Measurement(

@@ -25,8 +25,8 @@ class LinearOptions:
     protocol and no rates, and the authors' code has no linear classifiers.
     The defaults are those of DeepCluster's `eval_linear.py`, which pools five
     layers to 9,216 to 9,600 numbers: SGD 0.01, momentum 0.9, weight decay
-    1e-4, batch 256, 90 epochs; with a tenth of the rate after 30 and 60, as
-    OpenSelfSup measures this method (recalled). CMC's `eval_moco_ins.py`
+    1e-4, batch 256, 90 epochs; with a tenth of the rate after 30 and 60, as in
+    OpenSelfSup's `r50_multihead.py`. CMC's `eval_moco_ins.py`
     measures it on one layer with 0.1, a fifth after 30, 40 and 50 of 60
     epochs, and no weight decay.
 
@@ -107,7 +107,7 @@ def measure(
         encoders[", untrained"] = untrained.encoder_like(
             inputs.encoder, inputs.source, options.seed
         )
-    of_paper = paper.transfer if protocol == "transfer" else paper.linear
+    trained = inputs.run.read_flags()
     found = []
     for suffix, encoder in encoders.items():
         role = "untrained" if suffix else "trained"
@@ -126,7 +126,7 @@ def measure(
                 )
                 number = paper.PaperNumber()
                 if not suffix:
-                    number = of_paper(inputs.flags, name)
+                    number = paper.beside(protocol, name, trained, inputs.flags)
                 title = f"linear, {name}{suffix}"
                 found += [
                     Measurement(

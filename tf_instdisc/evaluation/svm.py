@@ -100,7 +100,11 @@ def measure(
         print(f"SVM on {options.layer}: cost {cost:g} of {options.costs}")
         values = _accuracies(scores, search.classes_, test.labels)
     name = f"SVM, {options.layer}"
-    number = paper.svm(inputs.flags)
+    number = paper.PaperNumber()
+    if options.layer == "embedding":
+        number = paper.beside(
+            "svm", "embedding", inputs.run.read_flags(), inputs.flags
+        )
     return [
         Measurement("svm", name, "top1", values["top1"], *number),
         Measurement("svm", name, "top5", values["top5"]),

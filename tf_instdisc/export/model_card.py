@@ -86,7 +86,7 @@ def model_card(
         f"- Precision: {options.precision}",
         f"- Memory bank: {bank}",
         f"- kNN while training, last measured: "
-        f"{', '.join(knn) or 'not measured, there are no labels'}",
+        f"{', '.join(knn) or 'not measured'}",
         "",
         "## Signatures",
         "",

@@ -44,7 +44,9 @@ def markdown(
     text = [
         f"# {table.title}",
         "",
-        f"Paper: arXiv 1805.01978, {table.source}.",
+        f"Paper: arXiv 1805.01978, {table.source}. Of runs on other data or "
+        "with another network, compare the order with the paper's, not the "
+        "numbers.",
         "",
         f"    {command}",
         "",

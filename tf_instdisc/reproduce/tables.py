@@ -103,21 +103,20 @@ SCALES = {
 }
 
 BASE = "base"  # The run of a recipe as it is.
-_IMAGENET = "ResNet-18 on ImageNet (recalled)"
-_RESNET18 = {"encoder": "resnet18"}
+_IMAGENET = f"ResNet-18 on ImageNet; {paper.FROM_MEMORY}"
 
 
 def _objectives() -> tuple[Row, ...]:
     def row(label, run, **flags):
-        of_paper = {"dataset": "cifar10", **flags}
+        svm, knn = paper.cifar10(
+            flags.get("objective", "softmax"),
+            int(flags.get("num_negatives", 0)),
+        )
         return Row(
             label,
             run,
             tuple(f"--{name}={value}" for name, value in flags.items()),
-            paper={
-                "kNN": paper.knn(of_paper).value,
-                "SVM": paper.svm(of_paper).value,
-            },
+            paper={"kNN": knn, "SVM": svm},
         )
 
     return (
@@ -209,14 +208,15 @@ TABLES = {
     ),
     "semi_supervised": Table(
         "Fine-tuning with a share of the labels",
-        "figure 6, as later papers read it: ResNet-50 on ImageNet",
+        "figure 6, as arXiv 1912.01991 gives it: ResNet-50 on ImageNet; "
+        + paper.FROM_MEMORY,
         "imagenet_resnet50",
         "semi_supervised",
         (Row("exact softmax", BASE),),
         axis="share of the labels, in percent",
         paper={
             (f"{share:.0%} of the labels, pre-trained", "top5"): (
-                paper.semi_supervised(share).value
+                paper.semi_supervised(share)
             )
             for share in (0.01, 0.1)
         },
@@ -228,7 +228,7 @@ TABLES = {
         "linear",
         (Row("exact softmax", BASE),),
         paper={
-            (f"linear, {layer}", "top1"): paper.linear(_RESNET18, layer).value
+            (f"linear, {layer}", "top1"): paper.imagenet("resnet18", layer)
             for layer in ("conv1", "conv2", "conv3", "conv4", "conv5")
         },
     ),

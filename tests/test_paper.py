@@ -1,0 +1,85 @@
+"""The paper's numbers stand beside what is of its data and network alone."""
+
+import pytest
+
+from tests.test_resume import ROOT
+from tf_instdisc.evaluation import paper
+from tf_instdisc.run_directory import parse_flags
+
+_TEXT = (
+    "--split=train\n--test_split=test\n--width=64\n--embedding_dim=128\n"
+    "--objective=softmax\n--num_negatives=4096\n"
+)
+
+
+def recipe(name, **changes):
+    """Flags of a recipe, with the defaults that a run writes down."""
+    text = _TEXT + (ROOT / "flags" / f"{name}.flags").read_text()
+    return {**parse_flags(text), **changes}
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "what", "value"),
+    [
+        ("cifar10", "knn", "knn", 0.808),
+        ("cifar10", "svm", "embedding", 0.754),
+        ("cifar10_nce", "knn", "knn", 0.804),
+        ("imagenet_resnet18", "knn", "knn", 0.410),
+        ("imagenet_resnet18", "linear", "conv5", 0.445),
+        ("imagenet_resnet50", "linear", "conv1", 0.153),
+        ("imagenet_resnet50", "semi_supervised", 0.01, 0.392),
+        ("imagenet_alexnet", "knn", "knn", 0.313),
+        ("imagenet_vgg16", "linear", "conv4", 0.351),
+    ],
+)
+def test_recipes_of_the_paper_have_its_numbers(name, protocol, what, value):
+    flags = recipe(name)
+    number = paper.beside(protocol, what, flags, flags)
+    assert number.value == pytest.approx(value)
+    is_compared = name.startswith("cifar10") or (
+        name == "imagenet_resnet18" and what == "knn"
+    )
+    assert (paper.FROM_MEMORY in number.setting) != is_compared
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "what", "changes"),
+    [
+        ("cifar10", "knn", "knn", {"width": "16"}),
+        ("cifar10", "knn", "knn", {"encoder": "resnet50"}),
+        ("cifar10", "knn", "knn", {"split": "train[:10000]"}),
+        ("cifar10", "knn", "knn", {"test_split": "train"}),
+        ("cifar10", "knn", "knn", {"dataset": "cifar100"}),
+        ("cifar10", "knn", "knn", {"dataset": "cifar10_corrupted/fog"}),
+        ("cifar10", "knn", "knn", {"embedding_dim": "64"}),
+        ("cifar10", "knn", "knn", {"stem": "imagenet"}),
+        ("cifar10", "knn", "knn", {"objective": "info_nce"}),
+        ("cifar10", "knn", "knn", {"images": "folder"}),
+        ("cifar10", "linear", "conv5", {}),
+        ("cifar10_nce", "knn", "knn", {"num_negatives": "100"}),
+        ("cifar10_small", "knn", "knn", {}),
+        ("digits", "knn", "knn", {}),
+        ("photos", "knn", "knn", {}),
+        ("imagenet_resnet18", "knn", "knn", {"dataset": "imagenette"}),
+        ("imagenet_resnet18", "knn", "knn", {"image_size": "128"}),
+        ("imagenet_resnet18", "linear", "embedding", {}),
+        ("imagenet_resnet18", "semi_supervised", 0.01, {}),
+        ("imagenet_resnet50", "semi_supervised", 0.5, {}),
+        ("imagenet_resnet50", "svm", "embedding", {}),
+    ],
+)
+def test_others_have_none(name, protocol, what, changes):
+    flags = recipe(name, **changes)
+    assert paper.beside(protocol, what, flags, flags).value is None
+
+
+def test_other_data_than_the_runs_has_none():
+    trained = recipe("cifar10")
+    other = {**trained, "dataset": "svhn_cropped"}
+    assert paper.beside("knn", "knn", trained, other) == (None, "")
+    elsewhere = {"dataset": "places205", "split": "train", "test_split": "test"}
+    trained = recipe("imagenet_resnet50")
+    number = paper.beside("transfer", "knn", trained, elsewhere)
+    assert number.value == pytest.approx(0.416)
+    for other in ({**elsewhere, "dataset": "places365_small"}, trained):
+        assert paper.beside("transfer", "knn", trained, other).value is None
