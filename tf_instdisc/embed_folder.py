@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import json
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,6 +20,8 @@ FORMATS = (".npz", ".parquet")
 
 # Images of a part: what a stop loses at most.
 _PART = 512
+
+_TASK = "task.json"
 
 # One batch is read from disk while another is embedded.
 _WORKERS = 2
@@ -80,13 +81,19 @@ def embed_folder(
             f"`output` must end in {' or '.join(FORMATS)}. "
             f"Received: output={output!r}"
         )
-    if target.exists():
+    parts = pathlib.Path(f"{output}.parts")
+    if target.exists() and not parts.exists():
         raise UsageError(
             f"`output` must not exist. Received: output={output!r}"
         )
     names = image_paths(folder, (*choices.IMAGE_SUFFIXES, ".webp"))
-    parts = pathlib.Path(f"{output}.parts")
+    if target.exists() and not any(parts.iterdir()):
+        parts.rmdir()  # Nothing else was left to do.
+        return _outcome_of(names, target)
     _open_parts(parts, {"source": source, "names": names})
+    if target.exists():
+        _remove(parts)
+        return _outcome_of(names, target)
 
     progress = keras.utils.Progbar(
         len(names), verbose=1 if sys.stdout.isatty() else 2, unit_name="image"
@@ -108,12 +115,38 @@ def embed_folder(
         name for name, is_valid in zip(names, valid, strict=True) if is_valid
     ]
     failed = sorted(set(names) - set(kept))
-    _write_output(target, kept, embeddings[valid])
     if failed:
         listing = "".join(f"{shown(name)}\n" for name in failed)
         atomic.write_text(f"{output}.failed.txt", listing)
-    shutil.rmtree(parts)
+    else:
+        pathlib.Path(f"{output}.failed.txt").unlink(missing_ok=True)
+    # The last file: with it only the parts are left to be removed.
+    _write_output(target, kept, embeddings[valid])
+    _remove(parts)
     return Outcome(len(kept), tuple(failed))
+
+
+def _outcome_of(names, target: pathlib.Path) -> Outcome:
+    """What an earlier call has written."""
+    if target.suffix == ".npz":
+        with np.load(target) as file:
+            kept = file["names"].tolist()
+    else:
+        from pyarrow import parquet
+
+        table = parquet.read_table(target, columns=["name"])
+        kept = table["name"].to_pylist()
+    return Outcome(len(kept), tuple(sorted(set(names) - set(kept))))
+
+
+def _remove(parts: pathlib.Path) -> None:
+    """Removes the parts; what they are parts of is known to the last."""
+    task = parts / _TASK
+    for file in parts.iterdir():
+        if file != task:
+            file.unlink()
+    task.unlink()
+    parts.rmdir()
 
 
 def one_by_one(embedder: Embedder) -> Embedder:
@@ -163,7 +196,7 @@ def _good_image() -> bytes:
 
 
 def _open_parts(parts: pathlib.Path, task: dict) -> None:
-    file = parts / "task.json"
+    file = parts / _TASK
     text = json.dumps(task)
     if not file.exists():
         parts.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
 """A released checkpoint to a run directory."""
 
 import dataclasses
+import json
 import pathlib
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from tf_instdisc.run_directory import (
     Bank,
     RunDirectory,
     RunDirectoryError,
+    check_usable,
     open_run,
 )
 
@@ -55,7 +57,8 @@ def convert(
 
     Args:
         checkpoint: The file.
-        run_dir: Missing or empty.
+        run_dir: Missing, empty, or what a killed call has left of the same
+            conversion.
         image_size: Side of the encoder's input, in pixels.
         images: The folder that the bank was made from, sorted by class and
             name as torchvision does: names and labels of the rows. Without
@@ -72,11 +75,8 @@ def convert(
         ValueError: If the folder has another number of images than the bank
             has rows.
     """
-    path = pathlib.Path(run_dir)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunDirectoryError(
-            f"`to` must be missing or empty. Received: to={run_dir}"
-        )
+    name = pathlib.Path(checkpoint).name
+    _require_unused(run_dir, name)
     with torch_file.open_file(checkpoint) as file:
         parts = _find_parts(file.content)
         encoder, config = build_from(
@@ -102,13 +102,36 @@ def convert(
     if images:
         flags["images"] = images
     text = "".join(f"--{name}={value}\n" for name, value in flags.items())
-    settings = {"converted_from": pathlib.Path(checkpoint).name, **config}
+    settings = {"converted_from": name, **config}
     with lock.holding(run_dir):
+        left = RunDirectory(pathlib.Path(run_dir))
+        if left.encoder.exists() and (bank is None or left.bank.exists()):
+            _refuse(run_dir)
         run = open_run(run_dir, settings, (), text)
         run.save_encoder(encoder)
         if bank is not None:
             run.save_bank(bank)
     return run
+
+
+def _require_unused(run_dir: str, name: str) -> None:
+    """Raises unless a conversion of this file can begin or begin again."""
+    run = RunDirectory(pathlib.Path(run_dir))
+    if run.settings.exists():
+        settings = json.loads(run.settings.read_text(encoding="utf-8"))
+        if settings.get("converted_from") != name or run.bank.exists():
+            _refuse(run_dir)
+        return
+    try:
+        check_usable(run_dir)
+    except RunDirectoryError:
+        _refuse(run_dir)
+
+
+def _refuse(run_dir: str) -> NoReturn:
+    raise RunDirectoryError(
+        f"`to` must be missing or empty. Received: to={run_dir}"
+    )
 
 
 def _find_parts(content: Any) -> _Parts:

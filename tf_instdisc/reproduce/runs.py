@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import sysconfig
+import zipfile
 from collections.abc import Callable, Sequence
 
 from tf_instdisc import run_directory
@@ -25,16 +26,30 @@ class Run:
         seed: Its seed.
         directory: Where it lies.
         flags: All flags of instdisc-train, the recipe's flagfile first.
+        epochs: Epochs after which it is finished.
     """
 
     row: Row
     seed: int
     directory: RunDirectory
     flags: tuple[str, ...]
+    epochs: int = 0
 
     @property
     def is_finished(self) -> bool:
-        return self.directory.bank.exists()
+        """Whether there are results, and they are those of all epochs."""
+        if not self.directory.bank.exists():
+            return False
+        try:
+            _, _, encoded_by = self.directory.read_instances()
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return False  # Damaged: training writes it again.
+        if encoded_by is None or encoded_by.epochs < 0:
+            return True
+        return (
+            encoded_by.epochs >= self.epochs
+            and encoded_by.encoder == self.directory.encoder_digest()
+        )
 
 
 def find_recipes(recipes_dir: str | None) -> pathlib.Path:
@@ -95,7 +110,16 @@ def plan_runs(
                 flags.append(f"--split={split}[:{count}]")
             path = pathlib.Path(runs_dir, recipe.stem, row.run, f"seed{seed}")
             flags += [f"--seed={seed}", f"--run_dir={path}"]
-            runs.append(Run(row, seed, RunDirectory(path), tuple(flags)))
+            given = recipe_flags(recipe, [*more, *row.flags])
+            runs.append(
+                Run(
+                    row,
+                    seed,
+                    RunDirectory(path),
+                    tuple(flags),
+                    int(given.get("epochs", 0)),
+                )
+            )
     return runs
 
 

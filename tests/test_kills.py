@@ -1,0 +1,414 @@
+"""What writes is killed at each of its file operations, and called again."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import torch_files
+from tests.finished_run import (
+    SIZE,
+    fill_folder,
+    linear_encoder,
+    make_run,
+    picture,
+    save_picture,
+)
+from tests.kills import survive_all
+from tests.labelled_run import make_labelled_run
+from tf_instdisc import (
+    checkpoints,
+    embed_folder,
+    finishing,
+    run_directory,
+    update,
+)
+from tf_instdisc.convert import checkpoint as conversion
+from tf_instdisc.data.folder import folder_source
+from tf_instdisc.data.pipeline import evaluation_dataset
+from tf_instdisc.embedding import inference
+from tf_instdisc.evaluation import features, results
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.export import versions
+from tf_instdisc.load import load_encoder
+from tf_instdisc.report import pages
+from tf_instdisc.run_directory import RunDirectory, RunDirectoryError
+from tf_instdisc.saving import Progress
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = [f"{i:02}.png" for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    fill_folder(folder, NAMES)
+    for path in folder.iterdir():
+        os.utime(path, (1e9, 1e9))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    """A finished run; nobody writes into it."""
+    run = make_run(tmp_path_factory.mktemp("finished") / "run", images)
+    bank = run.load_bank()
+    digests = update.folder_digests(str(images), bank.names, 2e9)
+    run.save_instances(np.zeros([0], np.int64), digests)
+    return run
+
+
+def rows_and_ids(run):
+    bank = run.load_bank()
+    return {
+        "rows": bank.rows,
+        "ids": bank.instance_ids.tolist(),
+        "names": bank.names.tolist(),
+        "labels": bank.labels.tolist(),
+        "epochs": bank.encoded_by and bank.encoded_by.epochs,
+    }
+
+
+# === Training ===
+
+
+@pytest.mark.parametrize("epochs", [None, 1])
+def test_settings(tmp_path, epochs):
+    """Of a new run, and of one that goes on with more epochs."""
+    text = "--epochs=2\n--run_dir=RUN\n"
+
+    def open_run(path, epochs=2):
+        return run_directory.open_run(
+            str(path / "run"), {"epochs": epochs}, ("epochs",), text
+        )
+
+    survive_all(
+        lambda path: open_run(path, epochs) if epochs else None,
+        open_run,
+        lambda path: [
+            (path / "run" / name).read_text()
+            for name in ("run.json", "flags.txt")
+        ],
+        tmp_path,
+    )
+
+
+def test_settings_that_an_earlier_version_was_killed_between(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "flags.txt").write_text(f"--seed=1\n--run_dir={run}\n")
+    (run / "run.json.partial").write_text('{"epo')
+    run_directory.open_run(str(run), {"epochs": 2}, (), f"--run_dir={run}\n")
+    assert json.loads((run / "run.json").read_text()) == {"epochs": 2}
+    # A flagfile of the user's own is no leftover.
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "flags.txt").write_text("--seed=1\n")
+    with pytest.raises(RunDirectoryError, match="missing, empty"):
+        run_directory.open_run(str(tmp_path / "theirs"), {}, (), "")
+
+
+@pytest.mark.parametrize("older", [0, 3])
+def test_checkpoints(tmp_path, older):
+    state = tf.train.Checkpoint(x=tf.Variable(tf.range(10)))
+
+    def write(path, epochs=9):
+        # As `fit` does after a restart: the epoch comes once more.
+        saved, damages = checkpoints.find_newest(path)
+        assert not damages
+        if saved is None or saved.progress["epochs"] < epochs:
+            checkpoints.write(path, state, {"epochs": epochs}, keep=2)
+
+    def make(path):
+        for epochs in range(1, older + 1):
+            write(path, epochs)
+
+    survive_all(
+        make,
+        write,
+        lambda path: checkpoints.find_newest(path)[0].progress,
+        tmp_path,
+        # One that was to be removed goes when the next one is written.
+        compares_files=False,
+    )
+
+
+def test_metrics(tmp_path):
+    """A run's epoch comes again where its line may be there already."""
+
+    def go_on(path):
+        run = RunDirectory(path)
+        run.keep_metrics(2)
+        run.append_metrics({"epoch": 3, "loss": 0.125})
+
+    def make(path):
+        for epoch in (1, 2, 3):
+            RunDirectory(path).append_metrics({"epoch": epoch, "loss": 7.0})
+
+    survive_all(
+        make, go_on, lambda path: RunDirectory(path).read_metrics(), tmp_path
+    )
+
+
+@pytest.mark.parametrize("was_finished", [False, True])
+def test_results_of_training(tmp_path, images, finished, was_finished):
+    """At the end of a run, and of one that had fewer epochs."""
+    encoder = linear_encoder()
+    encoder.set_weights([w[::-1] for w in encoder.get_weights()])
+    source = folder_source(str(images))
+    dataset = evaluation_dataset(source, SIZE, 4)
+    embedded = finishing.embed(inference(encoder), dataset, len(NAMES))
+
+    def make(path):
+        shutil.copytree(finished.path, path / "run")
+        if not was_finished:
+            for name in ("encoder.keras", "bank.npz", "instances.json"):
+                (path / "run" / name).unlink()
+
+    def finish(path):
+        run = RunDirectory(path / "run")
+        progress = Progress(epochs=2)
+        if finishing.is_finished(run, source, encoder, progress, 2):
+            return
+        finishing.write(run, encoder, embedded, source, progress, 2e9)
+
+    def outcome(path):
+        run = RunDirectory(path / "run")
+        removed_ids, digests = run.load_instances()
+        return {
+            **rows_and_ids(run),
+            "weights": load_encoder(run.path).get_weights()[0],
+            "instances": [removed_ids.tolist(), digests],
+        }
+
+    def read(path):
+        """Between, nobody is given rows and an encoder of two runs."""
+        run = RunDirectory(path / "run")
+        with contextlib.suppress(RunDirectoryError):
+            rows = run.load_bank().rows
+            kept = load_encoder(run.path)
+            batch = next(iter(dataset))[0]
+            np.testing.assert_allclose(kept(batch), rows[:4], atol=1e-5)
+
+    survive_all(make, finish, outcome, tmp_path, between=read)
+
+
+# === What works on finished runs ===
+
+
+@pytest.mark.parametrize("output", [None, "updated"])
+def test_update(tmp_path, images, finished, monkeypatch, output):
+    encoder = load_encoder(finished.path)
+    monkeypatch.setattr(update, "load_encoder", lambda path: encoder)
+    grown = tmp_path / "grown"
+    shutil.copytree(images, grown)
+    (grown / "05.png").unlink()
+    (grown / "01.png").rename(grown / "0 renamed.png")
+    shutil.copy(images / "05.png", grown / "02.png")
+    for seed, name in enumerate(("a.png", "b.png")):
+        save_picture(grown, name, picture(50 + seed))
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def run_update(path):
+        run = RunDirectory(path / "run")
+        target = str(path / output) if output else None
+        update.update_run(run, str(grown), output=target)
+
+    def outcome(path):
+        run = RunDirectory(path / (output or "run"))
+        removed_ids, digests = run.load_instances()
+        return {
+            **rows_and_ids(run),
+            "removed": removed_ids.tolist(),
+            "digests": digests,
+            "images": run.read_flags()["images"],
+        }
+
+    survive_all(
+        lambda path: shutil.copytree(finished.path, path / "run"),
+        run_update,
+        outcome,
+        place,
+    )
+
+
+def test_an_output_that_is_updated_again_gives_no_id_twice(
+    tmp_path, images, finished
+):
+    grown = tmp_path / "grown"
+    shutil.copytree(images, grown)
+    save_picture(grown, "a.png", picture(50))
+    output = str(tmp_path / "output")
+    target, _ = update.update_run(finished, str(grown), output=output)
+    assert target.load_bank().names[6] == "a.png"
+    (grown / "a.png").unlink()
+    save_picture(grown, "b.png", picture(51))
+    target, _ = update.update_run(finished, str(grown), output=output)
+    bank = target.load_bank()
+    ids = dict(
+        zip(bank.names.tolist(), bank.instance_ids.tolist(), strict=True)
+    )
+    assert ids["b.png"] == 7
+    assert target.load_instances()[0].tolist() == [6]
+
+
+def embedder(contents):
+    rows = [[len(content), sum(content[:9])] for content in contents]
+    valid = [len(content) > 5 for content in contents]
+    return {"embedding": np.array(rows, np.float32), "valid": np.array(valid)}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+@pytest.mark.parametrize("num_bad", [0, 1])
+def test_embed(tmp_path, images, monkeypatch, suffix, num_bad):
+    monkeypatch.setattr(embed_folder, "_PART", 3)
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    if num_bad:
+        (folder / "bad.png").write_bytes(b"bad")
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def outcome(path):
+        if suffix == ".npz":
+            with np.load(path / "out.npz") as file:
+                return dict(file)
+        from pyarrow import parquet
+
+        return parquet.read_table(path / "out.parquet").to_pydict()
+
+    survive_all(
+        lambda path: None,
+        lambda path: embed_folder.embed_folder(
+            str(folder), str(path / f"out{suffix}"), embedder, "model"
+        ),
+        outcome,
+        place,
+        is_done=ValueError,
+    )
+
+
+def test_export_versions(tmp_path):
+    """Each is whole; what a killed one has left is gone after the next."""
+
+    def export(path):
+        with versions.new_version(str(path / "model")) as pending:
+            (pending.path / "variables").mkdir()
+            for name in ("saved_model.pb", "variables/data", "card.md"):
+                (pending.path / name).write_text(name)
+            pending.publish()
+
+    def outcome(path):
+        newest = path / "model" / str(versions.versions(path / "model")[-1])
+        return {
+            p.relative_to(newest).as_posix(): p.read_text()
+            for p in newest.rglob("*")
+            if p.is_file()
+        }
+
+    def whole(path):
+        for number in versions.versions(path / "model"):
+            assert len([*(path / "model" / str(number)).rglob("*")]) == 4
+
+    def once(path):
+        # A kill behind the last operation has published; again is another.
+        if not versions.versions(path / "model"):
+            export(path)
+
+    survive_all(lambda path: None, once, outcome, tmp_path, between=whole)
+
+
+def test_convert(tmp_path, monkeypatch):
+    encoder = linear_encoder()
+    config = {"backbone": "resnet18", "width": 64, "stem": "imagenet"}
+    monkeypatch.setattr(
+        conversion,
+        "build_from",
+        lambda weights, size: (encoder, {**config, "embedding_dim": 8}),
+    )
+    memory = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
+    buffers = torch_files.Call(
+        torch_files.Named("collections", "OrderedDict"), [["memory", memory]]
+    )
+    weights = {"fc.bias": np.zeros([8], np.float32)}
+    content = {
+        "state_dict": weights,
+        "lemniscate": torch_files.Module(
+            "lib.NCEAverage", "NCEAverage", {"_buffers": buffers}
+        ),
+    }
+    file = tmp_path / "released.pth.tar"
+    file.write_bytes(torch_files.legacy_bytes(content))
+    place = tmp_path / "place"
+    place.mkdir()
+    survive_all(
+        lambda path: None,
+        lambda path: conversion.convert(str(file), str(path / "run")),
+        lambda path: {
+            **rows_and_ids(RunDirectory(path / "run")),
+            "weights": load_encoder(path / "run").get_weights()[0],
+        },
+        place,
+        is_done=RunDirectoryError,
+    )
+
+
+def test_evaluation(tmp_path):
+    """Results, and activations that are kept for the next time."""
+    made = make_labelled_run(tmp_path / "made")
+    encoder = load_encoder(made.path)
+    source = folder_source(made.read_flags()["images"])
+    shutil.rmtree(made.tensorboard, ignore_errors=True)
+    old = [Measurement("knn", "kNN", "top1", 0.5)]
+    new = [Measurement("svm", "SVM", "top1", 0.25)]
+    results.save(made, old)
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def evaluate(path):
+        run = RunDirectory(path / "run")
+        features.extract(
+            encoder, source, ("conv2", "embedding"), run.features, 100
+        )
+        results.save(run, new)
+
+    def outcome(path):
+        run = RunDirectory(path / "run")
+        found = features.extract(
+            encoder, source, ("conv2", "embedding"), run.features, 100
+        )
+        values = {name: np.array(v) for name, v in found.values.items()}
+        return {**values, "results": run.load_results()["measurements"]}
+
+    survive_all(
+        lambda path: shutil.copytree(made.path, path / "run"),
+        evaluate,
+        outcome,
+        place,
+    )
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_pages(tmp_path, is_there):
+    """Report, neighbours, duplicates: the old page or the new one, whole."""
+
+    def make(path):
+        if is_there:
+            (path / "report.html").write_text("old")
+
+    def whole(path):
+        page = path / "report.html"
+        assert not page.exists() or page.read_text() in ("old", "new" * 99)
+
+    survive_all(
+        make,
+        lambda path: pages.write(path / "report.html", "new" * 99),
+        lambda path: (path / "report.html").read_text(),
+        tmp_path,
+        between=whole,
+    )
