@@ -172,6 +172,26 @@ def survive_all(
     Returns:
         The number of kills.
     """
+    with _without_waiting():
+        return _survive_all(
+            make, call, outcome, place, is_done, between, every, compares_files
+        )
+
+
+@contextlib.contextmanager
+def _without_waiting():
+    """Leaves out the waiting for the disk, of which a kill takes nothing."""
+    sync = os.fsync
+    os.fsync = lambda descriptor: None
+    try:
+        yield
+    finally:
+        os.fsync = sync
+
+
+def _survive_all(
+    make, call, outcome, place, is_done, between, every, compares_files
+):
     undisturbed = place / "undisturbed"
     undisturbed.mkdir()
     make(undisturbed)

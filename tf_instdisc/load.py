@@ -9,7 +9,7 @@ from tf_instdisc.encoders.portable import make_portable
 from tf_instdisc.errors import MissingFileError
 
 
-def load_encoder(path: str | os.PathLike) -> keras.Model:
+def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
     """Loads an encoder from a run directory or a `.keras` file.
 
     `keras.saving.load_model` loads the same file where this package is not
@@ -17,6 +17,8 @@ def load_encoder(path: str | os.PathLike) -> keras.Model:
 
     Args:
         path: A run directory, or its `encoder.keras`.
+        best: Whether to take the encoder of the best epoch by kNN in place
+            of the last one, from the directory of a run with `--keep_best`.
 
     Returns:
         The encoder: images `[batch, size, size, 3]`, RGB in 0..255, to
@@ -33,10 +35,20 @@ def load_encoder(path: str | os.PathLike) -> keras.Model:
             f"Received: path={path!r}, which does not exist"
         )
     if os.path.isdir(path):
-        run = run_directory.load(path)
-        if not run.encoder.exists():
-            raise run_directory.RunDirectoryError(
-                f"{path} holds no encoder.keras. Has its run finished?"
-            )
-        path = os.fspath(run.encoder)
+        path = os.fspath(_file_of(run_directory.load(path), best))
     return make_portable(keras.saving.load_model(path, compile=False))
+
+
+def _file_of(run, best):
+    if best:
+        if run.load_best() is None:
+            raise run_directory.RunDirectoryError(
+                f"{run.path} holds no encoder_best.keras that is whole. Train "
+                "the run with --keep_best."
+            )
+        return run.best_encoder
+    if not run.encoder.exists():
+        raise run_directory.RunDirectoryError(
+            f"{run.path} holds no encoder.keras. Has its run finished?"
+        )
+    return run.encoder

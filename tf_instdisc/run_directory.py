@@ -6,6 +6,8 @@ checkpoints/    where a run goes on that was stopped
 metrics.jsonl   one JSON object for each epoch
 tensorboard/    the same for TensorBoard
 encoder.keras   the trained encoder
+encoder_best.keras  with --keep_best, the encoder of the best epoch by kNN
+best.json       its epoch and kNN accuracy
 bank.npz        rows, instance ids, names, labels, class names
 report.html     what instdisc-report writes
 instances.json  what instdisc-update has removed, and digests of the files
@@ -102,6 +104,14 @@ class RunDirectory:
     @property
     def encoder(self) -> pathlib.Path:
         return self.path / "encoder.keras"
+
+    @property
+    def best_encoder(self) -> pathlib.Path:
+        return self.path / "encoder_best.keras"
+
+    @property
+    def best(self) -> pathlib.Path:
+        return self.path / "best.json"
 
     @property
     def bank(self) -> pathlib.Path:
@@ -229,9 +239,29 @@ class RunDirectory:
 
         save_encoder(encoder, self.encoder)
 
+    def save_best(self, encoder, epoch: int, knn_top1: float) -> None:
+        """Writes the best encoder so far, then what it is."""
+        from tf_instdisc.encoders.portable import save_encoder
+
+        save_encoder(encoder, self.best_encoder)
+        record = {
+            "epoch": epoch,
+            "knn_top1": knn_top1,
+            "sha256": _sha256(self.best_encoder),
+        }
+        atomic.write_text(self.best, json.dumps(record) + "\n")
+
+    def load_best(self) -> dict | None:
+        """Epoch and kNN top-1 of the best encoder; None if none is whole."""
+        if not self.best.exists() or not self.best_encoder.exists():
+            return None
+        record = json.loads(self.best.read_text(encoding="utf-8"))
+        is_whole = record["sha256"] == _sha256(self.best_encoder)
+        return record if is_whole else None
+
     def encoder_digest(self) -> str:
         """SHA-256 of the encoder's file."""
-        return hashlib.sha256(self.encoder.read_bytes()).hexdigest()
+        return _sha256(self.encoder)
 
     def save_bank(self, bank: Bank) -> None:
         """Writes the bank, whole or not at all."""
@@ -282,6 +312,11 @@ class RunDirectory:
         with np.load(self.bank) as file:
             field = file["encoded_by"] if "encoded_by" in file.files else None
             return file["instance_ids"], file["names"], _encoded_by_of(field)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _encoded_by_field(encoded_by: EncodedBy | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc import (
+    best,
     choices,
     finishing,
     lock,
@@ -93,6 +94,7 @@ def train(
     flags_text: str = "",
     grid_every: int = 0,
     finish: bool = False,
+    keep_best: bool = False,
 ) -> None:
     """Trains an encoder and fills the run's directory, or goes on with it.
 
@@ -127,6 +129,8 @@ def train(
             none. Needs the extra `report`.
         finish: Whether the newest checkpoint is finished as it is, however
             far it is: nothing is trained. The run can still go on later.
+        keep_best: Whether the encoder of the best epoch by kNN is kept
+            beside the last one. Needs labels on both sides.
 
     Raises:
         ValueError: If an argument is out of range, the test classes are
@@ -152,6 +156,13 @@ def train(
         augmentation.image_size,
     )
     has_knn = measure.has_knn(source, test_source)
+    if keep_best and not has_knn:
+        raise UsageError(
+            "`keep_best` needs kNN accuracy: training and test images with "
+            "the same classes. Received: keep_best=True, "
+            f"{source.name} with {source.num_classes} classes, "
+            f"{test_source.name if test_source else 'no test images'}"
+        )
     train_images, test_images = (
         s
         and pipeline.evaluation_dataset(
@@ -237,6 +248,8 @@ def train(
     callbacks: list[keras.callbacks.Callback] = []
     if is_chief:
         run.keep_metrics(progress.epochs)
+        if keep_best:
+            best.catch_up(run, encoder, progress)
         if has_knn:
             callbacks.append(
                 KNNMonitor(
@@ -278,6 +291,8 @@ def train(
             writes=is_chief,
         )
     )
+    if keep_best and is_chief:
+        callbacks.append(best.KeepBest(run))
 
     start = progress
 
@@ -328,6 +343,11 @@ def train(
             run, encoder, embedded, source, progress, encoded_at, init_run
         )
         print(_finished_line(run, progress, epochs))
+        if keep_best and (kept := run.load_best()):
+            print(
+                f"best encoder: {shown(str(run.best_encoder))}, epoch {kept['epoch']}, "
+                f"kNN top-1 {kept['knn_top1']:.3f}"
+            )
         print(f"run directory: {shown(str(run.path))}")
     # No host ends while the chief still writes.
     with strategies.lost_workers_named(strategy):

@@ -123,6 +123,7 @@ def _train_in(run_dir: str) -> None:
         flags_text=_flags_text(),
         grid_every=run.GRID_EVERY.value,
         finish=run.FINISH.value,
+        keep_best=run.KEEP_BEST.value,
     )
 
 

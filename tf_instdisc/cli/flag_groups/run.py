@@ -28,6 +28,12 @@ NUM_NEIGHBORS = flags.DEFINE_integer(
 KNN_EVERY = flags.DEFINE_integer(
     "knn_every", 1, "Epochs between two kNN measurements.", lower_bound=1
 )
+KEEP_BEST = flags.DEFINE_bool(
+    "keep_best",
+    False,
+    "Keep the encoder of the epoch with the best kNN top-1 beside the last "
+    "one, as encoder_best.keras. Needs kNN.",
+)
 KNN_ENCODE = flags.DEFINE_bool(
     "knn_encode",
     False,
