@@ -151,10 +151,9 @@ def survive_all(
     *,
     is_done: type[Exception] | tuple[type[Exception], ...] = (),
     between: Callable[[pathlib.Path], object] = lambda path: None,
-    every: int = 1,
     compares_files: bool = True,
 ) -> int:
-    """Kills a call at each operation, and calls it again.
+    """Kills a call at its operations, one after the other; calls it again.
 
     The outcome must be that of a call that was not disturbed, and no other
     file may be left.
@@ -166,7 +165,6 @@ def survive_all(
         place: An empty directory for all of this.
         is_done: What the second call may raise where nothing was left to do.
         between: Checks what readers meet between the two calls.
-        every: Kills at each operation of this many.
         compares_files: Whether the same files must be there at the end.
 
     Returns:
@@ -174,7 +172,7 @@ def survive_all(
     """
     with _without_waiting():
         return _survive_all(
-            make, call, outcome, place, is_done, between, every, compares_files
+            make, call, outcome, place, is_done, between, compares_files
         )
 
 
@@ -189,9 +187,17 @@ def _without_waiting():
         os.fsync = sync
 
 
-def _survive_all(
-    make, call, outcome, place, is_done, between, every, compares_files
-):
+def _kills(names: list[str]) -> list[int]:
+    """All operations, but of many writes in a row the first and the last."""
+    return [
+        number
+        for number, name in enumerate(names)
+        if {name} != set(names[max(0, number - 1) : number + 2])
+        or name != "write"
+    ]
+
+
+def _survive_all(make, call, outcome, place, is_done, between, compares_files):
     undisturbed = place / "undisturbed"
     undisturbed.mkdir()
     make(undisturbed)
@@ -199,7 +205,7 @@ def _survive_all(
     with operations.watched():
         call(undisturbed)
     wanted, files = outcome(undisturbed), _files(undisturbed)
-    kills = range(0, len(operations.names), every)
+    kills = _kills(operations.names)
     assert kills, "nothing was written"
     for last in kills:
         path = place / "killed"

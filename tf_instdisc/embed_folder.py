@@ -214,7 +214,7 @@ def _write_part(file, folder, names, embedder, batch_size, pool):
     ]
     answers = list(pool.map(lambda b: _embed(folder, b, embedder), batches))
     dims = {answer["embedding"].shape[1] for answer in answers}
-    earlier = next(iter(sorted(file.parent.glob("*.npz"))), None)
+    earlier = next(iter(sorted(file.parent.glob("[0-9]*.npz"))), None)
     if earlier:
         with np.load(earlier) as part:
             dims.add(part["embedding"].shape[1])
@@ -263,7 +263,7 @@ def _embed(folder, names, embedder):
 
 def _join(parts: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     columns: tuple[list, list] = [], []
-    for file in sorted(parts.glob("*.npz")):
+    for file in sorted(parts.glob("[0-9]*.npz")):
         with np.load(file) as part:
             columns[0].append(part["valid"])
             columns[1].append(part["embedding"])

@@ -345,7 +345,8 @@ def train(
         print(_finished_line(run, progress, epochs))
         if keep_best and (kept := run.load_best()):
             print(
-                f"best encoder: {shown(str(run.best_encoder))}, epoch {kept['epoch']}, "
+                f"best encoder: {shown(str(run.best_encoder))}, "
+                f"epoch {kept['epoch']}, "
                 f"kNN top-1 {kept['knn_top1']:.3f}"
             )
         print(f"run directory: {shown(str(run.path))}")
