@@ -358,6 +358,16 @@ def test_convert(tmp_path, monkeypatch):
     )
 
 
+@pytest.fixture
+def eagerly():
+    """Without graphs, each of which would take longer than its use."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.filterwarnings("ignore:Even though")
+@pytest.mark.usefixtures("eagerly")
 def test_evaluation(tmp_path):
     """Results, and activations that are kept for the next time."""
     made = make_labelled_run(tmp_path / "made")
