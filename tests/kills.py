@@ -20,6 +20,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc import lock
+
 
 class Killed(BaseException):
     """Stands for SIGKILL."""
@@ -78,6 +80,7 @@ class Operations:
         self.root = os.path.realpath(root)
         self.last = last
         self.names: list[str] = []
+        self._descriptors: list[int] = []
 
     @property
     def is_dead(self) -> bool:
@@ -107,6 +110,22 @@ class Operations:
 
         return watched
 
+    def _descriptor(self, path, flags, *arguments, **keywords):
+        is_below = self._is_below(path, keywords.get("dir_fd"))
+        if is_below and flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
+            self.count(f"open {os.path.basename(str(path))}")
+        descriptor = self._real_os_open(path, flags, *arguments, **keywords)
+        if is_below:
+            self._descriptors.append(descriptor)
+        return descriptor
+
+    def _close_all(self):
+        """As the kernel does for a process that ends, its locks included."""
+        for descriptor in self._descriptors:
+            with contextlib.suppress(OSError):
+                if self._is_below(descriptor):
+                    os.close(descriptor)
+
     def _open(self, path, mode="r", *arguments, **keywords):
         writes = bool(set(mode) & set("wax+")) and self._is_below(path)
         if writes:
@@ -118,7 +137,11 @@ class Operations:
     def watched(self):
         """Watches the operations of all code within the context."""
         self._real_open = builtins.open
-        names = "replace rename mkdir unlink remove rmdir fsync truncate"
+        self._real_os_open = os.open
+        names = (
+            "replace rename mkdir unlink remove rmdir fsync truncate ftruncate "
+            "pwrite"
+        )
         places = [(os, name) for name in names.split()]
         with contextlib.ExitStack() as stack:
             for place, name in places:
@@ -135,10 +158,13 @@ class Operations:
             for place in (builtins, io):
                 place.open = self._open
                 stack.callback(setattr, place, "open", self._real_open)
+            os.open = self._descriptor
+            stack.callback(setattr, os, "open", self._real_os_open)
             hook = sys.unraisablehook
             # A dead process's zip files would write their ends.
             sys.unraisablehook = lambda _: None
             stack.callback(setattr, sys, "unraisablehook", hook)
+            stack.callback(self._close_all)
             stack.callback(gc.collect)
             yield
 
@@ -226,7 +252,12 @@ def _survive_all(make, call, outcome, place, is_done, between, compares_files):
 
 
 def _files(root):
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
+    return sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        # That of a dead process is taken over by the next that locks.
+        if path.name != lock.FILE
+    )
 
 
 def assert_same(found, wanted, where=""):

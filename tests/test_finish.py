@@ -258,3 +258,31 @@ def test_an_updated_run_is_not_trained_on(images, tmp_path, capsys, old_form):
         train(run.path, folder_source(str(folder)), finish=finish)
         assert "is finished: 1 epochs" in capsys.readouterr().out
     assert files == {path: path.read_bytes() for path in files}
+
+
+def test_the_best_encoder_is_kept(tmp_path, capsys):
+    with pytest.raises(ValueError, match="keep_best"):
+        train(tmp_path / "none", array_source(pictures()), keep_best=True)
+    assert not (tmp_path / "none").exists()
+    for epochs in (1, 3):
+        run = train(
+            tmp_path / "run",
+            labelled(),
+            epochs,
+            test_source=labelled(),
+            keep_best=True,
+        )
+    scores = [line["knn_top1"] for line in run.read_metrics()]
+    best = int(np.argmax(scores)) + 1
+    kept = run.load_best()
+    assert (kept["epoch"], kept["knn_top1"]) == (best, max(scores))
+    assert f"epoch {best}, kNN top-1" in capsys.readouterr().out
+    weights = load_encoder(run.path, best=True).get_weights()
+    last = load_encoder(run.path).get_weights()
+    is_last = all(
+        np.array_equal(a, b) for a, b in zip(weights, last, strict=True)
+    )
+    assert is_last == (best == 3)
+    run.best_encoder.write_bytes(b"damaged")
+    with pytest.raises(RunDirectoryError, match="--keep_best"):
+        load_encoder(run.path, best=True)

@@ -5,6 +5,9 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -19,12 +22,15 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
-from tests.kills import survive_all
+from tests.kills import assert_same, survive_all
 from tests.labelled_run import make_labelled_run
 from tf_instdisc import (
+    atomic,
+    best,
     checkpoints,
     embed_folder,
     finishing,
+    lock,
     run_directory,
     update,
 )
@@ -197,6 +203,86 @@ def test_results_of_training(tmp_path, images, finished, was_finished):
     survive_all(make, finish, outcome, tmp_path, between=read)
 
 
+def test_the_best_encoder(tmp_path):
+    """Three epochs, of which the second is the best."""
+    encoder = linear_encoder()
+
+    def train(path):
+        run = RunDirectory(path)
+        callback = best.KeepBest(run)
+        callback.set_model(types.SimpleNamespace(encoder=encoder))
+        checkpoint = path / "epochs"
+        done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        run.keep_metrics(done)
+
+        def reach(epoch):
+            encoder.set_weights(
+                [np.full(w.shape, epoch) for w in encoder.get_weights()]
+            )
+
+        reach(done)
+        best.catch_up(run, encoder, Progress(done))
+        for epoch, score in ((1, 0.25), (2, 0.5), (3, 0.5)):
+            if epoch > done:
+                reach(epoch)
+                run.append_metrics({"epoch": epoch, "knn_top1": score})
+                atomic.write_text(checkpoint, str(epoch))
+                callback.on_epoch_end(epoch - 1, {"knn_top1": score})
+
+    def outcome(path):
+        run = RunDirectory(path)
+        kept = run.load_best()
+        kernel = load_encoder(run.best_encoder).get_weights()[0]
+        return [kept["epoch"], kept["knn_top1"], kernel.flat[0]]
+
+    survive_all(lambda path: None, train, outcome, tmp_path)
+    assert outcome(tmp_path / "undisturbed") == [2, 0.5, 2]
+
+
+_HOOK = """
+import os, signal
+real = os.replace
+def replace(a, b, **more):
+    if os.path.basename(b) == os.environ.get("KILL_AT"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(a, b, **more)
+os.replace = replace
+"""
+
+
+def test_processes_that_are_killed(tmp_path, images):
+    """The command itself; what training does between is killed elsewhere."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(_HOOK)
+    paths = os.pathsep.join([str(tmp_path / "hook"), str(ROOT)])
+
+    def train(name, kill_at=""):
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "tf_instdisc.cli.train"),
+                *("--image_size=8", "--width=1", "--embedding_dim=8"),
+                *("--objective=softmax", "--batch_size=3", "--epochs=1"),
+                f"--images={images}",
+                f"--run_dir={tmp_path / name}",
+            ],
+            env={**os.environ, "PYTHONPATH": paths, "KILL_AT": kill_at},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ended.returncode == (-9 if kill_at else 0), ended.stderr
+
+    train("good")
+    for kill_at in ("run.json", "bank.npz"):
+        train("run", kill_at)
+    train("run")
+    found, wanted = (
+        rows_and_ids(RunDirectory(tmp_path / name)) for name in ("run", "good")
+    )
+    assert_same(found, wanted)
+
+
 # === What works on finished runs ===
 
 
@@ -217,7 +303,8 @@ def test_update(tmp_path, images, finished, monkeypatch, output):
     def run_update(path):
         run = RunDirectory(path / "run")
         target = str(path / output) if output else None
-        update.update_run(run, str(grown), output=target)
+        with lock.holding(target or run.path):
+            update.update_run(run, str(grown), output=target)
 
     def outcome(path):
         run = RunDirectory(path / (output or "run"))
