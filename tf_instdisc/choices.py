@@ -38,7 +38,21 @@ NEGATIVES = ("shared", "per_example")
 NORMALIZERS = ("ema", "first_batch")
 BANK_INITS = ("random", "encode")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".gif",
+    ".bmp",
+    ".webp",
+)
+"""What is taken for an image in a folder, in lower case."""
+FORMATS = "JPEG, PNG, GIF, BMP or WebP"
+"""What is decoded, everywhere."""
+MAX_PIXELS = 2**27
+"""Of an image in a folder; larger ones are refused undecoded."""
 CACHES = ("auto", "memory", "none")
 BAD_IMAGES = ("fail", "skip")
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic, choices
+from tf_instdisc import atomic
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
@@ -86,7 +86,7 @@ def embed_folder(
         raise UsageError(
             f"`output` must not exist. Received: output={output!r}"
         )
-    names = image_paths(folder, (*choices.IMAGE_SUFFIXES, ".webp"))
+    names = image_paths(folder)
     if target.exists() and not any(parts.iterdir()):
         parts.rmdir()  # Nothing else was left to do.
         return _outcome_of(names, target)

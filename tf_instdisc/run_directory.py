@@ -15,6 +15,8 @@ results.json    what instdisc-evaluate has measured
 features/       layers' activations that instdisc-evaluate keeps
 detection.jsonl one JSON object for each epoch of each detector
 lock            who is writing; only while it is there
+checked_images.npz       which files of the folder can be decoded
+checked_test_images.npz  the same of the test folder
 """
 
 import contextlib
@@ -124,6 +126,14 @@ class RunDirectory:
     @property
     def report(self) -> pathlib.Path:
         return self.path / "report.html"
+
+    @property
+    def checked_images(self) -> pathlib.Path:
+        return self.path / "checked_images.npz"
+
+    @property
+    def checked_test_images(self) -> pathlib.Path:
+        return self.path / "checked_test_images.npz"
 
     @property
     def results(self) -> pathlib.Path:
@@ -409,6 +419,7 @@ def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
         return pathlib.Path(run.read_flags().get("run_dir", "")) == run.path
     return (
         path.name == lock.FILE
+        or path in (run.checked_images, run.checked_test_images)
         or path.name.startswith(".partial-")
         or path.name.endswith(".partial")
     )

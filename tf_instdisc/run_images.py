@@ -87,11 +87,7 @@ class RunImages:
             examples = self._from_tfds(positions)
 
         def prepare(slot, image):
-            if image.dtype == tf.string:
-                image = decode.decode_whole(image)
-            return slot, decode.resize_and_center_crop(
-                decode.to_rgb(image), size, crop_fraction
-            )
+            return slot, decode.center(image, size, crop_fraction)
 
         dataset = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
         dataset = dataset.ignore_errors().batch(256).prefetch(1)

@@ -16,7 +16,8 @@ from tf_instdisc import choices, plan
 from tf_instdisc.cli import train
 from tf_instdisc.cli.flag_groups import data, encoder, optimization, run
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.errors import UsageError
 
 _SUMMARY = """
 Prints what a run will need: bank, memory of a step, checkpoints, steps. It
@@ -148,16 +149,7 @@ def _free_disk(run_dir):
 
 def _count_images():
     if data.IMAGES.value:
-        files = pathlib.Path(data.IMAGES.value).rglob("*")
-        count = sum(
-            file.suffix.lower() in choices.IMAGE_SUFFIXES for file in files
-        )
-        if not count:
-            raise MissingFileError(
-                f"The folder must hold images. Received: "
-                f"images={data.IMAGES.value!r}"
-            )
-        return count
+        return len(image_paths(data.IMAGES.value))
     return _count_prepared(
         data.DATA_DIR.value or "~/tensorflow_datasets",
         data.DATASET.value,

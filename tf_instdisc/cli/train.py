@@ -1,5 +1,7 @@
 """instdisc-train: trains an encoder and fills a run directory."""
 
+import pathlib
+
 from absl import flags
 
 from tf_instdisc.cli.flag_groups import (
@@ -58,7 +60,9 @@ def _train_in(run_dir: str) -> None:
         strategy.split_cpu(run.LOGICAL_CPUS.value)
     built_strategy = strategy.build_strategy(run.DISTRIBUTION.value)
     keras.config.set_dtype_policy(encoder.PRECISION.value)
-    source, test_source = _sources(init_run)
+    source, test_source = _sources(
+        init_run, run_dir if strategy.is_chief(built_strategy) else None
+    )
     # Not before: preparing a data set takes from Python's random numbers.
     keras.utils.set_random_seed(run.SEED.value)
     training.train(
@@ -127,18 +131,29 @@ def _train_in(run_dir: str) -> None:
     )
 
 
-def _sources(init_run):
+def _sources(init_run, run_dir):
+    """Training and test images; `run_dir` is where checks are remembered."""
     if data.IMAGES.value:
+        from tf_instdisc import run_directory
         from tf_instdisc.data.folder import folder_source
 
         policy = data.BAD_IMAGES.value
         ids, num_instances = None, None
         if init_run is not None:
             ids, num_instances = init_run.ids_by_name()
-        source = folder_source(data.IMAGES.value, policy, ids, num_instances)
+        checked, test_checked = None, None
+        if run_dir is not None:
+            directory = run_directory.RunDirectory(pathlib.Path(run_dir))
+            checked = directory.checked_images
+            test_checked = directory.checked_test_images
+        source = folder_source(
+            data.IMAGES.value, policy, ids, num_instances, checked
+        )
         test_source = None
         if data.TEST_IMAGES.value:
-            test_source = folder_source(data.TEST_IMAGES.value, policy)
+            test_source = folder_source(
+                data.TEST_IMAGES.value, policy, memory=test_checked
+            )
         return source, test_source
 
     from tf_instdisc.data.tfds_source import tfds_source

@@ -1,25 +1,51 @@
-"""Encoded images to pixels, with stock TensorFlow ops only."""
+"""Encoded images to pixels as people see them, with stock TensorFlow ops.
+
+Every image of the package is decoded here: in training, evaluation, pictures
+and exported models. A file's structure is read first (`data/formats`), so
+that what it costs is known and bounded before it is decoded.
+"""
 
 import tensorflow as tf
 
+from tf_instdisc import choices
 from tf_instdisc.augment import Augmentation, crop_boxes
+from tf_instdisc.data.formats import bmp, exif, gif, jpeg, png, webp
+from tf_instdisc.data.formats.file_bytes import file_bytes, require
+from tf_instdisc.data.formats.stored import Stored
+
+# A JPEG is decoded at a fraction of its size as long as this many of its
+# pixels, along each axis, make one pixel of the result.
+_OVERSAMPLING = 2.0
+
+# Pixels decoded around a crop: chroma is interpolated across its border.
+_MARGIN = 8
 
 
-def decode_whole(contents: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG, PNG, GIF or BMP.
+def decode_whole(
+    contents: tf.Tensor, max_pixels: int = choices.MAX_PIXELS
+) -> tf.Tensor:
+    """Decodes an image as viewers show it.
+
+    EXIF orientation is applied, alpha is dropped, of 16 bits the upper 8 are
+    taken, and of an animation the first frame.
 
     Args:
-        contents: Scalar string.
+        contents: Scalar string, one of `choices.FORMATS`.
+        max_pixels: Larger images are refused undecoded.
 
     Returns:
-        uint8 `[height, width, 3]`; of an animation, the first frame.
+        uint8 `[height, width, 3]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: If this is no image.
+        tf.errors.InvalidArgumentError: When run, if the image is of another
+            format, too large, broken, or costs more than its pixels.
     """
-    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
+    kind, stored = _read(contents, max_pixels)
+    height, width = _int32(stored.height), _int32(stored.width)
+    box = tf.stack([0, 0, height, width])
+    return exif.orient(
+        _decode_box(kind, stored, box, tf.constant(1)), stored.orientation
+    )
 
 
 def decode_crop(
@@ -27,7 +53,8 @@ def decode_crop(
 ) -> tf.Tensor:
     """Decodes the box that RandomResizedCrop draws, and resizes it.
 
-    Of a JPEG, only the box is decoded.
+    Of a JPEG, only the box is decoded, at a fraction of its size where it is
+    much larger than the result.
 
     Args:
         contents: Scalar string, an encoded image.
@@ -36,22 +63,89 @@ def decode_crop(
 
     Returns:
         float32 `[image_size, image_size, 3]` in 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: As `decode_whole`.
     """
+    kind, stored = _read(contents, choices.MAX_PIXELS)
+    shape = _shown_shape(stored)
+    box = crop_boxes(uniforms[None], shape[0], shape[1], augmentation)[0]
+    box = _stored_box(box, stored)
+    sides = tf.cast(box[2:], tf.float32)
+    scales = augmentation.image_size / sides
+    ratio = _ratio(kind, scales)
+    # Whole pixels at the fraction of the size that hold the box.
+    first = box[:2] // ratio
+    last = -(-(box[:2] + box[2:]) // ratio)
+    image = _decode_box(
+        kind, stored, tf.concat([first, last - first], 0), ratio
+    )
+    offsets = tf.cast(first * ratio - box[:2], tf.float32) * scales
+    image = _scale(
+        image,
+        [augmentation.image_size] * 2,
+        scales * tf.cast(ratio, tf.float32),
+        offsets,
+    )
+    return exif.orient(image, stored.orientation)
 
-    def box_of(shape):
-        return crop_boxes(uniforms[None], shape[0], shape[1], augmentation)[0]
 
-    def from_jpeg():
-        box = box_of(tf.io.extract_jpeg_shape(contents))
-        return tf.io.decode_and_crop_jpeg(contents, box, channels=3)
+def decode_center(
+    contents: tf.Tensor,
+    image_size: int,
+    crop_fraction: float,
+    max_pixels: int = choices.MAX_PIXELS,
+) -> tf.Tensor:
+    """Decodes, resizes and crops an image for evaluation.
 
-    def from_other():
-        image = decode_whole(contents)
-        top, left, height, width = tf.unstack(box_of(tf.shape(image)))
-        return image[top : top + height, left : left + width]
+    Equal to `resize_and_center_crop` of the whole image, but only the crop is
+    decoded of a JPEG, and only the crop is resized.
 
-    image = tf.cond(tf.io.is_jpeg(contents), from_jpeg, from_other)
-    return resize(image, [augmentation.image_size] * 2)
+    Args:
+        contents: Scalar string, an encoded image.
+        image_size: Side of the output, in pixels.
+        crop_fraction: In (0, 1].
+        max_pixels: Larger images are refused undecoded.
+
+    Returns:
+        float32 `[image_size, image_size, 3]` in 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: As `decode_whole`.
+    """
+    kind, stored = _read(contents, max_pixels)
+    shape = tf.cast(tf.stack([stored.height, stored.width]), tf.int32)
+    flips = tf.stack(exif.flips(stored.orientation))
+    flips = tf.where(exif.is_transposed(stored.orientation), flips[::-1], flips)
+    scales, starts = _center(shape, image_size, crop_fraction, flips)
+    ratio = _ratio(kind, scales)
+    first, last = _needed(shape, image_size, scales, starts)
+    first, last = first // ratio, -(-last // ratio)
+    image = _decode_box(
+        kind, stored, tf.concat([first, last - first], 0), ratio
+    )
+    scales *= tf.cast(ratio, tf.float32)
+    offsets = tf.cast(first, tf.float32) * scales - starts
+    image = _scale(image, [image_size] * 2, scales, offsets)
+    return exif.orient(image, stored.orientation)
+
+
+def center(
+    image: tf.Tensor, image_size: int, crop_fraction: float
+) -> tf.Tensor:
+    """What evaluation sees of an image of a source, encoded or not.
+
+    Args:
+        image: Scalar string, or uint8 `[height, width, 1 or 3]`.
+        image_size: Side of the output, in pixels.
+        crop_fraction: In (0, 1].
+
+    Returns:
+        float32 `[image_size, image_size, 3]` in 0..255.
+    """
+    if image.dtype == tf.string:
+        return decode_center(image, image_size, crop_fraction)
+    return resize_and_center_crop(to_rgb(image), image_size, crop_fraction)
 
 
 def resize(image: tf.Tensor, size: list[int] | tf.Tensor) -> tf.Tensor:
@@ -67,7 +161,10 @@ def to_rgb(image: tf.Tensor) -> tf.Tensor:
 def resize_and_center_crop(
     image: tf.Tensor, image_size: int, crop_fraction: float
 ) -> tf.Tensor:
-    """Shorter side to `image_size / crop_fraction`, then the centre.
+    """Shorter side to `image_size / crop_fraction`, then the center.
+
+    Only what is seen in the center is resized, so that long images cost no
+    more than square ones.
 
     Args:
         image: `[height, width, channels]`.
@@ -77,13 +174,160 @@ def resize_and_center_crop(
     Returns:
         float32 `[image_size, image_size, channels]`.
     """
+    shape = tf.shape(image)[:2]
+    no_flips = tf.constant([False, False])
+    scales, starts = _center(shape, image_size, crop_fraction, no_flips)
+    first, last = _needed(shape, image_size, scales, starts)
+    part = image[first[0] : last[0], first[1] : last[1]]
+    offsets = tf.cast(first, tf.float32) * scales - starts
+    return _scale(part, [image_size] * 2, scales, offsets)
+
+
+def _center(shape, image_size, crop_fraction, flips):
+    """Scale of each axis, and the first scaled pixel of the center."""
     shorter = round(image_size / crop_fraction)
-    if image.shape[:2] == (shorter, shorter):
-        image = tf.cast(image, tf.float32)
-    else:
-        shape = tf.cast(tf.shape(image)[:2], tf.float32)
-        size = tf.round(shape * (shorter / tf.reduce_min(shape)))
-        image = resize(image, tf.cast(size, tf.int32))
-    top, left = tf.unstack((tf.shape(image)[:2] - image_size) // 2)
-    image = image[top : top + image_size, left : left + image_size]
-    return tf.ensure_shape(image, [image_size, image_size, image.shape[-1]])
+    sides = tf.cast(shape, tf.float32)
+    scaled = tf.round(sides * (shorter / tf.reduce_min(sides)))
+    starts = (tf.cast(scaled, tf.int32) - image_size) // 2
+    # Where the image is mirrored, the center is counted from the other end.
+    mirrored = tf.cast(scaled, tf.int32) - image_size - starts
+    starts = tf.where(flips, mirrored, starts)
+    return scaled / sides, tf.cast(starts, tf.float32)
+
+
+def _needed(shape, image_size, scales, starts):
+    """Pixels of each axis that the center is computed from: first, last."""
+    radius = tf.maximum(1.0, 1.0 / scales) + _MARGIN
+    first = tf.floor(starts / scales - radius)
+    last = tf.math.ceil((starts + image_size) / scales + radius)
+    first, last = (tf.cast(edge, tf.int32) for edge in (first, last))
+    return tf.maximum(first, 0), tf.minimum(last, shape)
+
+
+def _scale(image, size, scales, offsets):
+    """Resizes as `resize`: out = scale * in + offset."""
+    scaled = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=size,
+        scale=scales,
+        translation=offsets,
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+    return tf.ensure_shape(scaled, [*size, image.shape[-1]])
+
+
+def _ratio(kind, scales):
+    """Fraction of its size at which a JPEG is decoded; others at their own."""
+    most = 1 / (_OVERSAMPLING * tf.reduce_max(scales))
+    fits = tf.cast(jpeg.RATIOS, tf.float32) <= most
+    ratio = tf.reduce_max(tf.where(fits, jpeg.RATIOS, 1))
+    return tf.where(kind == _JPEG, ratio, 1)
+
+
+def _shown_shape(stored):
+    shape = tf.cast(tf.stack([stored.height, stored.width]), tf.int32)
+    is_transposed = exif.is_transposed(stored.orientation)
+    return tf.where(is_transposed, shape[::-1], shape)
+
+
+def _stored_box(box, stored):
+    """A box of the shown image in the coordinates of the stored one."""
+    vertical, horizontal = exif.flips(stored.orientation)
+    shape = _shown_shape(stored)
+    corner, sides = box[:2], box[2:]
+    flips = tf.stack([vertical, horizontal])
+    corner = tf.where(flips, shape - corner - sides, corner)
+    is_transposed = exif.is_transposed(stored.orientation)
+    corner = tf.where(is_transposed, corner[::-1], corner)
+    sides = tf.where(is_transposed, sides[::-1], sides)
+    return tf.concat([corner, sides], 0)
+
+
+def _int32(number):
+    return tf.cast(number, tf.int32)
+
+
+_JPEG, _PNG, _GIF, _BMP, _WEBP, _UNKNOWN = range(6)
+
+
+def _read(contents, max_pixels) -> tuple[tf.Tensor, Stored]:
+    """Format of a file, and what its header says."""
+    file = file_bytes(contents)
+    start = file.slice(0, 12)
+
+    def begins(signature):
+        return tf.strings.substr(start, 0, len(signature)) == signature
+
+    is_webp = begins(b"RIFF") & (tf.strings.substr(start, 8, 4) == b"WEBP")
+    is_kind = [
+        begins(b"\xff\xd8\xff"),
+        begins(png.SIGNATURE),
+        begins(b"GIF87a") | begins(b"GIF89a"),
+        begins(b"BM"),
+        is_webp,
+        True,
+    ]
+    kind = tf.cast(tf.argmax(tf.cast(is_kind, tf.int32)), tf.int32)
+
+    def refused():
+        message = f"An image must be {choices.FORMATS}."
+        with tf.control_dependencies(require(tf.constant(False), message, [])):
+            zero = tf.zeros([], tf.int64)
+        return Stored(contents, zero, zero, tf.constant(1))
+
+    readers = [
+        _called(lambda module=module: module.read(file, max_pixels))
+        for module in (jpeg, png, gif, bmp, webp)
+    ]
+    stored = tf.switch_case(kind, [*readers, refused])
+    height, width = stored.height, stored.width
+    checks = [
+        *require((height > 0) & (width > 0), "An image must have pixels.", []),
+        # Not a product, which could be beyond 64 bits.
+        *require(
+            height <= max_pixels // tf.maximum(width, 1),
+            f"An image must have at most {max_pixels} pixels. Received "
+            "height, width:",
+            [height, width],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        return kind, stored._replace(contents=tf.identity(stored.contents))
+
+
+def _called(branch):
+    """Keeps a branch from being inlined.
+
+    Of an inlined branch that is not taken, TensorFlow still visits each op,
+    which takes longer than decoding a small image.
+    """
+    return tf.function(
+        branch, autograph=False, experimental_attributes={"_noinline": True}
+    )
+
+
+def _decode_box(kind, stored, box, ratio):
+    """uint8 `[height, width, 3]`, not oriented; `ratio` is a JPEG's."""
+    height, width = stored.height, stored.width
+
+    def box_of(decode):
+        def decoded():
+            image = tf.ensure_shape(decode(), [None, None, 3])
+            top, left, box_height, box_width = tf.unstack(box)
+            return image[top : top + box_height, left : left + box_width]
+
+        return _called(decoded)
+
+    contents = stored.contents
+    image = tf.switch_case(
+        kind,
+        [
+            _called(lambda: jpeg.decode(contents, box, ratio)),
+            box_of(lambda: png.decode(contents)),
+            box_of(lambda: gif.decode(contents, height, width)),
+            box_of(lambda: bmp.decode(contents)),
+            box_of(lambda: webp.decode(contents, height, width)),
+        ],
+    )
+    return tf.ensure_shape(image, [None, None, 3])

@@ -155,15 +155,9 @@ def evaluation_dataset(
         int64 `[batch]`.
     """
     examples = source.examples(None)
-    is_encoded = _is_encoded(examples)
 
     def prepare(example):
-        image = example["image"]
-        if is_encoded:
-            image = decode.decode_whole(image)
-        image = decode.resize_and_center_crop(
-            decode.to_rgb(image), image_size, crop_fraction
-        )
+        image = decode.center(example["image"], image_size, crop_fraction)
         return image, example["instance_id"], example["label"]
 
     images = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)

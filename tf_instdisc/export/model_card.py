@@ -5,8 +5,8 @@ import shlex
 
 import keras
 
+from tf_instdisc.choices import FORMATS
 from tf_instdisc.export.bank_index import BankIndex
-from tf_instdisc.export.image_bytes import FORMATS
 from tf_instdisc.export.options import ExportOptions
 from tf_instdisc.export.signatures import Function
 

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc import choices
 from tf_instdisc.data import decode
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
@@ -155,7 +156,7 @@ def _decode(path: str) -> np.ndarray:
         return decode.decode_whole(tf.io.read_file(path)).numpy()
     except tf.errors.InvalidArgumentError as error:
         raise UsageError(
-            "`query` must be a JPEG, PNG, GIF or BMP file. "
+            f"`query` must be a {choices.FORMATS} file. "
             f"Received: query={path!r}, which cannot be decoded."
         ) from error
 

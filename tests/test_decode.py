@@ -1,0 +1,252 @@
+"""Decoded pixels are those that people see, in every format and mode."""
+
+import io
+import resource
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests import picture_files
+from tf_instdisc.augment import NUM_UNIFORMS, Augmentation, crop_boxes
+from tf_instdisc.data import decode
+
+CONTENTS = [tf.TensorSpec([], tf.string)]
+MATRIX = picture_files.matrix()
+WITH_EXIF = {
+    "jpeg": ("JPEG", {"subsampling": 0, "quality": 95}),
+    "progressive": ("JPEG", {"progressive": True}),
+    "png": ("PNG", {}),
+    "webp": ("WEBP", {}),
+    "lossless webp": ("WEBP", {"lossless": True}),
+}
+AUGMENTATION = Augmentation(
+    16, brightness=0, contrast=0, saturation=0, hue=0, flip=False
+)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return tf.function(decode.decode_whole, input_signature=CONTENTS)
+
+
+@pytest.fixture(scope="module")
+def center():
+    return tf.function(
+        lambda contents: decode.decode_center(contents, 16, 0.875),
+        input_signature=CONTENTS,
+    )
+
+
+@pytest.fixture(scope="module")
+def crop():
+    return tf.function(
+        lambda contents, uniforms: decode.decode_crop(
+            contents, uniforms, AUGMENTATION
+        ),
+        input_signature=[
+            *CONTENTS,
+            tf.TensorSpec([NUM_UNIFORMS], tf.float32),
+        ],
+    )
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_pixels_are_those_that_pillow_shows(whole, name):
+    expected = picture_files.seen(MATRIX[name])
+    actual = whole(MATRIX[name]).numpy()
+    assert actual.dtype == np.uint8
+    assert actual.shape == expected.shape
+    assert _difference(actual, expected) <= 1
+
+
+def _difference(actual, expected):
+    return np.abs(
+        np.asarray(actual, float) - np.asarray(expected, float)
+    ).mean()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGB", "RGBA", "LA"])
+def test_of_16_bits_the_upper_8_are_shown(whole, mode):
+    values = np.random.default_rng(0).integers(0, 2**16, (9, 7, 4), np.uint16)
+    count = {"I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode]
+    color = {"I;16": 0, "LA": 4, "RGB": 2, "RGBA": 6}[mode]
+    rows = values[..., :count].astype(">u2").reshape(9, -1).view(np.uint8)
+    contents = bytearray(
+        picture_files.png(9, 7, b"".join(b"\0" + r.tobytes() for r in rows))
+    )
+    contents[8:33] = picture_files.chunk(
+        b"IHDR", contents[16:24] + bytes([16, color, 0, 0, 0])
+    )
+    # Pillow clips what is above 255.
+    expected = values[..., : 3 if count > 2 else 1] // 256
+    actual = whole(bytes(contents))
+    np.testing.assert_array_equal(actual, np.broadcast_to(expected, (9, 7, 3)))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", WITH_EXIF)
+def test_orientation_is_honored_everywhere(whole, center, crop, kind, order):
+    """All eight: whole, evaluation's center, and random crops."""
+    image = picture_files.smooth(45, 61)
+    uniforms = tf.random.stateless_uniform([4, NUM_UNIFORMS], [1, 2])
+    suffix, options = WITH_EXIF[kind]
+    for value in range(1, 9):
+        exif = picture_files.exif(value, order)
+        contents = picture_files.encode(image, suffix, exif=exif, **options)
+        expected = picture_files.seen(contents)
+        assert expected.shape == ((61, 45, 3) if value > 4 else (45, 61, 3))
+        assert _difference(whole(contents), expected) <= 1
+        upright = decode.resize_and_center_crop(
+            tf.constant(expected), 16, 0.875
+        )
+        np.testing.assert_allclose(center(contents), upright, atol=0.5)
+        for row in uniforms:
+            box = crop_boxes(row[None], *expected.shape[:2], AUGMENTATION)[0]
+            top, left, height, width = box.numpy()
+            part = expected[top : top + height, left : left + width]
+            part = decode.resize(tf.constant(part), [16, 16])
+            assert _difference(crop(contents, row), part) <= 1
+
+
+@pytest.mark.parametrize("kind", [1, 3, 4])
+def test_the_orientation_may_be_of_any_whole_type(whole, kind):
+    image = picture_files.smooth(20, 30)
+    for order in "<>":
+        exif = picture_files.exif(6, order, kind)
+        contents = picture_files.encode(image, "JPEG", exif=exif)
+        assert whole(contents).shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("name", picture_files.GARBAGE_EXIF)
+def test_garbage_in_exif_is_harmless(whole, name):
+    image = picture_files.smooth(20, 30)
+    exif = picture_files.GARBAGE_EXIF[name]
+    for kind in ("JPEG", "WEBP", "PNG"):
+        contents = picture_files.encode(image, kind, exif=exif)
+        upright = picture_files.encode(image, kind)
+        np.testing.assert_array_equal(whole(contents), whole(upright))
+
+
+def test_exif_after_the_pixels_of_a_png_counts(whole):
+    image = np.asarray(picture_files.smooth(20, 30))
+    rows = b"".join(b"\0" + row.tobytes() for row in image)
+    contents = picture_files.png(20, 30, rows)
+    exif = picture_files.chunk(b"eXIf", picture_files.exif(6)[6:])
+    contents = contents[:-12] + exif + contents[-12:]
+    np.testing.assert_array_equal(whole(contents), picture_files.seen(contents))
+    assert whole(contents).shape == (30, 20, 3)
+
+
+UNREADABLE = {
+    "nothing": b"",
+    "text": b"no image",
+    "tiff": picture_files.encode(picture_files.smooth(9, 9), "TIFF"),
+    "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99),
+    "jpeg xl": b"\xff\x0a" + bytes(99),
+    "bmp of run lengths": MATRIX["bmp 8"][:30]
+    + b"\x01\0\0\0"
+    + MATRIX["bmp 8"][34:],
+    "bmp of 2 bits": MATRIX["bmp 8"][:28] + b"\x02" + MATRIX["bmp 8"][29:],
+    **{
+        f"half of {name}": contents[: len(contents) // 2]
+        for name, contents in MATRIX.items()
+        # Their first image is in their first half.
+        if "animated" not in name and "pair" not in name and "more" not in name
+    },
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_refused(whole, center, name):
+    for function in (whole, center):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            function(UNREADABLE[name])
+
+
+@pytest.mark.parametrize("size", [(40, 60), (90, 31), (16, 16), (333, 500)])
+@pytest.mark.parametrize("fraction", [1.0, 0.875])
+def test_the_center_is_that_of_the_resized_image(size, fraction):
+    """As before: resize so that the shorter side fits, then crop."""
+    image = tf.constant(np.asarray(picture_files.smooth(*size)))
+    shorter = round(24 / fraction)
+    scaled = np.round(np.array(size) * (shorter / min(size))).astype(int)
+    top, left = (scaled - 24) // 2
+    resized = decode.resize(image, scaled.tolist())
+    expected = resized[top : top + 24, left : left + 24]
+    actual = decode.resize_and_center_crop(image, 24, fraction)
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
+    contents = tf.io.encode_png(image)
+    actual = decode.decode_center(contents, 24, fraction)
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
+
+
+def _photo(height, width):
+    """Detail at many scales, as photographs have."""
+    rng = np.random.default_rng(3)
+    image = np.zeros([height, width, 3])
+    for octave in range(3, 9):
+        shape = (height // 2**octave + 2, width // 2**octave + 2, 3)
+        noise = rng.normal(0, 6 * 1.6**octave, shape) + 128
+        noise = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+        image += np.asarray(noise.resize((width, height), Image.BICUBIC))
+    return Image.fromarray((image / 6).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("value", [1, 6])
+def test_large_jpegs_decoded_small_equal_the_full_decode(value):
+    image = _photo(1200, 1600)
+    exif = picture_files.exif(value)
+    contents = picture_files.encode(image, "JPEG", quality=90, exif=exif)
+    shown = tf.constant(picture_files.seen(contents))
+    uniforms = tf.random.stateless_uniform([3, NUM_UNIFORMS], [5, 6])
+    for size in (16, 64, 224):
+        expected = decode.resize_and_center_crop(shown, size, 0.875)
+        actual = decode.decode_center(contents, size, 0.875)
+        assert _difference(actual, expected) <= 2
+        augmentation = Augmentation(size)
+        for row in uniforms:
+            box = crop_boxes(row[None], *shown.shape[:2], augmentation)[0]
+            top, left, height, width = box.numpy()
+            part = shown[top : top + height, left : left + width]
+            expected = decode.resize(part, [size, size])
+            actual = decode.decode_crop(contents, row, augmentation)
+            assert _difference(actual, expected) <= 2
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 3000), (3000, 1), (2, 20_000), (1, 60_000)]
+)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_thin_images_are_cheap(kind, height, width):
+    image = Image.fromarray(
+        np.arange(height * width * 3).astype(np.uint8).reshape(height, width, 3)
+    )
+    contents = picture_files.encode(image, kind)
+    row = tf.random.stateless_uniform([NUM_UNIFORMS], [1, 2])
+    before, start = _peak_mib(), time.process_time()
+    decode.decode_center(contents, 224, 0.875)
+    decode.decode_crop(contents, row, Augmentation(224))
+    decode.resize_and_center_crop(tf.constant(np.asarray(image)), 224, 0.875)
+    assert _peak_mib() - before < 100
+    assert time.process_time() - start < 2
+
+
+def _peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def test_a_photograph_of_50_megapixels_costs_little_memory():
+    image = Image.fromarray(np.zeros([1, 1, 3], np.uint8)).resize((8192, 6144))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    contents = buffer.getvalue()
+    del image
+    row = tf.zeros([NUM_UNIFORMS])
+    decode.decode_center(contents, 32, 0.875)
+    before = _peak_mib()
+    decode.decode_center(contents, 224, 0.875)
+    decode.decode_crop(contents, row, Augmentation(224))
+    assert _peak_mib() - before < 300

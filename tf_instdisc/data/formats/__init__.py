@@ -1,0 +1,1 @@
+"""Readers of image files' structure: what is decoded, and at what cost."""

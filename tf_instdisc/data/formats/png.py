@@ -1,0 +1,122 @@
+"""PNG files: chunks that decoding needs, without the others.
+
+Text and color profiles are compressed: a kilobyte of them can take megabytes.
+"""
+
+import tensorflow as tf
+
+from tf_instdisc.data.formats import exif
+from tf_instdisc.data.formats.file_bytes import FileBytes, require
+from tf_instdisc.data.formats.stored import Stored
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_CHUNKS = 2000  # or runs of chunks of one size
+_RUN = 256
+_HEADER_END = 33
+_END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"
+_CHANNELS = (1, 0, 3, 1, 2, 0, 4)
+"""By color type."""
+_SPARE = 65_536  # bytes of pixel data beyond what pixels can take
+
+
+def read(file: FileBytes, max_pixels: int) -> Stored:
+    """Keeps header, palette and pixel data; reads the EXIF chunk."""
+    del max_pixels
+    palette, pixels, exif_at, is_whole = _chunks(file)
+    width, height = file.big(16, 4), file.big(20, 4)
+    depth, color_type = tf.unstack(file.at(24, 2))
+    channels = tf.gather(_CHANNELS, tf.clip_by_value(color_type, 0, 6))
+    bits = width * tf.cast(depth * channels, tf.int64)
+    most = height * (bits // 8 + 2)
+    # Libpng inflates all, also what follows the last row.
+    length = tf.cast(pixels[1] - pixels[0], tf.int64)
+    is_header = tf.reduce_all(file.at(12, 4) == list(b"IHDR"))
+    checks = [
+        *require(is_header, "A PNG must begin with its header.", []),
+        *require(
+            is_whole & (pixels[1] > 0),
+            f"A PNG must have pixels, and at most {_CHUNKS} chunks.",
+            [],
+        ),
+        *require(
+            length <= most + most // 8 + _SPARE,
+            "A PNG must not hold more than its pixels. Received bytes:",
+            [length],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        contents = tf.strings.join(
+            [
+                file.slice(0, _HEADER_END),
+                file.slice(palette[0], palette[1]),
+                file.slice(pixels[0], pixels[1]),
+                _END,
+            ]
+        )
+    orientation = exif.orientation(file, exif_at[0], exif_at[1])
+    return Stored(contents, height, width, orientation)
+
+
+def _chunks(file):
+    """Begin and end of palette, pixel data and EXIF; whether all were seen."""
+    # libpng, too, wants the pixel data in consecutive chunks.
+    run = tf.range(_RUN)[:, None]
+    nothing = tf.constant([0, 0])
+
+    def step(count, position, palette, pixels, exif_at, done):
+        head = file.at(position, 8)
+        kind = head[4:]
+        length = tf.minimum(head[0] * 2**24 + head[1] * 2**16, 2**30)
+        length = tf.where(head[0] < 64, length, 2**30)
+        length += head[2] * 256 + head[3]
+        size = tf.minimum(length, file.length) + 12
+        chunk = tf.stack([position, position + size])
+
+        def is_kind(name):
+            return tf.reduce_all(kind == list(name))
+
+        is_pixels = is_kind(b"IDAT")
+        palette = tf.where(is_kind(b"PLTE") & (palette[1] == 0), chunk, palette)
+        body = tf.stack([position + 8, position + size - 4])
+        exif_at = tf.where(is_kind(b"eXIf"), body, exif_at)
+
+        def chunks_alike():
+            heads = file.gather(position + size * run + tf.range(8))
+            is_alike = tf.reduce_all(heads == head, axis=1)
+            alike = tf.math.cumprod(tf.cast(is_alike, tf.int32))
+            return tf.reduce_sum(alike)
+
+        # The first run of chunks counts; it may be of several steps.
+        is_first = is_pixels & ((pixels[1] == 0) | (pixels[1] == position))
+        is_long = is_first & (position < 2**30 // _RUN)
+        is_long &= size < 2**30 // _RUN
+        alike = tf.cond(is_long, chunks_alike, lambda: tf.constant(1))
+        end = position + size * alike
+        begin = tf.where(pixels[1] == 0, position, pixels[0])
+        pixels = tf.where(is_first, tf.stack([begin, end]), pixels)
+        return count + 1, end, palette, pixels, exif_at, is_kind(b"IEND")
+
+    def goes_on(count, position, palette, pixels, exif_at, done):
+        del palette, pixels, exif_at
+        return ~done & (count < _CHUNKS) & (position < file.length)
+
+    count, _, palette, pixels, exif_at, _ = tf.while_loop(
+        goes_on,
+        step,
+        [
+            tf.constant(0),
+            tf.constant(len(SIGNATURE)),
+            nothing,
+            nothing,
+            nothing,
+            tf.constant(False),
+        ],
+        parallel_iterations=1,
+    )
+    return palette, pixels, exif_at, count < _CHUNKS
+
+
+def decode(contents: tf.Tensor) -> tf.Tensor:
+    """uint8 `[height, width, 3]`; of 16 bits the upper 8, without alpha."""
+    return tf.io.decode_png(contents, channels=3)
