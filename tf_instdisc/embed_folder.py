@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic
-from tf_instdisc.data.folder import image_paths
+from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
 

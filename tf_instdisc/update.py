@@ -14,7 +14,8 @@ import keras
 import numpy as np
 
 from tf_instdisc import atomic, lock, run_directory
-from tf_instdisc.data.folder import image_paths, report_unreadable
+from tf_instdisc.data.folder import report_unreadable
+from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
 from tf_instdisc.load import load_encoder

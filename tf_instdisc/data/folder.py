@@ -2,15 +2,17 @@
 
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import choices
-from tf_instdisc.data import decode
+from tf_instdisc.data import file_checks
+from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL, ImageSource, shuffled
-from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
 
 _NAMED_AT_MOST = 20
@@ -25,21 +27,25 @@ def folder_source(
     bad_images: str = "fail",
     known_ids: Mapping[str, int] | None = None,
     num_instances: int | None = None,
+    memory: pathlib.Path | None = None,
 ) -> ImageSource:
     """Reads all images below a folder.
 
     The sorted relative paths are the instances, unless they have ids already;
-    an id without an image then counts as unreadable. If every image lies in a
-    subfolder, the first part of its path is its class. Every image is decoded
-    once, to find those that cannot be.
+    an id without an image then counts as unreadable. The first part of a path
+    is the image's class; images beside the subfolders have none, and if they
+    are most, no image has one. Every image is decoded once, to find those that
+    cannot be.
 
     Args:
-        folder: Path; searched through all levels, hidden files left out.
+        folder: Path; searched as `image_paths` does.
         bad_images: `"fail"` if an image cannot be read, or `"skip"` it: it
             keeps its id, and is never trained on.
         known_ids: Ids by relative path, as an earlier run gave them.
         num_instances: With `known_ids`: one more than the highest id that
             was ever given.
+        memory: File that remembers which images were decoded, so that the
+            next start decodes only what is new.
 
     Returns:
         The source; its examples are encoded.
@@ -60,17 +66,21 @@ def folder_source(
         names[instance_id] = name
     paths = [os.path.join(folder, name) for name in names]
     readable = np.zeros([len(names)], bool)
-    readable[ids] = _readable([paths[i] for i in ids])
+    readable[ids] = file_checks.readable_files(folder, found, memory)
     unreadable = tuple(int(i) for i in np.flatnonzero(~readable))
     bad = [names[i] for i in unreadable if names[i]]
     if bad:
         report_unreadable(bad, len(found), folder, bad_images)
 
-    classes = sorted({name.split("/")[0] for name in found if "/" in name})
-    has_classes = all("/" in name for name in found)
+    classes = _class_names(found, folder)
+    has_classes = bool(classes)
     labels = np.full([len(names)], NO_LABEL, np.int64)
     if has_classes:
-        labels[ids] = [classes.index(name.split("/")[0]) for name in found]
+        label_of = {name: label for label, name in enumerate(classes)}
+        labels[ids] = [
+            label_of[name.split("/")[0]] if "/" in name else NO_LABEL
+            for name in found
+        ]
         # Their rows are never trained, and must not vote in kNN.
         labels[~readable] = NO_LABEL
     # On the host, and not as Python lists, which every graph would copy.
@@ -103,49 +113,6 @@ def folder_source(
     )
 
 
-def image_paths(
-    folder: str, suffixes: tuple[str, ...] = choices.IMAGE_SUFFIXES
-) -> list[str]:
-    """Lists the images below a folder, by their suffixes.
-
-    Args:
-        folder: Path; searched through all levels, hidden files left out.
-        suffixes: Lower case, with their dots.
-
-    Returns:
-        Relative paths with forward slashes, sorted by code point.
-
-    Raises:
-        FileNotFoundError: If the folder is missing or holds no image.
-        ValueError: If a name is not UTF-8.
-    """
-    root = pathlib.Path(folder)
-    if not root.is_dir():
-        raise MissingFileError(
-            f"The folder of images must exist. Received: folder={folder!r}"
-        )
-    relative = (path.relative_to(root) for path in root.rglob("*"))
-    names = sorted(
-        path.as_posix()
-        for path in relative
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.parts)
-    )
-    for name in names:
-        # Python stands bytes that are no UTF-8 in for by surrogates.
-        if any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise UsageError(
-                "Names of images must be UTF-8. Received: "
-                f"{os.fsencode(name)!r} in folder={folder!r}. Rename it."
-            )
-    if not names:
-        raise MissingFileError(
-            f"The folder must hold images ({', '.join(suffixes)}). "
-            f"Received: folder={folder!r}"
-        )
-    return names
-
-
 def _ids_of(names, known_ids, folder):
     unknown = [name for name in names if name not in known_ids]
     if unknown:
@@ -158,22 +125,29 @@ def _ids_of(names, known_ids, folder):
     return np.array([known_ids[name] for name in names], np.int64)
 
 
-def _readable(paths: list[str]) -> np.ndarray:
-    """bool `[len(paths)]`: which ones decode."""
-
-    def decode_one(index, path):
-        image = decode.decode_whole(tf.io.read_file(path))
-        with tf.control_dependencies(
-            [tf.debugging.assert_positive(tf.size(image))]
-        ):
-            return tf.identity(index)
-
-    dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
-    dataset = dataset.map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
-    readable = np.zeros([len(paths)], bool)
-    for index in dataset.ignore_errors().as_numpy_iterator():
-        readable[index] = True
-    return readable
+def _class_names(names: list[str], folder: str) -> list[str]:
+    """Subfolders that are classes; says which images have none."""
+    beside = [name for name in names if "/" not in name]
+    if len(beside) == len(names):
+        return []
+    named = ", ".join(map(shown, beside[:3]))
+    named += ", ..." if len(beside) > 3 else ""
+    if 2 * len(beside) > len(names):
+        print(
+            f"In {folder}, {len(beside)} of {len(names)} images lie beside "
+            f"the subfolders ({named}): no image has a label.",
+            file=sys.stderr,
+            flush=True,
+        )
+        return []
+    if beside:
+        print(
+            f"In {folder}, {len(beside)} of {len(names)} images lie beside "
+            f"the class subfolders and have no label: {named}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return sorted({name.split("/")[0] for name in names if "/" in name})
 
 
 def report_unreadable(

@@ -1,0 +1,112 @@
+"""Which image files can be decoded, remembered between starts."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import time
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import atomic
+from tf_instdisc.data import decode
+
+_SAVED_EVERY = 60.0  # seconds
+_MISSING = 0
+
+
+def readable_files(
+    folder: str, names: list[str], memory: pathlib.Path | None = None
+) -> np.ndarray:
+    """Finds out which images decode; each file is decoded once.
+
+    A file is known again by its name, its size and the time of its last
+    change.
+
+    Args:
+        folder: Path.
+        names: Paths below the folder.
+        memory: `.npz` that holds what was found before, and then what is found
+            now; or None to decode everything. It is also written in between,
+            so that a start that is killed does not begin again.
+
+    Returns:
+        bool `[len(names)]`.
+    """
+    paths = [os.path.join(folder, name) for name in names]
+    keys = np.array(
+        [_key(*pair) for pair in zip(names, paths, strict=True)], np.uint64
+    )
+    known_keys, known = _load(memory)
+    places = np.searchsorted(known_keys, keys)
+    places = np.minimum(places, len(known_keys) - 1)
+    is_known = (known_keys[places] == keys) & (keys != _MISSING)
+    readable = known[places] & is_known
+    unknown = np.flatnonzero(~is_known & (keys != _MISSING))
+    if not len(unknown):
+        return readable
+    saved = time.monotonic()
+    dataset = _decodable([paths[i] for i in unknown])
+    for index in dataset.as_numpy_iterator():
+        readable[unknown[index]] = True
+        if time.monotonic() - saved > _SAVED_EVERY:
+            is_known[unknown[: index + 1]] = True
+            _save(memory, keys[is_known], readable[is_known])
+            saved = time.monotonic()
+    is_known[unknown] = True
+    _save(memory, keys[is_known], readable[is_known])
+    return readable
+
+
+def _decodable(paths: list[str]) -> tf.data.Dataset:
+    """Positions of the files that decode, in order."""
+
+    def decode_one(index, path):
+        size = decode.decode_smallest(tf.io.read_file(path))
+        with tf.control_dependencies([tf.debugging.assert_positive(size)]):
+            return tf.identity(index)
+
+    dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
+    dataset = dataset.map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.ignore_errors()
+
+
+def _key(name: str, path: str) -> int:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return _MISSING
+    text = f"{status.st_size} {status.st_mtime_ns} {name}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
+
+
+def _load(memory):
+    """Sorted keys and whether their files are readable; never empty."""
+    nothing = np.array([_MISSING], np.uint64), np.array([False])
+    if memory is None or not memory.exists():
+        return nothing
+    try:
+        with np.load(memory) as file:
+            keys, readable = file["keys"], file["readable"]
+        if keys.dtype != np.uint64 or readable.dtype != bool or not len(keys):
+            raise ValueError("other arrays")
+        if keys.shape != readable.shape or (keys[1:] < keys[:-1]).any():
+            raise ValueError("other shapes")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        print(f"{memory} is damaged: all images are decoded again.", flush=True)
+        return nothing
+    return keys, readable
+
+
+def _save(memory, keys, readable):
+    if memory is None:
+        return
+    order = np.argsort(keys)
+    # Without it, the next start takes longer, and nothing else.
+    with contextlib.suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(memory) as partial, open(partial, "wb") as file:
+            np.savez(file, keys=keys[order], readable=readable[order])

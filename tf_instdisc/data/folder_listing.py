@@ -1,0 +1,119 @@
+"""Finds the images below a folder; says what it does not take."""
+
+import collections
+import os
+import sys
+
+from tf_instdisc import choices
+from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.text import shown
+
+_NAMED_AT_MOST = 10
+
+
+def image_paths(
+    folder: str, suffixes: tuple[str, ...] = choices.IMAGE_SUFFIXES
+) -> list[str]:
+    """Lists the images below a folder, by their suffixes.
+
+    Symbolic links are followed. Below each entry of the folder, a directory
+    is read once, so that links in a circle end. What is left out is counted
+    and said on standard error; hidden files are left out silently.
+
+    Args:
+        folder: Path; searched through all levels.
+        suffixes: Lower case, with their dots.
+
+    Returns:
+        Relative paths with forward slashes, sorted by code point. A broken
+        link is among them: it is an image that cannot be read.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or holds no image.
+        ValueError: If a name is not UTF-8, or a directory cannot be read.
+    """
+    if not os.path.isdir(folder):
+        raise MissingFileError(
+            f"The folder of images must exist. Received: folder={folder!r}"
+        )
+    names: list[str] = []
+    left_out: collections.Counter[str] = collections.Counter()
+    for entry in _entries(folder, ""):
+        # The folder itself counts as read: a link to it leads in a circle.
+        seen = {_identity(folder)}
+        _search(entry, entry.name, suffixes, seen, names, left_out)
+    names.sort()
+    for name in names:
+        # Python stands bytes that are no UTF-8 in for by surrogates.
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UsageError(
+                "Names of images must be UTF-8. Received: "
+                f"{os.fsencode(name)!r} in folder={folder!r}. Rename it."
+            )
+    said = _said(left_out)
+    if not names:
+        found = f" It holds other files: {said}." if said else ""
+        raise MissingFileError(
+            f"The folder must hold images ({', '.join(suffixes)}). "
+            f"Received: folder={folder!r}.{found}"
+        )
+    if said:
+        print(
+            f"In {folder}, {len(names)} images are taken; left out: {said}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return names
+
+
+def _search(entry, name, suffixes, seen, names, left_out):
+    """Adds an entry, or all that is below it."""
+    if entry.name.startswith("."):
+        return
+    if entry.is_dir():
+        identity = _identity(entry.path)
+        if identity in seen:
+            left_out["links to directories that are read already"] += 1
+            return
+        seen.add(identity)
+        for below in _entries(entry.path, name):
+            path = f"{name}/{below.name}"
+            _search(below, path, suffixes, seen, names, left_out)
+        return
+    suffix = os.path.splitext(entry.name)[1].lower()
+    is_broken = entry.is_symlink() and not os.path.exists(entry.path)
+    if suffix not in suffixes:
+        left_out[suffix or "without a suffix"] += 1
+    elif entry.is_file() or is_broken:
+        names.append(name)
+    else:
+        left_out["pipes and devices"] += 1
+
+
+def _entries(path, name):
+    """Directories before links, so that a link to one is what is left out."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda e: (e.is_symlink(), e.name))
+    except OSError as error:
+        raise UsageError(
+            "Every directory below a folder of images must be readable. "
+            f"Received: {name or path!r}: {error.strerror}"
+        ) from error
+
+
+def _identity(path):
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _said(left_out: collections.Counter[str]) -> str:
+    """Counts by suffix, the most frequent first; safe to print."""
+    parts = [
+        f"{count} {shown(what)}"
+        for what, count in left_out.most_common(_NAMED_AT_MOST)
+    ]
+    more = len(left_out) - len(parts)
+    if more > 0:
+        parts.append(f"and {more} more suffixes")
+    return ", ".join(parts)
