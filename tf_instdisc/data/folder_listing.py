@@ -70,7 +70,9 @@ def _search(entry, name, suffixes, seen, names, left_out):
     """Adds an entry, or all that is below it."""
     if entry.name.startswith("."):
         return
-    if entry.is_dir():
+    # Of a link to itself, `DirEntry.is_dir` raises.
+    is_link = entry.is_symlink()
+    if os.path.isdir(entry.path) if is_link else entry.is_dir():
         identity = _identity(entry.path)
         if identity in seen:
             left_out["links to directories that are read already"] += 1
@@ -81,10 +83,9 @@ def _search(entry, name, suffixes, seen, names, left_out):
             _search(below, path, suffixes, seen, names, left_out)
         return
     suffix = os.path.splitext(entry.name)[1].lower()
-    is_broken = entry.is_symlink() and not os.path.exists(entry.path)
     if suffix not in suffixes:
         left_out[suffix or "without a suffix"] += 1
-    elif entry.is_file() or is_broken:
+    elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
         names.append(name)
     else:
         left_out["pipes and devices"] += 1
