@@ -1,0 +1,140 @@
+"""What an image costs is bounded, whatever its bytes are."""
+
+import pathlib
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import hostile_files, picture_files
+from tf_instdisc.data import decode
+from tf_instdisc.export import image_bytes
+
+MAX_PIXELS = 50_000_000
+MAX_MIB = 300
+MAX_CPU_SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def decode_batch():
+    return tf.function(
+        lambda contents: image_bytes.decode_batch(contents, 16, 1, MAX_PIXELS),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+
+
+@pytest.fixture(scope="module")
+def check():
+    return tf.function(
+        decode.decode_smallest, input_signature=[tf.TensorSpec([], tf.string)]
+    )
+
+
+def _peak_mib():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def _cost(function):
+    """Growth of the peak in MiB, and CPU seconds."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before, start = _peak_mib(), time.process_time()
+    result = function()
+    return _peak_mib() - before, time.process_time() - start, result
+
+
+@pytest.fixture(scope="module")
+def honest(decode_batch):
+    """Cost of the largest images that are allowed."""
+    image = picture_files.smooth(7000, 7000)
+    costs = []
+    for options in ({}, {"progressive": True}):
+        contents = tf.constant(
+            [picture_files.encode(image, "JPEG", quality=60, **options)]
+        )
+        decode_batch(contents)
+        mib, seconds, (_, valid) = _cost(lambda c=contents: decode_batch(c))
+        assert valid.numpy().all()
+        costs.append((mib, seconds))
+    return np.max(costs, axis=0)
+
+
+HOSTILE = hostile_files.hostile()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_image_costs_more_than_an_honest_one(
+    decode_batch, check, honest, name
+):
+    good = picture_files.encode(picture_files.smooth(20, 20), "PNG")
+    contents = tf.constant([good, HOSTILE[name]])
+    decode_batch(contents[:1])
+    check(contents[0])
+    mib, seconds, (_, valid) = _cost(lambda: decode_batch(contents))
+    print(f"{name}: {mib:.0f} MiB, {seconds:.2f} s, {valid.numpy()}")
+    assert valid[0]
+    assert mib <= MAX_MIB + honest[0]
+    assert seconds <= MAX_CPU_SECONDS + honest[1]
+
+    def read():
+        try:
+            return check(contents[1])
+        except tf.errors.InvalidArgumentError:
+            return None
+
+    mib, seconds, _ = _cost(read)
+    assert mib <= MAX_MIB + honest[0]
+    assert seconds <= MAX_CPU_SECONDS + honest[1]
+    if "small" not in name and "scans" not in name:
+        # They are small: nothing needs what an honest large one does.
+        assert mib <= MAX_MIB
+        assert seconds <= MAX_CPU_SECONDS
+
+
+READ_ANYWAY = ("zTXt", "iTXt", "iCCP", "GIF frames", "WebP frames")
+
+
+@pytest.mark.parametrize("name", READ_ANYWAY)
+def test_what_is_only_decorated_is_read(decode_batch, name):
+    _, valid = decode_batch(tf.constant([HOSTILE[name]]))
+    assert valid.numpy().all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_images_neither_crash_nor_cost(decode_batch, seed):
+    """100 of each seed, beside a good image that must not change."""
+    rng = np.random.default_rng(seed)
+    seeds = list(picture_files.matrix().values())
+    good = picture_files.encode(picture_files.smooth(20, 20), "PNG")
+    expected = decode_batch(tf.constant([good]))[0][0]
+    inputs = []
+    for _ in range(100):
+        contents = bytearray(seeds[rng.integers(len(seeds))])
+        for _ in range(rng.integers(1, 5)):
+            # Mostly in the header, where lengths and sizes are.
+            end = len(contents) if rng.random() < 0.5 else 80
+            at = rng.integers(min(end, len(contents)))
+            kind = rng.integers(3)
+            if kind == 0:
+                contents[at] = rng.choice([0, 1, 127, 128, 255])
+            elif kind == 1:
+                contents[at : at + 4] = rng.bytes(4)
+            else:
+                del contents[at : at + rng.integers(1, 9)]
+        inputs.append(bytes(contents))
+
+    def decode_all():
+        return [
+            decode_batch(tf.constant([*inputs[i : i + 20], good]))
+            for i in range(0, 100, 20)
+        ]
+
+    mib, seconds, answers = _cost(decode_all)
+    assert mib < 2 * MAX_MIB
+    assert seconds < 30
+    for images, valid in answers:
+        assert valid[-1]
+        np.testing.assert_array_equal(images[-1], expected)
+        assert np.isfinite(images).all()
+        assert not images.numpy()[~valid.numpy()].any()
