@@ -11,6 +11,8 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+from tf_instdisc.paths import local_path
+
 _PREFIX = ".partial-"
 
 
@@ -31,8 +33,9 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Raises:
         OSError: If the file cannot be written; it is as before.
+        ValueError: If `path` is a URL.
     """
-    target = pathlib.Path(os.path.realpath(path))
+    target = pathlib.Path(os.path.realpath(local_path(path, "output")))
     if target.exists() and not target.is_file():
         yield target
         return

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tf_instdisc import atomic
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown
 
 FORMATS = (".npz", ".parquet")
@@ -70,12 +71,13 @@ def embed_folder(
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
-        ValueError: If the output exists or is of another format, no image
-            can be read, the parts are of another model or other images, or
+        ValueError: If the output exists or is of another format, a path is a
+            URL, no image can be read, the parts are of another model or other images, or
             the embedder gives anything but a row of finite numbers for each
             image. A wrong answer is not kept.
     """
-    target = pathlib.Path(output)
+    folder = local_path(folder, "folder")
+    target = pathlib.Path(local_path(output, "output"))
     if target.suffix not in FORMATS:
         raise UsageError(
             f"`output` must end in {' or '.join(FORMATS)}. "

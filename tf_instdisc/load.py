@@ -7,6 +7,7 @@ import keras
 from tf_instdisc import run_directory
 from tf_instdisc.encoders.portable import make_portable
 from tf_instdisc.errors import MissingFileError
+from tf_instdisc.paths import local_path
 
 
 def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
@@ -27,8 +28,9 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
     Raises:
         FileNotFoundError: If there is nothing at `path`.
         RunDirectoryError: If the directory holds no finished run.
+        ValueError: If the path is a URL.
     """
-    path = os.fspath(path)
+    path = local_path(path)
     if not os.path.exists(path):
         raise MissingFileError(
             "`path` must be a run directory or a .keras file. "

@@ -33,6 +33,7 @@ import numpy as np
 
 from tf_instdisc import atomic, lock
 from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown_message
 
 
@@ -79,9 +80,20 @@ class Bank:
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Reads and writes the files of one run."""
+    """Reads and writes the files of one run.
+
+    Attributes:
+        path: The directory; `~` is expanded.
+
+    Raises:
+        ValueError: If the path is a URL.
+    """
 
     path: pathlib.Path
+
+    def __post_init__(self) -> None:
+        path = pathlib.Path(local_path(self.path, "run_dir"))
+        object.__setattr__(self, "path", path)
 
     @property
     def flags(self) -> pathlib.Path:

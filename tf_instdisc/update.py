@@ -19,6 +19,7 @@ from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
 from tf_instdisc.load import load_encoder
+from tf_instdisc.paths import local_path
 from tf_instdisc.run_directory import (
     Bank,
     EncodedBy,
@@ -180,6 +181,7 @@ def update_bank(
         UnreadableImageError: If no image can be read.
         ValueError: If the folder has class subfolders other than the run's.
     """
+    folder = local_path(folder, "folder")
     position_of = {str(name): i for i, name in enumerate(bank.names)}
     digests = {
         name: _digest(os.path.join(folder, name))

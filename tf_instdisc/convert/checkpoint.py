@@ -14,6 +14,7 @@ from tf_instdisc.convert.resnet_weights import build_from
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.run_directory import (
     Bank,
     RunDirectory,
@@ -75,6 +76,9 @@ def convert(
         ValueError: If the folder has another number of images than the bank
             has rows.
     """
+    checkpoint = local_path(checkpoint, "from")
+    run_dir = local_path(run_dir, "to")
+    images = images and local_path(images, "images")
     name = pathlib.Path(checkpoint).name
     _require_unused(run_dir, name)
     with torch_file.open_file(checkpoint) as file:

@@ -13,6 +13,7 @@ from tf_instdisc.data import file_checks
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL, ImageSource, shuffled
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown
 
 _NAMED_AT_MOST = 20
@@ -54,9 +55,11 @@ def folder_source(
         FileNotFoundError: If the folder is missing or holds no image.
         UnreadableImageError: If an image cannot be read and is not to be
             skipped, or if none can be read.
-        ValueError: If `bad_images` is unknown, or an image has no known id.
+        ValueError: If `bad_images` is unknown, an image has no known id, or
+            the folder is a URL.
     """
     choices.require("bad_images", bad_images, choices.BAD_IMAGES)
+    folder = local_path(folder, "folder")
     found = image_paths(folder)
     ids = np.arange(len(found))
     if known_ids is not None:

@@ -6,6 +6,7 @@ import sys
 
 from tf_instdisc import choices
 from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown
 
 _NAMED_AT_MOST = 10
@@ -32,6 +33,7 @@ def image_paths(
         FileNotFoundError: If the folder is missing or holds no image.
         ValueError: If a name is not UTF-8, or a directory cannot be read.
     """
+    folder = local_path(folder, "folder")
     if not os.path.isdir(folder):
         raise MissingFileError(
             f"The folder of images must exist. Received: folder={folder!r}"

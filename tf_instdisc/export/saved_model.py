@@ -19,6 +19,7 @@ from tf_instdisc.export.options import ExportOptions
 from tf_instdisc.export.precision import with_precision
 from tf_instdisc.export.signatures import Serving, build_serving
 from tf_instdisc.load import load_encoder
+from tf_instdisc.paths import local_path
 from tf_instdisc.run_directory import RunDirectory
 
 MODEL_CARD = "model_card.md"
@@ -80,8 +81,9 @@ def export_run(
         RunDirectoryError: If the run has not finished.
         UnservableGraphError: If the graph holds an op that is not stock.
         WarmupError: If a warm-up record fails.
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or `export_dir` is a URL.
     """
+    export_dir = local_path(export_dir, "export_dir")
     options = options or options_of(run)
     encoder = load_encoder(run.path)
     index = (

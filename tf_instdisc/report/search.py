@@ -15,6 +15,7 @@ from tf_instdisc.data.sources import NO_LABEL, array_source
 from tf_instdisc.errors import UsageError
 from tf_instdisc.load import load_encoder
 from tf_instdisc.neighbors import top_k
+from tf_instdisc.paths import local_path
 from tf_instdisc.run_directory import Bank, RunDirectory
 from tf_instdisc.run_images import RunImages
 
@@ -116,6 +117,7 @@ def file_queries(
     Raises:
         ValueError: If there is nothing at `path`, or no image can be read.
     """
+    path = local_path(path, "query")
     if not os.path.exists(path):
         raise UsageError(
             "`query` must be an image, a folder of images, or random:COUNT. "

@@ -2,17 +2,21 @@
 
 from absl import flags
 
-FROM = flags.DEFINE_string(
+from tf_instdisc.cli import path_flags
+
+FROM = path_flags.define_path(
     "from", None, "Checkpoint of PyTorch, as it was downloaded."
 )
-TO = flags.DEFINE_string("to", None, "Run directory to make; missing or empty.")
+TO = path_flags.define_path(
+    "to", None, "Run directory to make; missing or empty."
+)
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size",
     224,
     "Side of the encoder's input, in pixels; the weights fit any.",
     lower_bound=8,
 )
-IMAGES = flags.DEFINE_string(
+IMAGES = path_flags.define_path(
     "images",
     None,
     "The folder that the bank was made from, with a subfolder for each class: "

@@ -3,6 +3,7 @@
 from absl import flags
 
 from tf_instdisc import choices
+from tf_instdisc.cli import path_flags
 
 DATASET = flags.DEFINE_string(
     "dataset", None, "TFDS data set to train on, such as cifar10."
@@ -10,16 +11,29 @@ DATASET = flags.DEFINE_string(
 SPLIT = flags.DEFINE_string("split", "train", "Split of --dataset to train on.")
 TEST_SPLIT = flags.DEFINE_string(
     "test_split",
-    "test",
-    "Split of --dataset whose images are classified by kNN; empty for none.",
+    None,
+    "Split of --dataset whose images are classified by kNN; by default test, "
+    "or validation where there is no test. Empty for none.",
 )
-DATA_DIR = flags.DEFINE_string(
+IMAGE_KEY = flags.DEFINE_string(
+    "image_key",
+    None,
+    "Feature of --dataset that holds the images; image by default. A / leads "
+    "into nested features.",
+)
+LABEL_KEY = flags.DEFINE_string(
+    "label_key",
+    None,
+    "Feature of --dataset that holds the labels: a class, a whole number or a "
+    "text. By default label, if there is one; empty for no labels.",
+)
+DATA_DIR = path_flags.define_path(
     "data_dir", None, "Where TFDS keeps its data; TFDS' own choice by default."
 )
-IMAGES = flags.DEFINE_string(
+IMAGES = path_flags.define_path(
     "images", None, "Folder of images to train on, in place of --dataset."
 )
-TEST_IMAGES = flags.DEFINE_string(
+TEST_IMAGES = path_flags.define_path(
     "test_images",
     None,
     "Folder of images that are classified by kNN, with the same class "
@@ -71,6 +85,27 @@ CROP_FRACTION = flags.DEFINE_float(
 )
 def _one_source(values):
     return (values["dataset"] is None) != (values["images"] is None)
+
+
+_OF_A_DATASET = {
+    "split": "train",
+    "test_split": "test",
+    "data_dir": None,
+    "image_key": None,
+    "label_key": None,
+}
+
+
+@flags.multi_flags_validator(
+    ["images", *_OF_A_DATASET],
+    f"{', '.join(f'--{name}' for name in _OF_A_DATASET)} go with --dataset, "
+    "and not with --images.",
+)
+def _dataset_only(values):
+    return values["images"] is None or all(
+        values[name] in (None, default)
+        for name, default in _OF_A_DATASET.items()
+    )
 
 
 @flags.multi_flags_validator(

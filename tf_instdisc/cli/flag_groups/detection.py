@@ -4,13 +4,15 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from tf_instdisc.cli import path_flags
+
 if TYPE_CHECKING:
     from tf_instdisc.evaluation.detection import DetectionOptions
 
 DETECTION_DATASET = flags.DEFINE_string(
     "detection_dataset", None, "TFDS data set with boxes, such as voc/2007."
 )
-DETECTION_IMAGES = flags.DEFINE_string(
+DETECTION_IMAGES = path_flags.define_path(
     "detection_images",
     None,
     "Folder with Annotations, ImageSets and JPEGImages, in place of "
@@ -25,10 +27,21 @@ DETECTION_TRAIN_SPLIT = flags.DEFINE_string(
 DETECTION_TEST_SPLIT = flags.DEFINE_string(
     "detection_test_split", "test", "Split to measure detectors on."
 )
-DETECTION_DATA_DIR = flags.DEFINE_string(
+DETECTION_DATA_DIR = path_flags.define_path(
     "detection_data_dir",
     None,
-    "Where TFDS keeps --detection_dataset; TFDS' own choice by default.",
+    "Where TFDS keeps --detection_dataset; by default --data_dir, or the "
+    "run's.",
+)
+DETECTION_IMAGE_KEY = flags.DEFINE_string(
+    "detection_image_key",
+    "image",
+    "Feature of --detection_dataset that holds the images.",
+)
+DETECTION_LABEL_KEY = flags.DEFINE_string(
+    "detection_label_key",
+    "label",
+    "Class in the feature 'objects' of --detection_dataset.",
 )
 DETECTION_IMAGE_SIZE = flags.DEFINE_integer(
     "detection_image_size",
@@ -96,6 +109,8 @@ def options() -> "DetectionOptions":
         train_split=DETECTION_TRAIN_SPLIT.value,
         test_split=DETECTION_TEST_SPLIT.value,
         data_dir=DETECTION_DATA_DIR.value,
+        image_key=DETECTION_IMAGE_KEY.value,
+        label_key=DETECTION_LABEL_KEY.value,
         image_size=DETECTION_IMAGE_SIZE.value,
         epochs=DETECTION_EPOCHS.value,
         batch_size=DETECTION_BATCH_SIZE.value,

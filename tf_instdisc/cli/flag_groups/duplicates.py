@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from tf_instdisc.cli import path_flags
 from tf_instdisc.cli.flag_groups import finished_run
 
 THRESHOLD = flags.DEFINE_float(
@@ -12,7 +13,7 @@ THRESHOLD = flags.DEFINE_float(
     lower_bound=0.01,
     upper_bound=1.0,
 )
-FOLDERS = flags.DEFINE_list(
+FOLDERS = path_flags.define_paths(
     "folders",
     [],
     "A folder to search in place of the training images, or two folders, "
@@ -28,7 +29,7 @@ flags.DEFINE_alias("encode", "pixels")  # --noencode needed no images either.
 MAX_PAIRS = flags.DEFINE_integer(
     "max_pairs", 1_000_000, "Pairs at which the search stops.", lower_bound=1
 )
-OUTPUT = flags.DEFINE_list(
+OUTPUT = path_flags.define_paths(
     "output",
     ["duplicates.tsv", "duplicates.html"],
     "Files to write: .tsv, .html or both; - prints TSV.",

@@ -2,15 +2,16 @@
 
 from absl import flags
 
+from tf_instdisc.cli import path_flags
 from tf_instdisc.cli.flag_groups import finished_run
 
-IMAGES = flags.DEFINE_string("images", None, "Folder of images to embed.")
-OUTPUT = flags.DEFINE_string(
+IMAGES = path_flags.define_path("images", None, "Folder of images to embed.")
+OUTPUT = path_flags.define_path(
     "output",
     None,
     "File to write: .npz, or .parquet (pip install 'tf_instdisc[parquet]').",
 )
-SAVED_MODEL = flags.DEFINE_string(
+SAVED_MODEL = path_flags.define_path(
     "saved_model",
     None,
     "Embed with an exported model: its directory, or that of a version.",
@@ -27,7 +28,7 @@ MODEL_NAME = flags.DEFINE_string(
 LABEL = flags.DEFINE_string(
     "label", None, "Label of the version on --server or --rest."
 )
-ROOT_CERTIFICATES = flags.DEFINE_string(
+ROOT_CERTIFICATES = path_flags.define_path(
     "root_certificates", None, "PEM file; speak TLS with --server or --rest."
 )
 DEADLINE = flags.DEFINE_float(

@@ -3,6 +3,7 @@
 from absl import flags
 
 from tf_instdisc import choices
+from tf_instdisc.cli import path_flags
 from tf_instdisc.cli.flag_groups import finished_run
 
 PROTOCOL = flags.DEFINE_list(
@@ -27,13 +28,31 @@ SPLIT = flags.DEFINE_string(
 TEST_SPLIT = flags.DEFINE_string(
     "test_split", None, "Split to test on, in place of the run's."
 )
-DATA_DIR = flags.DEFINE_string(
+DATA_DIR = path_flags.define_path(
     "data_dir", None, "Where TFDS keeps its data, if it is not where it was."
 )
-IMAGES = flags.DEFINE_string(
+IMAGE_KEY = flags.DEFINE_string(
+    "image_key", None, "Feature that holds the images, in place of the run's."
+)
+LABEL_KEY = flags.DEFINE_string(
+    "label_key", None, "Feature that holds the labels, in place of the run's."
+)
+CACHE = flags.DEFINE_enum(
+    "cache",
+    None,
+    choices.CACHES,
+    "Whether a TFDS data set is decoded into memory, in place of the run's.",
+)
+BAD_IMAGES = flags.DEFINE_enum(
+    "bad_images",
+    None,
+    choices.BAD_IMAGES,
+    "What to do if files in a folder cannot be read, in place of the run's.",
+)
+IMAGES = path_flags.define_path(
     "images", None, "Folder of images to learn from, in place of the run's."
 )
-TEST_IMAGES = flags.DEFINE_string(
+TEST_IMAGES = path_flags.define_path(
     "test_images", None, "Folder of images to test on, in place of the run's."
 )
 
@@ -42,6 +61,10 @@ OVERRIDES = (
     "split",
     "test_split",
     "data_dir",
+    "image_key",
+    "label_key",
+    "cache",
+    "bad_images",
     "images",
     "test_images",
 )

@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from tf_instdisc.cli import path_flags
 from tf_instdisc.cli.flag_groups import evaluation
 
 DATASET = flags.DEFINE_string(
@@ -13,14 +14,33 @@ SPLIT = flags.DEFINE_string(
 TEST_SPLIT = flags.DEFINE_string(
     "transfer_test_split", None, "Its split to test on; test by default."
 )
-DATA_DIR = flags.DEFINE_string(
-    "transfer_data_dir", None, "Where TFDS keeps it; the run's by default."
+DATA_DIR = path_flags.define_path(
+    "transfer_data_dir",
+    None,
+    "Where TFDS keeps it; by default --data_dir, or the run's.",
 )
-IMAGES = flags.DEFINE_string(
+IMAGE_KEY = flags.DEFINE_string(
+    "transfer_image_key", None, "Its feature that holds the images."
+)
+LABEL_KEY = flags.DEFINE_string(
+    "transfer_label_key", None, "Its feature that holds the labels."
+)
+IMAGES = path_flags.define_path(
     "transfer_images", None, "Folder of images to learn from."
 )
-TEST_IMAGES = flags.DEFINE_string(
+TEST_IMAGES = path_flags.define_path(
     "transfer_test_images", None, "Folder of images to test on."
+)
+
+NAMES = (
+    "dataset",
+    "split",
+    "test_split",
+    "data_dir",
+    "image_key",
+    "label_key",
+    "images",
+    "test_images",
 )
 
 

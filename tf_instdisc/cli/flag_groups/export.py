@@ -3,8 +3,9 @@
 from absl import flags
 
 from tf_instdisc import choices
+from tf_instdisc.cli import path_flags
 
-EXPORT_DIR = flags.DEFINE_string(
+EXPORT_DIR = path_flags.define_path(
     "export_dir",
     None,
     "Directory of the model, such as models/NAME; the next numbered version "
@@ -65,7 +66,7 @@ TFLITE = flags.DEFINE_multi_enum(
     choices.TFLITE,
     "Also write the encoder for TFLite; may be given twice.",
 )
-CALIBRATION_IMAGES = flags.DEFINE_string(
+CALIBRATION_IMAGES = path_flags.define_path(
     "calibration_images",
     None,
     "Folder of some hundred images for --tflite=int8.",

@@ -1,7 +1,7 @@
 """Trained run"""
 
-from absl import flags
+from tf_instdisc.cli import path_flags
 
-RUN_DIR = flags.DEFINE_string(
+RUN_DIR = path_flags.define_path(
     "run_dir", None, "Directory of a run that has finished."
 )

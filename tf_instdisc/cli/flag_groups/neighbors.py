@@ -2,9 +2,10 @@
 
 from absl import flags
 
+from tf_instdisc.cli import path_flags
 from tf_instdisc.cli.flag_groups import finished_run
 
-QUERY = flags.DEFINE_string(
+QUERY = path_flags.define_path(
     "query",
     "random:16",
     "An image, a folder of images, or random:COUNT training images.",
@@ -18,7 +19,7 @@ FORMAT = flags.DEFINE_enum(
     ["files", "tsv", "json"],
     "files: writes --output; tsv, json: prints lines, without pictures.",
 )
-OUTPUT = flags.DEFINE_list(
+OUTPUT = path_flags.define_paths(
     "output",
     ["neighbors.png", "neighbors.html"],
     "Files to write: .png, .html or both.",

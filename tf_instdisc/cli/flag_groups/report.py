@@ -2,9 +2,10 @@
 
 from absl import flags
 
+from tf_instdisc.cli import path_flags
 from tf_instdisc.cli.flag_groups import finished_run
 
-OUTPUT = flags.DEFINE_string(
+OUTPUT = path_flags.define_path(
     "output", None, "File to write; report.html in the run's directory."
 )
 MAP_POINTS = flags.DEFINE_integer(

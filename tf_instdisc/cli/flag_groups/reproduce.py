@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from tf_instdisc.cli import path_flags
 from tf_instdisc.reproduce import tables
 
 TABLE = flags.DEFINE_multi_enum(
@@ -17,18 +18,18 @@ SCALE = flags.DEFINE_enum(
 SEEDS = flags.DEFINE_integer(
     "seeds", 1, "Runs of each row, with seeds from 0.", lower_bound=1
 )
-DATA_DIR = flags.DEFINE_string(
+DATA_DIR = path_flags.define_path(
     "data_dir", None, "Where TFDS keeps its data; by default its own choice."
 )
-RUNS_DIR = flags.DEFINE_string(
+RUNS_DIR = path_flags.define_path(
     "runs_dir",
     "runs/reproduce",
     "Where runs are kept; finished ones are not trained again.",
 )
-TABLES_DIR = flags.DEFINE_string(
+TABLES_DIR = path_flags.define_path(
     "tables_dir", "tables", "Where NAME.md, its plot and its numbers go."
 )
-RECIPES_DIR = flags.DEFINE_string(
+RECIPES_DIR = path_flags.define_path(
     "recipes_dir",
     None,
     "Folder of the recipes; by default flags/, or those that were installed.",

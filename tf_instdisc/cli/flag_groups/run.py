@@ -3,13 +3,14 @@
 from absl import flags
 
 from tf_instdisc import choices
+from tf_instdisc.cli import path_flags
 
-RUN_DIR = flags.DEFINE_string(
+RUN_DIR = path_flags.define_path(
     "run_dir",
     None,
     "Directory of the run; missing, empty, or a run's to continue.",
 )
-INIT_RUN = flags.DEFINE_string(
+INIT_RUN = path_flags.define_path(
     "init_run",
     None,
     "A finished run, or what instdisc-update made of it: this run begins with "

@@ -1,0 +1,214 @@
+"""Paths with `~` are expanded and URLs are refused, wherever they come in."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.finished_run import command, picture, save_picture
+from tf_instdisc import load_encoder, paths, run_directory
+from tf_instdisc.convert import checkpoint
+from tf_instdisc.data.folder import folder_source, image_paths
+from tf_instdisc.data.tfds_source import tfds_source
+from tf_instdisc.data.voc import voc_folder
+from tf_instdisc.embed_folder import embed_folder
+from tf_instdisc.export import saved_model
+
+ROOT = pathlib.Path(__file__).parent.parent
+URLS = (
+    "gs://bucket/run",
+    "s3://bucket/run",
+    "file:///tmp/run",
+    "hdfs://host:9000/run",
+    "https://example.com/run",
+    "dbfs:/mnt/run",
+    "GS://bucket",
+    " gs://bucket",
+)
+PATH_FLAGS = {
+    "convert": {"from", "to", "images"},
+    "diff": {"output"},
+    "duplicates": {"run_dir", "folders", "output"},
+    "embed": {
+        "run_dir",
+        "images",
+        "output",
+        "saved_model",
+        "root_certificates",
+    },
+    "evaluate": {
+        "run_dir",
+        "data_dir",
+        "images",
+        "test_images",
+        "transfer_data_dir",
+        "transfer_images",
+        "transfer_test_images",
+        "detection_data_dir",
+        "detection_images",
+    },
+    "export": {"run_dir", "export_dir", "calibration_images"},
+    "neighbors": {"run_dir", "query", "output"},
+    "plan": {"run_dir", "init_run", "data_dir", "images", "test_images"},
+    "report": {"run_dir", "output"},
+    "reproduce": {"data_dir", "runs_dir", "tables_dir", "recipes_dir"},
+    "train": {"run_dir", "init_run", "data_dir", "images", "test_images"},
+    "update": {"run_dir", "images", "output"},
+}
+
+# Parses each path flag alone: what the flag holds, or the error.
+_PARSE_EACH = """
+import importlib, json, sys
+from absl import flags
+name, values = sys.argv[1], json.loads(sys.argv[2])
+module = importlib.import_module(f"tf_instdisc.cli.{name}")
+from tf_instdisc.cli import path_flags
+kinds = (path_flags.PathParser, path_flags.PathListParser)
+groups = getattr(module, "GROUPS", None) or (module.reproduce,)
+groups = (*groups, *getattr(getattr(module, "train", None), "GROUPS", ()))
+by_module = flags.FLAGS.flags_by_module_dict()
+found, others = {}, []
+for group in groups:
+    for flag in by_module[group.__name__]:
+        if not isinstance(flag.parser, kinds):
+            text = type(flag.parser) in (
+                flags.ArgumentParser, flags.ListParser)
+            words = ("folder", "director", "file", "where ")
+            if text and any(word in flag.help.lower() for word in words):
+                others.append(flag.name)
+            continue
+        found[flag.name] = []
+        for value in values:
+            try:
+                flag.parse(value)
+            except flags.Error as error:
+                found[flag.name].append(f"error: {error}")
+            else:
+                value = flag.value
+                found[flag.name].append(
+                    value[0] if isinstance(value, list) else value)
+print(json.dumps([found, others]))
+"""
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_url_is_refused(url):
+    with pytest.raises(ValueError, match=r"`run_dir` must be a path .*URLs"):
+        paths.local_path(url, "run_dir")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ("runs/x", "/a/b", "a:b/c", "random:16", "C:/x", "x.y-z", "", "-", "a/~"),
+)
+def test_other_paths_stay_as_they_are(path):
+    assert paths.local_path(path) == path
+
+
+def test_a_tilde_is_the_home_of_a_user(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert paths.local_path("~/runs") == "/home/someone/runs"
+    assert paths.local_path(pathlib.Path("~")) == "/home/someone"
+    with pytest.raises(ValueError, match=r"existing user.*\./~nobody-here/x"):
+        paths.local_path("~nobody-here/x")
+
+
+@pytest.mark.parametrize("name", sorted(PATH_FLAGS))
+def test_every_path_flag_of_a_command_takes_tildes_and_no_urls(name):
+    values = ["~/sub/x.npz", *URLS[:5]]
+    ended = subprocess.run(
+        [sys.executable, "-c", _PARSE_EACH, name, json.dumps(values)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=True,
+    )
+    found, others = json.loads(ended.stdout)
+    assert set(found) == PATH_FLAGS[name]
+    # Names of splits and runs; their help speaks of folders.
+    assert set(others) <= {"detection_train_split", "rows"}
+    for flag, (expanded, *refused) in found.items():
+        assert expanded == str(pathlib.Path.home() / "sub/x.npz"), flag
+        assert all(line.startswith("error: ") for line in refused), flag
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    (
+        ("train", ["--images=pictures", "--run_dir=gs://bucket/run"]),
+        (
+            "embed",
+            ["--run_dir=r", "--images=pictures", "--output=s3://b/x.npz"],
+        ),
+        ("diff", ["hdfs://host/a", "hdfs://host/b"]),
+    ),
+)
+def test_a_command_with_a_url_ends_with_2_and_writes_nothing(
+    tmp_path, name, arguments
+):
+    save_picture(tmp_path / "pictures", "a.png", picture(0))
+    ended = command(name, *arguments, cwd=tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert "URLs are not supported" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def _embedder(contents):
+    raise AssertionError("The paths are checked first.")
+
+
+@pytest.mark.parametrize(
+    "door",
+    (
+        lambda url: folder_source(url),
+        lambda url: image_paths(url),
+        lambda url: voc_folder(url, "train"),
+        lambda url: tfds_source("mnist", data_dir=url),
+        lambda url: load_encoder(url),
+        lambda url: run_directory.load(url),
+        lambda url: run_directory.check_usable(url),
+        lambda url: run_directory.open_run(url, {}, (), ""),
+        lambda url: embed_folder(url, "x.npz", _embedder, "s"),
+        lambda url: embed_folder(".", f"{url}.npz", _embedder, "s"),
+        lambda url: checkpoint.convert(url, "to"),
+        lambda url: checkpoint.convert("x.pth", url),
+        lambda url: checkpoint.convert("x.pth", "to", images=url),
+    ),
+)
+def test_doors_of_the_api_refuse_urls(door, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("gs://bucket/x", "file:///x"):
+        with pytest.raises(ValueError, match="URLs are not supported"):
+            door(url)
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_refuses_urls(small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="URLs are not supported"):
+        saved_model.export_run(small_run, "gs://bucket/models/x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_doors_of_the_api_expand_tildes(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_picture(tmp_path / "pictures", "a.png", picture(0))
+    assert folder_source("~/pictures").num_instances == 1
+    run = run_directory.open_run("~/run", {}, (), "--image_size=8\n")
+    assert run.path == tmp_path / "run"
+    assert run_directory.load("~/run").read_flags() == {"image_size": "8"}
+
+    def embedder(contents):
+        size = len(contents)
+        return {
+            "embedding": np.ones([size, 2], np.float32),
+            "valid": np.ones([size], bool),
+        }
+
+    embed_folder("~/pictures", "~/x.npz", embedder, "s")
+    assert (tmp_path / "x.npz").exists()
