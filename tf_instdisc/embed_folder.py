@@ -72,9 +72,9 @@ def embed_folder(
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
         ValueError: If the output exists or is of another format, a path is a
-            URL, no image can be read, the parts are of another model or other images, or
-            the embedder gives anything but a row of finite numbers for each
-            image. A wrong answer is not kept.
+            URL, no image can be read, the parts are of another model or other
+            images, or the embedder gives anything but a row of finite numbers
+            for each image. A wrong answer is not kept.
     """
     folder = local_path(folder, "folder")
     target = pathlib.Path(local_path(output, "output"))

@@ -3,6 +3,8 @@
 import os
 import re
 
+from tf_instdisc.errors import UsageError
+
 # `pathlib` turns `gs://bucket` into `gs:/bucket`. One letter is a drive.
 _URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -24,14 +26,14 @@ def local_path(path: str | os.PathLike, name: str = "path") -> str:
     """
     text = os.fsdecode(path)
     if _URL.match(text):
-        raise ValueError(
+        raise UsageError(
             f"`{name}` must be a path on a local or mounted file system; URLs "
             f"are not supported. Received: {name}={text!r}. Copy the files "
             "here, or mount the remote file system and give its path."
         )
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
-        raise ValueError(
+        raise UsageError(
             f"`{name}` must name an existing user where it begins with `~`. "
             f"Received: {name}={text!r}. Write ./{text} for a file or "
             "directory of that name."

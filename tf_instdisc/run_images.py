@@ -2,13 +2,16 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc import run_sources
 from tf_instdisc.data import decode
 from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.run_directory import Bank, RunDirectory
 
 _MISSING_GREY = 128
@@ -94,14 +97,16 @@ class RunImages:
         yield from dataset.as_numpy_iterator()
 
     def _from_folder(self, positions):
-        folder = self.flags["images"]
+        folder = local_path(self.flags["images"], "images")
         names = self.bank.names[positions]
         paths = [os.path.join(folder, str(name)) for name in names]
         dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
         return dataset.map(lambda slot, path: (slot, tf.io.read_file(path)))
 
     def _from_tfds(self, positions):
-        source = self.source or self._open_tfds()
+        source = self.source or run_sources.open_train(
+            run_sources.DataSettings.from_flags(self.flags)
+        )
         slots = np.full([source.num_instances], -1, np.int64)
         slots[self.bank.instance_ids[positions]] = np.arange(len(positions))
         slots = tf.constant(slots)
@@ -112,21 +117,26 @@ class RunImages:
         examples = source.examples(None).map(slot_of)
         return examples.filter(lambda slot, _: slot >= 0).take(len(positions))
 
-    def _open_tfds(self):
-        from tf_instdisc.data.tfds_source import tfds_source
 
-        return tfds_source(
-            self.flags["dataset"],
-            self.flags.get("split", "train"),
-            self.flags.get("data_dir"),
-            cache=self.flags.get("cache", "auto"),
-        )
-
-
-def open_images(run: RunDirectory) -> RunImages:
+def open_images(
+    run: RunDirectory, overrides: Mapping[str, str] | None = None
+) -> RunImages:
     """Opens the images of a finished run.
+
+    Args:
+        run: The run.
+        overrides: `images` or `data_dir`, where the images were moved to.
 
     Raises:
         RunDirectoryError: If the run has not finished.
+        ValueError: If `images` is given for a run over a data set.
     """
-    return RunImages(run.load_bank(), run.read_flags())
+    flags = run.read_flags()
+    if "images" in (overrides or {}) and flags.get("dataset"):
+        raise UsageError(
+            "`images` goes with a run over a folder. Received: a run over "
+            f"--dataset={flags['dataset']}. Give --data_dir if the data set "
+            "was moved."
+        )
+    flags = run_sources.with_overrides(flags, overrides or {})
+    return RunImages(run.load_bank(), flags)

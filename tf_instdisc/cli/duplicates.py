@@ -2,11 +2,15 @@
 
 import sys
 
-from tf_instdisc.cli.flag_groups import duplicates, finished_run
+from tf_instdisc.cli.flag_groups import (
+    duplicates,
+    finished_run,
+    moved_images,
+)
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.text import shown
 
-GROUPS = (finished_run, duplicates)
+GROUPS = (finished_run, duplicates, moved_images)
 _ENOUGH_COPIES = 0.9
 
 _SUMMARY = """
@@ -42,7 +46,7 @@ def _duplicates() -> None:
         flags, encoder = run.read_flags(), load_encoder(run.path)
         places = [folder_images(path, flags, encoder) for path in folders]
     else:
-        images = run_images.open_images(run)
+        images = run_images.open_images(run, moved_images.overrides())
         places = [training_images(images, run)]
 
     threshold = duplicates.THRESHOLD.value

@@ -136,7 +136,7 @@ def _svm():
 def _transfer():
     from tf_instdisc.evaluation.transfer import TransferOptions
 
-    images = _overrides(evaluation.OVERRIDES, "transfer_")
+    images = _overrides(evaluation_transfer.NAMES, "transfer_")
     return TransferOptions(images, _knn(), _linear())
 
 

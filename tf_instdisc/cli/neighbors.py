@@ -1,10 +1,14 @@
 """instdisc-neighbors: shows the training images nearest to others."""
 
-from tf_instdisc.cli.flag_groups import finished_run, neighbors
+from tf_instdisc.cli.flag_groups import (
+    finished_run,
+    moved_images,
+    neighbors,
+)
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.text import shown
 
-GROUPS = (finished_run, neighbors)
+GROUPS = (finished_run, neighbors, moved_images)
 
 _SUMMARY = """
 Shows the nearest training images of a photograph, a folder or random rows.
@@ -24,7 +28,7 @@ def _neighbors() -> None:
     from tf_instdisc.report import grid, lines, pages, search
 
     run = run_directory.load(finished_run.RUN_DIR.value or "")
-    images = run_images.open_images(run)
+    images = run_images.open_images(run, moved_images.overrides())
     size = neighbors.PICTURE_SIZE.value
     queries = search.parse_query(
         run, images, neighbors.QUERY.value, size, neighbors.SEED.value

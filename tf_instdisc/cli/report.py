@@ -1,10 +1,14 @@
 """instdisc-report: one page that shows what a run has learned."""
 
-from tf_instdisc.cli.flag_groups import finished_run, report
+from tf_instdisc.cli.flag_groups import (
+    finished_run,
+    moved_images,
+    report,
+)
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.text import shown
 
-GROUPS = (finished_run, report)
+GROUPS = (finished_run, report, moved_images)
 
 _SUMMARY = """
 Writes one HTML file, which needs no network, about a finished run.
@@ -25,7 +29,7 @@ def _report() -> None:
     run = run_directory.load(finished_run.RUN_DIR.value or "")
     page = run_page.report(
         run,
-        run_images.open_images(run),
+        run_images.open_images(run, moved_images.overrides()),
         max_points=report.MAP_POINTS.value,
         threshold=report.THRESHOLD.value,
         num_neighbors=report.NUM_NEIGHBORS.value,

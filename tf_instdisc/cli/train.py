@@ -1,5 +1,6 @@
 """instdisc-train: trains an encoder and fills a run directory."""
 
+import dataclasses
 import pathlib
 
 from absl import flags
@@ -13,7 +14,6 @@ from tf_instdisc.cli.flag_groups import (
     run,
 )
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.errors import UsageError
 
 GROUPS = (data, augmentation, encoder, objective, optimization, run)
 
@@ -133,50 +133,24 @@ def _train_in(run_dir: str) -> None:
 
 def _sources(init_run, run_dir):
     """Training and test images; `run_dir` is where checks are remembered."""
-    if data.IMAGES.value:
-        from tf_instdisc import run_directory
-        from tf_instdisc.data.folder import folder_source
+    from tf_instdisc import run_directory, run_sources
 
-        policy = data.BAD_IMAGES.value
-        ids, num_instances = None, None
-        if init_run is not None:
-            ids, num_instances = init_run.ids_by_name()
-        checked, test_checked = None, None
-        if run_dir is not None:
-            directory = run_directory.RunDirectory(pathlib.Path(run_dir))
-            checked = directory.checked_images
-            test_checked = directory.checked_test_images
-        source = folder_source(
-            data.IMAGES.value, policy, ids, num_instances, checked
-        )
-        test_source = None
-        if data.TEST_IMAGES.value:
-            test_source = folder_source(
-                data.TEST_IMAGES.value, policy, memory=test_checked
-            )
-        return source, test_source
-
-    from tf_instdisc.data.tfds_source import tfds_source
-
-    def read(split):
-        return tfds_source(
-            data.DATASET.value,
-            split,
-            data.DATA_DIR.value,
-            cache=data.CACHE.value,
-            shuffle_buffer=data.SHUFFLE_BUFFER.value,
-        )
-
-    source = read(data.SPLIT.value)
-    if not data.TEST_SPLIT.value:
-        return source, None
-    try:
-        return source, read(data.TEST_SPLIT.value)
-    except UsageError as error:
-        raise UsageError(
-            f"--test_split={data.TEST_SPLIT.value} cannot be read; an empty "
-            f"--test_split= does without kNN. {error}"
-        ) from error
+    settings = run_sources.DataSettings(
+        **{
+            field.name: flags.FLAGS[field.name].value
+            for field in dataclasses.fields(run_sources.DataSettings)
+        }
+    )
+    known = (None, None)
+    if init_run is not None and settings.images:
+        known = init_run.ids_by_name()
+    checked, test_checked = None, None
+    if run_dir is not None:
+        directory = run_directory.RunDirectory(pathlib.Path(run_dir))
+        checked = directory.checked_images
+        test_checked = directory.checked_test_images
+    source = run_sources.open_train(settings, *known, checked)
+    return source, run_sources.open_test(settings, test_checked)
 
 
 def _augmentation():

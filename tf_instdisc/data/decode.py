@@ -167,6 +167,26 @@ def center(
     return resize_and_center_crop(to_rgb(image), image_size, crop_fraction)
 
 
+def crop_decoded(
+    image: tf.Tensor, uniforms: tf.Tensor, augmentation: Augmentation
+) -> tf.Tensor:
+    """Crops and resizes a decoded image as `decode_crop` does.
+
+    Args:
+        image: `[height, width, channels]`.
+        uniforms: As in `decode_crop`.
+        augmentation: As in `decode_crop`.
+
+    Returns:
+        float32 `[image_size, image_size, channels]`.
+    """
+    shape = tf.shape(image)
+    box = crop_boxes(uniforms[None], shape[0], shape[1], augmentation)[0]
+    top, left, height, width = tf.unstack(box)
+    cropped = image[top : top + height, left : left + width]
+    return resize(cropped, [augmentation.image_size] * 2)
+
+
 def resize(image: tf.Tensor, size: list[int] | tf.Tensor) -> tf.Tensor:
     """Resizes with Pillow's BILINEAR: a triangle, antialiased."""
     return tf.image.resize(image, size, "bilinear", antialias=True)

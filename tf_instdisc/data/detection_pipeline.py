@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_instdisc.data import decode
 from tf_instdisc.data.detection_source import DetectionSource
+from tf_instdisc.data.sources import buffer_shuffled
 
 PADDING = -1.0
 """Edges and class of what is no object."""
@@ -88,6 +89,7 @@ def epoch_batches(
     """
     # A stateless seed is two words: epoch and seed, and the position.
     epoch_and_seed = (epoch << 32) | seed
+    shuffle_seed = tf.constant([seed, epoch], tf.int64)
 
     def flip(position, image, boxes, classes):
         draw = tf.random.stateless_uniform(
@@ -104,8 +106,6 @@ def epoch_batches(
         )
         return image, {"boxes": boxes, "classes": classes}
 
-    shuffled = examples.shuffle(
-        _SHUFFLE_BUFFER, seed=epoch_and_seed, reshuffle_each_iteration=False
-    )
+    shuffled = buffer_shuffled(examples, _SHUFFLE_BUFFER, shuffle_seed)
     flipped = shuffled.map(flip, num_parallel_calls=tf.data.AUTOTUNE)
     return flipped.batch(batch_size).prefetch(tf.data.AUTOTUNE)

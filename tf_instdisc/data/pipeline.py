@@ -89,6 +89,10 @@ def training_dataset(
             tf.constant(seed, tf.int64),
         )
         is_encoded = _is_encoded(examples)
+        # Images of different shapes cannot be batched before they are cropped.
+        crops_singly = (
+            is_encoded or None in examples.element_spec["image"].shape
+        )
 
         def crop(example):
             uniforms = tf.random.stateless_uniform(
@@ -98,10 +102,12 @@ def training_dataset(
             image = example["image"]
             if is_encoded:
                 image = decode.decode_crop(image, uniforms, augmentation)
+            elif crops_singly:
+                image = decode.crop_decoded(image, uniforms, augmentation)
             return decode.to_rgb(image), uniforms, example["instance_id"]
 
         def augment_batch(images, uniforms, instance_ids):
-            images = augmented(images, uniforms, crop=not is_encoded)
+            images = augmented(images, uniforms, crop=not crops_singly)
             return images, instance_ids
 
         skipped = tf.where(epoch == initial_epoch, skip_images, 0)

@@ -152,3 +152,31 @@ def shuffled(size: int, shuffle_seed: tf.Tensor | None) -> tf.Tensor:
     if shuffle_seed is None:
         return ids
     return tf.random.experimental.stateless_shuffle(ids, shuffle_seed)
+
+
+def buffer_shuffled(
+    dataset: tf.data.Dataset, buffer_size: int, shuffle_seed: tf.Tensor
+) -> tf.data.Dataset:
+    """Shuffles within a buffer, in an order that is a function of the seed.
+
+    `Dataset.shuffle` mixes TensorFlow's global seed into its own, and fails
+    on a tensor if the global seed is 0 (TensorFlow 2.21).
+
+    Args:
+        dataset: Elements in a fixed order.
+        buffer_size: Elements among which the next one is drawn.
+        shuffle_seed: int64 `[2]`, each at least 0.
+    """
+    spec = dataset.element_spec
+    flat = tf.nest.flatten(spec)
+    shuffled_variant = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=tf.constant(buffer_size, tf.int64),
+        # Two zeros stand for a random seed.
+        seed=shuffle_seed[0] + 1,
+        seed2=shuffle_seed[1],
+        output_types=[part.dtype for part in flat],
+        output_shapes=[part.shape for part in flat],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(shuffled_variant, spec)

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import os
+import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -10,16 +11,20 @@ import tensorflow_datasets as tfds
 
 from tf_instdisc import choices
 from tf_instdisc.data import digits as _  # noqa: F401  Registers its builder.
+from tf_instdisc.data import tfds_features
 from tf_instdisc.data.sources import (
     NO_LABEL,
     ImageSource,
     array_source,
+    buffer_shuffled,
     shuffled,
 )
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
 
 _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that `auto` keeps in memory
 _OPEN_SHARDS = 16
+_TEST_SPLITS = ("test", "validation", "val", "valid", "dev")
 
 
 def tfds_source(
@@ -28,10 +33,15 @@ def tfds_source(
     data_dir: str | None = None,
     cache: str = "auto",
     shuffle_buffer: int = 16_384,
-    image_key: str = "image",
-    label_key: str = "label",
+    image_key: str | None = None,
+    label_key: str | None = None,
 ) -> ImageSource:
     """Reads a split of a TFDS data set; prepares it first, if need be.
+
+    Images have one, three or four channels, of which the fourth is dropped.
+    Those of 16 bits are scaled from 0..65535 to 0..255. Float images are read
+    as their values: from [0, 1] if the first 1,000 images of the split are in
+    that range, and else from [0, 255].
 
     Args:
         dataset: Name of a builder, with version and configuration if any.
@@ -42,37 +52,69 @@ def tfds_source(
             shape that take up to 2 GiB.
         shuffle_buffer: Encoded images among which the next is drawn, where
             shards are read in every epoch.
-        image_key: Name of the image among the features.
-        label_key: Name of the label; a data set without it has no labels.
+        image_key: Name of the feature that holds the images, `image` by
+            default; `/` leads into nested features.
+        label_key: Name of the feature that holds the labels: a class, a whole
+            number or a text. `label` by default, if there is one; empty for
+            no labels.
 
     Returns:
         The source.
 
     Raises:
-        ValueError: If data set, split, feature or `cache` is unknown.
+        ValueError: If the data set, split, feature or `cache` is unknown, the
+            data set cannot be prepared, `data_dir` is a URL, or the feature
+            holds no single image, such as a video or a sequence.
     """
     choices.require("cache", cache, choices.CACHES)
     builder = open_builder(dataset, data_dir)
-    builder.download_and_prepare()
-    features = builder.info.features
-    if image_key not in features:
-        raise UsageError(
-            f"`image_key` must be a feature of {dataset}: "
-            f"{', '.join(features)}. Received: image_key={image_key!r}"
-        )
+    prepare(builder, dataset)
     split_info = require_split(builder, split)
-    shape = features[image_key].shape
-    is_fixed = None not in shape
+    image = tfds_features.find_image(builder.info.features, image_key, dataset)
+    label = tfds_features.find_label(builder, label_key)
+    is_fixed = None not in image.shape
     if cache == "memory" and not is_fixed:
         raise UsageError(
             "cache='memory' needs images of one shape; those of "
-            f"{dataset} are {shape}. Use cache='none'."
+            f"{dataset} are {image.shape}. Use cache='none'."
         )
-    num_bytes = split_info.num_examples * (np.prod(shape) if is_fixed else 0)
+    sides = [side or 0 for side in image.shape]
+    num_bytes = split_info.num_examples * sides[0] * sides[1] * min(sides[2], 3)
     keep = is_fixed and num_bytes <= _MEMORY_LIMIT
     if cache == "memory" or (cache == "auto" and keep):
-        return _in_memory(builder, split, image_key, label_key)
-    return _streamed(builder, split, image_key, label_key, shuffle_buffer)
+        return _in_memory(builder, split, image, label)
+    return _streamed(builder, split, image, label, shuffle_buffer)
+
+
+def test_split_of(
+    dataset: str, data_dir: str | None, test_split: str | None
+) -> str | None:
+    """The split of a data set that images are tested on.
+
+    Args:
+        dataset: As `tfds_source` takes it.
+        data_dir: As `tfds_source` takes it.
+        test_split: A split. None stands for `test`, or for what is there in
+            its place: `validation`, `val`, `valid` or `dev`. `""` for none.
+
+    Returns:
+        A split, or None where there is none.
+    """
+    if test_split is not None:
+        return test_split or None
+    builder = open_builder(dataset, data_dir)
+    prepare(builder, dataset)
+    known = builder.info.splits
+    found = next((name for name in _TEST_SPLITS if name in known), None)
+    if found is None:
+        print(
+            f"{dataset} has no test split, only {', '.join(known)}; "
+            "--test_split names another.",
+            flush=True,
+        )
+    elif found != "test":
+        print(f"{dataset} has no split test: {found} is taken.", flush=True)
+    return found
 
 
 def open_builder(
@@ -81,8 +123,10 @@ def open_builder(
     """Finds a builder by its name.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or `data_dir` is a URL.
     """
+    if data_dir is not None:
+        data_dir = local_path(data_dir, "data_dir")
     try:
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -96,50 +140,102 @@ def open_builder(
         ) from error
 
 
+def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
+    """Downloads and prepares a data set, unless that was done.
+
+    Raises:
+        ValueError: If files are missing that are to be downloaded by hand.
+    """
+    try:
+        builder.download_and_prepare()
+    except AssertionError as error:
+        versions = sorted(
+            path.name
+            for path in pathlib.Path(builder.data_dir).parent.glob("*.*.*")
+            if (path / "dataset_info.json").exists()
+        )
+        hint = ""
+        if versions:
+            hint = (
+                f" Other versions are there: --dataset={builder.name}:"
+                f"{versions[-1]}."
+            )
+        raise UsageError(
+            "`dataset` must be prepared, or be one that TFDS can download. "
+            f"Received: dataset={dataset!r}, which is not in "
+            f"{builder.data_dir}.{hint} {error}"
+        ) from error
+
+
 def require_split(builder: tfds.core.DatasetBuilder, split: str):
     """Information on a split of a prepared data set.
 
     Raises:
-        ValueError: If there is no such split.
+        ValueError: If there is no such split, or it is empty.
     """
+    reason = "it is empty."
     try:
-        return builder.info.splits[split]
+        info = builder.info.splits[split]
+        if info.num_examples:
+            return info
     except (KeyError, ValueError) as error:
-        raise UsageError(
-            f"`split` must be one of {', '.join(builder.info.splits)}, or a "
-            f"part of one such as 'train[:10000]'. Received: split={split!r}"
-        ) from error
+        reason = str(error)
+    raise UsageError(
+        f"`split` must be one of {', '.join(builder.info.splits)}, or a part "
+        f"of one such as 'train[:1000]'. Received: split={split!r}: {reason}"
+    )
 
 
-def _class_names(builder, label_key):
-    features = builder.info.features
-    if label_key not in features:
-        return None
-    if not isinstance(features[label_key], tfds.features.ClassLabel):
-        return None
-    return tuple(features[label_key].names)
-
-
-def _in_memory(builder, split, image_key, label_key):
-    class_names = _class_names(builder, label_key)
-    keys = {image_key: True}
-    if class_names is not None:
-        keys[label_key] = True
-    dataset = builder.as_dataset(
+def _in_memory(builder, split, image, label):
+    keys = [image.key] if label is None else [image.key, label.key]
+    examples = builder.as_dataset(
         split=split,
-        decoders=tfds.decode.PartialDecoding(keys),
+        decoders=tfds.decode.PartialDecoding(
+            tfds_features.nested(dict.fromkeys(keys, True))
+        ),
         # One shard after the other: the position is the id.
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
-    batches = list(dataset.batch(1024).as_numpy_iterator())
-    images = np.concatenate([batch[image_key] for batch in batches])
-    labels = None
-    if class_names is not None:
-        labels = np.concatenate([batch[label_key] for batch in batches])
-    return array_source(images, labels, class_names, f"{builder.name}/{split}")
+    name = f"{builder.name}/{split}"
+    parse = _parser(examples, image, label, name)
+    batches = examples.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    columns = zip(*batches.batch(1024).as_numpy_iterator(), strict=True)
+    images, labels = map(np.concatenate, columns)
+    if label is None:
+        return array_source(images, name=name)
+    return array_source(images, labels, label.class_names, name)
 
 
-def _streamed(builder, split, image_key, label_key, shuffle_buffer):
+def _parser(examples, image, label, name):
+    """Takes the image and the label out of an example.
+
+    Returns:
+        A function from a dictionary of features to an image, uint8
+        `[height, width, 1 or 3]` or a file as a scalar string, and a label,
+        int64 scalar.
+    """
+
+    def image_of(example):
+        return tfds_features.at(example, image.key)
+
+    limits = None
+    if image_of(examples.element_spec).dtype != tf.string:
+        images = examples.map(image_of, num_parallel_calls=tf.data.AUTOTUNE)
+        limits = tfds_features.value_range(images, image.dtype, name)
+
+    def parse(example):
+        pixels = image_of(example)
+        if limits is not None:
+            pixels = tfds_features.to_uint8(pixels, limits)
+        index = tf.constant(NO_LABEL, tf.int64)
+        if label is not None:
+            index = label.index(tfds_features.at(example, label.key))
+        return pixels, index
+
+    return parse
+
+
+def _streamed(builder, split, image, label, shuffle_buffer):
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise UsageError(
             f"{builder.name} must be stored as tfrecord to be read shard by "
@@ -153,8 +249,6 @@ def _streamed(builder, split, image_key, label_key, shuffle_buffer):
     takes = np.array([shard.take for shard in shards], np.int64)
     starts = tf.constant(np.cumsum(takes) - takes)
     takes = tf.constant(takes)
-    class_names = _class_names(builder, label_key)
-    features = builder.info.features
 
     def read_shard(shard):
         records = tf.data.TFRecordDataset(tf.gather(paths, shard))
@@ -174,41 +268,52 @@ def _streamed(builder, split, image_key, label_key, shuffle_buffer):
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        # One word for the buffer's seed: epoch above, seed below.
-        seed = tf.bitwise.left_shift(shuffle_seed[1], 31) + shuffle_seed[0]
-        return dataset.shuffle(
-            shuffle_buffer, seed=seed, reshuffle_each_iteration=False
-        )
+        return buffer_shuffled(dataset, shuffle_buffer, shuffle_seed)
 
-    def parse(instance_id, record):
-        example = features.deserialize_example(
-            record, decoders={image_key: tfds.decode.SkipDecoding()}
-        )
-        label = tf.constant(NO_LABEL, tf.int64)
-        if class_names is not None:
-            label = tf.cast(example[label_key], tf.int64)
-        return {
-            "image": example[image_key],
-            "instance_id": instance_id,
-            "label": label,
-        }
+    keys = [image.key] if label is None else [image.key, label.key]
+    partial = tfds.decode.PartialDecoding(
+        tfds_features.nested(dict.fromkeys(keys, True))
+    )
+    features = partial.extract_features(builder.info.features)
+    decoders = None
+    if image.is_file:
+        # The pipeline decodes only the part of a file that it crops.
+        skipped = {image.key: tfds.decode.SkipDecoding()}
+        decoders = tfds_features.nested(skipped)
+
+    def decode(record):
+        return features.deserialize_example(record, decoders=decoders)
+
+    name = f"{builder.name}/{split}"
+    decoded = records_of(None).map(lambda instance_id, record: decode(record))
+    parse = _parser(decoded, image, label, name)
 
     def examples(shuffle_seed):
+        def read(instance_id, record):
+            pixels, label_index = parse(decode(record))
+            return {
+                "image": pixels,
+                "instance_id": instance_id,
+                "label": label_index,
+            }
+
         return records_of(shuffle_seed).map(
-            parse, num_parallel_calls=tf.data.AUTOTUNE
+            read, num_parallel_calls=tf.data.AUTOTUNE
         )
 
     @functools.cache  # It reads all shards.
     def labels():
+        if label is None:
+            return np.full([info.num_examples], NO_LABEL, np.int64)
         found = examples(None).map(lambda example: example["label"])
         batches = found.batch(65_536).as_numpy_iterator()
         return np.concatenate(list(batches))
 
     return ImageSource(
-        name=f"{builder.name}/{split}",
+        name=name,
         num_instances=info.num_examples,
         examples=examples,
-        class_names=class_names,
-        instance_name=lambda i: f"{builder.name}/{split}/{i}",
+        class_names=None if label is None else label.class_names,
+        instance_name=lambda i: f"{name}/{i}",
         labels=labels,
     )

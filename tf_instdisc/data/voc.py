@@ -21,6 +21,7 @@ from tf_instdisc.data.detection_source import (
     require_none,
 )
 from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown
 
 
@@ -48,6 +49,7 @@ def voc_folder(
             annotation, holds an unknown class or does not fit its image, or
             if the split has no object at all.
     """
+    folder = local_path(folder, "folder")
     names = _split_names(folder, split)
     images = _image_files(folder)
     annotations = os.path.join(folder, "Annotations")
@@ -98,7 +100,11 @@ def voc_folder(
 
 
 def voc_tfds(
-    dataset: str, split: str, data_dir: str | None = None
+    dataset: str,
+    split: str,
+    data_dir: str | None = None,
+    image_key: str = "image",
+    label_key: str = "label",
 ) -> DetectionSource:
     """Reads a split of a TFDS data set with boxes; prepares it, if need be.
 
@@ -107,42 +113,54 @@ def voc_tfds(
             such as `"voc/2007"`; `is_difficult` is heeded where it is.
         split: A split or a sum of splits: `"train+validation"`.
         data_dir: Where TFDS keeps its data; by default its own choice.
+        image_key: Name of the feature that holds the images, files of 8
+            bits.
+        label_key: Name of the class in `objects`.
 
     Returns:
         The source.
 
     Raises:
-        ValueError: If data set or split is unknown, the data set holds no
-            boxes, or the split no object.
+        ValueError: If the data set or split is unknown, the data set holds no
+            boxes or images, or the split holds no object.
     """
     import tensorflow_datasets as tfds
 
-    from tf_instdisc.data import tfds_source
+    from tf_instdisc.data import tfds_features, tfds_source
 
     builder = tfds_source.open_builder(dataset, data_dir)
     features = builder.info.features
     fields: Mapping = {}
     if "objects" in features:
         fields = getattr(features["objects"], "feature", {})
-    if "bbox" not in fields or not hasattr(fields["label"], "names"):
+    if "bbox" not in fields or not hasattr(fields.get(label_key), "names"):
+        objects_hold = f" and objects of {', '.join(fields)}" if fields else ""
         raise UsageError(
             "`dataset` must have boxes: a feature `objects` of `bbox` and "
-            f"class `label`. Received: dataset={dataset!r} with "
-            f"{', '.join(features)}"
+            f"class `{label_key}`. Received: dataset={dataset!r} with "
+            f"{', '.join(features)}{objects_hold}"
         )
-    builder.download_and_prepare()
+    image = tfds_features.find_image(features, image_key, dataset)
+    if not image.is_file:
+        raise UsageError(
+            "The images of a detection must be files of 8 bits. Received: "
+            f"image_key={image_key!r}, of {image.dtype}"
+        )
+    tfds_source.prepare(builder, dataset)
     tfds_source.require_split(builder, split)
 
     def read():
         return builder.as_dataset(
             split=split,
-            decoders={"image": tfds.decode.SkipDecoding()},
+            decoders=tfds_features.nested(
+                {image_key: tfds.decode.SkipDecoding()}
+            ),
             # One shard after the other, for one order at each reading.
             read_config=tfds.ReadConfig(interleave_cycle_length=1),
         )
 
     def images():
-        return read().map(lambda example: example["image"])
+        return read().map(lambda e: tfds_features.at(e, image_key))
 
     found = [example["objects"] for example in tfds.as_numpy(read())]
     places = [f"{dataset}/{split}/{i}" for i in range(len(found))]
@@ -162,9 +180,9 @@ def voc_tfds(
         boxes = np.stack(edges, axis=-1)
         difficult = entry.get("is_difficult", np.zeros(len(boxes), bool))
         objects.append(
-            build_objects(boxes, entry["label"], difficult, size, place)
+            build_objects(boxes, entry[label_key], difficult, size, place)
         )
-    class_names = tuple(fields["label"].names)
+    class_names = tuple(fields[label_key].names)
     return build_source(
         f"{dataset}/{split}", class_names, sizes, objects, images
     )

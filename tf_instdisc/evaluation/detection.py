@@ -41,7 +41,9 @@ class DetectionOptions:
         train_split: Split to train on; by default `"train+validation"` of a
             data set and `"trainval"` of a folder.
         test_split: Split to measure on.
-        data_dir: Where TFDS keeps its data; TFDS' own choice by default.
+        data_dir: Where TFDS keeps its data; that of the run by default.
+        image_key: As in `voc_tfds`.
+        label_key: As in `voc_tfds`.
         image_size: Side in pixels to which images are resized, for training
             and measuring.
         epochs: Epochs of training; mAP is measured after each.
@@ -60,6 +62,8 @@ class DetectionOptions:
     train_split: str | None = None
     test_split: str = "test"
     data_dir: str | None = None
+    image_key: str = "image"
+    label_key: str = "label"
     image_size: int = 512
     epochs: int = 12
     batch_size: int = 16
@@ -93,7 +97,11 @@ class DetectionOptions:
                 )
 
 
-def measure(run: RunDirectory, options: DetectionOptions) -> list[Measurement]:
+def measure(
+    run: RunDirectory,
+    options: DetectionOptions,
+    data_dir: str | None = None,
+) -> list[Measurement]:
     """Trains a detector from scratch and one from the run's encoder.
 
     Both begin with the same heads and see the same batches. Metrics of each
@@ -102,6 +110,7 @@ def measure(run: RunDirectory, options: DetectionOptions) -> list[Measurement]:
     Args:
         run: A finished run; its encoder has layers `conv1` .. `conv5`.
         options: What the detector learns from, and how.
+        data_dir: In place of the run's, where `options` has none.
 
     Returns:
         For each detector, after the last epoch, COCO's mean average precision
@@ -118,6 +127,9 @@ def measure(run: RunDirectory, options: DetectionOptions) -> list[Measurement]:
     encoder = load_encoder(run.path)
     # Faults of size or names of layers are found before images are read.
     _build(encoder, options, num_classes=1, pretrained=True)
+    flags = run.read_flags()
+    data_dir = options.data_dir or data_dir or flags.get("data_dir")
+    options = dataclasses.replace(options, data_dir=data_dir)
     train, test = _sources(options)
     classes = ", ".join(map(shown, train.class_names))
     print(
@@ -163,10 +175,17 @@ def _sources(options) -> tuple[DetectionSource, DetectionSource]:
         test = voc_folder(options.images, options.test_split, train.class_names)
         return train, test
     train_split = options.train_split or "train+validation"
-    return (
-        voc_tfds(options.dataset, train_split, options.data_dir),
-        voc_tfds(options.dataset, options.test_split, options.data_dir),
+    train, test = (
+        voc_tfds(
+            options.dataset,
+            split,
+            options.data_dir,
+            options.image_key,
+            options.label_key,
+        )
+        for split in (train_split, options.test_split)
     )
+    return train, test
 
 
 def _train(

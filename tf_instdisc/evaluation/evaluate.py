@@ -67,11 +67,16 @@ def _evaluate(run, options, overrides) -> list[Measurement]:
             # It needs keras_cv, which takes seconds to import.
             from tf_instdisc.evaluation import detection
 
-            steps.append(functools.partial(detection.measure, run, chosen))
+            data_dir = (overrides or {}).get("data_dir")
+            steps.append(
+                functools.partial(
+                    detection.measure, run, chosen, data_dir=data_dir
+                )
+            )
             continue
         if protocol == "transfer":
             check, measure = transfer.check, transfer.measure
-            images = transfer.open_transfer(run, chosen)
+            images = transfer.open_transfer(run, chosen, overrides)
         else:
             check, measure = _ON_LABELLED_IMAGES[protocol]
             images = inputs = inputs or open_inputs(run, overrides)

@@ -14,11 +14,15 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.features import data_digest
 from tf_instdisc.load import load_encoder
 from tf_instdisc.run_directory import Bank, RunDirectory
+from tf_instdisc.run_sources import (
+    DataSettings,
+    open_test,
+    open_train,
+    with_overrides,
+)
 from tf_instdisc.text import shown
 
 _BATCH = 256
-_FOLDER_FLAGS = ("images", "test_images")
-_TFDS_FLAGS = ("dataset", "split", "test_split")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +102,9 @@ def open_inputs(
     Args:
         run: A finished run.
         overrides: Flags of `instdisc-train` in place of the run's, for data
-            that was moved or is another: `images`, `test_images`, or
-            `dataset`, `split`, `test_split`, `data_dir`.
+            that was moved or is another: `images`, `test_images`,
+            `bad_images`; or `dataset`, `split`, `test_split`, `data_dir`,
+            `image_key`, `label_key`, `cache`.
 
     Returns:
         The run and its images.
@@ -134,25 +139,6 @@ def open_labelled(flags: Mapping[str, str]) -> tuple[ImageSource, ImageSource]:
     return source, test_source
 
 
-def with_overrides(
-    flags: Mapping[str, str], overrides: Mapping[str, str]
-) -> dict[str, str]:
-    """A run's flags with others in their place.
-
-    A data set takes the place of another one with its splits, and of
-    folders; a folder takes the place of a data set.
-    """
-    flags = dict(flags)
-    replaced: tuple[str, ...] = ()
-    if "dataset" in overrides:
-        replaced = (*_FOLDER_FLAGS, *_TFDS_FLAGS)
-    elif "images" in overrides:
-        replaced = _TFDS_FLAGS
-    for name in replaced:
-        flags.pop(name, None)
-    return {**flags, **overrides}
-
-
 def require_labels(source: ImageSource, test_source: ImageSource) -> None:
     """Raises ValueError unless both sides have labels of the same classes."""
     for what, part in (("training", source), ("test", test_source)):
@@ -160,7 +146,7 @@ def require_labels(source: ImageSource, test_source: ImageSource) -> None:
             raise UsageError(
                 f"An evaluation needs labels, and the {what} images have "
                 f"none. Received: {part.name}. Labels are the subfolders of "
-                "a folder, or the feature 'label' of a TFDS data set; "
+                "a folder, or the --label_key of a TFDS data set; "
                 "--images and --test_images, or --dataset, name another one."
             )
     if source.class_names != test_source.class_names:
@@ -184,40 +170,18 @@ def _named(source):
 
 
 def _open_sources(flags):
-    if flags.get("images"):
-        from tf_instdisc.data.folder import folder_source
-
-        if not flags.get("test_images"):
-            raise UsageError(
-                "An evaluation needs test images. Received: a run over "
-                f"--images={flags['images']} without them. Give "
-                "--test_images=FOLDER with the same class subfolders."
-            )
-        policy = flags.get("bad_images", "fail")
-        return (
-            folder_source(flags["images"], policy),
-            folder_source(flags["test_images"], policy),
-        )
-    if not flags.get("dataset"):
-        raise UsageError(
-            "An evaluation needs images, and the run names none. Give "
-            "--dataset, or --images and --test_images."
-        )
-    test_split = flags.get("test_split", "test")
-    if not test_split:
+    settings = DataSettings.from_flags(flags)
+    if settings.images and not settings.test_images:
         raise UsageError(
             "An evaluation needs test images. Received: a run over "
-            f"--dataset={flags['dataset']} without a --test_split. Give "
+            f"--images={settings.images} without them. Give "
+            "--test_images=FOLDER with the same class subfolders."
+        )
+    test_source = open_test(settings)
+    if test_source is None:
+        raise UsageError(
+            "An evaluation needs test images. Received: a run over "
+            f"--dataset={settings.dataset} without a --test_split. Give "
             "--test_split."
         )
-    from tf_instdisc.data.tfds_source import tfds_source
-
-    def read(split):
-        return tfds_source(
-            flags["dataset"],
-            split,
-            flags.get("data_dir"),
-            cache=flags.get("cache", "auto"),
-        )
-
-    return read(flags.get("split", "train")), read(test_split)
+    return open_train(settings), test_source

@@ -11,6 +11,8 @@ from tf_instdisc.evaluation.linear import LinearOptions
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.run_directory import RunDirectory
 
+_SHARED = ("data_dir", "cache", "bad_images")
+
 
 @dataclasses.dataclass(frozen=True)
 class TransferOptions:
@@ -18,7 +20,8 @@ class TransferOptions:
 
     Attributes:
         images: Flags of `instdisc-train` that name it: `dataset`, `split`,
-            `test_split`, `data_dir`, or `images` and `test_images`.
+            `test_split`, `data_dir`, `image_key`, `label_key`, or `images`
+            and `test_images`.
         knn: How neighbours vote; they are always encoded images.
         linear: Layers and training of the linear classifiers.
 
@@ -52,13 +55,18 @@ class TransferOptions:
 
 
 def open_transfer(
-    run: RunDirectory, options: TransferOptions
+    run: RunDirectory,
+    options: TransferOptions,
+    overrides: Mapping[str, str] | None = None,
 ) -> EvaluationInputs:
     """Opens a run with the images of the other data set.
 
     Args:
         run: A finished run.
         options: The data set.
+        overrides: As in `open_inputs`. Those that do not name the run's own
+            images hold for the other data set too, unless `options` has its
+            own: `data_dir`, `cache` and `bad_images`.
 
     Raises:
         ValueError: If it is the run's own, or its labels do not fit.
@@ -71,7 +79,12 @@ def open_transfer(
                 f"--transfer_{name}={flags[name]}, which the run was trained "
                 "on. Use --protocol=knn,linear for that."
             )
-    return open_inputs(run, options.images)
+    shared = {
+        name: value
+        for name, value in (overrides or {}).items()
+        if name in _SHARED
+    }
+    return open_inputs(run, {**shared, **options.images})
 
 
 def check(inputs: EvaluationInputs, options: TransferOptions) -> None:

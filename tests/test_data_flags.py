@@ -1,0 +1,354 @@
+"""Every flag that names data is honored by every command that has it."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.finished_run import SIZE, command
+from tests.labelled_run import CLASSES, fill_labelled_folder, small_encoder
+from tests.tfds_forms import features, write
+from tf_instdisc import run_directory, run_images, run_sources
+from tf_instdisc.data.pipeline import evaluation_dataset
+from tf_instdisc.data.voc import voc_tfds
+from tf_instdisc.embedding import embed
+from tf_instdisc.evaluation import knn, transfer
+from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.reproduce import measure, tables
+
+# Brightness of the images tells where they come from.
+OWN, OTHER_KEY, TEST, DEV, ELSEWHERE, TRANSFER = range(10, 70, 10)
+
+
+def examples(count, brightness, other=OTHER_KEY):
+    """Pictures of three classes, with a second picture and second class."""
+    for i in range(count):
+        noise = np.random.default_rng(i).integers(0, 6, (SIZE, SIZE, 3))
+        yield {
+            "picture": (noise + brightness).astype(np.uint8),
+            "second": (noise + other).astype(np.uint8),
+            "kind": i % 3,
+            "word": "odd" if i % 2 else "even",
+        }
+
+
+def write_named(data_dir, name, train, test):
+    image = features.Image(shape=(SIZE, SIZE, 3))
+    write(
+        data_dir,
+        name,
+        {
+            "picture": image,
+            "second": image,
+            "kind": features.ClassLabel(names=CLASSES),
+            "word": features.Text(),
+        },
+        {
+            "train": examples(12, train),
+            "validation": examples(6, test),
+            "dev": examples(6, DEV),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Data sets and folders, and a run whose `data_dir` is gone."""
+    root = tmp_path_factory.mktemp("place")
+    write_named(root / "tfds", "named", OWN, TEST)
+    write_named(root / "tfds", "other", TRANSFER, TRANSFER)
+    write_named(root / "elsewhere", "named", ELSEWHERE, ELSEWHERE)
+    fill_labelled_folder(root / "train", 4)
+    fill_labelled_folder(root / "test", 2, seed=1)
+    flags = (
+        "--dataset=named\n--image_key=picture\n--label_key=kind\n"
+        f"--image_size={SIZE}\n--data_dir={root / 'tfds'}\n"
+    )
+    run = run_directory.open_run(str(root / "run"), {}, (), flags)
+    source = run_sources.open_train(
+        run_sources.DataSettings.from_flags(run.read_flags())
+    )
+    encoder = small_encoder()
+    embedded = embed(encoder, evaluation_dataset(source, SIZE, 64))
+    run.save_encoder(encoder)
+    names = [source.instance_name(int(i)) for i in embedded.instance_ids]
+    run.save_bank(
+        run_directory.Bank(
+            embedded.embeddings,
+            embedded.instance_ids,
+            np.array(names),
+            embedded.labels,
+            source.class_names,
+        )
+    )
+    return root
+
+
+@pytest.fixture
+def moved(place, tmp_path):
+    """The run, with its data in another place than its flags say."""
+    shutil.copytree(place / "run", tmp_path / "run")
+    run = run_directory.load(str(tmp_path / "run"))
+    run.set_flag("data_dir", str(tmp_path / "gone"))
+    return run
+
+
+def brightness(source):
+    """Of the darkest pixel."""
+    batches = evaluation_dataset(source, SIZE, 64)
+    return min(int(np.min(images)) for images, _, _ in batches)
+
+
+OVERRIDES = {
+    "data_dir": ({"data_dir": "tfds"}, OWN, TEST, CLASSES),
+    "data_dir of others": (
+        {"data_dir": "elsewhere"},
+        ELSEWHERE,
+        ELSEWHERE,
+        CLASSES,
+    ),
+    "split": ({"data_dir": "tfds", "split": "dev"}, DEV, TEST, CLASSES),
+    "test_split": (
+        {"data_dir": "tfds", "test_split": "dev"},
+        OWN,
+        DEV,
+        CLASSES,
+    ),
+    "image_key": (
+        {"data_dir": "tfds", "image_key": "second"},
+        OTHER_KEY,
+        OTHER_KEY,
+        CLASSES,
+    ),
+    "label_key": (
+        {"data_dir": "tfds", "label_key": "word"},
+        OWN,
+        TEST,
+        ("even", "odd"),
+    ),
+    "cache": ({"data_dir": "tfds", "cache": "none"}, OWN, TEST, CLASSES),
+    "dataset": (
+        {
+            "data_dir": "tfds",
+            "dataset": "other",
+            "image_key": "picture",
+            "label_key": "kind",
+        },
+        TRANSFER,
+        TRANSFER,
+        CLASSES,
+    ),
+    "images": (
+        {"images": "train", "test_images": "test"},
+        None,
+        None,
+        CLASSES,
+    ),
+}
+_PLACES = ("data_dir", "images", "test_images")
+
+
+def in_place(place, overrides):
+    return {
+        name: str(place / value) if name in _PLACES else value
+        for name, value in overrides.items()
+    }
+
+
+@pytest.mark.parametrize("case", OVERRIDES)
+def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
+    overrides, train, test, class_names = OVERRIDES[case]
+    overrides = in_place(place, overrides)
+    inputs = open_inputs(moved, overrides)
+    assert inputs.source.class_names == class_names
+    if train is None:
+        assert inputs.source.num_instances == 12
+        assert inputs.test_source.num_instances == 6
+    else:
+        assert brightness(inputs.source) == train
+        assert brightness(inputs.test_source) == test
+    # A table of instdisc-reproduce takes the same flags.
+    flags = run_sources.with_overrides(moved.read_flags(), overrides)
+    table = measure.open_inputs(flags, tables.SCALES["small"])
+    assert table.source.name == inputs.source.name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    (
+        ({"images": "x", "split": "train"}, "--split does not go with"),
+        ({"images": "x", "image_key": "x"}, "--image_key does not go with"),
+        ({"test_images": "x"}, "--test_images does not go with --dataset"),
+    ),
+)
+def test_flags_that_would_not_be_heeded_are_refused(moved, overrides, named):
+    with pytest.raises(ValueError, match=named):
+        open_inputs(moved, overrides)
+
+
+@pytest.mark.parametrize(
+    ("own", "shared", "expected"),
+    (
+        # Where the data was moved to holds for the other data set too.
+        ({}, {"data_dir": "tfds"}, TRANSFER),
+        ({"data_dir": "tfds"}, {}, TRANSFER),
+        ({"data_dir": "tfds"}, {"data_dir": "elsewhere"}, TRANSFER),
+        ({"split": "dev"}, {"data_dir": "tfds"}, DEV),
+        # The split and keys of the run's own images do not.
+        ({}, {"data_dir": "tfds", "split": "dev"}, TRANSFER),
+        ({}, {"data_dir": "tfds", "image_key": "second"}, TRANSFER),
+        ({"image_key": "second"}, {"data_dir": "tfds"}, OTHER_KEY),
+    ),
+)
+def test_a_transfer_reads_what_its_flags_say(
+    place, moved, own, shared, expected
+):
+    keys = {"image_key": "picture", "label_key": "kind"}
+    images = {"dataset": "other", **keys, **in_place(place, own)}
+    inputs = transfer.open_transfer(
+        moved, transfer.TransferOptions(images), in_place(place, shared)
+    )
+    assert brightness(inputs.source) == expected
+
+
+@pytest.mark.parametrize("cache", ("memory", "none"))
+def test_pictures_of_a_run_are_read_by_its_keys(place, moved, cache):
+    moved.set_flag("cache", cache)
+    images = run_images.open_images(moved, {"data_dir": str(place / "tfds")})
+    pictures, found = images.read(np.array([3, 0, 7]), SIZE)
+    assert found.all()
+    assert pictures.min() == OWN
+    moved.set_flag("image_key", "second")
+    moved.set_flag("data_dir", str(place / "tfds"))
+    pictures, _ = run_images.open_images(moved).read(np.array([3]), SIZE)
+    assert pictures.min() == OTHER_KEY
+    with pytest.raises(ValueError, match="goes with a run over a folder"):
+        run_images.open_images(moved, {"images": str(place / "train")})
+
+
+def test_a_detection_reads_the_features_that_its_flags_name(tmp_path):
+    image = features.Image(shape=(SIZE, SIZE, 3))
+    box = features.BBox(0.0, 0.0, 0.5, 1.0)
+    objects = [{"bbox": box, "kind": 1}]
+    picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+    write(
+        tmp_path,
+        "boxes",
+        {
+            "picture": image,
+            "objects": features.Sequence(
+                {
+                    "bbox": features.BBoxFeature(),
+                    "kind": features.ClassLabel(names=["cat", "dog"]),
+                }
+            ),
+        },
+        {"train": [{"picture": picture, "objects": objects}]},
+    )
+
+    def read(image_key="picture", label_key="kind"):
+        return voc_tfds("boxes", "train", str(tmp_path), image_key, label_key)
+
+    source = read()
+    assert source.class_names == ("cat", "dog")
+    np.testing.assert_allclose(
+        source.objects[0].boxes, [[0, 0, SIZE, SIZE / 2]]
+    )
+    with pytest.raises(ValueError, match="Give --image_key=picture"):
+        read(image_key="image")
+    with pytest.raises(ValueError, match="objects of bbox, kind"):
+        read(label_key="label")
+
+
+def test_the_flags_of_commands_are_all_that_name_data():
+    """Each command hands on every setting that its data has."""
+    settings = {f.name for f in dataclasses.fields(run_sources.DataSettings)}
+    script = (
+        "import importlib, json, sys; from absl import flags; "
+        "m = importlib.import_module(f'tf_instdisc.cli.{sys.argv[1]}'); "
+        "print(json.dumps([sorted(flags.FLAGS), "
+        "getattr(getattr(m, 'evaluation', None), 'OVERRIDES', []), "
+        "getattr(getattr(m, 'evaluation_transfer', None), 'NAMES', [])]))"
+    )
+    found = {name: _names(script, name) for name in ("train", "evaluate")}
+    assert settings <= set(found["train"][0])
+    # Neither shuffles a stream, nor may a file be bad for a transfer only.
+    assert set(found["evaluate"][1]) == settings - {"shuffle_buffer"}
+    assert set(found["evaluate"][2]) == settings - {
+        "shuffle_buffer",
+        "cache",
+        "bad_images",
+    }
+    assert {f"transfer_{name}" for name in found["evaluate"][2]} <= set(
+        found["evaluate"][0]
+    )
+
+
+def _names(script, name):
+    import subprocess
+    import sys
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script, name],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return json.loads(ended.stdout)
+
+
+def test_commands_find_data_that_was_moved(place, moved, tmp_path):
+    data_dir = f"--data_dir={place / 'tfds'}"
+    run_dir = f"--run_dir={moved.path}"
+    ended = command(
+        "evaluate",
+        run_dir,
+        data_dir,
+        "--protocol=knn,transfer",
+        "--num_neighbors=3",
+        "--linear_layers=embedding",
+        "--linear_epochs=1",
+        "--transfer_dataset=other",
+        "--transfer_image_key=picture",
+        "--transfer_label_key=word",
+    )
+    assert ended.returncode == 0, ended.stderr
+    results = json.loads(moved.results.read_text())["measurements"]
+    assert {one["protocol"] for one in results} == {"knn", "transfer"}
+    ended = command(
+        "duplicates",
+        run_dir,
+        data_dir,
+        f"--output={tmp_path / 'duplicates.tsv'}",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "duplicates.tsv").exists()
+    ended = command(
+        "plan",
+        data_dir,
+        f"--run_dir={tmp_path / 'new'}",
+        "--dataset=named",
+        "--split=train[:10]",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split("\n")[0].split() == ["images", "10"]
+
+
+@pytest.mark.parametrize(
+    "flag", ("--split=x", "--image_key=x", "--label_key=x", "--data_dir=x")
+)
+def test_train_refuses_flags_of_a_data_set_beside_a_folder(tmp_path, flag):
+    ended = command(
+        "train", f"--images={tmp_path}", f"--run_dir={tmp_path / 'r'}", flag
+    )
+    assert ended.returncode == 2
+    assert "go with --dataset" in ended.stderr
+
+
+def test_a_test_split_without_labels_is_no_test(place, moved):
+    overrides = {"data_dir": str(place / "tfds"), "label_key": ""}
+    with pytest.raises(ValueError, match="An evaluation needs labels"):
+        knn.check(open_inputs(moved, overrides), knn.KNNOptions())

@@ -1,0 +1,112 @@
+"""Every recipe in `flags/` trains, on data of the form of its own.
+
+Nothing of a recipe is changed but sizes and epochs. CIFAR's recipes are also
+run from the shards, as a data set of many images is.
+"""
+
+import contextlib
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+from tests import tfds_forms
+from tests.finished_run import picture, save_picture
+from tf_instdisc import run_directory
+from tf_instdisc.cli import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+RECIPES = sorted(path.stem for path in (ROOT / "flags").glob("*.flags"))
+NUM_IMAGES = 24
+SIZES = {
+    "batch_size": 8,
+    "width": 1,
+    "epochs": 2,
+    "embedding_dim": 8,
+    "num_negatives": 16,
+    "num_neighbors": 5,
+}
+# Below 64 pixels AlexNet has no room for its strides.
+IMAGE_SIZES = {"imagenet_alexnet": 64}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Where TFDS keeps the data, and a folder of photographs."""
+    root = tmp_path_factory.mktemp("data")
+    tfds_forms.write_imagenet(root / "tfds", NUM_IMAGES)
+    tfds_forms.write_cifar10(root / "tfds", NUM_IMAGES)
+    for seed in range(NUM_IMAGES):
+        image = picture(seed, 40 + seed)[:, : 60 - seed]
+        save_picture(root / "photos", f"{seed}.jpg", image)
+    # `photos.flags` leaves out what cannot be read.
+    (root / "photos" / "broken.jpg").write_bytes(b"no image")
+    return root
+
+
+@contextlib.contextmanager
+def parsed(arguments):
+    """Parses flags as the command does, and forgets them afterwards."""
+    saved = flags.FLAGS.flag_values_dict()
+    policy = keras.config.dtype_policy()
+    flags.FLAGS.unparse_flags()
+    try:
+        flags.FLAGS(["instdisc-train", *arguments])
+        yield
+    finally:
+        flags.FLAGS.unparse_flags()
+        for name, value in saved.items():
+            flags.FLAGS[name].value = value
+            flags.FLAGS[name].present = 0
+        keras.config.set_dtype_policy(policy)
+
+
+def run_recipe(name, data, run_dir, *more):
+    recipe = ROOT / "flags" / f"{name}.flags"
+    given = run_directory.parse_flags(recipe.read_text(encoding="utf-8"))
+    arguments = [f"--flagfile={recipe}", f"--run_dir={run_dir}"]
+    arguments += [f"--{size}={value}" for size, value in SIZES.items()]
+    if name.startswith("imagenet"):
+        size = IMAGE_SIZES.get(name, 32)
+        arguments.append(f"--image_size={size}")
+    if "split" in given:
+        arguments.append(f"--split=train[:{NUM_IMAGES}]")
+    if given.get("dataset") == "instdisc_digits":
+        arguments.append(f"--split=train[:{NUM_IMAGES}]")
+    if name == "photos":
+        arguments += [f"--images={data / 'photos'}", "--image_size=32"]
+    else:
+        arguments.append(f"--data_dir={data / 'tfds'}")
+    with parsed([*arguments, *more]):
+        train._train()
+    return run_directory.load(str(run_dir))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *((name, ()) for name in RECIPES),
+        ("cifar10", ("--cache=none",)),
+        ("cifar10_small_nce", ("--cache=none",)),
+    ],
+)
+def test_a_recipe_trains(name, more, data, tmp_path):
+    run = run_recipe(name, data, tmp_path / "run", *more)
+    epochs = run.read_metrics()
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert all(np.isfinite(epoch["loss"]) for epoch in epochs)
+    bank = run.load_bank()
+    assert bank.rows.shape == (NUM_IMAGES, SIZES["embedding_dim"])
+    np.testing.assert_allclose(np.linalg.norm(bank.rows, axis=1), 1, atol=1e-3)
+    if name == "photos":
+        assert not bank.class_names
+        return
+    assert len(bank.class_names) == (1000 if "imagenet" in name else 10)
+    # Recipes of ImageNet measure in every fifth epoch and at the end.
+    flags_of_run = run.read_flags()
+    if int(flags_of_run["knn_every"]) <= 2:
+        assert "knn_top1" in epochs[-1]
+    if "imagenet" in name:
+        assert flags_of_run["test_split"] == "validation"

@@ -1,0 +1,428 @@
+"""TFDS data sets of many forms: features, types, labels, splits, orders."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import tfds_forms
+from tests.tfds_forms import features, write
+from tf_instdisc.augment import Augmentation
+from tf_instdisc.data import pipeline, tfds_source
+
+SIZE = 12
+NUM_IMAGES = 4
+RNG = np.random.default_rng(0)
+
+
+def pixels(source, by="instance_id"):
+    """Decoded images, `[height, width, channels]`, by instance id or label."""
+    return {
+        int(e[by]): (
+            tf.io.decode_image(e["image"], channels=3).numpy()
+            if e["image"].dtype == tf.string
+            else e["image"].numpy()
+        )
+        for e in source.examples(None)
+    }
+
+
+def stored(kind, channels, side):
+    """An image of a kind, and the values in 0..255 that it stands for."""
+    values = RNG.random((side, side, channels))
+    values[0, 0] = 1.0
+    if kind == "uint8":
+        image = np.round(values * 255).astype(np.uint8)
+        return image, image.astype(float)
+    if kind == "uint16":
+        image = np.round(values * 65535).astype(np.uint16)
+        return image, image / 257
+    if kind == "float01":
+        return values.astype(np.float32), values * 255
+    return (values * 255).astype(np.float32), values * 255
+
+
+def forms():
+    """Names of features: connector, kind, channels, whether of one size."""
+    for connector in ("Image", "Tensor"):
+        for kind in ("uint8", "uint16", "float01", "float255"):
+            for channels in (1, 3, 4):
+                # TFDS has float images of one channel only.
+                if connector == "Tensor" or channels == 1 or "u" in kind:
+                    for is_fixed in (True, False):
+                        size = "fixed" if is_fixed else "varied"
+                        yield f"{connector}-{kind}-{channels}-{size}"
+
+
+@pytest.fixture(scope="module")
+def many_forms(tmp_path_factory):
+    """A data set with a feature of each form, and the values of each."""
+    data_dir = str(tmp_path_factory.mktemp("forms"))
+    declared = {"number": features.Scalar(np.int64)}
+    examples = [{"number": number} for number in range(NUM_IMAGES)]
+    expected = {}
+    for form in forms():
+        connector, kind, channels, size = form.split("-")
+        side = SIZE if size == "fixed" else None
+        dtype = np.dtype(kind if kind[0] == "u" else "float32").type
+        more = {"encoding": "bytes"} if connector == "Tensor" else {}
+        declared[form] = getattr(features, connector)(
+            shape=(side, side, int(channels)), dtype=dtype, **more
+        )
+        for number, example in enumerate(examples):
+            made = stored(kind, int(channels), side or SIZE - number)
+            example[form], expected[form, number] = made
+    write(data_dir, "forms", declared, {"train": examples})
+    return data_dir, expected
+
+
+@pytest.mark.parametrize("form", forms())
+def test_images_are_read_as_their_values(many_forms, form):
+    data_dir, expected = many_forms
+    for cache in ("memory", "none"):
+        if cache == "memory" and form.endswith("varied"):
+            continue
+        source = tfds_source.tfds_source(
+            "forms",
+            "train",
+            data_dir,
+            cache,
+            image_key=form,
+            label_key="number",
+        )
+        found = pixels(source, by="label")
+        assert sorted(found) == list(range(NUM_IMAGES))
+        for number, image in found.items():
+            wanted = expected[form, number][..., :3]
+            wanted = np.broadcast_to(wanted, image.shape)
+            difference = np.abs(image.astype(float) - wanted).max()
+            # Libpng drops the lower 8 of 16 bits.
+            assert difference <= (1.0 if "uint16" in form else 0.51)
+
+
+@pytest.mark.parametrize(
+    "form",
+    (
+        "Image-uint8-4-varied",
+        "Image-uint16-1-varied",
+        "Tensor-float01-3-varied",
+    ),
+)
+def test_images_of_different_sizes_are_trained_on(many_forms, form):
+    data_dir, expected = many_forms
+    source = tfds_source.tfds_source(
+        "forms", "train", data_dir, image_key=form, label_key="number"
+    )
+    plain = Augmentation(
+        8,
+        crop_area=(1.0, 1.0),
+        brightness=0,
+        contrast=0,
+        saturation=0,
+        hue=0,
+        grayscale_probability=0,
+    )
+    augmented, ids = next(
+        iter(pipeline.training_dataset(source, plain, 4, epochs=1))
+    )
+    for image, instance_id in zip(augmented, ids, strict=True):
+        wanted = expected[form, source.labels()[instance_id]][..., :3]
+        # A crop of nearly the whole image has nearly its mean.
+        assert image.shape == (8, 8, 3)
+        assert abs(np.mean(image) - wanted.mean()) < 25
+    evaluated = next(iter(pipeline.evaluation_dataset(source, 8, 4)))
+    assert evaluated[0].shape == (NUM_IMAGES, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), ((-1.0, 1.0), (0.0, 300.0), (np.nan, 1.0))
+)
+def test_float_images_of_no_known_range_are_refused(tmp_path, low, high):
+    image = np.full((SIZE, SIZE, 3), high, np.float32)
+    image[0, 0, 0] = low
+    feature = features.Tensor(shape=(SIZE, SIZE, 3), dtype=np.float32)
+    write(tmp_path, "hdr", {"image": feature}, {"train": [{"image": image}]})
+    with pytest.raises(ValueError, match=r"\[0, 1\] or in \[0, 255\]"):
+        tfds_source.tfds_source("hdr", "train", str(tmp_path))
+
+
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+NO_IMAGES = {
+    "video": (
+        features.Video(shape=(None, 8, 8, 3)),
+        np.zeros((2, 8, 8, 3), np.uint8),
+    ),
+    "images": (
+        features.Sequence(features.Image(shape=(8, 8, 3))),
+        [PICTURE, PICTURE],
+    ),
+    "four_axes": (
+        features.Tensor(shape=(2, 8, 8, 3), dtype=np.uint8),
+        np.zeros((2, 8, 8, 3), np.uint8),
+    ),
+    "two_axes": (
+        features.Tensor(shape=(8, 8), dtype=np.uint8),
+        PICTURE[..., 0],
+    ),
+    "two_channels": (
+        features.Tensor(shape=(8, 8, 2), dtype=np.uint8),
+        PICTURE[..., :2],
+    ),
+    "integers": (
+        features.Tensor(shape=(8, 8, 3), dtype=np.int64),
+        PICTURE.astype(np.int64),
+    ),
+    "text": (features.Text(), "picture"),
+    "class": (features.ClassLabel(num_classes=2), 1),
+    "box": (features.BBoxFeature(), features.BBox(0.0, 0.0, 1.0, 1.0)),
+    "objects": (
+        features.Sequence({"image": features.Image()}),
+        [{"image": PICTURE}],
+    ),
+    "audio": (features.Audio(), np.zeros([4], np.int64)),
+}
+
+
+@pytest.fixture(scope="module")
+def no_images(tmp_path_factory):
+    data_dir = str(tmp_path_factory.mktemp("others"))
+    write(
+        data_dir,
+        "others",
+        {name: feature for name, (feature, _) in NO_IMAGES.items()},
+        {"train": [{name: value for name, (_, value) in NO_IMAGES.items()}]},
+    )
+    return data_dir
+
+
+@pytest.mark.parametrize("key", NO_IMAGES)
+def test_what_is_no_image_is_refused(no_images, key):
+    with pytest.raises(ValueError, match="`image_key` must be an image") as e:
+        tfds_source.tfds_source("others", "train", no_images, image_key=key)
+    assert type(NO_IMAGES[key][0]).__name__ in str(e.value)
+    assert "No feature of others holds one image" in str(e.value)
+
+
+def test_image_keys_are_suggested_and_lead_into_nested_features(tmp_path):
+    image = features.Image(shape=(8, 8, 3))
+    write(
+        tmp_path,
+        "named",
+        {
+            "picture": image,
+            "views": {"left": image},
+            "mask": features.LabeledImage(labels=3, shape=(8, 8, 1)),
+            "clip": features.Video(shape=(None, 8, 8, 3)),
+        },
+        {
+            "train": [
+                {
+                    "picture": PICTURE + 1,
+                    "views": {"left": PICTURE + 2},
+                    "mask": PICTURE[..., :1],
+                    "clip": [PICTURE],
+                }
+            ]
+        },
+    )
+
+    def read(key=None, cache="auto"):
+        return tfds_source.tfds_source(
+            "named", "train", str(tmp_path), cache, image_key=key
+        )
+
+    suggestion = "Give --image_key=picture or --image_key=views/left"
+    for key in (None, "pictures", "clip", "views"):
+        with pytest.raises(ValueError, match=suggestion):
+            read(key)
+    for key, value in (("picture", 1), ("views/left", 2), ("mask", 0)):
+        for cache in ("memory", "none"):
+            (found,) = pixels(read(key, cache)).values()
+            assert found.max() == found.min() == value
+
+
+LABELS = {
+    "class": (features.ClassLabel(names=["b", "a"]), ["a", "b", -1]),
+    "int32": (features.Scalar(np.int32), [7, 3, -1]),
+    "uint8": (features.Scalar(np.uint8), [7, 3, 3]),
+    "bool": (features.Scalar(np.bool_), [True, False, True]),
+    "text": (features.Text(), ["dög", "cat", ""]),
+}
+CLASS_NAMES = {
+    "class": ("b", "a"),
+    "int32": ("3", "7"),
+    "uint8": ("3", "7"),
+    "bool": ("0", "1"),
+    "text": ("cat", "dög"),
+}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    data_dir = str(tmp_path_factory.mktemp("labelled"))
+    declared = {name: feature for name, (feature, _) in LABELS.items()}
+    examples = [
+        {
+            "image": PICTURE + i,
+            **{name: values[i] for name, (_, values) in LABELS.items()},
+        }
+        for i in range(3)
+    ]
+    write(
+        data_dir,
+        "labelled",
+        {"image": features.Image(shape=(8, 8, 3)), **declared},
+        # The other split has one class only, and the same numbers for it.
+        {"train": examples, "test": examples[:1]},
+    )
+    return data_dir
+
+
+@pytest.mark.parametrize("cache", ("memory", "none"))
+@pytest.mark.parametrize("key", LABELS)
+def test_labels_are_classes_numbers_or_texts(labelled, key, cache):
+    def read(split):
+        return tfds_source.tfds_source(
+            "labelled", split, labelled, cache, label_key=key
+        )
+
+    source = read("train")
+    assert source.class_names == read("test").class_names == CLASS_NAMES[key]
+    found = source.labels()
+    for instance_id, image in pixels(source).items():
+        value = LABELS[key][1][int(image[0, 0, 0])]
+        if value in (-1, ""):
+            assert found[instance_id] == -1
+        else:
+            name = str(int(value)) if isinstance(value, bool) else str(value)
+            assert source.class_names[found[instance_id]] == name
+
+
+def test_sets_without_labels_have_none_and_a_word_is_said(tmp_path, capsys):
+    write(
+        tmp_path,
+        "flowers",
+        {
+            "image": features.Image(shape=(8, 8, 3)),
+            "species": features.ClassLabel(names=["iris", "rose"]),
+            "size": features.Scalar(np.float32),
+        },
+        {"train": [{"image": PICTURE, "species": 1, "size": 2.5}]},
+    )
+
+    def read(key):
+        return tfds_source.tfds_source(
+            "flowers", "train", str(tmp_path), label_key=key
+        )
+
+    for key in (None, ""):
+        source = read(key)
+        assert source.class_names is None
+        assert source.labels().tolist() == [-1]
+    assert "Classes are in: species (--label_key)" in capsys.readouterr().out
+    assert read("species").class_names == ("iris", "rose")
+    with pytest.raises(ValueError, match="Classes are in: species"):
+        read("label")
+    with pytest.raises(ValueError, match=r"a whole number or a text.*float32"):
+        read("size")
+
+
+def test_unusable_labels_are_taken_for_none(tmp_path, capsys):
+    write(
+        tmp_path,
+        "tagged",
+        {
+            "image": features.Image(shape=(8, 8, 3)),
+            "label": features.Sequence(features.ClassLabel(num_classes=3)),
+        },
+        {"train": [{"image": PICTURE, "label": [0, 2]}]},
+    )
+    source = tfds_source.tfds_source("tagged", "train", str(tmp_path))
+    assert source.class_names is None
+    assert "'label' of tagged is a Sequence" in capsys.readouterr().out
+
+
+def test_a_split_in_place_of_test_is_found_and_said(tmp_path, capsys):
+    example = [{"image": PICTURE}]
+    image = {"image": features.Image(shape=(8, 8, 3))}
+    cases = (
+        ("with_test", ("train", "validation", "test"), "test"),
+        ("with_validation", ("train", "validation"), "validation"),
+        ("with_val", ("train", "val"), "val"),
+        ("with_train", ("train",), None),
+    )
+    for name, splits, expected in cases:
+        write(tmp_path, name, image, dict.fromkeys(splits, example))
+        found = tfds_source.test_split_of(name, str(tmp_path), None)
+        assert found == expected
+        said = capsys.readouterr().out
+        assert ("no split test" in said) == (expected not in ("test", None))
+        assert ("has no test split" in said) == (expected is None)
+        assert tfds_source.test_split_of(name, str(tmp_path), "") is None
+        assert tfds_source.test_split_of(name, str(tmp_path), "x") == "x"
+    for split in ("tset", "train[5:9]", "train[:0]"):
+        with pytest.raises(ValueError, match="one of train, val, or a part"):
+            tfds_source.tfds_source("with_val", split, str(tmp_path))
+
+
+def test_a_set_that_is_not_prepared_names_the_version_that_is(tmp_path):
+    with pytest.raises(ValueError, match="must be prepared"):
+        tfds_source.tfds_source("imagenet2012", data_dir=str(tmp_path))
+    example = [{"image": PICTURE}]
+    image = {"image": features.Image()}
+    write(tmp_path, "imagenet2012", image, {"train": example}, "4.0.0")
+    with pytest.raises(ValueError, match=r"--dataset=imagenet2012:4\.0\.0"):
+        tfds_source.tfds_source("imagenet2012", data_dir=str(tmp_path))
+    source = tfds_source.tfds_source(
+        "imagenet2012:4.0.0", data_dir=str(tmp_path)
+    )
+    assert source.num_instances == 1
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    data_dir = str(tmp_path_factory.mktemp("imagenet"))
+    tfds_forms.write_imagenet(data_dir, num_train=40)
+    return data_dir
+
+
+def test_a_streamed_order_is_a_function_of_seed_and_epoch(imagenet):
+    source = tfds_source.tfds_source(
+        "imagenet2012", "train", imagenet, shuffle_buffer=16
+    )
+
+    def order(seed):
+        """Ids of three epochs, whose numbers are tensors as in training."""
+
+        def ids(epoch):
+            shuffle_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
+            examples = source.examples(shuffle_seed)
+            return examples.map(lambda example: example["instance_id"])
+
+        epochs = tf.data.Dataset.range(3).flat_map(ids)
+        return np.array(list(epochs.as_numpy_iterator())).reshape(3, 40)
+
+    reference = order(0)
+    for epoch in reference:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(40))
+    for global_seed in (0, 1):
+        keras.utils.set_random_seed(global_seed)
+        np.testing.assert_array_equal(order(0), reference)
+    orders = np.concatenate([order(seed) for seed in (0, 1, 2**31 - 1)])
+    assert len(np.unique(orders, axis=0)) == 9
+
+
+def test_a_restart_in_a_streamed_epoch_goes_on_with_its_order(imagenet):
+    source = tfds_source.tfds_source(
+        "imagenet2012", "train", imagenet, shuffle_buffer=16
+    )
+
+    def ids(initial_epoch, skip_images):
+        dataset = pipeline.training_dataset(
+            source, Augmentation(8), 8, 2, 0, initial_epoch, skip_images
+        )
+        return np.concatenate([batch for _, batch in dataset])
+
+    whole = ids(0, 0)
+    np.testing.assert_array_equal(ids(0, 8), whole[8:])
+    np.testing.assert_array_equal(ids(1, 24), whole[64:])

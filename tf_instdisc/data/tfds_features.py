@@ -1,0 +1,327 @@
+"""The image and the label among the features of a TFDS data set.
+
+A key is the name of a feature; `/` leads into nested features.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from tf_instdisc.data.sources import NO_LABEL
+from tf_instdisc.errors import UsageError
+
+_CHANNELS = (1, 3, 4)
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_SAMPLED = 1000  # images whose values decide on the range of float images
+_NAMED_AT_MOST = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFeature:
+    """The feature that holds the images.
+
+    Attributes:
+        key: Its key.
+        shape: Height, width and channels; None where they vary.
+        dtype: Name of the type of the stored values.
+        is_file: Whether an example holds an image file of 8 bits.
+    """
+
+    key: str
+    shape: tuple[int | None, int | None, int]
+    dtype: str
+    is_file: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFeature:
+    """The feature that holds the labels.
+
+    Attributes:
+        key: Its key.
+        class_names: One for each label.
+        index: Turns the feature's value into an int64 scalar, negative where
+            there is no label.
+    """
+
+    key: str
+    class_names: tuple[str, ...]
+    index: Callable[[tf.Tensor], tf.Tensor]
+
+
+def find_image(
+    features: tfds.features.FeaturesDict, key: str | None, dataset: str
+) -> ImageFeature:
+    """Finds the images of a data set.
+
+    Args:
+        features: The features of the data set.
+        key: The key of the images; None stands for `image`.
+        dataset: The name of the data set, for messages.
+
+    Raises:
+        ValueError: If there is no such feature, or it holds no single image;
+            the message suggests the keys of those that do.
+    """
+    known = dict(_walk(features))
+    fitting = [name for name, feature in known.items() if _is_image(feature)]
+    # Masks are images too, but nobody trains on them unasked.
+    fitting = [
+        name
+        for name in fitting
+        if not isinstance(known[name], tfds.features.LabeledImage)
+    ] or fitting
+    hint = f"No feature of {dataset} holds one image."
+    if fitting:
+        hint = f"Give --image_key={' or --image_key='.join(fitting)}."
+    feature = known.get(key or "image")
+    if feature is None:
+        raise UsageError(
+            f"`image_key` must be a feature of {dataset}: {_listed(known)}. "
+            f"Received: image_key={key or 'image'!r}. {hint}"
+        )
+    if not _is_image(feature):
+        raise UsageError(
+            "`image_key` must be an image, or a tensor [height, width, 1, 3 "
+            "or 4] of uint8, uint16 or float. Received: "
+            f"image_key={key or 'image'!r}, a {_described(feature)}. {hint}"
+        )
+    dtype = np.dtype(feature.np_dtype).name
+    is_image = isinstance(feature, tfds.features.Image)
+    return ImageFeature(
+        key or "image", feature.shape, dtype, is_image and dtype == "uint8"
+    )
+
+
+def find_label(
+    builder: tfds.core.DatasetBuilder, key: str | None
+) -> LabelFeature | None:
+    """Finds the labels of a data set.
+
+    Whole numbers and texts are classes of the values that the data set's
+    splits hold, in ascending order; all splits are read for that. Negative
+    numbers and empty texts are no label.
+
+    Args:
+        builder: A prepared data set.
+        key: The key of the labels. None stands for `label`, which may be
+            missing or be no class; `""` for no labels.
+
+    Returns:
+        The labels, or None where there are none.
+
+    Raises:
+        ValueError: If there is no such feature, or it is no class.
+    """
+    if key == "":
+        return None
+    known = dict(_walk(builder.info.features))
+    classes = [n for n, f in known.items() if _is_class(f)]
+    feature = known.get(key or "label")
+    if feature is None and key is None:
+        if classes:
+            _say(
+                f"{builder.name} has no feature 'label', and is taken without "
+                f"labels. Classes are in: {_listed(classes)} (--label_key)."
+            )
+        return None
+    if feature is None:
+        raise UsageError(
+            f"`label_key` must be a feature of {builder.name}: "
+            f"{_listed(known)}. Received: label_key={key!r}. Classes are in: "
+            f"{_listed(classes) or 'none'}; an empty one is for no labels."
+        )
+    if not _is_label(feature):
+        if key is None:
+            _say(
+                f"The feature 'label' of {builder.name} is a "
+                f"{_described(feature)}, and no class: the images are taken "
+                "without labels."
+            )
+            return None
+        raise UsageError(
+            "`label_key` must be a class, a whole number or a text. Received: "
+            f"label_key={key!r}, a {_described(feature)}"
+        )
+    key = key or "label"
+    if _is_class(feature):
+        names = tuple(feature.names)
+        return LabelFeature(key, names, lambda label: tf.cast(label, tf.int64))
+    values = _values(builder, key)
+    if not values:
+        return None
+    is_text = isinstance(values[0], bytes)
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(
+            tf.constant(values, tf.string if is_text else tf.int64),
+            tf.range(len(values), dtype=tf.int64),
+        ),
+        NO_LABEL,
+    )
+
+    def index(label):
+        return table.lookup(label if is_text else tf.cast(label, tf.int64))
+
+    names = tuple(
+        value.decode("utf-8", "replace")
+        if isinstance(value, bytes)
+        else str(value)
+        for value in values
+    )
+    return LabelFeature(key, names, index)
+
+
+def at(example: Mapping[str, Any], key: str) -> Any:
+    """The value of a key in nested dictionaries."""
+    return functools.reduce(
+        lambda tree, part: tree[part], key.split("/"), example
+    )
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by key as nested dictionaries."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *parts, last = key.split("/")
+        branch = tree
+        for part in parts:
+            branch = branch.setdefault(part, {})
+        branch[last] = value
+    return tree
+
+
+def value_range(
+    images: tf.data.Dataset, dtype: str, dataset: str
+) -> tuple[float, float]:
+    """The values that stand for black and white.
+
+    Those of uint8 and uint16 are the limits of the type. Float images are in
+    [0, 1] if the first 1,000 are, and else in [0, 255].
+
+    Args:
+        images: Images of one split, in a fixed order.
+        dtype: Name of their type.
+        dataset: The name of the data set, for messages.
+
+    Raises:
+        ValueError: If values of float images are below 0, above 255 or NaN.
+    """
+    if dtype not in _FLOATS:
+        return 0.0, float(np.iinfo(dtype).max)
+
+    def extremes(image):
+        image = tf.cast(image, tf.float32)
+        return tf.stack([tf.reduce_min(image), tf.reduce_max(image)])
+
+    sampled = images.take(_SAMPLED).map(
+        extremes, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    found = np.stack(list(sampled.as_numpy_iterator()))
+    low, high = float(found[:, 0].min()), float(found[:, 1].max())
+    # NaN is in no range.
+    if not (low >= 0 and high <= 255):
+        raise UsageError(
+            "Float images must have values in [0, 1] or in [0, 255]. "
+            f"Received: {dataset}, with values from {low:g} to {high:g}"
+        )
+    return 0.0, 1.0 if high <= 1 else 255.0
+
+
+def to_uint8(image: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
+    """Rounds an image to 0..255, and drops its alpha channel.
+
+    Args:
+        image: `[height, width, 1, 3 or 4]`.
+        limits: From `value_range`.
+
+    Returns:
+        uint8 `[height, width, 1 or 3]`.
+    """
+    if image.shape[-1] == 4:
+        image = image[..., :3]
+    if image.dtype == tf.uint8:
+        return image
+    low, high = limits
+    scaled = (tf.cast(image, tf.float32) - low) * (255.0 / (high - low))
+    return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
+
+
+def _walk(features, prefix="") -> Iterator[tuple[str, Any]]:
+    for name, feature in features.items():
+        if isinstance(feature, tfds.features.FeaturesDict):
+            yield from _walk(feature, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", feature
+
+
+def _is_image(feature) -> bool:
+    kinds = (tfds.features.Image, tfds.features.Tensor)
+    if not isinstance(feature, kinds) or len(feature.shape) != 3:
+        return False
+    dtype = np.dtype(feature.np_dtype).name
+    return feature.shape[-1] in _CHANNELS and (
+        dtype in ("uint8", "uint16", *_FLOATS)
+    )
+
+
+def _is_class(feature) -> bool:
+    is_class = isinstance(feature, tfds.features.ClassLabel)
+    return is_class and bool(feature.num_classes)
+
+
+def _is_label(feature) -> bool:
+    if isinstance(feature, tfds.features.ClassLabel | tfds.features.Text):
+        return True
+    if not isinstance(feature, tfds.features.Tensor) or feature.shape:
+        return False
+    return feature.tf_dtype in (tf.string, tf.bool) or (
+        feature.tf_dtype.is_integer
+    )
+
+
+def _described(feature) -> str:
+    kind = type(feature).__name__
+    if not hasattr(feature, "tf_dtype") or isinstance(feature.shape, dict):
+        return kind
+    dtype = getattr(feature.tf_dtype, "name", feature.tf_dtype)
+    return f"{kind} of shape {feature.shape} and type {dtype}"
+
+
+def _listed(names) -> str:
+    names = list(names)
+    more = ", ..." if len(names) > _NAMED_AT_MOST else ""
+    return ", ".join(names[:_NAMED_AT_MOST]) + more
+
+
+@functools.cache
+def _say(text: str) -> None:
+    """Prints once, though a data set is opened for each of its splits."""
+    print(text, flush=True)
+
+
+_values_by_place: dict[tuple[str, str], list] = {}
+
+
+def _values(builder, key) -> list:
+    """Ascending values of whole numbers or texts that are labels."""
+    place = str(builder.data_path), key
+    if place not in _values_by_place:
+        found: set = set()
+        for split in builder.info.splits:
+            labels = builder.as_dataset(
+                split=split,
+                decoders=tfds.decode.PartialDecoding(nested({key: True})),
+            ).map(lambda example: at(example, key))
+            for batch in labels.batch(4096).as_numpy_iterator():
+                found.update(np.unique(batch).tolist())
+        _values_by_place[place] = sorted(
+            int(value) if not isinstance(value, bytes) else value
+            for value in found
+            if value != b"" and (isinstance(value, bytes) or value >= 0)
+        )
+    return _values_by_place[place]
