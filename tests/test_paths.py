@@ -31,7 +31,7 @@ URLS = (
 PATH_FLAGS = {
     "convert": {"from", "to", "images"},
     "diff": {"output"},
-    "duplicates": {"run_dir", "folders", "output"},
+    "duplicates": {"run_dir", "folders", "output", "data_dir", "images"},
     "embed": {
         "run_dir",
         "images",
@@ -51,9 +51,9 @@ PATH_FLAGS = {
         "detection_images",
     },
     "export": {"run_dir", "export_dir", "calibration_images"},
-    "neighbors": {"run_dir", "query", "output"},
+    "neighbors": {"run_dir", "query", "output", "data_dir", "images"},
     "plan": {"run_dir", "init_run", "data_dir", "images", "test_images"},
-    "report": {"run_dir", "output"},
+    "report": {"run_dir", "output", "data_dir", "images"},
     "reproduce": {"data_dir", "runs_dir", "tables_dir", "recipes_dir"},
     "train": {"run_dir", "init_run", "data_dir", "images", "test_images"},
     "update": {"run_dir", "images", "output"},

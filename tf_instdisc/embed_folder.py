@@ -77,7 +77,8 @@ def embed_folder(
             for each image. A wrong answer is not kept.
     """
     folder = local_path(folder, "folder")
-    target = pathlib.Path(local_path(output, "output"))
+    output = local_path(output, "output")
+    target = pathlib.Path(output)
     if target.suffix not in FORMATS:
         raise UsageError(
             f"`output` must end in {' or '.join(FORMATS)}. "

@@ -13,7 +13,7 @@ TEST_SPLIT = flags.DEFINE_string(
     "test_split",
     None,
     "Split of --dataset whose images are classified by kNN; by default test, "
-    "or validation where there is no test. Empty for none.",
+    "or validation if there is no test. Empty for none.",
 )
 IMAGE_KEY = flags.DEFINE_string(
     "image_key",
