@@ -67,8 +67,11 @@ name, values = sys.argv[1], json.loads(sys.argv[2])
 module = importlib.import_module(f"tf_instdisc.cli.{name}")
 from tf_instdisc.cli import path_flags
 kinds = (path_flags.PathParser, path_flags.PathListParser)
-groups = getattr(module, "GROUPS", None) or (module.reproduce,)
-groups = (*groups, *getattr(getattr(module, "train", None), "GROUPS", ()))
+groups = getattr(module, "GROUPS", ())
+if name == "plan":
+    groups = module.train.GROUPS
+if name == "reproduce":
+    groups = (module.reproduce,)
 by_module = flags.FLAGS.flags_by_module_dict()
 found, others = {}, []
 for group in groups:

@@ -1,6 +1,6 @@
 """Every recipe in `flags/` trains, on data of the form of its own.
 
-Nothing of a recipe is changed but sizes and epochs. CIFAR's recipes are also
+Nothing of a recipe is changed but sizes and epochs. One of CIFAR's is also
 run from the shards, as a data set of many images is.
 """
 
@@ -22,14 +22,15 @@ RECIPES = sorted(path.stem for path in (ROOT / "flags").glob("*.flags"))
 NUM_IMAGES = 24
 SIZES = {
     "batch_size": 8,
-    "width": 1,
+    "width": 2,
     "epochs": 2,
     "embedding_dim": 8,
     "num_negatives": 16,
     "num_neighbors": 5,
 }
-# Below 64 pixels AlexNet has no room for its strides.
-IMAGE_SIZES = {"imagenet_alexnet": 64}
+# AlexNet needs 63 pixels. The last maps of a ResNet-50 with fewer, in a batch
+# of 8, are too few numbers for batch norm at the recipe's learning rate.
+IMAGE_SIZE = 64
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,7 @@ def run_recipe(name, data, run_dir, *more):
     arguments = [f"--flagfile={recipe}", f"--run_dir={run_dir}"]
     arguments += [f"--{size}={value}" for size, value in SIZES.items()]
     if name.startswith("imagenet"):
-        size = IMAGE_SIZES.get(name, 32)
-        arguments.append(f"--image_size={size}")
+        arguments.append(f"--image_size={IMAGE_SIZE}")
     if "split" in given:
         arguments.append(f"--split=train[:{NUM_IMAGES}]")
     if given.get("dataset") == "instdisc_digits":
@@ -88,7 +88,6 @@ def run_recipe(name, data, run_dir, *more):
     ("name", "more"),
     [
         *((name, ()) for name in RECIPES),
-        ("cifar10", ("--cache=none",)),
         ("cifar10_small_nce", ("--cache=none",)),
     ],
 )

@@ -133,8 +133,8 @@ def voc_tfds(
     fields: Mapping = {}
     if "objects" in features:
         fields = getattr(features["objects"], "feature", {})
-    label = fields[label_key] if label_key in fields else None
-    if "bbox" not in fields or not hasattr(label, "names"):
+    has_keys = "bbox" in fields and label_key in fields
+    if not has_keys or not hasattr(fields[label_key], "names"):
         objects_hold = f" and objects of {', '.join(fields)}" if fields else ""
         raise UsageError(
             "`dataset` must have boxes: a feature `objects` of `bbox` and "
