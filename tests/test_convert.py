@@ -173,7 +173,10 @@ def changed(encoder, changes):
         ({"fc.weight": lambda _: None}, "must hold fc.weight"),
         ({"bn1.weight": lambda x: x * np.nan}, "bn1.weight holds NaN"),
         ({"conv1.weight": lambda x: x[..., :5, :5]}, "side 5"),
-        ({"conv1.weight": lambda x: x[:2]}, "2 filters.* then 4"),
+        ({"conv1.weight": lambda x: x[:2]}, "bn1.weight must be of shape"),
+        ({"conv1.weight": lambda x: x[:0]}, "empty weights"),
+        ({"conv1.weight": lambda x: x[:, :1]}, "1 channels, such as L"),
+        ({"conv1.weight": lambda x: x[..., :5]}, "conv1.weight must be of"),
         ({"layer1.0.conv1.weight": lambda _: None}, "one ResNet"),
         ({"layer4.1.conv1.weight": lambda _: None}, r"\(2, 2, 2, 1\)"),
     ),
@@ -182,6 +185,66 @@ def test_other_networks_are_refused(tmp_path, encoder, changes, message):
     path = write(tmp_path, changed(encoder, changes))
     with pytest.raises(CheckpointError, match=message):
         convert(path, str(tmp_path / "run"), 64)
+    assert not (tmp_path / "run").exists()
+
+
+def fill(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+LAB = "encoder.module.l_to_ab.layer1.0.conv1.weight"
+OTHERS = {
+    "a Lab ResNet": ({"model": {LAB: fill(2, 2, 3, 3)}}, "L and ab"),
+    "a Lab AlexNet": (
+        {"model": {"module.ab_to_l.conv_block_1.0.weight": fill(2, 2, 3, 3)}},
+        "L and ab",
+    ),
+    "half an AlexNet": (
+        {"model": {"conv_block_1.0.weight": fill(2, 1, 3, 3)}},
+        "half of CMC's AlexNet",
+    ),
+    "an AlexNet": (
+        {"state_dict": {"features.module.0.weight": fill(2, 3, 3, 3)}},
+        "AlexNet or VGG",
+    ),
+    "a VGG": ({"state_dict": {"features.0.weight": fill(1)}}, "AlexNet or VGG"),
+    "a ViT": ({"model": {"patch_embed.proj.weight": fill(1)}}, "transformer"),
+    "MoCo": (
+        {
+            "state_dict": {
+                f"module.encoder_{k}.layer1.0.conv1.weight": fill(2, 2, 3, 3)
+                for k in "qk"
+            }
+        },
+        "two encoders and a queue",
+    ),
+    "two ResNets": (
+        {
+            "model": {
+                f"{k}.layer1.0.conv1.weight": fill(2, 2, 3, 3) for k in "ab"
+            }
+        },
+        "one ResNet",
+    ),
+    "a classifier": (
+        {"opt": None, "classifier": {"w": fill(1)}},
+        "linear classifier",
+    ),
+    "a bank alone": ({"contrast": {"memory": fill(3, 8)}}, "but no network"),
+    "no network": ({"epoch": 3, "acc": 0.5}, "must hold `state_dict` or `net`"),
+    "an empty network": ({"net": {}}, "no weights"),
+    "a number": ({"net": 3}, "no weights"),
+    "a weight that is a number": ({"net": {"a": 3}}, "'a' is no tensor"),
+    "a list": ([1], "dictionary"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_cannot_be_converted_is_said(tmp_path, case):
+    content, message = OTHERS[case]
+    with pytest.raises(CheckpointError, match=message) as error:
+        convert(write(tmp_path, content), str(tmp_path / "run"))
+    assert len(str(error.value)) < 500
     assert not (tmp_path / "run").exists()
 
 

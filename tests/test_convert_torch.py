@@ -9,6 +9,7 @@ import pytest
 
 import tf_instdisc
 from tests.finished_run import picture
+from tests.torch_forward import CIFAR_MEAN, CIFAR_STD, embeddings
 from tf_instdisc.convert.checkpoint import convert
 
 torch = pytest.importorskip("torch", reason="torch writes and computes")
@@ -16,9 +17,15 @@ torch = pytest.importorskip("torch", reason="torch writes and computes")
 PARAMS = np.array([4096, 0.07, 2876934.2, 0.5], np.float32)
 
 
-def torch_resnet(block, counts, width=64, embedding_dim=128):
-    """The authors' network (He et al. 2016 in torchvision's layout)."""
+def torch_resnet(
+    block, counts, width=64, embedding_dim=128, stem_width=None, is_cifars=False
+):
+    """The authors' network (He et al. 2016 in torchvision's layout).
+
+    That of their cifar.py has a small stem and other names.
+    """
     nn = torch.nn
+    stem_width = stem_width or width
 
     class Residual(nn.Module):
         def __init__(self, inputs, planes, stride):
@@ -40,26 +47,30 @@ def torch_resnet(block, counts, width=64, embedding_dim=128):
                 self.conv2 = conv(planes, planes, 3)
             self.bn1 = nn.BatchNorm2d(planes)
             self.bn2 = nn.BatchNorm2d(planes)
-            self.downsample = None
+            shortcut = nn.Sequential()
             if stride != 1 or inputs != outputs:
-                self.downsample = nn.Sequential(
+                shortcut = nn.Sequential(
                     conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
                 )
+            setattr(self, "shortcut" if is_cifars else "downsample", shortcut)
 
         def forward(self, x):
             y = torch.relu(self.bn1(self.conv1(x)))
             y = self.bn2(self.conv2(y))
             if block == "bottleneck":
                 y = self.bn3(self.conv3(torch.relu(y)))
-            shortcut = x if self.downsample is None else self.downsample(x)
-            return torch.relu(y + shortcut)
+            shortcut = self.shortcut if is_cifars else self.downsample
+            return torch.relu(y + shortcut(x))
 
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
-            self.bn1 = nn.BatchNorm2d(width)
-            channels = width
+            size, stride = (3, 1) if is_cifars else (7, 2)
+            self.conv1 = nn.Conv2d(
+                3, stem_width, size, stride, padding=size // 2, bias=False
+            )
+            self.bn1 = nn.BatchNorm2d(stem_width)
+            channels = stem_width
             for stage, count in enumerate(counts):
                 blocks = []
                 for index in range(count):
@@ -68,21 +79,29 @@ def torch_resnet(block, counts, width=64, embedding_dim=128):
                     blocks.append(Residual(channels, planes, stride))
                     channels = planes * (4 if block == "bottleneck" else 1)
                 setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.fc = nn.Linear(channels, embedding_dim)
+            projection = nn.Linear(channels, embedding_dim)
+            setattr(self, "linear" if is_cifars else "fc", projection)
 
         def forward(self, x):
             x = torch.relu(self.bn1(self.conv1(x)))
-            x = nn.functional.max_pool2d(x, 3, 2, padding=1)
+            if not is_cifars:
+                x = nn.functional.max_pool2d(x, 3, 2, padding=1)
             for stage in range(1, 5):
                 x = getattr(self, f"layer{stage}")(x)
-            x = self.fc(x.mean(dim=(2, 3)))
+            projection = self.linear if is_cifars else self.fc
+            x = projection(x.mean(dim=(2, 3)))
             return x / x.pow(2).sum(1, keepdim=True).pow(0.5)
 
     torch.manual_seed(0)
     network = Network()
+    if is_cifars:
+        for name, kind in {"ResNet": Network, "BasicBlock": Residual}.items():
+            kind.__module__ = "models.resnet_cifar"
+            kind.__qualname__ = kind.__name__ = name
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            # As the authors do: the image is still seen at the end.
+        if isinstance(module, nn.Conv2d) and not is_cifars:
+            # As the authors do: the image is still seen at the end. Their
+            # cifar.py leaves it to torch.
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
@@ -92,26 +111,29 @@ def torch_resnet(block, counts, width=64, embedding_dim=128):
     return network.eval()
 
 
-def torch_embeddings(network, images):
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def torch_embeddings(network, images, mean_and_std=IMAGENET):
     """The authors' transforms after decoding, then the network."""
-    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    mean, std = (torch.tensor(v)[:, None, None] for v in mean_and_std)
     x = torch.tensor(images.transpose(0, 3, 1, 2)).float() / 255
     with torch.no_grad():
         return network((x - mean) / std).numpy()
 
 
-def spread(network, images):
+def spread(network, images, mean_and_std=IMAGENET):
     """Takes most of what all images have in common from the last bias.
 
     The embeddings of an untrained network would be nearly the same.
     """
     seen = []
-    hook = network.fc.register_forward_hook(lambda *x: seen.append(x[2]))
-    torch_embeddings(network, images)
+    projection = network.fc if hasattr(network, "fc") else network.linear
+    hook = projection.register_forward_hook(lambda *x: seen.append(x[2]))
+    torch_embeddings(network, images, mean_and_std)
     hook.remove()
     with torch.no_grad():
-        network.fc.bias -= 0.9 * seen[0].mean(dim=0)
+        projection.bias -= 0.9 * seen[0].mean(dim=0)
 
 
 @pytest.fixture
@@ -215,3 +237,67 @@ def test_cmcs_file_too(tmp_path):
     )
     assert len(run.load_bank().rows) == 7
     assert run.read_flags()["objective"] == "info_nce"
+
+
+@pytest.mark.parametrize("is_zip", (False, True))
+@pytest.mark.parametrize("is_module", (False, True))
+@pytest.mark.filterwarnings("ignore")
+def test_cifars_file_too(tmp_path, monkeypatch, lemniscate, is_module, is_zip):
+    network = torch_resnet(
+        "basic", (2, 2, 2, 2), width=8 if is_zip else 64, is_cifars=True
+    )
+    module = types.ModuleType("models.resnet_cifar")
+    module.ResNet = type(network)
+    module.BasicBlock = type(network.layer1[0])
+    monkeypatch.setitem(sys.modules, "models", types.ModuleType("models"))
+    monkeypatch.setitem(sys.modules, "models.resnet_cifar", module)
+    images = np.stack([picture(seed, 32) for seed in range(3)])
+    spread(network, images, (CIFAR_MEAN, CIFAR_STD))
+    bank = lemniscate(128, 20)
+    path = tmp_path / "ckpt.t7"
+    torch.save(
+        {
+            "net": network if is_module else network.state_dict(),
+            "lemniscate": bank,
+            "acc": 0.8,
+            "epoch": 199,
+        },
+        path,
+        _use_new_zipfile_serialization=is_zip,
+    )
+    run = convert(str(path), str(tmp_path / "run"))
+    expected = torch_embeddings(network, images, (CIFAR_MEAN, CIFAR_STD))
+    assert np.ptp(expected, axis=0).max() > 1e-3
+    encoder = tf_instdisc.load_encoder(run.path)
+    np.testing.assert_allclose(encoder(images), expected, rtol=0, atol=1e-5)
+    # The oracle of the tests that have no torch.
+    state = {k: v.numpy() for k, v in network.state_dict().items()}
+    np.testing.assert_allclose(
+        embeddings(state, images, CIFAR_MEAN, CIFAR_STD, "shortcut", "linear"),
+        expected,
+        rtol=0,
+        atol=1e-5,
+    )
+    rows = torch.nn.functional.normalize(bank.memory).numpy()
+    np.testing.assert_allclose(run.load_bank().rows, rows, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", (4, 16, 32))
+@pytest.mark.filterwarnings("ignore")
+def test_widened_networks_too(tmp_path, width):
+    """As x0.5, x2 and x4, of a stem of 8."""
+    network = torch_resnet(
+        "bottleneck", (3, 4, 6, 3), width=width, stem_width=8
+    )
+    images = np.stack([picture(seed, 64) for seed in range(2)])
+    spread(network, images)
+    path = tmp_path / "InsDis.pth"
+    model = torch.nn.Module()
+    model.encoder = torch.nn.DataParallel(network)
+    torch.save({"model": model.state_dict()}, path)
+    run = convert(str(path), str(tmp_path / "run"), 64)
+    expected = torch_embeddings(network, images)
+    assert np.ptp(expected, axis=0).max() > 1e-2
+    np.testing.assert_allclose(
+        tf_instdisc.load_encoder(run.path)(images), expected, rtol=0, atol=1e-4
+    )

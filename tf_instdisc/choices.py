@@ -125,3 +125,12 @@ def require_image_size(
             "weights fit one size. Received: train_image_size="
             f"{train_image_size}, image_size={image_size}. Leave it out."
         )
+
+
+def require_stem_width(backbone: str, stem_width: int | None) -> None:
+    """Raises UsageError if a stem's width is given for no ResNet."""
+    if stem_width is not None and backbone not in RESNET_STAGES:
+        raise UsageError(
+            "`stem_width` belongs to ResNets. Received: stem_width="
+            f"{stem_width}, encoder={backbone}. Leave it out."
+        )

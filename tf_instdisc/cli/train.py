@@ -77,6 +77,12 @@ def _train_in(run_dir: str) -> None:
             "width": encoder.WIDTH.value,
             "stem": encoder.STEM.value,
             "sync_batch_norm": encoder.SYNC_BATCH_NORM.value,
+            # Runs from before there was this setting go on.
+            **(
+                {"stem_width": encoder.STEM_WIDTH.value}
+                if encoder.STEM_WIDTH.value
+                else {}
+            ),
         },
         method_config={
             name: flags.FLAGS[name].value

@@ -9,6 +9,7 @@ import numpy as np
 
 from tf_instdisc import lock
 from tf_instdisc.convert import torch_file
+from tf_instdisc.convert.modules import module_weights
 from tf_instdisc.convert.records import CheckpointError, Inert, Tensor
 from tf_instdisc.convert.resnet_weights import build_from
 from tf_instdisc.data.folder import image_paths
@@ -22,9 +23,12 @@ from tf_instdisc.run_directory import (
     check_usable,
     open_run,
 )
+from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 # The authors' evaluation: shorter side 256, centre 224.
 _CROP_FRACTION = 0.875
+
+_NETWORKS = ("state_dict", "net", "model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +51,24 @@ class _Parts:
 def convert(
     checkpoint: str,
     run_dir: str,
-    image_size: int = 224,
+    image_size: int | None = None,
     images: str | None = None,
 ) -> RunDirectory:
     """Turns a checkpoint of PyTorch into a run directory.
 
-    Known are the authors' (zhirongw/lemniscate.pytorch: `state_dict` and
-    `lemniscate`) and CMC's InsDis (HobbitLong/CMC: `model` and `contrast`).
-    Nothing of the file is run, and PyTorch is not needed.
+    Known are the authors' (zhirongw/lemniscate.pytorch): of `main.py`, with
+    `state_dict` and `lemniscate`, and of `cifar.py`, with `net`, as weights or
+    as a module, and `lemniscate`; and CMC's InsDis of any width
+    (HobbitLong/CMC: `model` and `contrast`). Nothing of the file is run, and
+    PyTorch is not needed.
 
     Args:
         checkpoint: The file.
         run_dir: Missing, empty, or what a killed call has left of the same
             conversion.
-        image_size: Side of the encoder's input, in pixels.
+        image_size: Side of the encoder's input, in pixels. By default 32 for
+            checkpoints of `cifar.py`, which are neither resized nor cropped,
+            and 224 for others.
         images: The folder that the bank was made from, sorted by class and
             name as torchvision does: names and labels of the rows. Without
             it they are numbered, without labels.
@@ -83,21 +91,23 @@ def convert(
     _require_unused(run_dir, name)
     with torch_file.open_file(checkpoint) as file:
         parts = _find_parts(file.content)
-        encoder, config = build_from(
-            {name: file.read(tensor) for name, tensor in parts.weights.items()},
-            image_size,
-        )
+        encoder, config = build_from(parts.weights, file.read, image_size)
         rows = None
         if parts.memory is not None:
             rows = _rows(file.read(parts.memory), config["embedding_dim"])
-        params = None if parts.params is None else file.read(parts.params)
+        params = None
+        if parts.params is not None and parts.params.shape in ((2,), (4,)):
+            params = file.read(parts.params)
     flags = {
-        "image_size": image_size,
-        "crop_fraction": _CROP_FRACTION,
+        "image_size": config["image_size"],
+        # Of the normalization follows which of their programs it was.
+        "crop_fraction": 1.0 if "mean" in config else _CROP_FRACTION,
         "encoder": config["backbone"],
-        "width": config["width"],
-        "stem": config["stem"],
-        "embedding_dim": config["embedding_dim"],
+        **{
+            name: config[name]
+            for name in ("width", "stem_width", "stem", "embedding_dim")
+            if name in config
+        },
         **_method_flags(params, parts.is_softmax),
     }
     bank = None
@@ -141,18 +151,10 @@ def _refuse(run_dir: str) -> NoReturn:
 def _find_parts(content: Any) -> _Parts:
     if not isinstance(content, dict):
         raise CheckpointError(
-            "The checkpoint must be a dictionary with `state_dict` or `model`. "
-            f"Received: {type(content).__name__}"
+            "The checkpoint must be a dictionary with `state_dict`, `net` or "
+            f"`model`. Received: {type(content).__name__}"
         )
-    weights = content.get("state_dict", content.get("model"))
-    if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(
-            "The checkpoint must hold `state_dict` (the authors') or `model` "
-            f"(CMC's). Received: {', '.join(map(str, list(content)[:10]))}"
-        )
-    for name, tensor in weights.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"Weight {str(name)[:100]!r} is no tensor.")
+    weights = _find_weights(content)
     buffers: Any = content.get("contrast")
     bank = content.get("lemniscate")
     if isinstance(bank, Inert):
@@ -168,8 +170,42 @@ def _find_parts(content: Any) -> _Parts:
         weights,
         memory if isinstance(memory, Tensor) and not is_queue else None,
         params if isinstance(params, Tensor) else None,
-        bool(options.get("softmax")),
+        options.get("softmax") is True,
     )
+
+
+def _find_weights(content: dict) -> dict[str, Tensor]:
+    """The network's tensors by name, from wherever they are kept."""
+    found = [content[key] for key in _NETWORKS if key in content]
+    weights = found[0] if found else content
+    if isinstance(weights, Inert):
+        weights = module_weights(weights)
+    is_named = isinstance(weights, dict) and bool(weights)
+    if not found and not (
+        is_named and all(isinstance(v, Tensor) for v in weights.values())
+    ):
+        keys = shown(", ".join(map(str, list(content)[:10])), UNTRUSTED_LIMIT)
+        if "classifier" in content:
+            raise CheckpointError(
+                "The checkpoint holds a linear classifier and not the network "
+                f"that it was trained on. Received: {keys}"
+            )
+        if "lemniscate" in content or "contrast" in content:
+            raise CheckpointError(
+                "The checkpoint holds a memory bank, but no network. "
+                f"Received: {keys}"
+            )
+        raise CheckpointError(
+            "The checkpoint must hold `state_dict` or `net` (the authors') or "
+            f"`model` (CMC's). Received: {keys}"
+        )
+    if not is_named:
+        raise CheckpointError("The checkpoint's network has no weights.")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            named = shown(str(name), UNTRUSTED_LIMIT)
+            raise CheckpointError(f"The weight '{named}' is no tensor.")
+    return weights
 
 
 def _rows(memory, embedding_dim):
@@ -194,6 +230,8 @@ def _method_flags(params, is_softmax):
     values = [float(value) for value in params.reshape(-1)]
     if len(values) == 4:
         num_negatives, temperature, _, momentum = values
+        if num_negatives < 1 or temperature <= 0 or not 0 <= momentum < 1:
+            return {}
         return {
             "objective": "info_nce" if is_softmax else "nce",
             "num_negatives": int(num_negatives),
@@ -202,6 +240,8 @@ def _method_flags(params, is_softmax):
         }
     if len(values) == 2:
         temperature, momentum = values
+        if temperature <= 0 or not 0 <= momentum < 1:
+            return {}
         return {
             "objective": "softmax",
             "temperature": _short(temperature),

@@ -8,6 +8,14 @@ from tf_instdisc.errors import UsageError
 INERT = frozenset(
     {
         # The authors' and CMC's modules, and what they hold.
+        "models.resnet.BasicBlock",
+        "models.resnet.Bottleneck",
+        "models.resnet.ResNet",
+        "models.resnet_cifar.BasicBlock",
+        "models.resnet_cifar.Bottleneck",
+        "models.resnet_cifar.ResNet",
+        "lib.normalize.Normalize",
+        "alias_multinomial.AliasMethod",
         "lib.LinearAverage.LinearAverage",
         "lib.NCEAverage.NCEAverage",
         "lib.alias_multinomial.AliasMethod",
@@ -15,6 +23,9 @@ INERT = frozenset(
         "NCE.NCEAverage.MemoryMoCo",
         "NCE.alias_multinomial.AliasMethod",
         "torch.nn.backends.thnn._get_thnn_function_backend",
+        "torch.nn.parallel.data_parallel.DataParallel",
+        "torch.nn.parallel.distributed.DistributedDataParallel",
+        "torch.device",
         # Arguments and figures that lie beside the tensors.
         "argparse.Namespace",
         "_codecs.encode",
@@ -26,6 +37,9 @@ INERT = frozenset(
     }
 )
 """Names of which an inert record is made."""
+
+INERT_PREFIX = "torch.nn.modules."
+"""Of the layers of PyTorch, which are inert as well."""
 
 ITEM_BYTES = {
     "torch.DoubleStorage": 8,

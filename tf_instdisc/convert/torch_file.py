@@ -1,8 +1,10 @@
 """PyTorch's two file formats: the pickle of PyTorch 0.4, and the zip."""
 
 import io
+import math
 import mmap
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,10 +22,10 @@ from tf_instdisc.convert.records import (
     Tensor,
 )
 from tf_instdisc.errors import MissingFileError
+from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MAX_PICKLE_BYTES = 2**28
 _TYPES = {
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.FloatStorage": np.dtype("<f4"),
@@ -50,23 +52,34 @@ class TorchFile:
         self._path = path
         self._mapped = mapped
         self._places = places
+        # Each number may be read once and checked once.
+        self._unread = 2 * len(mapped)
 
     def read(self, tensor: Tensor) -> np.ndarray:
-        """Reads a tensor.
+        """Reads a tensor; all of them together fit in the file.
 
         Raises:
-            CheckpointError: If the file does not hold all of it.
+            CheckpointError: If the file does not hold all of it, or tensors
+                that share their numbers come to more than the file holds.
         """
         storage = tensor.storage
         dtype = _TYPES[storage.kind]
+        key = shown(storage.key, 50)
         place, size, checksum = self._places.get(storage.key, (0, -1, None))
         if size != storage.size * dtype.itemsize:
             raise CheckpointError(
-                f"{self._path} is damaged: storage {storage.key[:50]!r} of "
+                f"{self._path} is damaged: storage '{key}' of "
                 f"{storage.size:,} numbers has {max(size, 0):,} bytes."
             )
         if 0 in tensor.shape:
             return np.zeros(tensor.shape, dtype)
+        self._unread -= math.prod(tensor.shape) * dtype.itemsize
+        self._unread -= 0 if checksum is None else size
+        if self._unread < 0:
+            raise CheckpointError(
+                f"{self._path} is damaged: its tensors hold more numbers than "
+                "the file."
+            )
         if checksum is not None:
             # Once: tensors may share a storage.
             self._places[storage.key] = (place, size, None)
@@ -74,8 +87,8 @@ class TorchFile:
                 found = zlib.crc32(whole[place : place + size])
             if found != checksum:
                 raise CheckpointError(
-                    f"{self._path} is damaged: storage {storage.key[:50]!r} "
-                    "has another checksum. Download it again."
+                    f"{self._path} is damaged: storage '{key}' has another "
+                    "checksum. Download it again."
                 )
         numbers = np.frombuffer(
             self._mapped,
@@ -108,8 +121,9 @@ def open_file(path: str) -> Iterator[TorchFile]:
     """
     if not os.path.isfile(path):
         raise MissingFileError(f"The checkpoint {path!r} does not exist.")
+    title = shown(path)
     if not os.path.getsize(path):
-        raise CheckpointError(f"{path} is empty.")
+        raise CheckpointError(f"{title} is empty.")
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -117,89 +131,103 @@ def open_file(path: str) -> Iterator[TorchFile]:
         parse = _parse_legacy
         if mapped[:4] == b"PK\x03\x04":
             parse = _parse_zip
-        content, places = parse(path, mapped)
-        yield TorchFile(path, mapped, content, places)
+        content, places = parse(title, file, mapped)
+        yield TorchFile(title, mapped, content, places)
 
 
-def _parse_legacy(path, mapped):
+def _parse_legacy(title, _, mapped):
+    # Five pickles, then the numbers.
+    start = io.BytesIO(mapped[: pickles.MAX_PICKLE_BYTES])
+
     def read(what):
-        return pickles.read(mapped, f"{path}, {what},")
+        return pickles.read(start, f"{title}, {what},")
 
     magic_number = None
     if mapped[:1] == b"\x80":
         magic_number = read("the beginning")
-    if magic_number != _MAGIC_NUMBER:
+    if type(magic_number) is not int or magic_number != _MAGIC_NUMBER:
         raise CheckpointError(
-            f"{path} was not written by torch.save of PyTorch 0.1.11 or later."
+            f"{title} was not written by torch.save of PyTorch 0.1.11 or later."
         )
     protocol, system = read("the protocol"), read("the system")
-    if protocol != _PROTOCOL or not isinstance(system, dict):
-        raise CheckpointError(f"{path} has the unknown protocol {protocol!r}.")
-    if system.get("little_endian") is not True:
-        raise CheckpointError(f"{path} must be little-endian. Save it anew.")
+    if type(protocol) is not int or protocol != _PROTOCOL:
+        raise CheckpointError(f"{title} is of an unknown protocol.")
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise CheckpointError(f"{title} must be little-endian. Save it anew.")
     storages: dict[str, Storage] = {}
-    content = pickles.read(mapped, path, storages)
+    content = pickles.read(start, title, storages)
     keys = read("the list of storages")
     if not isinstance(keys, list):
-        raise CheckpointError(f"{path} is damaged: no list of storages.")
+        raise CheckpointError(f"{title} is damaged: no list of storages.")
     places = {}
+    place = start.tell()
     for key in keys:
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None:
-            raise CheckpointError(f"{path} is damaged: an unknown storage.")
-        count = int.from_bytes(mapped.read(8), "little")
+            raise CheckpointError(f"{title} is damaged: an unknown storage.")
+        count = int.from_bytes(mapped[place : place + 8], "little")
         size = count * ITEM_BYTES[storage.kind]
-        place = mapped.tell()
+        place += 8
         if count != storage.size or place + size > len(mapped):
             raise CheckpointError(
-                f"{path} is cut short or damaged: storage {key[:50]!r} should "
-                f"have {storage.size:,} numbers. Download it again."
+                f"{title} is cut short or damaged: storage '{shown(key, 50)}' "
+                f"should have {storage.size:,} numbers. Download it again."
             )
         places[key] = (place, size, None)
-        mapped.seek(place + size)
+        place += size
     return content, places
 
 
-def _parse_zip(path, mapped):
+def _parse_zip(title, file, mapped):
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _parse_archive(path, mapped, archive)
+        with zipfile.ZipFile(file) as archive:
+            return _parse_archive(title, mapped, archive)
+    except CheckpointError:
+        raise
     except (
         zipfile.BadZipFile,
         EOFError,
         OSError,
-        NotImplementedError,
+        OverflowError,
+        RuntimeError,
+        ValueError,
+        struct.error,
     ) as error:
+        said = shown(str(error), UNTRUSTED_LIMIT)
         raise CheckpointError(
-            f"{path} is cut short or damaged: {error}. Download it again."
+            f"{title} is cut short or damaged: {said}. Download it again."
         ) from error
 
 
-def _parse_archive(path, mapped, archive):
+def _parse_archive(title, mapped, archive):
     entries = {entry.filename: entry for entry in archive.infolist()}
     pickled = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickled) != 1:
         raise CheckpointError(
-            f"{path} is a zip file that torch.save has not written."
+            f"{title} is a zip file that torch.save has not written."
         )
     prefix = pickled[0].removesuffix("data.pkl")
     for name, entry in entries.items():
         # PyTorch stores; what must be unpacked may become any size.
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise CheckpointError(f"{path} is damaged: {name} is packed.")
+            raise CheckpointError(
+                f"{title} is damaged: {shown(name, UNTRUSTED_LIMIT)} is packed."
+            )
     size = entries[pickled[0]].file_size
-    if size > min(_MAX_PICKLE_BYTES, len(mapped)):
-        raise CheckpointError(f"{path} is damaged: a pickle of {size:,} bytes.")
+    if size > min(pickles.MAX_PICKLE_BYTES, len(mapped)):
+        raise CheckpointError(f"{title} has a pickle of {size:,} bytes.")
     order = entries.get(f"{prefix}byteorder")
     if order is not None and archive.read(order)[:10] != b"little":
-        raise CheckpointError(f"{path} must be little-endian. Save it anew.")
-    content = pickles.read(io.BytesIO(archive.read(pickled[0])), path)
+        raise CheckpointError(f"{title} must be little-endian. Save it anew.")
+    content = pickles.read(io.BytesIO(archive.read(pickled[0])), title)
     places = {}
     for name, entry in entries.items():
         if name.startswith(f"{prefix}data/"):
             place = _place(mapped, entry)
             if place + entry.file_size > len(mapped):
-                raise CheckpointError(f"{path} is cut short in {name}.")
+                raise CheckpointError(
+                    f"{title} is cut short in {shown(name, UNTRUSTED_LIMIT)}."
+                )
             key = name.removeprefix(f"{prefix}data/")
             places[key] = (place, entry.file_size, entry.CRC)
     return content, places

@@ -32,6 +32,7 @@ def build_encoder(
     mean: Sequence[float] = _MEAN,
     std: Sequence[float] = _STD,
     sync_batch_norm: bool = False,
+    stem_width: int | None = None,
 ) -> keras.Model:
     """Builds f of the paper: v = f(x) / |f(x)|.
 
@@ -66,6 +67,8 @@ def build_encoder(
         std: Standard deviation of the three channels, as shares of 255.
         sync_batch_norm: Whether batch norm takes its statistics over all
             replicas.
+        stem_width: Filters of a ResNet's first convolution, by default
+            `width`. The widened ResNets of CMC keep 64.
 
     Returns:
         A model from `[batch, image_size, image_size, 3]` to float32
@@ -78,8 +81,9 @@ def build_encoder(
         ("image_size", image_size),
         ("embedding_dim", embedding_dim),
         ("width", width),
+        ("stem_width", stem_width),
     ):
-        if value < 1:
+        if value is not None and value < 1:
             raise UsageError(
                 f"`{name}` must be at least 1. Received: {name}={value}"
             )
@@ -88,6 +92,7 @@ def build_encoder(
             width=(width, _WIDTH),
             stem=(stem, None),
             sync_batch_norm=(sync_batch_norm, False),
+            stem_width=(stem_width, None),
         )
         given.require_usable(backbone, image_size)
     else:
@@ -95,6 +100,7 @@ def build_encoder(
         if stem is not None:
             choices.require("stem", stem, choices.STEMS)
         choices.require_image_size(backbone, image_size, stem)
+        choices.require_stem_width(backbone, stem_width)
 
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = inputs
@@ -113,6 +119,7 @@ def build_encoder(
             width,
             stem or choices.default_stem(image_size),
             sync_batch_norm,
+            stem_width,
         )
     # Under mixed precision the embedding is still computed in full.
     full = keras.config.dtype_policy().variable_dtype
@@ -126,14 +133,14 @@ def build_encoder(
     return portable.make_portable(keras.Model(inputs, outputs, name=name))
 
 
-def _apply(backbone, x, width, stem, synchronized):
+def _apply(backbone, x, width, stem, synchronized, stem_width):
     if backbone == "alexnet":
         return alexnet.alexnet(x, width, stem, synchronized)
     if backbone == "vgg16":
         return vgg.vgg16(x, width, stem, synchronized)
     if backbone == "vit_small":
         return vit.vit_small(x, width, stem)
-    return resnet.resnet(x, backbone, width, stem, synchronized)
+    return resnet.resnet(x, backbone, width, stem, synchronized, stem_width)
 
 
 def _require_defaults(**values):

@@ -20,6 +20,7 @@ def resnet(
     width: int,
     stem: str,
     synchronized: bool = False,
+    stem_width: int | None = None,
 ) -> keras.KerasTensor:
     """Applies a ResNet, up to the last feature map.
 
@@ -29,11 +30,12 @@ def resnet(
     Args:
         images: float `[batch, size, size, 3]`, normalised.
         name: A key of `choices.RESNET_STAGES`.
-        width: Filters of the stem and of the first stage; 64 is the paper's.
+        width: Filters of the first stage; 64 is the paper's.
         stem: `"imagenet"` (7x7 stride 2, then 3x3 max pooling stride 2) or
             `"cifar"` (3x3 stride 1).
         synchronized: Whether batch norm takes its statistics over all
             replicas.
+        stem_width: Filters of the stem, by default `width`.
 
     Returns:
         float `[batch, size / 32, size / 32, channels]`; `size / 8` with the
@@ -42,14 +44,15 @@ def resnet(
     block_name, stage_sizes = choices.RESNET_STAGES[name]
     block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[block_name]
     norm = {"synchronized": synchronized}
+    stem_width = stem_width or width
     if stem == "imagenet":
-        x = parts.conv(images, width, 7, 2, "conv1_conv")
+        x = parts.conv(images, stem_width, 7, 2, "conv1_conv")
         x = parts.batch_norm(x, "conv1_bn", **norm)
         x = layers.ReLU(name="conv1")(x)
         x = layers.ZeroPadding2D(1, name="conv1_pool_pad")(x)
         x = layers.MaxPooling2D(3, 2, name="conv1_pool")(x)
     else:
-        x = parts.conv(images, width, 3, 1, "conv1_conv")
+        x = parts.conv(images, stem_width, 3, 1, "conv1_conv")
         x = parts.batch_norm(x, "conv1_bn", **norm)
         x = layers.ReLU(name="conv1")(x)
     for stage, num_blocks in enumerate(stage_sizes):

@@ -12,8 +12,9 @@ TO = path_flags.define_path(
 )
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size",
-    224,
-    "Side of the encoder's input, in pixels; the weights fit any.",
+    None,
+    "Side of the encoder's input, in pixels; by default 32 for checkpoints of "
+    "the authors' cifar.py, 224 for others.",
     lower_bound=8,
 )
 IMAGES = path_flags.define_path(

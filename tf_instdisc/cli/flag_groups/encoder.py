@@ -15,6 +15,12 @@ WIDTH = flags.DEFINE_integer(
     "Filters of the first stage, or length of a ViT's head; 64 is the paper's.",
     lower_bound=1,
 )
+STEM_WIDTH = flags.DEFINE_integer(
+    "stem_width",
+    None,
+    "Filters of a ResNet's first convolution; by default those of --width.",
+    lower_bound=1,
+)
 STEM = flags.DEFINE_enum(
     "stem",
     None,
@@ -53,6 +59,17 @@ def _sizes_fit(values):
             values[data.TRAIN_IMAGE_SIZE.name],
         )
     except UsageError as error:
+        raise flags.ValidationError(str(error)) from error
+    return True
+
+
+@flags.multi_flags_validator([ENCODER.name, STEM_WIDTH.name])
+def _stem_width_fits(values):
+    try:
+        choices.require_stem_width(
+            values[ENCODER.name], values[STEM_WIDTH.name]
+        )
+    except ValueError as error:
         raise flags.ValidationError(str(error)) from error
     return True
 
