@@ -111,9 +111,11 @@ def test_another_run_in_the_same_directory_is_refused(run_dir, data_dir):
         f"--run_dir={run_dir}",
         "--split=train[:200]",
         "--width=8",
+        "--std=cifar10",
         "--learning_rate=0.01",
     )
     assert result.returncode == 2
+    assert "std: None -> [0.2023, 0.1994, 0.201]" in result.stderr
     assert "num_instances: 300 -> 200" in result.stderr
     assert "width: 4 -> 8" in result.stderr
     assert "learning_rate" not in result.stderr
@@ -175,6 +177,7 @@ def test_help_groups_the_flags_without_tensorflow():
         ("--temperature=5", ["--temperature", "5", "[0.01, 1.0]"]),
         ("--objective=triplet", ["--objective", "triplet", "info_nce"]),
         ("--encoder=resnet19", ["--encoder", "resnet19", "resnet18"]),
+        ("--mean=124,116,104", ["--mean", "as fractions of 255"]),
         ("--batch_size=0", ["--batch_size", "0", "positive integer"]),
         ("--schedule_epochs=160,120", ["--schedule_epochs", "rising"]),
         ("--images=photos", ["either --dataset or --images"]),

@@ -74,10 +74,19 @@ def test_seed_gives_the_weights():
             (0.1, 0.2, 0.3),
             (0.5, 0.25, 0.125),
         ),
+        (
+            {"mean": "cifar10", "std": "cifar10"},
+            (0.4914, 0.4822, 0.4465),
+            (0.2023, 0.1994, 0.2010),
+        ),
+        ({"mean": np.zeros(3), "std": "1, 1,1"}, (0, 0, 0), (1, 1, 1)),
     ),
 )
-def test_images_are_normalised_inside(options, mean, std):
+def test_images_are_normalised_inside(options, mean, std, tmp_path):
     encoder = build_encoder(image_size=32, width=4, **options)
+    # The file carries them.
+    encoder.save(tmp_path / "encoder.keras")
+    encoder = keras.saving.load_model(tmp_path / "encoder.keras")
     normalize = keras.Model(
         encoder.input, encoder.get_layer("normalize").output
     )
@@ -85,6 +94,33 @@ def test_images_are_normalised_inside(options, mean, std):
     expected = (images / 255 - np.array(mean)) / np.array(std)
     # float32, of numbers up to 8 with cancellation around 0.
     np.testing.assert_allclose(normalize(images), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ("mean", "std"))
+@pytest.mark.parametrize(
+    "value",
+    (
+        "cifar100",
+        (0.5, 0.5),
+        (0.5, 0.5, 0.5, 0.5),
+        "0.1,0.2,x",
+        (123.7, 116.3, 103.5),
+        (0.5, 0.5, float("nan")),
+        (-0.1, 0.5, 0.5),
+        0.5,
+        "",
+    ),
+)
+def test_other_means_and_deviations_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be imagenet or cif"):
+        build_encoder(image_size=8, width=1, **{name: value})
+
+
+def test_a_deviation_of_zero_and_unused_values_are_refused():
+    with pytest.raises(ValueError, match=r"in \[0.001, 1\]"):
+        build_encoder(image_size=8, width=1, std=(0.0, 0.1, 0.1))
+    with pytest.raises(ValueError, match="need `normalize`"):
+        build_encoder(image_size=8, width=1, normalize=False, mean="cifar10")
 
 
 # === Layout ===

@@ -24,7 +24,8 @@ def loop_accuracy(rows, row_labels, queries, labels, classes, k, temperature):
             votes[row_labels[j]] += math.exp(cosines[j] / temperature)
         ranking = sorted(range(classes), key=lambda c: (-votes[c], c))
         top1 += ranking[0] == label
-        top5 += label in ranking[:5]
+        voted = {row_labels[j] for j in nearest}
+        top5 += label in ranking[:5] and label in voted
     return {"top1": top1 / len(queries), "top5": top5 / len(queries)}
 
 
@@ -100,6 +101,25 @@ def test_accuracy_equals_loops(temperature, k):
         rows, row_labels, queries, labels, 8, k, temperature
     )
     assert found[k] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("temperature", [1e-3, 0.07])
+def test_top5_counts_no_class_without_a_vote(k, temperature):
+    rng = np.random.default_rng(k)
+    rows, queries = rng.normal(size=(2, 40, 4)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    row_labels, labels = rng.integers(0, 7, (2, 40))
+    found = neighbors.knn_accuracy(
+        rows, row_labels, queries, labels, 7, [k], temperature
+    )[k]
+    nearest = np.argsort(-(queries @ rows.T), axis=1)[:, :k]
+    if k == 1:
+        assert found["top5"] == found["top1"]
+    if k <= 5:  # At most five classes have votes.
+        among = (row_labels[nearest] == labels[:, None]).any(axis=1)
+        assert found["top5"] == pytest.approx(among.mean())
 
 
 def test_tied_votes_go_to_the_lower_label():

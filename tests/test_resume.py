@@ -282,3 +282,56 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert "--learning_rate" in message
     saved, _ = checkpoints.find_newest(tmp_path / "run" / "checkpoints")
     assert saved.progress["epochs"] == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_a_run_of_an_older_version_goes_on(tmp_path, capsys, precision):
+    import dataclasses
+
+    import keras
+    import tensorflow as tf
+
+    import tf_instdisc
+    from tf_instdisc import optimization, saving
+
+    run_dir = run_directory.RunDirectory(tmp_path)
+
+    def build(optimizer):
+        keras.utils.set_random_seed(0)
+        model = tf_instdisc.InstanceDiscrimination(
+            small_run.linear_encoder(), 8, num_negatives=4
+        )
+        if precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer=optimizer)
+        return model
+
+    old = build(keras.optimizers.SGD(0.1, momentum=0.9))
+    images = np.random.default_rng(0).uniform(0, 255, (8, 2, 2, 3))
+    old.fit(images, np.arange(8), batch_size=4, epochs=3, verbose=0)
+    # As version 1 wrote it: the bank, Z and the step beside the encoder's
+    # weights, and nothing about the format.
+    state = {
+        **{f"model_{i}": v.value for i, v in enumerate(old.encoder.variables)},
+        **{
+            f"optimizer_{i}": v.value
+            for i, v in enumerate(old.optimizer.variables)
+        },
+        "memory_bank": old.memory_bank.rows,
+        "log_normalizer": old.memory_bank.log_normalizer,
+        "step": old.step,
+    }
+    progress = dataclasses.asdict(saving.Progress(epochs=3, batch_size=4))
+    del progress["format_version"]
+    checkpoints.write(
+        run_dir.checkpoints, tf.train.Checkpoint(**state), progress, 3
+    )
+    new = build(optimization.SGD(0.1, momentum=0.9))
+    assert saving.restore_newest(run_dir, new).epochs == 3
+    assert "momentum in other units" in capsys.readouterr().out
+    for a, b in zip(new.get_weights(), old.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for model in (old, new):
+        model.fit(images, np.arange(8), batch_size=4, shuffle=False, verbose=0)
+    for a, b in zip(new.get_weights(), old.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

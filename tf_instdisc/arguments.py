@@ -1,5 +1,7 @@
 """What `InstanceDiscrimination` accepts."""
 
+import keras
+
 from tf_instdisc import choices
 from tf_instdisc.errors import UsageError
 
@@ -69,4 +71,33 @@ def validate(
         raise UsageError(
             "`absent_ids` must leave at least 2 instances. Received: "
             f"absent_ids={absent_ids}, num_instances={num_instances}"
+        )
+
+
+def require_encoder(encoder):
+    """Raises UsageError unless a model maps images to embeddings."""
+    wanted = (
+        "`encoder` must be a functional or Sequential Keras model from images "
+        "to embeddings [batch, embedding_dim] of unit length."
+    )
+    if not isinstance(encoder, keras.Model):
+        raise UsageError(f"{wanted} Received: encoder={encoder!r}")
+    inputs = getattr(encoder, "inputs", None)
+    outputs = getattr(encoder, "outputs", None)
+    if not inputs or not outputs:
+        raise UsageError(
+            f"{wanted} Received: a {type(encoder).__name__} that knows no "
+            "input shape; begin it with keras.Input((size, size, 3))."
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise UsageError(
+            f"{wanted} Received: {len(inputs)} inputs, {len(outputs)} outputs"
+        )
+    shape = tuple(outputs[0].shape)
+    if len(shape) != 2 or shape[1] is None:
+        raise UsageError(
+            f"{wanted} Received: an output of shape {shape}. End it with "
+            "pooling, keras.layers.Dense(embedding_dim) and "
+            "keras.layers.UnitNormalization(), or use "
+            "tf_instdisc.build_encoder(backbone)."
         )

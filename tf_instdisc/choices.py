@@ -1,5 +1,8 @@
 """The names that constructors and flags accept; it imports nothing heavy."""
 
+import math
+from collections.abc import Sequence
+
 from tf_instdisc.errors import UsageError
 
 RESNET_STAGES = {
@@ -31,6 +34,16 @@ _LEAST_IMAGE_SIZES = {
     ("alexnet", "imagenet"): 63,
     ("vgg16", "cifar"): 16,
     ("vgg16", "imagenet"): 32,
+}
+
+CHANNEL_MEANS = {
+    "imagenet": (0.485, 0.456, 0.406),
+    "cifar10": (0.4914, 0.4822, 0.4465),
+}
+"""Means of R, G and B as fractions of 255; CIFAR's are the authors'."""
+CHANNEL_STDS = {
+    "imagenet": (0.229, 0.224, 0.225),
+    "cifar10": (0.2023, 0.1994, 0.2010),
 }
 
 OBJECTIVES = ("softmax", "nce", "info_nce", "parametric")
@@ -91,6 +104,43 @@ def require(name: str, value: str | None, known: tuple[str, ...]) -> None:
             f"`{name}` must be one of {', '.join(known)}. "
             f"Received: {name}={value!r}"
         )
+
+
+def channel_values(
+    name: str, value: str | Sequence[float]
+) -> tuple[float, float, float]:
+    """Reads the mean or the standard deviation of the input's channels.
+
+    Args:
+        name: `"mean"` or `"std"`.
+        value: A key of `CHANNEL_MEANS`, or three numbers, as fractions of
+            255; in a text they are separated by commas.
+
+    Returns:
+        The values of R, G and B.
+
+    Raises:
+        UsageError: If it is neither, or a number is out of range.
+    """
+    known = CHANNEL_MEANS if name == "mean" else CHANNEL_STDS
+    parts: Sequence = value
+    if isinstance(value, str):
+        if value in known:
+            return known[value]
+        parts = value.split(",")
+    try:
+        red, green, blue = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        red = green = blue = math.nan
+    numbers = (red, green, blue)
+    least = 0 if name == "mean" else 1e-3
+    if not all(least <= number <= 1 for number in numbers):
+        raise UsageError(
+            f"`{name}` must be {' or '.join(known)}, or three numbers in "
+            f"[{least}, 1], as fractions of 255 (divide values of 0..255 by "
+            f"255). Received: {name}={value}"
+        )
+    return numbers
 
 
 def default_stem(image_size: int) -> str:

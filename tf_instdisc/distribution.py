@@ -6,8 +6,10 @@ are used, as TensorFlow 2.21 has gathers that abort (BUILD_NOTES.md).
 """
 
 import concurrent.futures
+import warnings
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 
@@ -121,6 +123,30 @@ def on_host(create: Callable[[], tf.Variable]) -> tf.Variable:
 
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         return executor.submit(create_on_cpu).result()
+
+
+def model_in_scope(model: keras.Model) -> keras.Model:
+    """A model whose variables belong to the strategy in scope.
+
+    Args:
+        model: A functional or Sequential model.
+
+    Returns:
+        The model, or a copy if it was built outside of the scope.
+    """
+    extended = tf.distribute.get_strategy().extended
+    if all(
+        extended.variable_created_in_scope(v.value) for v in model.variables
+    ):
+        return model
+    warnings.warn(
+        f"{model.name} was built outside of the scope of the strategy. A copy "
+        "of it, `model.encoder`, is trained; the original keeps its weights.",
+        stacklevel=3,
+    )
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def first_replica(strategy: tf.distribute.Strategy, value):

@@ -1,19 +1,21 @@
 """What `fit` does around a step: input, replicas, gradients, stopping."""
 
+import itertools
+
 import keras
 import tensorflow as tf
 
-from tf_instdisc import distribution
+from tf_instdisc import batches, distribution
 from tf_instdisc.throughput import Stopwatch
 
 
 class FitLoop(keras.Model):
     """A Keras model whose `fit` runs on any number of replicas and hosts.
 
-    It replaces Keras' train function (3.15), which returns the mean over
-    replicas of what is the same on each of them, and which fails on more
-    than one host. A subclass has `train_step(data, applies_gradients)` and
-    `step`, the number of steps taken.
+    It replaces Keras' train and test functions (3.15), which return the mean
+    over replicas of what is the same on each of them, and which fail on more
+    than one host. A subclass has `train_step(data, applies_gradients)`,
+    `test_step(data)` and `step`, the number of steps taken.
 
     Args:
         accumulate_steps: Steps whose gradients are averaged into one
@@ -47,10 +49,13 @@ class FitLoop(keras.Model):
 
     def build_training_state(self) -> None:
         """Creates what training keeps beside the model: optimizer, sums."""
+        shapes = [tuple(v.shape) for v in self.trainable_variables]
+        sums = [tuple(v.shape) for v in self._gradient_sums]
         with self.distribute_strategy.scope():
-            if not self.optimizer.built:
+            if not self.optimizer.built and shapes:
                 self.optimizer.build(self.trainable_variables)
-            if self.accumulate_steps > 1 and not self._gradient_sums:
+            # Others if layers were frozen or released since.
+            if self.accumulate_steps > 1 and sums != shapes:
                 self._gradient_sums = [
                     tf.Variable(
                         tf.zeros(variable.shape, variable.dtype),
@@ -81,16 +86,24 @@ class FitLoop(keras.Model):
 
     def training_state(self) -> dict[str, tf.Variable]:
         """All other variables that a run needs to go on."""
+        named = self.named_state()
+        taken = {id(variable) for variable in named.values()}
         groups = {
-            "model": [v.value for v in self.variables],
+            "model": [v.value for v in self.variables if id(v) not in taken],
             "optimizer": [v.value for v in self.optimizer.variables],
             "gradient_sum": self._gradient_sums,
         }
-        return {
+        state = {
             f"{group}_{position}": variable
             for group, variables in groups.items()
             for position, variable in enumerate(variables)
         }
+        state.update((name, v.value) for name, v in named.items())
+        return state
+
+    def named_state(self) -> dict[str, keras.Variable]:
+        """Weights that checkpoints hold by name, not by position."""
+        return {}
 
     def take_gradients(self, gradients, applies_gradients: bool) -> None:
         """Applies gradients, or keeps them for a later step.
@@ -100,6 +113,8 @@ class FitLoop(keras.Model):
             applies_gradients: Whether this step ends an accumulation.
         """
         variables = self.trainable_variables
+        if not variables:
+            return
         replicas = self.distribute_strategy.num_replicas_in_sync
         scales_loss = isinstance(
             self.optimizer, keras.optimizers.LossScaleOptimizer
@@ -150,17 +165,23 @@ class FitLoop(keras.Model):
             if self.skip_steps:
                 self.skip_steps -= 1
                 return {}
-            for _ in range(self.steps_per_execution):
-                batch = self._stopwatch.wait_for(iterator)
+            is_first = False
+            for batch in self._execution(iterator):
                 applies_gradients = self._applies_gradients()
                 # A later `fit` may bring batches of another form.
-                kind = applies_gradients, _element_spec(iterator)
-                is_first = kind not in graphs
-                if is_first:
-                    graphs[kind] = self._make_step(iterator, applies_gradients)
+                kind = applies_gradients, repr(_element_spec(iterator))
+                if kind not in graphs:
+                    is_first = True
+                    self.see_first_batch(batch)
+                    graphs[kind] = self._make_step(
+                        iterator,
+                        lambda data, applies=applies_gradients: self.train_step(
+                            data, applies
+                        ),
+                    )
                 logs = self._run(graphs[kind], batch)
                 self._stopwatch.images += distribution.local_size(
-                    self.distribute_strategy, batch[1]
+                    self.distribute_strategy, _first_tensor(batch)
                 )
             speed = self._stopwatch.read()
             if is_first:
@@ -170,26 +191,65 @@ class FitLoop(keras.Model):
 
         self.train_function = train_function
 
+    def make_test_function(self, force=False):
+        if self.test_function is not None and not force:
+            return
+        graphs = {}
+
+        def test_function(iterator):
+            for batch in self._execution(iterator):
+                kind = repr(_element_spec(iterator))
+                if kind not in graphs:
+                    graphs[kind] = self._make_step(iterator, self.test_step)
+                logs = self._run(graphs[kind], batch)
+            return logs
+
+        self.test_function = test_function
+
+    def see_first_batch(self, batch) -> None:
+        """Called with the first batch of each form that `fit` meets."""
+
+    def _execution(self, iterator):
+        """The batches of one execution: the first, and those that follow."""
+        first = self._next_batch(iterator)  # Its StopIteration ends the epoch.
+        return itertools.chain([first], self._others(iterator))
+
+    def _others(self, iterator):
+        for _ in range(self.steps_per_execution - 1):
+            try:
+                batch = self._next_batch(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                return
+            yield batch
+
+    def _next_batch(self, iterator):
+        # Keras marks what is None in some batches by an Optional.
+        return keras.tree.map_structure(
+            lambda v: None if isinstance(v, tf.experimental.Optional) else v,
+            self._stopwatch.wait_for(iterator),
+        )
+
     def _applies_gradients(self):
         if self.accumulate_steps == 1:
             return True
         return (int(self.step.numpy()) + 1) % self.accumulate_steps == 0
 
     def _run(self, step, batch):
-        if not _has_many_hosts(self.distribute_strategy):
-            logs, _ = step(batch, 0)
-            self.stopped = self.stop_requested
+        with batches.named_errors():
+            if not _has_many_hosts(self.distribute_strategy):
+                logs, _ = step(batch, 0)
+                self.stopped = self.stop_requested
+                return logs
+            # Each host's wish reaches all of them within the step.
+            logs, votes = step(batch, int(self.stop_requested))
+            self.stopped = int(votes) > 0
             return logs
-        # Each host's wish reaches all of them within the step.
-        logs, votes = step(batch, int(self.stop_requested))
-        self.stopped = int(votes) > 0
-        return logs
 
-    def _make_step(self, iterator, applies_gradients):
+    def _make_step(self, iterator, take_step):
         strategy = self.distribute_strategy
 
         def replica_step(batch, stop):
-            logs = self.train_step(batch, applies_gradients)
+            logs = take_step(batch)
             votes = 0
             if _has_many_hosts(strategy):
                 votes = distribution.sum_over_replicas(stop)
@@ -207,7 +267,11 @@ class FitLoop(keras.Model):
             return step
         # Nothing here is for autograph, which takes a seventh of a start.
         batch_spec = _element_spec(iterator)
-        if batch_spec is None:
+        has_spec = batch_spec is not None and not any(
+            isinstance(spec, tf.OptionalSpec)
+            for spec in keras.tree.flatten(batch_spec)
+        )
+        if not has_spec:
             return tf.function(step, reduce_retracing=True, autograph=False)
         # One graph for full and for smaller batches.
         stop_spec = tf.TensorSpec([], tf.int32)
@@ -224,6 +288,10 @@ class FitLoop(keras.Model):
 
 def _element_spec(iterator):
     return getattr(iterator, "element_spec", None)
+
+
+def _first_tensor(batch):
+    return next(v for v in keras.tree.flatten(batch) if v is not None)
 
 
 def _has_many_hosts(strategy: tf.distribute.Strategy) -> bool:

@@ -1,12 +1,13 @@
 """The memory bank: one embedding for each image, and the normalizer Z.
 
-Both are `tf.Variable`s, which `tf.train.Checkpoint` sees. They are not
-weights: no gradient reaches them, and they are replaced after each step.
+Both are weights that no gradient reaches, so that whatever in Keras saves,
+copies or restores weights takes them along.
 """
 
 import math
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -16,7 +17,7 @@ from tf_instdisc.errors import NonFiniteError
 _PART = 65_536  # rows that are filled at once
 
 
-class MemoryBank(tf.Module):
+class MemoryBank(keras.layers.Layer):
     """Rows v_1 .. v_n on the unit sphere.
 
     Args:
@@ -55,13 +56,11 @@ class MemoryBank(tf.Module):
         placement: str = "device",
         absent_ids: Sequence[int] = (),
     ):
-        super().__init__(name="memory_bank")
+        super().__init__(name="memory_bank", dtype=dtype, trainable=False)
         self.num_instances = num_instances
         self.momentum = momentum
         self.normalizer = normalizer
         self.normalizer_momentum = normalizer_momentum
-        only_first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        self.dtype = dtype
         self.present_ids = None
         self.num_present = num_instances
         if len(absent_ids):
@@ -70,14 +69,11 @@ class MemoryBank(tf.Module):
             self.num_present = len(present)
 
         def create_rows():
-            return tf.Variable(
-                tf.zeros([num_instances, embedding_dim], rows_dtype or dtype),
-                trainable=False,
-                aggregation=only_first,
-                name="rows",
+            return self._add_state(
+                "rows", [num_instances, embedding_dim], 0.0, rows_dtype or dtype
             )
 
-        self.rows = (
+        self._rows = (
             distribution.on_host(create_rows)
             if placement == "host"
             else create_rows()
@@ -89,13 +85,29 @@ class MemoryBank(tf.Module):
                 [len(ids), embedding_dim], seed=[seed, part], dtype=dtype
             )
             self.fill(ids, tf.math.l2_normalize(rows, axis=-1))
-        self.log_normalizer = tf.Variable(
-            math.nan,
+        self._log_normalizer = self._add_state(
+            "log_normalizer", [], math.nan, dtype
+        )
+        self.built = True
+
+    def _add_state(self, name, shape, value, dtype):
+        return self.add_weight(
+            shape=shape,
+            initializer=keras.initializers.Constant(value),
             dtype=dtype,
             trainable=False,
-            aggregation=only_first,
-            name="log_normalizer",
+            autocast=False,
+            aggregation="only_first_replica",
+            name=name,
         )
+
+    @property
+    def rows(self) -> tf.Variable:
+        return self._rows.value
+
+    @property
+    def log_normalizer(self) -> tf.Variable:
+        return self._log_normalizer.value
 
     def lookup(self, instance_ids: tf.Tensor) -> tf.Tensor:
         """Rows of the given ids, `[..., embedding_dim]`."""
@@ -202,5 +214,21 @@ class MemoryBank(tf.Module):
         # A batch of unreadable images has no estimate.
         new = tf.where(tf.math.is_finite(estimate), new, old)
         self.log_normalizer.assign(new)
-        neutral = tf.cast(math.log(self.num_instances), new.dtype)
-        return tf.where(tf.math.is_finite(new), new, neutral)
+        return self._usable(new)
+
+    def normalizer_for_evaluation(self, estimate: tf.Tensor) -> tf.Tensor:
+        """The log Z of training; before the first step, an estimate.
+
+        Args:
+            estimate: As `update_normalizer` takes it; it is not kept.
+
+        Returns:
+            Scalar, the log Z to use.
+        """
+        log_z = self.log_normalizer.value()
+        return self._usable(tf.where(tf.math.is_finite(log_z), log_z, estimate))
+
+    def _usable(self, log_normalizer):
+        neutral = tf.cast(math.log(self.num_instances), log_normalizer.dtype)
+        is_known = tf.math.is_finite(log_normalizer)
+        return tf.where(is_known, log_normalizer, neutral)

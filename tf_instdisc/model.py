@@ -10,24 +10,35 @@ import tensorflow as tf
 
 from tf_instdisc import (
     arguments,
+    batches,
     distribution,
     fused_batch_norm,
     objectives,
     sampling,
     streamed_softmax,
 )
-from tf_instdisc.fit_loop import FitLoop
+from tf_instdisc.instance_model import InstanceModel
 from tf_instdisc.memory_bank import MemoryBank
+
+_LENGTH_TOLERANCE = 0.02  # beyond the rounding of half precision
 
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")
-class InstanceDiscrimination(FitLoop):
+class InstanceDiscrimination(InstanceModel):
     """Trains an encoder to tell every image from every other.
 
     Create it in the scope of the strategy that trains it. `fit` takes
     batches `(images, instance_ids)`: what the encoder takes, and int
-    `[batch]` in [0, num_instances). A negative id marks an example that has
-    no row: it adds nothing to loss and bank.
+    `[batch]` in [0, num_instances); or dictionaries with the keys `image` and
+    `instance_id`. A negative id marks an example that has no row: it adds
+    nothing to loss and bank. A third part, `sample_weight`, float `[batch]`,
+    scales the losses of the examples, and not how their rows and Z move.
+
+    `evaluate` and `validation_data` give the mean loss of such batches with
+    the encoder in inference mode, and write nothing. The bank, log Z and the
+    step are weights of the model: `get_weights`, `save_weights` and
+    `keras.callbacks.EarlyStopping(restore_best_weights=True)` include them.
+    `predict` and `export` are the encoder's.
 
     Args:
         encoder: f, a model from images to unit vectors
@@ -97,8 +108,10 @@ class InstanceDiscrimination(FitLoop):
             "absent_ids": [int(i) for i in absent_ids],
         }
         arguments.validate(**self._config)
+        arguments.require_encoder(encoder)
 
         # === Parts ===
+        encoder = distribution.model_in_scope(encoder)
         self.encoder = encoder
         self._encode = fused_batch_norm.training_call(encoder, jit_encoder)
         embedding_dim = encoder.output_shape[-1]
@@ -123,11 +136,12 @@ class InstanceDiscrimination(FitLoop):
                 ),
                 name="class_weights",
             )
-        self.step = tf.Variable(
-            0,
-            dtype=tf.int64,
+        self._step = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int64",
             trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            aggregation="only_first_replica",
             name="step",
         )
         self.loss_tracker = keras.metrics.Mean(name="loss")
@@ -141,6 +155,11 @@ class InstanceDiscrimination(FitLoop):
         self.proximal_weight = proximal_weight
         self.seed = seed
         self.built = True
+
+    @property
+    def step(self) -> tf.Variable:
+        """int64, the number of steps taken."""
+        return self._step.value
 
     def call(self, images, training=False):
         return self.encoder(images, training=training)
@@ -163,35 +182,23 @@ class InstanceDiscrimination(FitLoop):
             with self.distribute_strategy.scope():
                 self.memory_bank.fill(instance_ids.numpy(), embeddings)
 
-    def training_state(self):
+    def named_state(self):
+        rows, log_normalizer = self.memory_bank.weights
         return {
-            **super().training_state(),
-            "memory_bank": self.memory_bank.rows,
-            "log_normalizer": self.memory_bank.log_normalizer,
-            "step": self.step,
+            "memory_bank": rows,
+            "log_normalizer": log_normalizer,
+            "step": self._step,
         }
 
     def train_step(self, data, applies_gradients=True):
-        images, instance_ids = data
-        instance_ids = tf.cast(instance_ids, tf.int64)
-        valid = instance_ids >= 0
-        ids = tf.maximum(instance_ids, 0)
-        bank = self.memory_bank
-        previous = bank.lookup(ids)  # [batch, embedding_dim]
-        weights = tf.cast(valid, previous.dtype)
-        count = distribution.sum_over_replicas(tf.reduce_sum(weights))
-        count = tf.maximum(count, 1.0)
-
+        images, instance_ids, sample_weight = batches.unpack(
+            data, self.num_instances
+        )
         with tf.GradientTape() as tape:
             embeddings = self._encode(images)  # v
-            losses = self._example_losses(embeddings, ids, previous, weights)
-            if self.proximal_weight:
-                losses += self.proximal_weight * objectives.proximal_term(
-                    embeddings, previous
-                )
-            # Gradients are summed over replicas: each divides its own sum by
-            # the global count.
-            loss = tf.reduce_sum(losses * weights) / count
+            loss, count = self._mean_loss(
+                embeddings, instance_ids, sample_weight, training=True
+            )
             total = loss + self._regularization()
             total = self.optimizer.scale_loss(total)
         # Before the step is counted: the rate that this step takes.
@@ -199,21 +206,69 @@ class InstanceDiscrimination(FitLoop):
         gradients = tape.gradient(total, self.trainable_variables)
         self.take_gradients(gradients, applies_gradients)
 
-        bank.update(ids, tf.stop_gradient(embeddings), valid)
-        self.step.assign_add(1)
-        # The global mean, so that each replica's result is the run's.
-        self.loss_tracker.update_state(
-            distribution.sum_over_replicas(loss), sample_weight=count
+        bank = self.memory_bank
+        bank.update(
+            tf.maximum(instance_ids, 0),
+            tf.stop_gradient(embeddings),
+            instance_ids >= 0,
         )
+        self.step.assign_add(1)
         logs = {
-            "loss": self.loss_tracker.result(),
+            "loss": self._count_loss(loss, count),
             "learning_rate": learning_rate,
         }
         if self.objective == "nce":
             logs["log_normalizer"] = bank.log_normalizer.value()
         return logs
 
-    def _example_losses(self, embeddings, ids, previous, weights):
+    def test_step(self, data):
+        images, instance_ids, sample_weight = batches.unpack(
+            data, self.num_instances
+        )
+        # A replica may be without an example, on which oneDNN fails.
+        size = tf.shape(images)[0]
+        ends = [[0, tf.maximum(1 - size, 0)]] + [[0, 0]] * (
+            len(images.shape) - 1
+        )
+        embeddings = self.encoder(tf.pad(images, ends), training=False)[:size]
+        return {
+            "loss": self._count_loss(
+                *self._mean_loss(
+                    embeddings, instance_ids, sample_weight, training=False
+                )
+            )
+        }
+
+    def _mean_loss(self, embeddings, instance_ids, sample_weight, training):
+        """This replica's part of the global mean, and the global count."""
+        ids = tf.maximum(instance_ids, 0)
+        previous = self.memory_bank.lookup(ids)  # [batch, embedding_dim]
+        is_unit = _require_unit_length(embeddings)
+        weights = tf.cast(instance_ids >= 0, previous.dtype)
+        count = distribution.sum_over_replicas(tf.reduce_sum(weights))
+        count = tf.maximum(count, 1.0)
+        losses = self._example_losses(
+            embeddings, ids, previous, weights, training
+        )
+        if self.proximal_weight:
+            losses += self.proximal_weight * objectives.proximal_term(
+                embeddings, previous
+            )
+        if sample_weight is not None:
+            weights *= tf.cast(sample_weight, weights.dtype)
+        # Gradients are summed over replicas: each divides its own sum by the
+        # global count.
+        with tf.control_dependencies(is_unit):
+            return tf.reduce_sum(losses * weights) / count, count
+
+    def _count_loss(self, loss, count):
+        # The global mean, so that each replica's result is the run's.
+        self.loss_tracker.update_state(
+            distribution.sum_over_replicas(loss), sample_weight=count
+        )
+        return self.loss_tracker.result()
+
+    def _example_losses(self, embeddings, ids, previous, weights, training):
         """The objective of each example, `[batch]`."""
         if self.objective == "parametric":
             rows, positions = self.class_weights.value, ids
@@ -251,7 +306,9 @@ class InstanceDiscrimination(FitLoop):
             return objectives.info_nce_loss(
                 positive_logits, negative_logits, is_positive
             )
-        log_normalizer = self._estimate_normalizer(negative_logits, weights)
+        log_normalizer = self._log_normalizer(
+            negative_logits, weights, training
+        )
         return objectives.nce_loss(
             positive_logits,
             negative_logits,
@@ -272,8 +329,8 @@ class InstanceDiscrimination(FitLoop):
         )
         return positions[first : first + batch_size]
 
-    def _estimate_normalizer(self, negative_logits, weights):
-        """Folds this step into Z; returns log Z."""
+    def _log_normalizer(self, negative_logits, weights, training):
+        """The log Z of this step, which training folds into Z."""
         estimate = objectives.log_normalizer_estimate(
             tf.nest.map_structure(tf.stop_gradient, negative_logits),
             weights,
@@ -286,7 +343,10 @@ class InstanceDiscrimination(FitLoop):
         # no estimate.
         log_shares = tf.math.log(counts) - tf.math.log(tf.reduce_sum(counts))
         weighted = tf.where(counts > 0, estimates + log_shares, -float("inf"))
-        return self.memory_bank.update_normalizer(tf.reduce_logsumexp(weighted))
+        estimate = tf.reduce_logsumexp(weighted)
+        if training:
+            return self.memory_bank.update_normalizer(estimate)
+        return self.memory_bank.normalizer_for_evaluation(estimate)
 
     def _regularization(self):
         if not self.losses:
@@ -305,21 +365,22 @@ class InstanceDiscrimination(FitLoop):
 
     @classmethod
     def from_config(cls, config):
-        encoder = keras.saving.deserialize_keras_object(config.pop("encoder"))
-        return cls(encoder, **config)
+        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        rest = {name: v for name, v in config.items() if name != "encoder"}
+        return cls(encoder, **rest)
 
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        # A tf.Variable is not among Keras' weights.
-        store["memory_bank"] = self.memory_bank.all_rows().numpy()
-        store["log_normalizer"] = self.memory_bank.log_normalizer.numpy()
-        store["step"] = self.step.numpy()
 
-    def load_own_variables(self, store):
-        names = ("memory_bank", "log_normalizer", "step")
-        rows, log_normalizer, step = (store[name][()] for name in names)
-        rest = {k: store[k] for k in set(store.keys()) - set(names)}
-        super().load_own_variables(rest)
-        self.memory_bank.rows.assign(tf.cast(rows, self.memory_bank.rows.dtype))
-        self.memory_bank.log_normalizer.assign(log_normalizer)
-        self.step.assign(step)
+def _require_unit_length(embeddings):
+    lengths = tf.cast(tf.norm(embeddings, axis=-1), tf.float32)
+    # A dead or diverged encoder has zeros or NaN, of which others tell.
+    is_meant = tf.math.is_finite(lengths) & (lengths > 1e-3)
+    errors = tf.where(is_meant, tf.abs(lengths - 1), 0.0)
+    errors = tf.concat([errors, [0.0]], axis=0)
+    lengths = tf.concat([lengths, [1.0]], axis=0)
+    return batches.require(
+        tf.reduce_max(errors) < _LENGTH_TOLERANCE,
+        "`encoder` must end in unit vectors: let keras.layers."
+        "UnitNormalization() be its last layer. Received: an embedding of "
+        "length",
+        lengths[tf.argmax(errors)],
+    )

@@ -264,8 +264,10 @@ def knn_accuracy(
     """Weighted kNN accuracy for several numbers of neighbours.
 
     Rows and queries with a negative label are left out. Of classes with equal
-    votes the lowest label wins. Memory grows with the rows and with the
-    queries, but not with queries x rows or queries x classes.
+    votes the lowest label wins. A class without a vote is never among the top
+    five, so that one neighbor gives a top-5 that equals its top-1. Memory
+    grows with the rows and with the queries, but not with queries x rows or
+    queries x classes.
 
     Args:
         rows: float `[num_rows, dim]`, of unit length.
@@ -307,7 +309,9 @@ def knn_accuracy(
                 temperature,
             )
             ranking = np.argsort(-votes, axis=1, kind="stable")[:, :5]
+            voted = neighbor_labels[:, :number, None] == ranking[:, None]
             is_hit = ranking == query_labels[chunk, None]
+            is_hit &= voted.any(axis=1)
             hits[number] += is_hit[:, 0].sum(), is_hit.sum()
     return {
         number: {

@@ -370,9 +370,26 @@ def _begin_with(run: RunDirectory, model: InstanceDiscrimination) -> None:
             f"{model.encoder.count_params()} and the highest id "
             f"{bank.instance_ids.max()}"
         )
+    normalized, wanted_normalized = map(
+        _normalization, (trained, model.encoder)
+    )
+    if not np.allclose(normalized, wanted_normalized, rtol=1e-3):
+        raise UsageError(
+            "`mean` and `std` must be those of `init_run`. Received: "
+            f"init_run={run.path}, with scale and offset "
+            f"{normalized.tolist()} for {wanted_normalized.tolist()}"
+        )
     model.encoder.set_weights(trained.get_weights())
     with model.distribute_strategy.scope():
         model.memory_bank.fill(bank.instance_ids, bank.rows)
+
+
+def _normalization(encoder):
+    """Scale and offset of the channels, `[2, 3]`."""
+    for layer in encoder.layers:
+        if layer.name == "normalize":
+            return np.stack(np.broadcast_arrays(layer.scale, layer.offset))
+    return np.array([[1.0] * 3, [0.0] * 3])
 
 
 def require_multiple(batch_size: int, num_replicas: int) -> None:

@@ -5,6 +5,7 @@ import pathlib
 
 from absl import flags
 
+from tf_instdisc import choices
 from tf_instdisc.cli.flag_groups import (
     augmentation,
     data,
@@ -83,6 +84,7 @@ def _train_in(run_dir: str) -> None:
                 if encoder.STEM_WIDTH.value
                 else {}
             ),
+            **_channels(),
         },
         method_config={
             name: flags.FLAGS[name].value
@@ -135,6 +137,22 @@ def _train_in(run_dir: str) -> None:
         finish=run.FINISH.value,
         keep_best=run.KEEP_BEST.value,
     )
+
+
+def _channels():
+    """Mean and deviation unless they are the default.
+
+    Runs from before these flags have no such settings, and go on.
+    """
+    values = {
+        flag.name: choices.channel_values(flag.name, flag.value)
+        for flag in (encoder.MEAN, encoder.STD)
+    }
+    defaults = {
+        flag.name: choices.channel_values(flag.name, flag.default)
+        for flag in (encoder.MEAN, encoder.STD)
+    }
+    return {} if values == defaults else values
 
 
 def _sources(init_run, run_dir):

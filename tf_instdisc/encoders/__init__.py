@@ -14,10 +14,7 @@ from tf_instdisc import choices
 from tf_instdisc.encoders import alexnet, given, portable, resnet, vgg, vit
 from tf_instdisc.errors import UsageError
 
-# Mean and deviation of ImageNet's RGB, as shares of 255.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-
+_IMAGENET = "imagenet"
 _WIDTH = 64
 
 
@@ -29,8 +26,8 @@ def build_encoder(
     width: int = _WIDTH,
     stem: str | None = None,
     normalize: bool = True,
-    mean: Sequence[float] = _MEAN,
-    std: Sequence[float] = _STD,
+    mean: str | Sequence[float] = _IMAGENET,
+    std: str | Sequence[float] = _IMAGENET,
     sync_batch_norm: bool = False,
     stem_width: int | None = None,
 ) -> keras.Model:
@@ -63,8 +60,9 @@ def build_encoder(
             `"cifar"` up to 64 pixels.
         normalize: Whether `mean` and `std` are applied; without, the backbone
             gets RGB in 0..255, for models that normalise it themselves.
-        mean: Mean of the three channels, as shares of 255.
-        std: Standard deviation of the three channels, as shares of 255.
+        mean: Mean of the three channels as fractions of 255, in [0, 1], or
+            `"imagenet"` or `"cifar10"`. The encoder's file carries it.
+        std: Standard deviation of the three channels, likewise, above 0.
         sync_batch_norm: Whether batch norm takes its statistics over all
             replicas.
         stem_width: Filters of a ResNet's first convolution, by default
@@ -87,6 +85,14 @@ def build_encoder(
             raise UsageError(
                 f"`{name}` must be at least 1. Received: {name}={value}"
             )
+    means = choices.channel_values("mean", mean)
+    stds = choices.channel_values("std", std)
+    defaults = choices.CHANNEL_MEANS[_IMAGENET], choices.CHANNEL_STDS[_IMAGENET]
+    if not normalize and (means, stds) != defaults:
+        raise UsageError(
+            "`mean` and `std` need `normalize`. Received: normalize=False, "
+            f"mean={mean}, std={std}"
+        )
     if isinstance(backbone, keras.Model):
         _require_defaults(
             width=(width, _WIDTH),
@@ -106,8 +112,8 @@ def build_encoder(
     x = inputs
     if normalize:
         x = layers.Rescaling(
-            scale=[1 / (255 * s) for s in std],
-            offset=[-m / s for m, s in zip(mean, std, strict=True)],
+            scale=[1 / (255 * s) for s in stds],
+            offset=[-m / s for m, s in zip(means, stds, strict=True)],
             name="normalize",
         )(inputs)
     if isinstance(backbone, keras.Model):

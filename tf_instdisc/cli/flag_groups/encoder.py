@@ -27,6 +27,17 @@ STEM = flags.DEFINE_enum(
     choices.STEMS,
     "First layers; by default cifar up to 64 pixels, imagenet above.",
 )
+MEAN = flags.DEFINE_string(
+    "mean",
+    "imagenet",
+    "Mean of the input's channels: imagenet, cifar10 or three numbers, "
+    "R,G,B as fractions of 255.",
+)
+STD = flags.DEFINE_string(
+    "std",
+    "imagenet",
+    "Standard deviation of the input's channels, given as the mean is.",
+)
 PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
@@ -69,6 +80,16 @@ def _stem_width_fits(values):
         choices.require_stem_width(
             values[ENCODER.name], values[STEM_WIDTH.name]
         )
+    except ValueError as error:
+        raise flags.ValidationError(str(error)) from error
+    return True
+
+
+@flags.multi_flags_validator([MEAN.name, STD.name])
+def _channels_are_known(values):
+    try:
+        for name, value in values.items():
+            choices.channel_values(name, value)
     except ValueError as error:
         raise flags.ValidationError(str(error)) from error
     return True

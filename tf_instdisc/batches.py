@@ -1,0 +1,214 @@
+"""Batches as Keras hands them over: images, instance ids, sample weights."""
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.errors import UsageError
+
+IMAGE_KEYS = ("image", "images")
+ID_KEYS = ("instance_id", "instance_ids", "id", "ids")
+_NEEDS_IDS = (
+    "Training needs the instance id of each image: an integer in [0, "
+    "num_instances) that numbers the images. Give batches (image, "
+    'instance_id) or {"image": ..., "instance_id": ...}; of a tf.data data '
+    "set, dataset.enumerate() numbers the elements."
+)
+
+
+def unpack(data, num_instances: int):
+    """Takes a batch apart, in a replica's step.
+
+    Args:
+        data: `(images, instance_ids)`, `(images, instance_ids,
+            sample_weight)`, or a dictionary with the keys `image` and
+            `instance_id`.
+        num_instances: Ids must be below.
+
+    Returns:
+        The images, int64 ids `[batch]` and float weights `[batch]` or None.
+
+    Raises:
+        UsageError: If the ids are missing, or of another type or shape. Ids
+            that are out of range raise it when the step runs
+            (`named_errors`).
+    """
+    x, ids, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    images = images_of(x)
+    if ids is None and isinstance(x, Mapping):
+        ids = _entry(x, ID_KEYS)
+    elif isinstance(ids, Mapping):
+        ids = _entry(ids, ID_KEYS)
+    if ids is None:
+        raise UsageError(
+            f"{_NEEDS_IDS} Received: a batch of {_described(data)}"
+        )
+    ids = tf.convert_to_tensor(ids)
+    if ids.shape.rank == 2 and ids.shape[1] == 1:
+        ids = ids[:, 0]
+    _require_integers(ids.dtype.as_numpy_dtype, ids.shape)
+    ids = tf.cast(ids, tf.int64)
+    highest = tf.reduce_max(tf.concat([ids, [-1]], axis=0))
+    in_range = require(
+        highest < num_instances,
+        f"`instance_ids` must be in [0, {num_instances}), the rows of the "
+        "memory bank. Received: instance_ids with a maximum of",
+        highest,
+    )
+    with tf.control_dependencies(in_range):
+        ids = tf.identity(ids)
+    if sample_weight is not None:
+        sample_weight = tf.convert_to_tensor(sample_weight)
+        if not sample_weight.dtype.is_floating:
+            raise UsageError(
+                "`sample_weight` must be float, [batch]. Received: "
+                f"sample_weight of type {sample_weight.dtype.name}. If these "
+                "are labels, leave them out: batches are (image, instance_id)."
+            )
+        sample_weight = tf.reshape(sample_weight, tf.shape(ids))
+    return images, ids, sample_weight
+
+
+def images_of(x):
+    """The images of what Keras calls x, which may be a dictionary.
+
+    Raises:
+        UsageError: If a dictionary has none.
+    """
+    if not isinstance(x, Mapping):
+        return x
+    images = _entry(x, IMAGE_KEYS)
+    if images is None:
+        raise UsageError(
+            "A dictionary must hold the images as `image`. Received: the keys "
+            f"{', '.join(map(repr, x))}"
+        )
+    return images
+
+
+def _entry(mapping, keys):
+    return next((mapping[key] for key in keys if key in mapping), None)
+
+
+def _described(data):
+    if isinstance(data, Mapping):
+        return f"the keys {', '.join(map(repr, data))}"
+    return "images alone"
+
+
+def _require_integers(dtype, shape):
+    is_integer = np.issubdtype(dtype, np.integer)
+    if not is_integer or len(shape) != 1:
+        raise UsageError(
+            "`instance_ids` must be integers of shape [batch]. Received: "
+            f"instance_ids of type {np.dtype(dtype).name} and shape "
+            f"{tuple(shape)}"
+        )
+
+
+def checked_ids(x, ids, num_instances: int):
+    """Checks the ids of whole arrays before training; supplies missing ones.
+
+    Args:
+        x: What `fit` takes as x.
+        ids: What it takes as y, or None. Without ids, an array that holds
+            each of the images once is numbered by position.
+        num_instances: n.
+
+    Returns:
+        The ids to train with.
+
+    Raises:
+        UsageError: If ids are missing, of another type, out of range, or so
+            often the same that they are labels.
+    """
+    if ids is None and isinstance(x, np.ndarray | tf.Tensor):
+        if len(x) == num_instances:
+            return np.arange(num_instances)
+        raise UsageError(
+            f"{_NEEDS_IDS} Received: {len(x)} images without ids for "
+            f"num_instances={num_instances}; only an array of all images is "
+            "numbered by itself."
+        )
+    if not isinstance(ids, np.ndarray | tf.Tensor | list | tuple):
+        return ids
+    values = np.asarray(ids)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    _require_integers(values.dtype, values.shape)
+    if values.max(initial=-1) >= num_instances:
+        raise UsageError(
+            f"`instance_ids` must be in [0, {num_instances}), the rows of the "
+            "memory bank. Received: instance_ids with a maximum of "
+            f"{values.max()}"
+        )
+    distinct = len(np.unique(values[values >= 0]))
+    if distinct < num_instances and 4 * distinct <= len(values):
+        raise UsageError(
+            "`instance_ids` must number the images. Received: "
+            f"{len(values)} images with {distinct} different ids, which look "
+            "like labels. Use numpy.arange(num_instances)."
+        )
+    return values
+
+
+def warn_of_labels(ids: np.ndarray) -> None:
+    """Warns if the ids of a first batch repeat as labels do."""
+    distinct = len(np.unique(ids))
+    if len(ids) >= 16 and 2 * distinct <= len(ids):
+        warnings.warn(
+            f"A batch of {len(ids)} images has {distinct} different ids. Are "
+            "these labels? Instance ids number the images.",
+            stacklevel=2,
+        )
+
+
+# === Conditions on values, which are known only when the step runs ===
+
+_FAILED = re.compile(r"assertion failed: \[(`.*?)\] \[(.*?)\]", re.DOTALL)
+
+
+def require(condition: tf.Tensor, message: str, value: tf.Tensor) -> list:
+    """Requires a condition when the step runs.
+
+    Args:
+        condition: bool scalar.
+        message: Begins with the name of an argument in backticks.
+        value: Scalar, printed after the message.
+
+    Returns:
+        Operations to depend on.
+
+    Raises:
+        UsageError: If the step runs eagerly and the condition is false. In a
+            graph, `named_errors` raises it.
+    """
+    if not tf.executing_eagerly():
+        return [tf.debugging.Assert(condition, [message, value])]
+    if not bool(condition):
+        raise UsageError(f"{message} {value.numpy()}")
+    return []
+
+
+@contextlib.contextmanager
+def named_errors() -> Iterator[None]:
+    """Turns a failed `require` of a graph into its sentence.
+
+    Raises:
+        UsageError: If one failed.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        failed = _FAILED.search(error.message)
+        if failed is None:
+            raise
+        message = f"{failed[1]} {failed[2]}"
+    else:
+        return
+    raise UsageError(message)
