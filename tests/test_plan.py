@@ -5,10 +5,12 @@ import sys
 
 import keras
 import pytest
+import tensorflow as tf
 
 import tf_instdisc
+from benchmarks import timing
 from tests.test_resume import ROOT
-from tf_instdisc import plan
+from tf_instdisc import fused_batch_norm, plan
 from tf_instdisc.encoder_sizes import encoder_sizes
 
 SETTINGS = {
@@ -52,7 +54,81 @@ def test_encoder_sizes_are_those_of_the_encoder(backbone, stem, size):
     trained = sum(
         v.value.shape.num_elements() for v in encoder.trainable_weights
     )
-    assert sizes == (trained, encoder.count_params() - trained)
+    assert sizes.weights == trained
+    assert sizes.statistics == encoder.count_params() - trained
+
+
+def _make_step(backbone, width, stem, size, batch, precision):
+    """A step of the encoder, forward and backward, as training makes it."""
+    keras.mixed_precision.set_dtype_policy(precision)
+    encoder = tf_instdisc.build_encoder(
+        backbone, image_size=size, width=width, stem=stem, embedding_dim=32
+    )
+    call = fused_batch_norm.training_call(encoder)
+    images = tf.ones([batch, size, size, 3])
+    weights = [weight.value for weight in encoder.trainable_weights]
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(call(images)[:, 0])
+        return list(map(tf.reduce_sum, tape.gradient(loss, weights)))
+
+    return step
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("backbone", "width", "stem", "size", "batch", "precision"),
+    [
+        ("resnet50", 16, "imagenet", 96, 32, "mixed_bfloat16"),
+        ("vgg16", 8, "imagenet", 64, 32, "float32"),
+        ("vit_small", 16, "cifar", 32, 64, "float32"),
+    ],
+)
+def test_activations_are_those_that_a_step_takes(
+    backbone, width, stem, size, batch, precision
+):
+    measured = timing.peak_megabytes(
+        _make_step, backbone, width, stem, size, batch, precision
+    )
+    made = plan.make_plan(
+        **{
+            **SETTINGS,
+            "encoder": backbone,
+            "width": width,
+            "stem": stem,
+            "embedding_dim": 32,
+            "image_size": size,
+            "batch_size": batch,
+        },
+        precision=precision,
+    )
+    assert made.activations / 1e6 == pytest.approx(measured, rel=0.25)
+
+
+def test_what_activations_depend_on():
+    def activations(**changes):
+        return plan.make_plan(**{**SETTINGS, **changes}).activations
+
+    whole = activations()
+    assert activations(batch_size=64) == 2 * whole
+    assert activations(batch_size=64, replicas_per_host=4) == whole / 2
+    assert activations(precision="mixed_float16") == whole / 2
+    # Crops are smaller than the encoder's input.
+    assert activations(train_image_size=8, image_size=16) == whole
+    assert activations(image_size=16) > 3 * whole
+
+
+@pytest.mark.parametrize("where", ["device_memory", "host_memory"])
+def test_it_warns_of_activations_that_will_not_fit(where):
+    settings = {**SETTINGS, "width": 64, "image_size": 224, "batch_size": 256}
+    made = plan.make_plan(**settings)
+    needed = made.activations + made.head + made.state + made.bank_on_replica
+    assert made.activations > 0.9 * needed
+    for memory, warns in ((needed - 1, True), (needed, False)):
+        text = " ".join(plan.make_plan(**settings, **{where: memory}).warnings)
+        assert ("--accumulate_steps" in text) == warns
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tf_instdisc.encoder_sizes import encoder_sizes
 
 GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ACTIVATION_BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}
 _SLOTS = {"sgd": 1, "adamw": 2}
 
 
@@ -22,6 +23,9 @@ class Plan:
         bank_on_host: The bank's copies in the memory of each host.
         head: What a replica's step needs beside the encoder: rows of
             negatives, logits, and their gradients.
+        activations: What a replica's step holds of the encoder's layers, at
+            its peak; within a quarter.
+        state: Weights, their gradients and the optimizer's slots.
         checkpoint: One checkpoint.
         steps_per_epoch: Steps of an epoch.
         warnings: What will not fit.
@@ -30,6 +34,8 @@ class Plan:
     bank_on_replica: int
     bank_on_host: int
     head: int
+    activations: int
+    state: int
     checkpoint: int
     steps_per_epoch: int
     warnings: tuple[str, ...]
@@ -52,6 +58,8 @@ def make_plan(
     accumulate_steps: int,
     optimizer: str,
     keep_checkpoints: int,
+    precision: str = "float32",
+    train_image_size: int | None = None,
     hosts: int = 1,
     replicas_per_host: int = 1,
     device_memory: int | None = None,
@@ -76,6 +84,9 @@ def make_plan(
         accumulate_steps: Steps for one update.
         optimizer: `"sgd"` or `"adamw"`.
         keep_checkpoints: Checkpoints that stay.
+        precision: In what the encoder computes.
+        train_image_size: Side of the crops in training; None for
+            `image_size`.
         hosts: Hosts of the run.
         replicas_per_host: Replicas on each.
         device_memory: Bytes of one replica's device, or None if the device
@@ -96,13 +107,17 @@ def make_plan(
     if on_device and device_is_host:
         bank_on_host = bank * replicas_per_host
 
-    weights, statistics = encoder_sizes(
-        encoder, width, stem, embedding_dim, image_size
+    sizes = encoder_sizes(encoder, width, stem, embedding_dim, image_size)
+    weights = sizes.weights
+    in_training = encoder_sizes(
+        encoder, width, stem, embedding_dim, train_image_size or image_size
     )
+    activations = in_training.activations * local_batch
+    activations *= _ACTIVATION_BYTES[precision]
     if objective == "parametric":
         weights += num_instances * embedding_dim
     copies = 1 + _SLOTS[optimizer] + (accumulate_steps > 1)
-    checkpoint = 4 * (weights * copies + statistics) + bank
+    checkpoint = 4 * (weights * copies + sizes.statistics) + bank
 
     row = 4 * embedding_dim
     if objective in ("softmax", "parametric"):
@@ -114,6 +129,8 @@ def make_plan(
         head += 3 * 4 * local_batch * num_negatives
         if negatives == "per_example":
             head += 8 * batch_size * num_negatives  # ids of all replicas
+    state = 4 * weights * (copies + 1)
+    step = head + activations + state
     warnings = []
 
     def check(what, needed, available, cure):
@@ -131,20 +148,23 @@ def make_plan(
     smaller = "Use --bank_dtype=bfloat16 or --bank_placement=host"
     if objective == "softmax":
         smaller = "Use --objective=nce"
-    check(
-        "Device, without the encoder's activations",
-        bank_on_replica + head + 4 * weights * (copies + 1),
-        device_memory,
-        f"{smaller}, or a smaller batch.",
-    )
+    if activations > bank_on_replica + head:
+        smaller = "Use a smaller batch with --accumulate_steps"
+        if precision == "float32":
+            smaller += " or --precision=mixed_bfloat16"
+    else:
+        smaller += ", or a smaller batch"
+    check("Device", bank_on_replica + step, device_memory, f"{smaller}.")
     on_host = bank_on_host
     if device_is_host:
-        on_host += replicas_per_host * (head + 4 * weights * (copies + 1))
+        on_host += replicas_per_host * step
+    else:
+        smaller = "Use --bank_dtype=bfloat16"
     check(
-        "Host, without the encoder's activations and the images",
+        "Host, without the input pipeline's images",
         on_host,
         host_memory,
-        "Use --bank_dtype=bfloat16, or --objective=nce with fewer negatives.",
+        f"{smaller}.",
     )
     check(
         "Disk, for the checkpoints that are kept and the one being written",
@@ -156,6 +176,8 @@ def make_plan(
         bank_on_replica,
         bank_on_host,
         head,
+        activations,
+        state,
         checkpoint,
         -(-num_instances // batch_size),
         tuple(warnings),

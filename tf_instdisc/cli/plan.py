@@ -78,6 +78,8 @@ def _plan() -> None:
         "accumulate_steps",
         "optimizer",
         "keep_checkpoints",
+        "precision",
+        "train_image_size",
     )
     taken: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     hosts = _num_hosts()
@@ -102,6 +104,8 @@ def _plan() -> None:
         ("bank on each replica", _gib(made.bank_on_replica)),
         ("bank in each host's memory", _gib(made.bank_on_host)),
         ("head's step on each replica", _gib(made.head)),
+        ("weights and optimizer", _gib(made.state)),
+        ("encoder's activations", _gib(made.activations)),
         ("one checkpoint", _gib(made.checkpoint)),
         ("steps for each epoch", f"{steps:,}"),
         ("updates of the run", f"{total:,}"),
