@@ -13,6 +13,7 @@ import sys
 import time
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import (
