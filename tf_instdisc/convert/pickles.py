@@ -99,7 +99,7 @@ class _Dispatch(dict):
     """Methods by instruction."""
 
     def __missing__(self, code: int) -> Callable:
-        known = pickletools.code2op.get(chr(code))
+        known = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
         name = known.name if known else f"{code:#x}"
 
         def refuse(reader: "_Reader") -> None:
@@ -115,6 +115,11 @@ class _Reader(pickle._Unpickler):
     index, and hashes what keys a dictionary, which takes 2**n steps for n
     nested pairs.
     """
+
+    # Of Python's reader; its stubs leave them out.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
 
     dispatch = _Dispatch(
         (code, pickle._Unpickler.dispatch[code])
