@@ -9,7 +9,7 @@ import errno
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tf_instdisc.paths import local_path
 
@@ -17,7 +17,10 @@ _PREFIX = ".partial-"
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def replacing(
+    path: str | os.PathLike,
+    before_rename: Callable[[pathlib.Path], None] | None = None,
+) -> Iterator[pathlib.Path]:
     """Replaces a file with what the block writes, unless the block fails.
 
     The temporary file has the same suffix and a fixed name, so that the next
@@ -27,6 +30,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Args:
         path: The file.
+        before_rename: Called with the temporary file when all of it is on
+            the disk.
 
     Yields:
         Where to write.
@@ -46,6 +51,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         if target.exists():
             shutil.copymode(target, partial)
         sync(partial)
+        if before_rename is not None:
+            before_rename(partial)
         os.replace(partial, target)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -58,6 +58,10 @@ class StorageError(RunError):
     exit_status = 74
 
 
+class DamagedFileError(StorageError):
+    """A file is not what was written, or is gone."""
+
+
 class RunStoppedError(RunError):
     """Stopped by SIGTERM or SIGINT, and saved; start the command again."""
 

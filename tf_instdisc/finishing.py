@@ -7,7 +7,7 @@ whole images, so that an image finds itself.
 """
 
 import dataclasses
-import zipfile
+import sys
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ import tensorflow as tf
 from tf_instdisc import checkpoints, update
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.embedding import Embedded, embed
-from tf_instdisc.errors import NonFiniteError
+from tf_instdisc.errors import DamagedFileError, NonFiniteError
 from tf_instdisc.memory_bank import MemoryBank
 from tf_instdisc.run_directory import (
     Bank,
@@ -170,8 +170,9 @@ def is_finished(
         return False
     try:
         ids, names, encoded_by = run.read_instances()
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return False  # Damaged: it is written again.
+    except DamagedFileError as error:
+        print(f"warning: {error} It is written again.", file=sys.stderr)
+        return False
     own_ids = readable_ids(source)
     is_own = np.array_equal(ids, own_ids) and all(
         source.instance_name(int(i)) == name
@@ -182,10 +183,9 @@ def is_finished(
         is_trained = as_it_is or progress.epochs >= epochs
         is_of_checkpoint = (
             is_trained
-            and run.encoder.exists()
+            and _holds(run, encoder)
             and encoded_by
             == EncodedBy(run.encoder_digest(), progress.epochs, progress.images)
-            and _holds(run, encoder)
         )
     if is_own or is_of_checkpoint:
         return is_of_checkpoint
@@ -213,8 +213,11 @@ def _named(rows, source, ids) -> Bank:
 def _holds(run, encoder):
     """Whether the run's file is this encoder already."""
     try:
-        kept = keras.saving.load_model(run.encoder, compile=False)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
+        kept = run.load_encoder_file(run.encoder)
+    except FileNotFoundError:
+        return False
+    except DamagedFileError as error:
+        print(f"warning: {error} It is written again.", file=sys.stderr)
         return False
     weights = kept.get_weights(), encoder.get_weights()
     return len(weights[0]) == len(weights[1]) and all(

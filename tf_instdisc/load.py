@@ -37,7 +37,8 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
             f"Received: path={path!r}, which does not exist"
         )
     if os.path.isdir(path):
-        path = os.fspath(_file_of(run_directory.load(path), best))
+        run = run_directory.load(path)
+        return make_portable(run.load_encoder_file(_file_of(run, best)))
     return make_portable(keras.saving.load_model(path, compile=False))
 
 

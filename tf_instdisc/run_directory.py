@@ -14,6 +14,7 @@ instances.json  what instdisc-update has removed, and digests of the files
 results.json    what instdisc-evaluate has measured
 features/       layers' activations that instdisc-evaluate keeps
 detection.jsonl one JSON object for each epoch of each detector
+checksums.json  SHA-256 of the files above, which are checked when read
 lock            who is writing; only while it is there
 checked_images.npz       which files of the folder can be decoded
 checked_test_images.npz  the same of the test folder
@@ -22,19 +23,47 @@ checked_test_images.npz  the same of the test folder
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 import sys
+import zipfile
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 
-from tf_instdisc import atomic, lock
-from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc import checksums, lock
+from tf_instdisc.errors import DamagedFileError, StorageError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown_message
+
+_COPY = "Restore it from a copy"
+_ACCEPT = "remove checksums.json: the files are then taken as they are"
+_TRAIN = (
+    "Start the run's instdisc-train command again, which writes it again; "
+    "what instdisc-convert or instdisc-update has written, write by these "
+    "again. Or restore it from a copy."
+)
+_BEST = (
+    f"{_COPY}; or remove encoder_best.keras and best.json, and the best of the "
+    "epochs that come is kept."
+)
+# What to do if a file is not what was written.
+_CURES = {
+    "flags.txt": f"{_COPY}, or start the run's instdisc-train command again. "
+    f"If you have edited it on purpose, {_ACCEPT}.",
+    "run.json": f"{_COPY}. If you have edited it on purpose, {_ACCEPT}.",
+    "encoder.keras": _TRAIN,
+    "encoder_best.keras": _BEST,
+    "best.json": _BEST,
+    "bank.npz": _TRAIN,
+    "metrics.jsonl": f"{_COPY}; or, to go on without its epochs, remove it "
+    "and checksums.json.",
+    "instances.json": f"{_COPY}; or remove it and checksums.json: then "
+    "instdisc-update does not know which files have changed, and may give the "
+    "id of a removed image again.",
+    "results.json": "Remove it, and measure with instdisc-evaluate again.",
+}
 
 
 class RunDirectoryError(UsageError):
@@ -157,13 +186,21 @@ class RunDirectory:
 
     def save_results(self, results: dict) -> None:
         """Writes what was measured, whole or not at all."""
-        atomic.write_text(self.results, json.dumps(results, indent=1) + "\n")
+        checksums.write_text(self.results, json.dumps(results, indent=1) + "\n")
 
     def load_results(self) -> dict:
-        """What was measured; empty before the first evaluation."""
-        if not self.results.exists():
-            return {}
-        return json.loads(self.results.read_text(encoding="utf-8"))
+        """What was measured; empty before the first evaluation.
+
+        Raises:
+            DamagedFileError: If the file is damaged.
+        """
+        if checksums.is_missing(self.results):
+            print(
+                f"warning: {self.results} is missing; what it held is to be "
+                "measured again.",
+                file=sys.stderr,
+            )
+        return self._read_json(self.results) or {}
 
     @property
     def detection(self) -> pathlib.Path:
@@ -183,31 +220,73 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             # Settings first: with them the directory is a run's.
             text = json.dumps(settings, indent=1) + "\n"
-            atomic.write_text(self.settings, text)
-            atomic.write_text(self.flags, flags_text)
+            checksums.write_text(self.settings, text)
+            checksums.write_text(self.flags, flags_text)
 
     def read_flags(self) -> dict[str, str]:
         """The flags of the run by name, as text; a switch is true or false."""
-        return parse_flags(self.flags.read_text(encoding="utf-8"))
+        return parse_flags(self.read_flags_text())
+
+    def read_flags_text(self) -> str:
+        """The run's flagfile.
+
+        Raises:
+            DamagedFileError: If it is missing, damaged or was edited.
+        """
+        return checksums.read_text(self.flags, _CURES[self.flags.name])
+
+    def has_damaged_flags(self) -> bool:
+        """Whether the flagfile is not what was written."""
+        try:
+            self.read_flags_text()
+        except (OSError, DamagedFileError):
+            return True
+        return False
+
+    def read_settings(self) -> dict:
+        """What is in `run.json`; empty if a run does not have it.
+
+        Raises:
+            DamagedFileError: If it is missing or damaged.
+        """
+        checksums.require_present(self.settings, _CURES[self.settings.name])
+        return self._read_json(self.settings) or {}
+
+    def _read_json(self, path: pathlib.Path) -> Any:
+        """None if there is no such file."""
+        if not path.exists():
+            return None
+        cure = _CURES[path.name]
+        text = checksums.read_text(path, cure)
+        with checksums.parsing(path, cure):
+            return json.loads(text)
 
     def set_flag(self, name: str, value: str) -> None:
         """Sets one of the run's flags, whole or not at all."""
-        text = self.flags.read_text(encoding="utf-8")
-        atomic.write_text(self.flags, with_flag(text, name, value))
+        text = with_flag(self.read_flags_text(), name, value)
+        checksums.write_text(self.flags, text)
 
     def save_instances(
         self, removed_ids: np.ndarray, digests: dict[str, str]
     ) -> None:
         """Writes tombstones and the files' digests, whole or not at all."""
         content = {"removed_ids": removed_ids.tolist(), "digests": digests}
-        atomic.write_text(self.instances, json.dumps(content))
+        checksums.write_text(self.instances, json.dumps(content))
 
     def load_instances(self) -> tuple[np.ndarray, dict[str, str]]:
-        """Tombstones, int64, and digests; both empty before an update."""
-        if not self.instances.exists():
+        """Tombstones, int64, and digests; both empty before an update.
+
+        Raises:
+            DamagedFileError: If the file is missing or damaged.
+        """
+        cure = _CURES[self.instances.name]
+        checksums.require_present(self.instances, cure)
+        content = self._read_json(self.instances)
+        if content is None:
             return np.zeros([0], np.int64), {}
-        content = json.loads(self.instances.read_text(encoding="utf-8"))
-        return np.array(content["removed_ids"], np.int64), content["digests"]
+        with checksums.parsing(self.instances, cure):
+            removed_ids = np.array(content["removed_ids"], np.int64)
+            return removed_ids, content["digests"]
 
     def ids_by_name(self) -> tuple[dict[str, int], int]:
         """Ids of the images, and one more than the highest ever given."""
@@ -224,70 +303,108 @@ class RunDirectory:
         Raises:
             StorageError: If it cannot be written.
         """
-        with (
-            _writing(self.path),
-            open(self.metrics, "a", encoding="utf-8") as file,
-        ):
-            file.write(json.dumps(metrics) + "\n")
+        with _writing(self.path):
+            lines = [*self.read_metrics(), metrics]
+            self._save_lines(self.metrics, lines)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """One dictionary for each epoch; none in a converted run."""
+        cure = _CURES[self.metrics.name]
+        checksums.require_present(self.metrics, cure)
         if not self.metrics.exists():
             return []
-        with open(self.metrics, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        text = checksums.read_text(self.metrics, cure)
+        lines = text.splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            # A process of an earlier version was killed while it wrote.
+            lines.pop()
+        with checksums.parsing(self.metrics, cure):
+            return [json.loads(line) for line in lines]
+
+    def _save_lines(self, path: pathlib.Path, lines: list[dict]) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        checksums.write_text(path, text)
 
     def save_detection(self, lines: list[dict]) -> None:
         """Writes the epochs of detectors anew, whole or not at all."""
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        atomic.write_text(self.detection, text)
+        self._save_lines(self.detection, lines)
 
     def keep_metrics(self, epochs: int) -> None:
         """Removes the metrics of all epochs but the first ones.
 
         A run that goes on from a checkpoint writes them again.
         """
-        if not self.metrics.exists():
-            return
-        with open(self.metrics, encoding="utf-8") as file:
-            lines = [line for line in file if line.endswith("\n")]
-        kept = [line for line in lines if json.loads(line)["epoch"] <= epochs]
-        atomic.write_text(self.metrics, "".join(kept))
+        lines = self.read_metrics()
+        kept = [line for line in lines if line["epoch"] <= epochs]
+        if kept != lines:
+            self._save_lines(self.metrics, kept)
 
     def save_encoder(self, encoder) -> None:
         """Writes the encoder, whole or not at all."""
         # Keras is imported by those only who have an encoder.
-        from tf_instdisc.encoders.portable import save_encoder
+        from tf_instdisc.encoders.portable import make_portable
 
-        save_encoder(encoder, self.encoder)
+        with checksums.replacing(self.encoder) as partial:
+            make_portable(encoder).save(partial)
+
+    def load_encoder_file(self, path: pathlib.Path):
+        """An encoder of the run as it was saved, a Keras model.
+
+        Args:
+            path: `encoder` or `best_encoder`.
+
+        Raises:
+            DamagedFileError: If the file is damaged.
+        """
+        import keras
+
+        cure = _CURES[path.name]
+        checksums.digest(path, cure)
+        try:
+            return keras.saving.load_model(path, compile=False)
+        except Exception:
+            # A run of an earlier version has no digest of it.
+            with checksums.parsing(path, cure):
+                _require_whole_archive(path)
+            raise
 
     def save_best(self, encoder, epoch: int, knn_top1: float) -> None:
         """Writes the best encoder so far, then what it is."""
-        from tf_instdisc.encoders.portable import save_encoder
+        from tf_instdisc.encoders.portable import make_portable
 
-        save_encoder(encoder, self.best_encoder)
+        with checksums.replacing(self.best_encoder) as partial:
+            make_portable(encoder).save(partial)
         record = {
             "epoch": epoch,
             "knn_top1": knn_top1,
-            "sha256": _sha256(self.best_encoder),
+            "sha256": checksums.digest(self.best_encoder, _BEST),
         }
-        atomic.write_text(self.best, json.dumps(record) + "\n")
+        checksums.write_text(self.best, json.dumps(record) + "\n")
 
     def load_best(self) -> dict | None:
-        """Epoch and kNN top-1 of the best encoder; None if none is whole."""
+        """Epoch and kNN top-1 of the best encoder; None if none is whole.
+
+        Raises:
+            DamagedFileError: If one of its files is damaged.
+        """
         if not self.best.exists() or not self.best_encoder.exists():
             return None
-        record = json.loads(self.best.read_text(encoding="utf-8"))
-        is_whole = record["sha256"] == _sha256(self.best_encoder)
-        return record if is_whole else None
+        record = self._read_json(self.best)
+        digest = checksums.digest(self.best_encoder, _BEST)
+        with checksums.parsing(self.best, _BEST):
+            return record if record["sha256"] == digest else None
 
     def encoder_digest(self) -> str:
-        """SHA-256 of the encoder's file."""
-        return _sha256(self.encoder)
+        """SHA-256 of the encoder's file.
+
+        Raises:
+            DamagedFileError: If the file is damaged.
+        """
+        return checksums.digest(self.encoder, _CURES[self.encoder.name])
 
     def save_bank(self, bank: Bank) -> None:
         """Writes the bank, whole or not at all."""
-        with atomic.replacing(self.bank) as partial:
+        with checksums.replacing(self.bank) as partial:
             np.savez(
                 partial,
                 rows=bank.rows,
@@ -310,10 +427,13 @@ class RunDirectory:
                 f"{self.path} holds no bank.npz. If its training was stopped, "
                 "the same instdisc-train command with --finish writes one."
             )
-        with np.load(self.bank) as file:
+        with self._opened_bank() as file:
             fields = {name: file[name] for name in file.files}
-        class_names = tuple(str(n) for n in fields.pop("class_names"))
-        encoded_by = _encoded_by_of(fields.pop("encoded_by", None))
+            class_names = tuple(str(n) for n in fields.pop("class_names"))
+            encoded_by = _encoded_by_of(fields.pop("encoded_by", None))
+            bank = Bank(
+                class_names=class_names, encoded_by=encoded_by, **fields
+            )
         if encoded_by is None:
             _say_rows_are_of_training(self)
         elif (
@@ -325,20 +445,32 @@ class RunDirectory:
                 "command was killed while it replaced both. Start the same "
                 "command again."
             )
-        return Bank(class_names=class_names, encoded_by=encoded_by, **fields)
+        return bank
 
     def read_instances(
         self,
     ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
         """Ids, names and origin of the bank's rows, without the rows."""
-        with np.load(self.bank) as file:
+        with self._opened_bank() as file:
             field = file["encoded_by"] if "encoded_by" in file.files else None
             return file["instance_ids"], file["names"], _encoded_by_of(field)
 
+    @contextlib.contextmanager
+    def _opened_bank(self) -> Iterator[Any]:
+        cure = _CURES[self.bank.name]
+        with (
+            checksums.opened(self.bank, cure) as (file, _),
+            checksums.parsing(self.bank, cure),
+            np.load(file) as fields,
+        ):
+            yield fields
 
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+
+def _require_whole_archive(path: pathlib.Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(damaged)
 
 
 def _encoded_by_field(encoded_by: EncodedBy | None) -> dict[str, Any]:
@@ -354,10 +486,7 @@ def _encoded_by_of(field: np.ndarray | None) -> EncodedBy | None:
 @functools.cache
 def _say_rows_are_of_training(run: RunDirectory) -> None:
     """Says once what to do about rows that are not the encoder's."""
-    settings = {}
-    if run.settings.exists():
-        settings = json.loads(run.settings.read_text(encoding="utf-8"))
-    is_converted = "converted_from" in settings
+    is_converted = "converted_from" in run.read_settings()
     if is_converted and "images" not in run.read_flags():
         return
     cure = f"instdisc-update --run_dir={run.path} --images=FOLDER --reread"
@@ -415,6 +544,7 @@ def check_usable(path: str) -> None:
         raise RunDirectoryError(
             f"`run_dir` must not lie below a file. Received: run_dir={path}"
         )
+    checksums.require_present(run.settings, _CURES[run.settings.name])
     if run.settings.exists() or not run.path.exists():
         return
     if any(not _is_left_over(run, path) for path in run.path.iterdir()):
@@ -430,7 +560,7 @@ def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
         # Earlier versions wrote the flags first.
         return pathlib.Path(run.read_flags().get("run_dir", "")) == run.path
     return (
-        path.name == lock.FILE
+        path.name in (lock.FILE, checksums.FILE)
         or path in (run.checked_images, run.checked_test_images)
         or path.name.startswith(".partial-")
         or path.name.endswith(".partial")
@@ -468,8 +598,8 @@ def check_settings(
     check_usable(path)
     run = RunDirectory(pathlib.Path(path))
     if run.settings.exists():
-        old = json.loads(run.settings.read_text(encoding="utf-8"))
-        _compare(path, old, json.loads(json.dumps(settings)), changeable)
+        new = json.loads(json.dumps(settings))
+        _compare(path, run.read_settings(), new, changeable)
     return run
 
 
@@ -511,6 +641,7 @@ def load(path: str) -> RunDirectory:
         RunDirectoryError: If it holds no run.
     """
     run = RunDirectory(pathlib.Path(path))
+    checksums.require_present(run.flags, _CURES[run.flags.name])
     if not run.flags.exists():
         raise RunDirectoryError(
             f"`run_dir` must hold a run: {run.flags} is missing."

@@ -190,6 +190,7 @@ def train(
             "init_run": str(init_run.path) if init_run else None,
         }
         run = run_directory.check_settings(run_dir, settings, _CHANGEABLE)
+        run.load_instances()  # Raises now, and not after training.
 
     # === Model ===
     steps = pipeline.steps_per_epoch(source, batch_size)
@@ -218,7 +219,7 @@ def train(
         is_finished = finishing.is_finished(
             run, source, encoder, progress, epochs, finish
         )
-        if not is_finished and not finish:
+        if not finish and (not is_finished or run.has_damaged_flags()):
             run.save_settings(settings, flags_text)
     if progress is None:
         table = {}

@@ -6,14 +6,13 @@ one, unless its bytes tell that it is the same.
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 
 import keras
 import numpy as np
 
-from tf_instdisc import atomic, lock, run_directory
+from tf_instdisc import checksums, lock, run_directory
 from tf_instdisc.data.folder import report_unreadable
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL
@@ -133,7 +132,7 @@ def _update_locked(run, folder, reread, output):
 
 def _open_output(run, output, folder) -> RunDirectory:
     """The directory of the updated run, with the encoder in it."""
-    settings = json.loads(run.settings.read_text(encoding="utf-8"))
+    settings = run.read_settings()
     target = run_directory.check_settings(output, settings, ())
     if target.encoder.exists():
         if target.encoder_digest() == run.encoder_digest():
@@ -143,11 +142,10 @@ def _open_output(run, output, folder) -> RunDirectory:
             f"run. Received: output={output}, which has another encoder than "
             f"{run.path}."
         )
-    text = run_directory.with_flag(
-        run.flags.read_text(encoding="utf-8"), "images", folder
-    )
+    text = run_directory.with_flag(run.read_flags_text(), "images", folder)
     target.save_settings(settings, text)
-    with atomic.replacing(target.encoder) as partial:
+    run.encoder_digest()
+    with checksums.replacing(target.encoder) as partial:
         shutil.copyfile(run.encoder, partial)
     return target
 

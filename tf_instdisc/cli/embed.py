@@ -145,7 +145,7 @@ def _from_run(run_dir):
     def embed(contents):
         return serving.functions["image_bytes"](tf.constant(contents))
 
-    return embed, f"encoder {_digest(run.encoder)}"
+    return embed, f"encoder {run.encoder_digest()}"
 
 
 def _digest(path) -> str:

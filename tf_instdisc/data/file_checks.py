@@ -10,8 +10,9 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic
+from tf_instdisc import checksums
 from tf_instdisc.data import decode
+from tf_instdisc.errors import DamagedFileError
 
 _SAVED_EVERY = 60.0  # seconds
 _MISSING = 0
@@ -89,13 +90,23 @@ def _load(memory):
     if memory is None or not memory.exists():
         return nothing
     try:
-        with np.load(memory) as file:
+        with (
+            checksums.opened(memory, "") as (opened, _),
+            np.load(opened) as file,
+        ):
             keys, readable = file["keys"], file["readable"]
         if keys.dtype != np.uint64 or readable.dtype != bool or not len(keys):
             raise ValueError("other arrays")
         if keys.shape != readable.shape or (keys[1:] < keys[:-1]).any():
             raise ValueError("other shapes")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (
+        DamagedFileError,
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+    ):
         print(f"{memory} is damaged: all images are decoded again.", flush=True)
         return nothing
     return keys, readable
@@ -108,5 +119,8 @@ def _save(memory, keys, readable):
     # Without it, the next start takes longer, and nothing else.
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(memory) as partial, open(partial, "wb") as file:
+        with (
+            checksums.replacing(memory) as partial,
+            open(partial, "wb") as file,
+        ):
             np.savez(file, keys=keys[order], readable=readable[order])

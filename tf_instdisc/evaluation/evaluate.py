@@ -59,6 +59,7 @@ def evaluate(
 
 
 def _evaluate(run, options, overrides) -> list[Measurement]:
+    run.load_results()  # Raises now, and not after measuring.
     steps: list[Callable[[], Sequence[Measurement]]] = []
     inputs = None
     for protocol, chosen in options.items():

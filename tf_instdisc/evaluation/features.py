@@ -6,6 +6,7 @@ import hashlib
 import math
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -13,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tf_instdisc import atomic, choices
+from tf_instdisc import checksums, choices
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
-from tf_instdisc.errors import StorageError
+from tf_instdisc.errors import DamagedFileError, StorageError
 
 _BATCH = 256
 _DTYPE = np.float16
@@ -128,7 +129,7 @@ def extract(
     place /= settings
     place.mkdir(parents=True, exist_ok=True)
     labels = np.delete(source.labels(), source.unreadable)
-    missing = [name for name in names if not _file(place, name).exists()]
+    missing = [name for name in names if not _is_whole(_file(place, name))]
     if missing:
         _write(
             feature_model(encoder, missing, num_features),
@@ -174,6 +175,17 @@ def data_digest(source: ImageSource) -> str:
     return digest.hexdigest()[:16]
 
 
+def _is_whole(file):
+    if not file.exists():
+        return False
+    try:
+        checksums.digest(file, "It is computed again.")
+    except DamagedFileError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def _file(place, name):
     return place / f"{name}.npy"
 
@@ -195,7 +207,7 @@ def _write(model, dataset, size, files):
     with contextlib.ExitStack() as stack:
         maps = [
             np.lib.format.open_memmap(
-                stack.enter_context(atomic.replacing(file)),
+                stack.enter_context(checksums.replacing(file)),
                 "w+",
                 _DTYPE,
                 (size, width),

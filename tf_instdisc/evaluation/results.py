@@ -58,8 +58,7 @@ def write_scalars(
 ) -> None:
     """Writes measurements to the run's TensorBoard, at its last epoch."""
     epochs = [0]
-    if run.metrics.exists():
-        epochs += [int(line["epoch"]) for line in run.read_metrics()]
+    epochs += [int(line["epoch"]) for line in run.read_metrics()]
     writer = tf.summary.create_file_writer(str(run.tensorboard / "evaluation"))
     with writer.as_default(step=max(epochs)):
         for one in measurements:

@@ -93,7 +93,7 @@ def export_run(
     serving = build_serving(served, index, options)
     model_name = os.path.basename(os.path.abspath(export_dir))
     metrics: dict[str, float] = {}
-    for epoch in run.read_metrics() if run.metrics.exists() else ():
+    for epoch in run.read_metrics():
         metrics.update(epoch)
     with versions.new_version(export_dir) as pending:
         path = os.fspath(pending.path)

@@ -1,0 +1,185 @@
+"""Checksums of the files of a directory, in `checksums.json` beside them.
+
+A file that is written through this module and read through it is either what
+was written, or reported by name. A file that is not listed is not checked, so
+that directories of earlier versions open.
+
+Before a file is replaced, the digest of the new content is listed beside that
+of the old one; afterwards the new one remains. A process that is killed in
+between leaves a list that either content satisfies.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import pathlib
+import threading
+from collections.abc import Iterator
+
+from tf_instdisc import atomic
+from tf_instdisc.errors import DamagedFileError
+
+FILE = "checksums.json"
+
+_ABSENT = None
+_updating = threading.Lock()
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """As `atomic.replacing`, and lists the digest of the new content."""
+    announce = functools.partial(_announce, path)
+    with atomic.replacing(path, announce) as partial:
+        yield partial
+    with _updating:
+        files = _load(path.parent)
+        files[path.name] = files[path.name][:1]
+        _save(path.parent, files)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """As `atomic.write_text`, and lists the digest of the text."""
+    with replacing(path) as partial:
+        partial.write_bytes(text.encode())
+
+
+def is_missing(path: pathlib.Path) -> bool:
+    """Whether a file is listed and not there."""
+    if path.exists():
+        return False
+    return _ABSENT not in _load(path.parent).get(path.name, [_ABSENT])
+
+
+def require_present(path: pathlib.Path, cure: str) -> None:
+    """Raises DamagedFileError if a file is listed and not there."""
+    if is_missing(path):
+        raise DamagedFileError(f"{path} is missing. {cure}")
+
+
+def digest(path: pathlib.Path, cure: str) -> str:
+    """The SHA-256 of a file.
+
+    Args:
+        path: The file.
+        cure: What the message of the error ends with.
+
+    Raises:
+        DamagedFileError: If it is not the listed one.
+    """
+    with opened(path, cure) as (_, found):
+        return found
+
+
+def read_text(path: pathlib.Path, cure: str) -> str:
+    """The text of a file.
+
+    Raises:
+        DamagedFileError: If it is not what was written.
+    """
+    with opened(path, cure) as (file, _), parsing(path, cure):
+        return file.read().decode()
+
+
+@contextlib.contextmanager
+def opened(
+    path: pathlib.Path, cure: str
+) -> Iterator[tuple[io.BufferedReader, str]]:
+    """Opens a file and checks it.
+
+    Args:
+        path: The file.
+        cure: What the message of the error ends with.
+
+    Yields:
+        The file, and its SHA-256.
+
+    Raises:
+        DamagedFileError: If it is missing although it is listed, or if its
+            digest is not listed.
+    """
+    require_present(path, cure)
+    for attempt in range(2):
+        listed = _load(path.parent).get(path.name)
+        with open(path, "rb") as file:
+            found = _sha256(file)
+            if listed is None or found in listed:
+                file.seek(0)
+                yield file, found
+                return
+        # Another process may have replaced it after the list was read.
+        if attempt:
+            raise DamagedFileError(
+                f"{path} is damaged: it is not what was written. {cure}"
+            )
+
+
+@contextlib.contextmanager
+def parsing(path: pathlib.Path, cure: str) -> Iterator[None]:
+    """Turns whatever fails while a file's content is read into one error.
+
+    Raises:
+        DamagedFileError: If the block fails.
+    """
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except Exception as error:
+        raise DamagedFileError(
+            f"{path} is damaged: it cannot be read "
+            f"({type(error).__name__}). {cure}"
+        ) from error
+
+
+def forget(path: pathlib.Path) -> None:
+    """Takes a file off the list."""
+    with _updating:
+        files = _load(path.parent)
+        if files.pop(path.name, None):
+            _save(path.parent, files)
+
+
+def _announce(path: pathlib.Path, partial: pathlib.Path) -> None:
+    with open(partial, "rb") as file:
+        new = _sha256(file)
+    with _updating:
+        files = _load(path.parent)
+        old = files.get(path.name)
+        if old is None and path.exists():
+            with open(path, "rb") as file:
+                old = [_sha256(file)]
+        files[path.name] = [new, *(old or [_ABSENT])]
+        _save(path.parent, files)
+
+
+def _load(directory: pathlib.Path) -> dict[str, list[str | None]]:
+    path = directory / FILE
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    cure = (
+        "Restore it from a copy; or, if the files beside it are as they should "
+        "be, remove it: they are then not checked."
+    )
+    with parsing(path, cure):
+        content = json.loads(text)
+        if content.pop("sha256") != _sha256_of(content):
+            raise ValueError
+        return content["files"]
+
+
+def _save(directory: pathlib.Path, files: dict) -> None:
+    content = {"files": files, "sha256": _sha256_of({"files": files})}
+    atomic.write_text(directory / FILE, json.dumps(content, indent=1) + "\n")
+
+
+def _sha256(file: io.BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of(content: dict) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
