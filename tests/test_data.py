@@ -204,7 +204,10 @@ def decode_digit(image):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataset": "cifar11"}, "Did you mean .*cifar10.* Known: .*mnist"),
+        (
+            {"dataset": "cifar11"},
+            "Did you mean .*cifar10.*dataset='cifar11'.*listed at",
+        ),
         ({"split": "dev"}, "one of train, test.*split='dev'"),
         ({"image_key": "picture"}, "image, label. Received: image_key"),
         ({"cache": "disk"}, "auto, memory, none. Received: cache='disk'"),
