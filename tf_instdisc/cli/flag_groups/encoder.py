@@ -85,14 +85,19 @@ def _stem_width_fits(values):
     return True
 
 
-@flags.multi_flags_validator([MEAN.name, STD.name])
-def _channels_are_known(values):
-    try:
-        for name, value in values.items():
+def _are_channels(name):
+    def check(value):
+        try:
             choices.channel_values(name, value)
-    except ValueError as error:
-        raise flags.ValidationError(str(error)) from error
-    return True
+        except ValueError as error:
+            raise flags.ValidationError(str(error)) from error
+        return True
+
+    return check
+
+
+for _flag in (MEAN, STD):
+    flags.register_validator(_flag.name, _are_channels(_flag.name))
 
 
 @flags.multi_flags_validator(
