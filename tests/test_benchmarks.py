@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).parent.parent
         "growth",
         "h100",
         "head",
+        "imagenet_form",
         "input",
         "large_bank",
         "neighbors",

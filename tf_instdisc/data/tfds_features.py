@@ -78,6 +78,7 @@ def find_image(
     ] or fitting
     hint = f"No feature of {dataset} holds one image."
     if fitting:
+        fitting.sort(key=lambda name: (name.count("/"), name))
         hint = f"Give --image_key={' or --image_key='.join(fitting)}."
     feature = known.get(key or "image")
     if feature is None:
