@@ -9,9 +9,7 @@ import tensorflow as tf
 
 from tf_instdisc import choices
 from tf_instdisc.augment import Augmentation, crop_boxes
-from tf_instdisc.data.formats import bmp, exif, gif, jpeg, png, webp
-from tf_instdisc.data.formats.file_bytes import file_bytes, require
-from tf_instdisc.data.formats.stored import Stored
+from tf_instdisc.data.formats import exif, image_file, jpeg
 
 # A JPEG is decoded at a fraction of its size as long as this many of its
 # pixels, along each axis, make one pixel of the result.
@@ -40,11 +38,12 @@ def decode_whole(
         tf.errors.InvalidArgumentError: When run, if the image is of another
             format, too large, broken, or costs more than its pixels.
     """
-    kind, stored = _read(contents, max_pixels)
+    kind, stored = image_file.read(contents, max_pixels)
     height, width = _int32(stored.height), _int32(stored.width)
     box = tf.stack([0, 0, height, width])
     return exif.orient(
-        _decode_box(kind, stored, box, tf.constant(1)), stored.orientation
+        image_file.decode_box(kind, stored, box, tf.constant(1)),
+        stored.orientation,
     )
 
 
@@ -60,11 +59,11 @@ def decode_smallest(contents: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: As `decode_whole`.
     """
-    kind, stored = _read(contents, choices.MAX_PIXELS)
-    ratio = tf.where(kind == _JPEG, jpeg.RATIOS[-1], 1)
+    kind, stored = image_file.read(contents, choices.MAX_PIXELS)
+    ratio = tf.where(kind == image_file.JPEG, jpeg.RATIOS[-1], 1)
     sides = -(-_int32(tf.stack([stored.height, stored.width])) // ratio)
     box = tf.concat([[0, 0], sides], 0)
-    return tf.size(_decode_box(kind, stored, box, ratio))
+    return tf.size(image_file.decode_box(kind, stored, box, ratio))
 
 
 def decode_crop(
@@ -86,7 +85,7 @@ def decode_crop(
     Raises:
         tf.errors.InvalidArgumentError: As `decode_whole`.
     """
-    kind, stored = _read(contents, choices.MAX_PIXELS)
+    kind, stored = image_file.read(contents, choices.MAX_PIXELS)
     shape = _shown_shape(stored)
     box = crop_boxes(uniforms[None], shape[0], shape[1], augmentation)[0]
     box = _stored_box(box, stored)
@@ -96,7 +95,7 @@ def decode_crop(
     # Whole pixels at the fraction of the size that hold the box.
     first = box[:2] // ratio
     last = -(-(box[:2] + box[2:]) // ratio)
-    image = _decode_box(
+    image = image_file.decode_box(
         kind, stored, tf.concat([first, last - first], 0), ratio
     )
     offsets = tf.cast(first * ratio - box[:2], tf.float32) * scales
@@ -132,7 +131,7 @@ def decode_center(
     Raises:
         tf.errors.InvalidArgumentError: As `decode_whole`.
     """
-    kind, stored = _read(contents, max_pixels)
+    kind, stored = image_file.read(contents, max_pixels)
     shape = tf.cast(tf.stack([stored.height, stored.width]), tf.int32)
     flips = tf.stack(exif.flips(stored.orientation))
     flips = tf.where(exif.is_transposed(stored.orientation), flips[::-1], flips)
@@ -140,7 +139,7 @@ def decode_center(
     ratio = _ratio(kind, scales)
     first, last = _needed(shape, image_size, scales, starts)
     first, last = first // ratio, -(-last // ratio)
-    image = _decode_box(
+    image = image_file.decode_box(
         kind, stored, tf.concat([first, last - first], 0), ratio
     )
     scales *= tf.cast(ratio, tf.float32)
@@ -261,7 +260,7 @@ def _ratio(kind, scales):
     most = 1 / (_OVERSAMPLING * tf.reduce_max(scales))
     fits = tf.cast(jpeg.RATIOS, tf.float32) <= most
     ratio = tf.reduce_max(tf.where(fits, jpeg.RATIOS, 1))
-    return tf.where(kind == _JPEG, ratio, 1)
+    return tf.where(kind == image_file.JPEG, ratio, 1)
 
 
 def _shown_shape(stored):
@@ -285,88 +284,3 @@ def _stored_box(box, stored):
 
 def _int32(number):
     return tf.cast(number, tf.int32)
-
-
-_JPEG, _PNG, _GIF, _BMP, _WEBP, _UNKNOWN = range(6)
-
-
-def _read(contents, max_pixels) -> tuple[tf.Tensor, Stored]:
-    """Format of a file, and what its header says."""
-    file = file_bytes(contents)
-    start = file.slice(0, 12)
-
-    def begins(signature):
-        return tf.strings.substr(start, 0, len(signature)) == signature
-
-    is_webp = begins(b"RIFF") & (tf.strings.substr(start, 8, 4) == b"WEBP")
-    is_kind = [
-        begins(b"\xff\xd8\xff"),
-        begins(png.SIGNATURE),
-        begins(b"GIF87a") | begins(b"GIF89a"),
-        begins(b"BM"),
-        is_webp,
-        True,
-    ]
-    kind = tf.cast(tf.argmax(tf.cast(is_kind, tf.int32)), tf.int32)
-
-    def refused():
-        message = f"An image must be {choices.FORMATS}."
-        with tf.control_dependencies(require(tf.constant(False), message, [])):
-            zero = tf.zeros([], tf.int64)
-        return Stored(contents, zero, zero, tf.constant(1))
-
-    readers = [
-        _called(lambda module=module: module.read(file, max_pixels))
-        for module in (jpeg, png, gif, bmp, webp)
-    ]
-    stored = tf.switch_case(kind, [*readers, refused])
-    height, width = stored.height, stored.width
-    checks = [
-        *require((height > 0) & (width > 0), "An image must have pixels.", []),
-        # Not a product, which could be beyond 64 bits.
-        *require(
-            height <= max_pixels // tf.maximum(width, 1),
-            f"An image must have at most {max_pixels} pixels. Received "
-            "height, width:",
-            [height, width],
-        ),
-    ]
-    with tf.control_dependencies(checks):
-        return kind, stored._replace(contents=tf.identity(stored.contents))
-
-
-def _called(branch):
-    """Keeps a branch from being inlined.
-
-    Of an inlined branch that is not taken, TensorFlow still visits each op,
-    which takes longer than decoding a small image.
-    """
-    return tf.function(
-        branch, autograph=False, experimental_attributes={"_noinline": True}
-    )
-
-
-def _decode_box(kind, stored, box, ratio):
-    """uint8 `[height, width, 3]`, not oriented; `ratio` is a JPEG's."""
-    height, width = stored.height, stored.width
-
-    def box_of(decode):
-        def decoded():
-            image = tf.ensure_shape(decode(), [None, None, 3])
-            top, left, box_height, box_width = tf.unstack(box)
-            return image[top : top + box_height, left : left + box_width]
-
-        return _called(decoded)
-
-    contents = stored.contents
-    image = tf.switch_case(
-        kind,
-        [
-            _called(lambda: jpeg.decode(contents, box, ratio)),
-            box_of(lambda: png.decode(contents)),
-            box_of(lambda: gif.decode(contents, height, width)),
-            box_of(lambda: bmp.decode(contents)),
-            box_of(lambda: webp.decode(contents, height, width)),
-        ],
-    )
-    return tf.ensure_shape(image, [None, None, 3])

@@ -14,7 +14,7 @@ _STEPS = 4000  # blocks, or runs of blocks of one size, up to the first frame
 _RUN = 256
 _HEADER_END = 13
 _DESCRIPTOR_BYTES = 10
-# In place of what was refused while it was read.
+# Behind the trailer: left, top, background, and a byte of padding.
 _CANVAS_FIELDS = 8
 
 

@@ -1,0 +1,118 @@
+"""An image file of any format: its header, and then its pixels."""
+
+import tensorflow as tf
+
+from tf_instdisc import choices
+from tf_instdisc.data.formats import bmp, gif, jpeg, png, webp
+from tf_instdisc.data.formats.file_bytes import file_bytes, require
+from tf_instdisc.data.formats.stored import Stored
+
+JPEG, _PNG, _GIF, _BMP, _WEBP, _UNKNOWN = range(6)
+"""Formats, in the order of the readers."""
+
+
+def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
+    """Reads the header of a file, and bounds what its pixels cost.
+
+    Args:
+        contents: Scalar string.
+        max_pixels: Larger images are refused.
+
+    Returns:
+        The format, int32 scalar, and what the header says.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When run, if the file is of another
+            format, too large, or costs more than its pixels.
+    """
+    file = file_bytes(contents)
+    start = file.slice(0, 12)
+
+    def begins(signature):
+        return tf.strings.substr(start, 0, len(signature)) == signature
+
+    is_webp = begins(b"RIFF") & (tf.strings.substr(start, 8, 4) == b"WEBP")
+    is_kind = [
+        begins(b"\xff\xd8\xff"),
+        begins(png.SIGNATURE),
+        begins(b"GIF87a") | begins(b"GIF89a"),
+        begins(b"BM"),
+        is_webp,
+        True,
+    ]
+    kind = tf.cast(tf.argmax(tf.cast(is_kind, tf.int32)), tf.int32)
+
+    def refused():
+        message = f"An image must be {choices.FORMATS}."
+        with tf.control_dependencies(require(tf.constant(False), message, [])):
+            zero = tf.zeros([], tf.int64)
+        return Stored(contents, zero, zero, tf.constant(1))
+
+    readers = [
+        _called(lambda module=module: module.read(file, max_pixels))
+        for module in (jpeg, png, gif, bmp, webp)
+    ]
+    stored = tf.switch_case(kind, [*readers, refused])
+    height, width = stored.height, stored.width
+    checks = [
+        *require((height > 0) & (width > 0), "An image must have pixels.", []),
+        # Not a product, which could be beyond 64 bits.
+        *require(
+            height <= max_pixels // tf.maximum(width, 1),
+            f"An image must have at most {max_pixels} pixels. Received "
+            "height, width:",
+            [height, width],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        return kind, stored._replace(contents=tf.identity(stored.contents))
+
+
+def _called(branch):
+    """Keeps a branch from being inlined.
+
+    Of an inlined branch that is not taken, TensorFlow still visits each op,
+    which takes longer than decoding a small image.
+    """
+    return tf.function(
+        branch, autograph=False, experimental_attributes={"_noinline": True}
+    )
+
+
+def decode_box(
+    kind: tf.Tensor, stored: Stored, box: tf.Tensor, ratio: tf.Tensor
+) -> tf.Tensor:
+    """Decodes a box of an image.
+
+    Args:
+        kind: As `read` gives it.
+        stored: As `read` gives it.
+        box: int32 `[4]`: top, left, height and width, in pixels of the stored
+            image divided by `ratio`.
+        ratio: int32 scalar, one of `jpeg.RATIOS`; 1 for other formats.
+
+    Returns:
+        uint8 `[height, width, 3]`, not oriented.
+    """
+    height, width = stored.height, stored.width
+
+    def box_of(decode):
+        def decoded():
+            image = tf.ensure_shape(decode(), [None, None, 3])
+            top, left, box_height, box_width = tf.unstack(box)
+            return image[top : top + box_height, left : left + box_width]
+
+        return _called(decoded)
+
+    contents = stored.contents
+    image = tf.switch_case(
+        kind,
+        [
+            _called(lambda: jpeg.decode(contents, box, ratio)),
+            box_of(lambda: png.decode(contents)),
+            box_of(lambda: gif.decode(contents, height, width)),
+            box_of(lambda: bmp.decode(contents)),
+            box_of(lambda: webp.decode(contents, height, width)),
+        ],
+    )
+    return tf.ensure_shape(image, [None, None, 3])
