@@ -255,11 +255,11 @@ def cases():
         "NEXT_BUFFER": of_content(b"\x97"),
         "protocol 255": legacy(b"\x80\xffK\x01."),
         # Many small things.
-        "lists": of_content(b"]" * 3 * MEGABYTE),
-        "dictionaries": of_content(b"}" * 3 * MEGABYTE),
-        "marks": of_content(b"(" * 3 * MEGABYTE),
+        "lists": of_content(b"]" * MEGABYTE),
+        "dictionaries": of_content(b"}" * MEGABYTE),
+        "marks": of_content(b"(" * MEGABYTE),
         "records": of_content(
-            b"cargparse\nNamespace\nq\x00" + b"h\x00)\x81" * MEGABYTE
+            b"cargparse\nNamespace\nq\x00" + b"h\x00)\x81" * (MEGABYTE // 4)
         ),
         "a long pickle": of_content(b"]" * 5 * MEGABYTE),
         "a deep tuple": of_content(b")" + b"\x85" * MEGABYTE),

@@ -132,6 +132,8 @@ def test_cifars_checkpoint_becomes_a_run(tmp_path, form):
         "encoder": "resnet18",
         "width": "4",
         "stem": "cifar",
+        "mean": "cifar10",
+        "std": "cifar10",
         "objective": "softmax",
         "temperature": "0.1",
         "bank_momentum": "0.5",

@@ -42,12 +42,11 @@ def test_a_hostile_file_is_refused_within_bounds(outcomes, case):
 
 
 def test_the_command_says_little(tmp_path):
-    for case in ("laughs as the protocol", "a name of controls"):
-        file = tmp_path / "x.pth"
-        file.write_bytes(FILES[case])
-        result = command("convert", f"--from={file}", f"--to={tmp_path}/run")
-        assert result.returncode == 2
-        said = result.stdout + result.stderr
-        assert len(said) < 2000
-        assert said.replace("\n", "").isprintable()
-        assert not (tmp_path / "run").exists()
+    file = tmp_path / "x.pth"
+    file.write_bytes(FILES["a name of controls"])
+    result = command("convert", f"--from={file}", f"--to={tmp_path}/run")
+    assert result.returncode == 2
+    said = result.stdout + result.stderr
+    assert len(said) < 2000
+    assert said.replace("\n", "").isprintable()
+    assert not (tmp_path / "run").exists()

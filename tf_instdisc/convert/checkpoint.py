@@ -105,7 +105,14 @@ def convert(
         "encoder": config["backbone"],
         **{
             name: config[name]
-            for name in ("width", "stem_width", "stem", "embedding_dim")
+            for name in (
+                "width",
+                "stem_width",
+                "stem",
+                "mean",
+                "std",
+                "embedding_dim",
+            )
             if name in config
         },
         **_method_flags(params, parts.is_softmax),

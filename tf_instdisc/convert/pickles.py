@@ -29,6 +29,7 @@ MAX_PICKLE_BYTES = 4 * 2**20
 """Longest pickle. ResNet-152 with its optimizer takes a tenth of it."""
 
 _MAX_AXES = 8
+_NAMES = {known.code: known.name for known in pickletools.opcodes}
 _ORDERED_DICT = "collections.OrderedDict"
 _TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 _PARAMETER = "torch._utils._rebuild_parameter"
@@ -99,8 +100,7 @@ class _Dispatch(dict):
     """Methods by instruction."""
 
     def __missing__(self, code: int) -> Callable:
-        known = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
-        name = known.name if known else f"{code:#x}"
+        name = _NAMES.get(chr(code), f"{code:#x}")
 
         def refuse(reader: "_Reader") -> None:
             raise reader.refusal(f"the instruction {name}")
@@ -116,18 +116,15 @@ class _Reader(pickle._Unpickler):
     nested pairs.
     """
 
-    # Of Python's reader; its stubs leave them out.
+    # Of the base class; typeshed does not know them.
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
 
     dispatch = _Dispatch(
-        (code, pickle._Unpickler.dispatch[code])
-        for code in (
-            ord(known.code)
-            for known in pickletools.opcodes
-            if known.name in _INSTRUCTIONS
-        )
+        (ord(code), pickle._Unpickler.dispatch[ord(code)])
+        for code, name in _NAMES.items()
+        if name in _INSTRUCTIONS
     )
 
     def __init__(self, stream: io.BytesIO, where: str, storages):

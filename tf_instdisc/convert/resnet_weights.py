@@ -15,11 +15,8 @@ _STEMS = {7: "imagenet", 3: "cifar"}
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _MARKER = "layer1.0.conv1.weight"
 
-# Of the authors' cifar.py; no crop, and images of 32 pixels.
-_CIFAR = {
-    "mean": (0.4914, 0.4822, 0.4465),
-    "std": (0.2023, 0.1994, 0.2010),
-}
+# Of the authors' cifar.py.
+_CIFAR = {"mean": "cifar10", "std": "cifar10"}
 _CIFAR_NAMES = ((r"\.shortcut\.", ".downsample."), (r"^linear\.", "fc."))
 
 # Parts of names that tell networks which cannot be converted.
