@@ -160,7 +160,8 @@ def test_directories_of_earlier_versions_open(run, name):
     for damaged in damages:
         file.write_bytes(damaged)
         try:
-            READERS[name][0](run)
+            # The best encoder's digest is in its record, too.
+            noticed += READERS[name][0](run) is None
         except expected as error:
             noticed += str(file) in str(error)
     # What is no longer JSON or a zip archive is noticed without a digest, too.
