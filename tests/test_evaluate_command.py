@@ -165,11 +165,18 @@ def test_other_test_classes_are_refused(tmp_path, monkeypatch):
     refused(run, monkeypatch, "train with 3 .* test with 3 .*dog")
 
 
-def test_other_classes_than_the_banks_are_refused(tmp_path, monkeypatch):
+def test_other_classes_than_the_runs_are_refused(tmp_path, monkeypatch):
     run = make_labelled_run(tmp_path)
     for part in ("train", "test"):
         (tmp_path / part / "cat").rename(tmp_path / part / "dog")
-    refused(run, monkeypatch, "classes of the memory bank, ant, bee, cat")
+    # A run that was made by hand has no checkpoint.
+    monkeypatch.setattr(
+        knn.finishing, "training_rows", lambda run: run.load_bank()
+    )
+    options = {"knn": knn.KNNOptions(num_neighbors=3, rows=("training",))}
+    refused(
+        run, monkeypatch, "classes of the run's images, ant, bee, cat", options
+    )
 
 
 def test_one_class_is_refused(tmp_path, monkeypatch):

@@ -232,7 +232,7 @@ def test_an_interrupted_extraction_leaves_no_features(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(features.os, "replace", stop)
+        patch.setattr("os.replace", stop)
         with pytest.raises(KeyboardInterrupt):
             features.extract(encoder, source, ["conv5"], tmp_path)
     found = features.extract(encoder, source, ["conv5"], tmp_path)
