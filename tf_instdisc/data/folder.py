@@ -137,7 +137,8 @@ def _class_names(names: list[str], folder: str) -> list[str]:
     named += ", ..." if len(beside) > 3 else ""
     if 2 * len(beside) > len(names):
         print(
-            f"In {folder}, {len(beside)} of {len(names)} images lie beside "
+            f"In {shown(folder)}, "
+            f"{len(beside)} of {len(names)} images lie beside "
             f"the subfolders ({named}): no image has a label.",
             file=sys.stderr,
             flush=True,
@@ -145,7 +146,8 @@ def _class_names(names: list[str], folder: str) -> list[str]:
         return []
     if beside:
         print(
-            f"In {folder}, {len(beside)} of {len(names)} images lie beside "
+            f"In {shown(folder)}, "
+            f"{len(beside)} of {len(names)} images lie beside "
             f"the class subfolders and have no label: {named}",
             file=sys.stderr,
             flush=True,

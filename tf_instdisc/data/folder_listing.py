@@ -61,7 +61,8 @@ def image_paths(
         )
     if said:
         print(
-            f"In {folder}, {len(names)} images are taken; left out: {said}",
+            f"In {shown(folder)}, "
+            f"{len(names)} images are taken; left out: {said}",
             file=sys.stderr,
             flush=True,
         )

@@ -10,6 +10,7 @@ from tf_instdisc.reproduce import measure, runs, show
 from tf_instdisc.reproduce.measure import Measured
 from tf_instdisc.reproduce.runs import Run
 from tf_instdisc.reproduce.tables import TABLES, Scale
+from tf_instdisc.text import shown
 
 
 def make_table(
@@ -66,7 +67,7 @@ def make_table(
     for run in planned:
         found = kept.get(run)
         if found is None:
-            print(f"measuring {run.directory.path}", flush=True)
+            print(f"measuring {shown(str(run.directory.path))}", flush=True)
             with lock.holding(run.directory.path):
                 found = measure.PROTOCOLS[table.protocol](run, inputs)
             kept.put(run, found)

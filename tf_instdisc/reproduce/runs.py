@@ -12,6 +12,7 @@ from tf_instdisc import run_directory
 from tf_instdisc.errors import MissingFileError
 from tf_instdisc.reproduce.tables import Row, Table
 from tf_instdisc.run_directory import RunDirectory
+from tf_instdisc.text import shown
 
 Train = Callable[[str, Sequence[str], dict[str, str]], None]
 """Given a run's directory, flags of instdisc-train, and the environment."""
@@ -143,7 +144,7 @@ def train_missing(
             environment.setdefault(f"TF_NUM_{kind}_THREADS", str(cores))
 
     def train_one(run: Run) -> None:
-        print(f"training {run.directory.path}", flush=True)
+        print(f"training {shown(str(run.directory.path))}", flush=True)
         train(str(run.directory.path), run.flags, environment)
 
     with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
