@@ -14,7 +14,7 @@ from tests.labelled_run import (
     make_labelled_run,
     small_encoder,
 )
-from tf_instdisc import run_directory
+from tf_instdisc import checksums, run_directory
 from tf_instdisc.evaluation import evaluate as evaluation
 from tf_instdisc.evaluation import knn, svm, transfer
 from tf_instdisc.evaluation.inputs import open_inputs
@@ -224,7 +224,7 @@ def test_a_transfer_names_its_images(images):
 def test_missing_test_images_are_named(tmp_path, monkeypatch):
     run = make_labelled_run(tmp_path)
     text = run.flags.read_text().replace("--test_images=", "--test_split=")
-    run.flags.write_text(text)
+    checksums.write_text(run.flags, text)
     refused(run, monkeypatch, "Give --test_images=FOLDER")
 
 

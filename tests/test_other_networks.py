@@ -35,7 +35,9 @@ def test_parameters_at_full_width():
     # Counted, not built; test_plan.py compares the count with what is built.
     def trained(backbone):
         sizes = encoder_sizes(backbone, 64, "imagenet", 128, 224)
-        return sizes[0] - 128 * ((384 if backbone == "vit_small" else 4096) + 1)
+        return sizes.weights - 128 * (
+            (384 if backbone == "vit_small" else 4096) + 1
+        )
 
     # Two dense layers of 4096 without bias, with batch norm.
     dense = 4096 * 4096 + 4 * 4096
