@@ -211,7 +211,11 @@ class _Training:
     def _watch(self):
         status = pathlib.Path(f"/proc/{self._process.pid}/status")
         while self._process.poll() is None:
-            for line in status.read_text().splitlines():
+            try:
+                lines = status.read_text().splitlines()
+            except OSError:
+                return  # It has ended since.
+            for line in lines:
                 if line.startswith("VmRSS:"):
                     sample = time.time(), int(line.split()[1]) * 1024
                     self.memory.append(sample)
