@@ -331,7 +331,7 @@ def main() -> None:
     tiny = arguments.tiny
     if tiny:
         arguments.photos, arguments.num_images = None, 64
-        arguments.num_shards, arguments.width = 3, 1
+        arguments.num_shards, arguments.width = 3, 2
         arguments.batch_size, arguments.jobs = 8, 1
     elif not arguments.photos:
         parser.error("--photos=FOLDER is needed")

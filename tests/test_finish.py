@@ -11,6 +11,7 @@ import tensorflow as tf
 from tests.finished_run import fill_folder
 from tf_instdisc import (
     checkpoints,
+    checksums,
     finishing,
     run_directory,
     training,
@@ -21,6 +22,7 @@ from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import array_source
 from tf_instdisc.embedding import embed
+from tf_instdisc.errors import DamagedFileError
 from tf_instdisc.load import load_encoder
 from tf_instdisc.neighbors import top_k
 from tf_instdisc.run_directory import RunDirectoryError
@@ -144,6 +146,12 @@ def copy(run, path):
     return run_directory.load(str(path))
 
 
+def replace(path, other):
+    """Writes what another file holds, as the program writes it."""
+    with checksums.replacing(path) as partial:
+        shutil.copy(other, partial)
+
+
 def test_a_stopped_run_is_finished_as_it_is_and_goes_on(
     one_epoch, tmp_path, capsys
 ):
@@ -173,9 +181,9 @@ def test_a_stopped_run_is_finished_as_it_is_and_goes_on(
     # Killed behind its last checkpoint, or between its two results.
     for lost in ("encoder", "bank"):
         killed = copy(stopped, tmp_path / f"before_{lost}")
-        shutil.copy(one_epoch.bank, killed.bank)
+        replace(killed.bank, one_epoch.bank)
         if lost == "encoder":
-            shutil.copy(one_epoch.encoder, killed.encoder)
+            replace(killed.encoder, one_epoch.encoder)
         else:
             with pytest.raises(RunDirectoryError, match="was killed"):
                 killed.load_bank()
@@ -192,6 +200,7 @@ def test_nothing_is_finished_without_a_checkpoint(tmp_path):
 def without_marker(run):
     """As earlier versions left it: rows of training that say no more."""
     bank = finishing.training_rows(run)
+    checksums.forget(run.bank)
     with open(run.bank, "wb") as file:
         np.savez(
             file,
@@ -284,5 +293,5 @@ def test_the_best_encoder_is_kept(tmp_path, capsys):
     )
     assert is_last == (best == 3)
     run.best_encoder.write_bytes(b"damaged")
-    with pytest.raises(RunDirectoryError, match="--keep_best"):
+    with pytest.raises(DamagedFileError, match="remove encoder_best.keras"):
         load_encoder(run.path, best=True)

@@ -414,11 +414,17 @@ def test_export_versions(tmp_path):
 
 def test_convert(tmp_path, monkeypatch):
     encoder = linear_encoder()
-    config = {"backbone": "resnet18", "width": 64, "stem": "imagenet"}
+    config = {
+        "backbone": "resnet18",
+        "width": 64,
+        "stem": "imagenet",
+        "image_size": SIZE,
+        "embedding_dim": 8,
+    }
     monkeypatch.setattr(
         conversion,
         "build_from",
-        lambda weights, size: (encoder, {**config, "embedding_dim": 8}),
+        lambda weights, read, size: (encoder, config),
     )
     memory = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
     buffers = torch_files.Call(

@@ -213,6 +213,12 @@ def _parse_archive(title, mapped, archive):
             raise CheckpointError(
                 f"{title} is damaged: {shown(name, UNTRUSTED_LIMIT)} is packed."
             )
+        # `zipfile` allocates what the directory claims before it reads.
+        if entry.compress_size != entry.file_size:
+            raise CheckpointError(
+                f"{title} is damaged: {shown(name, UNTRUSTED_LIMIT)} is "
+                "listed with two sizes. Download it again."
+            )
     size = entries[pickled[0]].file_size
     if size > min(pickles.MAX_PICKLE_BYTES, len(mapped)):
         raise CheckpointError(f"{title} has a pickle of {size:,} bytes.")
