@@ -293,5 +293,5 @@ def test_the_best_encoder_is_kept(tmp_path, capsys):
     )
     assert is_last == (best == 3)
     run.best_encoder.write_bytes(b"damaged")
-    with pytest.raises(DamagedFileError, match="remove encoder_best.keras"):
+    with pytest.raises(DamagedFileError, match="or remove encoder_best"):
         load_encoder(run.path, best=True)
