@@ -1,0 +1,178 @@
+"""Settings: ranges, their forms as JSON and flags, and what may change."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tf_instdisc import config
+from tf_instdisc.config import fields
+from tf_instdisc.config.run import differences, from_flagfile, from_json
+from tf_instdisc.errors import UsageError
+
+ROOT = pathlib.Path(__file__).parent.parent
+GROUPS = [
+    (group.name, type(getattr(config.RunConfig(), group.name)))
+    for group in dataclasses.fields(config.RunConfig)
+]
+FIELDS = [
+    (kind, field) for _, kind in GROUPS for field in dataclasses.fields(kind)
+]
+IDS = [field.name for _, field in FIELDS]
+
+
+def beyond(kind, field):
+    """Values that a field must refuse."""
+    rule = fields.rule_of(field)
+    value_type, is_tuple = fields.kind_of(kind, field)
+    found = [object(), b"bytes"]
+    if rule.choices:
+        found.append("no such choice")
+    if value_type in (int, float):
+        if rule.least is not None:
+            found.append(value_type(rule.least - 1))
+        if rule.most is not None:
+            found.append(value_type(rule.most + 1))
+            if rule.is_below:
+                found.append(value_type(rule.most))
+        found += [True, "1"]
+    if value_type is int:
+        found.append(1.5)
+    if value_type is float:
+        found += [float("nan"), float("inf")]
+    if value_type is bool:
+        found += [1, "true"]
+    if rule.is_path:
+        found.append("gs://bucket/folder")
+    if is_tuple:
+        found = [(value,) for value in found] + [(2, 2), (0, 1), 3]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS, ids=IDS)
+def test_each_field_refuses_what_is_out_of_range(kind, field):
+    for value in beyond(kind, field):
+        with pytest.raises(UsageError, match=field.name) as raised:
+            kind(**{field.name: value})
+        assert "Received" in str(raised.value)
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS, ids=IDS)
+def test_each_field_has_help_and_a_name_of_its_own(kind, field):
+    text = fields.rule_of(field).help
+    assert text.endswith(".")
+    assert "Share" not in text
+    names = [fields.flag_of(other) for _, other in FIELDS]
+    assert names.count(fields.flag_of(field)) == 1
+
+
+OTHER = config.RunConfig(
+    data=config.DataConfig(dataset="cifar10", test_split="", image_size=64),
+    augmentation=config.AugmentationConfig(flip=False, hue=0.0),
+    encoder=config.EncoderConfig(backbone="resnet50", mean="0.5,0.5,0.5"),
+    method=config.MethodConfig(objective="softmax", temperature=0.1),
+    optimizer=config.OptimizerConfig(schedule_epochs=(3, 5, 9), epochs=11),
+    training=config.TrainingConfig(seed=5, keep_best=True),
+)
+
+
+@pytest.mark.parametrize("given", [config.RunConfig(), OTHER])
+def test_settings_survive_json_and_flags(given):
+    assert from_json(json.loads(json.dumps(given.to_json()))) == given
+    assert from_flagfile(given.flagfile()) == given
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "flags").glob("*.flags")), ids=lambda p: p.stem
+)
+def test_recipes_are_settings(path):
+    text = path.read_text(encoding="utf-8")
+    given = from_flagfile(text)
+    assert given != config.RunConfig()
+    assert from_flagfile(given.flagfile()) == given
+    known = {fields.flag_of(field) for _, field in FIELDS}
+    assert set(fields.read_flagfile(text)) <= known
+
+
+def test_the_last_of_a_flag_counts():
+    given = from_flagfile("# comment\n--epochs=3\n--noflip\n", "--epochs=4\n")
+    assert given.optimizer.epochs == 4
+    assert not given.augmentation.flip
+
+
+def test_unknown_settings_are_refused():
+    content = config.RunConfig().to_json()
+    content["method"]["novelty"] = 1
+    with pytest.raises(UsageError, match="novelty"):
+        from_json(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (config.DataConfig, {"dataset": "a", "images": "b"}, "either"),
+        (config.DataConfig, {"images": "b", "split": "a"}, "split"),
+        (config.DataConfig, {"images": "b", "label_key": "a"}, "label_key"),
+        (config.DataConfig, {"test_images": "b"}, "test_images"),
+        (
+            config.EncoderConfig,
+            {"jit_encoder": True, "sync_batch_norm": True},
+            "XLA",
+        ),
+        (
+            config.EncoderConfig,
+            {"backbone": "vgg16", "stem_width": 64},
+            "stem_width",
+        ),
+        (config.EncoderConfig, {"mean": "1,2"}, "mean"),
+        (config.EncoderConfig, {"std": "0,0.5,0.5"}, "std"),
+        (
+            config.MethodConfig,
+            {"objective": "softmax", "bank_placement": "host"},
+            "device",
+        ),
+        (config.OptimizerConfig, {"warmup_epochs": 3.0, "epochs": 3}, "warmup"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(kind, values, said):
+    with pytest.raises(UsageError, match=said):
+        kind(**values)
+
+
+def test_sizes_must_fit_the_backbone():
+    with pytest.raises(UsageError, match="image_size"):
+        config.RunConfig(
+            data=config.DataConfig(image_size=12),
+            encoder=config.EncoderConfig(backbone="alexnet"),
+        )
+
+
+def test_home_directories_are_expanded():
+    found = config.DataConfig(images="~/photos").images
+    assert found == str(pathlib.Path("~/photos").expanduser())
+
+
+def test_what_may_change_is_told_apart_from_what_must_stay():
+    old = config.RunConfig()
+    changed, refused = differences(old, OTHER)
+    assert changed == {
+        "epochs": (200, 11),
+        "schedule_epochs": ((120, 160), (3, 5, 9)),
+    }
+    assert set(refused) == {
+        *("image_size", "flip", "hue", "backbone", "mean"),
+        *("objective", "temperature", "seed"),
+    }
+    assert differences(old, old) == ({}, {})
+
+
+def test_settings_import_nothing_heavy():
+    code = (
+        "import sys, tf_instdisc.config\n"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'absl'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,151 @@
+"""Settings of images and augmentation."""
+
+import dataclasses
+
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif"),
+    *(".png", ".gif", ".bmp", ".webp"),
+)
+"""What is taken for an image in a folder, in lower case."""
+FORMATS = "JPEG, PNG, GIF, BMP or WebP"
+"""What is decoded, everywhere."""
+MAX_PIXELS = 2**27
+"""Of an image in a folder; larger ones are refused undecoded."""
+
+_OF_A_DATASET = ("split", "test_split", "data_dir", "image_key", "label_key")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Images"""
+
+    dataset: str | None = setting(
+        None, "TFDS data set to train on, such as cifar10."
+    )
+    split: str = setting("train", "Split of --dataset to train on.")
+    test_split: str | None = setting(
+        None,
+        "Split of --dataset whose images are classified by kNN; by default "
+        "test, or validation if there is no test. Empty for none.",
+    )
+    image_key: str | None = setting(
+        None,
+        "Feature of --dataset that holds the images; image by default. A / "
+        "leads into nested features.",
+    )
+    label_key: str | None = setting(
+        None,
+        "Feature of --dataset that holds the labels: a class, a whole number "
+        "or a text. By default label, if there is one; empty for no labels.",
+    )
+    data_dir: str | None = setting(
+        None,
+        "Where TFDS keeps its data; TFDS' own choice by default.",
+        is_path=True,
+    )
+    images: str | None = setting(
+        None,
+        "Folder of images to train on, in place of --dataset.",
+        is_path=True,
+    )
+    test_images: str | None = setting(
+        None,
+        "Folder of images that are classified by kNN, with the same class "
+        "subfolders as --images.",
+        is_path=True,
+    )
+    bad_images: str = setting(
+        "fail",
+        "What to do if files in a folder cannot be read as images.",
+        choices=("fail", "skip"),
+    )
+    cache: str = setting(
+        "auto",
+        "Whether --dataset is decoded once into memory, or read in every "
+        "epoch; auto: into memory if its images have one shape and take up to "
+        "2 GiB.",
+        choices=("auto", "memory", "none"),
+    )
+    shuffle_buffer: int = setting(
+        16_384,
+        "Encoded images among which the next one is drawn, without a cache.",
+        least=1,
+    )
+    image_size: int = setting(
+        32, "Side of the encoder's input, in pixels.", least=8
+    )
+    train_image_size: int | None = setting(
+        None,
+        "Side of the crops in training; --image_size by default. Random crops "
+        "show things larger than whole images do, so that three quarters of "
+        "--image_size fits them, and is faster (Touvron et al. 2019, arXiv "
+        "1906.06423).",
+        least=8,
+    )
+    crop_fraction: float = setting(
+        1.0,
+        "Evaluation: center crop as a fraction of the resized shorter side; "
+        "0.875 is usual on ImageNet.",
+        least=0.1,
+        most=1.0,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.dataset and self.images:
+            raise UsageError(
+                "Give either `dataset` or `images`. Received: "
+                f"dataset={self.dataset} and images={self.images}"
+            )
+        if self.images:
+            for field in dataclasses.fields(self):
+                value = getattr(self, field.name)
+                if field.name in _OF_A_DATASET and value != field.default:
+                    raise UsageError(
+                        f"`{field.name}` does not go with `images`. Received: "
+                        f"{field.name}={value} and images={self.images}. "
+                        "Leave one of them out."
+                    )
+        elif self.test_images:
+            raise UsageError(
+                "`test_images` does not go with `dataset`. Received: "
+                f"test_images={self.test_images} and dataset={self.dataset}. "
+                "Use `test_split`."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationConfig:
+    """Augmentation"""
+
+    min_crop_area: float = setting(
+        0.2,
+        "Smallest fraction of the image's area that is cropped.",
+        least=0.01,
+        most=1,
+    )
+    brightness: float = setting(
+        0.4, "Brightness factor in [1 - x, 1 + x].", least=0
+    )
+    contrast: float = setting(
+        0.4, "Contrast factor in [1 - x, 1 + x].", least=0
+    )
+    saturation: float = setting(
+        0.4, "Saturation factor in [1 - x, 1 + x].", least=0
+    )
+    hue: float = setting(
+        0.4,
+        "Rotation of the hue in [-x, x], as a fraction of the color circle.",
+        least=0,
+        most=0.5,
+    )
+    grayscale_probability: float = setting(
+        0.2, "Probability of dropping an image's color.", least=0, most=1
+    )
+    flip: bool = setting(True, "Mirror half of the images.")
+
+    def __post_init__(self) -> None:
+        check(self)

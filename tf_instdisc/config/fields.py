@@ -1,0 +1,223 @@
+"""Typed settings: dataclass fields that carry their help, range and flag.
+
+From these fields come the checks of a settings object, its form in `run.json`
+and the commands' flags. It imports nothing heavy.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a field accepts, and how it is shown.
+
+    Attributes:
+        help: What the field is, as `--help` shows it.
+        choices: The accepted values; all if empty.
+        least: Smallest value.
+        most: Largest value.
+        is_below: Whether `most` itself is out of range.
+        is_rising: Whether values of a tuple must rise from above 0.
+        is_path: Whether the text is a path, whose `~` is expanded.
+        flag: Name of the flag; the field's own by default.
+    """
+
+    help: str
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    is_below: bool = False
+    is_rising: bool = False
+    is_path: bool = False
+    flag: str | None = None
+
+
+def setting(default: Any, help: str, **rule: Any) -> Any:
+    """A dataclass field with a `Rule`; arguments are the rule's."""
+    return dataclasses.field(
+        default=default, metadata={"rule": Rule(help, **rule)}
+    )
+
+
+class Settings(Protocol):
+    """A frozen dataclass whose fields are made by `setting`."""
+
+    __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field]]
+
+
+def rule_of(field: dataclasses.Field) -> Rule:
+    """The rule of a field."""
+    return field.metadata["rule"]
+
+
+def flag_of(field: dataclasses.Field) -> str:
+    """The name of a field's flag, without dashes."""
+    return rule_of(field).flag or field.name
+
+
+def kind_of(settings: type, field: dataclasses.Field) -> tuple[type, bool]:
+    """The type of a field's value or of a tuple's members, and whether it is
+    a tuple. None is left out."""
+    kind = typing.get_type_hints(settings)[field.name]
+    if isinstance(kind, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if typing.get_origin(kind) is tuple:
+        return typing.get_args(kind)[0], True
+    return kind, False
+
+
+def check(settings: Settings) -> None:
+    """Checks every field, and expands `~` in paths.
+
+    Call it in `__post_init__`.
+
+    Raises:
+        UsageError: If a value is of another type or out of range.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        rule = rule_of(field)
+        kind, is_tuple = kind_of(type(settings), field)
+        if value is None and field.default is None:
+            continue
+        if is_tuple:
+            _require_type(field.name, value, (tuple, list))
+            value = tuple(_checked(field.name, v, kind, rule) for v in value)
+            if rule.is_rising and any(
+                low >= high
+                for low, high in zip((0, *value), value, strict=False)
+            ):
+                raise UsageError(
+                    f"`{field.name}` must rise, from above 0. Received: "
+                    f"{field.name}={list(value)}"
+                )
+        else:
+            value = _checked(field.name, value, kind, rule)
+        object.__setattr__(settings, field.name, value)
+
+
+def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and is_whole:
+        value = float(value)
+    _require_type(name, value, (kind,))
+    if rule.choices and value not in rule.choices:
+        raise UsageError(
+            f"`{name}` must be one of {', '.join(rule.choices)}. "
+            f"Received: {name}={value!r}"
+        )
+    if rule.is_path:
+        return local_path(value, name)
+    if kind in (int, float):
+        high = math.inf if rule.most is None else rule.most
+        low = -math.inf if rule.least is None else rule.least
+        is_over = value >= high if rule.is_below else value > high
+        if not low <= value or is_over or not math.isfinite(value):
+            raise UsageError(
+                f"`{name}` must be {_range(rule)}. Received: {name}={value}"
+            )
+    return value
+
+
+def _require_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+    is_switch = isinstance(value, bool) and bool not in kinds
+    if is_switch or not isinstance(value, kinds):
+        raise UsageError(
+            f"`{name}` must be of type {kinds[0].__name__}. Received: "
+            f"{name}={value!r}"
+        )
+
+
+def _range(rule: Rule) -> str:
+    if rule.most is None:
+        return "finite" if rule.least is None else f"at least {rule.least:g}"
+    end = ")" if rule.is_below else "]"
+    return f"in [{rule.least:g}, {rule.most:g}{end}"
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """The fields by name, as JSON has them: a tuple becomes a list."""
+    return {
+        field.name: list(value) if isinstance(value, tuple) else value
+        for field in dataclasses.fields(settings)
+        for value in [getattr(settings, field.name)]
+    }
+
+
+def parse(settings: type, field: dataclasses.Field, text: str) -> Any:
+    """Reads a field's value from the text of a flag.
+
+    Raises:
+        UsageError: If the text is no such value.
+    """
+    kind, is_tuple = kind_of(settings, field)
+    if is_tuple:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        return tuple(_parsed(field.name, part, kind) for part in parts)
+    return _parsed(field.name, text, kind)
+
+
+def _parsed(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        known = {"true": True, "false": False, "1": True, "0": False}
+        if text.lower() in known:
+            return known[text.lower()]
+    else:
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise UsageError(
+        f"`{name}` must be of type {kind.__name__}. Received: {name}={text}"
+    )
+
+
+def to_flags(settings: Settings) -> list[str]:
+    """Lines of a flagfile; a value of None is left out."""
+    lines = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        name = flag_of(field)
+        if isinstance(value, bool):
+            lines.append(f"--{name}" if value else f"--no{name}")
+        elif isinstance(value, tuple):
+            lines.append(f"--{name}={','.join(map(str, value))}")
+        elif value is not None:
+            lines.append(f"--{name}={value}")
+    return lines
+
+
+def read_flagfile(text: str) -> dict[str, str]:
+    """Values of a flagfile by name, as text; the last of a name counts."""
+    values = {}
+    for line in text.splitlines():
+        line = line.strip()
+        if not line.startswith("-"):
+            continue
+        name, has_value, value = line.lstrip("-").partition("=")
+        if has_value:
+            values[name] = value
+        elif name.startswith("no"):
+            values[name.removeprefix("no")] = "false"
+        else:
+            values[name] = "true"
+    return values
+
+
+def from_texts(settings: type, values: Mapping[str, str]) -> Any:
+    """A settings object from the text of flags; others are ignored."""
+    return settings(
+        **{
+            field.name: parse(settings, field, values[flag_of(field)])
+            for field in dataclasses.fields(settings)
+            if flag_of(field) in values
+        }
+    )

@@ -1,0 +1,124 @@
+"""Settings of the objective, the memory bank and the optimizer."""
+
+import dataclasses
+from typing import Any
+
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "steps", "cosine")
+_MOMENTUM: dict[str, Any] = {"least": 0, "most": 1, "is_below": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """Objective and memory bank"""
+
+    objective: str = setting(
+        "nce",
+        "What is minimized.",
+        choices=("softmax", "nce", "info_nce", "parametric"),
+    )
+    num_negatives: int = setting(
+        4096, "Negatives of nce and info_nce.", least=1
+    )
+    negatives: str = setting(
+        "shared",
+        "Whether a batch shares its negatives.",
+        choices=("shared", "per_example"),
+    )
+    temperature: float = setting(
+        0.07, "Temperature of the softmax.", least=0.01, most=1
+    )
+    normalizer: str = setting(
+        "ema",
+        "Z of nce: a moving average, or the first batch's as in the authors' "
+        "code.",
+        choices=("ema", "first_batch"),
+    )
+    normalizer_momentum: float = setting(
+        0.99, "Fraction of the old Z in its moving average.", **_MOMENTUM
+    )
+    bank_momentum: float = setting(
+        0.5, "Fraction of the old row in a new one.", **_MOMENTUM
+    )
+    bank_init: str = setting(
+        "random",
+        "First rows: random, or the untrained encoder's embeddings.",
+        choices=("random", "encode"),
+    )
+    bank_dtype: str = setting(
+        "float32",
+        "How the bank's rows are kept.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    bank_placement: str = setting(
+        "device",
+        "device: each GPU has a copy of the bank. host: one copy in the "
+        "memory of each host; with shared negatives a step moves only the "
+        "rows it needs.",
+        choices=("device", "host"),
+    )
+    proximal_weight: float = setting(
+        0.0,
+        "Weight of the squared distance to the row of the step before.",
+        least=0,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.objective == "softmax" and self.bank_placement == "host":
+            raise UsageError(
+                "`objective` 'softmax' takes the whole bank in each step, and "
+                "needs it on the device. Received: bank_placement='host'. Use "
+                "'nce' or 'info_nce'."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimization"""
+
+    epochs: int = setting(200, "Epochs.", least=1)
+    batch_size: int = setting(256, "Images in a global batch.", least=1)
+    optimizer: str = setting(
+        "sgd", "Optimizer; sgd is the paper's.", choices=OPTIMIZERS
+    )
+    learning_rate: float = setting(0.03, "Highest learning rate.", least=0)
+    learning_rate_scaling: str = setting(
+        "none",
+        "Whether --learning_rate is that of a batch of 256 images, and grows "
+        "with the images between two updates.",
+        choices=("none", "linear"),
+    )
+    accumulate_steps: int = setting(
+        1, "Steps whose gradients are averaged into one update.", least=1
+    )
+    schedule: str = setting(
+        "steps",
+        "How the learning rate falls: not at all, by ten at each of "
+        "--schedule_epochs, or along a cosine to zero.",
+        choices=SCHEDULES,
+    )
+    schedule_epochs: tuple[int, ...] = setting(
+        (120, 160), "Epochs after which `steps` falls.", is_rising=True
+    )
+    warmup_epochs: float = setting(
+        0.0, "Epochs in which the learning rate rises from zero.", least=0
+    )
+    momentum: float = setting(0.9, "Momentum of SGD.", **_MOMENTUM)
+    weight_decay: float = setting(
+        1e-4,
+        "Weight decay as in PyTorch; with sgd it is part of the gradient.",
+        least=0,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.warmup_epochs >= self.epochs:
+            raise UsageError(
+                "`warmup_epochs` must be below `epochs`; warmup_epochs=0 does "
+                "without a warm-up. Received: warmup_epochs="
+                f"{self.warmup_epochs:g}, epochs={self.epochs}"
+            )
