@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import head, timing
-from tf_instdisc import objectives, streamed_softmax
+from tf_instdisc.method import objectives, streamed_softmax
 
 _TEMPERATURE = 0.07
 

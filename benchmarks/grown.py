@@ -21,9 +21,9 @@ from PIL import Image
 from benchmarks import timing
 from tf_instdisc import build_encoder
 from tf_instdisc.data.folder import image_paths
-from tf_instdisc.run_directory import Bank
-from tf_instdisc.run_images import RunImages
-from tf_instdisc.update import folder_digests, update_bank
+from tf_instdisc.runs.directory import Bank
+from tf_instdisc.runs.images import RunImages
+from tf_instdisc.runs.update import folder_digests, update_bank
 
 _NO_IDS = np.zeros([0], np.int64)
 

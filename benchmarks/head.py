@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import timing
-from tf_instdisc import objectives, sampling
-from tf_instdisc.memory_bank import MemoryBank
+from tf_instdisc.method import negatives as sampling
+from tf_instdisc.method import objectives
+from tf_instdisc.method.memory_bank import MemoryBank
 
 _DIM = 128
 _TEMPERATURE = 0.07

@@ -20,12 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import step, timing
-from tf_instdisc import (
-    Augmentation,
-    augment,
-    folder_source,
-    training_dataset,
-)
+from tf_instdisc import Augmentation, folder_source, training_dataset
+from tf_instdisc.data import augment
 from tf_instdisc.data.sources import array_source
 
 _BATCH = 128

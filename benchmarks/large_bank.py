@@ -17,13 +17,13 @@ import time
 import numpy as np
 
 from benchmarks import timing
-from tf_instdisc import run_directory
+from tf_instdisc.runs import directory
 
 DIM = 128
 NUM_PAIRS = 100
 
 
-def make_run(path: pathlib.Path, num_rows: int) -> run_directory.RunDirectory:
+def make_run(path: pathlib.Path, num_rows: int) -> directory.RunDirectory:
     """A run of a random bank; row i and row num_rows - 1 - i are a pair."""
     rng = np.random.default_rng(0)
     rows = rng.standard_normal([num_rows, DIM], np.float32)
@@ -31,14 +31,14 @@ def make_run(path: pathlib.Path, num_rows: int) -> run_directory.RunDirectory:
     rows[: -NUM_PAIRS - 1 : -1] = rows[:NUM_PAIRS] + noise / 20
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     text = f"--images={path / 'missing'}\n--image_size=32\n"
-    run = run_directory.open_run(str(path), {}, (), text)
+    run = directory.open_run(str(path), {}, (), text)
     run.save_bank(
-        run_directory.Bank(
+        directory.Bank(
             rows,
             np.arange(num_rows),
             np.array([f"{i}.jpg" for i in range(num_rows)]),
             np.full(num_rows, -1),
-            encoded_by=run_directory.EncodedBy("none"),
+            encoded_by=directory.EncodedBy("none"),
         )
     )
     return run

@@ -46,7 +46,7 @@ def train(
     import keras
 
     import tf_instdisc
-    from tf_instdisc import optimization
+    from tf_instdisc.training import optimizer as optimization
 
     objective, num_negatives, optimizer = RECIPES[recipe]
     keras.config.set_dtype_policy(precision)

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import timing
-from tf_instdisc import neighbors
-from tf_instdisc.export.bank_index import BankIndex
-from tf_instdisc.run_directory import Bank
+from tf_instdisc.retrieval import neighbors
+from tf_instdisc.runs.directory import Bank
+from tf_instdisc.serving.bank_index import BankIndex
 
 
 def unit_rows(number: int, seed: int) -> np.ndarray:

@@ -21,10 +21,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks import timing
-from tf_instdisc import build_encoder, load_encoder, run_directory
+from tf_instdisc import build_encoder, load_encoder
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.data.tfds_source import tfds_source
-from tf_instdisc.duplicates import find_duplicates, folder_images
+from tf_instdisc.retrieval.duplicates import find_duplicates, folder_images
+from tf_instdisc.runs import directory
 
 KINDS = ("enlarged", "JPEG", "mirrored", "cut")
 
@@ -48,7 +49,7 @@ def main() -> None:
             encoder = build_encoder(image_size=16, width=4)
             originals = _smooth_images(20)
         else:
-            flags = run_directory.load(parsed.run_dir).read_flags()
+            flags = directory.load(parsed.run_dir).read_flags()
             encoder = load_encoder(parsed.run_dir)
             originals = _images(parsed.images, flags)
         plant(itertools.islice(originals, parsed.count), folder)

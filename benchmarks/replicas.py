@@ -25,8 +25,9 @@ def measure(num_devices: int, directory: pathlib.Path) -> None:
     import tensorflow as tf
 
     import tf_instdisc
-    from tf_instdisc import checkpoints, strategy
     from tf_instdisc.data import pipeline
+    from tf_instdisc.runs import checkpoints
+    from tf_instdisc.training import strategy
 
     strategy.split_cpu(num_devices)
     name = "mirrored" if num_devices > 1 else "one_device"

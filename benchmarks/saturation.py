@@ -15,12 +15,13 @@ import pathlib
 import numpy as np
 
 from benchmarks import timing
-from tf_instdisc import finishing, run_directory
-from tf_instdisc.augment import Augmentation
 from tf_instdisc.data import pipeline
+from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.tfds_source import tfds_source
-from tf_instdisc.encoders import build_encoder
-from tf_instdisc.load import load_encoder
+from tf_instdisc.method.encoders import build_encoder
+from tf_instdisc.runs import directory
+from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.training import finishing
 
 _BATCH = 250
 _BATCHES = 16
@@ -36,7 +37,7 @@ def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
     Returns:
         float64 `[images]`; 1 is what a uniform guess has.
     """
-    run = run_directory.load(str(path))
+    run = directory.load(str(path))
     flags = run.read_flags()
     bank = finishing.training_rows(run)
     size = int(flags.get("train_image_size", flags["image_size"]))

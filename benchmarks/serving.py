@@ -24,9 +24,10 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import timing
-from tf_instdisc import build_encoder, run_directory
-from tf_instdisc.export import saved_model, warmup
-from tf_instdisc.export.options import ExportOptions
+from tf_instdisc import build_encoder
+from tf_instdisc.runs import directory
+from tf_instdisc.serving import saved_model, warmup
+from tf_instdisc.serving.options import ExportOptions
 
 NUM_CLASSES = 10
 PHOTO = (375, 500)
@@ -56,11 +57,11 @@ def make_run(path, sizes):
         encoder = build_encoder(image_size=sizes.image, stem="imagenet")
     rows = np.random.default_rng(0).normal(size=(sizes.rows, 128))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    run = run_directory.open_run(str(path), {}, (), "--crop_fraction=0.875\n")
+    run = directory.open_run(str(path), {}, (), "--crop_fraction=0.875\n")
     run.append_metrics({"epoch": 0})
     run.save_encoder(encoder)
     run.save_bank(
-        run_directory.Bank(
+        directory.Bank(
             rows.astype(np.float32),
             np.arange(sizes.rows),
             np.array([f"image/{i}" for i in range(sizes.rows)]),

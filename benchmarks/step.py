@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import timing
-from tf_instdisc import build_encoder, fused_batch_norm
-from tf_instdisc.model import InstanceDiscrimination
+from tf_instdisc import build_encoder
+from tf_instdisc.method import fused_batch_norm
+from tf_instdisc.method.model import InstanceDiscrimination
 
 _NUM_INSTANCES = 50_000
 

@@ -14,7 +14,7 @@ import resource
 import sys
 import tempfile
 
-from tf_instdisc.convert.checkpoint import convert
+from tf_instdisc.runs.convert.checkpoint import convert
 
 # To protect the machine; what is allowed is less, and measured.
 _MEMORY = 2**30

@@ -7,7 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 
-from tf_instdisc.strategy import mirrored_cpus, split_cpu
+from tf_instdisc.training.strategy import mirrored_cpus, split_cpu
 
 # Before anything touches the device; strategies of the tests take two or four.
 split_cpu(4)
@@ -31,7 +31,7 @@ def small_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_model_dir(small_run, tmp_path_factory):
     """Version 1 of the small run, as model `pictures`."""
-    from tf_instdisc.export import saved_model
+    from tf_instdisc.serving import saved_model
 
     path = str(tmp_path_factory.mktemp("models") / "pictures")
     options = saved_model.options_of(small_run, batch_sizes=(1, 4))

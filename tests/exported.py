@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from PIL import Image
 
-from tf_instdisc import build_encoder, run_directory
+from tf_instdisc import build_encoder
+from tf_instdisc.runs import directory
 
 IMAGE_SIZE = 16
 NUM_ROWS = 300
@@ -26,7 +27,7 @@ def make_run(path, width=8, num_rows=NUM_ROWS, class_names=CLASS_NAMES):
             variable.assign(variable + rng.uniform(0.1, 0.4, variable.shape))
     images = random_images(num_rows, seed=2)
     labels = np.arange(num_rows) % max(len(class_names), 1)
-    run = run_directory.open_run(
+    run = directory.open_run(
         str(path),
         {},
         (),
@@ -37,7 +38,7 @@ def make_run(path, width=8, num_rows=NUM_ROWS, class_names=CLASS_NAMES):
     run.append_metrics({"epoch": 2, "loss": 1.0})
     run.save_encoder(encoder)
     run.save_bank(
-        run_directory.Bank(
+        directory.Bank(
             rows=encoder.predict(images, verbose=0),
             instance_ids=1000 + np.arange(num_rows),
             names=np.array([f"made_up/{i}" for i in range(num_rows)]),

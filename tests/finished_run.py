@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from PIL import Image
 
-from tf_instdisc import run_directory
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
-from tf_instdisc.embedding import embed
+from tf_instdisc.runs import directory
+from tf_instdisc.runs.embedding import embed
 
 SIZE = 16
 NASTY_NAMES = (
@@ -58,13 +58,13 @@ def linear_encoder() -> keras.Model:
     return keras.Model(inputs, keras.layers.UnitNormalization()(outputs))
 
 
-def make_run(path, folder, flags: str = "") -> run_directory.RunDirectory:
+def make_run(path, folder, flags: str = "") -> directory.RunDirectory:
     """A run directory whose rows are the encoded images of a folder."""
     text = (
         f"--images={folder}\n--image_size={SIZE}\n--crop_fraction=1.0\n"
         f"--objective=softmax\n--noflip\n--temperature=0.1\n{flags}"
     )
-    run = run_directory.open_run(str(path), {}, (), text)
+    run = directory.open_run(str(path), {}, (), text)
     save_run(run, linear_encoder(), folder)
     return run
 
@@ -75,7 +75,7 @@ def save_run(run, encoder, folder) -> None:
     embedded = embed(encoder, evaluation_dataset(source, SIZE, 64))
     run.save_encoder(encoder)
     run.save_bank(
-        run_directory.Bank(
+        directory.Bank(
             rows=embedded.embeddings,
             instance_ids=embedded.instance_ids,
             names=np.array(
@@ -83,7 +83,7 @@ def save_run(run, encoder, folder) -> None:
             ),
             labels=embedded.labels,
             class_names=source.class_names or (),
-            encoded_by=run_directory.EncodedBy(run.encoder_digest()),
+            encoded_by=directory.EncodedBy(run.encoder_digest()),
         )
     )
 

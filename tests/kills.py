@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import lock
+from tf_instdisc.runs import lock
 
 
 class Killed(BaseException):

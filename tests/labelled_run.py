@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.finished_run import SIZE, save_picture, save_run
-from tf_instdisc import checkpoints, run_directory
+from tf_instdisc.runs import checkpoints, directory
 
 CLASSES = ("ant", "bee", "cat")
 NUM_TRAIN = 8  # of each class
@@ -41,7 +41,7 @@ def make_labelled_run(root: pathlib.Path, flags: str = ""):
         f"--train_image_size={SIZE}\n--temperature=0.1\n--objective=softmax\n"
         f"--encoder=resnet18\n--min_crop_area=0.5\n--flip\n{flags}"
     )
-    run = run_directory.open_run(str(root / "run"), {}, (), text)
+    run = directory.open_run(str(root / "run"), {}, (), text)
     save_run(run, small_encoder(), train)
     return run
 

@@ -44,9 +44,10 @@ def run(run_dir, **changes):
     import numpy as np
 
     import tf_instdisc
-    from tf_instdisc import optimization, run_directory, saving, strategy
-    from tf_instdisc.callbacks import MetricsFile
     from tf_instdisc.data import pipeline
+    from tf_instdisc.runs import directory as run_directory
+    from tf_instdisc.training import optimizer, saving, strategy
+    from tf_instdisc.training.callbacks import MetricsFile
 
     settings = {**SETTINGS, **changes}
     if settings["logical_cpus"] > 1:
@@ -71,7 +72,7 @@ def run(run_dir, **changes):
             accumulate_steps=settings["accumulate_steps"],
         )
         model.compile(
-            optimizer=optimization.build_optimizer(
+            optimizer=optimizer.build_optimizer(
                 "adamw",
                 learning_rate=settings["learning_rate"],
                 schedule="constant",

@@ -29,7 +29,7 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from tf_instdisc.export import versions
+from tf_instdisc.serving import versions
 
 
 class StandInVersion:

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tf_instdisc import augment
-from tf_instdisc.augment import Augmentation
+from tf_instdisc.data import augment
+from tf_instdisc.data.augment import Augmentation
 
 LUMA = (0.299, 0.587, 0.114)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc import neighbors
-from tf_instdisc.export import bank_index
-from tf_instdisc.export.bank_index import BankIndex, quantize
-from tf_instdisc.run_directory import Bank
+from tf_instdisc.retrieval import neighbors
+from tf_instdisc.runs.directory import Bank
+from tf_instdisc.serving import bank_index
+from tf_instdisc.serving.bank_index import BankIndex, quantize
 
 
 def _unit(shape, seed=0):

@@ -9,11 +9,13 @@ from tests import torch_files
 from tests.finished_run import command, picture, save_picture
 from tests.test_encoders import images_of
 from tests.torch_files import Call, Module, Named
-from tf_instdisc import duplicates, run_directory, run_images
-from tf_instdisc.convert.checkpoint import convert
-from tf_instdisc.convert.records import CheckpointError
-from tf_instdisc.export.saved_model import export_run, options_of
-from tf_instdisc.run_directory import RunDirectoryError
+from tf_instdisc.retrieval import duplicates
+from tf_instdisc.runs import directory
+from tf_instdisc.runs import images as run_images
+from tf_instdisc.runs.convert.checkpoint import convert
+from tf_instdisc.runs.convert.records import CheckpointError
+from tf_instdisc.runs.directory import RunDirectoryError
+from tf_instdisc.serving.saved_model import export_run, options_of
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 PARAMS = np.array([4096, 0.07, 2876934.2, 0.5], np.float32)
@@ -274,7 +276,7 @@ def test_the_command_names_rows_by_a_folder(tmp_path, encoder):
     result = command("convert", *flags, f"--images={folder}")
     assert result.returncode == 0, result.stderr
     assert "6 rows" in result.stdout
-    bank = run_directory.load(f"{tmp_path}/run").load_bank()
+    bank = directory.load(f"{tmp_path}/run").load_bank()
     assert bank.names.tolist() == [*names, "c/3.png"]
     assert bank.labels.tolist() == [0, 0, 1, 2, 2, 2]
     assert bank.class_names == ("a", "a b", "c")

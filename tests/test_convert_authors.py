@@ -13,8 +13,8 @@ from tests.torch_forward import (
     embeddings,
     random_state,
 )
-from tf_instdisc.convert.checkpoint import convert
-from tf_instdisc.convert.records import CheckpointError
+from tf_instdisc.runs.convert.checkpoint import convert
+from tf_instdisc.runs.convert.records import CheckpointError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ORDERED = Named("collections", "OrderedDict")

@@ -10,7 +10,7 @@ import pytest
 import tf_instdisc
 from tests.finished_run import picture
 from tests.torch_forward import CIFAR_MEAN, CIFAR_STD, embeddings
-from tf_instdisc.convert.checkpoint import convert
+from tf_instdisc.runs.convert.checkpoint import convert
 
 torch = pytest.importorskip("torch", reason="torch writes and computes")
 

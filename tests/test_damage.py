@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests import commands, finished_run
-from tf_instdisc import checksums, errors, run_directory
-from tf_instdisc.load import load_encoder
+from tf_instdisc import checksums, errors
+from tf_instdisc.runs import directory
+from tf_instdisc.runs.load import load_encoder
 
 READERS = {
     "flags.txt": (
@@ -18,7 +19,7 @@ READERS = {
     ),
     "run.json": (
         lambda run: run.read_settings(),
-        lambda run: run_directory.check_settings(run.path, {}, ()),
+        lambda run: directory.check_settings(run.path, {}, ()),
     ),
     "bank.npz": (
         lambda run: run.load_bank(),
@@ -66,9 +67,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def run(whole, tmp_path):
-    return run_directory.RunDirectory(
-        shutil.copytree(whole.path, tmp_path / "run")
-    )
+    return directory.RunDirectory(shutil.copytree(whole.path, tmp_path / "run"))
 
 
 def _flipped(content, place):
@@ -138,12 +137,12 @@ def test_a_file_that_is_gone(run, name, capsys):
     if name in ("best.json", "encoder_best.keras"):
         assert run.load_best() is None
         return
-    expected = errors.DamagedFileError, run_directory.RunDirectoryError
+    expected = errors.DamagedFileError, directory.RunDirectoryError
     with pytest.raises(expected, match=name):
         READERS[name][0](run)
     if name == "flags.txt":
         with pytest.raises(errors.DamagedFileError, match=name):
-            run_directory.load(str(run.path))
+            directory.load(str(run.path))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -8,8 +8,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tf_instdisc.augment import Augmentation
 from tf_instdisc.data import pipeline
+from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.decode import decode_whole
 from tf_instdisc.data.folder import UnreadableImageError, folder_source
 from tf_instdisc.data.sources import array_source

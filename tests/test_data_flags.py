@@ -10,13 +10,14 @@ import pytest
 from tests.finished_run import SIZE, command
 from tests.labelled_run import CLASSES, fill_labelled_folder, small_encoder
 from tests.tfds_forms import features, write
-from tf_instdisc import run_directory, run_images, run_sources
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.voc import voc_tfds
-from tf_instdisc.embedding import embed
 from tf_instdisc.evaluation import knn, transfer
 from tf_instdisc.evaluation.inputs import open_inputs
-from tf_instdisc.reproduce import measure, tables
+from tf_instdisc.evaluation.reproduce import measure, tables
+from tf_instdisc.runs import directory, sources
+from tf_instdisc.runs import images as run_images
+from tf_instdisc.runs.embedding import embed
 
 # Brightness of the images tells where they come from.
 OWN, OTHER_KEY, TEST, DEV, ELSEWHERE, TRANSFER = range(10, 70, 10)
@@ -66,16 +67,16 @@ def place(tmp_path_factory):
         "--dataset=named\n--image_key=picture\n--label_key=kind\n"
         f"--image_size={SIZE}\n--data_dir={root / 'tfds'}\n"
     )
-    run = run_directory.open_run(str(root / "run"), {}, (), flags)
-    source = run_sources.open_train(
-        run_sources.DataSettings.from_flags(run.read_flags())
+    run = directory.open_run(str(root / "run"), {}, (), flags)
+    source = sources.open_train(
+        sources.DataSettings.from_flags(run.read_flags())
     )
     encoder = small_encoder()
     embedded = embed(encoder, evaluation_dataset(source, SIZE, 64))
     run.save_encoder(encoder)
     names = [source.instance_name(int(i)) for i in embedded.instance_ids]
     run.save_bank(
-        run_directory.Bank(
+        directory.Bank(
             embedded.embeddings,
             embedded.instance_ids,
             np.array(names),
@@ -90,7 +91,7 @@ def place(tmp_path_factory):
 def moved(place, tmp_path):
     """The run, with its data in another place than its flags say."""
     shutil.copytree(place / "run", tmp_path / "run")
-    run = run_directory.load(str(tmp_path / "run"))
+    run = directory.load(str(tmp_path / "run"))
     run.set_flag("data_dir", str(tmp_path / "gone"))
     return run
 
@@ -170,7 +171,7 @@ def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
         assert brightness(inputs.source) == train
         assert brightness(inputs.test_source) == test
     # A table of instdisc-reproduce takes the same flags.
-    flags = run_sources.with_overrides(moved.read_flags(), overrides)
+    flags = sources.with_overrides(moved.read_flags(), overrides)
     table = measure.open_inputs(flags, tables.SCALES["small"])
     assert table.source.name == inputs.source.name
 
@@ -264,7 +265,7 @@ def test_a_detection_reads_the_features_that_its_flags_name(tmp_path):
 
 def test_the_flags_of_commands_are_all_that_name_data():
     """Each command hands on every setting that its data has."""
-    settings = {f.name for f in dataclasses.fields(run_sources.DataSettings)}
+    settings = {f.name for f in dataclasses.fields(sources.DataSettings)}
     script = (
         "import importlib, json, sys; from absl import flags; "
         "m = importlib.import_module(f'tf_instdisc.cli.{sys.argv[1]}'); "

@@ -10,8 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tests import picture_files
-from tf_instdisc.augment import NUM_UNIFORMS, Augmentation, crop_boxes
 from tf_instdisc.data import decode
+from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, crop_boxes
 
 CONTENTS = [tf.TensorSpec([], tf.string)]
 MATRIX = picture_files.matrix()

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests import voc_form
-from tf_instdisc import build_encoder, load_encoder, run_directory
-from tf_instdisc.evaluation import average_precision
+from tf_instdisc import build_encoder, load_encoder
 from tf_instdisc.evaluation.detection import DetectionOptions, measure
-from tf_instdisc.evaluation.retinanet import build_retinanet
+from tf_instdisc.evaluation.detectors import average_precision
+from tf_instdisc.evaluation.detectors.retinanet import build_retinanet
+from tf_instdisc.runs import directory
 
 SMALL = {"image_size": 64, "head_filters": 16, "anchor_scale": 3.0}
 
@@ -30,7 +31,7 @@ def folder(tmp_path_factory):
 def run(tmp_path_factory):
     """A finished run, as far as detection looks at it."""
     path = tmp_path_factory.mktemp("detection") / "run"
-    run = run_directory.open_run(str(path), {}, (), "--encoder=resnet18\n")
+    run = directory.open_run(str(path), {}, (), "--encoder=resnet18\n")
     keras.utils.set_random_seed(3)
     run.save_encoder(
         build_encoder("resnet18", image_size=16, embedding_dim=8, width=8)
@@ -42,7 +43,7 @@ def run(tmp_path_factory):
 def plain_run(tmp_path_factory):
     """A run with an encoder of five convolutions, quick to train."""
     path = tmp_path_factory.mktemp("detection") / "plain"
-    run = run_directory.open_run(str(path), {}, (), "--encoder=alexnet\n")
+    run = directory.open_run(str(path), {}, (), "--encoder=alexnet\n")
     keras.utils.set_random_seed(4)
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
@@ -223,8 +224,8 @@ def test_wrong_use_ends_before_any_training(run, folder, monkeypatch, tmp_path):
     fails(ValueError, "'conv7'", frozen_layers=("conv7",))
     fails(FileNotFoundError, "one of test, trainval", test_split="val")
     fails(FileNotFoundError, "JPEGImages", images=str(tmp_path))
-    unfinished = run_directory.open_run(str(tmp_path / "new"), {}, (), "")
-    fails(run_directory.RunDirectoryError, "finished", run=unfinished)
+    unfinished = directory.open_run(str(tmp_path / "new"), {}, (), "")
+    fails(directory.RunDirectoryError, "finished", run=unfinished)
     monkeypatch.setattr(
         average_precision.importlib.util, "find_spec", lambda name: None
     )

@@ -16,14 +16,10 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
-from tf_instdisc import (
-    duplicates,
-    local_scale,
-    near_pairs,
-    run_directory,
-    run_images,
-)
-from tf_instdisc.report import duplicate_page
+from tf_instdisc.retrieval import duplicates, local_scale, near_pairs
+from tf_instdisc.retrieval.pages import duplicate_page
+from tf_instdisc.runs import directory
+from tf_instdisc.runs import images as run_images
 
 
 def unit_rows(rng, *shape):
@@ -286,7 +282,7 @@ def test_a_handful_of_images(tmp_path, count):
 def bare_collection(rows, folder):
     """Rows without pictures."""
     names = np.array([f"{i}.png" for i in range(len(rows))])
-    bank = run_directory.Bank(
+    bank = directory.Bank(
         rows, np.arange(len(rows)), names, np.full(len(rows), -1)
     )
     flags = {"images": str(folder), "image_size": "8"}

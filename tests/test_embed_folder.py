@@ -13,9 +13,9 @@ from pyarrow import parquet
 from tests import exported
 from tests.hostile_server import http_reply, raw_server, read_request
 from tests.servers import KINDS, need, running
-from tf_instdisc import embed_folder as module
-from tf_instdisc.embed_folder import embed_folder, one_by_one
-from tf_instdisc.export import saved_model
+from tf_instdisc.serving import embed_folder as module
+from tf_instdisc.serving import saved_model
+from tf_instdisc.serving.embed_folder import embed_folder, one_by_one
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_instdisc.encoders import build_encoder
+from tf_instdisc.method.encoders import build_encoder
 
 BLOCKS = tuple(f"conv{i}" for i in range(1, 6))
 

@@ -14,10 +14,11 @@ from tests.labelled_run import (
     make_labelled_run,
     small_encoder,
 )
-from tf_instdisc import checksums, run_directory
+from tf_instdisc import checksums
 from tf_instdisc.evaluation import evaluate as evaluation
 from tf_instdisc.evaluation import knn, svm, transfer
 from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.runs import directory
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +232,7 @@ def test_missing_test_images_are_named(tmp_path, monkeypatch):
 def test_an_unfinished_run_is_refused(tmp_path):
     run = make_labelled_run(tmp_path)
     run.bank.unlink()
-    with pytest.raises(run_directory.RunDirectoryError, match="finished"):
+    with pytest.raises(directory.RunDirectoryError, match="finished"):
         open_inputs(run)
 
 
@@ -243,7 +244,7 @@ def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
     bank = run.load_bank()
     kept = np.arange(len(bank.rows)) % 4 != 0
     run.save_bank(
-        run_directory.Bank(
+        directory.Bank(
             rows=bank.rows[kept],
             instance_ids=bank.instance_ids[kept] * 3 + 7,
             names=bank.names[kept],

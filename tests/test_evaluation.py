@@ -21,12 +21,14 @@ from tests.labelled_run import (
     small_encoder,
 )
 from tests.test_neighbors import loop_accuracy
-from tf_instdisc import array_source, neighbors, run_directory
+from tf_instdisc import array_source
 from tf_instdisc.data.folder import folder_source
-from tf_instdisc.embedding import embed
 from tf_instdisc.evaluation import features, knn, linear, results, svm
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
 from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.retrieval import neighbors
+from tf_instdisc.runs import directory
+from tf_instdisc.runs.embedding import embed
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_knn_measures_encoded_and_training_rows(inputs):
     options = knn.KNNOptions(
         num_neighbors=5, temperature=0.2, rows=("encoded", "training")
     )
-    with pytest.raises(run_directory.RunDirectoryError, match="checkpoints"):
+    with pytest.raises(directory.RunDirectoryError, match="checkpoints"):
         knn.check(inputs, options)
     rows = {"encoded": bank.rows, "training": keep_rows(inputs.run)}
     found = {

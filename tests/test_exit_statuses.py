@@ -69,18 +69,18 @@ _WRONG_VALUES = [
 ]
 # The function that fails as a bug in the program would.
 _BUGS = {
-    "convert": "tf_instdisc.convert.torch_file:open_file",
-    "diff": "tf_instdisc.diff:compare",
-    "duplicates": "tf_instdisc.duplicates:find_duplicates",
-    "embed": "tf_instdisc.embed_folder:embed_folder",
+    "convert": "tf_instdisc.runs.convert.torch_file:open_file",
+    "diff": "tf_instdisc.retrieval.compare_runs:compare",
+    "duplicates": "tf_instdisc.retrieval.duplicates:find_duplicates",
+    "embed": "tf_instdisc.serving.embed_folder:embed_folder",
     "evaluate": "tf_instdisc.evaluation.evaluate:evaluate",
-    "export": "tf_instdisc.export.saved_model:export_run",
-    "neighbors": "tf_instdisc.report.search:nearest",
+    "export": "tf_instdisc.serving.saved_model:export_run",
+    "neighbors": "tf_instdisc.retrieval.queries:nearest",
     "plan": "tf_instdisc.cli.plan:_count_images",
-    "reproduce": "tf_instdisc.reproduce.runs:recipe_flags",
-    "report": "tf_instdisc.report.run_page:report",
-    "train": "tf_instdisc.training:train",
-    "update": "tf_instdisc.update:update_bank",
+    "reproduce": "tf_instdisc.evaluation.reproduce.runs:recipe_flags",
+    "report": "tf_instdisc.retrieval.pages.run_page:report",
+    "train": "tf_instdisc.training.train:train",
+    "update": "tf_instdisc.runs.update:update_bank",
 }
 # The command, what is changed of its arguments, and what the sentence names.
 _MISTAKES = [

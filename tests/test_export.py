@@ -13,9 +13,9 @@ import tensorflow as tf
 import tf_instdisc
 from tests import exported
 from tf_instdisc.data import decode
-from tf_instdisc.export import graph_check, saved_model, versions, warmup
-from tf_instdisc.neighbors import top_k, weighted_votes
-from tf_instdisc.run_directory import RunDirectory, RunDirectoryError
+from tf_instdisc.retrieval.neighbors import top_k, weighted_votes
+from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
+from tf_instdisc.serving import graph_check, saved_model, versions, warmup
 
 SIGNATURES = (
     "serving_default",
@@ -214,7 +214,7 @@ def test_a_killed_export_leaves_no_number(run, tmp_path):
     code = (
         "import os, signal, sys\n"
         "from tf_instdisc import run_directory\n"
-        "from tf_instdisc.export import saved_model, warmup\n"
+        "from tf_instdisc.serving import saved_model, warmup\n"
         "warmup.replay = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         "run = run_directory.load(sys.argv[1])\n"
         "saved_model.export_run(run, sys.argv[2])\n"
@@ -291,7 +291,7 @@ def test_an_unfinished_run_is_a_clear_error(tmp_path):
 
 
 def test_bfloat16_stays_close(run):
-    from tf_instdisc.export.precision import with_precision
+    from tf_instdisc.serving.precision import with_precision
 
     encoder = tf_instdisc.load_encoder(run.path)
     converted = with_precision(encoder, "bfloat16")

@@ -16,9 +16,9 @@ from PIL import Image
 
 import tf_instdisc
 from tests import exported
-from tf_instdisc.export import saved_model
-from tf_instdisc.export.bank_index import BankIndex
-from tf_instdisc.export.signatures import build_serving
+from tf_instdisc.serving import saved_model
+from tf_instdisc.serving.bank_index import BankIndex
+from tf_instdisc.serving.signatures import build_serving
 
 MAX_PIXELS = 1_000_000
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests import exported
-from tf_instdisc.export import warmup
+from tf_instdisc.serving import warmup
 
 ROOT = pathlib.Path(__file__).parent.parent
 

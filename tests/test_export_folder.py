@@ -17,7 +17,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tests import exported
 from tests.servers import KINDS, need, running
-from tf_instdisc.export.options import ExportOptions
+from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving_client import RestClient
 
 FOLDER = pathlib.Path(__file__).parent.parent / "export"

@@ -9,23 +9,19 @@ import pytest
 import tensorflow as tf
 
 from tests.finished_run import fill_folder
-from tf_instdisc import (
-    checkpoints,
-    checksums,
-    finishing,
-    run_directory,
-    training,
-    update,
-)
-from tf_instdisc.augment import Augmentation
+from tf_instdisc import checksums
+from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import array_source
-from tf_instdisc.embedding import embed
 from tf_instdisc.errors import DamagedFileError
-from tf_instdisc.load import load_encoder
-from tf_instdisc.neighbors import top_k
-from tf_instdisc.run_directory import RunDirectoryError
+from tf_instdisc.retrieval.neighbors import top_k
+from tf_instdisc.runs import checkpoints, directory, update
+from tf_instdisc.runs.directory import RunDirectoryError
+from tf_instdisc.runs.embedding import embed
+from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.training import finishing
+from tf_instdisc.training import train as training
 
 SIZE, NUM_IMAGES = 8, 14
 
@@ -85,7 +81,7 @@ def train(run_dir, source, epochs=1, test_source=None, **more):
         flags_text=f"--image_size={SIZE}\n",
         **more,
     )
-    return run_directory.load(str(run_dir))
+    return directory.load(str(run_dir))
 
 
 def newest(run):
@@ -132,7 +128,7 @@ def test_each_image_is_its_own_first_neighbor(kind, images, tmp_path):
     scores, positions = top_k(queries.embeddings, bank.rows, 1)
     assert positions[:, 0].tolist() == list(range(NUM_IMAGES))
     np.testing.assert_allclose(scores, 1, atol=1e-5)
-    assert bank.encoded_by == run_directory.EncodedBy(
+    assert bank.encoded_by == directory.EncodedBy(
         run.encoder_digest(), epochs=2
     )
     # Those of the last views stay where a longer run goes on.
@@ -143,7 +139,7 @@ def test_each_image_is_its_own_first_neighbor(kind, images, tmp_path):
 
 def copy(run, path):
     shutil.copytree(run.path, path)
-    return run_directory.load(str(path))
+    return directory.load(str(path))
 
 
 def replace(path, other):

@@ -11,7 +11,9 @@ from PIL import Image
 import tf_instdisc
 from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
 from tests.test_model import linear_encoder
-from tf_instdisc import health, run_images
+from tf_instdisc.retrieval import bank_statistics
+from tf_instdisc.runs import images as run_images
+from tf_instdisc.training import health
 
 
 def train(learning_rate=0.05, epochs=2, seen=None, collapse=False, ids=None):
@@ -57,7 +59,7 @@ def train(learning_rate=0.05, epochs=2, seen=None, collapse=False, ids=None):
 def test_statistics_equal_loops():
     rows = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    found = health.bank_statistics(rows)
+    found = bank_statistics.bank_statistics(rows)
     cosines = [
         float(np.dot(rows[i], rows[j]))
         for i in range(40)
@@ -73,7 +75,9 @@ def test_statistics_equal_loops():
 
 
 def test_equal_rows_have_rank_one():
-    found = health.bank_statistics(np.tile(np.float32([[0.6, 0.8]]), (9, 1)))
+    found = bank_statistics.bank_statistics(
+        np.tile(np.float32([[0.6, 0.8]]), (9, 1))
+    )
     assert found["mean_cosine"] == pytest.approx(1)
     assert found["effective_rank"] == pytest.approx(1, abs=1e-3)
 
@@ -118,11 +122,13 @@ def test_a_learning_rate_of_100_is_warned_of_in_its_epoch():
 
 def test_numbers_that_are_not_finite_are_warned_of():
     rows = np.full([4, 2], np.nan)
-    found = health.health_warnings(health.bank_statistics(rows))
+    found = bank_statistics.health_warnings(
+        bank_statistics.bank_statistics(rows)
+    )
     assert "not finite" in found[0]
     healthy = {"mean_cosine": 0.1, "effective_rank": 3.0, "norm": 1.0}
-    assert "not finite" in health.health_warnings(healthy, math.inf)[0]
-    assert health.health_warnings(healthy, 3.0, 1.2) == []
+    assert "not finite" in bank_statistics.health_warnings(healthy, math.inf)[0]
+    assert bank_statistics.health_warnings(healthy, 3.0, 1.2) == []
 
 
 def test_rows_that_are_not_reached_grow_stale():
@@ -164,7 +170,7 @@ def test_tensorboard_gets_grids_and_the_projector(tmp_path, images):
     from tensorboard.backend.event_processing import event_accumulator
     from tensorboard.plugins import projector
 
-    from tf_instdisc.report.tensorboard import EmbeddingView
+    from tf_instdisc.retrieval.pages.tensorboard import EmbeddingView
 
     view = EmbeddingView(tmp_path, lambda: images, every=2)
     view.set_params({"epochs": 5})

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests import hostile_files, picture_files
 from tf_instdisc.data import decode
-from tf_instdisc.export import image_bytes
+from tf_instdisc.serving import image_bytes
 
 MAX_PIXELS = 50_000_000
 MAX_MIB = 300

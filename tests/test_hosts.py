@@ -13,7 +13,7 @@ import pytest
 
 from tests.finished_run import fill_folder
 from tests.test_resume import ROOT, command, wait_for_training
-from tf_instdisc import run_directory
+from tf_instdisc.runs import directory
 
 
 def start(run_dir, num_workers, **changes):
@@ -79,7 +79,7 @@ def one_process(tmp_path_factory):
         command(run_dir, **settings), cwd=ROOT, check=True, timeout=900
     )
     (state,) = states(run_dir, 1)
-    return settings, state, run_directory.RunDirectory(run_dir).read_metrics()
+    return settings, state, directory.RunDirectory(run_dir).read_metrics()
 
 
 def assert_equals_one_process(run_dir, num_workers, one_process):
@@ -95,7 +95,7 @@ def assert_equals_one_process(run_dir, num_workers, one_process):
         )
         for other in others:
             assert other[name].tobytes() == value.tobytes(), name
-    metrics = run_directory.RunDirectory(run_dir).read_metrics()
+    metrics = directory.RunDirectory(run_dir).read_metrics()
     assert [line["epoch"] for line in metrics] == [1, 2, 3, 4, 5, 6]
     for line, expected_line in zip(metrics, expected_metrics, strict=True):
         assert line["loss"] == pytest.approx(expected_line["loss"], rel=1e-9)
@@ -162,7 +162,7 @@ def test_the_command_on_two_hosts(tmp_path):
     assert codes == [0, 0], outputs
     assert "| trained encoder |" in outputs[0]
     assert "trained encoder" not in outputs[1]
-    run = run_directory.load(str(run_dir))
+    run = directory.load(str(run_dir))
     (metrics,) = run.read_metrics()
     assert metrics["step"] == 3
     assert 0 <= metrics["knn_top1"] <= 1

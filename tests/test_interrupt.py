@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests import finished_run, small_run
-from tf_instdisc import checkpoints
+from tf_instdisc.runs import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import tf_instdisc
 from tests.small_run import linear_encoder
-from tf_instdisc import optimization
-from tf_instdisc.strategy import mirrored_cpus
+from tf_instdisc.training import optimizer
+from tf_instdisc.training.strategy import mirrored_cpus
 
 N = 10
 IMAGES = np.random.default_rng(0).uniform(0, 255, (N, 2, 2, 3))
@@ -144,7 +144,7 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(
     )
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
     model.compile(
-        optimizer=optimization.SGD(
+        optimizer=optimizer.SGD(
             schedule, momentum=0.9, coupled_weight_decay=0.01
         )
     )

@@ -24,28 +24,20 @@ from tests.finished_run import (
 )
 from tests.kills import assert_same, survive_all
 from tests.labelled_run import make_labelled_run
-from tf_instdisc import (
-    atomic,
-    best,
-    checkpoints,
-    checksums,
-    embed_folder,
-    finishing,
-    lock,
-    run_directory,
-    update,
-)
-from tf_instdisc.convert import checkpoint as conversion
+from tf_instdisc import atomic, checksums
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
-from tf_instdisc.embedding import inference
 from tf_instdisc.evaluation import features, results
 from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.export import versions
-from tf_instdisc.load import load_encoder
-from tf_instdisc.report import pages
-from tf_instdisc.run_directory import RunDirectory, RunDirectoryError
-from tf_instdisc.saving import Progress
+from tf_instdisc.retrieval.pages import pages
+from tf_instdisc.runs import checkpoints, directory, lock, update
+from tf_instdisc.runs.convert import checkpoint as conversion
+from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
+from tf_instdisc.runs.embedding import inference
+from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.serving import embed_folder, versions
+from tf_instdisc.training import best, finishing
+from tf_instdisc.training.saving import Progress
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = [f"{i:02}.png" for i in range(6)]
@@ -90,7 +82,7 @@ def test_settings(tmp_path, epochs):
     text = "--epochs=2\n--run_dir=RUN\n"
 
     def open_run(path, epochs=2):
-        return run_directory.open_run(
+        return directory.open_run(
             str(path / "run"), {"epochs": epochs}, ("epochs",), text
         )
 
@@ -110,13 +102,13 @@ def test_settings_that_an_earlier_version_was_killed_between(tmp_path):
     run.mkdir()
     (run / "flags.txt").write_text(f"--seed=1\n--run_dir={run}\n")
     (run / "run.json.partial").write_text('{"epo')
-    run_directory.open_run(str(run), {"epochs": 2}, (), f"--run_dir={run}\n")
+    directory.open_run(str(run), {"epochs": 2}, (), f"--run_dir={run}\n")
     assert json.loads((run / "run.json").read_text()) == {"epochs": 2}
     # A flagfile of the user's own is no leftover.
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "flags.txt").write_text("--seed=1\n")
     with pytest.raises(RunDirectoryError, match="missing, empty"):
-        run_directory.open_run(str(tmp_path / "theirs"), {}, (), "")
+        directory.open_run(str(tmp_path / "theirs"), {}, (), "")
 
 
 @pytest.mark.parametrize("older", [0, 3])

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 import tf_instdisc
 from tests import exported
-from tf_instdisc.export import tflite
-from tf_instdisc.run_directory import RunDirectoryError
+from tf_instdisc.runs.directory import RunDirectoryError
+from tf_instdisc.serving import tflite
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 

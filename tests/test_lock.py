@@ -13,8 +13,9 @@ import sys
 import pytest
 
 from tests import commands, finished_run
-from tf_instdisc import errors, lock
-from tf_instdisc.export import versions
+from tf_instdisc import errors
+from tf_instdisc.runs import lock
+from tf_instdisc.serving import versions
 
 ROOT = pathlib.Path(__file__).parent.parent
 _HOLD = """
@@ -169,7 +170,7 @@ def test_commands_that_write_are_refused_and_readers_are_not(tmp_path, other):
 
 def test_exports_remove_what_killed_ones_have_left(tmp_path):
     code = (
-        "import os, signal, sys; from tf_instdisc.export import versions\n"
+        "import os, signal, sys; from tf_instdisc.serving import versions\n"
         "with versions.new_version(sys.argv[1]) as v:\n"
         "    (v.path / 'half').touch(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc import memory_bank
+from tf_instdisc.method import memory_bank
 
 N, DIM = 20, 8
 

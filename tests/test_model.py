@@ -8,8 +8,8 @@ import tensorflow as tf
 import tf_instdisc
 from tests.small_run import linear_encoder
 from tf_instdisc.data import pipeline
-from tf_instdisc.fused_batch_norm import training_call
-from tf_instdisc.strategy import mirrored_cpus
+from tf_instdisc.method.fused_batch_norm import training_call
+from tf_instdisc.training.strategy import mirrored_cpus
 
 
 def toy_batches(size=10, batch_size=4, epochs=2, side=2):

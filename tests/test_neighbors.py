@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc import neighbors
+from tf_instdisc.retrieval import neighbors
 
 
 def unit_rows(rng, *shape):

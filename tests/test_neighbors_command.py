@@ -15,8 +15,9 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
-from tf_instdisc import run_images
-from tf_instdisc.report import grid, pages, search
+from tf_instdisc.retrieval import queries as search
+from tf_instdisc.retrieval.pages import grid, pages
+from tf_instdisc.runs import images as run_images
 from tf_instdisc.text import tsv
 
 

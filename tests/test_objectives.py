@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc import objectives
+from tf_instdisc.method import objectives
 
 DIM = 16
 NUM_NEGATIVES = 7

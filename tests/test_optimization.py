@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc.optimization import SGD, Warmup, build_optimizer
+from tf_instdisc.training.optimizer import SGD, Warmup, build_optimizer
 
 
 def rates(optimizer, steps):

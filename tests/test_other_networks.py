@@ -14,9 +14,10 @@ import tensorflow as tf
 import tf_instdisc
 from tests.finished_run import command
 from tests.test_encoders import BLOCKS, images_of
-from tf_instdisc import build_encoder, fused_batch_norm
-from tf_instdisc.encoder_sizes import encoder_sizes
-from tf_instdisc.export.precision import with_precision
+from tf_instdisc import build_encoder
+from tf_instdisc.method import fused_batch_norm
+from tf_instdisc.serving.precision import with_precision
+from tf_instdisc.training.encoder_sizes import encoder_sizes
 
 NETWORKS = ("alexnet", "vgg16", "vit_small")
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.test_resume import ROOT
 from tf_instdisc.evaluation import paper
-from tf_instdisc.run_directory import parse_flags
+from tf_instdisc.runs.directory import parse_flags
 
 _TEXT = (
     "--split=train\n--test_split=test\n--width=64\n--embedding_dim=128\n"

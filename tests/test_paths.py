@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from tests.finished_run import command, picture, save_picture
-from tf_instdisc import load_encoder, paths, run_directory
-from tf_instdisc.convert import checkpoint
+from tf_instdisc import load_encoder, paths
 from tf_instdisc.data.folder import folder_source, image_paths
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.data.voc import voc_folder
-from tf_instdisc.embed_folder import embed_folder
-from tf_instdisc.export import saved_model
+from tf_instdisc.runs import directory
+from tf_instdisc.runs.convert import checkpoint
+from tf_instdisc.serving import saved_model
+from tf_instdisc.serving.embed_folder import embed_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
 URLS = (
@@ -173,9 +174,9 @@ def _embedder(contents):
         lambda url: voc_folder(url, "train"),
         lambda url: tfds_source("mnist", data_dir=url),
         lambda url: load_encoder(url),
-        lambda url: run_directory.load(url),
-        lambda url: run_directory.check_usable(url),
-        lambda url: run_directory.open_run(url, {}, (), ""),
+        lambda url: directory.load(url),
+        lambda url: directory.check_usable(url),
+        lambda url: directory.open_run(url, {}, (), ""),
         lambda url: embed_folder(url, "x.npz", _embedder, "s"),
         lambda url: embed_folder(".", f"{url}.npz", _embedder, "s"),
         lambda url: checkpoint.convert(url, "to"),
@@ -202,9 +203,9 @@ def test_doors_of_the_api_expand_tildes(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_picture(tmp_path / "pictures", "a.png", picture(0))
     assert folder_source("~/pictures").num_instances == 1
-    run = run_directory.open_run("~/run", {}, (), "--image_size=8\n")
+    run = directory.open_run("~/run", {}, (), "--image_size=8\n")
     assert run.path == tmp_path / "run"
-    assert run_directory.load("~/run").read_flags() == {"image_size": "8"}
+    assert directory.load("~/run").read_flags() == {"image_size": "8"}
 
     def embedder(contents):
         size = len(contents)

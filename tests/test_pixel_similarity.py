@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from tests.finished_run import picture
-from tf_instdisc import pixel_similarity
+from tf_instdisc.retrieval import pixel_similarity
 
 SIZE = 160
 

@@ -10,8 +10,9 @@ import tensorflow as tf
 import tf_instdisc
 from benchmarks import timing
 from tests.test_resume import ROOT
-from tf_instdisc import fused_batch_norm, plan
-from tf_instdisc.encoder_sizes import encoder_sizes
+from tf_instdisc.method import fused_batch_norm
+from tf_instdisc.training import plan
+from tf_instdisc.training.encoder_sizes import encoder_sizes
 
 SETTINGS = {
     "num_instances": 1000,

@@ -7,9 +7,10 @@ import tensorflow as tf
 
 import tf_instdisc
 from tests.small_run import linear_encoder
-from tf_instdisc import errors, strategy
+from tf_instdisc import errors
 from tf_instdisc.data import pipeline
-from tf_instdisc.fused_batch_norm import training_call
+from tf_instdisc.method.fused_batch_norm import training_call
+from tf_instdisc.training import strategy
 
 
 @pytest.fixture(autouse=True)
@@ -81,9 +82,7 @@ def test_overflowing_gradients_of_one_replica_change_no_weight():
     images[3] = np.inf  # On the second replica.
     model.fit(tf.data.Dataset.from_tensors((images, np.arange(4))), verbose=0)
     assert model.step.numpy() == 1
-    for before, after in zip(
-        weights, model.encoder.get_weights(), strict=True
-    ):
+    for before, after in zip(weights, model.encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
     scale = model.optimizer.dynamic_scale.value
     for copy in built.experimental_local_results(scale):

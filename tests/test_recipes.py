@@ -14,8 +14,8 @@ from absl import flags
 
 from tests import tfds_forms
 from tests.finished_run import picture, save_picture
-from tf_instdisc import run_directory
 from tf_instdisc.cli import train
+from tf_instdisc.runs import directory
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "flags").glob("*.flags"))
@@ -66,7 +66,7 @@ def parsed(arguments):
 
 def run_recipe(name, data, run_dir, *more):
     recipe = ROOT / "flags" / f"{name}.flags"
-    given = run_directory.parse_flags(recipe.read_text(encoding="utf-8"))
+    given = directory.parse_flags(recipe.read_text(encoding="utf-8"))
     arguments = [f"--flagfile={recipe}", f"--run_dir={run_dir}"]
     arguments += [f"--{size}={value}" for size, value in SIZES.items()]
     if name.startswith("imagenet"):
@@ -81,7 +81,7 @@ def run_recipe(name, data, run_dir, *more):
         arguments.append(f"--data_dir={data / 'tfds'}")
     with parsed([*arguments, *more]):
         train._train()
-    return run_directory.load(str(run_dir))
+    return directory.load(str(run_dir))
 
 
 @pytest.mark.parametrize(

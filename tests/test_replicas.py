@@ -11,8 +11,8 @@ import tensorflow as tf
 
 import tf_instdisc
 from tests.small_run import linear_encoder
-from tf_instdisc import optimization, strategy
 from tf_instdisc.data import pipeline
+from tf_instdisc.training import optimizer, strategy
 
 OBJECTIVES = (
     ("softmax", "shared"),
@@ -108,7 +108,7 @@ def fitted(
             encoder(), num_images, **arguments
         )
         model.compile(
-            optimizer=optimization.SGD(
+            optimizer=optimizer.SGD(
                 0.1, momentum=0.9, coupled_weight_decay=0.01
             )
         )
@@ -241,7 +241,7 @@ def test_hosts_and_replicas_share_each_epoch():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    from tf_instdisc import training
+    from tf_instdisc.training import train
 
     with pytest.raises(ValueError, match="multiple of the 4 replicas"):
-        training.require_multiple(10, 4)
+        train.require_multiple(10, 4)

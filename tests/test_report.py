@@ -9,8 +9,9 @@ import pytest
 
 from tests.browser import open_page
 from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
-from tf_instdisc import neighbors, run_directory, run_images
-from tf_instdisc.report import analysis, charts, run_page, thumbnails
+from tf_instdisc.retrieval import analysis, neighbors
+from tf_instdisc.retrieval.pages import charts, run_page, thumbnails
+from tf_instdisc.runs import directory, images
 
 PLAIN_NAMES = [
     f"{kind}/{i}.png" for kind in ("cats", "собаки") for i in range(9)
@@ -150,7 +151,7 @@ def test_a_run_without_labels_metrics_and_images(tmp_path):
     fill_folder(tmp_path / "images", [f"{i}.png" for i in range(12)])
     run = make_run(tmp_path / "run", tmp_path / "images")
     shutil.rmtree(tmp_path / "images")
-    page = run_page.report(run, run_images.open_images(run), max_points=10)
+    page = run_page.report(run, images.open_images(run), max_points=10)
     assert "10 of the images shown are missing" in page
     assert "Of 12 images" in page
     assert "cluster 1" in page
@@ -162,7 +163,7 @@ def bank_of(size=60, classes=3):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(size, 6)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return run_directory.Bank(
+    return directory.Bank(
         rows,
         np.arange(size),
         np.array([f"{i}.png" for i in range(size)]),
@@ -198,9 +199,9 @@ def test_a_thousand_classes_leave_the_page_small(tmp_path):
     rows = rng.normal(size=(1000, 8)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     text = f"--images={tmp_path / 'missing'}\n--image_size=16\n"
-    run = run_directory.open_run(str(tmp_path / "run"), {}, (), text)
+    run = directory.open_run(str(tmp_path / "run"), {}, (), text)
     run.save_bank(
-        run_directory.Bank(
+        directory.Bank(
             rows,
             np.arange(1000),
             np.array([f"class {i}/{i}.jpg" for i in range(1000)]),
@@ -209,7 +210,7 @@ def test_a_thousand_classes_leave_the_page_small(tmp_path):
         )
     )
     page = run_page.report(
-        run, run_images.open_images(run), max_points=100, num_neighbors=5
+        run, images.open_images(run), max_points=100, num_neighbors=5
     )
     assert len(page) < 3e6
     assert "Of 1,000 classes, the 40 with" in page
@@ -248,9 +249,9 @@ def test_the_closest_near_duplicates_come_first(tmp_path):
     angles = np.radians([0, 10, 20, 30, 100, 101, 200])
     rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     names = np.array([f"{int(a)}.png" for a in np.round(np.degrees(angles))])
-    bank = run_directory.Bank(rows, np.arange(7), names, np.full(7, -1))
+    bank = directory.Bank(rows, np.arange(7), names, np.full(7, -1))
     flags = {"images": str(tmp_path), "image_size": "8"}
-    found = run_page._duplicates(run_images.RunImages(bank, flags), None, 0.98)
+    found = run_page._duplicates(images.RunImages(bank, flags), None, 0.98)
     shown = [[item["name"] for item in group] for group in found["groups"]]
     assert shown[0] == ["100.png", "101.png"]
     # No chain is a group: 0 and 20 are not near each other.

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from tests.finished_run import command, linear_encoder
-from tf_instdisc import run_directory
-from tf_instdisc.reproduce import measure, runs, show, tables
-from tf_instdisc.reproduce.make import make_table
+from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
+from tf_instdisc.evaluation.reproduce.make import make_table
+from tf_instdisc.runs import directory
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
@@ -29,7 +29,7 @@ class Trainer:
         if len(self.trained) == self.stop_after:
             raise RuntimeError("stopped")
         self.trained.append(run_dir)
-        run = run_directory.open_run(run_dir, {}, (), "\n".join(flags) + "\n")
+        run = directory.open_run(run_dir, {}, (), "\n".join(flags) + "\n")
         rng = np.random.default_rng(len(run_dir))
         for epoch in range(1, 9):
             loss = 10 - epoch + rng.uniform()
@@ -37,7 +37,7 @@ class Trainer:
         run.save_encoder(linear_encoder())
         rows = rng.normal(size=(3, 32)).astype(np.float32)
         run.save_bank(
-            run_directory.Bank(
+            directory.Bank(
                 rows, np.arange(3), np.array(list("abc")), np.zeros(3, int)
             )
         )
@@ -107,7 +107,7 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
         tables.SCALES["small"],
     )
     path = tmp_path / planned[0].directory.path
-    run = runs.Run(planned[0].row, 0, run_directory.RunDirectory(path), ())
+    run = runs.Run(planned[0].row, 0, directory.RunDirectory(path), ())
     train, test = inputs.embed(run)
     hits = 0
     for query, label in zip(test.embeddings, test.labels, strict=True):
@@ -137,7 +137,7 @@ def test_a_stopped_table_goes_on(tmp_path):
     run = next((tmp_path / "runs").rglob("encoder.keras")).parent
     encoder = linear_encoder()
     encoder.set_weights([w * 2 + 0.1 for w in encoder.get_weights()])
-    run_directory.RunDirectory(run).save_encoder(encoder)
+    directory.RunDirectory(run).save_encoder(encoder)
     make("proximal", tmp_path, again, seeds=1)
     assert json_path.read_bytes() != before
 
@@ -164,7 +164,7 @@ def test_seeds_give_mean_and_deviation():
     row = table.rows[1]
     measured = [
         (
-            runs.Run(row, seed, run_directory.RunDirectory(pathlib.Path()), ()),
+            runs.Run(row, seed, directory.RunDirectory(pathlib.Path()), ()),
             measure.Measured({(row.label, "kNN"): value}),
         )
         for seed, value in enumerate((0.40, 0.42, 0.44))
@@ -194,7 +194,7 @@ def test_the_command_trains_what_is_missing(tmp_path):
     result = command("reproduce", *arguments)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "runs/cifar10_sweep/base/seed0"
-    finished = run_directory.RunDirectory(run)
+    finished = directory.RunDirectory(run)
     assert finished.load_bank().rows.shape == (60, 128)
     assert len(finished.read_metrics()) == 2
     text = (tmp_path / "tables/embedding_size.md").read_text()

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from tests import small_run
-from tf_instdisc import checkpoints, errors, run_directory
+from tf_instdisc import errors
+from tf_instdisc.runs import checkpoints
+from tf_instdisc.runs import directory as run_directory
 
 ROOT = pathlib.Path(__file__).parent.parent
 _SPEED = ("images_per_second", "input_wait")
@@ -289,7 +291,8 @@ def test_a_run_of_an_older_version_goes_on(tmp_path, capsys, precision):
     import tensorflow as tf
 
     import tf_instdisc
-    from tf_instdisc import optimization, saving
+    from tf_instdisc.training import optimizer as optimization
+    from tf_instdisc.training import saving
 
     run_dir = run_directory.RunDirectory(tmp_path)
 

@@ -18,7 +18,7 @@ import pytest
 import tf_instdisc
 from tests import exported
 from tests.servers import KINDS, Server, need, running
-from tf_instdisc.export import saved_model
+from tf_instdisc.serving import saved_model
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
 ROOT = pathlib.Path(__file__).parent.parent

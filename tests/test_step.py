@@ -21,7 +21,7 @@ from tests.test_objectives import (
     unit,
 )
 from tests.test_replicas import OBJECTIVES
-from tf_instdisc import sampling
+from tf_instdisc.method import negatives as sampling
 
 INPUTS, DIM, NUM_NEGATIVES, SEED = 6, 16, 7, 5
 RATE = 0.01  # of SGD

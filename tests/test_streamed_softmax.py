@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc import streamed_softmax
+from tf_instdisc.method import streamed_softmax
 
 
 def unit_rows(shape, seed):

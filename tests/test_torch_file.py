@@ -8,8 +8,8 @@ import pytest
 
 from tests import torch_files
 from tests.torch_files import Call, Module, Named, Raw
-from tf_instdisc.convert import torch_file
-from tf_instdisc.convert.records import CheckpointError, Inert, Tensor
+from tf_instdisc.runs.convert import torch_file
+from tf_instdisc.runs.convert.records import CheckpointError, Inert, Tensor
 
 FORMATS = {"legacy": torch_files.legacy_bytes, "zip": torch_files.zip_bytes}
 

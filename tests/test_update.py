@@ -18,7 +18,9 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
-from tf_instdisc import diff, finishing, run_directory, update
+from tf_instdisc.retrieval import compare_runs
+from tf_instdisc.runs import directory, update
+from tf_instdisc.training import finishing
 
 
 @pytest.fixture
@@ -229,7 +231,7 @@ def test_another_run_directory_leaves_the_first_alone(run, tmp_path):
     target = tmp_path / "second"
     instdisc_update(run, new_folder, f"--output={target}")
     assert run.bank.read_bytes() == before
-    second = run_directory.load(str(target))
+    second = directory.load(str(target))
     assert len(second.load_bank().rows) == 22
     assert second.read_flags()["images"] == str(new_folder)
     assert second.encoder.exists()
@@ -238,7 +240,7 @@ def test_another_run_directory_leaves_the_first_alone(run, tmp_path):
 def bank_of(rows, names=None):
     size = len(rows)
     names = [f"{i}.png" for i in range(size)] if names is None else names
-    return run_directory.Bank(
+    return directory.Bank(
         rows.astype(np.float32),
         np.arange(size),
         np.array(names),
@@ -254,7 +256,7 @@ def test_a_turned_bank_has_not_drifted():
     rng = np.random.default_rng(0)
     rows = unit(rng.normal(size=(50, 6)))
     turn, _ = np.linalg.qr(rng.normal(size=(6, 6)))
-    found = diff.compare(bank_of(rows), bank_of(rows @ turn), 5)
+    found = compare_runs.compare(bank_of(rows), bank_of(rows @ turn), 5)
     assert found.shared_neighbors.tolist() == [1] * 50
     np.testing.assert_allclose(found.drift, 0, atol=1e-5)
 
@@ -266,7 +268,7 @@ def test_the_image_that_moved_is_found():
     moved[7] *= -1
     names = [f"{i}.png" for i in range(50)]
     order = rng.permutation(50)
-    found = diff.compare(
+    found = compare_runs.compare(
         bank_of(rows),
         bank_of(
             np.concatenate([moved[order], rows[:1]]),
@@ -283,7 +285,7 @@ def test_the_image_that_moved_is_found():
 def test_shared_neighbors_equal_loops():
     rng = np.random.default_rng(1)
     a, b = unit(rng.normal(size=(30, 4))), unit(rng.normal(size=(30, 4)))
-    found = diff.compare(bank_of(a), bank_of(b), 6)
+    found = compare_runs.compare(bank_of(a), bank_of(b), 6)
     position = [int(str(name).split(".")[0]) for name in found.names]
     for i, own in enumerate(position):
         sets = []
@@ -325,7 +327,7 @@ def test_training_goes_on_from_an_updated_run(tmp_path):
     def train(name, *more):
         result = instdisc_train(name, *more)
         assert result.returncode == 0, result.stderr
-        return run_directory.load(str(tmp_path / name)), result.stdout
+        return directory.load(str(tmp_path / name)), result.stdout
 
     first, _ = train("first", "--epochs=1")
     (folder / "03.png").unlink()
@@ -333,7 +335,7 @@ def test_training_goes_on_from_an_updated_run(tmp_path):
     save_picture(folder, "000 new.png", picture(99))
     output = instdisc_update(first, folder, f"--output={tmp_path / 'grown'}")
     assert "renamed: 1\n  05.png -> 00 renamed.png" in output
-    grown = run_directory.load(str(tmp_path / "grown")).load_bank()
+    grown = directory.load(str(tmp_path / "grown")).load_bank()
 
     # Another seed, and nothing that moves weights or rows: what comes out is
     # what it began with.

@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def _convert() -> None:
-    from tf_instdisc.convert import checkpoint
+    from tf_instdisc.runs.convert import checkpoint
 
     run = checkpoint.convert(
         convert.FROM.value or "",

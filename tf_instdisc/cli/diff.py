@@ -21,11 +21,12 @@ def main() -> None:
 def _diff(first: str, second: str) -> None:
     import numpy as np
 
-    from tf_instdisc import atomic, run_directory
-    from tf_instdisc.diff import compare
+    from tf_instdisc import atomic
+    from tf_instdisc.retrieval.compare_runs import compare
+    from tf_instdisc.runs import directory
     from tf_instdisc.text import shown, tsv
 
-    runs = [run_directory.load(path) for path in (first, second)]
+    runs = [directory.load(path) for path in (first, second)]
     found = compare(
         runs[0].load_bank(),
         runs[1].load_bank(),

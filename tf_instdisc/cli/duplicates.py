@@ -2,11 +2,7 @@
 
 import sys
 
-from tf_instdisc.cli.flag_groups import (
-    duplicates,
-    finished_run,
-    moved_images,
-)
+from tf_instdisc.cli.flag_groups import duplicates, finished_run, moved_images
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.text import shown
 
@@ -30,17 +26,18 @@ def main() -> None:
 
 
 def _duplicates() -> None:
-    from tf_instdisc import run_directory, run_images
-    from tf_instdisc.duplicates import (
+    from tf_instdisc.retrieval.duplicates import (
         find_duplicates,
         folder_images,
         fraction_of_copies_found,
         training_images,
     )
-    from tf_instdisc.load import load_encoder
-    from tf_instdisc.report import duplicate_page, pages
+    from tf_instdisc.retrieval.pages import duplicate_page, pages
+    from tf_instdisc.runs import directory
+    from tf_instdisc.runs import images as run_images
+    from tf_instdisc.runs.load import load_encoder
 
-    run = run_directory.load(finished_run.RUN_DIR.value or "")
+    run = directory.load(finished_run.RUN_DIR.value or "")
     folders = duplicates.FOLDERS.value
     if folders:
         flags, encoder = run.read_flags(), load_encoder(run.path)

@@ -37,12 +37,12 @@ def _embed() -> None:
                 "pip install 'tf_instdisc[parquet]'"
             ) from error
 
-    from tf_instdisc.serving_client import ServingError
+    from tf_instdisc.serving.client import ServingError
 
     try:
         embedder, source = _embedder()
 
-        from tf_instdisc.embed_folder import embed_folder, one_by_one
+        from tf_instdisc.serving.embed_folder import embed_folder, one_by_one
 
         outcome = embed_folder(
             embedding.IMAGES.value or "",
@@ -75,7 +75,7 @@ def _embedder():
 
 
 def _from_server():
-    from tf_instdisc.serving_client import GrpcClient, RestClient
+    from tf_instdisc.serving.client import GrpcClient, RestClient
 
     client_of, address = GrpcClient, embedding.SERVER.value
     if embedding.REST.value:
@@ -100,7 +100,7 @@ def _from_server():
 
 
 def _from_saved_model(path):
-    from tf_instdisc.export import versions
+    from tf_instdisc.serving import versions
 
     if not (path / "saved_model.pb").exists():
         numbers = versions.versions(os.fspath(path))
@@ -128,15 +128,15 @@ def _from_saved_model(path):
 
 
 def _from_run(run_dir):
-    from tf_instdisc import run_directory
+    from tf_instdisc.runs import directory
 
-    run = run_directory.load(run_dir)
+    run = directory.load(run_dir)
 
     import tensorflow as tf
 
-    from tf_instdisc.export import saved_model
-    from tf_instdisc.export.signatures import build_serving
-    from tf_instdisc.load import load_encoder
+    from tf_instdisc.runs.load import load_encoder
+    from tf_instdisc.serving import saved_model
+    from tf_instdisc.serving.signatures import build_serving
 
     serving = build_serving(
         load_encoder(run_dir), None, saved_model.options_of(run)

@@ -28,11 +28,11 @@ def main() -> None:
 
 
 def _export() -> None:
-    from tf_instdisc import run_directory
+    from tf_instdisc.runs import directory as run_directory
 
     run = run_directory.load(finished_run.RUN_DIR.value or "")
 
-    from tf_instdisc.export import saved_model
+    from tf_instdisc.serving import saved_model
 
     options = saved_model.options_of(
         run,
@@ -72,7 +72,7 @@ def _images(run, crop_fraction):
 
     from tf_instdisc.data.folder import folder_source
     from tf_instdisc.data.pipeline import evaluation_dataset
-    from tf_instdisc.load import load_encoder
+    from tf_instdisc.runs.load import load_encoder
 
     source = folder_source(export.CALIBRATION_IMAGES.value or "", "skip")
     image_size = load_encoder(run.path).input_shape[1]

@@ -1,10 +1,6 @@
 """instdisc-neighbors: shows the training images nearest to others."""
 
-from tf_instdisc.cli.flag_groups import (
-    finished_run,
-    moved_images,
-    neighbors,
-)
+from tf_instdisc.cli.flag_groups import finished_run, moved_images, neighbors
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.text import shown
 
@@ -24,10 +20,12 @@ def main() -> None:
 
 
 def _neighbors() -> None:
-    from tf_instdisc import run_directory, run_images
-    from tf_instdisc.report import grid, lines, pages, search
+    from tf_instdisc.retrieval import queries as search
+    from tf_instdisc.retrieval.pages import grid, lines, pages
+    from tf_instdisc.runs import directory
+    from tf_instdisc.runs import images as run_images
 
-    run = run_directory.load(finished_run.RUN_DIR.value or "")
+    run = directory.load(finished_run.RUN_DIR.value or "")
     images = run_images.open_images(run, moved_images.overrides())
     size = neighbors.PICTURE_SIZE.value
     queries = search.parse_query(

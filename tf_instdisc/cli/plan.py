@@ -12,12 +12,13 @@ from typing import Any
 
 from absl import flags
 
-from tf_instdisc import choices, plan
+from tf_instdisc import choices
 from tf_instdisc.cli import train
 from tf_instdisc.cli.flag_groups import data, encoder, optimization, run
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
+from tf_instdisc.training import plan
 
 _SUMMARY = """
 Prints what a run will need: bank, memory of a step, checkpoints, steps. It

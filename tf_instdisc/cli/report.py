@@ -1,10 +1,6 @@
 """instdisc-report: one page that shows what a run has learned."""
 
-from tf_instdisc.cli.flag_groups import (
-    finished_run,
-    moved_images,
-    report,
-)
+from tf_instdisc.cli.flag_groups import finished_run, moved_images, report
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.text import shown
 
@@ -23,13 +19,13 @@ def main() -> None:
 
 
 def _report() -> None:
-    from tf_instdisc import run_directory, run_images
-    from tf_instdisc.report import pages, run_page
+    from tf_instdisc.retrieval.pages import pages, run_page
+    from tf_instdisc.runs import directory, images
 
-    run = run_directory.load(finished_run.RUN_DIR.value or "")
+    run = directory.load(finished_run.RUN_DIR.value or "")
     page = run_page.report(
         run,
-        run_images.open_images(run, moved_images.overrides()),
+        images.open_images(run, moved_images.overrides()),
         max_points=report.MAP_POINTS.value,
         threshold=report.THRESHOLD.value,
         num_neighbors=report.NUM_NEIGHBORS.value,

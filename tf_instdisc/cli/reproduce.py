@@ -25,8 +25,8 @@ def main() -> None:
 
 
 def _reproduce() -> None:
-    from tf_instdisc.reproduce import runs, tables
-    from tf_instdisc.reproduce.make import make_table
+    from tf_instdisc.evaluation.reproduce import runs, tables
+    from tf_instdisc.evaluation.reproduce.make import make_table
 
     scale = tables.SCALES[reproduce.SCALE.value]
     recipes = runs.find_recipes(reproduce.RECIPES_DIR.value)

@@ -31,7 +31,8 @@ def main() -> None:
 
 
 def _train() -> None:
-    from tf_instdisc import lock, run_directory
+    from tf_instdisc.runs import directory as run_directory
+    from tf_instdisc.runs import lock
 
     run_dir = run.RUN_DIR.value or ""
     run_directory.check_usable(run_dir)
@@ -45,7 +46,7 @@ def _train() -> None:
 
 
 def _train_in(run_dir: str) -> None:
-    from tf_instdisc import run_directory
+    from tf_instdisc.runs import directory as run_directory
 
     init_run = None
     if run.INIT_RUN.value:
@@ -53,8 +54,8 @@ def _train_in(run_dir: str) -> None:
 
     import keras
 
-    from tf_instdisc import strategy, training
-    from tf_instdisc.optimization import scaled_learning_rate
+    from tf_instdisc.training import strategy, train
+    from tf_instdisc.training.optimizer import scaled_learning_rate
 
     # First, as it configures the devices.
     if run.LOGICAL_CPUS.value > 1:
@@ -66,7 +67,7 @@ def _train_in(run_dir: str) -> None:
     )
     # Not before: preparing a data set takes from Python's random numbers.
     keras.utils.set_random_seed(run.SEED.value)
-    training.train(
+    train.train(
         run_dir,
         source,
         test_source,
@@ -157,12 +158,13 @@ def _channels():
 
 def _sources(init_run, run_dir):
     """Training and test images; `run_dir` is where checks are remembered."""
-    from tf_instdisc import run_directory, run_sources
+    from tf_instdisc.runs import directory as run_directory
+    from tf_instdisc.runs import sources
 
-    settings = run_sources.DataSettings(
+    settings = sources.DataSettings(
         **{
             field.name: flags.FLAGS[field.name].value
-            for field in dataclasses.fields(run_sources.DataSettings)
+            for field in dataclasses.fields(sources.DataSettings)
         }
     )
     known = (None, None)
@@ -173,12 +175,12 @@ def _sources(init_run, run_dir):
         directory = run_directory.RunDirectory(pathlib.Path(run_dir))
         checked = directory.checked_images
         test_checked = directory.checked_test_images
-    source = run_sources.open_train(settings, *known, checked)
-    return source, run_sources.open_test(settings, test_checked)
+    source = sources.open_train(settings, *known, checked)
+    return source, sources.open_test(settings, test_checked)
 
 
 def _augmentation():
-    from tf_instdisc.augment import Augmentation
+    from tf_instdisc.data.augment import Augmentation
 
     return Augmentation(
         image_size=data.TRAIN_IMAGE_SIZE.value or data.IMAGE_SIZE.value,

@@ -21,11 +21,11 @@ def main() -> None:
 
 
 def _update() -> None:
-    from tf_instdisc import run_directory
-    from tf_instdisc.update import update_run
+    from tf_instdisc.runs import directory
+    from tf_instdisc.runs.update import update_run
 
     run, done = update_run(
-        run_directory.load(finished_run.RUN_DIR.value or ""),
+        directory.load(finished_run.RUN_DIR.value or ""),
         update.IMAGES.value or "",
         update.REREAD.value,
         update.OUTPUT.value,

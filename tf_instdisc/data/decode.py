@@ -8,7 +8,7 @@ that what it costs is known and bounded before it is decoded.
 import tensorflow as tf
 
 from tf_instdisc import choices
-from tf_instdisc.augment import Augmentation, crop_boxes
+from tf_instdisc.data.augment import Augmentation, crop_boxes
 from tf_instdisc.data.formats import exif, image_file, jpeg
 
 # A JPEG is decoded at a fraction of its size as long as this many of its

@@ -8,8 +8,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf_instdisc.augment import NUM_UNIFORMS, Augmentation, augment
 from tf_instdisc.data import decode
+from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, augment
 from tf_instdisc.data.sources import ImageSource
 
 # Pixels of a side from which on augmentation is compiled by XLA: it then takes

@@ -16,12 +16,12 @@ from tf_instdisc.data import detection_pipeline
 from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.voc import voc_folder, voc_tfds
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation import average_precision
-from tf_instdisc.evaluation.average_precision import Detections
+from tf_instdisc.evaluation.detectors import average_precision
+from tf_instdisc.evaluation.detectors.average_precision import Detections
+from tf_instdisc.evaluation.detectors.retinanet import build_retinanet
 from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.retinanet import build_retinanet
-from tf_instdisc.load import load_encoder
-from tf_instdisc.run_directory import RunDirectory
+from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.text import shown
 
 _ARMS = (("from scratch", False), ("pre-trained", True))

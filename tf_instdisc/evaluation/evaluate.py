@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tf_instdisc import choices, lock, run_directory
+from tf_instdisc import choices
 from tf_instdisc.evaluation import (
     fine_tuning,
     knn,
@@ -16,7 +16,8 @@ from tf_instdisc.evaluation import (
 )
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.run_directory import RunDirectory
+from tf_instdisc.runs import directory, lock
+from tf_instdisc.runs.directory import RunDirectory
 
 # check(inputs, options), measure(inputs, options)
 _ON_LABELLED_IMAGES: dict[str, tuple[Callable, Callable]] = {
@@ -53,7 +54,7 @@ def evaluate(
         ValueError: If labels, images or options do not fit.
     """
     if not isinstance(run, RunDirectory):
-        run = run_directory.load(os.fspath(run))
+        run = directory.load(os.fspath(run))
     with lock.holding(run.path):
         return _evaluate(run, options, overrides)
 

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import choices
-from tf_instdisc.augment import Augmentation
 from tf_instdisc.data import pipeline
+from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.data.subset import subset
 from tf_instdisc.errors import UsageError
@@ -17,8 +17,8 @@ from tf_instdisc.evaluation import paper, untrained
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.linear import top_accuracies
 from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.fused_batch_norm import training_call
-from tf_instdisc.optimization import build_optimizer
+from tf_instdisc.method.fused_batch_norm import training_call
+from tf_instdisc.training.optimizer import build_optimizer
 
 FRACTIONS = (0.01, 0.02, 0.04, 0.1, 0.2)
 

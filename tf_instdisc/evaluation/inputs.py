@@ -12,9 +12,9 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.features import data_digest
-from tf_instdisc.load import load_encoder
-from tf_instdisc.run_directory import Bank, RunDirectory
-from tf_instdisc.run_sources import (
+from tf_instdisc.runs.directory import Bank, RunDirectory
+from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.runs.sources import (
     DataSettings,
     open_test,
     open_train,

@@ -4,14 +4,15 @@ import dataclasses
 
 import numpy as np
 
-from tf_instdisc import choices, finishing
-from tf_instdisc.embedding import Embedded, embed
+from tf_instdisc import choices
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import paper, untrained
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.neighbors import knn_accuracy
+from tf_instdisc.retrieval.neighbors import knn_accuracy
+from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.text import shown
+from tf_instdisc.training import finishing
 
 _DATA = ("images", "dataset", "split", "data_dir", "crop_fraction")
 

@@ -11,7 +11,7 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import features, paper, untrained
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.optimization import build_optimizer
+from tf_instdisc.training.optimizer import build_optimizer
 
 _CHUNK = 1024
 _EPSILON = 1e-5  # of a batch norm

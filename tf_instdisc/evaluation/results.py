@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.run_directory import RunDirectory
+from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import shown
 
 

@@ -9,7 +9,7 @@ from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
 from tf_instdisc.evaluation.knn import KNNOptions
 from tf_instdisc.evaluation.linear import LinearOptions
 from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.run_directory import RunDirectory
+from tf_instdisc.runs.directory import RunDirectory
 
 _SHARED = ("data_dir", "cache", "bad_images")
 

@@ -3,8 +3,8 @@
 import keras
 import tensorflow as tf
 
-from tf_instdisc.augment import Augmentation
 from tf_instdisc.data import pipeline
+from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.sources import ImageSource
 
 _BATCH = 256

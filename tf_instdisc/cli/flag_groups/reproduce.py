@@ -3,7 +3,7 @@
 from absl import flags
 
 from tf_instdisc.cli import path_flags
-from tf_instdisc.reproduce import tables
+from tf_instdisc.evaluation.reproduce import tables
 
 TABLE = flags.DEFINE_multi_enum(
     "table", None, tuple(tables.TABLES), "Tables to make."

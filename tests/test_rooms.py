@@ -1,0 +1,111 @@
+"""The imports of the package as a graph: its rooms, and what they know of."""
+
+import ast
+import collections
+import functools
+import pathlib
+
+PACKAGE = "tf_instdisc"
+ROOT = pathlib.Path(__file__).parent.parent
+
+# From the top: a file imports only from rooms below its own.
+ROOMS = (
+    "cli",
+    "evaluation/reproduce",
+    "evaluation",
+    "evaluation/detectors",
+    "training",
+    "serving",
+    "serving/client",
+    "retrieval/pages",
+    "retrieval",
+    "runs/convert",
+    "runs",
+    "data",
+    "data/formats",
+    "method",
+    "method/encoders",
+    "config",
+    ".",
+)
+# They give what is inside its public names, and are imported by nothing here.
+DOORS = (PACKAGE, f"{PACKAGE}.serving_client")
+MOST_ARROWS = 65
+
+
+@functools.cache
+def modules():
+    """Files by the names of their modules."""
+    import tf_instdisc
+
+    folder = pathlib.Path(tf_instdisc.__file__).parent
+    found = {}
+    for path in folder.rglob("*.py"):
+        parts = path.relative_to(folder.parent).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def room_of(module):
+    folder = modules()[PACKAGE].parent
+    room = modules()[module].parent.relative_to(folder).as_posix()
+    return "cli" if room.startswith("cli/") else room
+
+
+def imported(module):
+    for node in ast.walk(ast.parse(modules()[module].read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in modules() else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@functools.cache
+def arrows():
+    """Pairs of rooms, and the imports that make each."""
+    found = collections.defaultdict(set)
+    for module in modules().keys() - set(DOORS):
+        for name in imported(module):
+            if name in modules() and room_of(name) != room_of(module):
+                pair = room_of(module), room_of(name)
+                found[pair].add(f"{module} imports {name}")
+    return found
+
+
+def test_every_file_is_in_a_room():
+    assert {room_of(module) for module in modules()} == set(ROOMS)
+
+
+def test_imports_point_downwards():
+    upwards = [
+        sorted(imports)
+        for (above, below), imports in arrows().items()
+        if ROOMS.index(above) >= ROOMS.index(below)
+    ]
+    assert not upwards
+
+
+def test_nothing_here_imports_through_a_door():
+    through = [
+        f"{module} imports {name}"
+        for module in modules().keys() - set(DOORS)
+        for name in imported(module)
+        if name in DOORS
+    ]
+    assert not through
+
+
+def test_few_rooms_know_of_each_other():
+    assert len(arrows()) <= MOST_ARROWS, sorted(arrows())
+
+
+def test_only_commands_touch_absl():
+    touching = [
+        module
+        for module in modules()
+        if room_of(module) != "cli"
+        and any(name.split(".")[0] == "absl" for name in imported(module))
+    ]
+    assert not touching

@@ -1,0 +1,1 @@
+"""RetinaNet on a trained encoder, and its average precision."""

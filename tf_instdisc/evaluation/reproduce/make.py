@@ -1,0 +1,117 @@
+"""Makes a table: trains, measures, writes; what is done is kept."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+from tf_instdisc import atomic, choices
+from tf_instdisc.evaluation.reproduce import measure, runs, show
+from tf_instdisc.evaluation.reproduce.measure import Measured
+from tf_instdisc.evaluation.reproduce.runs import Run
+from tf_instdisc.evaluation.reproduce.tables import TABLES, Scale
+from tf_instdisc.runs import lock
+from tf_instdisc.text import shown
+
+
+def make_table(
+    name: str,
+    scale: Scale,
+    recipes: pathlib.Path,
+    more: Sequence[str],
+    num_seeds: int,
+    runs_dir: pathlib.Path,
+    tables_dir: pathlib.Path,
+    command: str,
+    train: runs.Train,
+    num_jobs: int = 1,
+    rows: Sequence[str] | None = None,
+) -> None:
+    """Makes `NAME.md`, and `NAME.png` where the paper has a figure.
+
+    Finished runs are not trained again, and what was measured of them, kept
+    in `NAME.json`, is not measured again unless their encoder has changed.
+
+    Args:
+        name: A key of `TABLES`.
+        scale: Its scale.
+        recipes: The folder of the recipes.
+        more: Flags of instdisc-train, added to every run.
+        num_seeds: Seeds of each row.
+        runs_dir: Where runs are kept.
+        tables_dir: Where the table goes.
+        command: What the table says it was made by.
+        train: Trains a run.
+        num_jobs: Runs trained at the same time.
+        rows: Names of the runs to make, all by default.
+
+    Raises:
+        ValueError: If the table has not one of the rows.
+    """
+    table = TABLES[name]
+    if rows is not None:
+        table = _with_rows(table, rows)
+    recipe = recipes / scale.recipes[table.recipe]
+    inputs = measure.open_inputs(runs.recipe_flags(recipe, more), scale)
+    planned = runs.plan_runs(
+        table,
+        recipe,
+        more,
+        inputs.source.num_instances,
+        num_seeds,
+        runs_dir,
+    )
+    runs.train_missing(planned, train, num_jobs)
+    tables_dir.mkdir(parents=True, exist_ok=True)
+    kept = _Kept(tables_dir / f"{name}.json")
+    measured = []
+    for run in planned:
+        found = kept.get(run)
+        if found is None:
+            print(f"measuring {shown(str(run.directory.path))}", flush=True)
+            with lock.holding(run.directory.path):
+                found = measure.PROTOCOLS[table.protocol](run, inputs)
+            kept.put(run, found)
+        measured.append((run, found))
+    plot = f"{name}.png" if table.axis else None
+    if plot:
+        show.save_plot(str(tables_dir / plot), table, measured)
+    text = show.markdown(table, measured, command, plot)
+    atomic.write_text(tables_dir / f"{name}.md", text)
+    print(text)
+
+
+def _with_rows(table, names):
+    known = tuple(row.run for row in table.rows)
+    for name in names:
+        choices.require("rows", name, known)
+    rows = tuple(row for row in table.rows if row.run in names)
+    return dataclasses.replace(table, rows=rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What has been measured, in a file."""
+
+    path: pathlib.Path
+
+    def get(self, run: Run) -> Measured | None:
+        entry = self._read().get(str(run.directory.path))
+        if entry is None or entry["encoder"] != run.directory.encoder_digest():
+            return None
+        values = {(line, column): v for line, column, v in entry["values"]}
+        return Measured(values, entry["curve"])
+
+    def put(self, run: Run, found: Measured) -> None:
+        entries = self._read()
+        entries[str(run.directory.path)] = {
+            "encoder": run.directory.encoder_digest(),
+            "values": [[*cell, value] for cell, value in found.values.items()],
+            "curve": found.curve,
+        }
+        atomic.write_text(self.path, json.dumps(entries, indent=1))
+
+    def _read(self):
+        if not self.path.exists():
+            return {}
+        return json.loads(self.path.read_text(encoding="utf-8"))

@@ -1,0 +1,140 @@
+"""What is measured of a run, on the recipe's data."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.evaluation import fine_tuning, linear, svm
+from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labelled
+from tf_instdisc.evaluation.reproduce.runs import Run
+from tf_instdisc.evaluation.reproduce.tables import Scale
+from tf_instdisc.retrieval.knn import KNNMeasure
+from tf_instdisc.runs.embedding import Embedded, embed
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What every run of a table is measured on.
+
+    Attributes:
+        source: The recipe's training images, all of them also for runs that
+            were trained on a share.
+        test_source: Its test images.
+        flags: The recipe's flags by name.
+        scale: Its options of fine-tuning and linear classifiers.
+    """
+
+    source: ImageSource
+    test_source: ImageSource
+    flags: dict[str, str]
+    scale: Scale
+
+    def of(self, run: Run) -> EvaluationInputs:
+        """The inputs of the protocols, for one run."""
+        return EvaluationInputs(
+            run.directory, self.flags, self.source, self.test_source
+        )
+
+    def embed(self, run: Run) -> tuple[Embedded, Embedded]:
+        """Embeddings of training and test images."""
+        inputs = self.of(run)
+        train, test = (
+            embed(inputs.encoder, inputs.images(source))
+            for source in (self.source, self.test_source)
+        )
+        return train, test
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Numbers of one run.
+
+    Attributes:
+        values: By line and column of the table.
+        curve: The loss of each epoch, where it is asked for.
+    """
+
+    values: dict[tuple[str, str], float]
+    curve: list[float] = dataclasses.field(default_factory=list)
+
+
+def open_inputs(flags: dict[str, str], scale: Scale) -> Inputs:
+    """Opens the images of a recipe.
+
+    Raises:
+        ValueError: If there are no labels to measure with.
+    """
+    return Inputs(*open_labelled(flags), flags, scale)
+
+
+def fluctuation(curve: Sequence[float]) -> float:
+    """How far epochs lie from their neighbours.
+
+    Args:
+        curve: The loss of each epoch; the first quarter, where it falls
+            fast, is left out.
+
+    Returns:
+        Mean of |loss - (loss before + loss after) / 2|; 0 for a line.
+    """
+    late = np.asarray(curve)[len(curve) // 4 :]
+    if len(late) < 3:
+        return 0.0
+    return float(np.abs(late[1:-1] - (late[:-2] + late[2:]) / 2).mean())
+
+
+def _knn(run: Run, inputs: Inputs) -> Measured:
+    knn = KNNMeasure(
+        int(inputs.flags.get("num_neighbors", 200)),
+        inputs.source.num_classes,
+        float(inputs.flags.get("temperature", 0.07)),
+    )
+    with_many, _ = knn(*inputs.embed(run))
+    return Measured({(run.row.label, "kNN"): with_many})
+
+
+def _knn_and_svm(run: Run, inputs: Inputs) -> Measured:
+    options = svm.SVMOptions(keep_features=False)
+    top1 = svm.measure(inputs.of(run), options)[0].value
+    values = _knn(run, inputs).values
+    return Measured({**values, (run.row.label, "SVM"): top1})
+
+
+def _loss_curve(run: Run, inputs: Inputs) -> Measured:
+    curve = [epoch["loss"] for epoch in run.directory.read_metrics()]
+    line = run.row.label
+    return Measured(
+        {
+            **_knn(run, inputs).values,
+            (line, "last loss"): curve[-1],
+            (line, "fluctuation of the loss"): fluctuation(curve),
+        },
+        curve,
+    )
+
+
+def _linear(run: Run, inputs: Inputs) -> Measured:
+    options = linear.LinearOptions(
+        baselines=True, seed=run.seed, **inputs.scale.linear
+    )
+    found = linear.measure(inputs.of(run), options)
+    return Measured({(one.name, one.metric): one.value for one in found})
+
+
+def _semi_supervised(run: Run, inputs: Inputs) -> Measured:
+    options = fine_tuning.FineTuneOptions(
+        seed=run.seed, **inputs.scale.fine_tuning
+    )
+    found = fine_tuning.measure(inputs.of(run), options)
+    return Measured({(one.name, one.metric): one.value for one in found})
+
+
+PROTOCOLS: dict[str, Callable[[Run, Inputs], Measured]] = {
+    "knn": _knn,
+    "knn_and_svm": _knn_and_svm,
+    "loss_curve": _loss_curve,
+    "linear": _linear,
+    "semi_supervised": _semi_supervised,
+}

@@ -1,0 +1,186 @@
+"""A table as Markdown and as a plot."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from tf_instdisc import atomic
+from tf_instdisc.evaluation.reproduce.measure import Measured
+from tf_instdisc.evaluation.reproduce.runs import Run
+from tf_instdisc.evaluation.reproduce.tables import Table
+
+_SHARES = ("kNN", "SVM", "top1", "top5")  # shown in percent
+
+
+def markdown(
+    table: Table,
+    measured: Sequence[tuple[Run, Measured]],
+    command: str,
+    plot: str | None,
+) -> str:
+    """The table, with the paper's numbers beside.
+
+    Args:
+        table: The table.
+        measured: Runs and their measurements.
+        command: What makes it again.
+        plot: File name of its plot, if there is one.
+
+    Returns:
+        A Markdown document. Of several seeds it shows mean and standard
+        deviation.
+    """
+    values = _by_cell(measured)
+    lines = list(dict.fromkeys(line for line, _ in values))
+    columns = list(dict.fromkeys(column for _, column in values))
+    paper = _paper(table)
+    with_paper = [c for c in columns if any((n, c) in paper for n in lines)]
+    header = []
+    for column in columns:
+        header.append(column)
+        if column in with_paper:
+            header.append(f"paper: {column}")
+    text = [
+        f"# {table.title}",
+        "",
+        f"Paper: arXiv 1805.01978, {table.source}. Of runs on other data or "
+        "with another network, compare the order with the paper's, not the "
+        "numbers.",
+        "",
+        f"    {command}",
+        "",
+        "Percentages; mean ± standard deviation of the seeds."
+        if set(columns) <= set(_SHARES)
+        else "kNN in percent; mean ± standard deviation of the seeds.",
+        "",
+        f"| | {' | '.join(header)} | seeds | flags |",
+        "| --- " * (len(header) + 3) + "|",
+    ]
+    flags = {run.row.label: _changes(run) for run, _ in measured}
+    for line in lines:
+        cells = []
+        for column in columns:
+            found = values.get((line, column), [])
+            cells.append(_mean_and_spread(found, column in _SHARES))
+            if column in with_paper:
+                number = paper.get((line, column))
+                cells.append("" if number is None else f"{100 * number:.1f}")
+        seeds = max(len(values.get((line, c), [])) for c in columns)
+        cells += [str(seeds), flags.get(line, "")]
+        text.append(f"| {line} | {' | '.join(cells)} |")
+    if plot is not None:
+        text += ["", f"![{table.title}]({plot})"]
+    return "\n".join([*text, ""])
+
+
+def save_plot(
+    path: str, table: Table, measured: Sequence[tuple[Run, Measured]]
+) -> None:
+    """Draws what the paper drew: numbers over the axis, or curves of loss."""
+    # Not pyplot, which keeps global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    if table.protocol == "loss_curve":
+        for label, curves in _curves(measured).items():
+            mean = np.mean(curves, axis=0)
+            axes.plot(np.arange(1, len(mean) + 1), mean, label=label)
+        axes.set_ylabel("loss of the epoch")
+    else:
+        series = _series(table, measured)
+        for label, points in series.items():
+            positions, means, spreads = map(np.array, zip(*points, strict=True))
+            axes.errorbar(
+                positions,
+                100 * means,
+                100 * spreads,
+                fmt="o--" if label.startswith("paper") else "o-",
+                capsize=3,
+                label=label,
+            )
+        axes.set_xscale("log")
+        ticks = sorted({p[0] for points in series.values() for p in points})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+        axes.minorticks_off()
+        axes.set_ylabel("percent")
+    axes.set_xlabel(table.axis or "")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    with atomic.replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
+
+
+def _by_cell(measured):
+    values: dict[tuple[str, str], list[float]] = {}
+    for _, result in measured:
+        for cell, value in result.values.items():
+            values.setdefault(cell, []).append(value)
+    return values
+
+
+def _paper(table):
+    rows = {
+        (row.label, column): number
+        for row in table.rows
+        for column, number in row.paper.items()
+    }
+    numbers = {**rows, **table.paper}
+    return {cell: n for cell, n in numbers.items() if n is not None}
+
+
+def _changes(run):
+    """What the run changes of its recipe."""
+    kept = [
+        flag
+        for flag in run.flags[1:]
+        if not flag.startswith(("--run_dir", "--seed", "--data_dir"))
+    ]
+    return " ".join(f"`{flag}`" for flag in kept)
+
+
+def _mean_and_spread(found, is_share):
+    if not found:
+        return ""
+    scaled = np.array(found) * (100 if is_share else 1)
+    digits = 1 if is_share else 3
+    text = f"{scaled.mean():.{digits}f}"
+    if len(found) > 1:
+        text += f" ± {scaled.std(ddof=1):.{digits}f}"
+    return text
+
+
+def _curves(measured):
+    curves: dict[str, list[list[float]]] = {}
+    for run, result in measured:
+        curves.setdefault(run.row.label, []).append(result.curve)
+    return curves
+
+
+def _series(table, measured):
+    """Points (position, mean, spread) by name of the series."""
+    positions = {
+        row.label: row.position
+        for row in table.rows
+        if row.position is not None
+    }
+    series: dict[str, list[tuple[float, float, float]]] = {}
+
+    def add(name, line, mean, spread):
+        percent = re.match(r"([\d.]+)%", line)
+        position = positions.get(line)
+        if position is None and percent:
+            position = float(percent.group(1))
+        if position is not None:
+            series.setdefault(name, []).append((position, mean, spread))
+
+    for (line, column), found in _by_cell(measured).items():
+        kind = line.partition(", ")[2]
+        name = f"{kind}, {column}" if kind else f"ours, {column}"
+        add(name, line, np.mean(found), np.std(found, ddof=len(found) > 1))
+    for (line, column), number in _paper(table).items():
+        kind = line.partition(", ")[2]
+        name = f"paper, {kind}, {column}" if kind else f"paper, {column}"
+        add(name, line, number, 0.0)
+    return series

@@ -1,0 +1,1 @@
+"""The paper's method: encoder, memory bank, objectives and train step."""

@@ -1,0 +1,165 @@
+"""Encoders: images to embeddings on the unit sphere.
+
+An encoder is a functional Keras model of built-in layers, so that its
+`.keras` file loads with `keras.saving.load_model` in Keras 3.5 and later,
+without this package.
+"""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from tf_instdisc import choices
+from tf_instdisc.errors import UsageError
+from tf_instdisc.method.encoders import (
+    alexnet,
+    given,
+    portable,
+    resnet,
+    vgg,
+    vit,
+)
+
+_IMAGENET = "imagenet"
+_WIDTH = 64
+
+
+def build_encoder(
+    backbone: str | keras.Model = "resnet18",
+    *,
+    image_size: int = 224,
+    embedding_dim: int = 128,
+    width: int = _WIDTH,
+    stem: str | None = None,
+    normalize: bool = True,
+    mean: str | Sequence[float] = _IMAGENET,
+    std: str | Sequence[float] = _IMAGENET,
+    sync_batch_norm: bool = False,
+    stem_width: int | None = None,
+) -> keras.Model:
+    """Builds f of the paper: v = f(x) / |f(x)|.
+
+    The encoder takes RGB in 0..255, uint8 or float, and normalises it itself.
+    Its initial weights follow `keras.utils.set_random_seed`.
+    Its activations `conv1` .. `conv5` are reached by name:
+    `keras.Model(encoder.input, encoder.get_layer("conv5").output)`, and what
+    the projection takes as `pool`, float `[batch, features]`.
+
+    Of a Keras model as backbone, the encoder gets copies of the layers, with
+    their names and weights; `conv1` .. `conv5` are then names only if the
+    model has them. The file loads anywhere if the layers are built-in ones.
+
+    Args:
+        backbone: One of `choices.BACKBONES`, or a functional or Sequential
+            model from `[batch, size, size, 3]` to a feature map `[batch,
+            height, width, channels]`, which is averaged, or to a vector
+            `[batch, features]`.
+        image_size: Side of the square input, in pixels. `alexnet` and `vgg16`
+            need 15 and 16 (63 and 32 with the ImageNet stem), `vit_small`
+            a multiple of its patches.
+        embedding_dim: Length of the embedding.
+        width: Filters of the first stage, or length of a ViT's head; 64 is
+            the paper's.
+        stem: `"cifar"` (3x3, stride 1; VGG16 does not pool after its first
+            block; patches of 4 x 4) or `"imagenet"` (7x7, stride 2, max
+            pooling; AlexNet 11x11, stride 4; patches of 16 x 16). By default
+            `"cifar"` up to 64 pixels.
+        normalize: Whether `mean` and `std` are applied; without, the backbone
+            gets RGB in 0..255, for models that normalise it themselves.
+        mean: Mean of the three channels as fractions of 255, in [0, 1], or
+            `"imagenet"` or `"cifar10"`. The encoder's file carries it.
+        std: Standard deviation of the three channels, likewise, above 0.
+        sync_batch_norm: Whether batch norm takes its statistics over all
+            replicas.
+        stem_width: Filters of a ResNet's first convolution, by default
+            `width`. The widened ResNets of CMC keep 64.
+
+    Returns:
+        A model from `[batch, image_size, image_size, 3]` to float32
+        `[batch, embedding_dim]` of unit length.
+
+    Raises:
+        ValueError: If an argument is unknown or out of range.
+    """
+    for name, value in (
+        ("image_size", image_size),
+        ("embedding_dim", embedding_dim),
+        ("width", width),
+        ("stem_width", stem_width),
+    ):
+        if value is not None and value < 1:
+            raise UsageError(
+                f"`{name}` must be at least 1. Received: {name}={value}"
+            )
+    means = choices.channel_values("mean", mean)
+    stds = choices.channel_values("std", std)
+    defaults = choices.CHANNEL_MEANS[_IMAGENET], choices.CHANNEL_STDS[_IMAGENET]
+    if not normalize and (means, stds) != defaults:
+        raise UsageError(
+            "`mean` and `std` need `normalize`. Received: normalize=False, "
+            f"mean={mean}, std={std}"
+        )
+    if isinstance(backbone, keras.Model):
+        _require_defaults(
+            width=(width, _WIDTH),
+            stem=(stem, None),
+            sync_batch_norm=(sync_batch_norm, False),
+            stem_width=(stem_width, None),
+        )
+        given.require_usable(backbone, image_size)
+    else:
+        choices.require("backbone", backbone, choices.BACKBONES)
+        if stem is not None:
+            choices.require("stem", stem, choices.STEMS)
+        choices.require_image_size(backbone, image_size, stem)
+        choices.require_stem_width(backbone, stem_width)
+
+    inputs = keras.Input((image_size, image_size, 3), name="image")
+    x = inputs
+    if normalize:
+        x = layers.Rescaling(
+            scale=[1 / (255 * s) for s in stds],
+            offset=[-m / s for m, s in zip(means, stds, strict=True)],
+            name="normalize",
+        )(inputs)
+    if isinstance(backbone, keras.Model):
+        x = given.apply(backbone, inputs, x)
+    else:
+        x = _apply(
+            backbone,
+            x,
+            width,
+            stem or choices.default_stem(image_size),
+            sync_batch_norm,
+            stem_width,
+        )
+    # Under mixed precision the embedding is still computed in full.
+    full = keras.config.dtype_policy().variable_dtype
+    if len(x.shape) == 4:
+        x = layers.GlobalAveragePooling2D(name="pool", dtype=full)(x)
+    else:
+        x = layers.Identity(name="pool", dtype=full)(x)
+    x = layers.Dense(embedding_dim, name="projection", dtype=full)(x)
+    outputs = layers.UnitNormalization(name="embedding", dtype=full)(x)
+    name = backbone.name if isinstance(backbone, keras.Model) else backbone
+    return portable.make_portable(keras.Model(inputs, outputs, name=name))
+
+
+def _apply(backbone, x, width, stem, synchronized, stem_width):
+    if backbone == "alexnet":
+        return alexnet.alexnet(x, width, stem, synchronized)
+    if backbone == "vgg16":
+        return vgg.vgg16(x, width, stem, synchronized)
+    if backbone == "vit_small":
+        return vit.vit_small(x, width, stem)
+    return resnet.resnet(x, backbone, width, stem, synchronized, stem_width)
+
+
+def _require_defaults(**values):
+    for name, (value, default) in values.items():
+        if value != default:
+            raise UsageError(
+                f"`{name}` belongs to the backbones known by name; a model "
+                f"is taken as it is. Received: {name}={value!r}"
+            )

@@ -1,0 +1,55 @@
+"""AlexNet in one tower, with batch norm, from Keras' own layers.
+
+The convolutions are torchvision's (64, 192, 384, 256, 256 filters; Krizhevsky
+2014, arXiv 1404.5997). The authors have released no AlexNet. As in later
+unsupervised AlexNets, batch norm follows every layer and stands in for
+dropout, whose random numbers would belong to no image.
+"""
+
+import keras
+from keras import layers
+
+from tf_instdisc import choices
+from tf_instdisc.method.encoders import parts
+
+
+def alexnet(
+    images: keras.KerasTensor,
+    width: int,
+    stem: str,
+    synchronized: bool = False,
+) -> keras.KerasTensor:
+    """Applies AlexNet, up to its second dense layer.
+
+    The activations of the convolutions, before any pooling, are layers named
+    `conv1` .. `conv5`, those of the dense layers `fc6` and `fc7`.
+
+    Args:
+        images: float `[batch, size, size, 3]`, normalised.
+        width: Filters of the first convolution; 64 is the paper's.
+        stem: `"imagenet"` (11x11, stride 4) or `"cifar"` (3x3, stride 1).
+        synchronized: Whether batch norm takes its statistics over all
+            replicas.
+
+    Returns:
+        float `[batch, 64 * width]`.
+    """
+    x = images
+    for index, filters in enumerate(choices.ALEXNET_WIDTHS, start=1):
+        name = f"conv{index}"
+        kernel_size, strides, padding = 3, 1, None
+        if index == 1 and stem == "imagenet":
+            kernel_size, strides, padding = 11, 4, 2
+        elif index == 2:
+            kernel_size = 5
+        x = parts.conv(
+            x, width * filters, kernel_size, strides, f"{name}_conv", padding
+        )
+        x = parts.batch_norm(x, f"{name}_bn", synchronized)
+        x = layers.ReLU(name=name)(x)
+        if index in (1, 2, 5):
+            x = layers.MaxPooling2D(3, 2, name=f"{name}_pool")(x)
+    x = layers.Flatten(name="flatten")(x)
+    units = width * choices.FULLY_CONNECTED
+    x = parts.fully_connected(x, units, "fc6", synchronized)
+    return parts.fully_connected(x, units, "fc7", synchronized)

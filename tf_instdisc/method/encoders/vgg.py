@@ -1,0 +1,49 @@
+"""VGG16 with batch norm (Simonyan, Zisserman 2015), from Keras' own layers.
+
+The convolutions are torchvision's `vgg16_bn`. Batch norm also follows the two
+dense layers, in place of dropout; see `alexnet.py`.
+"""
+
+import keras
+from keras import layers
+
+from tf_instdisc import choices
+from tf_instdisc.method.encoders import parts
+
+
+def vgg16(
+    images: keras.KerasTensor,
+    width: int,
+    stem: str,
+    synchronized: bool = False,
+) -> keras.KerasTensor:
+    """Applies VGG16, up to its second dense layer.
+
+    The activations at the end of the five blocks, before pooling, are layers
+    named `conv1` .. `conv5`, those of the dense layers `fc6` and `fc7`.
+
+    Args:
+        images: float `[batch, size, size, 3]`, normalised.
+        width: Filters of the first block; 64 is the paper's.
+        stem: `"imagenet"` pools after each block, `"cifar"` not after the
+            first.
+        synchronized: Whether batch norm takes its statistics over all
+            replicas.
+
+    Returns:
+        float `[batch, 64 * width]`.
+    """
+    x = images
+    for block, (filters, convs) in enumerate(choices.VGG16_STAGES, start=1):
+        for index in range(1, convs + 1):
+            prefix = f"conv{block}_{index}"
+            name = f"conv{block}" if index == convs else f"{prefix}_relu"
+            x = parts.conv(x, width * filters, 3, 1, f"{prefix}_conv")
+            x = parts.batch_norm(x, f"{prefix}_bn", synchronized)
+            x = layers.ReLU(name=name)(x)
+        if block > 1 or stem == "imagenet":
+            x = layers.MaxPooling2D(2, 2, name=f"conv{block}_pool")(x)
+    x = layers.Flatten(name="flatten")(x)
+    units = width * choices.FULLY_CONNECTED
+    x = parts.fully_connected(x, units, "fc6", synchronized)
+    return parts.fully_connected(x, units, "fc7", synchronized)

@@ -1,0 +1,299 @@
+"""What `fit` does around a step: input, replicas, gradients, stopping."""
+
+import itertools
+
+import keras
+import tensorflow as tf
+
+from tf_instdisc.method import batches
+from tf_instdisc.method import replicas as distribution
+from tf_instdisc.method.throughput import Stopwatch
+
+
+class FitLoop(keras.Model):
+    """A Keras model whose `fit` runs on any number of replicas and hosts.
+
+    It replaces Keras' train and test functions (3.15), which return the mean
+    over replicas of what is the same on each of them, and which fail on more
+    than one host. A subclass has `train_step(data, applies_gradients)`,
+    `test_step(data)` and `step`, the number of steps taken.
+
+    Args:
+        accumulate_steps: Steps whose gradients are averaged into one
+            application, at least 1.
+
+    Attributes:
+        skip_steps: Steps of the next epoch that were done before; `fit`
+            counts them, takes no input for them and changes nothing.
+        stop_requested: Whether `request_stop` was called on this host.
+        stopped: Whether training shall end after this step. All hosts come
+            to know it after the same step.
+    """
+
+    def __init__(self, accumulate_steps: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.accumulate_steps = accumulate_steps
+        self.skip_steps = 0
+        self.stop_requested = False
+        self.stopped = False
+        self._gradient_sums: list[tf.Variable] = []
+        self._stopwatch = Stopwatch()
+
+    def request_stop(self) -> None:
+        """Stops training after this step; a signal handler may call it."""
+        self.stop_requested = True
+        if not _has_many_hosts(self.distribute_strategy):
+            # Also where no other step will come, as at the end of an epoch.
+            self.stopped = True
+
+    # === Gradients ===
+
+    def build_training_state(self) -> None:
+        """Creates what training keeps beside the model: optimizer, sums."""
+        shapes = [tuple(v.shape) for v in self.trainable_variables]
+        sums = [tuple(v.shape) for v in self._gradient_sums]
+        with self.distribute_strategy.scope():
+            if not self.optimizer.built and shapes:
+                self.optimizer.build(self.trainable_variables)
+            # Others if layers were frozen or released since.
+            if self.accumulate_steps > 1 and sums != shapes:
+                self._gradient_sums = [
+                    tf.Variable(
+                        tf.zeros(variable.shape, variable.dtype),
+                        trainable=False,
+                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                        name="gradient_sum",
+                    )
+                    for variable in self.trainable_variables
+                ]
+
+    def metric_values(self) -> list[float]:
+        """What the metrics have counted in this epoch.
+
+        Each replica counts the same. Reading the variables as a whole would
+        sum them over all hosts, each of which had to take part.
+        """
+        return [
+            float(distribution.first_replica(self.distribute_strategy, v.value))
+            for v in self.metrics_variables
+        ]
+
+    def set_metric_values(self, values: list[float]) -> None:
+        """Brings the metrics back."""
+        strategy = self.distribute_strategy
+        for variable, value in zip(self.metrics_variables, values, strict=True):
+            for copy in strategy.experimental_local_results(variable.value):
+                copy.assign(value)
+
+    def training_state(self) -> dict[str, tf.Variable]:
+        """All other variables that a run needs to go on."""
+        named = self.named_state()
+        taken = {id(variable) for variable in named.values()}
+        groups = {
+            "model": [v.value for v in self.variables if id(v) not in taken],
+            "optimizer": [v.value for v in self.optimizer.variables],
+            "gradient_sum": self._gradient_sums,
+        }
+        state = {
+            f"{group}_{position}": variable
+            for group, variables in groups.items()
+            for position, variable in enumerate(variables)
+        }
+        state.update((name, v.value) for name, v in named.items())
+        return state
+
+    def named_state(self) -> dict[str, keras.Variable]:
+        """Weights that checkpoints hold by name, not by position."""
+        return {}
+
+    def take_gradients(self, gradients, applies_gradients: bool) -> None:
+        """Applies gradients, or keeps them for a later step.
+
+        Args:
+            gradients: One for each trainable variable; replicas' are summed.
+            applies_gradients: Whether this step ends an accumulation.
+        """
+        variables = self.trainable_variables
+        if not variables:
+            return
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        scales_loss = isinstance(
+            self.optimizer, keras.optimizers.LossScaleOptimizer
+        )
+        if replicas > 1 and (self._gradient_sums or scales_loss):
+            # The sums must be the same on all replicas to be saved and to
+            # be restored on another number of them. Keras' loss scaling
+            # (3.15) asks the first replica alone whether all is finite.
+            gradients = [
+                distribution.sum_over_replicas(tf.convert_to_tensor(gradient))
+                for gradient in gradients
+            ]
+        else:
+            replicas = 1
+        if self._gradient_sums:
+            gradients = [
+                tf.convert_to_tensor(gradient) + total
+                for gradient, total in zip(
+                    gradients, self._gradient_sums, strict=True
+                )
+            ]
+            for total, gradient in zip(
+                self._gradient_sums, gradients, strict=True
+            ):
+                kept = tf.zeros_like(gradient)
+                total.assign(kept if applies_gradients else gradient)
+        if applies_gradients:
+            # Keras sums over replicas once more.
+            share = 1.0 / (replicas * self.accumulate_steps)
+            if share != 1:
+                gradients = [gradient * share for gradient in gradients]
+            self.optimizer.apply_gradients(
+                zip(gradients, variables, strict=True)
+            )
+
+    # === Steps ===
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self._stopwatch.restart()
+
+    def make_train_function(self, force=False):
+        if self.train_function is not None and not force:
+            return
+        graphs = {}
+
+        def train_function(iterator):
+            if self.skip_steps:
+                self.skip_steps -= 1
+                return {}
+            is_first = False
+            for batch in self._execution(iterator):
+                applies_gradients = self._applies_gradients()
+                # A later `fit` may bring batches of another form.
+                kind = applies_gradients, repr(_element_spec(iterator))
+                if kind not in graphs:
+                    is_first = True
+                    self.see_first_batch(batch)
+                    graphs[kind] = self._make_step(
+                        iterator,
+                        lambda data, applies=applies_gradients: self.train_step(
+                            data, applies
+                        ),
+                    )
+                logs = self._run(graphs[kind], batch)
+                self._stopwatch.images += distribution.local_size(
+                    self.distribute_strategy, _first_tensor(batch)
+                )
+            speed = self._stopwatch.read()
+            if is_first:
+                # A first step compiles; it says nothing about speed.
+                self._stopwatch.restart()
+            return {**logs, **speed}
+
+        self.train_function = train_function
+
+    def make_test_function(self, force=False):
+        if self.test_function is not None and not force:
+            return
+        graphs = {}
+
+        def test_function(iterator):
+            for batch in self._execution(iterator):
+                kind = repr(_element_spec(iterator))
+                if kind not in graphs:
+                    graphs[kind] = self._make_step(iterator, self.test_step)
+                logs = self._run(graphs[kind], batch)
+            return logs
+
+        self.test_function = test_function
+
+    def see_first_batch(self, batch) -> None:
+        """Called with the first batch of each form that `fit` meets."""
+
+    def _execution(self, iterator):
+        """The batches of one execution: the first, and those that follow."""
+        first = self._next_batch(iterator)  # Its StopIteration ends the epoch.
+        return itertools.chain([first], self._others(iterator))
+
+    def _others(self, iterator):
+        for _ in range(self.steps_per_execution - 1):
+            try:
+                batch = self._next_batch(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                return
+            yield batch
+
+    def _next_batch(self, iterator):
+        # Keras marks what is None in some batches by an Optional.
+        return keras.tree.map_structure(
+            lambda v: None if isinstance(v, tf.experimental.Optional) else v,
+            self._stopwatch.wait_for(iterator),
+        )
+
+    def _applies_gradients(self):
+        if self.accumulate_steps == 1:
+            return True
+        return (int(self.step.numpy()) + 1) % self.accumulate_steps == 0
+
+    def _run(self, step, batch):
+        with batches.named_errors():
+            if not _has_many_hosts(self.distribute_strategy):
+                logs, _ = step(batch, 0)
+                self.stopped = self.stop_requested
+                return logs
+            # Each host's wish reaches all of them within the step.
+            logs, votes = step(batch, int(self.stop_requested))
+            self.stopped = int(votes) > 0
+            return logs
+
+    def _make_step(self, iterator, take_step):
+        strategy = self.distribute_strategy
+
+        def replica_step(batch, stop):
+            logs = take_step(batch)
+            votes = 0
+            if _has_many_hosts(strategy):
+                votes = distribution.sum_over_replicas(stop)
+            return logs, votes
+
+        def step(batch, stop):
+            results = strategy.run(replica_step, args=(batch, stop))
+            # The same on each replica.
+            return tf.nest.map_structure(
+                lambda value: distribution.first_replica(strategy, value),
+                results,
+            )
+
+        if self.run_eagerly:
+            return step
+        # Nothing here is for autograph, which takes a seventh of a start.
+        batch_spec = _element_spec(iterator)
+        has_spec = batch_spec is not None and not any(
+            isinstance(spec, tf.OptionalSpec)
+            for spec in keras.tree.flatten(batch_spec)
+        )
+        if not has_spec:
+            return tf.function(step, reduce_retracing=True, autograph=False)
+        # One graph for full and for smaller batches.
+        stop_spec = tf.TensorSpec([], tf.int32)
+        return tf.function(
+            step, input_signature=[batch_spec, stop_spec], autograph=False
+        )
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras 3.15 would build from a batch averaged over replicas,
+        # instance ids included, and fails on many hosts.
+        del iterator, data_batch
+        self.build_training_state()
+
+
+def _element_spec(iterator):
+    return getattr(iterator, "element_spec", None)
+
+
+def _first_tensor(batch):
+    return next(v for v in keras.tree.flatten(batch) if v is not None)
+
+
+def _has_many_hosts(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

@@ -1,0 +1,1 @@
+"""Search in a bank: neighbors, kNN, near-duplicates, comparisons."""

@@ -1,0 +1,102 @@
+"""What a bank says of its images: map, confusions, hard and lonely ones."""
+
+import dataclasses
+
+import numpy as np
+
+from tf_instdisc.retrieval.neighbors import top_k, weighted_votes
+from tf_instdisc.runs.directory import Bank
+
+_CLUSTERS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Votes:
+    """Each sampled row, classified by its neighbours in the whole bank.
+
+    Attributes:
+        positions: int64 `[size]`, the sampled rows.
+        nearest: Cosine with the nearest other row, float32 `[size]`.
+        predicted: int `[size]`, the elected label, or None without labels.
+        margin: float `[size]`, share of the votes for the row's own label, in
+            [0, 1], or None without labels.
+    """
+
+    positions: np.ndarray
+    nearest: np.ndarray
+    predicted: np.ndarray | None
+    margin: np.ndarray | None
+
+
+def classify_rows(
+    bank: Bank,
+    positions: np.ndarray,
+    num_neighbors: int = 200,
+    temperature: float = 0.07,
+) -> Votes:
+    """Leave-one-out kNN of rows of the bank, weighted as in section 3.4.
+
+    Args:
+        bank: The bank.
+        positions: int `[size]`, the rows to classify.
+        num_neighbors: Neighbours that vote.
+        temperature: Of the weights.
+    """
+    wanted = min(num_neighbors + 1, len(bank.rows))
+    scores, neighbors = top_k(bank.rows[positions], bank.rows, wanted)
+    is_self = neighbors == positions[:, None]
+    is_self[~is_self.any(axis=1), -1] = True
+    shape = [len(positions), wanted - 1]
+    scores = scores[~is_self].reshape(shape)
+    neighbors = neighbors[~is_self].reshape(shape)
+    predicted = margin = None
+    if bank.class_names and (bank.labels >= 0).all():
+        votes = weighted_votes(
+            scores, bank.labels[neighbors], len(bank.class_names), temperature
+        )
+        predicted = votes.argmax(axis=1)
+        own = votes[np.arange(len(votes)), bank.labels[positions]]
+        margin = own / votes.sum(axis=1)
+    return Votes(positions, scores[:, 0], predicted, margin)
+
+
+def confusion_matrix(bank: Bank, votes: Votes) -> np.ndarray:
+    """int64 `[num_classes, num_classes]`: rows true, columns predicted."""
+    size = len(bank.class_names)
+    matrix = np.zeros([size, size], np.int64)
+    predicted = np.asarray(votes.predicted)
+    np.add.at(matrix, (bank.labels[votes.positions], predicted), 1)
+    return matrix
+
+
+def most_confused(matrix: np.ndarray, count: int) -> np.ndarray:
+    """Classes with the most errors, given or received; ascending.
+
+    Args:
+        matrix: As `confusion_matrix` gives it.
+        count: Classes at most.
+    """
+    errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
+    return np.sort(np.argsort(-errors, kind="stable")[:count])
+
+
+def map_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A 2-d map by t-SNE, float `[num_rows, 2]`; alike rows lie together."""
+    from sklearn.manifold import TSNE
+
+    if len(rows) < 3:
+        return np.zeros([len(rows), 2])
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    method = TSNE(
+        init="pca", perplexity=perplexity, random_state=seed, max_iter=500
+    )
+    return method.fit_transform(rows)
+
+
+def clusters_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
+    """int `[num_rows]`, k-means clusters by which a map is coloured."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    count = min(_CLUSTERS, len(rows))
+    method = MiniBatchKMeans(count, random_state=seed, n_init=3)
+    return method.fit_predict(rows)

@@ -1,0 +1,92 @@
+"""How the rows of a memory bank lie on the sphere, and what is wrong."""
+
+import math
+
+import numpy as np
+
+_CHUNK = 65_536
+_COLLAPSED_COSINE = 0.95
+_COLLAPSED_RANK = 2.0
+_EXPLODED_GROWTH = 10.0  # healthy epochs stay below 2
+
+
+def bank_statistics(rows: np.ndarray) -> dict[str, float]:
+    """How a bank's rows lie on the sphere; linear in their number.
+
+    Args:
+        rows: float `[num_rows, dim]`.
+
+    Returns:
+        `norm`: mean length, 1 in a healthy bank. `mean_cosine`: of all pairs
+        of rows; near 0 in a healthy bank, 1 where all are equal.
+        `effective_rank`: exp of the entropy of the normalised singular values
+        (Roy, Vetterli 2007), in [1, dim]; 1 where all rows lie on one line.
+        All are NaN where a row is not finite.
+    """
+    num_rows, dim = rows.shape
+    total, gram, length = np.zeros(dim), np.zeros([dim, dim]), 0.0
+    for start in range(0, num_rows, _CHUNK):
+        chunk = rows[start : start + _CHUNK].astype(np.float64)
+        total += chunk.sum(axis=0)
+        gram += chunk.T @ chunk
+        length += np.linalg.norm(chunk, axis=1).sum()
+    if not math.isfinite(length):
+        return dict.fromkeys(
+            ("norm", "mean_cosine", "effective_rank"), math.nan
+        )
+    pairs = max(1, num_rows * (num_rows - 1))
+    singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
+    shares = singular[singular > 0] / singular.sum()
+    return {
+        "norm": length / num_rows,
+        "mean_cosine": float((total @ total - np.trace(gram)) / pairs),
+        "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())),
+    }
+
+
+def health_warnings(
+    statistics: dict[str, float],
+    loss: float | None = None,
+    weight_growth: float | None = None,
+) -> list[str]:
+    """What is wrong with a run, and what to do.
+
+    The loss alone says little: from a random bank it rises at first in
+    healthy runs too.
+
+    Args:
+        statistics: As `bank_statistics` gives them.
+        loss: Mean loss of the epoch, if known.
+        weight_growth: Length of all weights after the epoch, over that before
+            it, if known.
+
+    Returns:
+        Sentences; none for a healthy run.
+    """
+    found = []
+    cosine = statistics["mean_cosine"]
+    rank = statistics["effective_rank"]
+    if not all(
+        math.isfinite(value)
+        for value in (cosine, loss, weight_growth)
+        if value is not None
+    ):
+        return [
+            "Training has diverged: loss, weights or memory bank hold numbers "
+            "that are not finite. Nothing can be learned from here on. Start "
+            "again with a lower learning_rate, or more warmup_epochs."
+        ]
+    if cosine > _COLLAPSED_COSINE or rank < _COLLAPSED_RANK:
+        found.append(
+            "The embeddings have collapsed: images are hardly told apart "
+            f"(mean cosine of two rows {cosine:.3f}, 1 if all are equal; "
+            f"effective rank {rank:.1f}). Start again with a lower "
+            "learning_rate, and check that the images differ."
+        )
+    if weight_growth is not None and weight_growth > _EXPLODED_GROWTH:
+        found.append(
+            "Training diverges: the encoder's weights have grown "
+            f"{weight_growth:.0f}-fold in one epoch. Start again with a lower "
+            "learning_rate, or more warmup_epochs."
+        )
+    return found

@@ -1,0 +1,100 @@
+"""What has changed between two runs over the same images."""
+
+import dataclasses
+
+import numpy as np
+from scipy import linalg
+
+from tf_instdisc.errors import UsageError
+from tf_instdisc.retrieval.neighbors import top_k
+from tf_instdisc.runs.directory import Bank
+
+
+@dataclasses.dataclass(frozen=True)
+class Diff:
+    """Images that both runs hold, matched by name.
+
+    Attributes:
+        names: str `[size]`, the compared images.
+        shared_neighbors: float `[size]`, the share of an image's neighbours
+            that both runs agree on, in [0, 1].
+        drift: float `[size]`, 1 - cosine of an image's two rows after the
+            banks are turned onto each other as well as they can be; NaN where
+            the banks have different widths.
+        num_common: Images that both runs hold.
+        num_only: Images that only the first or only the second holds.
+    """
+
+    names: np.ndarray
+    shared_neighbors: np.ndarray
+    drift: np.ndarray
+    num_common: int
+    num_only: tuple[int, int]
+
+
+def compare(
+    first: Bank,
+    second: Bank,
+    num_neighbors: int = 20,
+    max_images: int = 10_000,
+    seed: int = 0,
+) -> Diff:
+    """Compares two banks.
+
+    Embeddings of two runs may differ by a turn of the sphere, which changes
+    no neighbour; that turn is taken out first (orthogonal Procrustes).
+
+    Args:
+        first: A bank.
+        second: Another bank with images of the same names.
+        num_neighbors: Neighbours that are compared.
+        max_images: Of more common images, so many are drawn at random; their
+            neighbours are sought among all.
+        seed: Seeds the draw.
+
+    Raises:
+        ValueError: If fewer than two images are common.
+    """
+    names, in_first, in_second = np.intersect1d(
+        first.names, second.names, return_indices=True
+    )
+    if len(names) < 2:
+        raise UsageError(
+            "The runs must have images in common, by name. Received: "
+            f"{len(names)} common names of {len(first.names)} and "
+            f"{len(second.names)}"
+        )
+    rows = first.rows[in_first], second.rows[in_second]
+    picked = np.arange(len(names))
+    if len(picked) > max_images:
+        rng = np.random.default_rng(seed)
+        picked = np.sort(rng.choice(picked, max_images, replace=False))
+    found = [_neighbors(part, picked, num_neighbors) for part in rows]
+    shared = [
+        len(np.intersect1d(a, b)) / len(a) for a, b in zip(*found, strict=True)
+    ]
+    return Diff(
+        names=names[picked],
+        shared_neighbors=np.array(shared),
+        drift=_drift(*rows)[picked],
+        num_common=len(names),
+        num_only=(
+            len(first.names) - len(names),
+            len(second.names) - len(names),
+        ),
+    )
+
+
+def _neighbors(rows, picked, num_neighbors):
+    _, positions = top_k(rows[picked], rows, num_neighbors + 1)
+    return [
+        line[line != own][:num_neighbors]
+        for own, line in zip(picked, positions, strict=True)
+    ]
+
+
+def _drift(first, second):
+    if first.shape != second.shape:
+        return np.full([len(first)], np.nan)
+    turn, _ = linalg.orthogonal_procrustes(first, second)
+    return 1 - np.einsum("ij,ij->i", first @ turn, second)

@@ -1,0 +1,180 @@
+"""Pairs of near-duplicates: candidates by embeddings, tests by pictures.
+
+Places are one or two collections; positions in the second one come after all
+of the first one.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tf_instdisc.retrieval import near_pairs, pixel_similarity
+from tf_instdisc.retrieval.local_scale import local_scale
+from tf_instdisc.retrieval.neighbors import top_k
+
+MOST_RIVALS = 2.0  # different images expected as near as a pair
+_CANDIDATES_A_ROW = 10
+_BY_CHANCE = 0.05  # of the pairs, where no pictures are compared
+_LEAST_SIMILARITY = 0.94
+_MOST_SIMILARITY = 0.99
+_ALIKE_BY_CHANCE = 0.002
+_NUM_PROBES = 300
+_RANKS = range(10, 41, 3)  # neighbors that are taken for different images
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Pairs of near-duplicates, the highest score first.
+
+    Attributes:
+        first: int64 `[num_pairs]`, positions in the collection.
+        second: int64 `[num_pairs]`, positions above `first`; those of a second
+            collection come after all of the first one.
+        scores: float32 `[num_pairs]`: 1 / (1 + rivals), or the cosine where
+            a threshold was given.
+        cosines: float32 `[num_pairs]`.
+        rivals: float32 `[num_pairs]`, how many different images are expected
+            as near; NaN where a threshold was given.
+        similarities: float32 `[num_pairs]`, of the pictures, as
+            `pixel_similarity` has them; NaN where they were not compared.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    scores: np.ndarray
+    cosines: np.ndarray
+    rivals: np.ndarray
+    similarities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> "Pairs":
+        columns = dataclasses.astuple(self)
+        return Pairs(*(column[chosen] for column in columns))
+
+
+def _rows(places):
+    rows = [place.bank.rows for place in places]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def above(places, threshold, max_pairs):
+    """Pairs by their cosine alone, and whether these are all."""
+    rows, *others = (place.bank.rows for place in places)
+    found = near_pairs.pairs_above(
+        rows, threshold, others[0] if others else None, max_pairs
+    )
+    unknown = np.full([len(found.first)], np.nan, np.float32)
+    second = found.second + (len(rows) if others else 0)
+    pairs = Pairs(
+        found.first, second, found.scores, found.scores, unknown, unknown
+    )
+    return pairs, found.is_complete
+
+
+def candidates(places, max_pairs):
+    """Pairs nearer than others are expected, and whether these are all."""
+    rows = _rows(places)
+    scale = local_scale(rows)
+    radii = scale.radii(MOST_RIVALS)
+    split = len(places[0].bank.rows)
+    among = len(places) == 1
+    found = near_pairs.pairs_within(
+        rows[:split],
+        radii[:split],
+        None if among else rows[split:],
+        None if among else radii[split:],
+        # Most of them are no near-duplicates.
+        max_pairs + _CANDIDATES_A_ROW * len(rows),
+    )
+    second = found.second + (0 if among else split)
+    rivals = scale.rivals(found.first, second, found.scores)
+    unknown = np.full([len(rivals)], np.nan, np.float32)
+    pairs = Pairs(
+        found.first, second, 1 / (1 + rivals), found.scores, rivals, unknown
+    )
+    return pairs, found.is_complete
+
+
+def surely_near(rivals, places):
+    """Where embeddings alone tell: which pairs, 5% of them by chance.
+
+    The expected number of chance pairs comes from the rivals, the number of
+    all pairs is counted (Benjamini and Hochberg, 1995).
+    """
+    sizes = [len(place.bank.rows) for place in places]
+    order = np.argsort(rivals, kind="stable")
+    count = np.arange(1, len(order) + 1)
+    if len(sizes) == 1:
+        by_chance = rivals[order] * sizes[0] / 2
+    else:
+        by_chance = rivals[order] * sizes[0] * sizes[1] / sum(sizes)
+    enough = np.flatnonzero(by_chance <= _BY_CHANCE * count)
+    is_near = np.zeros([len(order)], bool)
+    is_near[order[: enough.max(initial=-1) + 1]] = True
+    return is_near
+
+
+def compare(places, pairs):
+    """Adds the similarity of pictures where there are any.
+
+    Returns:
+        The pairs, whether both pictures of each are there, and what a
+        similarity must reach; None if there are no pictures.
+    """
+    members = np.unique(np.concatenate([pairs.first, pairs.second]))
+    thumbnails, found = _thumbnails(places, members)
+    first = np.searchsorted(members, pairs.first)
+    second = np.searchsorted(members, pairs.second)
+    pictured = found[first] & found[second]
+    similarities = pairs.similarities.copy()
+    similarities[pictured] = pixel_similarity.similarities(
+        thumbnails, first[pictured], second[pictured]
+    )
+    least = None
+    if pictured.any():
+        rows = _rows(places)[members]
+        least = _least_similarity(rows[found], thumbnails[found])
+    return (
+        dataclasses.replace(pairs, similarities=similarities),
+        pictured,
+        least,
+    )
+
+
+def _thumbnails(places, members):
+    """Small grey pictures of some positions, and which ones were found."""
+    side = pixel_similarity.SIDE
+    thumbnails = np.zeros([len(members), side, side], np.uint8)
+    found = np.zeros([len(members)], bool)
+    start = 0
+    for place in places:
+        stop = start + len(place.bank.rows)
+        here = np.flatnonzero((members >= start) & (members < stop))
+        for slots, batch in place.images.batches(members[here] - start, side):
+            thumbnails[here[slots]] = pixel_similarity.thumbnails(batch)
+            found[here[slots]] = True
+        start = stop
+    return thumbnails, found
+
+
+def _least_similarity(rows, thumbnails):
+    """What few pictures of mere neighbors reach, in this run.
+
+    Neighbors that are not among the nearest stand for different images. Of
+    digits or of faces even these are alike.
+    """
+    if len(rows) <= _RANKS[0]:
+        return _LEAST_SIMILARITY
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), _NUM_PROBES))
+    chosen = chosen.astype(np.int64)
+    _, neighbors = top_k(rows[chosen], rows, _RANKS[-1] + 1)
+    neighbors = neighbors[:, [rank for rank in _RANKS if rank < len(rows)]]
+    similarities = pixel_similarity.similarities(
+        thumbnails,
+        np.repeat(chosen, neighbors.shape[1]),
+        neighbors.reshape([-1]),
+    )
+    reached = np.quantile(similarities, 1 - _ALIKE_BY_CHANCE)
+    return float(np.clip(reached, _LEAST_SIMILARITY, _MOST_SIMILARITY))

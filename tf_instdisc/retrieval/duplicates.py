@@ -1,0 +1,268 @@
+"""Near-duplicate images: in a run's data, in a folder, between two folders.
+
+A pair must pass two tests. Its embeddings are nearer than different images are
+expected to be at that place of the run (`local_scale`), and small grey
+pictures of the two agree (`pixel_similarity`). Where there are no pictures,
+the embeddings alone must be so near that of all such pairs 5% are expected to
+be chance.
+"""
+
+import dataclasses
+import sys
+
+import keras
+import numpy as np
+
+from tf_instdisc.data.folder import folder_source
+from tf_instdisc.data.pipeline import evaluation_dataset
+from tf_instdisc.retrieval import duplicate_pairs, near_pairs
+from tf_instdisc.retrieval.duplicate_pairs import Pairs
+from tf_instdisc.retrieval.local_scale import local_scale
+from tf_instdisc.runs.directory import Bank, RunDirectory
+from tf_instdisc.runs.embedding import embed
+from tf_instdisc.runs.images import RunImages
+from tf_instdisc.runs.load import load_encoder
+
+_BATCH = 256
+_NUM_COPIED = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """Embedded images of one place.
+
+    Attributes:
+        bank: Rows, names and labels; of images that are left out none.
+        images: Reads the pictures.
+        title: For people.
+    """
+
+    bank: Bank
+    images: RunImages
+    title: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """An image of a group.
+
+    Attributes:
+        collection: Where it is from.
+        position: Its row there.
+        score: That of its best pair in the group.
+        cosine: That of the same pair.
+    """
+
+    collection: Collection
+    position: int
+    score: float
+    cosine: float
+
+    @property
+    def name(self) -> str:
+        return str(self.collection.bank.names[self.position])
+
+    @property
+    def instance_id(self) -> int:
+        return int(self.collection.bank.instance_ids[self.position])
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """Near-duplicates.
+
+    Attributes:
+        pairs: All that were found.
+        groups: In each, every two images that were compared are a pair; the
+            group with the best pair first. An image may be in several.
+        is_complete: False where the search stopped at its limit.
+        threshold: The cosine that was asked for, or None.
+        least_similarity: What pictures of a pair had to reach; None where none
+            were compared.
+    """
+
+    pairs: Pairs
+    groups: list[list[Member]]
+    is_complete: bool
+    threshold: float | None
+    least_similarity: float | None
+
+
+def training_images(images: RunImages, run: RunDirectory) -> Collection:
+    """A run's training images.
+
+    Rows that training has left are pushed apart even for equal images. Where
+    the bank still has those, as earlier versions wrote it, the images are
+    encoded if they are there.
+
+    Args:
+        images: The run's images.
+        run: The run.
+    """
+    title = run.path.resolve().name
+    bank = images.bank
+    if bank.encoded_by is not None:
+        return Collection(bank, images, title)
+    encoder = load_encoder(run.path)
+    rows = np.zeros_like(bank.rows)
+    found = np.zeros([len(rows)], bool)
+    batches = images.batches(
+        np.arange(len(rows)), images.image_size, images.crop_fraction
+    )
+    for positions, batch in batches:
+        rows[positions] = encoder.predict_on_batch(batch)
+        found[positions] = True
+    if not found.any():
+        print(
+            f"None of the {len(rows)} images of {title} is where the run has "
+            "it: the rows of its training are compared.",
+            file=sys.stderr,
+        )
+        return Collection(bank, images, title)
+    kept = Bank(
+        rows[found],
+        bank.instance_ids[found],
+        bank.names[found],
+        bank.labels[found],
+        bank.class_names,
+    )
+    return Collection(kept, RunImages(kept, images.flags), title)
+
+
+def folder_images(
+    folder: str, flags: dict[str, str], encoder: keras.Model
+) -> Collection:
+    """The images of a folder; files that cannot be decoded are left out.
+
+    Args:
+        folder: Path.
+        flags: The run's flags, for the size of the encoder's input.
+        encoder: The run's encoder.
+    """
+    flags = {**flags, "images": folder}
+    source = folder_source(folder, "skip")
+    crop_fraction = float(flags.get("crop_fraction", 1.0))
+    embedded = embed(
+        encoder,
+        evaluation_dataset(
+            source, int(flags["image_size"]), _BATCH, crop_fraction
+        ),
+    )
+    bank = Bank(
+        embedded.embeddings,
+        embedded.instance_ids,
+        np.array([source.instance_name(int(i)) for i in embedded.instance_ids]),
+        embedded.labels,
+        source.class_names or (),
+    )
+    return Collection(bank, RunImages(bank, flags), folder)
+
+
+def find_duplicates(
+    collection: Collection,
+    threshold: float | None = None,
+    other: Collection | None = None,
+    max_pairs: int = 1_000_000,
+    compare_pixels: bool = True,
+) -> Duplicates:
+    """Finds near-duplicates.
+
+    Args:
+        collection: Images.
+        threshold: Cosine from which on two images are near-duplicates, in
+            (0, 1]. By default that depends on the distances to other
+            neighbors, and on the pictures.
+        other: Images to compare with; by default the images are compared
+            among themselves.
+        max_pairs: Pairs at which the search stops.
+        compare_pixels: Whether to read pictures; with a threshold none are.
+
+    Raises:
+        ValueError: If `threshold` is out of range.
+    """
+    places = [collection] if other is None else [collection, other]
+    least_similarity = None
+    if threshold is None:
+        pairs, is_complete = duplicate_pairs.candidates(places, max_pairs)
+        pictured = np.zeros([len(pairs)], bool)
+        if compare_pixels:
+            pairs, pictured, least_similarity = duplicate_pairs.compare(
+                places, pairs
+            )
+        kept = duplicate_pairs.surely_near(pairs.rivals, places)
+        if least_similarity is not None:
+            kept[pictured] = pairs.similarities[pictured] >= least_similarity
+        pairs = pairs[kept]
+    else:
+        pairs, is_complete = duplicate_pairs.above(places, threshold, max_pairs)
+    pairs = pairs[np.argsort(-pairs.scores, kind="stable")]
+    is_complete &= len(pairs) <= max_pairs
+    pairs = pairs[:max_pairs]
+    return Duplicates(
+        pairs, _groups(pairs, places), is_complete, threshold, least_similarity
+    )
+
+
+def _groups(pairs, places):
+    sizes = [len(place.bank.rows) for place in places]
+    is_of_second = np.repeat([False, True], [sizes[0], sum(sizes[1:])])
+    group_of_pair = near_pairs.groups(
+        near_pairs.NearPairs(pairs.first, pairs.second, pairs.scores, True),
+        is_of_second if len(places) == 2 else None,
+    )
+    groups: list[dict[int, Member]] = [
+        {} for _ in range(group_of_pair.max(initial=-1) + 1)
+    ]
+    # The highest score comes first, and stays.
+    for pair, group in enumerate(group_of_pair.tolist()):
+        for position in (int(pairs.first[pair]), int(pairs.second[pair])):
+            place, row = places[0], position
+            if is_of_second[position]:
+                place, row = places[1], position - sizes[0]
+            groups[group].setdefault(
+                position,
+                Member(
+                    place,
+                    row,
+                    float(pairs.scores[pair]),
+                    float(pairs.cosines[pair]),
+                ),
+            )
+    return [[group[place] for place in sorted(group)] for group in groups]
+
+
+def fraction_of_copies_found(
+    collection: Collection, encoder: keras.Model, seed: int = 0
+) -> float | None:
+    """Makes copies of some images: how many does the encoder find?
+
+    The copies are cut by 2.5% at each side. Where the run was trained with
+    flips, half of them are mirrored instead.
+
+    Args:
+        collection: Images, with the encoder's rows.
+        encoder: The run's encoder.
+        seed: Seeds which images are taken, 256 at most.
+
+    Returns:
+        A fraction in [0, 1]; None if no image can be read.
+    """
+    images, bank = collection.images, collection.bank
+    rng = np.random.default_rng(seed)
+    count = min(len(bank.rows), _NUM_COPIED)
+    chosen = np.sort(rng.choice(len(bank.rows), count, replace=False))
+    radii = local_scale(bank.rows).radii(duplicate_pairs.MOST_RIVALS)[chosen]
+    side = images.image_size
+    is_mirrored = rng.random([count]) < 0.5
+    is_mirrored &= images.flags.get("flip") == "true"
+    found: list[np.ndarray] = []
+    for slots, batch in images.batches(chosen, side, images.crop_fraction):
+        margin = round(side / 40)
+        enlarged = keras.ops.image.resize(batch, [side + 2 * margin] * 2)
+        copies = np.array(enlarged)[:, margin:, margin:][:, :side, :side]
+        mirrored = is_mirrored[slots]
+        copies[mirrored] = batch[mirrored, :, ::-1]
+        rows = encoder.predict_on_batch(copies)
+        distances = np.linalg.norm(rows - bank.rows[chosen[slots]], axis=1)
+        found.append(distances <= radii[slots])
+    return float(np.concatenate(found).mean()) if found else None

@@ -1,0 +1,85 @@
+"""What a run measures beside its training: kNN accuracy, before and after."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.errors import UsageError
+from tf_instdisc.retrieval.neighbors import knn_accuracy
+from tf_instdisc.runs.embedding import Embedded
+
+
+@dataclasses.dataclass(frozen=True)
+class KNNMeasure:
+    """Measures top-1 accuracy with many neighbours and with one.
+
+    Attributes:
+        num_neighbors: The many.
+        num_classes: Of the training images.
+        temperature: τ of the weights.
+    """
+
+    num_neighbors: int
+    num_classes: int
+    temperature: float
+
+    def __call__(self, rows: Embedded, queries: Embedded) -> list[float]:
+        wanted = [self.num_neighbors, 1]
+        accuracies = knn_accuracy(
+            rows.embeddings,
+            rows.labels,
+            queries.embeddings,
+            queries.labels,
+            self.num_classes,
+            wanted,
+            self.temperature,
+        )
+        return [accuracies[number]["top1"] for number in wanted]
+
+    def table(self, measured: dict[str, list[float]]) -> str:
+        """A Markdown table of what was measured, a name for each row."""
+        lines = [
+            "",
+            f"| embeddings | kNN top-1, k = {self.num_neighbors} "
+            "| kNN top-1, k = 1 |",
+            "| --- | --- | --- |",
+        ]
+        for name, values in measured.items():
+            cells = " | ".join(f"{value:.3f}" for value in values)
+            lines.append(f"| {name} | {cells} |")
+        return "\n".join([*lines, ""])
+
+
+def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:
+    """Whether both sides have labels.
+
+    Raises:
+        ValueError: If the test images have other classes.
+    """
+    if test_source is None:
+        return False
+    if source.class_names != test_source.class_names:
+        raise UsageError(
+            "The test images must have the classes of the training images. "
+            f"Received: {test_source.class_names} for training classes "
+            f"{source.class_names}"
+        )
+    return source.num_classes > 0
+
+
+def pixels(dataset: tf.data.Dataset) -> Embedded:
+    """Raw pixels of unit length in place of embeddings."""
+    # Around mid-grey: the cosine of two images of positive pixels is near 1.
+    columns = [
+        (
+            images.numpy().reshape(len(images), -1) - 127.5,
+            ids.numpy(),
+            labels.numpy(),
+        )
+        for images, ids, labels in dataset
+    ]
+    values, ids, labels = map(np.concatenate, zip(*columns, strict=True))
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    return Embedded(values / np.maximum(norms, 1e-12), ids, labels)

@@ -1,0 +1,113 @@
+"""How far the neighbors of an image are: what "near" means in one run.
+
+Cosines of a young encoder are all close to 1, those of a trained one are not,
+and both are denser in some places than in others. A distance is therefore
+compared with the distances to the neighbors of both images, of which some ten
+may be copies themselves. The number of neighbors grows with a power of the
+distance, the intrinsic dimension, which is estimated from the run as well
+(Levina and Bickel, NIPS 2004).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tf_instdisc.retrieval.neighbors import top_k
+
+_RANK = 20  # the neighbor whose distance is the scale
+_NEAREST = 6  # the first neighbor that is taken for another image
+_NUM_REFERENCES = 20_000
+_LEAST_QUANTILE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalScale:
+    """Distances that belong to the places of images.
+
+    Attributes:
+        distances: float32 `[num_rows]`, within which other images are.
+        count: How many others are expected within that distance.
+        dimension: Intrinsic dimension of the embeddings, at least 1.
+    """
+
+    distances: np.ndarray
+    count: float
+    dimension: float
+
+    def rivals(
+        self, first: np.ndarray, second: np.ndarray, cosines: np.ndarray
+    ) -> np.ndarray:
+        """How many different images are expected as near as a pair is.
+
+        Args:
+            first: int `[num_pairs]`, positions of rows.
+            second: int `[num_pairs]`, positions of rows.
+            cosines: float `[num_pairs]`.
+
+        Returns:
+            float32 `[num_pairs]`, at least 0, of the two images the larger.
+        """
+        scale = np.minimum(self.distances[first], self.distances[second])
+        distances = np.sqrt(np.maximum(2 - 2 * cosines, 0))
+        known = np.isfinite(scale)
+        ratio = (distances > 0).astype(np.float32)
+        ratio[known] = distances[known] / np.maximum(scale[known], 1e-12)
+        return np.float32(self.count) * ratio ** np.float32(self.dimension)
+
+    def radii(self, rivals: float) -> np.ndarray:
+        """Distances within which so many others are expected, `[num_rows]`."""
+        share = (rivals / self.count) ** (1 / self.dimension)
+        return self.distances * np.float32(share)
+
+
+def local_scale(rows: np.ndarray) -> LocalScale:
+    """Measures the distances between neighbors.
+
+    At most 20,000 rows, evenly spread, are the neighbors of all.
+
+    Args:
+        rows: float `[num_rows, dim]`, of unit length.
+
+    Returns:
+        The scale. Of less than four rows it tells nothing: it is infinite, and
+        any two that differ have one rival.
+    """
+    num_rows = len(rows)
+    if num_rows < 4:
+        infinite = np.full([num_rows], np.inf, np.float32)
+        return LocalScale(infinite, 1.0, 1.0)
+    count = min(num_rows, _NUM_REFERENCES)
+    chosen = np.linspace(0, num_rows - 1, count).astype(np.int64)
+    # What all rows have in common costs the products their digits.
+    center = rows[chosen].mean(axis=0, dtype=np.float64).astype(np.float32)
+    references = rows[chosen] - center
+    lengths = (references * references).sum(axis=1)
+    rank = min(_RANK, count - 1)
+    nearest = min(_NEAREST, (rank + 1) // 2)
+    kth = np.empty([num_rows], np.float32)
+    ratios = np.empty([num_rows], np.float32)
+    # -|a - b|² / 2 as a product of vectors with one more number each.
+    extended = np.concatenate([references, -lengths[:, None] / 2], axis=1)
+    for start in range(0, num_rows, 65_536):
+        part = rows[start : start + 65_536] - center
+        ones = np.ones([len(part), 1], np.float32)
+        products, found = top_k(
+            np.concatenate([part, ones], axis=1), extended, rank + 1
+        )
+        squared = (part * part).sum(axis=1, keepdims=True) - 2 * products
+        own = chosen[found] == np.arange(start, start + len(part))[:, None]
+        own[~own.any(axis=1), -1] = True  # The last one is one too many.
+        squared = squared[~own].reshape([len(part), rank])
+        distances = np.sqrt(np.maximum(squared, 1e-12))
+        kth[start : start + len(part)] = distances[:, -1]
+        ratios[start : start + len(part)] = (
+            distances[:, -1] / distances[:, nearest - 1]
+        )
+    spread = np.median(np.log(np.maximum(ratios, 1)))
+    most = rows.shape[1]
+    dimension = np.log(rank / nearest) / max(spread, 1e-6)
+    # In a large group of copies, all neighbors are copies.
+    kth = np.maximum(kth, np.quantile(kth, _LEAST_QUANTILE))
+    return LocalScale(
+        kth, rank * num_rows / count, float(np.clip(dimension, 1, most))
+    )

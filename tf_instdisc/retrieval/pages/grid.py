@@ -1,0 +1,147 @@
+"""The neighbour grid: query first, then its neighbours, as in the paper."""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from tf_instdisc import atomic
+from tf_instdisc.retrieval.queries import Neighbors, Queries
+from tf_instdisc.runs.directory import Bank
+from tf_instdisc.runs.images import RunImages
+
+RIGHT = "right"
+WRONG = "wrong"
+UNKNOWN = "unknown"
+
+_FRAME_COLORS = {
+    RIGHT: (26, 150, 65),
+    WRONG: (215, 48, 39),
+    UNKNOWN: (150, 150, 150),
+}
+_FRAME = 3  # pixels
+_GAP = 4
+_CAPTION = 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One neighbour.
+
+    Attributes:
+        image: uint8 `[size, size, 3]`.
+        name: The training image's.
+        instance_id: Its id.
+        score: Cosine with the query.
+        label: Name of its class, or empty.
+        match: `RIGHT` if its class is the query's, `WRONG`, or `UNKNOWN`.
+    """
+
+    image: np.ndarray
+    name: str
+    instance_id: int
+    score: float
+    label: str
+    match: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A query and its neighbours."""
+
+    image: np.ndarray
+    name: str
+    label: str
+    cells: list[Cell]
+
+
+def grid_rows(
+    queries: Queries, neighbors: Neighbors, images: RunImages
+) -> list[Row]:
+    """Puts pictures, names and labels of a search together."""
+    bank = images.bank
+    size = queries.images.shape[1]
+    pictures, _ = images.read(neighbors.positions.ravel(), size)
+    pictures = pictures.reshape(*neighbors.positions.shape, size, size, 3)
+    rows = []
+    for i, (name, label) in enumerate(
+        zip(queries.names, queries.labels, strict=True)
+    ):
+        cells = [
+            Cell(
+                image=pictures[i, j],
+                name=str(bank.names[position]),
+                instance_id=int(bank.instance_ids[position]),
+                score=float(neighbors.scores[i, j]),
+                label=class_name(bank, bank.labels[position]),
+                match=_match(label, bank.labels[position]),
+            )
+            for j, position in enumerate(neighbors.positions[i])
+        ]
+        rows.append(
+            Row(queries.images[i], name, class_name(bank, label), cells)
+        )
+    return rows
+
+
+def class_name(bank: Bank, label: int) -> str:
+    """The name of a label; empty where there is none."""
+    return bank.class_names[label] if label >= 0 else ""
+
+
+def _match(query_label: int, label: int) -> str:
+    if query_label < 0 or label < 0:
+        return UNKNOWN
+    return RIGHT if query_label == label else WRONG
+
+
+def draw(rows: list[Row]) -> np.ndarray:
+    """Draws a grid: frames say whether the classes agree, captions the cosine.
+
+    Args:
+        rows: Of at least one query, all with as many neighbours.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+    """
+    side = rows[0].image.shape[0]
+    cell = side + 2 * _FRAME
+    step_x, step_y = cell + _GAP, cell + _CAPTION + _GAP
+    # A wider gap sets the queries apart.
+    first = step_x + 2 * _GAP
+    canvas = Image.new(
+        "RGB",
+        (
+            first + len(rows[0].cells) * step_x + _GAP,
+            len(rows) * step_y + _GAP,
+        ),
+        "white",
+    )
+    painter = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=11)
+
+    def paint(image, x, y, color, caption):
+        painter.rectangle((x, y, x + cell - 1, y + cell - 1), fill=color)
+        canvas.paste(Image.fromarray(image), (x + _FRAME, y + _FRAME))
+        painter.text((x + 1, y + cell), caption, fill="black", font=font)
+
+    for i, row in enumerate(rows):
+        y = _GAP + i * step_y
+        paint(row.image, _GAP, y, "white", _short(row.label, side))
+        for j, found in enumerate(row.cells):
+            x = first + j * step_x
+            color = _FRAME_COLORS[found.match]
+            paint(found.image, x, y, color, f"{found.score:.2f}")
+    return np.asarray(canvas)
+
+
+def save_png(path: str, rows: list[Row]) -> None:
+    """Draws a grid into a PNG file."""
+    with atomic.replacing(path) as partial:
+        Image.fromarray(draw(rows)).save(partial, "PNG", optimize=True)
+
+
+def _short(text: str, width: int) -> str:
+    """What of a caption fits; the font has Latin letters only."""
+    letters = text.encode("latin-1", "replace").decode("latin-1")
+    return letters[: max(1, width // 6)]

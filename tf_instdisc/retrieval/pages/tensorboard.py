@@ -1,0 +1,120 @@
+"""TensorBoard: neighbour grids while training, and the projector."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tensorboard.plugins import projector
+
+from tf_instdisc import atomic
+from tf_instdisc.errors import UsageError
+from tf_instdisc.retrieval import queries as search
+from tf_instdisc.retrieval.pages import grid
+from tf_instdisc.retrieval.pages.thumbnails import sheet
+from tf_instdisc.runs.images import RunImages
+from tf_instdisc.text import tsv
+
+_PICTURE = 64  # pixels
+_SPRITE = 32
+_NUM_QUERIES = 8
+_NUM_NEIGHBORS = 10
+_PROJECTED = 5000  # more rows make the browser slow
+
+
+class EmbeddingView(keras.callbacks.Callback):
+    """Shows in TensorBoard how neighbours change, and at the end all rows.
+
+    Every N epochs, writes a grid of the neighbours of 8 images, drawn once;
+    after training, a sample of 5,000 rows for the embedding projector, with
+    names, labels and pictures.
+
+    Args:
+        log_dir: TensorBoard's directory.
+        open_images: Gives the images, with the bank as it stands.
+        every: Epochs between two grids; the last epoch always has one.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        open_images: Callable[[], RunImages],
+        every: int = 1,
+    ):
+        super().__init__()
+        if every < 1:
+            raise UsageError(
+                f"`every` must be at least 1. Received: every={every}"
+            )
+        self.log_dir = pathlib.Path(log_dir)
+        self.open_images = open_images
+        self.every = every
+
+    def on_epoch_end(self, epoch, logs=None):
+        is_last = epoch + 1 == self.params.get("epochs")
+        if (epoch + 1) % self.every and not is_last:
+            return
+        images = self.open_images()
+        queries = search.random_queries(images, _NUM_QUERIES, _PICTURE)
+        found = search.nearest(queries, images.bank, _NUM_NEIGHBORS)
+        picture = grid.draw(grid.grid_rows(queries, found, images))
+        writer = tf.summary.create_file_writer(str(self.log_dir / "grid"))
+        with writer.as_default():
+            tf.summary.image("neighbours", picture[None], step=epoch)
+        writer.close()
+
+    def on_train_end(self, logs=None):
+        write_projector(self.log_dir, self.open_images())
+
+
+def write_projector(
+    log_dir: str | os.PathLike, images: RunImages, max_rows: int = _PROJECTED
+) -> None:
+    """Writes rows, names, labels and pictures for TensorBoard's projector.
+
+    Args:
+        log_dir: TensorBoard's directory.
+        images: The run's images.
+        max_rows: Of more rows, so many are drawn at random.
+    """
+    log_dir = pathlib.Path(log_dir)
+    log_dir.mkdir(parents=True, exist_ok=True)
+    bank = images.bank
+    positions = sample_rows(len(bank.rows), max_rows)
+    with atomic.replacing(log_dir / "rows.tsv") as partial:
+        np.savetxt(partial, bank.rows[positions], fmt="%.5g", delimiter="\t")
+    metadata = tsv(
+        ("name", "label", "instance_id"),
+        (
+            (
+                bank.names[position],
+                grid.class_name(bank, bank.labels[position]),
+                bank.instance_ids[position],
+            )
+            for position in positions
+        ),
+    )
+    atomic.write_text(log_dir / "metadata.tsv", metadata)
+    pictures, _ = images.read(positions, _SPRITE)
+    with atomic.replacing(log_dir / "sprite.png") as partial:
+        Image.fromarray(sheet(pictures)).save(partial)
+
+    config = projector.ProjectorConfig()
+    embedding = config.embeddings.add()
+    embedding.tensor_name = "memory bank"
+    embedding.tensor_path = "rows.tsv"
+    embedding.metadata_path = "metadata.tsv"
+    embedding.sprite.image_path = "sprite.png"
+    embedding.sprite.single_image_dim.extend([_SPRITE, _SPRITE])
+    projector.visualize_embeddings(str(log_dir), config)
+
+
+def sample_rows(num_rows: int, max_rows: int, seed: int = 0) -> np.ndarray:
+    """Positions of at most `max_rows` rows, drawn at random, ascending."""
+    if num_rows <= max_rows:
+        return np.arange(num_rows)
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(num_rows, max_rows, replace=False))

@@ -1,0 +1,103 @@
+"""Do two small pictures show the same? Mirrored or cut a little, too.
+
+An encoder that has been trained for a few epochs takes pictures of the same
+colors for near-duplicates. Their pixels tell them apart.
+"""
+
+import numpy as np
+
+from tf_instdisc.data.augment import LUMA
+
+SIDE = 32  # of the thumbnails, in pixels
+_GRID = 8  # cells that are compared
+_CUTS = (0.95, 0.9, 0.8)  # sides of the parts that are compared with the whole
+_PAIRS_AT_ONCE = 2048
+_LEAST_DEVIATION = 2.0  # of grey levels; flatter pictures have no structure
+_SAME = 1.5  # grey levels on average
+
+
+def thumbnails(images: np.ndarray) -> np.ndarray:
+    """Grey levels of pictures that have the right size.
+
+    Args:
+        images: float `[batch, 32, 32, 3]` in 0..255.
+
+    Returns:
+        uint8 `[batch, 32, 32]`.
+    """
+    return np.clip(
+        np.round(images @ np.array(LUMA, np.float32)), 0, 255
+    ).astype(np.uint8)
+
+
+def similarities(
+    thumbnails: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """Correlates pairs of pictures.
+
+    Each picture is compared with the other one, whole and mirrored, and with
+    27 parts of the other one that have 0.95, 0.9 or 0.8 of its sides. What
+    changes brightness or contrast of all pixels changes nothing.
+
+    Args:
+        thumbnails: uint8 `[num_images, 32, 32]`, grey.
+        first: int `[num_pairs]`, positions of pictures.
+        second: int `[num_pairs]`, positions of pictures.
+
+    Returns:
+        The best correlation of 8 x 8 means, float32 `[num_pairs]` in [-1, 1];
+        1 where pixels are the same but for 1.5 grey levels.
+    """
+    result = np.empty([len(first)], np.float32)
+    for start in range(0, len(first), _PAIRS_AT_ONCE):
+        chunk = slice(start, start + _PAIRS_AT_ONCE)
+        places = np.stack([first[chunk], second[chunk]])
+        unique, inverse = np.unique(places, return_inverse=True)
+        pictures = thumbnails[unique].astype(np.float32)
+        mirrored = pictures[:, :, ::-1]
+        one, other = inverse.reshape(places.shape)
+
+        views, mirrored_views = _views(pictures), _views(mirrored)
+        best = np.full([len(one)], -1, np.float32)
+        for i, j in ((one, other), (other, one)):
+            for whole in (views[i, :1], mirrored_views[i, :1]):
+                products = np.vecdot(whole, views[j])
+                best = np.maximum(best, products.max(axis=1))
+        for whole in (pictures, mirrored):
+            difference = np.abs(whole[one] - pictures[other])
+            best[difference.mean(axis=(1, 2)) <= _SAME] = 1
+        result[chunk] = np.minimum(best, 1)
+    return result
+
+
+def _views(pictures):
+    """Cells of each part, of mean 0 and length 1, `[batch, 28, 64]`."""
+    lines = [(1.0, 0.0)] + [(cut, at) for cut in _CUTS for at in (0, 0.5, 1)]
+    means = np.concatenate([_means(*line) for line in lines])
+    # Parts are cut and averaged along one axis after the other.
+    cells = means @ pictures @ means.T
+    cells = cells.reshape([len(cells), len(lines), _GRID, len(lines), _GRID])
+    rows, columns = np.array(
+        [
+            (i, j)
+            for i, (cut, _) in enumerate(lines)
+            for j, (other_cut, _) in enumerate(lines)
+            if cut == other_cut
+        ]
+    ).T
+    parts = cells[:, rows, :, columns].swapaxes(0, 1)
+    parts = parts.reshape([len(cells), len(rows), _GRID**2])
+    parts -= parts.mean(axis=2, keepdims=True)
+    lengths = np.linalg.norm(parts, axis=2, keepdims=True)
+    return parts / np.maximum(lengths, _LEAST_DEVIATION * _GRID)
+
+
+def _means(size, place):
+    """From a line of pixels to the means of its cells, `[grid, side]`."""
+    start = place * (1 - size) * SIDE
+    edges = start + np.linspace(0, size * SIDE, _GRID + 1)
+    pixels = np.arange(SIDE)
+    covered = np.minimum(edges[1:, None], pixels + 1)
+    covered = covered - np.maximum(edges[:-1, None], pixels)
+    covered = np.maximum(covered, 0)
+    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)

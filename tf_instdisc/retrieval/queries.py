@@ -1,0 +1,188 @@
+"""Queries against a run's bank: a photograph, a folder, or rows of it."""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import choices
+from tf_instdisc.data import decode
+from tf_instdisc.data.folder import folder_source
+from tf_instdisc.data.pipeline import evaluation_dataset
+from tf_instdisc.data.sources import NO_LABEL, array_source
+from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
+from tf_instdisc.retrieval.neighbors import top_k
+from tf_instdisc.runs.directory import Bank, RunDirectory
+from tf_instdisc.runs.images import RunImages
+from tf_instdisc.runs.load import load_encoder
+
+_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Images to find the neighbours of.
+
+    Attributes:
+        names: One for each query.
+        labels: int64 `[num_queries]` in the run's numbering, `NO_LABEL` where
+            there is none.
+        embeddings: float32 `[num_queries, embedding_dim]`, of unit length.
+        images: uint8 `[num_queries, size, size, 3]`.
+        positions: int64 `[num_queries]`, the row of the bank that is the
+            query itself, or None where queries come from outside.
+    """
+
+    names: list[str]
+    labels: np.ndarray
+    embeddings: np.ndarray
+    images: np.ndarray
+    positions: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbors:
+    """The nearest rows of each query, the nearest first.
+
+    Attributes:
+        scores: Cosines, float32 `[num_queries, num_neighbors]`.
+        positions: Rows of the bank, int64 of the same shape.
+    """
+
+    scores: np.ndarray
+    positions: np.ndarray
+
+
+def nearest(queries: Queries, bank: Bank, num_neighbors: int) -> Neighbors:
+    """Finds neighbours by exhaustive search; no query is its own neighbour."""
+    if queries.positions is None:
+        return Neighbors(*top_k(queries.embeddings, bank.rows, num_neighbors))
+    scores, positions = top_k(queries.embeddings, bank.rows, num_neighbors + 1)
+    is_self = positions == queries.positions[:, None]
+    # Among more equal rows than neighbours, the query may not be there.
+    is_self[~is_self.any(axis=1), -1] = True
+    shape = [len(positions), positions.shape[1] - 1]
+    return Neighbors(
+        scores[~is_self].reshape(shape), positions[~is_self].reshape(shape)
+    )
+
+
+def random_queries(
+    images: RunImages, count: int, size: int, seed: int = 0
+) -> Queries:
+    """Rows of the bank, drawn at random and sorted.
+
+    Args:
+        images: The run's images.
+        count: Number of queries; at most all rows are taken.
+        size: Side of the pictures, in pixels.
+        seed: Seeds the draw.
+    """
+    bank = images.bank
+    positions = np.random.default_rng(seed).choice(
+        len(bank.rows), min(count, len(bank.rows)), replace=False
+    )
+    return row_queries(images, np.sort(positions), size)
+
+
+def row_queries(images: RunImages, positions: np.ndarray, size: int) -> Queries:
+    """The given rows of the bank as queries."""
+    bank = images.bank
+    return Queries(
+        names=[str(name) for name in bank.names[positions]],
+        labels=bank.labels[positions],
+        embeddings=bank.rows[positions],
+        images=images.read(positions, size)[0],
+        positions=np.asarray(positions, np.int64),
+    )
+
+
+def file_queries(
+    run: RunDirectory, images: RunImages, path: str, size: int
+) -> Queries:
+    """An image file, or all images of a folder, encoded by the run's encoder.
+
+    Files that cannot be decoded are named and left out. The classes of a
+    folder are matched with the run's by name.
+
+    Args:
+        run: The run.
+        images: The run's images.
+        path: A file or a folder.
+        size: Side of the pictures, in pixels.
+
+    Raises:
+        ValueError: If there is nothing at `path`, or no image can be read.
+    """
+    path = local_path(path, "query")
+    if not os.path.exists(path):
+        raise UsageError(
+            "`query` must be an image, a folder of images, or random:COUNT. "
+            f"Received: query={path!r}, which does not exist."
+        )
+    if os.path.isdir(path):
+        source = folder_source(path, "skip")
+        names = source.instance_name
+    else:
+        source = array_source(_decode(path)[None])
+
+        def names(_):
+            return os.path.basename(path)
+
+    encoder = load_encoder(run.path)
+    columns: tuple[list, list, list, list] = [], [], [], []
+    inputs = evaluation_dataset(
+        source, images.image_size, _BATCH, images.crop_fraction
+    )
+    pictures = evaluation_dataset(source, size, _BATCH)
+    for (batch, ids, labels), (shown, _, _) in zip(
+        inputs, pictures, strict=True
+    ):
+        row = ids, labels, encoder.predict_on_batch(batch), shown
+        for column, value in zip(columns, row, strict=True):
+            column.append(np.asarray(value))
+    ids, labels, embeddings, shown = (np.concatenate(c) for c in columns)
+    return Queries(
+        names=[names(int(i)) for i in ids],
+        labels=_match_labels(labels, source.class_names, images.bank),
+        embeddings=embeddings,
+        images=np.clip(np.round(shown), 0, 255).astype(np.uint8),
+    )
+
+
+def _decode(path: str) -> np.ndarray:
+    try:
+        return decode.decode_whole(tf.io.read_file(path)).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise UsageError(
+            f"`query` must be a {choices.FORMATS} file. "
+            f"Received: query={path!r}, which cannot be decoded."
+        ) from error
+
+
+def _match_labels(labels, class_names, bank: Bank) -> np.ndarray:
+    known = {name: label for label, name in enumerate(bank.class_names)}
+    table = [known.get(name, NO_LABEL) for name in class_names or ()]
+    return np.array([table[i] if i >= 0 else NO_LABEL for i in labels])
+
+
+def parse_query(
+    run: RunDirectory, images: RunImages, query: str, size: int, seed: int
+) -> Queries:
+    """Queries from what a user writes: a path, or `random:COUNT`.
+
+    Raises:
+        ValueError: If COUNT is no positive number.
+    """
+    kind, _, count = query.partition(":")
+    if kind == "random" and not pathlib.Path(query).exists():
+        if not count.isdecimal() or int(count) < 1:
+            raise UsageError(
+                "`query` must be random:COUNT with a COUNT of at least 1. "
+                f"Received: query={query!r}"
+            )
+        return random_queries(images, int(count), size, seed)
+    return file_queries(run, images, query, size)

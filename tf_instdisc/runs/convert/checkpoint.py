@@ -1,0 +1,287 @@
+"""A released checkpoint to a run directory."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tf_instdisc.data.folder import image_paths
+from tf_instdisc.data.sources import NO_LABEL
+from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs import lock
+from tf_instdisc.runs.convert import torch_file
+from tf_instdisc.runs.convert.modules import module_weights
+from tf_instdisc.runs.convert.records import CheckpointError, Inert, Tensor
+from tf_instdisc.runs.convert.resnet_weights import build_from
+from tf_instdisc.runs.directory import (
+    Bank,
+    RunDirectory,
+    RunDirectoryError,
+    check_usable,
+    open_run,
+)
+from tf_instdisc.text import UNTRUSTED_LIMIT, shown
+
+# The authors' evaluation: shorter side 256, centre 224.
+_CROP_FRACTION = 0.875
+
+_NETWORKS = ("state_dict", "net", "model")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a checkpoint holds, by the names of the method.
+
+    Attributes:
+        weights: The network's tensors, by name.
+        memory: The memory bank, or None.
+        params: What the bank's module keeps beside it, or None.
+        is_softmax: Whether the loss was a softmax over the negatives.
+    """
+
+    weights: dict[str, Tensor]
+    memory: Tensor | None
+    params: Tensor | None
+    is_softmax: bool
+
+
+def convert(
+    checkpoint: str,
+    run_dir: str,
+    image_size: int | None = None,
+    images: str | None = None,
+) -> RunDirectory:
+    """Turns a checkpoint of PyTorch into a run directory.
+
+    Known are the authors' (zhirongw/lemniscate.pytorch): of `main.py`, with
+    `state_dict` and `lemniscate`, and of `cifar.py`, with `net`, as weights or
+    as a module, and `lemniscate`; and CMC's InsDis of any width
+    (HobbitLong/CMC: `model` and `contrast`). Nothing of the file is run, and
+    PyTorch is not needed.
+
+    Args:
+        checkpoint: The file.
+        run_dir: Missing, empty, or what a killed call has left of the same
+            conversion.
+        image_size: Side of the encoder's input, in pixels. By default 32 for
+            checkpoints of `cifar.py`, which are neither resized nor cropped,
+            and 224 for others.
+        images: The folder that the bank was made from, sorted by class and
+            name as torchvision does: names and labels of the rows. Without
+            it they are numbered, without labels.
+
+    Returns:
+        The run: encoder, flags, and the bank if the checkpoint has one.
+
+    Raises:
+        FileNotFoundError: If the checkpoint is missing, or the folder.
+        CheckpointError: If the checkpoint is damaged, unknown, or asks for
+            anything but tensors.
+        RunDirectoryError: If `run_dir` is not empty.
+        ValueError: If the folder has another number of images than the bank
+            has rows.
+    """
+    checkpoint = local_path(checkpoint, "from")
+    run_dir = local_path(run_dir, "to")
+    images = images and local_path(images, "images")
+    name = pathlib.Path(checkpoint).name
+    _require_unused(run_dir, name)
+    with torch_file.open_file(checkpoint) as file:
+        parts = _find_parts(file.content)
+        encoder, config = build_from(parts.weights, file.read, image_size)
+        rows = None
+        if parts.memory is not None:
+            rows = _rows(file.read(parts.memory), config["embedding_dim"])
+        params = None
+        if parts.params is not None and parts.params.shape in ((2,), (4,)):
+            params = file.read(parts.params)
+    flags = {
+        "image_size": config["image_size"],
+        # Of the normalization follows which of their programs it was.
+        "crop_fraction": 1.0 if "mean" in config else _CROP_FRACTION,
+        "encoder": config["backbone"],
+        **{
+            name: config[name]
+            for name in (
+                "width",
+                "stem_width",
+                "stem",
+                "mean",
+                "std",
+                "embedding_dim",
+            )
+            if name in config
+        },
+        **_method_flags(params, parts.is_softmax),
+    }
+    bank = None
+    if rows is not None:
+        bank = _name_rows(rows, images)
+    if images:
+        flags["images"] = images
+    text = "".join(f"--{name}={value}\n" for name, value in flags.items())
+    settings = {"converted_from": name, **config}
+    with lock.holding(run_dir):
+        left = RunDirectory(pathlib.Path(run_dir))
+        if left.encoder.exists() and (bank is None or left.bank.exists()):
+            _refuse(run_dir)
+        run = open_run(run_dir, settings, (), text)
+        run.save_encoder(encoder)
+        if bank is not None:
+            run.save_bank(bank)
+    return run
+
+
+def _require_unused(run_dir: str, name: str) -> None:
+    """Raises unless a conversion of this file can begin or begin again."""
+    run = RunDirectory(pathlib.Path(run_dir))
+    if run.settings.exists():
+        settings = json.loads(run.settings.read_text(encoding="utf-8"))
+        if settings.get("converted_from") != name or run.bank.exists():
+            _refuse(run_dir)
+        return
+    try:
+        check_usable(run_dir)
+    except RunDirectoryError:
+        _refuse(run_dir)
+
+
+def _refuse(run_dir: str) -> NoReturn:
+    raise RunDirectoryError(
+        f"`to` must be missing or empty. Received: to={run_dir}"
+    )
+
+
+def _find_parts(content: Any) -> _Parts:
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            "The checkpoint must be a dictionary with `state_dict`, `net` or "
+            f"`model`. Received: {type(content).__name__}"
+        )
+    weights = _find_weights(content)
+    buffers: Any = content.get("contrast")
+    bank = content.get("lemniscate")
+    if isinstance(bank, Inert):
+        buffers = bank.state.get("_buffers")
+    buffers = buffers if isinstance(buffers, dict) else {}
+    options = content.get("opt")
+    options = options.state if isinstance(options, Inert) else {}
+    memory = buffers.get("memory")
+    # MoCo's is a queue of batches, not a row for each image.
+    is_queue = bool(options.get("moco")) or "model_ema" in content
+    params = buffers.get("params")
+    return _Parts(
+        weights,
+        memory if isinstance(memory, Tensor) and not is_queue else None,
+        params if isinstance(params, Tensor) else None,
+        options.get("softmax") is True,
+    )
+
+
+def _find_weights(content: dict) -> dict[str, Tensor]:
+    """The network's tensors by name, from wherever they are kept."""
+    found = [content[key] for key in _NETWORKS if key in content]
+    weights = found[0] if found else content
+    if isinstance(weights, Inert):
+        weights = module_weights(weights)
+    is_named = isinstance(weights, dict) and bool(weights)
+    if not found and not (
+        is_named and all(isinstance(v, Tensor) for v in weights.values())
+    ):
+        keys = shown(", ".join(map(str, list(content)[:10])), UNTRUSTED_LIMIT)
+        if "classifier" in content:
+            raise CheckpointError(
+                "The checkpoint holds a linear classifier and not the network "
+                f"that it was trained on. Received: {keys}"
+            )
+        if "lemniscate" in content or "contrast" in content:
+            raise CheckpointError(
+                "The checkpoint holds a memory bank, but no network. "
+                f"Received: {keys}"
+            )
+        raise CheckpointError(
+            "The checkpoint must hold `state_dict` or `net` (the authors') or "
+            f"`model` (CMC's). Received: {keys}"
+        )
+    if not is_named:
+        raise CheckpointError("The checkpoint's network has no weights.")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            named = shown(str(name), UNTRUSTED_LIMIT)
+            raise CheckpointError(f"The weight '{named}' is no tensor.")
+    return weights
+
+
+def _rows(memory, embedding_dim):
+    rows = memory.astype(np.float32)
+    if rows.ndim != 2 or rows.shape[1] != embedding_dim or len(rows) < 2:
+        raise CheckpointError(
+            f"The bank must have rows of {embedding_dim} numbers. "
+            f"Received: shape {rows.shape}"
+        )
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        raise CheckpointError("The bank holds NaN, infinity or empty rows.")
+    # The authors begin with rows of other lengths.
+    rows /= lengths
+    return rows
+
+
+def _method_flags(params, is_softmax):
+    """What the bank's module says of the training."""
+    if params is None or not np.isfinite(params).all():
+        return {}
+    values = [float(value) for value in params.reshape(-1)]
+    if len(values) == 4:
+        num_negatives, temperature, _, momentum = values
+        if num_negatives < 1 or temperature <= 0 or not 0 <= momentum < 1:
+            return {}
+        return {
+            "objective": "info_nce" if is_softmax else "nce",
+            "num_negatives": int(num_negatives),
+            "temperature": _short(temperature),
+            "bank_momentum": _short(momentum),
+        }
+    if len(values) == 2:
+        temperature, momentum = values
+        if temperature <= 0 or not 0 <= momentum < 1:
+            return {}
+        return {
+            "objective": "softmax",
+            "temperature": _short(temperature),
+            "bank_momentum": _short(momentum),
+        }
+    return {}
+
+
+def _short(value):
+    """0.07 for the float32 nearest to it."""
+    return f"{value:.6g}"
+
+
+def _name_rows(rows, images):
+    names = [str(index) for index in range(len(rows))]
+    labels = np.full([len(rows)], NO_LABEL, np.int64)
+    classes: list[str] = []
+    if images:
+        names = sorted(image_paths(images), key=lambda name: name.split("/"))
+        if len(names) != len(rows):
+            raise UsageError(
+                "`images` must be the folder that the bank was made from, "
+                f"with an image for each of its {len(rows):,} rows. Received: "
+                f"images={images!r}, with {len(names):,} images"
+            )
+        if all("/" in name for name in names):
+            tops = [name.split("/")[0] for name in names]
+            classes, labels = np.unique(tops, return_inverse=True)
+            labels = labels.astype(np.int64)
+    return Bank(
+        rows=rows,
+        instance_ids=np.arange(len(rows)),
+        names=np.array(names),
+        labels=labels,
+        class_names=tuple(str(name) for name in classes),
+    )

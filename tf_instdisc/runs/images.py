@@ -1,0 +1,142 @@
+"""The images of a finished run, found again through its flags and names."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.data import decode
+from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs import sources
+from tf_instdisc.runs.directory import Bank, RunDirectory
+
+_MISSING_GREY = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class RunImages:
+    """Reads images by their position in the bank.
+
+    Images of a folder are found by name, those of a TFDS data set by id. An
+    image that is gone or cannot be decoded is missing, which is no error; so
+    are all of a converted run that knows no folder.
+
+    Attributes:
+        bank: The run's bank.
+        flags: The run's flags, as `RunDirectory.read_flags` gives them.
+        source: Where images of a TFDS data set are read, if it is open.
+    """
+
+    bank: Bank
+    flags: dict[str, str]
+    source: ImageSource | None = None
+
+    @property
+    def image_size(self) -> int:
+        """Side of the encoder's input, in pixels."""
+        return int(self.flags["image_size"])
+
+    @property
+    def crop_fraction(self) -> float:
+        return float(self.flags.get("crop_fraction", 1.0))
+
+    def read(
+        self, positions: np.ndarray, size: int, crop_fraction: float = 1.0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Reads images, resized and cut to a square.
+
+        Args:
+            positions: int `[count]`, rows of the bank; repeats are read once.
+            size: Side of the result, in pixels.
+            crop_fraction: As in `evaluation_dataset`.
+
+        Returns:
+            uint8 `[count, size, size, 3]`, grey where the image is missing,
+            and bool `[count]`, whether it was found.
+        """
+        unique, inverse = np.unique(positions, return_inverse=True)
+        images = np.full([len(unique), size, size, 3], _MISSING_GREY, np.uint8)
+        found = np.zeros([len(unique)], bool)
+        for slots, batch in self.batches(unique, size, crop_fraction):
+            images[slots] = np.clip(np.round(batch), 0, 255)
+            found[slots] = True
+        return images[inverse], found[inverse]
+
+    def batches(
+        self, positions: np.ndarray, size: int, crop_fraction: float = 1.0
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Reads images in batches, in any order; missing ones are left out.
+
+        Args:
+            positions: int `[count]`, rows of the bank, each once.
+            size: Side of the images, in pixels.
+            crop_fraction: As in `evaluation_dataset`.
+
+        Yields:
+            Places in `positions`, int64 `[batch]`, and their images, float32
+            `[batch, size, size, 3]` in 0..255.
+        """
+        positions = np.asarray(positions, np.int64)
+        is_known = {"images", "dataset"} & set(self.flags) or self.source
+        if not len(positions) or not is_known:
+            return
+        if self.flags.get("images"):
+            examples = self._from_folder(positions)
+        else:
+            examples = self._from_tfds(positions)
+
+        def prepare(slot, image):
+            return slot, decode.center(image, size, crop_fraction)
+
+        dataset = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = dataset.ignore_errors().batch(256).prefetch(1)
+        yield from dataset.as_numpy_iterator()
+
+    def _from_folder(self, positions):
+        folder = local_path(self.flags["images"], "images")
+        names = self.bank.names[positions]
+        paths = [os.path.join(folder, str(name)) for name in names]
+        dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
+        return dataset.map(lambda slot, path: (slot, tf.io.read_file(path)))
+
+    def _from_tfds(self, positions):
+        source = self.source or sources.open_train(
+            sources.DataSettings.from_flags(self.flags)
+        )
+        slots = np.full([source.num_instances], -1, np.int64)
+        slots[self.bank.instance_ids[positions]] = np.arange(len(positions))
+        slots = tf.constant(slots)
+
+        def slot_of(example):
+            return tf.gather(slots, example["instance_id"]), example["image"]
+
+        examples = source.examples(None).map(slot_of)
+        return examples.filter(lambda slot, _: slot >= 0).take(len(positions))
+
+
+def open_images(
+    run: RunDirectory, overrides: Mapping[str, str] | None = None
+) -> RunImages:
+    """Opens the images of a finished run.
+
+    Args:
+        run: The run.
+        overrides: `images` or `data_dir`, where the images were moved to.
+
+    Raises:
+        RunDirectoryError: If the run has not finished.
+        ValueError: If `images` is given for a run over a data set.
+    """
+    flags = run.read_flags()
+    if "images" in (overrides or {}) and flags.get("dataset"):
+        raise UsageError(
+            "`images` goes with a run over a folder. Received: a run over "
+            f"--dataset={flags['dataset']}. Give --data_dir if the data set "
+            "was moved."
+        )
+    flags = sources.with_overrides(flags, overrides or {})
+    return RunImages(run.load_bank(), flags)

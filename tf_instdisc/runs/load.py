@@ -1,0 +1,57 @@
+"""Loads a trained encoder from wherever it lies."""
+
+import os
+
+import keras
+
+from tf_instdisc.errors import MissingFileError
+from tf_instdisc.method.encoders.portable import make_portable
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs import directory
+
+
+def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
+    """Loads an encoder from a run directory or a `.keras` file.
+
+    `keras.saving.load_model` loads the same file where this package is not
+    installed.
+
+    Args:
+        path: A run directory, or its `encoder.keras`.
+        best: Whether to take the encoder of the best epoch by kNN in place
+            of the last one, from the directory of a run with `--keep_best`.
+
+    Returns:
+        The encoder: images `[batch, size, size, 3]`, RGB in 0..255, to
+        float32 embeddings `[batch, embedding_dim]` of unit length.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+        RunDirectoryError: If the directory holds no finished run.
+        ValueError: If the path is a URL.
+    """
+    path = local_path(path)
+    if not os.path.exists(path):
+        raise MissingFileError(
+            "`path` must be a run directory or a .keras file. "
+            f"Received: path={path!r}, which does not exist"
+        )
+    if os.path.isdir(path):
+        run = directory.load(path)
+        return make_portable(run.load_encoder_file(_file_of(run, best)))
+    return make_portable(keras.saving.load_model(path, compile=False))
+
+
+def _file_of(run, best):
+    if best:
+        if run.load_best() is None:
+            raise directory.RunDirectoryError(
+                f"{run.path} holds no encoder_best.keras that is whole. Train "
+                "the run with --keep_best."
+            )
+        return run.best_encoder
+    if not run.encoder.exists():
+        raise directory.RunDirectoryError(
+            f"{run.path} holds no encoder.keras. Has its run finished?"
+        )
+    return run.encoder

@@ -1,0 +1,236 @@
+"""TF Serving over gRPC."""
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from tf_instdisc.errors import UsageError
+from tf_instdisc.serving.client.answers import (
+    Answer,
+    WrongAnswerError,
+    text_array,
+)
+from tf_instdisc.serving.client.client import (
+    FIRST_BACKOFF,
+    MAX_ATTEMPTS,
+    MAX_BACKOFF,
+    Client,
+    input_name,
+)
+from tf_instdisc.text import shown
+
+
+class GrpcClient(Client):
+    """Asks a server over gRPC; threads may share it.
+
+    A server that is away is waited for, and a request that was broken off is
+    sent again, up to five times within the deadline. That is safe: a
+    prediction changes nothing.
+
+    Args:
+        target: `host:port`; TF Serving listens on 8500.
+        model_name: Name of the model on the server.
+        version: A version's number, or None for the newest.
+        label: A label of a version, such as `"stable"`, or None.
+        deadline: Seconds that one batch may take, with all its retries.
+        batch_size: Images in one request.
+        max_message_bytes: Largest request and answer; gRPC's own 4 MiB would
+            refuse a batch of large images.
+        root_certificates: PEM file of the authority that signed the server's
+            certificate; turns TLS on.
+        private_key: PEM file of this client, if the server asks for it.
+        certificate_chain: PEM file of this client, likewise.
+
+    Raises:
+        ValueError: As in `Client`, or if this client's files are given
+            without `root_certificates`: nothing would be encrypted.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        model_name: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        deadline: float = 30.0,
+        batch_size: int = 32,
+        max_message_bytes: int = 256 * 2**20,
+        root_certificates: str | None = None,
+        private_key: str | None = None,
+        certificate_chain: str | None = None,
+    ):
+        super().__init__(
+            target,
+            model_name,
+            version,
+            label,
+            deadline,
+            batch_size,
+            max_message_bytes,
+        )
+        if not isinstance(target, str) or not target:
+            raise UsageError(
+                f"`target` must be host:port. Received: target={target!r}"
+            )
+        if root_certificates is None and (private_key or certificate_chain):
+            raise UsageError(
+                "`private_key` and `certificate_chain` go with "
+                "`root_certificates`, which turns TLS on. Received: "
+                "root_certificates=None"
+            )
+        retry = {
+            "maxAttempts": MAX_ATTEMPTS,
+            "initialBackoff": f"{FIRST_BACKOFF}s",
+            "maxBackoff": f"{MAX_BACKOFF}s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+        services = ("PredictionService", "ModelService")
+        names = [{"service": f"tensorflow.serving.{s}"} for s in services]
+        config = {"methodConfig": [{"name": names, "retryPolicy": retry}]}
+        options = [
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            # Requests longer than this buffer, 256 KiB by default, would
+            # silently not be sent again.
+            ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
+            ("grpc.service_config", json.dumps(config)),
+            ("grpc.initial_reconnect_backoff_ms", int(1000 * FIRST_BACKOFF)),
+            ("grpc.max_reconnect_backoff_ms", int(1000 * MAX_BACKOFF)),
+        ]
+        if root_certificates is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            credentials = grpc.ssl_channel_credentials(
+                *(
+                    path and pathlib.Path(path).read_bytes()
+                    for path in (
+                        root_certificates,
+                        private_key,
+                        certificate_chain,
+                    )
+                )
+            )
+            self._channel = grpc.secure_channel(target, credentials, options)
+        self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(
+            self._channel
+        )
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+    def _predict_batch(
+        self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
+    ) -> Answer:
+        request = predict_pb2.PredictRequest()
+        self._address(request.model_spec)
+        request.model_spec.signature_name = signature_name
+        request.inputs[input_name(inputs)].CopyFrom(
+            tf.make_tensor_proto(inputs)
+        )
+        response = self._call(self._predictions.Predict, request)
+        return {
+            name: _to_array(proto, self.max_message_bytes)
+            for name, proto in response.outputs.items()
+        }
+
+    def _states(self) -> dict[int, str]:
+        request = get_model_status_pb2.GetModelStatusRequest()
+        self._address(request.model_spec)
+        response = self._call(self._models.GetModelStatus, request)
+        states = get_model_status_pb2.ModelVersionStatus.State
+        try:
+            return {
+                status.version: states.Name(status.state)
+                for status in response.model_version_status
+            }
+        except ValueError as error:
+            raise WrongAnswerError("a state that is unknown") from error
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _address(self, model_spec):
+        model_spec.name = self.model_name
+        if self.version is not None:
+            model_spec.version.value = self.version
+        if self.label is not None:
+            model_spec.version_label = self.label
+
+    def _call(self, method, request):
+        try:
+            return method(request, timeout=self.deadline, wait_for_ready=True)
+        except grpc.RpcError as error:
+            raise self._error(
+                error.code().name, error.details() or ""
+            ) from error
+
+
+_TYPES = frozenset(
+    kind.as_datatype_enum
+    for kind in (
+        tf.bool,
+        tf.string,
+        tf.float16,
+        tf.float32,
+        tf.float64,
+        tf.int8,
+        tf.int16,
+        tf.int32,
+        tf.int64,
+        tf.uint8,
+        tf.uint16,
+        tf.uint32,
+        tf.uint64,
+    )
+)
+_VALUES = (
+    "half_val",
+    "float_val",
+    "double_val",
+    "int_val",
+    "string_val",
+    "int64_val",
+    "bool_val",
+    "uint32_val",
+    "uint64_val",
+)
+
+
+def _to_array(proto, max_bytes: int) -> np.ndarray:
+    """Makes an array of a tensor that may be anything.
+
+    `make_ndarray` fills a tensor up to the shape that it claims.
+    """
+    shape = [axis.size for axis in proto.tensor_shape.dim]
+    count = math.prod(shape)
+    num_values = sum(len(getattr(proto, name)) for name in _VALUES)
+    if proto.dtype not in _TYPES:
+        raise WrongAnswerError(f"a tensor of the type {proto.dtype}")
+    if proto.tensor_shape.unknown_rank or min(shape, default=1) < 1:
+        raise WrongAnswerError(f"a tensor of the shape {shape[:8]}")
+    if not proto.tensor_content and num_values != count:
+        raise WrongAnswerError(
+            f"a tensor of the shape {shape[:8]} with {num_values:,} values"
+        )
+    try:
+        if proto.dtype == tf.string.as_datatype_enum:
+            if num_values != count:
+                raise WrongAnswerError("text without its bytes")
+            texts = [value.decode("utf-8") for value in proto.string_val]
+            return text_array(texts, shape, max_bytes)
+        return tf.make_ndarray(proto)
+    except UnicodeDecodeError as error:
+        raise WrongAnswerError("text that is not UTF-8") from error
+    except (TypeError, ValueError) as error:
+        raise WrongAnswerError(shown(str(error), 200)) from error

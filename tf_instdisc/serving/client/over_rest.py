@@ -1,0 +1,223 @@
+"""TF Serving over REST, with Python's own HTTP."""
+
+import base64
+import json
+import random
+import ssl
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_instdisc.errors import UsageError
+from tf_instdisc.serving.client.answers import (
+    Answer,
+    WrongAnswerError,
+    expected_dtype,
+    from_lists,
+)
+from tf_instdisc.serving.client.client import FIRST_BACKOFF, MAX_BACKOFF, Client
+from tf_instdisc.serving.client.exchange import ExchangeError, exchange
+from tf_instdisc.text import UNTRUSTED_LIMIT, shown
+
+_CODES = {
+    400: "INVALID_ARGUMENT",
+    404: "NOT_FOUND",
+    413: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+# A signature with one output answers without its name.
+_ONLY_OUTPUT = "embedding"
+
+
+class RestClient(Client):
+    """Asks a server over REST; threads may share it.
+
+    A server that is away is asked again until the deadline.
+
+    Bytes travel as base64, images as JSON numbers: gRPC is several times
+    faster for the latter.
+
+    Args:
+        url: `http://host:port`; TF Serving listens on 8501. It speaks no
+            TLS there: `https://` needs a proxy before it.
+        model_name: Name of the model on the server.
+        version: A version's number, or None for the newest.
+        label: A label of a version, such as `"stable"`, or None.
+        deadline: Seconds that one batch may take, with all its retries.
+        batch_size: Images in one request.
+        root_certificates: PEM file of the authority that signed the
+            certificate of an `https://` server; the system's by default.
+        max_message_bytes: Largest answer. Its JSON takes some ten times as
+            much memory while it is read.
+
+    Raises:
+        FileNotFoundError: If `root_certificates` is missing.
+        ValueError: As in `Client`, or if the URL is not HTTP, or the
+            certificates cannot be read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model_name: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        deadline: float = 30.0,
+        batch_size: int = 32,
+        root_certificates: str | None = None,
+        max_message_bytes: int = 64 * 2**20,
+    ):
+        super().__init__(
+            url,
+            model_name,
+            version,
+            label,
+            deadline,
+            batch_size,
+            max_message_bytes,
+        )
+        _require_url(url)
+        self._url = f"{url.rstrip('/')}/v1/models/{_quote(model_name)}"
+        if version is not None:
+            self._url += f"/versions/{version}"
+        if label is not None:
+            self._url += f"/labels/{_quote(label)}"
+        self._context = None
+        if url.startswith("https://"):
+            self._context = _tls_context(root_certificates)
+
+    def _predict_batch(
+        self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
+    ) -> Answer:
+        if isinstance(inputs[0], bytes):
+            instances = [
+                {"b64": base64.b64encode(content).decode()}
+                for content in inputs
+            ]
+        else:
+            instances = np.asarray(inputs).tolist()
+        body = {"signature_name": signature_name, "instances": instances}
+        predictions = self._ask(":predict", body, "predictions")
+        if not isinstance(predictions, list) or len(predictions) != len(inputs):
+            raise WrongAnswerError(
+                f"`predictions` must be a list of {len(inputs)} rows"
+            )
+        if not isinstance(predictions[0], dict):
+            columns = {_ONLY_OUTPUT: predictions}
+        else:
+            names = predictions[0].keys()
+            for row in predictions:
+                if not isinstance(row, dict) or row.keys() != names:
+                    raise WrongAnswerError("rows of different outputs")
+            columns = {
+                name: [row[name] for row in predictions] for name in names
+            }
+        return {
+            name: from_lists(
+                values,
+                expected_dtype(signature_name, name),
+                self.max_message_bytes,
+            )
+            for name, values in columns.items()
+        }
+
+    def _states(self) -> dict[int, str]:
+        states = {}
+        try:
+            for status in self._ask("", None, "model_version_status"):
+                state, number = status["state"], int(status["version"])
+                if not isinstance(state, str) or not 0 <= number < 2**63:
+                    raise WrongAnswerError("a version without number or state")
+                states[number] = shown(state, UNTRUSTED_LIMIT)
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise WrongAnswerError(
+                "`model_version_status` must be a list of versions"
+            ) from error
+        return states
+
+    def _ask(self, method: str, body: dict | None, key: str) -> Any:
+        """Posts, or gets where there is no body; gives a part of the answer."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self._url + method,
+            data,
+            {"Content-Type": "application/json"},
+        )
+        end = time.monotonic() + self.deadline
+        backoff = FIRST_BACKOFF
+        earlier = ""
+        while True:
+            try:
+                reply = exchange(
+                    request, end, self.max_message_bytes, self._context
+                )
+            except ExchangeError as error:
+                code, details = error.code, str(error)
+            else:
+                if reply.status == 200:
+                    return _part_of(reply.body, key)
+                code = _CODES.get(reply.status, "INTERNAL")
+                details = f"{reply.status} {_text(reply.body)}"
+            pause = backoff * random.uniform(0.8, 1.2)
+            is_late = time.monotonic() + pause > end
+            if code != "UNAVAILABLE" or is_late:
+                raise self._error(code, details + earlier)
+            # The last attempt may have had no time left to fail by itself.
+            earlier = f"; before that: {details}"
+            time.sleep(pause)
+            backoff = min(2 * backoff, MAX_BACKOFF)
+
+
+def _part_of(content: bytes, key: str) -> Any:
+    try:
+        return json.loads(content)[key]
+    # Of some other server, or of a proxy; nested too deeply; out of memory.
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        said = shown(_text(content), UNTRUSTED_LIMIT)
+        raise WrongAnswerError(f"no {key}, but {said}") from error
+
+
+def _text(content: bytes) -> str:
+    return content[: UNTRUSTED_LIMIT + 1].decode(errors="replace")
+
+
+def _require_url(url: str) -> None:
+    message = f"`url` must be http://host:port or https://. Received: {url!r}"
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        raise UsageError(message)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_complete = bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise UsageError(message) from error
+    if not is_complete or not url.isascii() or not url.isprintable():
+        raise UsageError(message)
+    if " " in url or parts.query or parts.fragment or parts.username:
+        raise UsageError(message)
+
+
+def _tls_context(root_certificates: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=root_certificates)
+    except ssl.SSLError as error:
+        raise UsageError(
+            "`root_certificates` must be a PEM file of certificates. Received: "
+            f"root_certificates={root_certificates!r} ({error})"
+        ) from error
+
+
+def _quote(name: str) -> str:
+    return urllib.parse.quote(name, safe="")

@@ -1,0 +1,138 @@
+"""What the users of a served model should know about it."""
+
+import dataclasses
+import shlex
+
+import keras
+
+from tf_instdisc.choices import FORMATS
+from tf_instdisc.serving.bank_index import BankIndex
+from tf_instdisc.serving.options import ExportOptions
+from tf_instdisc.serving.signatures import Function
+
+_RANGES = {
+    "images": "RGB, 0 to 255",
+    "image_bytes": f"{FORMATS}, of any size; `b64` over REST",
+    "embedding": "unit length; zeros where `valid` is false",
+    "valid": "false where the bytes are no image that is accepted",
+    "instance_ids": "ids of the bank, nearest first; -1 where not `valid`",
+    "names": "of these images when the bank was trained",
+    "labels": "of these images; -1 where there is none",
+    "classes": "names of the classes, the same in each row",
+}
+_SCORES = {
+    "neighbors": "cosines in [-1, 1], falling",
+    "neighbors_bytes": "cosines in [-1, 1], falling; 0 where not `valid`",
+    "classify_bytes": "shares of the vote in [0, 1], summing to 1; "
+    "0 where not `valid`",
+}
+
+
+def model_card(
+    model_name: str,
+    encoder: keras.Model,
+    index: BankIndex | None,
+    options: ExportOptions,
+    functions: dict[str, Function],
+    recipe: dict[str, str],
+    metrics: dict[str, float],
+) -> str:
+    """Writes the card, in Markdown.
+
+    Args:
+        model_name: Name under which the server knows the model.
+        encoder: The encoder.
+        index: The bank, or None.
+        options: Of the export.
+        functions: The signatures.
+        recipe: Flags of the run, by name.
+        metrics: The last epoch's.
+
+    Returns:
+        The text.
+    """
+    data = recipe.get("dataset") or recipe.get("images") or "not known"
+    split = f", split {recipe['split']}" if recipe.get("dataset") else ""
+    knn = [
+        f"{name} {metrics[name]:.4f}"
+        for name in sorted(metrics)
+        if name.startswith("knn_")
+    ]
+    flags = [
+        shlex.quote(f"--{name}={value}")
+        for name, value in recipe.items()
+        if name not in ("run_dir", "data_dir")
+    ]
+    settings = [
+        f"| {field.name} | {getattr(options, field.name)} |"
+        for field in dataclasses.fields(options)
+    ]
+    bank = "none: the encoder alone"
+    if index is not None:
+        bank = (
+            f"{index.num_rows} rows, {index.num_labelled} with a label of "
+            f"{index.num_classes} classes, stored in {options.bank_dtype}"
+        )
+    lines = [
+        f"# {model_name}",
+        "",
+        "An image encoder trained without labels by instance discrimination",
+        "(Wu, Xiong, Yu, Lin, CVPR 2018, arXiv 1805.01978).",
+        "",
+        f"- Data: {data}{split}",
+        f"- Encoder: {encoder.name}, {encoder.count_params():,} parameters, "
+        f"input of {encoder.input_shape[1]} pixels, embeddings of "
+        f"{encoder.output_shape[1]} numbers",
+        f"- Precision: {options.precision}",
+        f"- Memory bank: {bank}",
+        f"- kNN while training, last measured: "
+        f"{', '.join(knn) or 'not measured'}",
+        "",
+        "## Signatures",
+        "",
+        "| signature | tensor | type | shape | range |",
+        "| --- | --- | --- | --- | --- |",
+        *_signature_rows(functions),
+        "",
+        f"Bytes: the shorter side is resized to {encoder.input_shape[1]} / "
+        f"{options.crop_fraction} pixels, and the centre cut out, as in",
+        f"evaluation. Images of more than {options.max_pixels:,} pixels are "
+        "refused.",
+        "",
+        "## Options",
+        "",
+        "| option | value |",
+        "| --- | --- |",
+        *settings,
+        "",
+        "## Recipe",
+        "",
+        "```sh",
+        "instdisc-train \\",
+        *(f"  {flag} \\" for flag in flags[:-1]),
+        *(f"  {flag}" for flag in flags[-1:]),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _signature_rows(functions: dict[str, Function]) -> list[str]:
+    rows = []
+    for name, function in functions.items():
+        concrete = function.get_concrete_function()
+        spec = function.input_signature[0]
+        tensors = [("in", spec.name, spec)] + [
+            ("out", key, value)
+            for key, value in sorted(concrete.structured_outputs.items())
+        ]
+        for way, key, value in tensors:
+            shape = ", ".join(
+                "batch" if dim is None else str(dim) for dim in value.shape
+            )
+            meaning = _RANGES.get(key) or _SCORES[name]
+            rows.append(
+                f"| `{name}` | {way} `{key}` | {value.dtype.name} | "
+                f"[{shape}] | {meaning} |"
+            )
+    return rows

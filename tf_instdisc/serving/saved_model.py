@@ -1,0 +1,143 @@
+"""A run directory to the next version of a served model."""
+
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import atomic
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.serving import (
+    graph_check,
+    model_card,
+    tflite,
+    versions,
+    warmup,
+)
+from tf_instdisc.serving.bank_index import BankIndex
+from tf_instdisc.serving.options import ExportOptions
+from tf_instdisc.serving.precision import with_precision
+from tf_instdisc.serving.signatures import Serving, build_serving
+
+MODEL_CARD = "model_card.md"
+
+
+def options_of(run: RunDirectory, **changes) -> ExportOptions:
+    """Options that follow from how a run was trained and measured.
+
+    Args:
+        run: A finished run.
+        **changes: Other options by name; None leaves the run's or the
+            default.
+
+    Returns:
+        The options.
+    """
+    recipe = run.read_flags()
+    followed: dict = {}
+    for option, flag, kind in (
+        ("crop_fraction", "crop_fraction", float),
+        ("temperature", "temperature", float),
+        ("num_votes", "num_neighbors", int),
+    ):
+        if flag in recipe:
+            followed[option] = kind(recipe[flag])
+    given = {k: v for k, v in changes.items() if v is not None}
+    return ExportOptions(**{**followed, **given})
+
+
+def export_run(
+    run: RunDirectory,
+    export_dir: str,
+    options: ExportOptions | None = None,
+    *,
+    with_bank: bool = True,
+    tflite_types: tuple[str, ...] = (),
+    calibration_images: np.ndarray | None = None,
+) -> pathlib.Path:
+    """Writes the next version of a served model.
+
+    The SavedModel is checked and its warm-up records are replayed before the
+    version appears under its number.
+
+    Args:
+        run: A finished run.
+        export_dir: Directory of the model; its last part is the model's
+            name. It holds numbered versions, which are not touched.
+        options: Those that follow from the run by default.
+        with_bank: Whether the bank travels with the encoder.
+        tflite_types: Any of `"float32"` and `"int8"`: also writes
+            `tflite/encoder_TYPE.tflite`.
+        calibration_images: uint8 or float `[num_images, size, size, 3]` in
+            0..255, to choose the ranges of the int8 TFLite model from.
+
+    Returns:
+        The directory of the version.
+
+    Raises:
+        RunDirectoryError: If the run has not finished.
+        UnservableGraphError: If the graph holds an op that is not stock.
+        WarmupError: If a warm-up record fails.
+        ValueError: If an argument is out of range, or `export_dir` is a URL.
+    """
+    export_dir = local_path(export_dir, "export_dir")
+    options = options or options_of(run)
+    encoder = load_encoder(run.path)
+    index = (
+        BankIndex(run.load_bank(), options.bank_dtype) if with_bank else None
+    )
+    served = with_precision(encoder, options.precision)
+    serving = build_serving(served, index, options)
+    model_name = os.path.basename(os.path.abspath(export_dir))
+    metrics: dict[str, float] = {}
+    for epoch in run.read_metrics():
+        metrics.update(epoch)
+    with versions.new_version(export_dir) as pending:
+        path = os.fspath(pending.path)
+        save(serving, path, model_name, options.batch_sizes)
+        tflite.write(encoder, path, tflite_types, calibration_images)
+        card = model_card.model_card(
+            model_name,
+            served,
+            index,
+            options,
+            serving.functions,
+            run.read_flags(),
+            metrics,
+        )
+        atomic.write_text(pending.path / MODEL_CARD, card)
+        return pending.publish()
+
+
+def save(
+    serving: Serving,
+    path: str,
+    model_name: str,
+    batch_sizes: tuple[int, ...],
+) -> None:
+    """Saves, checks and warms up signatures.
+
+    Args:
+        serving: The signatures.
+        path: Where to; not under a version's number.
+        model_name: Name under which the server knows the model.
+        batch_sizes: Of the warm-up records.
+
+    Raises:
+        UnservableGraphError: If the graph holds an op that is not stock.
+        WarmupError: If a warm-up record fails.
+    """
+    tf.saved_model.save(
+        serving.variables,
+        path,
+        signatures={
+            name: function.get_concrete_function()
+            for name, function in serving.functions.items()
+        },
+    )
+    graph_check.check_saved_model(path)
+    warmup.write_records(path, model_name, serving.functions, batch_sizes)
+    warmup.replay(path)

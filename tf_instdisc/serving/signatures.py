@@ -1,0 +1,184 @@
+"""The functions that a server calls: images or bytes in, answers out."""
+
+import dataclasses
+import functools
+from typing import TypeAlias
+
+import keras
+import tensorflow as tf
+
+from tf_instdisc.errors import UsageError
+from tf_instdisc.serving import image_bytes
+from tf_instdisc.serving.bank_index import BankIndex
+from tf_instdisc.serving.options import ExportOptions
+
+Function: TypeAlias = tf.types.experimental.PolymorphicFunction
+
+# Concurrent requests are joined for so long where the graph batches itself.
+_BATCH_TIMEOUT_MICROS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """Signatures, and the variables that they read.
+
+    Attributes:
+        functions: The signatures by name. Each takes one tensor and gives a
+            dictionary of tensors; all have the batch as first dimension.
+        variables: Holds the variables, for saving; nothing of Keras.
+    """
+
+    functions: dict[str, Function]
+    variables: tf.Module
+
+
+def build_serving(
+    encoder: keras.Model, index: BankIndex | None, options: ExportOptions
+) -> Serving:
+    """Builds the signatures of an encoder and its bank.
+
+    A SavedModel that tracks a Keras 3 model restores one set of variables
+    and reads another in every session loader, TF Serving's among them (keras
+    issue 20095). The raw variables are tracked here; the model itself lives
+    in the functions' closures only.
+
+    Args:
+        encoder: Images `[batch, size, size, 3]` to unit embeddings.
+        index: The bank, or None for an encoder alone.
+        options: Of the export.
+
+    Returns:
+        The signatures and their variables.
+
+    Raises:
+        ValueError: If the encoder takes or gives something else.
+    """
+    variables = tf.Module(name="instdisc")
+    variables.encoder = [variable.value for variable in encoder.variables]
+    variables.bank = index
+    functions = _functions(encoder, index, options, _image_size(encoder))
+    return Serving(functions, variables)
+
+
+def _image_size(encoder: keras.Model) -> int:
+    shape = encoder.input_shape
+    if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or not shape[1]:
+        raise UsageError(
+            "The encoder must take square RGB images of one size. "
+            f"Received: encoder.input_shape={shape}"
+        )
+    if len(encoder.output_shape) != 2:
+        raise UsageError(
+            "The encoder must give [batch, embedding_dim]. "
+            f"Received: encoder.output_shape={encoder.output_shape}"
+        )
+    return shape[1]
+
+
+def _functions(
+    encoder: keras.Model,
+    index: BankIndex | None,
+    options: ExportOptions,
+    image_size: int,
+) -> dict[str, Function]:
+    images_of = tf.TensorSpec(
+        [None, image_size, image_size, 3], options.image_dtype, "images"
+    )
+    bytes_of = tf.TensorSpec([None], tf.string, "image_bytes")
+
+    # One function that all signatures call: its graph is stored once.
+    @tf.function(
+        input_signature=[tf.TensorSpec(images_of.shape, tf.float32, "images")]
+    )
+    def embed(images):
+        return tf.cast(encoder(images, training=False), tf.float32)
+
+    fails = options.bad_bytes == "error"
+    embed_decoded = embed
+    decode_batch = image_bytes.decode_batch
+    if fails:
+        # The request with the bad image fails while it is decoded; the others
+        # meet in a batch only after that.
+        decode_batch = image_bytes.decode_batch_or_fail
+        embed_decoded = tf.nondifferentiable_batch_function(
+            num_batch_threads=2,
+            max_batch_size=options.batch_sizes[-1],
+            batch_timeout_micros=_BATCH_TIMEOUT_MICROS,
+            allowed_batch_sizes=list(options.batch_sizes),
+        )(embed)
+
+    def embed_images(images):
+        return embed(tf.cast(images, tf.float32))
+
+    def embed_bytes(contents):
+        images, valid = decode_batch(
+            contents, image_size, options.crop_fraction, options.max_pixels
+        )
+        embedding = embed_decoded(images)
+        embedding = tf.ensure_shape(embedding, [None, encoder.output_shape[1]])
+        return tf.where(valid[:, None], embedding, 0.0), valid
+
+    def serving_default(images):
+        return {"embedding": embed_images(images)}
+
+    def from_bytes(contents):
+        embedding, valid = embed_bytes(contents)
+        return {"embedding": embedding, "valid": valid}
+
+    on_images = functools.partial(tf.function, input_signature=[images_of])
+    on_bytes = functools.partial(tf.function, input_signature=[bytes_of])
+    functions = {
+        "serving_default": on_images(serving_default),
+        "image_bytes": on_bytes(from_bytes),
+    }
+    if index is None:
+        return functions
+
+    def neighbors(images):
+        return _neighbors(index, embed_images(images), options.num_neighbors)
+
+    def neighbors_bytes(contents):
+        embedding, valid = embed_bytes(contents)
+        found = _neighbors(index, embedding, options.num_neighbors)
+        nothing = {
+            "instance_ids": tf.constant(-1, tf.int64),
+            "names": "",
+            "scores": 0.0,
+            "labels": tf.constant(-1, tf.int64),
+        }
+        found = {
+            name: tf.where(valid[:, None], value, nothing[name])
+            for name, value in found.items()
+        }
+        return {**found, "valid": valid}
+
+    def classify_bytes(contents):
+        embedding, valid = embed_bytes(contents)
+        scores, positions = index.search(
+            embedding, options.num_votes, labelled=True
+        )
+        shares = index.vote(scores, positions, options.temperature)
+        classes = tf.constant([index.class_names])
+        return {
+            "classes": tf.repeat(classes, tf.size(contents), axis=0),
+            "scores": tf.where(valid[:, None], shares, 0.0),
+            "valid": valid,
+        }
+
+    functions["neighbors"] = on_images(neighbors)
+    functions["neighbors_bytes"] = on_bytes(neighbors_bytes)
+    if index.num_classes and index.num_labelled:
+        functions["classify_bytes"] = on_bytes(classify_bytes)
+    return functions
+
+
+def _neighbors(
+    index: BankIndex, embedding: tf.Tensor, num_neighbors: int
+) -> dict[str, tf.Tensor]:
+    scores, positions = index.search(embedding, num_neighbors)
+    return {
+        "instance_ids": tf.gather(index.instance_ids, positions),
+        "names": tf.gather(index.names, positions),
+        "scores": scores,
+        "labels": tf.gather(index.labels, positions),
+    }

@@ -1,0 +1,122 @@
+"""Requests that a server replays before it opens a version to traffic."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from tf_instdisc.serving.signatures import Function
+
+FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+
+# TF Serving refuses a version with more.
+MAX_RECORDS = 1000
+
+
+class WarmupError(ValueError):
+    """A warm-up record cannot be replayed."""
+
+
+def write_records(
+    path: str,
+    model_name: str,
+    functions: dict[str, Function],
+    batch_sizes: tuple[int, ...],
+) -> None:
+    """Writes a record for each signature and batch size.
+
+    Args:
+        path: Directory of a SavedModel.
+        model_name: Name under which the server knows the model.
+        functions: `tf.function`s with an input signature of one tensor:
+            images, or bytes of images.
+        batch_sizes: Sizes of the server's batches.
+
+    Raises:
+        WarmupError: If there would be more records than a server takes.
+    """
+    num_records = len(functions) * len(batch_sizes)
+    if num_records > MAX_RECORDS:
+        raise WarmupError(
+            f"A server takes {MAX_RECORDS} warm-up records. Received: "
+            f"{num_records}. Give fewer `batch_sizes`."
+        )
+    file = os.path.join(path, FILE)
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    picture = tf.io.encode_jpeg(tf.fill([32, 32, 3], tf.constant(128, "uint8")))
+    with tf.io.TFRecordWriter(file) as writer:
+        for signature_name, function in functions.items():
+            spec = function.input_signature[0]
+            for batch_size in batch_sizes:
+                request = predict_pb2.PredictRequest()
+                request.model_spec.name = model_name
+                request.model_spec.signature_name = signature_name
+                request.inputs[spec.name].CopyFrom(
+                    _tensor_proto(spec, batch_size, picture)
+                )
+                log = prediction_log_pb2.PredictionLog(
+                    predict_log=prediction_log_pb2.PredictLog(request=request)
+                )
+                writer.write(log.SerializeToString())
+
+
+def _tensor_proto(spec, batch_size, picture):
+    if spec.dtype == tf.string:
+        return tf.make_tensor_proto([picture.numpy()] * batch_size)
+    # One value stands for all of the same: a record of some bytes.
+    grey = np.array(128, spec.dtype.as_numpy_dtype)
+    return tf.make_tensor_proto(grey, shape=[batch_size, *spec.shape[1:]])
+
+
+def read_records(path: str) -> Iterator[predict_pb2.PredictRequest]:
+    """The requests of a SavedModel's warm-up file."""
+    records = tf.data.TFRecordDataset(os.path.join(path, FILE))
+    for record in records.as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        yield log.predict_log.request
+
+
+def replay(path: str) -> None:
+    """Runs every record through a session, as a server does.
+
+    A record that fails would keep the server from loading the version.
+
+    Args:
+        path: Directory of a SavedModel with warm-up records.
+
+    Raises:
+        WarmupError: If a request fails, or an answer is not finite or has
+            not one row for each image.
+    """
+    requests = list(read_records(path))
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], path)
+        for request in requests:
+            _replay_one(session, meta_graph, request)
+
+
+def _replay_one(session, meta_graph, request):
+    name = request.model_spec.signature_name
+    signature = meta_graph.signature_def[name]
+    ((input_name, proto),) = request.inputs.items()
+    array = tf.make_ndarray(proto)
+    try:
+        outputs = session.run(
+            {key: info.name for key, info in signature.outputs.items()},
+            {signature.inputs[input_name].name: array},
+        )
+    except tf.errors.OpError as error:
+        raise WarmupError(
+            f"Signature {name} fails on its warm-up record of batch size "
+            f"{len(array)}: {error.message}"
+        ) from error
+    for key, value in outputs.items():
+        is_finite = value.dtype.kind != "f" or np.isfinite(value).all()
+        if len(value) != len(array) or not is_finite:
+            raise WarmupError(
+                f"Signature {name} must give one finite row for each image. "
+                f"Received: {key} of shape {value.shape} for a batch of "
+                f"{len(array)}"
+            )

@@ -1,0 +1,1 @@
+"""Training a run: strategy, optimizer, checkpoints and callbacks."""

@@ -1,0 +1,55 @@
+"""Keeps the encoder with the best kNN accuracy beside the last one."""
+
+import keras
+
+from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.training.saving import Progress
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Writes `encoder_best.keras` after an epoch whose kNN top-1 is the best.
+
+    Put it behind the `Checkpointer`: a run that is killed in between begins
+    behind that epoch, and `catch_up` then writes what is missing.
+
+    Args:
+        run: The run's directory.
+    """
+
+    def __init__(self, run: RunDirectory):
+        super().__init__()
+        self.run = run
+
+    def on_epoch_end(self, epoch, logs=None):
+        if "knn_top1" in (logs or {}):
+            _keep(self.run, self.model.encoder, epoch + 1, logs["knn_top1"])
+
+
+def catch_up(
+    run: RunDirectory, encoder: keras.Model, progress: Progress
+) -> None:
+    """Does what a killed process left undone after its last epoch.
+
+    Args:
+        run: The run's directory.
+        encoder: The encoder of its newest checkpoint.
+        progress: How far that is.
+    """
+    if progress.images:
+        return
+    for line in run.read_metrics():
+        if line["epoch"] == progress.epochs and "knn_top1" in line:
+            _keep(run, encoder, progress.epochs, line["knn_top1"])
+
+
+def _keep(run, encoder, epoch, score):
+    best = run.load_best()
+    # One of a later epoch is from before the run went back to a checkpoint.
+    is_better = (
+        best is None
+        or score > best["knn_top1"]
+        or best["epoch"] > epoch
+        or (best["epoch"] == epoch and score != best["knn_top1"])
+    )
+    if is_better:
+        run.save_best(encoder, epoch, score)

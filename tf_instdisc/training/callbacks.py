@@ -1,0 +1,117 @@
+"""Keras callbacks: kNN accuracy while training, and the metrics file."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.errors import UsageError
+from tf_instdisc.retrieval.neighbors import knn_accuracy
+from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.runs.embedding import embed, inference
+
+
+class KNNMonitor(keras.callbacks.Callback):
+    """Weighted kNN accuracy of test images, each epoch.
+
+    Adds `knn_top1` and `knn_top5` to the epoch's logs, taken from the rows of
+    the memory bank; with `train_dataset`, also `knn_top1_encoded` and
+    `knn_top5_encoded`, taken from the training images encoded anew. Put it
+    before the callbacks that read the logs. The bank is never written.
+
+    Args:
+        test_dataset: Gives (images, instance_ids, labels).
+        train_labels: int `[num_instances]`, by instance id; negative ones are
+            left out.
+        num_classes: Number of classes of the training set.
+        num_neighbors: k; 200 in the paper.
+        temperature: τ of the weights; the model's by default.
+        train_dataset: Gives (images, instance_ids, labels) of the training
+            images.
+        every: Epochs between two measurements; the last epoch always counts.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        test_dataset: tf.data.Dataset,
+        train_labels: Sequence[int] | np.ndarray,
+        num_classes: int,
+        num_neighbors: int = 200,
+        temperature: float | None = None,
+        train_dataset: tf.data.Dataset | None = None,
+        every: int = 1,
+    ):
+        super().__init__()
+        for name, value in (
+            ("num_classes", num_classes),
+            ("num_neighbors", num_neighbors),
+            ("every", every),
+        ):
+            if value < 1:
+                raise UsageError(
+                    f"`{name}` must be at least 1. Received: {name}={value}"
+                )
+        self.test_dataset = test_dataset
+        self.train_labels = np.asarray(train_labels)
+        self.num_classes = num_classes
+        self.num_neighbors = num_neighbors
+        self.temperature = temperature
+        self.train_dataset = train_dataset
+        self.every = every
+
+    def on_train_begin(self, logs=None):
+        num_instances = self.model.num_instances
+        if self.train_labels.shape != (num_instances,):
+            raise UsageError(
+                f"`train_labels` must have {num_instances} labels, one for "
+                "each row of the memory bank. Received: "
+                f"train_labels.shape={self.train_labels.shape}"
+            )
+        self._encode = inference(self.model.encoder)
+
+    def on_epoch_end(self, epoch, logs=None):
+        is_last = epoch + 1 == self.params.get("epochs")
+        if (epoch + 1) % self.every and not is_last:
+            return
+        test = embed(self._encode, self.test_dataset)
+        rows = self.model.memory_bank.rows.numpy().astype(np.float32)
+        logs.update(self._accuracy(rows, self.train_labels, test, ""))
+        if self.train_dataset is not None:
+            train = embed(self._encode, self.train_dataset)
+            logs.update(
+                self._accuracy(train.embeddings, train.labels, test, "_encoded")
+            )
+
+    def _accuracy(self, rows, labels, test, suffix):
+        temperature = self.temperature or self.model.temperature
+        accuracy = knn_accuracy(
+            rows,
+            labels,
+            test.embeddings,
+            test.labels,
+            self.num_classes,
+            [self.num_neighbors],
+            temperature,
+        )[self.num_neighbors]
+        return {f"knn_{name}{suffix}": v for name, v in accuracy.items()}
+
+
+class MetricsFile(keras.callbacks.Callback):
+    """Writes one object for each epoch into the run's `metrics.jsonl`.
+
+    Args:
+        run: The run's directory.
+    """
+
+    def __init__(self, run: RunDirectory):
+        super().__init__()
+        self.run = run
+
+    def on_epoch_end(self, epoch, logs=None):
+        metrics = {"epoch": epoch + 1, "step": int(self.model.step.numpy())}
+        metrics.update({name: float(value) for name, value in logs.items()})
+        self.run.append_metrics(metrics)

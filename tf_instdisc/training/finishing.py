@@ -1,0 +1,225 @@
+"""Finishes a run: rows encoded from the whole images, encoder and bank.
+
+While a run trains, the rows of its memory bank are those of augmented views,
+each written by the encoder of its time. They stay in the checkpoint. What a
+finished run is searched by are rows that its final encoder gives for the
+whole images, so that an image finds itself.
+"""
+
+import dataclasses
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.errors import DamagedFileError, NonFiniteError
+from tf_instdisc.method.memory_bank import MemoryBank
+from tf_instdisc.runs import checkpoints, update
+from tf_instdisc.runs.directory import (
+    Bank,
+    EncodedBy,
+    RunDirectory,
+    RunDirectoryError,
+)
+from tf_instdisc.runs.embedding import Embedded, embed
+from tf_instdisc.training.saving import Progress
+
+
+def readable_ids(source: ImageSource) -> np.ndarray:
+    """int64: ids of the images that have a row, ascending."""
+    return np.setdiff1d(np.arange(source.num_instances), source.unreadable)
+
+
+def training_bank(memory_bank: MemoryBank, source: ImageSource) -> Bank:
+    """The rows that training has left, with their names and labels."""
+    ids = readable_ids(source)
+    return _named(memory_bank.rows.numpy()[ids].astype(np.float32), source, ids)
+
+
+def training_rows(run: RunDirectory) -> Bank:
+    """A finished run's bank with the rows that training has left.
+
+    They are averages of augmented views, each encoded at its time.
+
+    Raises:
+        RunDirectoryError: If the run has not finished, has no checkpoint, or
+            `instdisc-update` has added images that it was not trained on.
+        StorageError: If the checkpoints are damaged.
+    """
+    bank = run.load_bank()
+    if bank.encoded_by is None:
+        return bank
+    saved, _ = checkpoints.find_newest(run.checkpoints)
+    if saved is None:
+        raise RunDirectoryError(
+            "The rows of training are kept in a run's checkpoints. Received: "
+            f"run_dir={run.path}, which has none. Use the encoded rows."
+        )
+    rows = checkpoints.read_variable(saved, "memory_bank")
+    if bank.instance_ids.max() >= len(rows):
+        raise RunDirectoryError(
+            "Only images that a run was trained on have rows of training. "
+            f"Received: run_dir={run.path}, to which instdisc-update has added "
+            "others. Use the encoded rows."
+        )
+    rows = rows[bank.instance_ids].astype(np.float32)
+    return dataclasses.replace(bank, rows=rows, encoded_by=None)
+
+
+def encode(
+    encoder: keras.Model, images: tf.data.Dataset, source: ImageSource
+) -> Embedded:
+    """Encodes every readable image, in the order of the ids.
+
+    Besides its result it holds a batch.
+
+    Args:
+        encoder: The encoder, which runs in inference mode.
+        images: What `evaluation_dataset` gives for the source.
+        source: The images.
+
+    Returns:
+        The embeddings.
+
+    Raises:
+        NonFiniteError: If an embedding is not finite.
+    """
+    embedded = embed(encoder, images, source.num_readable)
+    if not np.isfinite(embedded.embeddings).all():
+        raise NonFiniteError(
+            "The encoder's embeddings must be finite. Received: embeddings of "
+            f"{source.name} that are not. Try --precision=float32."
+        )
+    return embedded
+
+
+def write(
+    run: RunDirectory,
+    encoder: keras.Model,
+    embedded: Embedded,
+    source: ImageSource,
+    progress: Progress,
+    encoded_at: float,
+    init_run: RunDirectory | None = None,
+) -> None:
+    """Writes the results of a run: encoder, instances, and the bank last.
+
+    The bank names the encoder that its rows are from, so that a process that
+    is killed in between leaves no pair that passes for one.
+
+    Args:
+        run: The run's directory.
+        encoder: Its encoder.
+        embedded: What `encode` gave.
+        source: Its images.
+        progress: How far the run is.
+        encoded_at: When encoding began, in seconds as in `os.stat`. A file
+            that was written since may be another one than was encoded.
+        init_run: The run that this one began with.
+    """
+    # Another file with the same weights would make what was measured of the
+    # encoder look like that of another one.
+    if not _holds(run, encoder):
+        run.save_encoder(encoder)
+    encoded_by = EncodedBy(
+        run.encoder_digest(), progress.epochs, progress.images
+    )
+    bank = _named(embedded.embeddings, source, embedded.instance_ids)
+    if source.folder is not None:
+        removed_ids, _ = run.load_instances()
+        if init_run is not None:
+            removed_ids = np.union1d(removed_ids, init_run.load_instances()[0])
+        digests = update.folder_digests(source.folder, bank.names, encoded_at)
+        run.save_instances(removed_ids, digests)
+    run.save_bank(dataclasses.replace(bank, encoded_by=encoded_by))
+
+
+def is_finished(
+    run: RunDirectory,
+    source: ImageSource,
+    encoder: keras.Model,
+    progress: Progress | None,
+    epochs: int,
+    as_it_is: bool = False,
+) -> bool:
+    """Whether a run's results are those of its newest checkpoint.
+
+    Args:
+        run: The run's directory.
+        source: Its images.
+        encoder: The encoder of its newest checkpoint.
+        progress: How far the checkpoint is; None if there is none.
+        epochs: Epochs that are wanted.
+        as_it_is: Whether the checkpoint is to be finished, however far it is.
+
+    Returns:
+        Whether there is nothing left to do.
+
+    Raises:
+        RunDirectoryError: If the run cannot go on: there is nothing to
+            finish, or `instdisc-update` has changed its instances.
+    """
+    if as_it_is and progress is None:
+        raise RunDirectoryError(
+            "`finish` needs a run with a checkpoint. Received: "
+            f"run_dir={run.path}, which has none. Train it without --finish."
+        )
+    if not run.bank.exists():
+        return False
+    try:
+        ids, names, encoded_by = run.read_instances()
+    except DamagedFileError as error:
+        print(f"warning: {error} It is written again.", file=sys.stderr)
+        return False
+    own_ids = readable_ids(source)
+    is_own = np.array_equal(ids, own_ids) and all(
+        source.instance_name(int(i)) == name
+        for i, name in zip(own_ids, names, strict=True)
+    )
+    is_trained = is_of_checkpoint = False
+    if progress is not None:
+        is_trained = as_it_is or progress.epochs >= epochs
+        is_of_checkpoint = (
+            is_trained
+            and _holds(run, encoder)
+            and encoded_by
+            == EncodedBy(run.encoder_digest(), progress.epochs, progress.images)
+        )
+    if is_own or is_of_checkpoint:
+        return is_of_checkpoint
+    if is_trained and encoded_by is None:
+        # Rows of an earlier version do not say how they came about.
+        return True
+    raise RunDirectoryError(
+        "`run_dir` must hold a bank over the images that the run was trained "
+        f"on. Received: run_dir={run.path}, whose bank instdisc-update has "
+        "changed. To train on the images that it now has, start a new run "
+        f"from it: instdisc-train --init_run={run.path} --run_dir=NEW."
+    )
+
+
+def _named(rows, source, ids) -> Bank:
+    return Bank(
+        rows=rows,
+        instance_ids=ids,
+        names=np.array([source.instance_name(int(i)) for i in ids]),
+        labels=source.labels()[ids],
+        class_names=source.class_names or (),
+    )
+
+
+def _holds(run, encoder):
+    """Whether the run's file is this encoder already."""
+    try:
+        kept = run.load_encoder_file(run.encoder)
+    except FileNotFoundError:
+        return False
+    except DamagedFileError as error:
+        print(f"warning: {error} It is written again.", file=sys.stderr)
+        return False
+    weights = kept.get_weights(), encoder.get_weights()
+    return len(weights[0]) == len(weights[1]) and all(
+        np.array_equal(a, b) for a, b in zip(*weights, strict=True)
+    )

@@ -1,0 +1,266 @@
+"""Saves a run while it trains, and brings it back."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+from tf_instdisc.errors import NonFiniteError, RunStoppedError, StorageError
+from tf_instdisc.method.training_loop import FitLoop
+from tf_instdisc.runs import checkpoints
+from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.training import optimizer as optimization
+from tf_instdisc.training import strategy as strategies
+
+_FORMAT_VERSION = 2
+_STOPPING = (
+    b"\nstopping: the run is saved after this step; Ctrl-C again ends it at "
+    b"once\n"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        epochs: Finished epochs.
+        images: Images of the next epoch that were seen already.
+        batch_size: Of the run up to here.
+        metrics: What the metrics counted in the epoch up to here.
+        baselines: What was measured before training.
+        format_version: Of the variables' meaning: in version 1 the momentum
+            of SGD held gradients times -learning_rate.
+    """
+
+    epochs: int = 0
+    images: int = 0
+    batch_size: int = 0
+    metrics: list[float] = dataclasses.field(default_factory=list)
+    baselines: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    format_version: int = _FORMAT_VERSION
+
+
+def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
+    """Brings a model back to the newest whole checkpoint, if there is one.
+
+    Args:
+        run: The run's directory.
+        model: Compiled as when it was saved.
+
+    Returns:
+        How far the run was, or None if it has to start.
+
+    Raises:
+        StorageError: If all checkpoints are damaged, or do not fit.
+    """
+    saved, damages = checkpoints.find_newest(run.checkpoints)
+    for damage in damages:
+        print(f"warning: {damage}; taking the one before.")
+    if saved is None:
+        return None
+    model.build_training_state()
+    checkpoints.restore(saved, _state(model))
+    progress = _in_present_format(
+        Progress(**{"format_version": 1, **saved.progress}), model
+    )
+    print(
+        f"continuing from {saved.path}: {progress.epochs} epochs and "
+        f"{progress.images} images of the next one are done"
+    )
+    return progress
+
+
+def _in_present_format(progress, model):
+    if progress.format_version >= _FORMAT_VERSION:
+        return progress
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    if isinstance(optimizer, optimization.SGD):
+        optimizer.convert_keras_momentum()
+        print(
+            "An older version began this run with a momentum in other units; "
+            "it was converted at the present learning rate."
+        )
+    return dataclasses.replace(progress, format_version=_FORMAT_VERSION)
+
+
+def require_one_beginning(
+    strategy: tf.distribute.Strategy, progress: Progress, model: FitLoop
+) -> None:
+    """Raises unless all hosts have read the same checkpoint.
+
+    Raises:
+        StorageError: If they have not.
+        WorkerLostError: If a host went away.
+    """
+    mine = [progress.epochs, progress.images, int(model.step.numpy())]
+    hosts = strategies.num_hosts(strategy)
+    with strategies.lost_workers_named(strategy):
+        total = strategies.sum_over_hosts(strategy, mine)
+    if total != [hosts * value for value in mine]:
+        raise StorageError(
+            "The hosts found different checkpoints; this one is at epoch, "
+            f"image, step {mine}. `run_dir` must be on a file system that "
+            "all hosts share."
+        )
+
+
+def _state(model):
+    return tf.train.Checkpoint(**model.training_state())
+
+
+class Checkpointer(keras.callbacks.Callback):
+    """Saves the run after each epoch, each few minutes, and when stopped.
+
+    Put it behind the callbacks whose output belongs to the epoch.
+
+    Args:
+        run: The run's directory.
+        progress: How far the run is.
+        batch_size: Images in a global batch.
+        num_images: Images of an epoch.
+        minutes: Between two checkpoints inside an epoch.
+        keep: Checkpoints that stay.
+        writes: Whether this host writes.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        progress: Progress,
+        batch_size: int,
+        num_images: int,
+        minutes: float = 15.0,
+        keep: int = 3,
+        writes: bool = True,
+    ):
+        super().__init__()
+        self.run = run
+        self.progress = dataclasses.replace(progress, batch_size=batch_size)
+        self.num_images = num_images
+        self.minutes = minutes
+        self.keep = keep
+        self.writes = writes
+
+    def on_train_begin(self, logs=None):
+        steps = self.params["steps"]
+        left = self.num_images - self.progress.images
+        skipped = steps - math.ceil(left / self.progress.batch_size)
+        self.model.skip_steps = skipped
+        self._first_step = skipped
+        self._images_before = self.progress.images
+        self._last_time = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Keras has just reset them.
+        if self.progress.metrics:
+            self.model.set_metric_values(self.progress.metrics)
+
+    def on_train_batch_end(self, batch, logs=None):
+        _require_finite(self.model, logs)
+        steps_left = self.params["steps"] - (batch + 1)
+        is_skipped = batch < self._first_step
+        if is_skipped or not steps_left:
+            return
+        steps = batch + 1 - self._first_step
+        self.progress = dataclasses.replace(
+            self.progress,
+            images=self._images_before + steps * self.progress.batch_size,
+        )
+        elapsed = time.monotonic() - self._last_time
+        if self.model.stopped:
+            self._stop()
+        elif elapsed >= 60 * self.minutes:
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.progress = dataclasses.replace(
+            self.progress, epochs=epoch + 1, images=0, metrics=[]
+        )
+        self._first_step = self._images_before = 0
+        if self.model.stopped:
+            self._stop()
+        self._save()
+
+    def _stop(self):
+        path = self._save()
+        raise RunStoppedError(
+            f"The run was stopped after {self.progress.epochs} epochs and "
+            f"{self.progress.images} images, and saved in "
+            f"{path or self.run.checkpoints}. Start the same command again "
+            "to continue."
+        )
+
+    def _save(self):
+        if not self.writes:
+            return None
+        _require_finite_weights(self.model)
+        if self.progress.images:
+            metrics = self.model.metric_values()
+            self.progress = dataclasses.replace(self.progress, metrics=metrics)
+        path = checkpoints.write(
+            self.run.checkpoints,
+            _state(self.model),
+            dataclasses.asdict(self.progress),
+            self.keep,
+        )
+        self._last_time = time.monotonic()
+        return path
+
+
+def _require_finite(model, logs):
+    if logs and not math.isfinite(logs["loss"]):
+        _raise_not_finite(model, "The loss")
+
+
+def _require_finite_weights(model):
+    for variable in model.trainable_variables:
+        if not bool(tf.reduce_all(tf.math.is_finite(variable.value))):
+            _raise_not_finite(model, f"The weight {variable.path}")
+
+
+def _raise_not_finite(model, what):
+    raise NonFiniteError(
+        f"{what} is not finite after step {int(model.step.numpy())}, at a "
+        f"learning rate of {float(model.optimizer.learning_rate):.3g}. The "
+        "checkpoints are from before. Try a lower --learning_rate, a longer "
+        "--warmup_epochs, a higher --temperature or --precision=float32."
+    )
+
+
+@contextlib.contextmanager
+def stop_on_signals(model: FitLoop) -> Iterator[None]:
+    """Within the context, SIGTERM and SIGINT stop training after its step.
+
+    A second SIGINT does what it did before the context was entered.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Python leaves signals to the main thread.
+        yield
+        return
+
+    def stop(number, frame):
+        del frame
+        model.request_stop()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            os.write(2, _STOPPING)
+
+    before = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

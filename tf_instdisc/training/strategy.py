@@ -1,0 +1,146 @@
+"""Strategies: on which devices and hosts a run's replicas are."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+from tf_instdisc import choices
+from tf_instdisc.data.pipeline import HostShare
+from tf_instdisc.errors import WorkerLostError
+from tf_instdisc.method import replicas as distribution
+
+
+def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
+    """Builds the strategy that a model is created under.
+
+    Call it before anything else touches a device.
+
+    Args:
+        name: `"one_device"`; `"mirrored"`, all GPUs of this host, or all
+            logical CPU devices where there is no GPU; `"multi_worker"`, the
+            hosts in the environment's `TF_CONFIG`; `"auto"`, all GPUs of
+            this host if there are any.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    choices.require("distribution", name, choices.DISTRIBUTIONS)
+    if name == "multi_worker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "one_device" or (name == "auto" and len(gpus) < 2):
+        return tf.distribute.get_strategy()
+    if gpus:
+        return tf.distribute.MirroredStrategy()
+    cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
+    return mirrored_cpus(cpus)
+
+
+def split_cpu(num_devices: int) -> None:
+    """Splits the CPU into logical devices, before anything touches it."""
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * num_devices,
+    )
+
+
+def mirrored_cpus(devices: list[str]) -> tf.distribute.MirroredStrategy:
+    """Replicas on logical CPU devices, to try out what replicas do.
+
+    Not with collective operations: those of TensorFlow 2.21 are numbered from
+    0 in each strategy, so that two strategies of one process collide.
+    """
+    return tf.distribute.MirroredStrategy(
+        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the run's files."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    if resolver.task_type == "chief":
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return not has_chief and resolver.task_id == 0
+
+
+def sum_over_hosts(
+    strategy: tf.distribute.Strategy, value: list[int]
+) -> list[int]:
+    """Sums integers over all hosts; each host must call it.
+
+    It also waits until all hosts have called it.
+    """
+    per_host = strategy.num_replicas_in_sync // num_hosts(strategy)
+
+    @tf.function
+    def add(tensor):
+        totals = strategy.run(distribution.sum_over_replicas, args=(tensor,))
+        return distribution.first_replica(strategy, totals) // per_host
+
+    return add(tf.constant(value, tf.int64)).numpy().tolist()
+
+
+def num_hosts(strategy: tf.distribute.Strategy) -> int:
+    """Number of processes that take part."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    spec = strategy.cluster_resolver.cluster_spec().as_dict()
+    return sum(len(spec.get(job, ())) for job in ("chief", "worker"))
+
+
+@contextlib.contextmanager
+def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns the many errors of a broken collective operation into one.
+
+    Raises:
+        WorkerLostError: If an operation fails on one of many hosts.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if num_hosts(strategy) == 1:
+            raise
+        raise WorkerLostError(
+            "Another host of the run went away; this one ends, too. Start "
+            "the same command again on all hosts: the run goes on from its "
+            f"newest checkpoint. ({type(error).__name__}: "
+            f"{error.message.partition(chr(10))[0]})"
+        ) from error
+
+
+def distribute(
+    strategy: tf.distribute.Strategy,
+    dataset: Callable[[HostShare | None], tf.data.Dataset],
+):
+    """Has each host read its own part of every batch.
+
+    Args:
+        strategy: Of the run.
+        dataset: Makes the batches of one host's replicas, or, from None,
+            global batches; all hosts' have one number of batches.
+
+    Returns:
+        What `fit` takes.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return dataset(None)
+    # The steps are counted: asking all hosts whether they have a batch
+    # would cost a message in each step.
+    strategy.extended.experimental_enable_get_next_as_optional = False
+    replicas = strategy.num_replicas_in_sync // num_hosts(strategy)
+    return strategy.distribute_datasets_from_function(
+        lambda context: dataset(
+            HostShare(
+                context.input_pipeline_id,
+                context.num_input_pipelines,
+                replicas,
+            )
+        )
+    )
