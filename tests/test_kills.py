@@ -29,6 +29,8 @@ from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.evaluation import features, results
 from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.reproduce import make as reproduction
+from tf_instdisc.evaluation.reproduce import measure, tables
 from tf_instdisc.retrieval.pages import pages
 from tf_instdisc.runs import checkpoints, directory, lock, update
 from tf_instdisc.runs.convert import checkpoint as conversion
@@ -509,3 +511,55 @@ def test_pages(tmp_path, is_there):
         tmp_path,
         between=whole,
     )
+
+
+def test_reproduce(tmp_path, finished, monkeypatch):
+    """A table of two runs; nothing is trained, measured or drawn."""
+    source = types.SimpleNamespace(num_instances=len(NAMES))
+    inputs = types.SimpleNamespace(source=source)
+    monkeypatch.setattr(measure, "open_inputs", lambda flags, scale: inputs)
+    monkeypatch.setitem(
+        measure.PROTOCOLS,
+        "knn",
+        lambda run, _: measure.Measured(
+            {(run.row.label, "kNN"): len(run.row.label) / 8}
+        ),
+    )
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig",
+        lambda figure, path, dpi: path.write_bytes(b"figure"),
+    )
+
+    def train(run_dir, flags, environment):
+        # At once: what a kill within training leaves is tested above.
+        pathlib.Path(run_dir).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree(finished.path, tmp_path / "copy")
+        copy.rename(run_dir)
+
+    def make_table(path):
+        reproduction.make_table(
+            "embedding_size",
+            tables.SCALES["small"],
+            ROOT / "flags",
+            more=(),
+            num_seeds=1,
+            runs_dir=path / "runs",
+            tables_dir=path / "tables",
+            command="instdisc-reproduce",
+            train=train,
+            rows=["embedding_dim-32", "base"],
+        )
+
+    def outcome(path):
+        made = path / "tables" / "embedding_size"
+        kept = json.loads(made.with_suffix(".json").read_text())
+        return {
+            "table": made.with_suffix(".md").read_text(),
+            "figure": made.with_suffix(".png").read_bytes(),
+            "measured": {
+                pathlib.Path(run).relative_to(path).as_posix(): entry
+                for run, entry in kept.items()
+            },
+        }
+
+    survive_all(lambda path: None, make_table, outcome, tmp_path)
