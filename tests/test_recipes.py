@@ -103,6 +103,8 @@ def test_a_recipe_trains(name, more, data, tmp_path):
         assert not bank.class_names
         return
     assert len(bank.class_names) == (1000 if "imagenet" in name else 10)
+    is_streamed = "imagenet" in name or bool(more)
+    assert run.labels.exists() == is_streamed
     # Recipes of ImageNet measure in every fifth epoch and at the end.
     flags_of_run = run.read_flags()
     if int(flags_of_run["knn_every"]) <= 2:

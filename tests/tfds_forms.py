@@ -46,8 +46,11 @@ def jpeg(height, width, seed) -> bytes:
     return file.getvalue()
 
 
-def write_imagenet(data_dir, num_train=24, num_test=8) -> None:
-    """ImageNet's features and splits; JPEGs of different sizes."""
+def write_imagenet(data_dir, num_train=24, num_test=8, first=0) -> None:
+    """ImageNet's features and splits; JPEGs of different sizes.
+
+    Labels are the last digits of the pictures' numbers, from `first` on.
+    """
 
     def examples(count, first, label):
         for i in range(first, first + count):
@@ -68,7 +71,7 @@ def write_imagenet(data_dir, num_train=24, num_test=8) -> None:
             "file_name": features.Text(),
         },
         {
-            "train": examples(num_train, 0, True),
+            "train": examples(num_train, first, True),
             "validation": examples(num_test, num_train, True),
             "test": examples(num_test, num_train + num_test, False),
         },

@@ -157,7 +157,7 @@ def _channels():
 
 
 def _sources(init_run, run_dir):
-    """Training and test images; `run_dir` is where checks are remembered."""
+    """Training and test images; `run_dir` is where their checks are kept."""
     from tf_instdisc.runs import directory as run_directory
     from tf_instdisc.runs import sources
 
@@ -170,13 +170,15 @@ def _sources(init_run, run_dir):
     known = (None, None)
     if init_run is not None and settings.images:
         known = init_run.ids_by_name()
-    checked, test_checked = None, None
+    memory, test_memory = None, None
     if run_dir is not None:
         directory = run_directory.RunDirectory(pathlib.Path(run_dir))
-        checked = directory.checked_images
-        test_checked = directory.checked_test_images
-    source = sources.open_train(settings, *known, checked)
-    return source, sources.open_test(settings, test_checked)
+        memory = directory.labels
+        if settings.images:
+            memory = directory.checked_images
+        test_memory = directory.checked_test_images
+    source = sources.open_train(settings, *known, memory)
+    return source, sources.open_test(settings, test_memory)
 
 
 def _augmentation():

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from tf_instdisc import choices
 from tf_instdisc.data import digits as _  # noqa: F401  Registers its builder.
-from tf_instdisc.data import tfds_features
+from tf_instdisc.data import kept_labels, tfds_features
 from tf_instdisc.data.sources import (
     NO_LABEL,
     ImageSource,
@@ -35,6 +35,7 @@ def tfds_source(
     shuffle_buffer: int = 16_384,
     image_key: str | None = None,
     label_key: str | None = None,
+    memory: pathlib.Path | None = None,
 ) -> ImageSource:
     """Reads a split of a TFDS data set; prepares it first, if need be.
 
@@ -57,6 +58,8 @@ def tfds_source(
         label_key: Name of the feature that holds the labels: a class, a whole
             number or a text. `label` by default, if there is one; empty for
             no labels.
+        memory: `.npz` that keeps the labels where shards are read in every
+            epoch, so that the next start does not read all of them.
 
     Returns:
         The source.
@@ -83,7 +86,7 @@ def tfds_source(
     keep = is_fixed and num_bytes <= _MEMORY_LIMIT
     if cache == "memory" or (cache == "auto" and keep):
         return _in_memory(builder, split, image, label)
-    return _streamed(builder, split, image, label, shuffle_buffer)
+    return _streamed(builder, split, image, label, shuffle_buffer, memory)
 
 
 def test_split_of(
@@ -235,7 +238,7 @@ def _parser(examples, image, label, name):
     return parse
 
 
-def _streamed(builder, split, image, label, shuffle_buffer):
+def _streamed(builder, split, image, label, shuffle_buffer, memory):
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise UsageError(
             f"{builder.name} must be stored as tfrecord to be read shard by "
@@ -301,13 +304,24 @@ def _streamed(builder, split, image, label, shuffle_buffer):
             read, num_parallel_calls=tf.data.AUTOTUNE
         )
 
+    def read_labels():
+        found = examples(None).map(lambda example: example["label"])
+        batches = found.batch(65_536).as_numpy_iterator()
+        return np.concatenate(list(batches))
+
     @functools.cache  # It reads all shards.
     def labels():
         if label is None:
             return np.full([info.num_examples], NO_LABEL, np.int64)
-        found = examples(None).map(lambda example: example["label"])
-        batches = found.batch(65_536).as_numpy_iterator()
-        return np.concatenate(list(batches))
+        return kept_labels.kept(
+            memory,
+            read_labels,
+            shards,
+            builder.info.full_name,
+            split,
+            label.key,
+            label.class_names,
+        )
 
     return ImageSource(
         name=name,

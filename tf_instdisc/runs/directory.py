@@ -18,6 +18,7 @@ checksums.json  SHA-256 of the files above, which are checked when read
 lock            who is writing; only while it is there
 checked_images.npz       which files of the folder can be decoded
 checked_test_images.npz  the same of the test folder
+labels.npz      those of a data set whose shards are read in every epoch
 """
 
 import contextlib
@@ -176,6 +177,10 @@ class RunDirectory:
     @property
     def checked_test_images(self) -> pathlib.Path:
         return self.path / "checked_test_images.npz"
+
+    @property
+    def labels(self) -> pathlib.Path:
+        return self.path / "labels.npz"
 
     @property
     def results(self) -> pathlib.Path:

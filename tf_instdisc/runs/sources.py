@@ -82,7 +82,7 @@ def open_train(
         settings: Which ones.
         known_ids: As in `folder_source`.
         num_instances: As in `folder_source`.
-        memory: As in `folder_source`.
+        memory: As in `folder_source` or `tfds_source`.
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
@@ -98,7 +98,7 @@ def open_train(
             num_instances,
             memory,
         )
-    return _from_tfds(settings, settings.split)
+    return _from_tfds(settings, settings.split, memory)
 
 
 def open_test(
@@ -179,7 +179,9 @@ def with_overrides(
     return merged
 
 
-def _from_tfds(settings: DataSettings, split: str) -> ImageSource:
+def _from_tfds(
+    settings: DataSettings, split: str, memory: pathlib.Path | None = None
+) -> ImageSource:
     from tf_instdisc.data.tfds_source import tfds_source
 
     return tfds_source(
@@ -190,4 +192,5 @@ def _from_tfds(settings: DataSettings, split: str) -> ImageSource:
         settings.shuffle_buffer,
         settings.image_key,
         settings.label_key,
+        memory,
     )

@@ -1,0 +1,84 @@
+"""Labels of streamed data sets, which are kept in the run directory."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import tfds_forms
+from tf_instdisc.data import tfds_source
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Three shards of pictures with the labels 0, 1, 2, .., 9, 0, 1, 2."""
+    tfds_forms.write_imagenet(tmp_path, num_train=13)
+    return sorted(tmp_path.rglob("*-train.tfrecord-*"))
+
+
+def _kept(data_dir, split="train"):
+    source = tfds_source.tfds_source(
+        "imagenet2012",
+        split,
+        str(data_dir),
+        "none",
+        memory=data_dir / "run" / "labels.npz",
+    )
+    return source.labels()
+
+
+def _make_unreadable(shards):
+    """Other contents; a start cannot tell the files from what they were."""
+    for shard in shards:
+        status = shard.stat()
+        shard.write_bytes(b"x" * status.st_size)
+        os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_restart_does_not_read_the_shards_for_their_labels(tmp_path, shards):
+    labels = _kept(tmp_path)
+    assert sorted(labels) == sorted([*range(10), 0, 1, 2])
+    _make_unreadable(shards)
+    np.testing.assert_array_equal(_kept(tmp_path), labels)
+    with pytest.raises(tf.errors.DataLossError):
+        _kept(tmp_path, "train[:6]")
+    # Touched, it may be another.
+    os.utime(shards[1])
+    with pytest.raises(tf.errors.DataLossError):
+        _kept(tmp_path)
+
+
+def test_labels_of_a_changed_shard_are_read_and_kept_anew(tmp_path, shards):
+    before = _kept(tmp_path)
+    shutil.rmtree(tmp_path / "imagenet2012")
+    tfds_forms.write_imagenet(tmp_path, num_train=13, first=1)
+    after = _kept(tmp_path)
+    assert sorted(after) == sorted([*range(1, 10), 0, 1, 2, 3])
+    assert sorted(before) == sorted([*range(10), 0, 1, 2])
+    _make_unreadable(shards)
+    np.testing.assert_array_equal(_kept(tmp_path), after)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "unlisted"])
+def test_damaged_labels_are_read_and_kept_anew(
+    tmp_path, shards, damage, capsys
+):
+    labels = _kept(tmp_path)
+    memory = tmp_path / "run" / "labels.npz"
+    content = bytearray(memory.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "flipped":
+        content[content.index(b"NUMPY") + 130] ^= 1
+    elif damage == "empty":
+        content = b""
+    else:
+        content = b"no archive"
+        (memory.parent / "checksums.json").unlink()
+    memory.write_bytes(bytes(content))
+    np.testing.assert_array_equal(_kept(tmp_path), labels)
+    assert "labels.npz is damaged" in capsys.readouterr().out
+    _make_unreadable(shards)
+    np.testing.assert_array_equal(_kept(tmp_path), labels)

@@ -1,0 +1,81 @@
+"""Labels of a streamed data set, kept between starts."""
+
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import checksums
+from tf_instdisc.errors import DamagedFileError
+
+
+def kept(
+    memory: pathlib.Path | None,
+    read: Callable[[], np.ndarray],
+    shards: Sequence,
+    *origin: object,
+) -> np.ndarray:
+    """Labels that an earlier start has kept, or else what is read now.
+
+    Kept labels are taken if they are of the same origin and of the same
+    shards, by name, size and time of the last change.
+
+    Args:
+        memory: `.npz` that keeps the labels; or None to read them.
+        read: Reads the labels, int64 `[size]`.
+        shards: The instructions of TFDS by which the shards are read.
+        *origin: What else decides the labels; its text counts.
+
+    Returns:
+        int64 `[size]`.
+    """
+    if memory is None:
+        return read()
+    key = _key(shards, origin)
+    labels = _load(memory, key)
+    if labels is None:
+        labels = read()
+        # Without it, the next start takes longer, and nothing else.
+        with contextlib.suppress(OSError):
+            _save(memory, key, labels)
+    return labels
+
+
+def _key(shards, origin):
+    statuses = [tf.io.gfile.stat(shard.filename) for shard in shards]
+    parts = [
+        (
+            shard.filename,
+            shard.skip,
+            shard.take,
+            status.length,
+            status.mtime_nsec,
+        )
+        for shard, status in zip(shards, statuses, strict=True)
+    ]
+    return hashlib.sha256(repr((origin, parts)).encode()).hexdigest()
+
+
+def _load(memory, key):
+    """None where there are none of this key."""
+    if not memory.exists():
+        return None
+    try:
+        with (
+            checksums.opened(memory, "") as (opened, _),
+            checksums.parsing(memory, ""),
+            np.load(opened) as file,
+        ):
+            return file["labels"] if file["key"] == key else None
+    except (DamagedFileError, OSError):
+        print(f"{memory} is damaged: all labels are read again.", flush=True)
+        return None
+
+
+def _save(memory, key, labels):
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    with checksums.replacing(memory) as partial, open(partial, "wb") as file:
+        np.savez(file, key=key, labels=labels)
