@@ -34,24 +34,33 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(
-    ("backbone", "stem", "size"),
+    ("backbone", "stem", "size", "stem_width"),
     [
-        ("resnet18", "cifar", 32),
-        ("resnet34", "imagenet", 32),
-        ("resnet50", "imagenet", 32),
-        ("alexnet", "cifar", 33),
-        ("alexnet", "imagenet", 100),
-        ("vgg16", "cifar", 35),
-        ("vgg16", "imagenet", 70),
-        ("vit_small", "cifar", 20),
-        ("vit_small", "imagenet", 48),
+        ("resnet18", "cifar", 32, None),
+        ("resnet18", "cifar", 32, 6),
+        ("resnet34", "imagenet", 32, None),
+        ("resnet50", "imagenet", 32, None),
+        ("resnet50", "imagenet", 32, 6),
+        ("alexnet", "cifar", 33, None),
+        ("alexnet", "imagenet", 100, None),
+        ("vgg16", "cifar", 35, None),
+        ("vgg16", "imagenet", 70, None),
+        ("vit_small", "cifar", 20, None),
+        ("vit_small", "imagenet", 48, None),
     ],
 )
-def test_encoder_sizes_are_those_of_the_encoder(backbone, stem, size):
+def test_encoder_sizes_are_those_of_the_encoder(
+    backbone, stem, size, stem_width
+):
     encoder = tf_instdisc.build_encoder(
-        backbone, image_size=size, width=4, stem=stem, embedding_dim=16
+        backbone,
+        image_size=size,
+        width=4,
+        stem=stem,
+        embedding_dim=16,
+        stem_width=stem_width,
     )
-    sizes = encoder_sizes(backbone, 4, stem, 16, size)
+    sizes = encoder_sizes(backbone, 4, stem, 16, size, stem_width)
     trained = sum(
         v.value.shape.num_elements() for v in encoder.trainable_weights
     )
@@ -119,6 +128,7 @@ def test_what_activations_depend_on():
     # Crops are smaller than the encoder's input.
     assert activations(train_image_size=8, image_size=16) == whole
     assert activations(image_size=16) > 3 * whole
+    assert activations(stem_width=8) > whole
 
 
 @pytest.mark.parametrize("where", ["device_memory", "host_memory"])
@@ -224,6 +234,31 @@ def test_the_command_prints_before_tensorflow_is_imported(tmp_path):
     assert "1,281,167" in result.stdout
     assert "5,005" in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "status"), [("resnet50", 0), ("vgg16", 2)]
+)
+def test_the_command_takes_the_width_of_the_stem(backbone, status):
+    def result(*more):
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "tf_instdisc.cli.plan"),
+                *("--dataset=cifar10", "--num_instances=9", "--run_dir=run"),
+                *(f"--encoder={backbone}", *more),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    wide = result("--stem_width=640")
+    assert wide.returncode == status
+    if status:
+        assert "`stem_width` belongs to ResNets" in wide.stderr
+    else:
+        assert wide.stdout != result().stdout
 
 
 def test_the_command_counts_a_folder_of_images(tmp_path):

@@ -81,6 +81,7 @@ def _plan() -> None:
         "keep_checkpoints",
         "precision",
         "train_image_size",
+        "stem_width",
     )
     taken: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     hosts = _num_hosts()

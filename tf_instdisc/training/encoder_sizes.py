@@ -55,7 +55,12 @@ class _Count:
 
 
 def encoder_sizes(
-    encoder: str, width: int, stem: str, embedding_dim: int, image_size: int
+    encoder: str,
+    width: int,
+    stem: str,
+    embedding_dim: int,
+    image_size: int,
+    stem_width: int | None = None,
 ) -> EncoderSizes:
     """Counts weights, statistics and activations of an encoder.
 
@@ -65,6 +70,7 @@ def encoder_sizes(
         stem: `"imagenet"` or `"cifar"`.
         embedding_dim: Length of the embedding.
         image_size: Side of its input, in pixels.
+        stem_width: Of a ResNet.
     """
     count = _Count()
     count.keep(image_size, 2 * 3)  # The image, and scaled.
@@ -75,7 +81,7 @@ def encoder_sizes(
     elif encoder == "vit_small":
         features = _vit(count, width, stem, image_size)
     else:
-        features = _resnet(count, encoder, width, stem, image_size)
+        features = _resnet(count, encoder, width, stem, image_size, stem_width)
     return EncoderSizes(
         count.weights + (features + 1) * embedding_dim,
         count.statistics,
@@ -83,18 +89,18 @@ def encoder_sizes(
     )
 
 
-def _resnet(count, encoder, width, stem, side):
+def _resnet(count, encoder, width, stem, side, stem_width):
     block, stage_sizes = choices.RESNET_STAGES[encoder]
+    channels = stem_width or width
     if stem == "imagenet":
         count.keep(side + 6, 3)  # Padded.
         side = -(-side // 2)
-        count.conv(3, width, 7, side)
-        count.keep(side + 2, width)
+        count.conv(3, channels, 7, side)
+        count.keep(side + 2, channels)
         side = -(-side // 2)
-        count.keep(side, width)
+        count.keep(side, channels)
     else:
-        count.conv(3, width, 3, side)
-    channels = width
+        count.conv(3, channels, 3, side)
     for stage, num_blocks in enumerate(stage_sizes):
         filters = width * 2**stage
         outputs = filters * (4 if block == "bottleneck" else 1)

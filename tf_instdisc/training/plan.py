@@ -60,6 +60,7 @@ def make_plan(
     keep_checkpoints: int,
     precision: str = "float32",
     train_image_size: int | None = None,
+    stem_width: int | None = None,
     hosts: int = 1,
     replicas_per_host: int = 1,
     device_memory: int | None = None,
@@ -87,6 +88,7 @@ def make_plan(
         precision: In what the encoder computes.
         train_image_size: Side of the crops in training; None for
             `image_size`.
+        stem_width: Filters of a ResNet's stem; None for `width`.
         hosts: Hosts of the run.
         replicas_per_host: Replicas on each.
         device_memory: Bytes of one replica's device, or None if the device
@@ -107,10 +109,17 @@ def make_plan(
     if on_device and device_is_host:
         bank_on_host = bank * replicas_per_host
 
-    sizes = encoder_sizes(encoder, width, stem, embedding_dim, image_size)
+    sizes = encoder_sizes(
+        encoder, width, stem, embedding_dim, image_size, stem_width
+    )
     weights = sizes.weights
     in_training = encoder_sizes(
-        encoder, width, stem, embedding_dim, train_image_size or image_size
+        encoder,
+        width,
+        stem,
+        embedding_dim,
+        train_image_size or image_size,
+        stem_width,
     )
     activations = in_training.activations * local_batch
     activations *= _ACTIVATION_BYTES[precision]
