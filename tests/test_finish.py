@@ -14,7 +14,7 @@ from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import array_source
-from tf_instdisc.errors import DamagedFileError
+from tf_instdisc.errors import DamagedFileError, UsageError
 from tf_instdisc.retrieval.neighbors import top_k
 from tf_instdisc.runs import checkpoints, directory, update
 from tf_instdisc.runs.directory import RunDirectoryError
@@ -50,7 +50,9 @@ def streamed():
     )
 
 
-def train(run_dir, source, epochs=1, test_source=None, **more):
+def train(
+    run_dir, source, epochs=1, test_source=None, encoder_changes=None, **more
+):
     keras.utils.set_random_seed(0)
     training.train(
         str(run_dir),
@@ -64,6 +66,7 @@ def train(run_dir, source, epochs=1, test_source=None, **more):
             "width": 2,
             "stem": None,
             "sync_batch_norm": False,
+            **(encoder_changes or {}),
         },
         method_config={"objective": "softmax", "seed": 0},
         optimizer_config={
@@ -291,3 +294,16 @@ def test_the_best_encoder_is_kept(tmp_path, capsys):
     run.best_encoder.write_bytes(b"damaged")
     with pytest.raises(DamagedFileError, match="or remove encoder_best"):
         load_encoder(run.path, best=True)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_run_does_not_begin_with_one_of_another_normalization(
+    name, one_epoch, tmp_path
+):
+    with pytest.raises(UsageError, match="must be those of `init_run`"):
+        train(
+            tmp_path / "run",
+            labelled(),
+            encoder_changes={name: (0.3, 0.4, 0.5)},
+            init_run=one_epoch,
+        )

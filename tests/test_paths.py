@@ -13,6 +13,7 @@ from tf_instdisc import load_encoder, paths
 from tf_instdisc.data.folder import folder_source, image_paths
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.data.voc import voc_folder
+from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import directory
 from tf_instdisc.runs.convert import checkpoint
 from tf_instdisc.serving import saved_model
@@ -100,7 +101,7 @@ print(json.dumps([found, others]))
 
 @pytest.mark.parametrize("url", URLS)
 def test_a_url_is_refused(url):
-    with pytest.raises(ValueError, match=r"`run_dir` must be a path .*URLs"):
+    with pytest.raises(UsageError, match=r"`run_dir` must be a path .*URLs"):
         paths.local_path(url, "run_dir")
 
 
@@ -116,7 +117,7 @@ def test_a_tilde_is_the_home_of_a_user(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert paths.local_path("~/runs") == "/home/someone/runs"
     assert paths.local_path(pathlib.Path("~")) == "/home/someone"
-    with pytest.raises(ValueError, match=r"existing user.*\./~nobody-here/x"):
+    with pytest.raises(UsageError, match=r"existing user.*\./~nobody-here/x"):
         paths.local_path("~nobody-here/x")
 
 

@@ -21,7 +21,7 @@ def local_path(path: str | os.PathLike, name: str = "path") -> str:
         The path; only its `~` is changed.
 
     Raises:
-        ValueError: If the path is a URL such as `gs://bucket/run`, or begins
+        UsageError: If the path is a URL such as `gs://bucket/run`, or begins
             with `~` and names nobody's home directory.
     """
     text = os.fsdecode(path)
