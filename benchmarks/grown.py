@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks import timing
 from tf_instdisc import build_encoder
 from tf_instdisc.data.folder import image_paths
-from tf_instdisc.runs.directory import Bank
+from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.update import folder_digests, update_bank
 

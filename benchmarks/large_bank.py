@@ -17,7 +17,10 @@ import time
 import numpy as np
 
 from benchmarks import timing
-from tf_instdisc.runs import directory
+from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.runs import directory, opening
+from tf_instdisc.runs.bank import Bank, EncodedBy
+from tf_instdisc.runs.record import RunRecord
 
 DIM = 128
 NUM_PAIRS = 100
@@ -31,14 +34,14 @@ def make_run(path: pathlib.Path, num_rows: int) -> directory.RunDirectory:
     rows[: -NUM_PAIRS - 1 : -1] = rows[:NUM_PAIRS] + noise / 20
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     text = f"--images={path / 'missing'}\n--image_size=32\n"
-    run = directory.open_run(str(path), {}, (), text)
+    run = opening.open_run(str(path), RunRecord(from_flagfile(text)))
     run.save_bank(
-        directory.Bank(
+        Bank(
             rows,
             np.arange(num_rows),
             np.array([f"{i}.jpg" for i in range(num_rows)]),
             np.full(num_rows, -1),
-            encoded_by=directory.EncodedBy("none"),
+            encoded_by=EncodedBy("none"),
         )
     )
     return run

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from benchmarks import timing
 from tf_instdisc.retrieval import neighbors
-from tf_instdisc.runs.directory import Bank
+from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving.bank_index import BankIndex
 
 

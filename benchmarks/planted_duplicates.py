@@ -22,10 +22,11 @@ from PIL import Image, ImageOps
 
 from benchmarks import timing
 from tf_instdisc import build_encoder, load_encoder
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.retrieval.duplicates import find_duplicates, folder_images
-from tf_instdisc.runs import directory
+from tf_instdisc.runs import opening
 
 KINDS = ("enlarged", "JPEG", "mirrored", "cut")
 
@@ -45,15 +46,15 @@ def main() -> None:
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if parsed.tiny:
-            flags = {"image_size": "16"}
+            config = RunConfig(data=DataConfig(image_size=16))
             encoder = build_encoder(image_size=16, width=4)
             originals = _smooth_images(20)
         else:
-            flags = directory.load(parsed.run_dir).read_flags()
+            config = opening.load(parsed.run_dir).read_config()
             encoder = load_encoder(parsed.run_dir)
-            originals = _images(parsed.images, flags)
+            originals = _images(parsed.images, config.data)
         plant(itertools.islice(originals, parsed.count), folder)
-        images = folder_images(folder, flags, encoder)
+        images = folder_images(folder, config, encoder)
         names = [str(name).removesuffix(".png") for name in images.bank.names]
         owners, kinds = np.array([name.split("_") for name in names]).T
         rows = []
@@ -88,14 +89,12 @@ def plant(images: Iterator[Image.Image], folder: str) -> None:
         save("cut", image.crop((left, top, width - left, height - top)))
 
 
-def _images(folder: str | None, flags: dict[str, str]) -> Iterator[Image.Image]:
+def _images(folder: str | None, data: DataConfig) -> Iterator[Image.Image]:
     if folder:
         for name in image_paths(folder):
             yield Image.open(pathlib.Path(folder, name)).convert("RGB")
         return
-    source = tfds_source(
-        flags["dataset"], flags.get("test_split", "test"), flags.get("data_dir")
-    )
+    source = tfds_source(data.dataset, data.test_split or "test", data.data_dir)
     for example in source.examples(None).as_numpy_iterator():
         yield Image.fromarray(np.squeeze(example["image"])).convert("RGB")
 

@@ -10,6 +10,7 @@ training crops at the end of each run, and what h is of it.
 """
 
 import argparse
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -18,8 +19,8 @@ from benchmarks import timing
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.tfds_source import tfds_source
-from tf_instdisc.method.encoders import build_encoder
-from tf_instdisc.runs import directory
+from tf_instdisc.method.encoders import encoder_of
+from tf_instdisc.runs import opening
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.training import finishing
 
@@ -37,18 +38,14 @@ def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
     Returns:
         float64 `[images]`; 1 is what a uniform guess has.
     """
-    run = directory.load(str(path))
-    flags = run.read_flags()
+    run = opening.load(str(path))
+    config = run.read_config()
     bank = finishing.training_rows(run)
-    size = int(flags.get("train_image_size", flags["image_size"]))
-    encoder = build_encoder(
-        flags["encoder"],
-        image_size=size,
-        width=int(flags["width"]),
-        stem=flags["stem"],
-    )
+    size = config.data.train_image_size or config.data.image_size
+    data = dataclasses.replace(config.data, image_size=size)
+    encoder = encoder_of(dataclasses.replace(config, data=data))
     encoder.set_weights(load_encoder(path).get_weights())
-    source = tfds_source(flags["dataset"], flags["split"], data_dir)
+    source = tfds_source(config.data.dataset, config.data.split, data_dir)
     crops = pipeline.training_dataset(
         source, Augmentation(image_size=size), _BATCH, epochs=1
     )
@@ -57,7 +54,7 @@ def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
         # Batch statistics, as in training.
         embeddings = encoder(images, training=True).numpy()
         logits = embeddings.astype(np.float64) @ bank.rows.T
-        logits /= float(flags["temperature"])
+        logits /= config.method.temperature
         positives.append(logits[np.arange(len(logits)), ids.numpy()])
         sums.append(np.exp(logits).sum(axis=1))
     normalizer = np.concatenate(sums).mean()

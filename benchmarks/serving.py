@@ -25,7 +25,10 @@ import tensorflow as tf
 
 from benchmarks import timing
 from tf_instdisc import build_encoder
-from tf_instdisc.runs import directory
+from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.runs import opening
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.serving import saved_model, warmup
 from tf_instdisc.serving.options import ExportOptions
 
@@ -57,11 +60,13 @@ def make_run(path, sizes):
         encoder = build_encoder(image_size=sizes.image, stem="imagenet")
     rows = np.random.default_rng(0).normal(size=(sizes.rows, 128))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    run = directory.open_run(str(path), {}, (), "--crop_fraction=0.875\n")
+    run = opening.open_run(
+        str(path), RunRecord(from_flagfile("--crop_fraction=0.875\n"))
+    )
     run.append_metrics({"epoch": 0})
     run.save_encoder(encoder)
     run.save_bank(
-        directory.Bank(
+        Bank(
             rows.astype(np.float32),
             np.arange(sizes.rows),
             np.array([f"image/{i}" for i in range(sizes.rows)]),

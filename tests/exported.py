@@ -7,7 +7,10 @@ import numpy as np
 from PIL import Image
 
 from tf_instdisc import build_encoder
-from tf_instdisc.runs import directory
+from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.runs import opening
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.record import RunRecord
 
 IMAGE_SIZE = 16
 NUM_ROWS = 300
@@ -27,18 +30,20 @@ def make_run(path, width=8, num_rows=NUM_ROWS, class_names=CLASS_NAMES):
             variable.assign(variable + rng.uniform(0.1, 0.4, variable.shape))
     images = random_images(num_rows, seed=2)
     labels = np.arange(num_rows) % max(len(class_names), 1)
-    run = directory.open_run(
+    run = opening.open_run(
         str(path),
-        {},
-        (),
-        "--dataset=made_up\n--split=train\n--temperature=0.1\n"
-        "--num_neighbors=20\n--crop_fraction=0.875\n--noflip\n",
+        RunRecord(
+            from_flagfile(
+                "--dataset=made_up\n--split=train\n--temperature=0.1\n"
+                "--num_neighbors=20\n--crop_fraction=0.875\n--noflip\n"
+            )
+        ),
     )
     run.append_metrics({"epoch": 1, "knn_top1": 0.75})
     run.append_metrics({"epoch": 2, "loss": 1.0})
     run.save_encoder(encoder)
     run.save_bank(
-        directory.Bank(
+        Bank(
             rows=encoder.predict(images, verbose=0),
             instance_ids=1000 + np.arange(num_rows),
             names=np.array([f"made_up/{i}" for i in range(num_rows)]),

@@ -9,10 +9,13 @@ import keras
 import numpy as np
 from PIL import Image
 
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
-from tf_instdisc.runs import directory
+from tf_instdisc.runs import directory, opening
+from tf_instdisc.runs.bank import Bank, EncodedBy
 from tf_instdisc.runs.embedding import embed
+from tf_instdisc.runs.record import RunRecord
 
 SIZE = 16
 NASTY_NAMES = (
@@ -64,7 +67,7 @@ def make_run(path, folder, flags: str = "") -> directory.RunDirectory:
         f"--images={folder}\n--image_size={SIZE}\n--crop_fraction=1.0\n"
         f"--objective=softmax\n--noflip\n--temperature=0.1\n{flags}"
     )
-    run = directory.open_run(str(path), {}, (), text)
+    run = opening.open_run(str(path), RunRecord(from_flagfile(text)))
     save_run(run, linear_encoder(), folder)
     return run
 
@@ -75,7 +78,7 @@ def save_run(run, encoder, folder) -> None:
     embedded = embed(encoder, evaluation_dataset(source, SIZE, 64))
     run.save_encoder(encoder)
     run.save_bank(
-        directory.Bank(
+        Bank(
             rows=embedded.embeddings,
             instance_ids=embedded.instance_ids,
             names=np.array(
@@ -83,7 +86,7 @@ def save_run(run, encoder, folder) -> None:
             ),
             labels=embedded.labels,
             class_names=source.class_names or (),
-            encoded_by=directory.EncodedBy(run.encoder_digest()),
+            encoded_by=EncodedBy(run.encoder_digest()),
         )
     )
 

@@ -7,7 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from tests.finished_run import SIZE, save_picture, save_run
-from tf_instdisc.runs import checkpoints, directory
+from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.runs import checkpoints, opening
+from tf_instdisc.runs.record import RunRecord
 
 CLASSES = ("ant", "bee", "cat")
 NUM_TRAIN = 8  # of each class
@@ -41,7 +43,7 @@ def make_labelled_run(root: pathlib.Path, flags: str = ""):
         f"--train_image_size={SIZE}\n--temperature=0.1\n--objective=softmax\n"
         f"--encoder=resnet18\n--min_crop_area=0.5\n--flip\n{flags}"
     )
-    run = directory.open_run(str(root / "run"), {}, (), text)
+    run = opening.open_run(str(root / "run"), RunRecord(from_flagfile(text)))
     save_run(run, small_encoder(), train)
     return run
 

@@ -44,8 +44,11 @@ def run(run_dir, **changes):
     import numpy as np
 
     import tf_instdisc
+    from tf_instdisc.config import RunConfig
     from tf_instdisc.data import pipeline
     from tf_instdisc.runs import directory as run_directory
+    from tf_instdisc.runs import opening
+    from tf_instdisc.runs.record import RunRecord
     from tf_instdisc.training import optimizer, saving, strategy
     from tf_instdisc.training.callbacks import MetricsFile
 
@@ -82,9 +85,8 @@ def run(run_dir, **changes):
         )
     directory = run_directory.RunDirectory(run_dir)
     if is_chief:
-        run_directory.open_run(
-            str(run_dir), {"num_images": settings["num_images"]}, (), ""
-        )
+        facts = {"num_instances": settings["num_images"]}
+        opening.open_run(str(run_dir), RunRecord(RunConfig(), facts))
     progress = saving.restore_newest(directory, model) or saving.Progress()
     saving.require_one_beginning(built, progress, model)
 

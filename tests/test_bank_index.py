@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tf_instdisc.retrieval import neighbors
-from tf_instdisc.runs.directory import Bank
+from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import bank_index
 from tf_instdisc.serving.bank_index import BankIndex, quantize
 

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tests.finished_run import picture, save_picture
-from tf_instdisc.runs import directory
+from tf_instdisc.runs import directory, opening
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
@@ -56,7 +56,7 @@ def run_dir(tmp_path_factory, data_dir):
 
 
 def test_a_run_fills_its_directory(run_dir):
-    run = directory.load(str(run_dir))
+    run = opening.load(str(run_dir))
     epochs = run.read_metrics()
     assert [e["epoch"] for e in epochs] == [1, 2]
     assert [e["step"] for e in epochs] == [5, 10]
@@ -86,7 +86,7 @@ def test_the_written_flags_repeat_the_run_exactly(run_dir, tmp_path):
         f"--flagfile={run_dir / 'flags.txt'}", f"--run_dir={again}"
     )
     assert result.returncode == 0, result.stderr
-    first, second = (directory.load(str(p)) for p in (run_dir, again))
+    first, second = (opening.load(str(p)) for p in (run_dir, again))
     np.testing.assert_array_equal(
         first.load_bank().rows, second.load_bank().rows
     )
@@ -146,7 +146,7 @@ def test_changed_rate_batch_size_and_epochs_are_said(
     epochs = directory.RunDirectory(copy).read_metrics()
     assert [e["epoch"] for e in epochs] == [1, 2, 3]
     assert epochs[2]["step"] == 20  # 2 x 5, and 10 of half the size.
-    assert np.isfinite(directory.load(str(copy)).load_bank().rows).all()
+    assert np.isfinite(opening.load(str(copy)).load_bank().rows).all()
 
 
 def test_help_groups_the_flags_without_tensorflow():
@@ -224,7 +224,7 @@ def test_a_missing_test_split_says_what_would_do(tmp_path, data_dir):
 def test_tensorboard_has_what_the_metrics_have(run_dir):
     from tensorboard.backend.event_processing import event_accumulator
 
-    run = directory.load(str(run_dir))
+    run = opening.load(str(run_dir))
     (file,) = (run.tensorboard / "train").glob("events.*")
     events = event_accumulator.EventAccumulator(
         str(file), {event_accumulator.TENSORS: 0}
@@ -292,7 +292,7 @@ def test_a_folder_of_classes_with_a_bad_file(tmp_path):
     result = instdisc_train(*arguments, "--bad_images=skip")
     assert result.returncode == 0, result.stderr
     assert "1/bad.png" in result.stdout
-    run = directory.load(str(tmp_path / "run"))
+    run = opening.load(str(tmp_path / "run"))
     bank = run.load_bank()
     # Sorted: 0/0, 0/3, 1/1, 1/4, 1/bad, 2/2, 2/5.
     assert bank.instance_ids.tolist() == [0, 1, 2, 3, 5, 6]
@@ -314,7 +314,7 @@ def test_a_folder_of_photographs_without_labels(tmp_path):
         f"--run_dir={run_dir}",
     )
     assert result.returncode == 0, result.stderr
-    bank = directory.load(str(run_dir)).load_bank()
+    bank = opening.load(str(run_dir)).load_bank()
     assert len(bank.rows) == len(os.listdir(photos))
     assert (bank.labels == -1).all()
 

@@ -10,8 +10,8 @@ from tests.finished_run import command, picture, save_picture
 from tests.test_encoders import images_of
 from tests.torch_files import Call, Module, Named
 from tf_instdisc.retrieval import duplicates
-from tf_instdisc.runs import directory
 from tf_instdisc.runs import images as run_images
+from tf_instdisc.runs import opening
 from tf_instdisc.runs.convert.checkpoint import convert
 from tf_instdisc.runs.convert.records import CheckpointError
 from tf_instdisc.runs.directory import RunDirectoryError
@@ -107,7 +107,7 @@ def test_the_authors_file_becomes_a_run(tmp_path, encoder):
     assert bank.instance_ids.tolist() == list(range(6))
     assert bank.names.tolist() == list("012345")
     assert (bank.labels == -1).all()
-    flags = run.read_flags()
+    flags = run.read_config().flags()
     for name, value in {
         "image_size": "64",
         "crop_fraction": "0.875",
@@ -133,10 +133,9 @@ def test_a_softmax_bank_has_two_parameters(tmp_path, encoder):
     bank = Module("lib.LinearAverage", "LinearAverage", {"_buffers": buffers})
     content, _ = checkpoint(encoder, lemniscate=bank)
     run = convert(write(tmp_path, content), str(tmp_path / "run"), 64)
-    flags = run.read_flags()
+    flags = run.read_config().flags()
     assert flags["objective"] == "softmax"
     assert flags["temperature"] == "0.1"
-    assert "num_negatives" not in flags
 
 
 def test_a_moco_queue_is_no_bank(tmp_path, encoder):
@@ -276,7 +275,7 @@ def test_the_command_names_rows_by_a_folder(tmp_path, encoder):
     result = command("convert", *flags, f"--images={folder}")
     assert result.returncode == 0, result.stderr
     assert "6 rows" in result.stdout
-    bank = directory.load(f"{tmp_path}/run").load_bank()
+    bank = opening.load(f"{tmp_path}/run").load_bank()
     assert bank.names.tolist() == [*names, "c/3.png"]
     assert bank.labels.tolist() == [0, 0, 1, 2, 2, 2]
     assert bank.class_names == ("a", "a b", "c")

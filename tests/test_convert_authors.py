@@ -125,7 +125,7 @@ def test_cifars_checkpoint_becomes_a_run(tmp_path, form):
     bank = run.load_bank()
     lengths = np.linalg.norm(memory, axis=1, keepdims=True)
     np.testing.assert_allclose(bank.rows, memory / lengths, rtol=1e-6)
-    flags = run.read_flags()
+    flags = run.read_config().flags()
     for name, value in {
         "image_size": "32",
         "crop_fraction": "1.0",
@@ -160,7 +160,7 @@ def test_their_other_cifar_networks(tmp_path, backbone, block, sizes):
     )
     encoder = tf_instdisc.load_encoder(run.path)
     np.testing.assert_allclose(encoder(images), expected, rtol=0, atol=1e-5)
-    assert run.read_flags()["encoder"] == backbone
+    assert run.read_config().flags()["encoder"] == backbone
     assert not run.bank.exists()
 
 
@@ -183,7 +183,7 @@ def test_widened_networks_keep_their_stem(tmp_path, block, sizes, width):
     assert np.ptp(expected, axis=0).max() > 1e-2
     encoder = tf_instdisc.load_encoder(run.path)
     np.testing.assert_allclose(encoder(images), expected, rtol=0, atol=1e-5)
-    flags = run.read_flags()
+    flags = run.read_config().flags()
     assert (flags["width"], flags["stem_width"]) == (str(width), "4")
 
 

@@ -204,7 +204,7 @@ def test_outputs_are_torchs(tmp_path, lemniscate, arch, block, counts, is_zip):
     np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-4)
     rows = torch.nn.functional.normalize(bank.memory).numpy()
     np.testing.assert_allclose(run.load_bank().rows, rows, atol=1e-6)
-    assert run.read_flags()["encoder"] == arch
+    assert run.read_config().flags()["encoder"] == arch
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -236,7 +236,7 @@ def test_cmcs_file_too(tmp_path):
         tf_instdisc.load_encoder(run.path)(images), expected, rtol=0, atol=1e-4
     )
     assert len(run.load_bank().rows) == 7
-    assert run.read_flags()["objective"] == "info_nce"
+    assert run.read_config().flags()["objective"] == "info_nce"
 
 
 @pytest.mark.parametrize("is_zip", (False, True))

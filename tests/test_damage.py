@@ -9,17 +9,16 @@ import pytest
 
 from tests import commands, finished_run
 from tf_instdisc import checksums, errors
-from tf_instdisc.runs import directory
+from tf_instdisc.config import RunConfig
+from tf_instdisc.runs import directory, opening
 from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.runs.record import RunRecord
 
 READERS = {
-    "flags.txt": (
-        lambda run: run.read_flags(),
-        lambda run: run.set_flag("images", "elsewhere"),
-    ),
     "run.json": (
-        lambda run: run.read_settings(),
-        lambda run: directory.check_settings(run.path, {}, ()),
+        lambda run: run.read_config(),
+        lambda run: run.set_data(images="elsewhere"),
+        lambda run: opening.check_record(run.path, RunRecord(RunConfig())),
     ),
     "bank.npz": (
         lambda run: run.load_bank(),
@@ -142,7 +141,7 @@ def test_a_file_that_is_gone(run, name, capsys):
         READERS[name][0](run)
     if name == "flags.txt":
         with pytest.raises(errors.DamagedFileError, match=name):
-            directory.load(str(run.path))
+            opening.load(str(run.path))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -254,7 +253,7 @@ def test_damaged_features_are_computed_again(tmp_path, capsys):
 
 
 def test_commands_name_the_file(run):
-    folder = run.read_flags()["images"]
+    folder = run.read_config().data.images
     cases = [
         ("bank.npz", "neighbors", ["--query=random:1", "--format=tsv"]),
         ("encoder.keras", "embed", [f"--images={folder}", "--output=o.npz"]),

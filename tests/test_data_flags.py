@@ -10,14 +10,17 @@ import pytest
 from tests.finished_run import SIZE, command
 from tests.labelled_run import CLASSES, fill_labelled_folder, small_encoder
 from tests.tfds_forms import features, write
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.voc import voc_tfds
 from tf_instdisc.evaluation import knn, transfer
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.evaluation.reproduce import measure, tables
-from tf_instdisc.runs import directory, sources
 from tf_instdisc.runs import images as run_images
+from tf_instdisc.runs import opening, sources
+from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.embedding import embed
+from tf_instdisc.runs.record import RunRecord
 
 # Brightness of the images tells where they come from.
 OWN, OTHER_KEY, TEST, DEV, ELSEWHERE, TRANSFER = range(10, 70, 10)
@@ -67,16 +70,14 @@ def place(tmp_path_factory):
         "--dataset=named\n--image_key=picture\n--label_key=kind\n"
         f"--image_size={SIZE}\n--data_dir={root / 'tfds'}\n"
     )
-    run = directory.open_run(str(root / "run"), {}, (), flags)
-    source = sources.open_train(
-        sources.DataSettings.from_flags(run.read_flags())
-    )
+    run = opening.open_run(str(root / "run"), RunRecord(from_flagfile(flags)))
+    source = sources.open_train(run.read_config().data)
     encoder = small_encoder()
     embedded = embed(encoder, evaluation_dataset(source, SIZE, 64))
     run.save_encoder(encoder)
     names = [source.instance_name(int(i)) for i in embedded.instance_ids]
     run.save_bank(
-        directory.Bank(
+        Bank(
             embedded.embeddings,
             embedded.instance_ids,
             np.array(names),
@@ -91,8 +92,8 @@ def place(tmp_path_factory):
 def moved(place, tmp_path):
     """The run, with its data in another place than its flags say."""
     shutil.copytree(place / "run", tmp_path / "run")
-    run = directory.load(str(tmp_path / "run"))
-    run.set_flag("data_dir", str(tmp_path / "gone"))
+    run = opening.load(str(tmp_path / "run"))
+    run.set_data(data_dir=str(tmp_path / "gone"))
     return run
 
 
@@ -171,17 +172,19 @@ def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
         assert brightness(inputs.source) == train
         assert brightness(inputs.test_source) == test
     # A table of instdisc-reproduce takes the same flags.
-    flags = sources.with_overrides(moved.read_flags(), overrides)
-    table = measure.open_inputs(flags, tables.SCALES["small"])
+    config = moved.read_config()
+    data = sources.with_overrides(config.data, overrides)
+    config = dataclasses.replace(config, data=data)
+    table = measure.open_inputs(config, tables.SCALES["small"])
     assert table.source.name == inputs.source.name
 
 
 @pytest.mark.parametrize(
     ("overrides", "named"),
     (
-        ({"images": "x", "split": "train"}, "--split does not go with"),
-        ({"images": "x", "image_key": "x"}, "--image_key does not go with"),
-        ({"test_images": "x"}, "--test_images does not go with --dataset"),
+        ({"images": "x", "split": "dev"}, "`split` does not go with"),
+        ({"images": "x", "image_key": "x"}, "`image_key` does not go with"),
+        ({"test_images": "x"}, "`test_images` does not go with `dataset`"),
     ),
 )
 def test_flags_that_would_not_be_heeded_are_refused(moved, overrides, named):
@@ -216,13 +219,13 @@ def test_a_transfer_reads_what_its_flags_say(
 
 @pytest.mark.parametrize("cache", ("memory", "none"))
 def test_pictures_of_a_run_are_read_by_its_keys(place, moved, cache):
-    moved.set_flag("cache", cache)
+    moved.set_data(cache=cache)
     images = run_images.open_images(moved, {"data_dir": str(place / "tfds")})
     pictures, found = images.read(np.array([3, 0, 7]), SIZE)
     assert found.all()
     assert pictures.min() == OWN
-    moved.set_flag("image_key", "second")
-    moved.set_flag("data_dir", str(place / "tfds"))
+    moved.set_data(image_key="second")
+    moved.set_data(data_dir=str(place / "tfds"))
     pictures, _ = run_images.open_images(moved).read(np.array([3]), SIZE)
     assert pictures.min() == OTHER_KEY
     with pytest.raises(ValueError, match="goes with a run over a folder"):

@@ -10,10 +10,12 @@ import pytest
 
 from tests import voc_form
 from tf_instdisc import build_encoder, load_encoder
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.evaluation.detection import DetectionOptions, measure
 from tf_instdisc.evaluation.detectors import average_precision
 from tf_instdisc.evaluation.detectors.retinanet import build_retinanet
-from tf_instdisc.runs import directory
+from tf_instdisc.runs import directory, opening
+from tf_instdisc.runs.record import RunRecord
 
 SMALL = {"image_size": 64, "head_filters": 16, "anchor_scale": 3.0}
 
@@ -31,7 +33,8 @@ def folder(tmp_path_factory):
 def run(tmp_path_factory):
     """A finished run, as far as detection looks at it."""
     path = tmp_path_factory.mktemp("detection") / "run"
-    run = directory.open_run(str(path), {}, (), "--encoder=resnet18\n")
+    record = RunRecord(from_flagfile("--encoder=resnet18\n"))
+    run = opening.open_run(str(path), record)
     keras.utils.set_random_seed(3)
     run.save_encoder(
         build_encoder("resnet18", image_size=16, embedding_dim=8, width=8)
@@ -43,7 +46,9 @@ def run(tmp_path_factory):
 def plain_run(tmp_path_factory):
     """A run with an encoder of five convolutions, quick to train."""
     path = tmp_path_factory.mktemp("detection") / "plain"
-    run = directory.open_run(str(path), {}, (), "--encoder=alexnet\n")
+    run = opening.open_run(
+        str(path), RunRecord(from_flagfile("--encoder=alexnet\n"))
+    )
     keras.utils.set_random_seed(4)
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
@@ -224,7 +229,9 @@ def test_wrong_use_ends_before_any_training(run, folder, monkeypatch, tmp_path):
     fails(ValueError, "'conv7'", frozen_layers=("conv7",))
     fails(FileNotFoundError, "one of test, trainval", test_split="val")
     fails(FileNotFoundError, "JPEGImages", images=str(tmp_path))
-    unfinished = directory.open_run(str(tmp_path / "new"), {}, (), "")
+    unfinished = opening.open_run(
+        str(tmp_path / "new"), RunRecord(from_flagfile(""))
+    )
     fails(directory.RunDirectoryError, "finished", run=unfinished)
     monkeypatch.setattr(
         average_precision.importlib.util, "find_spec", lambda name: None

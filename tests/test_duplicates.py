@@ -16,10 +16,11 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
+from tf_instdisc.config import AugmentationConfig
 from tf_instdisc.retrieval import duplicates, local_scale, near_pairs
 from tf_instdisc.retrieval.pages import duplicate_page
-from tf_instdisc.runs import directory
 from tf_instdisc.runs import images as run_images
+from tf_instdisc.runs.bank import Bank
 
 
 def unit_rows(rng, *shape):
@@ -227,11 +228,11 @@ def test_a_threshold_takes_cosines_and_nothing_else(planted):
 
 def test_copies_of_some_images_show_what_the_encoder_can(planted):
     collection, _ = planted
+    config = dataclasses.replace(
+        collection.images.config, augmentation=AugmentationConfig(flip=True)
+    )
     flipping = dataclasses.replace(
-        collection,
-        images=dataclasses.replace(
-            collection.images, flags={**collection.images.flags, "flip": "true"}
-        ),
+        collection, images=dataclasses.replace(collection.images, config=config)
     )
     assert duplicates.fraction_of_copies_found(flipping, linear_encoder()) > 0.9
 
@@ -282,9 +283,7 @@ def test_a_handful_of_images(tmp_path, count):
 def bare_collection(rows, folder):
     """Rows without pictures."""
     names = np.array([f"{i}.png" for i in range(len(rows))])
-    bank = directory.Bank(
-        rows, np.arange(len(rows)), names, np.full(len(rows), -1)
-    )
+    bank = Bank(rows, np.arange(len(rows)), names, np.full(len(rows), -1))
     flags = {"images": str(folder), "image_size": "8"}
     return duplicates.Collection(bank, run_images.RunImages(bank, flags), "x")
 
@@ -339,7 +338,7 @@ def run(tmp_path_factory):
 def test_images_of_a_test_folder_that_were_trained_on(run, tmp_path):
     save_picture(tmp_path / "test", "leak <b>.png", picture(3))
     save_picture(tmp_path / "test", "new.png", picture(99))
-    train = run.read_flags()["images"]
+    train = run.read_config().data.images
     result = command(
         "duplicates",
         f"--run_dir={run.path}",
@@ -372,7 +371,7 @@ def test_a_collapsed_bank_says_that_there_is_more(run):
         bank.class_names,
     )
     collection = duplicates.Collection(
-        equal, run_images.RunImages(equal, images.flags), "run"
+        equal, run_images.RunImages(equal, images.config), "run"
     )
     found = duplicates.find_duplicates(collection, 0.98, max_pairs=5)
     assert "there are more" in duplicate_page.summary(found)

@@ -14,11 +14,11 @@ from tests.labelled_run import (
     make_labelled_run,
     small_encoder,
 )
-from tf_instdisc import checksums
 from tf_instdisc.evaluation import evaluate as evaluation
 from tf_instdisc.evaluation import knn, svm, transfer
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.runs import directory
+from tf_instdisc.runs.bank import Bank
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_run_without_labels_is_refused(tmp_path, monkeypatch):
     run = make_labelled_run(tmp_path)
     flat = tmp_path / "flat"
     shutil.copytree(tmp_path / "train" / "ant", flat)
-    run.set_flag("images", str(flat))
+    run.set_data(images=str(flat))
     refused(run, monkeypatch, "the training images have none")
 
 
@@ -224,8 +224,7 @@ def test_a_transfer_names_its_images(images):
 
 def test_missing_test_images_are_named(tmp_path, monkeypatch):
     run = make_labelled_run(tmp_path)
-    text = run.flags.read_text().replace("--test_images=", "--test_split=")
-    checksums.write_text(run.flags, text)
+    run.set_data(test_images=None)
     refused(run, monkeypatch, "Give --test_images=FOLDER")
 
 
@@ -244,7 +243,7 @@ def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
     bank = run.load_bank()
     kept = np.arange(len(bank.rows)) % 4 != 0
     run.save_bank(
-        directory.Bank(
+        Bank(
             rows=bank.rows[kept],
             instance_ids=bank.instance_ids[kept] * 3 + 7,
             names=bank.names[kept],

@@ -94,7 +94,7 @@ def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
 
     def measured(changed):
         other = EvaluationInputs(
-            inputs.run, inputs.flags, inputs.source, inputs.test_source
+            inputs.run, inputs.config, inputs.source, inputs.test_source
         )
         object.__setattr__(other, "bank", changed)
         return [one.value for one in knn.measure(other, options)]

@@ -216,7 +216,7 @@ def test_a_killed_export_leaves_no_number(run, tmp_path):
         "from tf_instdisc import run_directory\n"
         "from tf_instdisc.serving import saved_model, warmup\n"
         "warmup.replay = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "run = run_directory.load(sys.argv[1])\n"
+        "run = opening.load(sys.argv[1])\n"
         "saved_model.export_run(run, sys.argv[2])\n"
     )
     result = subprocess.run(

@@ -170,7 +170,7 @@ def test_a_class_without_a_training_image_is_refused(tmp_path):
         file.unlink()
     # The folder of the class stays, as do its test images.
     (tmp_path / "train" / "bee" / "x.png").write_bytes(b"no image")
-    run.set_flag("bad_images", "skip")
+    run.set_data(bad_images="skip")
     with pytest.raises(ValueError, match="none of bee"):
         fine_tuning.measure(open_inputs(run))
 

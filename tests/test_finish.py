@@ -3,20 +3,28 @@
 import dataclasses
 import shutil
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.finished_run import fill_folder
 from tf_instdisc import checksums
-from tf_instdisc.data.augment import Augmentation
+from tf_instdisc.config import (
+    AugmentationConfig,
+    DataConfig,
+    EncoderConfig,
+    MethodConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import array_source
 from tf_instdisc.errors import DamagedFileError, UsageError
 from tf_instdisc.retrieval.neighbors import top_k
-from tf_instdisc.runs import checkpoints, directory, update
+from tf_instdisc.runs import checkpoints, opening, update
+from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectoryError
 from tf_instdisc.runs.embedding import embed
 from tf_instdisc.runs.load import load_encoder
@@ -50,41 +58,26 @@ def streamed():
     )
 
 
-def train(
-    run_dir, source, epochs=1, test_source=None, encoder_changes=None, **more
-):
-    keras.utils.set_random_seed(0)
-    training.train(
-        str(run_dir),
-        source,
-        test_source,
-        augmentation=Augmentation(SIZE, crop_area=(0.3, 1.0)),
-        encoder_config={
-            "backbone": "resnet18",
-            "image_size": SIZE,
-            "embedding_dim": 16,
-            "width": 2,
-            "stem": None,
-            "sync_batch_norm": False,
-            **(encoder_changes or {}),
-        },
-        method_config={"objective": "softmax", "seed": 0},
-        optimizer_config={
-            "optimizer": "sgd",
-            "learning_rate": 0.03,
-            "schedule": "constant",
-            "schedule_epochs": [],
-            "warmup_epochs": 0,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-        },
-        batch_size=7,
-        epochs=epochs,
-        num_neighbors=3,
-        flags_text=f"--image_size={SIZE}\n",
-        **more,
+def train(run_dir, source, epochs=1, test_source=None, **more):
+    """`more` are settings of run and encoder, and `finish`."""
+    finish = more.pop("finish", False)
+    channels = {n: more.pop(n) for n in ("mean", "std") if n in more}
+    config = RunConfig(
+        data=DataConfig(image_size=SIZE),
+        augmentation=AugmentationConfig(min_crop_area=0.3),
+        encoder=EncoderConfig(width=2, embedding_dim=16, **channels),
+        method=MethodConfig(objective="softmax"),
+        optimizer=OptimizerConfig(
+            epochs=epochs,
+            batch_size=7,
+            schedule="constant",
+            weight_decay=0.0,
+        ),
+        training=TrainingConfig(num_neighbors=3, **more),
     )
-    return directory.load(str(run_dir))
+    return training.train(
+        config, str(run_dir), source, test_source, finish=finish
+    )
 
 
 def newest(run):
@@ -131,9 +124,7 @@ def test_each_image_is_its_own_first_neighbor(kind, images, tmp_path):
     scores, positions = top_k(queries.embeddings, bank.rows, 1)
     assert positions[:, 0].tolist() == list(range(NUM_IMAGES))
     np.testing.assert_allclose(scores, 1, atol=1e-5)
-    assert bank.encoded_by == directory.EncodedBy(
-        run.encoder_digest(), epochs=2
-    )
+    assert bank.encoded_by == EncodedBy(run.encoder_digest(), epochs=2)
     # Those of the last views stay where a longer run goes on.
     state = tf.train.load_checkpoint(str(newest(run).path / "state"))
     rows = state.get_tensor("memory_bank/.ATTRIBUTES/VARIABLE_VALUE")
@@ -142,7 +133,7 @@ def test_each_image_is_its_own_first_neighbor(kind, images, tmp_path):
 
 def copy(run, path):
     shutil.copytree(run.path, path)
-    return directory.load(str(path))
+    return opening.load(str(path))
 
 
 def replace(path, other):
@@ -250,7 +241,7 @@ def test_an_updated_run_is_not_trained_on(images, tmp_path, capsys, old_form):
     folder = tmp_path / "images"
     shutil.copytree(images, folder)
     run = train(tmp_path / "run", folder_source(str(folder)))
-    run.set_flag("images", str(folder))
+    run.set_data(images=str(folder))
     if old_form:
         without_marker(run)
     grown = tmp_path / "grown"
@@ -304,6 +295,6 @@ def test_a_run_does_not_begin_with_one_of_another_normalization(
         train(
             tmp_path / "run",
             labelled(),
-            encoder_changes={name: (0.3, 0.4, 0.5)},
-            init_run=one_epoch,
+            init_run=str(one_epoch.path),
+            **{name: "0.3,0.4,0.5"},
         )

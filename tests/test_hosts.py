@@ -13,7 +13,7 @@ import pytest
 
 from tests.finished_run import fill_folder
 from tests.test_resume import ROOT, command, wait_for_training
-from tf_instdisc.runs import directory
+from tf_instdisc.runs import directory, opening
 
 
 def start(run_dir, num_workers, **changes):
@@ -162,7 +162,7 @@ def test_the_command_on_two_hosts(tmp_path):
     assert codes == [0, 0], outputs
     assert "| trained encoder |" in outputs[0]
     assert "trained encoder" not in outputs[1]
-    run = directory.load(str(run_dir))
+    run = opening.load(str(run_dir))
     (metrics,) = run.read_metrics()
     assert metrics["step"] == 3
     assert 0 <= metrics["knn_top1"] <= 1

@@ -1,7 +1,6 @@
 """What writes is killed at each of its file operations, and called again."""
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -25,6 +24,7 @@ from tests.finished_run import (
 from tests.kills import assert_same, survive_all
 from tests.labelled_run import make_labelled_run
 from tf_instdisc import atomic, checksums
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.evaluation import features, results
@@ -32,11 +32,12 @@ from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.reproduce import make as reproduction
 from tf_instdisc.evaluation.reproduce import measure, tables
 from tf_instdisc.retrieval.pages import pages
-from tf_instdisc.runs import checkpoints, directory, lock, update
+from tf_instdisc.runs import checkpoints, lock, opening, update
 from tf_instdisc.runs.convert import checkpoint as conversion
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.embedding import inference
 from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.serving import embed_folder, versions
 from tf_instdisc.training import best, finishing
 from tf_instdisc.training.saving import Progress
@@ -81,12 +82,10 @@ def rows_and_ids(run):
 @pytest.mark.parametrize("epochs", [None, 1])
 def test_settings(tmp_path, epochs):
     """Of a new run, and of one that goes on with more epochs."""
-    text = "--epochs=2\n--run_dir=RUN\n"
 
     def open_run(path, epochs=2):
-        return directory.open_run(
-            str(path / "run"), {"epochs": epochs}, ("epochs",), text
-        )
+        record = RunRecord(from_flagfile(f"--epochs={epochs}"))
+        return opening.open_run(str(path / "run"), record)
 
     survive_all(
         lambda path: open_run(path, epochs) if epochs else None,
@@ -104,13 +103,13 @@ def test_settings_that_an_earlier_version_was_killed_between(tmp_path):
     run.mkdir()
     (run / "flags.txt").write_text(f"--seed=1\n--run_dir={run}\n")
     (run / "run.json.partial").write_text('{"epo')
-    directory.open_run(str(run), {"epochs": 2}, (), f"--run_dir={run}\n")
-    assert json.loads((run / "run.json").read_text()) == {"epochs": 2}
+    record = RunRecord(from_flagfile("--epochs=2"))
+    assert opening.open_run(str(run), record).read_record() == record
     # A flagfile of the user's own is no leftover.
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "flags.txt").write_text("--seed=1\n")
     with pytest.raises(RunDirectoryError, match="missing, empty"):
-        directory.open_run(str(tmp_path / "theirs"), {}, (), "")
+        opening.open_run(str(tmp_path / "theirs"), RunRecord(from_flagfile("")))
 
 
 @pytest.mark.parametrize("older", [0, 3])
@@ -309,7 +308,7 @@ def test_update(tmp_path, images, finished, monkeypatch, output):
             **rows_and_ids(run),
             "removed": removed_ids.tolist(),
             "digests": digests,
-            "images": run.read_flags()["images"],
+            "images": run.read_config().data.images,
         }
 
     survive_all(
@@ -461,7 +460,7 @@ def test_evaluation(tmp_path):
     """Results, and activations that are kept for the next time."""
     made = make_labelled_run(tmp_path / "made")
     encoder = load_encoder(made.path)
-    source = folder_source(made.read_flags()["images"])
+    source = folder_source(made.read_config().data.images)
     shutil.rmtree(made.tensorboard, ignore_errors=True)
     old = [Measurement("knn", "kNN", "top1", 0.5)]
     new = [Measurement("svm", "SVM", "top1", 0.25)]

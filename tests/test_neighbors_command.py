@@ -87,7 +87,7 @@ def test_images_come_back_at_their_rows(images):
     assert found.all()
     for image, position in zip(pictures, positions, strict=True):
         name = str(images.bank.names[position])
-        path = f"{images.flags['images']}/{name}"
+        path = f"{images.config.data.images}/{name}"
         np.testing.assert_array_equal(image, np.asarray(Image.open(path)))
 
 

@@ -3,19 +3,17 @@
 import pytest
 
 from tests.test_resume import ROOT
+from tf_instdisc.config import DataConfig, RunConfig
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.evaluation import paper
-from tf_instdisc.runs.directory import parse_flags
-
-_TEXT = (
-    "--split=train\n--test_split=test\n--width=64\n--embedding_dim=128\n"
-    "--objective=softmax\n--num_negatives=4096\n"
-)
 
 
 def recipe(name, **changes):
-    """Flags of a recipe, with the defaults that a run writes down."""
-    text = _TEXT + (ROOT / "flags" / f"{name}.flags").read_text()
-    return {**parse_flags(text), **changes}
+    """Settings of a recipe, with others in their place."""
+    text = (ROOT / "flags" / f"{name}.flags").read_text()
+    if "images" in changes:
+        return RunConfig(data=DataConfig(**changes))
+    return from_flagfile(text, *(f"--{n}={v}" for n, v in changes.items()))
 
 
 @pytest.mark.parametrize(
@@ -75,11 +73,12 @@ def test_others_have_none(name, protocol, what, changes):
 
 def test_other_data_than_the_runs_has_none():
     trained = recipe("cifar10")
-    other = {**trained, "dataset": "svhn_cropped"}
+    other = recipe("cifar10", dataset="svhn_cropped")
     assert paper.beside("knn", "knn", trained, other) == (None, "")
-    elsewhere = {"dataset": "places205", "split": "train", "test_split": "test"}
     trained = recipe("imagenet_resnet50")
+    elsewhere = RunConfig(data=DataConfig(dataset="places205"))
     number = paper.beside("transfer", "knn", trained, elsewhere)
     assert number.value == pytest.approx(0.416)
-    for other in ({**elsewhere, "dataset": "places365_small"}, trained):
-        assert paper.beside("transfer", "knn", trained, other).value is None
+    other = RunConfig(data=DataConfig(dataset="places365_small"))
+    for measured in (other, trained):
+        assert paper.beside("transfer", "knn", trained, measured).value is None

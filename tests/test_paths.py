@@ -10,12 +10,14 @@ import pytest
 
 from tests.finished_run import command, picture, save_picture
 from tf_instdisc import load_encoder, paths
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.folder import folder_source, image_paths
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.data.voc import voc_folder
 from tf_instdisc.errors import UsageError
-from tf_instdisc.runs import directory
+from tf_instdisc.runs import opening
 from tf_instdisc.runs.convert import checkpoint
+from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.embed_folder import embed_folder
 
@@ -175,9 +177,9 @@ def _embedder(contents):
         lambda url: voc_folder(url, "train"),
         lambda url: tfds_source("mnist", data_dir=url),
         lambda url: load_encoder(url),
-        lambda url: directory.load(url),
-        lambda url: directory.check_usable(url),
-        lambda url: directory.open_run(url, {}, (), ""),
+        lambda url: opening.load(url),
+        lambda url: opening.check_usable(url),
+        lambda url: opening.open_run(url, RunRecord(from_flagfile(""))),
         lambda url: embed_folder(url, "x.npz", _embedder, "s"),
         lambda url: embed_folder(".", f"{url}.npz", _embedder, "s"),
         lambda url: checkpoint.convert(url, "to"),
@@ -204,9 +206,11 @@ def test_doors_of_the_api_expand_tildes(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_picture(tmp_path / "pictures", "a.png", picture(0))
     assert folder_source("~/pictures").num_instances == 1
-    run = directory.open_run("~/run", {}, (), "--image_size=8\n")
+    run = opening.open_run(
+        "~/run", RunRecord(from_flagfile("--image_size=8\n"))
+    )
     assert run.path == tmp_path / "run"
-    assert directory.load("~/run").read_flags() == {"image_size": "8"}
+    assert opening.load("~/run").read_config().data.image_size == 8
 
     def embedder(contents):
         size = len(contents)

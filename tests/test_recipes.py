@@ -4,18 +4,16 @@ Nothing of a recipe is changed but sizes and epochs. One of CIFAR's is also
 run from the shards, as a data set of many images is.
 """
 
-import contextlib
 import pathlib
 
-import keras
 import numpy as np
 import pytest
-from absl import flags
 
 from tests import tfds_forms
 from tests.finished_run import picture, save_picture
-from tf_instdisc.cli import train
-from tf_instdisc.runs import directory
+from tf_instdisc.config import fields
+from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.training import train as training
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "flags").glob("*.flags"))
@@ -47,41 +45,19 @@ def data(tmp_path_factory):
     return root
 
 
-@contextlib.contextmanager
-def parsed(arguments):
-    """Parses flags as the command does, and forgets them afterwards."""
-    saved = flags.FLAGS.flag_values_dict()
-    policy = keras.config.dtype_policy()
-    flags.FLAGS.unparse_flags()
-    try:
-        flags.FLAGS(["instdisc-train", *arguments])
-        yield
-    finally:
-        flags.FLAGS.unparse_flags()
-        for name, value in saved.items():
-            flags.FLAGS[name].value = value
-            flags.FLAGS[name].present = 0
-        keras.config.set_dtype_policy(policy)
-
-
 def run_recipe(name, data, run_dir, *more):
-    recipe = ROOT / "flags" / f"{name}.flags"
-    given = directory.parse_flags(recipe.read_text(encoding="utf-8"))
-    arguments = [f"--flagfile={recipe}", f"--run_dir={run_dir}"]
-    arguments += [f"--{size}={value}" for size, value in SIZES.items()]
+    recipe = (ROOT / "flags" / f"{name}.flags").read_text(encoding="utf-8")
+    given = fields.read_flagfile(recipe)
+    changes = [f"--{size}={value}" for size, value in SIZES.items()]
     if name.startswith("imagenet"):
-        arguments.append(f"--image_size={IMAGE_SIZE}")
-    if "split" in given:
-        arguments.append(f"--split=train[:{NUM_IMAGES}]")
-    if given.get("dataset") == "instdisc_digits":
-        arguments.append(f"--split=train[:{NUM_IMAGES}]")
+        changes.append(f"--image_size={IMAGE_SIZE}")
+    if "split" in given or given.get("dataset") == "instdisc_digits":
+        changes.append(f"--split=train[:{NUM_IMAGES}]")
     if name == "photos":
-        arguments += [f"--images={data / 'photos'}", "--image_size=32"]
+        changes += [f"--images={data / 'photos'}", "--image_size=32"]
     else:
-        arguments.append(f"--data_dir={data / 'tfds'}")
-    with parsed([*arguments, *more]):
-        train._train()
-    return directory.load(str(run_dir))
+        changes.append(f"--data_dir={data / 'tfds'}")
+    return training.train(from_flagfile(recipe, *changes, *more), str(run_dir))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +82,7 @@ def test_a_recipe_trains(name, more, data, tmp_path):
     is_streamed = "imagenet" in name or bool(more)
     assert run.labels.exists() == is_streamed
     # Recipes of ImageNet measure in every fifth epoch and at the end.
-    flags_of_run = run.read_flags()
+    flags_of_run = run.read_config().flags()
     if int(flags_of_run["knn_every"]) <= 2:
         assert "knn_top1" in epochs[-1]
     if "imagenet" in name:

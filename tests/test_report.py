@@ -9,9 +9,12 @@ import pytest
 
 from tests.browser import open_page
 from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.retrieval import analysis, neighbors
 from tf_instdisc.retrieval.pages import charts, run_page, thumbnails
-from tf_instdisc.runs import directory, images
+from tf_instdisc.runs import images, opening
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.record import RunRecord
 
 PLAIN_NAMES = [
     f"{kind}/{i}.png" for kind in ("cats", "собаки") for i in range(9)
@@ -163,7 +166,7 @@ def bank_of(size=60, classes=3):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(size, 6)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return directory.Bank(
+    return Bank(
         rows,
         np.arange(size),
         np.array([f"{i}.png" for i in range(size)]),
@@ -199,9 +202,11 @@ def test_a_thousand_classes_leave_the_page_small(tmp_path):
     rows = rng.normal(size=(1000, 8)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     text = f"--images={tmp_path / 'missing'}\n--image_size=16\n"
-    run = directory.open_run(str(tmp_path / "run"), {}, (), text)
+    run = opening.open_run(
+        str(tmp_path / "run"), RunRecord(from_flagfile(text))
+    )
     run.save_bank(
-        directory.Bank(
+        Bank(
             rows,
             np.arange(1000),
             np.array([f"class {i}/{i}.jpg" for i in range(1000)]),
@@ -249,7 +254,7 @@ def test_the_closest_near_duplicates_come_first(tmp_path):
     angles = np.radians([0, 10, 20, 30, 100, 101, 200])
     rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     names = np.array([f"{int(a)}.png" for a in np.round(np.degrees(angles))])
-    bank = directory.Bank(rows, np.arange(7), names, np.full(7, -1))
+    bank = Bank(rows, np.arange(7), names, np.full(7, -1))
     flags = {"images": str(tmp_path), "image_size": "8"}
     found = run_page._duplicates(images.RunImages(bank, flags), None, 0.98)
     shown = [[item["name"] for item in group] for group in found["groups"]]

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 
 from tests.finished_run import command, linear_encoder
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
 from tf_instdisc.evaluation.reproduce.make import make_table
-from tf_instdisc.runs import directory
+from tf_instdisc.runs import directory, opening
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.record import RunRecord
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
@@ -29,7 +32,9 @@ class Trainer:
         if len(self.trained) == self.stop_after:
             raise RuntimeError("stopped")
         self.trained.append(run_dir)
-        run = directory.open_run(run_dir, {}, (), "\n".join(flags) + "\n")
+        run = opening.open_run(
+            run_dir, RunRecord(from_flagfile("\n".join(flags) + "\n"))
+        )
         rng = np.random.default_rng(len(run_dir))
         for epoch in range(1, 9):
             loss = 10 - epoch + rng.uniform()
@@ -37,9 +42,7 @@ class Trainer:
         run.save_encoder(linear_encoder())
         rows = rng.normal(size=(3, 32)).astype(np.float32)
         run.save_bank(
-            directory.Bank(
-                rows, np.arange(3), np.array(list("abc")), np.zeros(3, int)
-            )
+            Bank(rows, np.arange(3), np.array(list("abc")), np.zeros(3, int))
         )
 
 

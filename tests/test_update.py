@@ -19,7 +19,8 @@ from tests.finished_run import (
     save_picture,
 )
 from tf_instdisc.retrieval import compare_runs
-from tf_instdisc.runs import directory, update
+from tf_instdisc.runs import opening, update
+from tf_instdisc.runs.bank import Bank
 from tf_instdisc.training import finishing
 
 
@@ -89,10 +90,10 @@ def test_only_new_images_are_encoded(run, tmp_path):
             sizes.append(len(batch))
             return encoder.predict_on_batch(batch)
 
-    flags = run.read_flags()
+    config = run.read_config()
     none = np.zeros([0], np.int64)
     update.update_bank(
-        run.load_bank(), none, {}, str(folder), flags, Counting()
+        run.load_bank(), none, {}, str(folder), config, Counting()
     )
     assert sum(sizes) == 2
 
@@ -110,7 +111,7 @@ def test_only_new_and_changed_images_are_decoded(run, tmp_path):
         # Of 07.png nothing is known but that it is in the bank.
         {"05.png": "another", "06.png": "another"},
         str(images),
-        run.read_flags(),
+        run.read_config(),
         keras.saving.load_model(run.encoder),
     )
     assert (done.added, done.changed) == (["new.png"], ["05.png"])
@@ -134,7 +135,7 @@ def test_an_image_outside_of_the_classes_takes_no_label_away(tmp_path):
         np.zeros([0], np.int64),
         {},
         str(images),
-        run.read_flags(),
+        run.read_config(),
         keras.saving.load_model(run.encoder),
     ).bank
     labels = dict(zip(bank.names.tolist(), bank.labels.tolist(), strict=True))
@@ -231,16 +232,16 @@ def test_another_run_directory_leaves_the_first_alone(run, tmp_path):
     target = tmp_path / "second"
     instdisc_update(run, new_folder, f"--output={target}")
     assert run.bank.read_bytes() == before
-    second = directory.load(str(target))
+    second = opening.load(str(target))
     assert len(second.load_bank().rows) == 22
-    assert second.read_flags()["images"] == str(new_folder)
+    assert second.read_config().data.images == str(new_folder)
     assert second.encoder.exists()
 
 
 def bank_of(rows, names=None):
     size = len(rows)
     names = [f"{i}.png" for i in range(size)] if names is None else names
-    return directory.Bank(
+    return Bank(
         rows.astype(np.float32),
         np.arange(size),
         np.array(names),
@@ -327,7 +328,7 @@ def test_training_goes_on_from_an_updated_run(tmp_path):
     def train(name, *more):
         result = instdisc_train(name, *more)
         assert result.returncode == 0, result.stderr
-        return directory.load(str(tmp_path / name)), result.stdout
+        return opening.load(str(tmp_path / name)), result.stdout
 
     first, _ = train("first", "--epochs=1")
     (folder / "03.png").unlink()
@@ -335,7 +336,7 @@ def test_training_goes_on_from_an_updated_run(tmp_path):
     save_picture(folder, "000 new.png", picture(99))
     output = instdisc_update(first, folder, f"--output={tmp_path / 'grown'}")
     assert "renamed: 1\n  05.png -> 00 renamed.png" in output
-    grown = directory.load(str(tmp_path / "grown")).load_bank()
+    grown = opening.load(str(tmp_path / "grown")).load_bank()
 
     # Another seed, and nothing that moves weights or rows: what comes out is
     # what it began with.

@@ -23,10 +23,10 @@ def _diff(first: str, second: str) -> None:
 
     from tf_instdisc import atomic
     from tf_instdisc.retrieval.compare_runs import compare
-    from tf_instdisc.runs import directory
+    from tf_instdisc.runs import opening
     from tf_instdisc.text import shown, tsv
 
-    runs = [directory.load(path) for path in (first, second)]
+    runs = [opening.load(path) for path in (first, second)]
     found = compare(
         runs[0].load_bank(),
         runs[1].load_bank(),

@@ -33,15 +33,15 @@ def _duplicates() -> None:
         training_images,
     )
     from tf_instdisc.retrieval.pages import duplicate_page, pages
-    from tf_instdisc.runs import directory
     from tf_instdisc.runs import images as run_images
+    from tf_instdisc.runs import opening
     from tf_instdisc.runs.load import load_encoder
 
-    run = directory.load(finished_run.RUN_DIR.value or "")
+    run = opening.load(finished_run.RUN_DIR.value or "")
     folders = duplicates.FOLDERS.value
     if folders:
-        flags, encoder = run.read_flags(), load_encoder(run.path)
-        places = [folder_images(path, flags, encoder) for path in folders]
+        config, encoder = run.read_config(), load_encoder(run.path)
+        places = [folder_images(path, config, encoder) for path in folders]
     else:
         images = run_images.open_images(run, moved_images.overrides())
         places = [training_images(images, run)]

@@ -128,9 +128,9 @@ def _from_saved_model(path):
 
 
 def _from_run(run_dir):
-    from tf_instdisc.runs import directory
+    from tf_instdisc.runs import opening
 
-    run = directory.load(run_dir)
+    run = opening.load(run_dir)
 
     import tensorflow as tf
 

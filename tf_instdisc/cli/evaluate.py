@@ -40,9 +40,9 @@ def main() -> None:
 
 
 def _evaluate() -> None:
-    from tf_instdisc.runs import directory
+    from tf_instdisc.runs import opening
 
-    run = directory.load(finished_run.RUN_DIR.value or "")
+    run = opening.load(finished_run.RUN_DIR.value or "")
     if not run.bank.exists():
         run.load_bank()  # Raises, before anything large is imported.
 

@@ -28,9 +28,9 @@ def main() -> None:
 
 
 def _export() -> None:
-    from tf_instdisc.runs import directory as run_directory
+    from tf_instdisc.runs import opening
 
-    run = run_directory.load(finished_run.RUN_DIR.value or "")
+    run = opening.load(finished_run.RUN_DIR.value or "")
 
     from tf_instdisc.serving import saved_model
 

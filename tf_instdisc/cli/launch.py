@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from tf_instdisc.cli import failures, interrupt
+from tf_instdisc.cli import failures, interrupt, setting_flags
+from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown_message
 
@@ -20,20 +21,26 @@ _HELP = {"--help", "-help", "--helpfull", "--helpshort", "-h", "-?"}
 def launch(
     main: Callable[..., None],
     summary: str,
-    groups: Sequence[types.ModuleType],
+    groups: Sequence[type | FlagGroup | types.ModuleType],
     num_arguments: int = 0,
 ) -> None:
     """Parses the flags and runs a command; does not return.
 
     Args:
-        main: The command; it reads the flags itself. An expected failure
-            from it ends the command with one sentence and its own exit
-            status; any other exception keeps its traceback, with status 1.
+        main: The command; it is given a settings object for each class in
+            `groups`, and then the arguments. An expected failure from it ends
+            the command with one sentence and its own exit status; any other
+            exception keeps its traceback, with status 1.
         summary: What `--help` says first.
-        groups: Modules of `flag_groups`; `--help` lists their flags under
-            the first line of their docstrings.
+        groups: Classes of settings, whose fields become flags, or flags that
+            `setting_flags.define` has made of them. `--help` lists them under
+            the first lines of their docstrings.
         num_arguments: Arguments besides flags, which `main` is given.
     """
+    groups = [
+        setting_flags.define(group) if isinstance(group, type) else group
+        for group in groups
+    ]
     if _HELP & set(sys.argv[1:]):
         print(_help(summary, groups))
         sys.exit(0)
@@ -52,7 +59,8 @@ def launch(
                 f"The command takes {num_arguments or 'no'} arguments besides "
                 f"flags. Received: {' '.join(arguments) or 'none'}"
             )
-        main(*arguments)
+        settings = [g.read() for g in groups if isinstance(g, FlagGroup)]
+        main(*settings, *arguments)
 
     def run_until_failure(arguments):
         try:
@@ -105,12 +113,20 @@ def _named_paths(arguments: Sequence[str]) -> list[str]:
     return [value for value in found if isinstance(value, str)]
 
 
-def _flags_of(groups: Sequence[types.ModuleType]) -> list[flags.Flag]:
-    ours = flags.FLAGS.flags_by_module_dict()
-    return [flag for g in groups for flag in ours.get(g.__name__, ())]
+def _flags_of(groups: Sequence) -> list[flags.Flag]:
+    by_module = flags.FLAGS.flags_by_module_dict()
+    return [
+        flag
+        for group in groups
+        for flag in (
+            [flags.FLAGS[name] for name in group.names.values()]
+            if isinstance(group, FlagGroup)
+            else by_module.get(group.__name__, ())
+        )
+    ]
 
 
-def _refuse_nan(groups: Sequence[types.ModuleType]) -> None:
+def _refuse_nan(groups: Sequence) -> None:
     """NaN passes absl's bounds, as it is neither below nor above them."""
     for flag in _flags_of(groups):
         if isinstance(flag.parser, flags.FloatParser):
@@ -128,9 +144,12 @@ def _end(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _help(summary: str, groups: Sequence[types.ModuleType]) -> str:
+def _help(summary: str, groups: Sequence) -> str:
     parts = [summary.strip(), "", "Flags may stand in a file: --flagfile=PATH"]
     for group in groups:
+        if isinstance(group, FlagGroup):
+            parts += ["", *setting_flags.show(group)]
+            continue
         title = (group.__doc__ or group.__name__).strip().splitlines()[0]
         # Without the module's name, absl's first line.
         _, _, listing = flags.FLAGS.module_help(group).strip().partition("\n")

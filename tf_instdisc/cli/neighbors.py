@@ -22,10 +22,10 @@ def main() -> None:
 def _neighbors() -> None:
     from tf_instdisc.retrieval import queries as search
     from tf_instdisc.retrieval.pages import grid, lines, pages
-    from tf_instdisc.runs import directory
     from tf_instdisc.runs import images as run_images
+    from tf_instdisc.runs import opening
 
-    run = directory.load(finished_run.RUN_DIR.value or "")
+    run = opening.load(finished_run.RUN_DIR.value or "")
     images = run_images.open_images(run, moved_images.overrides())
     size = neighbors.PICTURE_SIZE.value
     queries = search.parse_query(

@@ -1,5 +1,6 @@
 """instdisc-plan: prints what a run will need, without running anything."""
 
+import dataclasses
 import json
 import math
 import os
@@ -7,18 +8,13 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
-from typing import Any
 
-from absl import flags
-
-from tf_instdisc import choices
-from tf_instdisc.cli import train
-from tf_instdisc.cli.flag_groups import data, encoder, optimization, run
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.train import TrainOptions
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.run import RunConfig, group_kinds
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
-from tf_instdisc.training import plan
 
 _SUMMARY = """
 Prints what a run will need: bank, memory of a step, checkpoints, steps. It
@@ -27,78 +23,70 @@ takes the flags of instdisc-train, and runs nothing.
   instdisc-plan --flagfile=flags/imagenet_resnet50.flags --run_dir=runs/r50
 """
 
-NUM_INSTANCES = flags.DEFINE_integer(
-    "num_instances",
-    None,
-    "Training images; by default counted in --images, or read from what TFDS "
-    "has prepared in --data_dir.",
-    lower_bound=2,
-)
-REPLICAS_PER_HOST = flags.DEFINE_integer(
-    "replicas_per_host",
-    None,
-    "GPUs of each host; by default those of this one.",
-    lower_bound=1,
-)
-DEVICE_GIB = flags.DEFINE_float(
-    "device_gib", None, "Memory of a GPU; by default that of this host's."
-)
-HOST_GIB = flags.DEFINE_float(
-    "host_gib", None, "Memory of a host; by default that of this one."
-)
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Images and machines"""
+
+    num_instances: int | None = setting(
+        None,
+        "Training images; by default counted in --images, or read from what "
+        "TFDS has prepared in --data_dir.",
+        least=2,
+    )
+    replicas_per_host: int | None = setting(
+        None, "GPUs of each host; by default those of this one.", least=1
+    )
+    device_gib: float | None = setting(
+        None, "Memory of a GPU; by default that of this host's.", least=0.001
+    )
+    host_gib: float | None = setting(
+        None, "Memory of a host; by default that of this one.", least=0.001
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def main() -> None:
     """Entry point of `instdisc-plan`."""
-    launch(_plan, _SUMMARY, (sys.modules[__name__], *train.GROUPS))
+    kinds = group_kinds().values()
+    launch(_plan, _SUMMARY, [PlanOptions, TrainOptions, *kinds])
 
 
-def _plan() -> None:
+def _plan(options: PlanOptions, train: TrainOptions, *groups) -> None:
+    config = RunConfig(*groups)
+    config.data.require_images()
+
+    from tf_instdisc.training import plan
+
     gpus = _gpu_bytes()
-    one_device = run.DISTRIBUTION.value == "one_device"
-    replicas = REPLICAS_PER_HOST.value or (1 if one_device else len(gpus) or 1)
-    device_memory = gpus[0] if gpus else None
-    if DEVICE_GIB.value:
-        device_memory = int(DEVICE_GIB.value * plan.GIB)
-    host_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if HOST_GIB.value:
-        host_memory = int(HOST_GIB.value * plan.GIB)
-    num_instances = NUM_INSTANCES.value or _count_images()
-    image_size = data.IMAGE_SIZE.value
-    stem = encoder.STEM.value or choices.default_stem(image_size)
-    names = (
-        "encoder",
-        "width",
-        "embedding_dim",
-        "objective",
-        "num_negatives",
-        "negatives",
-        "bank_dtype",
-        "bank_placement",
-        "batch_size",
-        "accumulate_steps",
-        "optimizer",
-        "keep_checkpoints",
-        "precision",
-        "train_image_size",
-        "stem_width",
+    is_one_device = config.training.distribution == "one_device"
+    replicas = options.replicas_per_host or (
+        1 if is_one_device else len(gpus) or 1
     )
-    taken: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-    hosts = _num_hosts()
+    device_memory = gpus[0] if gpus else None
+    if options.device_gib:
+        device_memory = int(options.device_gib * plan.GIB)
+    host_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if options.host_gib:
+        host_memory = int(options.host_gib * plan.GIB)
+    num_instances = options.num_instances or _count_images(config.data)
+    hosts = _num_hosts(config.training.distribution)
     made = plan.make_plan(
-        num_instances=num_instances,
-        stem=stem,
-        image_size=image_size,
-        hosts=hosts,
-        replicas_per_host=replicas,
-        device_memory=device_memory,
-        host_memory=host_memory,
-        disk=_free_disk(run.RUN_DIR.value or ""),
-        **taken,
+        config,
+        plan.Machines(
+            hosts=hosts,
+            replicas_per_host=replicas,
+            device_memory=device_memory,
+            host_memory=host_memory,
+            disk=_free_disk(train.run_dir or ""),
+        ),
+        num_instances,
     )
     steps = made.steps_per_epoch
     total = math.ceil(
-        steps * optimization.EPOCHS.value / optimization.ACCUMULATE_STEPS.value
+        steps * config.optimizer.epochs / config.optimizer.accumulate_steps
     )
     rows = (
         ("images", f"{num_instances:,}"),
@@ -119,7 +107,7 @@ def _plan() -> None:
 
 
 def _gib(size):
-    return f"{size / plan.GIB:.3f} GiB"
+    return f"{size / 2**30:.3f} GiB"
 
 
 def _gpu_bytes():
@@ -133,8 +121,8 @@ def _gpu_bytes():
     return [int(size) * 2**20 for size in sizes if size.isdigit()]
 
 
-def _num_hosts():
-    if run.DISTRIBUTION.value != "multi_worker":
+def _num_hosts(distribution):
+    if distribution != "multi_worker":
         return 1
     cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
     workers = sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
@@ -153,13 +141,11 @@ def _free_disk(run_dir):
     return shutil.disk_usage(path).free
 
 
-def _count_images():
-    if data.IMAGES.value:
-        return len(image_paths(data.IMAGES.value))
+def _count_images(data):
+    if data.images:
+        return len(image_paths(data.images))
     return _count_prepared(
-        data.DATA_DIR.value or "~/tensorflow_datasets",
-        data.DATASET.value,
-        data.SPLIT.value,
+        data.data_dir or "~/tensorflow_datasets", data.dataset, data.split
     )
 
 

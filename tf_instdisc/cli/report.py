@@ -20,9 +20,9 @@ def main() -> None:
 
 def _report() -> None:
     from tf_instdisc.retrieval.pages import pages, run_page
-    from tf_instdisc.runs import directory, images
+    from tf_instdisc.runs import images, opening
 
-    run = directory.load(finished_run.RUN_DIR.value or "")
+    run = opening.load(finished_run.RUN_DIR.value or "")
     page = run_page.report(
         run,
         images.open_images(run, moved_images.overrides()),

@@ -21,11 +21,11 @@ def main() -> None:
 
 
 def _update() -> None:
-    from tf_instdisc.runs import directory
+    from tf_instdisc.runs import opening
     from tf_instdisc.runs.update import update_run
 
     run, done = update_run(
-        directory.load(finished_run.RUN_DIR.value or ""),
+        opening.load(finished_run.RUN_DIR.value or ""),
         update.IMAGES.value or "",
         update.REREAD.value,
         update.OUTPUT.value,

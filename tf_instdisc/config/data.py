@@ -15,7 +15,7 @@ FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 MAX_PIXELS = 2**27
 """Of an image in a folder; larger ones are refused undecoded."""
 
-_OF_A_DATASET = ("split", "test_split", "data_dir", "image_key", "label_key")
+OF_A_DATASET = ("split", "test_split", "data_dir", "image_key", "label_key")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ class DataConfig:
         if self.images:
             for field in dataclasses.fields(self):
                 value = getattr(self, field.name)
-                if field.name in _OF_A_DATASET and value != field.default:
+                if field.name in OF_A_DATASET and value != field.default:
                     raise UsageError(
                         f"`{field.name}` does not go with `images`. Received: "
                         f"{field.name}={value} and images={self.images}. "
@@ -114,6 +114,14 @@ class DataConfig:
                 "`test_images` does not go with `dataset`. Received: "
                 f"test_images={self.test_images} and dataset={self.dataset}. "
                 "Use `test_split`."
+            )
+
+    def require_images(self) -> None:
+        """Raises UsageError unless a data set or a folder is named."""
+        if not self.dataset and not self.images:
+            raise UsageError(
+                "A run needs images. Received: none. Give --dataset, or "
+                "--images and --test_images."
             )
 
 

@@ -27,6 +27,7 @@ class Rule:
         is_below: Whether `most` itself is out of range.
         is_rising: Whether values of a tuple must rise from above 0.
         is_path: Whether the text is a path, whose `~` is expanded.
+        is_required: Whether None, the default, is refused.
         flag: Name of the flag; the field's own by default.
     """
 
@@ -37,6 +38,7 @@ class Rule:
     is_below: bool = False
     is_rising: bool = False
     is_path: bool = False
+    is_required: bool = False
     flag: str | None = None
 
 
@@ -86,6 +88,8 @@ def check(settings: Settings) -> None:
         value = getattr(settings, field.name)
         rule = rule_of(field)
         kind, is_tuple = kind_of(type(settings), field)
+        if value is None and rule.is_required:
+            raise UsageError(f"The flag --{flag_of(field)} is required.")
         if value is None and field.default is None:
             continue
         if is_tuple:
@@ -180,19 +184,22 @@ def _parsed(name: str, text: str, kind: type) -> Any:
     )
 
 
-def to_flags(settings: Settings) -> list[str]:
-    """Lines of a flagfile; a value of None is left out."""
-    lines = []
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        name = flag_of(field)
-        if isinstance(value, bool):
-            lines.append(f"--{name}" if value else f"--no{name}")
-        elif isinstance(value, tuple):
-            lines.append(f"--{name}={','.join(map(str, value))}")
-        elif value is not None:
-            lines.append(f"--{name}={value}")
-    return lines
+def text_of(value: Any) -> str:
+    """A value as the text of a flag."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def to_texts(settings: Settings) -> dict[str, str]:
+    """Values of the flags by name, as text; a value of None is left out."""
+    return {
+        flag_of(field): text_of(value)
+        for field in dataclasses.fields(settings)
+        if (value := getattr(settings, field.name)) is not None
+    }
 
 
 def read_flagfile(text: str) -> dict[str, str]:

@@ -12,8 +12,8 @@ from tf_instdisc.config.fields import (
     from_texts,
     read_flagfile,
     setting,
-    to_flags,
     to_json,
+    to_texts,
 )
 from tf_instdisc.config.method import MethodConfig, OptimizerConfig
 from tf_instdisc.errors import UsageError
@@ -143,13 +143,16 @@ class RunConfig:
             self.data.train_image_size,
         )
 
+    def flags(self) -> dict[str, str]:
+        """The settings as flags by name, as text; None is left out."""
+        texts = {}
+        for group in dataclasses.fields(self):
+            texts.update(to_texts(getattr(self, group.name)))
+        return texts
+
     def flagfile(self) -> str:
         """A flagfile of the settings, for people and for `--flagfile`."""
-        lines = [
-            line
-            for group in dataclasses.fields(self)
-            for line in to_flags(getattr(self, group.name))
-        ]
+        lines = [f"--{name}={text}" for name, text in self.flags().items()]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, dict[str, Any]]:
@@ -160,8 +163,10 @@ class RunConfig:
         }
 
 
-def _kind(group: dataclasses.Field) -> type:
-    return typing.get_type_hints(RunConfig)[group.name]
+def group_kinds() -> dict[str, type]:
+    """The classes of the groups of `RunConfig`, by name and in its order."""
+    kinds = typing.get_type_hints(RunConfig)
+    return {f.name: kinds[f.name] for f in dataclasses.fields(RunConfig)}
 
 
 def from_json(content: Mapping[str, Mapping[str, Any]]) -> RunConfig:
@@ -171,17 +176,16 @@ def from_json(content: Mapping[str, Mapping[str, Any]]) -> RunConfig:
         UsageError: If a setting is unknown or out of range.
     """
     groups = {}
-    for group in dataclasses.fields(RunConfig):
-        values = dict(content.get(group.name, {}))
-        kind = _kind(group)
+    for group, kind in group_kinds().items():
+        values = dict(content.get(group, {}))
         names = {field.name for field in dataclasses.fields(kind)}
         if unknown := sorted(set(values) - names):
             raise UsageError(
-                f"The settings in `{group.name}` must be known ones. Received: "
+                f"The settings in `{group}` must be known ones. Received: "
                 f"{', '.join(unknown)}. Use the version of tf_instdisc that "
                 "wrote them."
             )
-        groups[group.name] = kind(**values)
+        groups[group] = kind(**values)
     return RunConfig(**groups)
 
 
@@ -193,11 +197,19 @@ def from_flagfile(*texts: str) -> RunConfig:
     Raises:
         UsageError: If a value is out of range.
     """
-    values = read_flagfile("\n".join(texts))
+    return from_flags(read_flagfile("\n".join(texts)))
+
+
+def from_flags(values: Mapping[str, str]) -> RunConfig:
+    """The settings in flags by name, as text; other flags are ignored.
+
+    Raises:
+        UsageError: If a value is out of range.
+    """
     return RunConfig(
         **{
-            group.name: from_texts(_kind(group), values)
-            for group in dataclasses.fields(RunConfig)
+            group: from_texts(kind, values)
+            for group, kind in group_kinds().items()
         }
     )
 

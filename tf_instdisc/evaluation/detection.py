@@ -127,8 +127,8 @@ def measure(
     encoder = load_encoder(run.path)
     # Faults of size or names of layers are found before images are read.
     _build(encoder, options, num_classes=1, pretrained=True)
-    flags = run.read_flags()
-    data_dir = options.data_dir or data_dir or flags.get("data_dir")
+    own = run.read_config().data.data_dir
+    data_dir = options.data_dir or data_dir or own
     options = dataclasses.replace(options, data_dir=data_dir)
     train, test = _sources(options)
     classes = ", ".join(map(shown, train.class_names))

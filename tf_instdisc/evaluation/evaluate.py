@@ -16,7 +16,7 @@ from tf_instdisc.evaluation import (
 )
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.runs import directory, lock
+from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
 
 # check(inputs, options), measure(inputs, options)
@@ -54,7 +54,7 @@ def evaluate(
         ValueError: If labels, images or options do not fit.
     """
     if not isinstance(run, RunDirectory):
-        run = directory.load(os.fspath(run))
+        run = opening.load(os.fspath(run))
     with lock.holding(run.path):
         return _evaluate(run, options, overrides)
 

@@ -150,7 +150,7 @@ def _measure(inputs, options, protocol, fractions):
             number = paper.PaperNumber()
             if is_pretrained and protocol == "semi_supervised":
                 number = paper.beside(
-                    protocol, fraction, inputs.run.read_flags(), inputs.flags
+                    protocol, fraction, inputs.run.read_config(), inputs.config
                 )
             found += [
                 Measurement(protocol, name, "top1", values["top1"]),
@@ -198,7 +198,7 @@ class FineTuning:
     a small network.
 
     Args:
-        inputs: The run; its flags say size and flip of the training images.
+        inputs: The run; its settings say size and flip of the training images.
         options: How the network is trained.
 
     Attributes:
@@ -292,19 +292,19 @@ def _last_features(encoder):
 
 def _augmentation(inputs, options):
     """Crops and mirrors as the run does; colours stay as they are."""
-    flags = inputs.flags
+    config = inputs.config
     area = options.min_crop_area
     if area is None:
-        area = float(flags.get("min_crop_area", 0.2))
+        area = config.augmentation.min_crop_area
     return Augmentation(
-        image_size=int(flags.get("train_image_size", inputs.image_size)),
+        image_size=config.data.train_image_size or inputs.image_size,
         crop_area=(area, 1.0),
         brightness=0.0,
         contrast=0.0,
         saturation=0.0,
         hue=0.0,
         grayscale_probability=0.0,
-        flip=flags.get("flip", "true") == "true",
+        flip=config.augmentation.flip,
     )
 
 

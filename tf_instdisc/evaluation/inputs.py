@@ -3,19 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.features import data_digest
-from tf_instdisc.runs.directory import Bank, RunDirectory
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import (
-    DataSettings,
     open_test,
     open_train,
     with_overrides,
@@ -31,13 +33,13 @@ class EvaluationInputs:
 
     Attributes:
         run: The run.
-        flags: Its flags, with what was put in their place.
+        config: Its settings, with the images that are measured on.
         source: Images with labels to learn from.
         test_source: Images with labels to be told; the same classes.
     """
 
     run: RunDirectory
-    flags: dict[str, str]
+    config: RunConfig
     source: ImageSource
     test_source: ImageSource
 
@@ -59,7 +61,7 @@ class EvaluationInputs:
     @property
     def crop_fraction(self) -> float:
         """As in `evaluation_dataset`."""
-        return float(self.flags.get("crop_fraction", 1.0))
+        return self.config.data.crop_fraction
 
     @functools.cached_property
     def source_digest(self) -> str:
@@ -95,13 +97,13 @@ def labels_of(source: ImageSource) -> np.ndarray:
 
 
 def open_inputs(
-    run: RunDirectory, overrides: Mapping[str, str] | None = None
+    run: RunDirectory, overrides: Mapping[str, Any] | None = None
 ) -> EvaluationInputs:
     """Opens a run with the images that it was trained on, or others.
 
     Args:
         run: A finished run.
-        overrides: Flags of `instdisc-train` in place of the run's, for data
+        overrides: Fields of `DataConfig` in place of the run's, for data
             that was moved or is another: `images`, `test_images`,
             `bad_images`; or `dataset`, `split`, `test_split`, `data_dir`,
             `image_key`, `label_key`, `cache`.
@@ -117,15 +119,17 @@ def open_inputs(
     """
     if not run.bank.exists():
         run.load_bank()  # Raises, and says what is missing.
-    flags = with_overrides(run.read_flags(), overrides or {})
-    return EvaluationInputs(run, flags, *open_labelled(flags))
+    config = run.read_config()
+    data = with_overrides(config.data, overrides or {})
+    config = dataclasses.replace(config, data=data)
+    return EvaluationInputs(run, config, *open_labelled(data))
 
 
-def open_labelled(flags: Mapping[str, str]) -> tuple[ImageSource, ImageSource]:
-    """Opens the images that flags of `instdisc-train` name.
+def open_labelled(data: DataConfig) -> tuple[ImageSource, ImageSource]:
+    """Opens images to learn from and to test on.
 
     Args:
-        flags: By name, as text.
+        data: Which ones.
 
     Returns:
         Images to learn from and to test on, with labels of the same classes.
@@ -134,7 +138,7 @@ def open_labelled(flags: Mapping[str, str]) -> tuple[ImageSource, ImageSource]:
         FileNotFoundError: If a folder is missing.
         ValueError: As `open_inputs` does.
     """
-    source, test_source = _open_sources(flags)
+    source, test_source = _open_sources(data)
     require_labels(source, test_source)
     return source, test_source
 
@@ -169,19 +173,18 @@ def _named(source):
     return f"{source.name} with {len(names)} ({named})"
 
 
-def _open_sources(flags):
-    settings = DataSettings.from_flags(flags)
-    if settings.images and not settings.test_images:
+def _open_sources(data):
+    if data.images and not data.test_images:
         raise UsageError(
             "An evaluation needs test images. Received: a run over "
-            f"--images={settings.images} without them. Give "
+            f"--images={data.images} without them. Give "
             "--test_images=FOLDER with the same class subfolders."
         )
-    test_source = open_test(settings)
+    test_source = open_test(data)
     if test_source is None:
         raise UsageError(
             "An evaluation needs test images. Received: a run over "
-            f"--dataset={settings.dataset} without a --test_split. Give "
+            f"--dataset={data.dataset} without a --test_split. Give "
             "--test_split."
         )
-    return open_train(settings), test_source
+    return open_train(data), test_source

@@ -129,8 +129,8 @@ def _embedded(bank):
 def _encoded(inputs: EvaluationInputs) -> Embedded:
     """The run's bank if it is of these images, which else are encoded."""
     source, bank = inputs.source, inputs.bank
-    own = inputs.run.read_flags()
-    is_own = all(inputs.flags.get(name) == own.get(name) for name in _DATA)
+    own, data = inputs.run.read_config().data, inputs.config.data
+    is_own = all(getattr(data, name) == getattr(own, name) for name in _DATA)
     if (
         is_own
         and bank.encoded_by is not None
@@ -144,7 +144,7 @@ def _encoded(inputs: EvaluationInputs) -> Embedded:
 def _measure(name, rows, test, inputs, options, protocol):
     temperature = options.temperature
     if temperature is None:
-        temperature = float(inputs.flags.get("temperature", 0.07))
+        temperature = inputs.config.method.temperature
     accuracies = knn_accuracy(
         rows.embeddings,
         rows.labels,
@@ -159,7 +159,7 @@ def _measure(name, rows, test, inputs, options, protocol):
         number_of_paper = paper.PaperNumber()
         if number == 200 and name != "untrained":
             number_of_paper = paper.beside(
-                protocol, "knn", inputs.run.read_flags(), inputs.flags
+                protocol, "knn", inputs.run.read_config(), inputs.config
             )
         title = f"kNN, {name}, k = {number}"
         found.append(

@@ -107,7 +107,7 @@ def measure(
         encoders[", untrained"] = untrained.encoder_like(
             inputs.encoder, inputs.source, options.seed
         )
-    trained = inputs.run.read_flags()
+    trained = inputs.run.read_config()
     found = []
     for suffix, encoder in encoders.items():
         role = "untrained" if suffix else "trained"
@@ -126,7 +126,9 @@ def measure(
                 )
                 number = paper.PaperNumber()
                 if not suffix:
-                    number = paper.beside(protocol, name, trained, inputs.flags)
+                    number = paper.beside(
+                        protocol, name, trained, inputs.config
+                    )
                 title = f"linear, {name}{suffix}"
                 found += [
                     Measurement(

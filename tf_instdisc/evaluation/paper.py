@@ -11,8 +11,10 @@ them before you quote them. The paper's detectors (Fast and Faster R-CNN) are
 not the one that is measured here, so detection has no number.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from tf_instdisc.config import DataConfig, RunConfig
+from tf_instdisc.config.encoder import default_stem
 
 
 class PaperNumber(NamedTuple):
@@ -71,22 +73,27 @@ TRAINING_SHARE_KNN = {
     1: 0.410,
 }
 
-# What a run must have been trained on and with, by flag.
-_OF_PAPER = {"width": "64", "embedding_dim": "128", "split": "train"}
+# What a run must have been trained on and with.
+_OF_PAPER: dict[str, Any] = {
+    "width": 64,
+    "embedding_dim": 128,
+    "split": "train",
+    "images": None,
+}
 _ON_CIFAR10 = {
     **_OF_PAPER,
     "dataset": "cifar10",
-    "encoder": "resnet18",
+    "backbone": "resnet18",
     "stem": "cifar",
-    "image_size": "32",
+    "image_size": 32,
 }
 _ON_IMAGENET = {
     **_OF_PAPER,
     "dataset": "imagenet2012",
     "stem": "imagenet",
-    "image_size": "224",
+    "image_size": 224,
     "objective": "nce",
-    "num_negatives": "4096",
+    "num_negatives": 4096,
 }
 
 
@@ -122,8 +129,8 @@ def semi_supervised(fraction: float) -> float | None:
 def beside(
     protocol: str,
     name: str | float,
-    trained: Mapping[str, str],
-    measured: Mapping[str, str],
+    trained: RunConfig,
+    measured: RunConfig,
 ) -> PaperNumber:
     """The paper's number for a measurement, if it has the paper's setting.
 
@@ -132,17 +139,18 @@ def beside(
             `"semi_supervised"`.
         name: `"knn"` or a layer; of `"semi_supervised"` the fraction of the
             labels.
-        trained: The run's flags, as `RunDirectory.read_flags` gives them.
+        trained: The run's settings.
         measured: The same with what the measurement has put in their place.
 
     Returns:
         The number; without a value where network or data are others.
     """
-    encoder = trained.get("encoder", "")
-    is_own = _data(measured) == _data(trained)
-    if _has(trained, _ON_CIFAR10) and is_own and _data(measured)[2] == "test":
-        objective = trained.get("objective", "")
-        negatives = int(trained.get("num_negatives", 0))
+    encoder = trained.encoder.backbone
+    data = _data(measured.data)
+    is_own = data == _data(trained.data)
+    if _has(trained, _ON_CIFAR10) and is_own and data[2] == "test":
+        objective = trained.method.objective
+        negatives = trained.method.num_negatives
         svm, knn = cifar10(objective, negatives)
         value = {"svm": svm, "knn": knn}.get(protocol)
         detail = f", {negatives} negatives" if objective == "nce" else ""
@@ -151,10 +159,10 @@ def beside(
         return _NONE
     elif protocol == "transfer":
         row = dict(zip(_LAYERS, _PLACES.get(encoder, ()), strict=False))
-        is_places = _data(measured)[0].startswith("places205")
+        is_places = data[0].startswith("places205")
         value = _fraction(row.get(str(name))) if is_places else None
         setting = f"ImageNet to Places, {encoder}; {FROM_MEMORY}"
-    elif not is_own or _data(measured)[2] != "validation":
+    elif not is_own or data[2] != "validation":
         return _NONE
     elif protocol == "semi_supervised":
         is_resnet50 = encoder == "resnet50"
@@ -174,15 +182,21 @@ def _fraction(percent):
     return None if percent is None else percent / 100
 
 
-def _data(flags):
+def _data(data: DataConfig) -> tuple[str, str, str]:
     """Name of a TFDS data set, and its splits."""
-    name = flags.get("dataset", "").partition(":")[0].partition("/")[0]
-    return name, flags.get("split", ""), flags.get("test_split", "")
+    name = (data.dataset or "").partition(":")[0].partition("/")[0]
+    test_split = data.test_split
+    if test_split is None:
+        test_split = "validation" if name == "imagenet2012" else "test"
+    return name, data.split, test_split
 
 
-def _has(flags, wanted):
-    flags = {**flags, "dataset": _data(flags)[0]}
-    is_folder = bool(flags.get("images"))
-    return not is_folder and all(
-        flags.get(name) == value for name, value in wanted.items()
-    )
+def _has(config: RunConfig, wanted: dict[str, Any]) -> bool:
+    values = {
+        **vars(config.data),
+        **vars(config.encoder),
+        **vars(config.method),
+        "dataset": _data(config.data)[0],
+        "stem": config.encoder.stem or default_stem(config.data.image_size),
+    }
+    return all(values[name] == value for name, value in wanted.items())

@@ -103,7 +103,7 @@ def measure(
     number = paper.PaperNumber()
     if options.layer == "embedding":
         number = paper.beside(
-            "svm", "embedding", inputs.run.read_flags(), inputs.flags
+            "svm", "embedding", inputs.run.read_config(), inputs.config
         )
     return [
         Measurement("svm", name, "top1", values["top1"], *number),

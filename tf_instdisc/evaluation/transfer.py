@@ -71,12 +71,13 @@ def open_transfer(
     Raises:
         ValueError: If it is the run's own, or its labels do not fit.
     """
-    flags = run.read_flags()
+    data = run.read_config().data
     for name in ("dataset", "images"):
-        if name in options.images and options.images[name] == flags.get(name):
+        own = getattr(data, name)
+        if name in options.images and options.images[name] == own:
             raise UsageError(
                 "A transfer needs another data set than the run's. Received: "
-                f"--transfer_{name}={flags[name]}, which the run was trained "
+                f"--transfer_{name}={own}, which the run was trained "
                 "on. Use --protocol=knn,linear for that."
             )
     shared = {

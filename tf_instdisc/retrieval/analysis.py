@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from tf_instdisc.retrieval.neighbors import top_k, weighted_votes
-from tf_instdisc.runs.directory import Bank
+from tf_instdisc.runs.bank import Bank
 
 _CLUSTERS = 12
 

@@ -7,7 +7,7 @@ from scipy import linalg
 
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.neighbors import top_k
-from tf_instdisc.runs.directory import Bank
+from tf_instdisc.runs.bank import Bank
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,15 +13,18 @@ import sys
 import keras
 import numpy as np
 
+from tf_instdisc.config import RunConfig
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.retrieval import duplicate_pairs, near_pairs
 from tf_instdisc.retrieval.duplicate_pairs import Pairs
 from tf_instdisc.retrieval.local_scale import local_scale
-from tf_instdisc.runs.directory import Bank, RunDirectory
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import embed
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.runs.sources import with_overrides
 
 _BATCH = 256
 _NUM_COPIED = 256
@@ -126,27 +129,24 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
         bank.labels[found],
         bank.class_names,
     )
-    return Collection(kept, RunImages(kept, images.flags), title)
+    return Collection(kept, RunImages(kept, images.config), title)
 
 
 def folder_images(
-    folder: str, flags: dict[str, str], encoder: keras.Model
+    folder: str, config: RunConfig, encoder: keras.Model
 ) -> Collection:
     """The images of a folder; files that cannot be decoded are left out.
 
     Args:
         folder: Path.
-        flags: The run's flags, for the size of the encoder's input.
+        config: The run's settings, for the size of the encoder's input.
         encoder: The run's encoder.
     """
-    flags = {**flags, "images": folder}
+    data = with_overrides(config.data, {"images": folder, "test_images": None})
     source = folder_source(folder, "skip")
-    crop_fraction = float(flags.get("crop_fraction", 1.0))
     embedded = embed(
         encoder,
-        evaluation_dataset(
-            source, int(flags["image_size"]), _BATCH, crop_fraction
-        ),
+        evaluation_dataset(source, data.image_size, _BATCH, data.crop_fraction),
     )
     bank = Bank(
         embedded.embeddings,
@@ -155,7 +155,9 @@ def folder_images(
         embedded.labels,
         source.class_names or (),
     )
-    return Collection(bank, RunImages(bank, flags), folder)
+    return Collection(
+        bank, RunImages(bank, dataclasses.replace(config, data=data)), folder
+    )
 
 
 def find_duplicates(
@@ -254,7 +256,7 @@ def fraction_of_copies_found(
     radii = local_scale(bank.rows).radii(duplicate_pairs.MOST_RIVALS)[chosen]
     side = images.image_size
     is_mirrored = rng.random([count]) < 0.5
-    is_mirrored &= images.flags.get("flip") == "true"
+    is_mirrored &= images.config.augmentation.flip
     found: list[np.ndarray] = []
     for slots, batch in images.batches(chosen, side, images.crop_fraction):
         margin = round(side / 40)

@@ -15,7 +15,8 @@ from tf_instdisc.data.sources import NO_LABEL, array_source
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.retrieval.neighbors import top_k
-from tf_instdisc.runs.directory import Bank, RunDirectory
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.load import load_encoder
 

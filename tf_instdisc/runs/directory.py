@@ -1,25 +1,4 @@
-"""A run's directory: the only place that knows the names of its files.
-
-flags.txt       a flagfile that repeats the run
-run.json        the settings of which a continued run may change some
-checkpoints/    where a run goes on that was stopped
-metrics.jsonl   one JSON object for each epoch
-tensorboard/    the same for TensorBoard
-encoder.keras   the trained encoder
-encoder_best.keras  with --keep_best, the encoder of the best epoch by kNN
-best.json       its epoch and kNN accuracy
-bank.npz        rows, instance ids, names, labels, class names
-report.html     what instdisc-report writes
-instances.json  what instdisc-update has removed, and digests of the files
-results.json    what instdisc-evaluate has measured
-features/       layers' activations that instdisc-evaluate keeps
-detection.jsonl one JSON object for each epoch of each detector
-checksums.json  SHA-256 of the files above, which are checked when read
-lock            who is writing; only while it is there
-checked_images.npz       which files of the folder can be decoded
-checked_test_images.npz  the same of the test folder
-labels.npz      those of a data set whose shards are read in every epoch
-"""
+"""Reads and writes the files of one run; each is whole, or named as damaged."""
 
 import contextlib
 import dataclasses
@@ -28,249 +7,69 @@ import json
 import pathlib
 import sys
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 
 from tf_instdisc import checksums
-from tf_instdisc.errors import DamagedFileError, StorageError, UsageError
-from tf_instdisc.paths import local_path
-from tf_instdisc.runs import lock
-from tf_instdisc.text import shown_message
-
-_COPY = "Restore it from a copy"
-_ACCEPT = "remove checksums.json: the files are then taken as they are"
-_TRAIN = (
-    "Start the run's instdisc-train command again, which writes it again; "
-    "what instdisc-convert or instdisc-update has written, write by these "
-    "again. Or restore it from a copy."
-)
-_BEST = (
-    f"{_COPY}; or remove encoder_best.keras and best.json, and the best of the "
-    "epochs that come is kept."
-)
-# What to do if a file is not what was written.
-_CURES = {
-    "flags.txt": f"{_COPY}, or start the run's instdisc-train command again. "
-    f"If you have edited it on purpose, {_ACCEPT}.",
-    "run.json": f"{_COPY}. If you have edited it on purpose, {_ACCEPT}.",
-    "encoder.keras": _TRAIN,
-    "encoder_best.keras": _BEST,
-    "best.json": _BEST,
-    "bank.npz": _TRAIN,
-    "metrics.jsonl": f"{_COPY}; or, to go on without its epochs, remove it "
-    "and checksums.json.",
-    "instances.json": f"{_COPY}; or remove it and checksums.json: then "
-    "instdisc-update does not know which files have changed, and may give the "
-    "id of a removed image again.",
-    "results.json": "Remove it, and measure with instdisc-evaluate again.",
-}
+from tf_instdisc.config import RunConfig
+from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc.runs import bank as bank_file
+from tf_instdisc.runs import record
+from tf_instdisc.runs.bank import Bank, EncodedBy
+from tf_instdisc.runs.files import BEST_CURE, CURES, RunFiles
+from tf_instdisc.runs.record import RunRecord
 
 
 class RunDirectoryError(UsageError):
     """A directory does not hold what it should."""
 
 
-@dataclasses.dataclass(frozen=True)
-class EncodedBy:
-    """The encoder that gave a bank's rows, from the whole images.
-
-    Attributes:
-        encoder: SHA-256 of `encoder.keras`.
-        epochs: Epochs of its training; -1 where that is not known.
-        images: Images of the next epoch that it was trained on besides.
-    """
-
-    encoder: str
-    epochs: int = -1
-    images: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Bank:
-    """What a finished run is searched by: a row for each image.
-
-    Attributes:
-        rows: float32 `[size, embedding_dim]`, of unit length.
-        instance_ids: int64 `[size]`, ascending.
-        names: str `[size]`, paths or positions in a split.
-        labels: int64 `[size]`, negative where there is none.
-        class_names: One for each label; empty without labels.
-        encoded_by: What encoded the rows; None where they are the training's
-            own, as earlier versions wrote them and converted runs have them.
-    """
-
-    rows: np.ndarray
-    instance_ids: np.ndarray
-    names: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...] = ()
-    encoded_by: EncodedBy | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class RunDirectory:
+class RunDirectory(RunFiles):
     """Reads and writes the files of one run.
 
-    Attributes:
-        path: The directory; `~` is expanded.
-
-    Raises:
-        ValueError: If the path is a URL.
+    Every reader raises DamagedFileError where a file is not what was written.
     """
 
-    path: pathlib.Path
+    # === Settings ===
 
-    def __post_init__(self) -> None:
-        path = pathlib.Path(local_path(self.path, "run_dir"))
-        object.__setattr__(self, "path", path)
-
-    @property
-    def flags(self) -> pathlib.Path:
-        return self.path / "flags.txt"
-
-    @property
-    def settings(self) -> pathlib.Path:
-        return self.path / "run.json"
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        return self.path / "checkpoints"
-
-    @property
-    def metrics(self) -> pathlib.Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> pathlib.Path:
-        return self.path / "tensorboard"
-
-    @property
-    def encoder(self) -> pathlib.Path:
-        return self.path / "encoder.keras"
-
-    @property
-    def best_encoder(self) -> pathlib.Path:
-        return self.path / "encoder_best.keras"
-
-    @property
-    def best(self) -> pathlib.Path:
-        return self.path / "best.json"
-
-    @property
-    def bank(self) -> pathlib.Path:
-        return self.path / "bank.npz"
-
-    @property
-    def instances(self) -> pathlib.Path:
-        return self.path / "instances.json"
-
-    @property
-    def report(self) -> pathlib.Path:
-        return self.path / "report.html"
-
-    @property
-    def checked_images(self) -> pathlib.Path:
-        return self.path / "checked_images.npz"
-
-    @property
-    def checked_test_images(self) -> pathlib.Path:
-        return self.path / "checked_test_images.npz"
-
-    @property
-    def labels(self) -> pathlib.Path:
-        return self.path / "labels.npz"
-
-    @property
-    def results(self) -> pathlib.Path:
-        return self.path / "results.json"
-
-    @property
-    def features(self) -> pathlib.Path:
-        return self.path / "features"
-
-    def save_results(self, results: dict) -> None:
-        """Writes what was measured, whole or not at all."""
-        checksums.write_text(self.results, json.dumps(results, indent=1) + "\n")
-
-    def load_results(self) -> dict:
-        """What was measured; empty before the first evaluation.
-
-        Raises:
-            DamagedFileError: If the file is damaged.
-        """
-        if checksums.is_missing(self.results):
-            print(
-                f"warning: {self.results} is missing; what it held is to be "
-                "measured again.",
-                file=sys.stderr,
-            )
-        return self._read_json(self.results) or {}
-
-    @property
-    def detection(self) -> pathlib.Path:
-        return self.path / "detection.jsonl"
-
-    def save_settings(self, settings: dict, flags_text: str) -> None:
-        """Writes settings and flags; makes the directory of a new run.
-
-        Args:
-            settings: For JSON; what decides the outcome of the run.
-            flags_text: A flagfile that repeats the run.
+    def save_record(self, written: RunRecord) -> None:
+        """Writes settings and facts; makes the directory of a new run.
 
         Raises:
             StorageError: If they cannot be written.
         """
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            # Settings first: with them the directory is a run's.
-            text = json.dumps(settings, indent=1) + "\n"
-            checksums.write_text(self.settings, text)
-            checksums.write_text(self.flags, flags_text)
+            # With it the directory is a run's.
+            checksums.write_text(self.settings, written.text())
+            checksums.write_text(self.flags, written.config.flagfile())
 
-    def read_flags(self) -> dict[str, str]:
-        """The flags of the run by name, as text; a switch is true or false."""
-        return parse_flags(self.read_flags_text())
+    def read_record(self) -> RunRecord:
+        """Settings and facts, also of a run of version 0.1."""
+        checksums.require_present(self.settings, CURES[self.settings.name])
+        content = self._read_json(self.settings) or {}
+        if "format" in content:
+            with checksums.parsing(self.settings, CURES[self.settings.name]):
+                return record.parse(content)
+        flagfile = checksums.read_text(self.flags, CURES[self.flags.name])
+        with checksums.parsing(self.flags, CURES[self.flags.name]):
+            return record.parse_first_format(content, flagfile)
 
-    def read_flags_text(self) -> str:
-        """The run's flagfile.
+    def read_config(self) -> RunConfig:
+        """The settings of the run."""
+        return self.read_record().config
 
-        Raises:
-            DamagedFileError: If it is missing, damaged or was edited.
-        """
-        return checksums.read_text(self.flags, _CURES[self.flags.name])
+    def set_data(self, **changes: Any) -> None:
+        """Changes settings of the run's images, such as their folder."""
+        written = self.read_record()
+        data = dataclasses.replace(written.config.data, **changes)
+        config = dataclasses.replace(written.config, data=data)
+        self.save_record(RunRecord(config, written.facts))
 
-    def has_damaged_flags(self) -> bool:
-        """Whether the flagfile is not what was written."""
-        try:
-            self.read_flags_text()
-        except (OSError, DamagedFileError):
-            return True
-        return False
-
-    def read_settings(self) -> dict:
-        """What is in `run.json`; empty if a run does not have it.
-
-        Raises:
-            DamagedFileError: If it is missing or damaged.
-        """
-        checksums.require_present(self.settings, _CURES[self.settings.name])
-        return self._read_json(self.settings) or {}
-
-    def _read_json(self, path: pathlib.Path) -> Any:
-        """None if there is no such file."""
-        if not path.exists():
-            return None
-        cure = _CURES[path.name]
-        text = checksums.read_text(path, cure)
-        with checksums.parsing(path, cure):
-            return json.loads(text)
-
-    def set_flag(self, name: str, value: str) -> None:
-        """Sets one of the run's flags, whole or not at all."""
-        text = with_flag(self.read_flags_text(), name, value)
-        checksums.write_text(self.flags, text)
+    # === Instances ===
 
     def save_instances(
         self, removed_ids: np.ndarray, digests: dict[str, str]
@@ -285,7 +84,7 @@ class RunDirectory:
         Raises:
             DamagedFileError: If the file is missing or damaged.
         """
-        cure = _CURES[self.instances.name]
+        cure = CURES[self.instances.name]
         checksums.require_present(self.instances, cure)
         content = self._read_json(self.instances)
         if content is None:
@@ -303,6 +102,8 @@ class RunDirectory:
         ids = map(int, bank.instance_ids)
         return dict(zip(names, ids, strict=True)), int(highest) + 1
 
+    # === Metrics and results ===
+
     def append_metrics(self, metrics: dict[str, float]) -> None:
         """Adds one line to the metrics.
 
@@ -315,7 +116,7 @@ class RunDirectory:
 
     def read_metrics(self) -> list[dict[str, float]]:
         """One dictionary for each epoch; none in a converted run."""
-        cure = _CURES[self.metrics.name]
+        cure = CURES[self.metrics.name]
         checksums.require_present(self.metrics, cure)
         if not self.metrics.exists():
             return []
@@ -345,6 +146,26 @@ class RunDirectory:
         if kept != lines:
             self._save_lines(self.metrics, kept)
 
+    def save_results(self, results: dict) -> None:
+        """Writes what was measured, whole or not at all."""
+        checksums.write_text(self.results, json.dumps(results, indent=1) + "\n")
+
+    def load_results(self) -> dict:
+        """What was measured; empty before the first evaluation.
+
+        Raises:
+            DamagedFileError: If the file is damaged.
+        """
+        if checksums.is_missing(self.results):
+            print(
+                f"warning: {self.results} is missing; what it held is to be "
+                "measured again.",
+                file=sys.stderr,
+            )
+        return self._read_json(self.results) or {}
+
+    # === Encoder ===
+
     def save_encoder(self, encoder) -> None:
         """Writes the encoder, whole or not at all."""
         # Keras is imported by those only who have an encoder.
@@ -362,9 +183,8 @@ class RunDirectory:
         Raises:
             DamagedFileError: If the file is damaged.
         """
-        import keras
 
-        cure = _CURES[path.name]
+        cure = CURES[path.name]
         checksums.digest(path, cure)
         try:
             return keras.saving.load_model(path, compile=False)
@@ -383,7 +203,7 @@ class RunDirectory:
         record = {
             "epoch": epoch,
             "knn_top1": knn_top1,
-            "sha256": checksums.digest(self.best_encoder, _BEST),
+            "sha256": checksums.digest(self.best_encoder, BEST_CURE),
         }
         checksums.write_text(self.best, json.dumps(record) + "\n")
 
@@ -396,8 +216,8 @@ class RunDirectory:
         if not self.best.exists() or not self.best_encoder.exists():
             return None
         record = self._read_json(self.best)
-        digest = checksums.digest(self.best_encoder, _BEST)
-        with checksums.parsing(self.best, _BEST):
+        digest = checksums.digest(self.best_encoder, BEST_CURE)
+        with checksums.parsing(self.best, BEST_CURE):
             return record if record["sha256"] == digest else None
 
     def encoder_digest(self) -> str:
@@ -406,20 +226,13 @@ class RunDirectory:
         Raises:
             DamagedFileError: If the file is damaged.
         """
-        return checksums.digest(self.encoder, _CURES[self.encoder.name])
+        return checksums.digest(self.encoder, CURES[self.encoder.name])
+
+    # === Memory bank ===
 
     def save_bank(self, bank: Bank) -> None:
         """Writes the bank, whole or not at all."""
-        with checksums.replacing(self.bank) as partial:
-            np.savez(
-                partial,
-                rows=bank.rows,
-                instance_ids=bank.instance_ids,
-                names=bank.names,
-                labels=bank.labels,
-                class_names=np.asarray(bank.class_names, dtype=str),
-                **_encoded_by_field(bank.encoded_by),
-            )
+        bank_file.write(self.bank, bank)
 
     def load_bank(self) -> Bank:
         """Reads the bank.
@@ -433,18 +246,12 @@ class RunDirectory:
                 f"{self.path} holds no bank.npz. If its training was stopped, "
                 "the same instdisc-train command with --finish writes one."
             )
-        with self._opened_bank() as file:
-            fields = {name: file[name] for name in file.files}
-            class_names = tuple(str(n) for n in fields.pop("class_names"))
-            encoded_by = _encoded_by_of(fields.pop("encoded_by", None))
-            bank = Bank(
-                class_names=class_names, encoded_by=encoded_by, **fields
-            )
-        if encoded_by is None:
+        bank = bank_file.read(self.bank, CURES[self.bank.name])
+        if bank.encoded_by is None:
             _say_rows_are_of_training(self)
         elif (
             self.encoder.exists()
-            and encoded_by.encoder != self.encoder_digest()
+            and bank.encoded_by.encoder != self.encoder_digest()
         ):
             raise RunDirectoryError(
                 f"{self.bank} was not encoded by the encoder beside it: a "
@@ -457,19 +264,16 @@ class RunDirectory:
         self,
     ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
         """Ids, names and origin of the bank's rows, without the rows."""
-        with self._opened_bank() as file:
-            field = file["encoded_by"] if "encoded_by" in file.files else None
-            return file["instance_ids"], file["names"], _encoded_by_of(field)
+        return bank_file.read_instances(self.bank, CURES[self.bank.name])
 
-    @contextlib.contextmanager
-    def _opened_bank(self) -> Iterator[Any]:
-        cure = _CURES[self.bank.name]
-        with (
-            checksums.opened(self.bank, cure) as (file, _),
-            checksums.parsing(self.bank, cure),
-            np.load(file) as fields,
-        ):
-            yield fields
+    def _read_json(self, path: pathlib.Path) -> Any:
+        """None if there is no such file."""
+        if not path.exists():
+            return None
+        cure = CURES[path.name]
+        text = checksums.read_text(path, cure)
+        with checksums.parsing(path, cure):
+            return json.loads(text)
 
 
 def _require_whole_archive(path: pathlib.Path) -> None:
@@ -479,21 +283,11 @@ def _require_whole_archive(path: pathlib.Path) -> None:
         raise zipfile.BadZipFile(damaged)
 
 
-def _encoded_by_field(encoded_by: EncodedBy | None) -> dict[str, Any]:
-    if encoded_by is None:
-        return {}
-    return {"encoded_by": np.array(json.dumps(dataclasses.asdict(encoded_by)))}
-
-
-def _encoded_by_of(field: np.ndarray | None) -> EncodedBy | None:
-    return None if field is None else EncodedBy(**json.loads(str(field)))
-
-
 @functools.cache
 def _say_rows_are_of_training(run: RunDirectory) -> None:
     """Says once what to do about rows that are not the encoder's."""
-    is_converted = "converted_from" in run.read_settings()
-    if is_converted and "images" not in run.read_flags():
+    is_converted = "converted_from" in run.read_record().facts
+    if is_converted and run.read_config().data.images is None:
         return
     cure = f"instdisc-update --run_dir={run.path} --images=FOLDER --reread"
     if not is_converted:
@@ -508,125 +302,6 @@ def _say_rows_are_of_training(run: RunDirectory) -> None:
     )
 
 
-def with_flag(text: str, name: str, value: str) -> str:
-    """The text of a flagfile, with one flag set."""
-    lines = [
-        line
-        for line in text.splitlines()
-        if line.partition("=")[0] != f"--{name}"
-    ]
-    return "\n".join([*lines, f"--{name}={value}"]) + "\n"
-
-
-def parse_flags(text: str) -> dict[str, str]:
-    """Flags of a flagfile by name, as text; the last of a name counts."""
-    flags = {}
-    for line in text.splitlines():
-        if line.lstrip().startswith("#"):
-            continue
-        name, has_value, value = line.strip().removeprefix("--").partition("=")
-        if has_value:
-            flags[name] = value
-        elif name.startswith("no"):
-            flags[name.removeprefix("no")] = "false"
-        elif name:
-            flags[name] = "true"
-    return flags
-
-
-def check_usable(path: str) -> None:
-    """Raises unless `path` can hold a new run or holds one to continue.
-
-    Raises:
-        RunDirectoryError: If the directory holds anything else.
-    """
-    run = RunDirectory(pathlib.Path(path))
-    if run.path.exists() and not run.path.is_dir():
-        raise RunDirectoryError(
-            f"`run_dir` must be a directory. Received: run_dir={path}, a file."
-        )
-    place = next(p for p in (run.path, *run.path.parents) if p.exists())
-    if not place.is_dir():
-        raise RunDirectoryError(
-            f"`run_dir` must not lie below a file. Received: run_dir={path}"
-        )
-    checksums.require_present(run.settings, _CURES[run.settings.name])
-    if run.settings.exists() or not run.path.exists():
-        return
-    if any(not _is_left_over(run, path) for path in run.path.iterdir()):
-        raise RunDirectoryError(
-            "`run_dir` must be missing, empty, or hold a run to continue. "
-            f"Received: run_dir={path}. Choose another directory."
-        )
-
-
-def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
-    """Whether a process that was killed as it began has left this file."""
-    if path == run.flags:
-        # Earlier versions wrote the flags first.
-        return pathlib.Path(run.read_flags().get("run_dir", "")) == run.path
-    return (
-        path.name in (lock.FILE, checksums.FILE)
-        or path in (run.checked_images, run.checked_test_images)
-        or path.name.startswith(".partial-")
-        or path.name.endswith(".partial")
-    )
-
-
-def open_run(
-    path: str, settings: dict, changeable: Collection[str], flags_text: str
-) -> RunDirectory:
-    """Makes the directory of a new run, or opens it to continue.
-
-    Args:
-        path: Missing, empty, or a run's.
-        settings: For JSON; what decides the outcome of the run.
-        changeable: Names of settings that a continued run may change.
-        flags_text: A flagfile that repeats the run.
-
-    Returns:
-        The directory, with flags and settings written.
-
-    Raises:
-        RunDirectoryError: If the directory holds something else, or a run
-            with other settings.
-        StorageError: If it cannot be written.
-    """
-    run = check_settings(path, settings, changeable)
-    run.save_settings(settings, flags_text)
-    return run
-
-
-def check_settings(
-    path: str, settings: dict, changeable: Collection[str]
-) -> RunDirectory:
-    """Does of `open_run` what writes nothing."""
-    check_usable(path)
-    run = RunDirectory(pathlib.Path(path))
-    if run.settings.exists():
-        new = json.loads(json.dumps(settings))
-        _compare(path, run.read_settings(), new, changeable)
-    return run
-
-
-def _compare(path, old, new, changeable):
-    """Says which settings changed; raises if one of them must not."""
-    changed, refused = [], []
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            known = changed if name in changeable else refused
-            known.append(f"  {name}: {old.get(name)} -> {new.get(name)}")
-    if refused:
-        raise RunDirectoryError(
-            f"`run_dir` holds a run with other settings. Received: "
-            f"run_dir={path}, with\n" + "\n".join(refused) + "\nSet them "
-            "back to continue the run, or choose another directory."
-        )
-    if changed:
-        lines = ["The run goes on with changed settings:", *changed]
-        print(shown_message("\n".join(lines)))
-
-
 @contextlib.contextmanager
 def _writing(directory: pathlib.Path) -> Iterator[None]:
     """Says of which directory a write failed, and what to do."""
@@ -638,18 +313,3 @@ def _writing(directory: pathlib.Path) -> Iterator[None]:
             "room or make the directory writable, then start the same "
             "command again."
         ) from error
-
-
-def load(path: str) -> RunDirectory:
-    """Opens the directory of a run.
-
-    Raises:
-        RunDirectoryError: If it holds no run.
-    """
-    run = RunDirectory(pathlib.Path(path))
-    checksums.require_present(run.flags, _CURES[run.flags.name])
-    if not run.flags.exists():
-        raise RunDirectoryError(
-            f"`run_dir` must hold a run: {run.flags} is missing."
-        )
-    return run

@@ -1,4 +1,4 @@
-"""The images of a finished run, found again through its flags and names."""
+"""The images of a finished run, found again through its settings and names."""
 
 import dataclasses
 import os
@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc.config import RunConfig
 from tf_instdisc.data import decode
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
-from tf_instdisc.paths import local_path
 from tf_instdisc.runs import sources
-from tf_instdisc.runs.directory import Bank, RunDirectory
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.directory import RunDirectory
 
 _MISSING_GREY = 128
 
@@ -27,22 +28,22 @@ class RunImages:
 
     Attributes:
         bank: The run's bank.
-        flags: The run's flags, as `RunDirectory.read_flags` gives them.
+        config: The run's settings.
         source: Where images of a TFDS data set are read, if it is open.
     """
 
     bank: Bank
-    flags: dict[str, str]
+    config: RunConfig
     source: ImageSource | None = None
 
     @property
     def image_size(self) -> int:
         """Side of the encoder's input, in pixels."""
-        return int(self.flags["image_size"])
+        return self.config.data.image_size
 
     @property
     def crop_fraction(self) -> float:
-        return float(self.flags.get("crop_fraction", 1.0))
+        return self.config.data.crop_fraction
 
     def read(
         self, positions: np.ndarray, size: int, crop_fraction: float = 1.0
@@ -81,10 +82,11 @@ class RunImages:
             `[batch, size, size, 3]` in 0..255.
         """
         positions = np.asarray(positions, np.int64)
-        is_known = {"images", "dataset"} & set(self.flags) or self.source
+        data = self.config.data
+        is_known = data.images or data.dataset or self.source
         if not len(positions) or not is_known:
             return
-        if self.flags.get("images"):
+        if self.config.data.images:
             examples = self._from_folder(positions)
         else:
             examples = self._from_tfds(positions)
@@ -97,16 +99,14 @@ class RunImages:
         yield from dataset.as_numpy_iterator()
 
     def _from_folder(self, positions):
-        folder = local_path(self.flags["images"], "images")
         names = self.bank.names[positions]
+        folder = self.config.data.images
         paths = [os.path.join(folder, str(name)) for name in names]
         dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
         return dataset.map(lambda slot, path: (slot, tf.io.read_file(path)))
 
     def _from_tfds(self, positions):
-        source = self.source or sources.open_train(
-            sources.DataSettings.from_flags(self.flags)
-        )
+        source = self.source or sources.open_train(self.config.data)
         slots = np.full([source.num_instances], -1, np.int64)
         slots[self.bank.instance_ids[positions]] = np.arange(len(positions))
         slots = tf.constant(slots)
@@ -131,12 +131,13 @@ def open_images(
         RunDirectoryError: If the run has not finished.
         ValueError: If `images` is given for a run over a data set.
     """
-    flags = run.read_flags()
-    if "images" in (overrides or {}) and flags.get("dataset"):
+    config = run.read_config()
+    data = config.data
+    if "images" in (overrides or {}) and data.dataset:
         raise UsageError(
             "`images` goes with a run over a folder. Received: a run over "
-            f"--dataset={flags['dataset']}. Give --data_dir if the data set "
-            "was moved."
+            f"--dataset={data.dataset}. Give --data_dir if the data set was "
+            "moved."
         )
-    flags = sources.with_overrides(flags, overrides or {})
-    return RunImages(run.load_bank(), flags)
+    data = sources.with_overrides(data, overrides or {})
+    return RunImages(run.load_bank(), dataclasses.replace(config, data=data))

@@ -7,7 +7,7 @@ import keras
 from tf_instdisc.errors import MissingFileError
 from tf_instdisc.method.encoders.portable import make_portable
 from tf_instdisc.paths import local_path
-from tf_instdisc.runs import directory
+from tf_instdisc.runs import directory, opening
 
 
 def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
@@ -37,7 +37,7 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
             f"Received: path={path!r}, which does not exist"
         )
     if os.path.isdir(path):
-        run = directory.load(path)
+        run = opening.load(path)
         return make_portable(run.load_encoder_file(_file_of(run, best)))
     return make_portable(keras.saving.load_model(path, compile=False))
 

@@ -13,20 +13,18 @@ import keras
 import numpy as np
 
 from tf_instdisc import checksums
+from tf_instdisc.config import RunConfig
 from tf_instdisc.data.folder import report_unreadable
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.runs import directory, lock
-from tf_instdisc.runs.directory import (
-    Bank,
-    EncodedBy,
-    RunDirectory,
-    RunDirectoryError,
-)
+from tf_instdisc.runs import lock, opening
+from tf_instdisc.runs.bank import Bank, EncodedBy
+from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.runs.sources import with_overrides
 from tf_instdisc.text import shown
 
 
@@ -91,11 +89,12 @@ def update_run(
 
 
 def _update_locked(run, folder, reread, output):
-    flags = run.read_flags()
-    if "images" not in flags:
+    config = run.read_config()
+    data = config.data
+    if data.images is None:
         raise UsageError(
             "`run_dir` must hold a run over a folder of images. Received: a "
-            f"run over --dataset={flags.get('dataset')}"
+            f"run over --dataset={data.dataset}"
         )
     target = state = run
     if output:
@@ -106,15 +105,15 @@ def _update_locked(run, folder, reread, output):
     # A killed update may have buried what it did not remove.
     removed_ids = np.setdiff1d(removed_ids, bank.instance_ids)
     if not digests:
-        # Flags are written when training begins.
+        # Settings are written when training begins.
         trained = run.flags.stat().st_mtime
-        digests = folder_digests(flags["images"], bank.names, trained)
+        digests = folder_digests(data.images, bank.names, trained)
     done = update_bank(
         bank,
         removed_ids,
         digests,
         folder,
-        flags,
+        config,
         load_encoder(run.path),
         reread,
     )
@@ -127,14 +126,14 @@ def _update_locked(run, folder, reread, output):
     target.save_instances(done.removed_ids, digests)
     target.save_bank(updated)
     target.save_instances(done.removed_ids, done.digests)
-    target.set_flag("images", folder)
+    target.set_data(images=folder)
     return target, done
 
 
 def _open_output(run, output, folder) -> RunDirectory:
     """The directory of the updated run, with the encoder in it."""
-    settings = run.read_settings()
-    target = directory.check_settings(output, settings, ())
+    written = run.read_record()
+    target = opening.check_record(output, written)
     if target.encoder.exists():
         if target.encoder_digest() == run.encoder_digest():
             return target
@@ -143,8 +142,8 @@ def _open_output(run, output, folder) -> RunDirectory:
             f"run. Received: output={output}, which has another encoder than "
             f"{run.path}."
         )
-    text = directory.with_flag(run.read_flags_text(), "images", folder)
-    target.save_settings(settings, text)
+    target.save_record(written)
+    target.set_data(images=folder)
     run.encoder_digest()
     with checksums.replacing(target.encoder) as partial:
         shutil.copyfile(run.encoder, partial)
@@ -156,7 +155,7 @@ def update_bank(
     removed_ids: np.ndarray,
     old_digests: dict[str, str],
     folder: str,
-    flags: dict[str, str],
+    config: RunConfig,
     encoder: keras.Model,
     reread: bool = False,
 ) -> Update:
@@ -168,7 +167,7 @@ def update_bank(
         old_digests: SHA-256 by name, as the last update has left them; a name
             that is missing here counts as unchanged.
         folder: The images as they are now.
-        flags: The run's flags.
+        config: The run's settings.
         encoder: The run's encoder.
         reread: Whether images that stayed are encoded anew too.
 
@@ -208,7 +207,7 @@ def update_bank(
     fresh = [*added, *changed]
     if reread:
         fresh = list(digests)
-    rows_of = _encode(fresh, folder, flags, encoder)
+    rows_of = _encode(fresh, folder, config, encoder)
     bad = {name for name in fresh if name not in rows_of}
     if bad:
         report_unreadable(sorted(bad), len(digests), folder, "skip")
@@ -320,13 +319,14 @@ def _labels(names, bank):
     return [known.get(name, NO_LABEL) for name in classes]
 
 
-def _encode(names, folder, flags, encoder):
+def _encode(names, folder, config, encoder):
     """Rows by name; of what cannot be read there is none."""
     size = len(names)
     bank = Bank(
         np.zeros([size, 0]), np.arange(size), np.array(names), np.zeros(size)
     )
-    images = RunImages(bank, {**flags, "images": folder})
+    data = with_overrides(config.data, {"images": folder})
+    images = RunImages(bank, dataclasses.replace(config, data=data))
     rows = {}
     for slots, batch in images.batches(
         np.arange(size), images.image_size, images.crop_fraction

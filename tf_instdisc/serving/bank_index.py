@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tf_instdisc import choices
 from tf_instdisc.errors import UsageError
-from tf_instdisc.runs.directory import Bank
+from tf_instdisc.runs.bank import Bank
 
 _PIECE = 8192  # rows that stay in a core's cache as float32
 _FEW = 32  # times the rows of the best blocks: cosines that are kept

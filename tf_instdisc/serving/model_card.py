@@ -6,6 +6,7 @@ import shlex
 import keras
 
 from tf_instdisc.choices import FORMATS
+from tf_instdisc.config import RunConfig
 from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.signatures import Function
@@ -34,7 +35,7 @@ def model_card(
     index: BankIndex | None,
     options: ExportOptions,
     functions: dict[str, Function],
-    recipe: dict[str, str],
+    config: RunConfig,
     metrics: dict[str, float],
 ) -> str:
     """Writes the card, in Markdown.
@@ -45,14 +46,15 @@ def model_card(
         index: The bank, or None.
         options: Of the export.
         functions: The signatures.
-        recipe: Flags of the run, by name.
+        config: Settings of the run.
         metrics: The last epoch's.
 
     Returns:
         The text.
     """
-    data = recipe.get("dataset") or recipe.get("images") or "not known"
-    split = f", split {recipe['split']}" if recipe.get("dataset") else ""
+    images = config.data
+    data = images.dataset or images.images or "not known"
+    split = f", split {images.split}" if images.dataset else ""
     knn = [
         f"{name} {metrics[name]:.4f}"
         for name in sorted(metrics)
@@ -60,8 +62,8 @@ def model_card(
     ]
     flags = [
         shlex.quote(f"--{name}={value}")
-        for name, value in recipe.items()
-        if name not in ("run_dir", "data_dir")
+        for name, value in config.flags().items()
+        if name != "data_dir"
     ]
     settings = [
         f"| {field.name} | {getattr(options, field.name)} |"

@@ -36,15 +36,12 @@ def options_of(run: RunDirectory, **changes) -> ExportOptions:
     Returns:
         The options.
     """
-    recipe = run.read_flags()
-    followed: dict = {}
-    for option, flag, kind in (
-        ("crop_fraction", "crop_fraction", float),
-        ("temperature", "temperature", float),
-        ("num_votes", "num_neighbors", int),
-    ):
-        if flag in recipe:
-            followed[option] = kind(recipe[flag])
+    config = run.read_config()
+    followed: dict = {
+        "crop_fraction": config.data.crop_fraction,
+        "temperature": config.method.temperature,
+        "num_votes": config.training.num_neighbors,
+    }
     given = {k: v for k, v in changes.items() if v is not None}
     return ExportOptions(**{**followed, **given})
 
@@ -105,7 +102,7 @@ def export_run(
             index,
             options,
             serving.functions,
-            run.read_flags(),
+            run.read_config(),
             metrics,
         )
         atomic.write_text(pending.path / MODEL_CARD, card)

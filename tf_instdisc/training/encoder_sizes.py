@@ -1,11 +1,20 @@
-"""How many numbers an encoder holds, counted without building it.
-
-It imports neither TensorFlow nor Keras.
-"""
+"""How many numbers an encoder holds, and a step keeps of its layers."""
 
 import dataclasses
+import math
 
-from tf_instdisc import choices
+import keras
+
+# Their outputs are not kept: they are computed within the layer behind them,
+# or are the same numbers in another shape.
+_NOT_KEPT = (
+    keras.layers.Add,
+    keras.layers.BatchNormalization,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.InputLayer,
+    keras.layers.Reshape,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,157 +34,31 @@ class EncoderSizes:
     activations: int
 
 
-@dataclasses.dataclass
-class _Count:
-    weights: int = 0
-    statistics: int = 0
-    activations: int = 0
-    largest: int = 0
-
-    def conv(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel_size: int = 1,
-        side: int = 1,
-        activated: bool = True,
-    ) -> None:
-        """A convolution or dense layer without bias, and its batch norm.
-
-        Kept are its output, for the batch norm, and that of a ReLU.
-        """
-        self.weights += inputs * outputs * kernel_size**2 + 2 * outputs
-        self.statistics += 2 * outputs
-        self.keep(side, (1 + activated) * outputs)
-        self.largest = max(self.largest, side**2 * outputs)
-
-    def keep(self, side: int, channels: int) -> None:
-        """A map that a layer without weights makes."""
-        self.activations += side**2 * channels
-
-
-def encoder_sizes(
-    encoder: str,
-    width: int,
-    stem: str,
-    embedding_dim: int,
-    image_size: int,
-    stem_width: int | None = None,
-) -> EncoderSizes:
-    """Counts weights, statistics and activations of an encoder.
-
-    Args:
-        encoder: A key of `choices.BACKBONES`.
-        width: As `build_encoder` has it, and so the following.
-        stem: `"imagenet"` or `"cifar"`.
-        embedding_dim: Length of the embedding.
-        image_size: Side of its input, in pixels.
-        stem_width: Of a ResNet.
-    """
-    count = _Count()
-    count.keep(image_size, 2 * 3)  # The image, and scaled.
-    if encoder == "alexnet":
-        features = _alexnet(count, width, stem, image_size)
-    elif encoder == "vgg16":
-        features = _vgg16(count, width, stem, image_size)
-    elif encoder == "vit_small":
-        features = _vit(count, width, stem, image_size)
-    else:
-        features = _resnet(count, encoder, width, stem, image_size, stem_width)
+def encoder_sizes(encoder: keras.Model) -> EncoderSizes:
+    """Counts weights, statistics and activations of an encoder."""
+    kept, largest = _numbers(encoder.input), 0
+    for layer in encoder.layers:
+        if isinstance(layer, keras.layers.MultiHeadAttention):
+            kept += _attention(layer)
+        elif not isinstance(layer, _NOT_KEPT):
+            kept += _numbers(layer.output)
+        if isinstance(layer, keras.layers.Dense | keras.layers.Conv2D):
+            largest = max(largest, _numbers(layer.output))
+            if getattr(layer.activation, "__name__", "") == "gelu":
+                kept += _numbers(layer.output)
     return EncoderSizes(
-        count.weights + (features + 1) * embedding_dim,
-        count.statistics,
-        count.activations + 2 * count.largest + features + 2 * embedding_dim,
+        sum(math.prod(w.shape) for w in encoder.trainable_weights),
+        sum(math.prod(w.shape) for w in encoder.non_trainable_weights),
+        kept + 2 * largest,
     )
 
 
-def _resnet(count, encoder, width, stem, side, stem_width):
-    block, stage_sizes = choices.RESNET_STAGES[encoder]
-    channels = stem_width or width
-    if stem == "imagenet":
-        count.keep(side + 6, 3)  # Padded.
-        side = -(-side // 2)
-        count.conv(3, channels, 7, side)
-        count.keep(side + 2, channels)
-        side = -(-side // 2)
-        count.keep(side, channels)
-    else:
-        count.conv(3, channels, 3, side)
-    for stage, num_blocks in enumerate(stage_sizes):
-        filters = width * 2**stage
-        outputs = filters * (4 if block == "bottleneck" else 1)
-        for index in range(num_blocks):
-            strided = stage > 0 and index == 0
-            before, side = side, -(-side // 2) if strided else side
-            if strided:
-                count.keep(side, channels)  # Every other pixel.
-            if strided or channels != outputs:
-                count.conv(channels, outputs, 1, side, activated=False)
-            if block == "bottleneck":
-                count.conv(channels, filters, 1, before)
-                if strided:
-                    count.keep(before + 2, filters)
-                count.conv(filters, filters, 3, side)
-                count.conv(filters, outputs, 1, side)
-            else:
-                if strided:
-                    count.keep(before + 2, channels)
-                count.conv(channels, filters, 3, side)
-                count.conv(filters, filters, 3, side)
-            channels = outputs
-    return channels
+def _numbers(tensor: keras.KerasTensor) -> int:
+    """Numbers of one example."""
+    return math.prod(tensor.shape[1:])
 
 
-def _alexnet(count, width, stem, side):
-    is_large = stem == "imagenet"
-    if is_large:
-        count.keep(side + 4, 3)
-        side = (side + 4 - 11) // 4 + 1
-    kernel_sizes = (11 if is_large else 3, 5, 3, 3, 3)
-    channels = 3
-    widths = zip(choices.ALEXNET_WIDTHS, kernel_sizes, strict=True)
-    for index, (filters, size) in enumerate(widths, start=1):
-        count.conv(channels, width * filters, size, side)
-        channels = width * filters
-        if index in (1, 2, 5):
-            side = (side - 3) // 2 + 1
-            count.keep(side, channels)
-    return _fully_connected(count, side**2 * channels, width)
-
-
-def _vgg16(count, width, stem, side):
-    channels = 3
-    for block, (filters, convs) in enumerate(choices.VGG16_STAGES, start=1):
-        for _ in range(convs):
-            count.conv(channels, width * filters, 3, side)
-            channels = width * filters
-        if block > 1 or stem == "imagenet":
-            side //= 2
-            count.keep(side, channels)
-    return _fully_connected(count, side**2 * channels, width)
-
-
-def _fully_connected(count, features, width):
-    units = choices.FULLY_CONNECTED * width
-    count.conv(features, units)
-    count.conv(units, units)
-    return units
-
-
-def _vit(count, width, stem, image_size):
-    patch = choices.PATCH_SIZES[stem]
-    heads, blocks = choices.VIT_HEADS, choices.VIT_BLOCKS
-    dim = heads * width
-    tokens = (image_size // patch) ** 2
-    count.weights += (patch**2 * 3 + tokens) * dim
-    attention = 4 * (dim + 1) * dim
-    mlp = (dim + 1) * 4 * dim + (4 * dim + 1) * dim
-    norms = 2 * 2 * dim
-    count.weights += blocks * (attention + mlp + norms) + 2 * dim
-    # Of a token: two norms, queries, keys, values and what attention makes of
-    # them, two sums, and the hidden layer before and after its GELU. Of two
-    # tokens in each head: scores and their softmax.
-    count.activations += tokens * (patch**2 * 3 + 2 * dim)
-    count.activations += blocks * tokens * (2 + 5 + 2 + 3 * 4) * dim
-    count.activations += blocks * heads * 2 * tokens**2
-    return dim
+def _attention(layer: keras.layers.MultiHeadAttention) -> int:
+    """Queries, keys, values, what is made of them, scores, their softmax."""
+    _, tokens, dim = layer.output.shape
+    return 5 * tokens * dim + 2 * layer.num_heads * tokens**2

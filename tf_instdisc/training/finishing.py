@@ -17,12 +17,8 @@ from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import DamagedFileError, NonFiniteError
 from tf_instdisc.method.memory_bank import MemoryBank
 from tf_instdisc.runs import checkpoints, update
-from tf_instdisc.runs.directory import (
-    Bank,
-    EncodedBy,
-    RunDirectory,
-    RunDirectoryError,
-)
+from tf_instdisc.runs.bank import Bank, EncodedBy
+from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.training.saving import Progress
 

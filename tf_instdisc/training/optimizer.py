@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tf_instdisc import choices
+from tf_instdisc.config import OptimizerConfig
 from tf_instdisc.errors import UsageError
 
 
@@ -13,7 +14,7 @@ def build_optimizer(
     optimizer: str = "sgd",
     *,
     learning_rate: float,
-    steps_per_epoch: int,
+    steps_per_epoch: float,
     epochs: int,
     schedule: str = "steps",
     schedule_epochs: Sequence[int] = (120, 160),
@@ -75,6 +76,34 @@ def build_optimizer(
     return SGD(rate, momentum=momentum, coupled_weight_decay=weight_decay)
 
 
+def optimizer_of(
+    config: OptimizerConfig, steps_per_epoch: int
+) -> keras.optimizers.Optimizer:
+    """Builds the optimizer of a run from its settings.
+
+    Args:
+        config: The settings.
+        steps_per_epoch: Batches of an epoch; updates are fewer where steps
+            are accumulated.
+    """
+    images_per_update = config.batch_size * config.accumulate_steps
+    return build_optimizer(
+        config.optimizer,
+        learning_rate=scaled_learning_rate(
+            config.learning_rate,
+            config.learning_rate_scaling,
+            images_per_update,
+        ),
+        steps_per_epoch=steps_per_epoch / config.accumulate_steps,
+        epochs=config.epochs,
+        schedule=config.schedule,
+        schedule_epochs=config.schedule_epochs,
+        warmup_epochs=config.warmup_epochs,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
 def scaled_learning_rate(
     learning_rate: float, scaling: str, images_per_update: int
 ) -> float:
@@ -82,22 +111,16 @@ def scaled_learning_rate(
 
     Args:
         learning_rate: That of 256 images.
-        scaling: `"none"`, `"linear"` (Goyal et al. 2017, arXiv 1706.02677)
-            or `"sqrt"`.
+        scaling: `"none"`, or `"linear"` (Goyal et al. 2017, arXiv
+            1706.02677).
         images_per_update: Global batch times accumulated steps.
 
     Returns:
         The rate; a scaled one is printed.
-
-    Raises:
-        ValueError: If `scaling` is unknown.
     """
-    choices.require("learning_rate_scaling", scaling, choices.SCALINGS)
     if scaling == "none":
         return learning_rate
     factor = images_per_update / 256
-    if scaling == "sqrt":
-        factor **= 0.5
     print(
         f"learning rate: {learning_rate:g} x {factor:g} = "
         f"{learning_rate * factor:g}, {scaling} scaling to "

@@ -1,11 +1,12 @@
-"""What a run will need, counted before anything of it is started.
-
-It imports neither TensorFlow nor Keras.
-"""
+"""What a run will need, counted before anything of it is started."""
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
+from tf_instdisc.config import RunConfig
+from tf_instdisc.config.encoder import default_stem
+from tf_instdisc.method.encoders import encoder_of
 from tf_instdisc.training.encoder_sizes import encoder_sizes
 
 GIB = 2**30
@@ -41,153 +42,151 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def make_plan(
-    *,
-    num_instances: int,
-    encoder: str,
-    width: int,
-    stem: str,
-    embedding_dim: int,
-    image_size: int,
-    objective: str,
-    num_negatives: int,
-    negatives: str,
-    bank_dtype: str,
-    bank_placement: str,
-    batch_size: int,
-    accumulate_steps: int,
-    optimizer: str,
-    keep_checkpoints: int,
-    precision: str = "float32",
-    train_image_size: int | None = None,
-    stem_width: int | None = None,
-    hosts: int = 1,
-    replicas_per_host: int = 1,
-    device_memory: int | None = None,
-    host_memory: int | None = None,
-    disk: int | None = None,
-) -> Plan:
-    """Counts what a run needs.
+@dataclasses.dataclass(frozen=True)
+class Machines:
+    """What a run is to be trained on.
 
-    Args:
-        num_instances: Images of the training set.
-        encoder: Backbone.
-        width: As `build_encoder` has it.
-        stem: Its first layers.
-        embedding_dim: Length of the embedding.
-        image_size: Side of its input, in pixels.
-        objective: As `InstanceDiscrimination` has it, and so the following.
-        num_negatives: m.
-        negatives: `"shared"` or `"per_example"`.
-        bank_dtype: Of the rows.
-        bank_placement: `"device"` or `"host"`.
-        batch_size: Images in a global batch.
-        accumulate_steps: Steps for one update.
-        optimizer: `"sgd"` or `"adamw"`.
-        keep_checkpoints: Checkpoints that stay.
-        precision: In what the encoder computes.
-        train_image_size: Side of the crops in training; None for
-            `image_size`.
-        stem_width: Filters of a ResNet's stem; None for `width`.
+    Attributes:
         hosts: Hosts of the run.
         replicas_per_host: Replicas on each.
         device_memory: Bytes of one replica's device, or None if the device
             is the host's CPU.
         host_memory: Bytes of a host, or None if unknown.
         disk: Free bytes where the run's directory will be, or None.
+    """
+
+    hosts: int = 1
+    replicas_per_host: int = 1
+    device_memory: int | None = None
+    host_memory: int | None = None
+    disk: int | None = None
+
+
+def make_plan(
+    config: RunConfig, machines: Machines, num_instances: int
+) -> Plan:
+    """Counts what a run needs.
+
+    Args:
+        config: The settings of the run.
+        machines: What it is to be trained on.
+        num_instances: Images of the training set.
 
     Returns:
         The plan.
     """
-    bank = num_instances * embedding_dim * _BYTES[bank_dtype]
-    replicas = hosts * replicas_per_host
-    local_batch = math.ceil(batch_size / replicas)
-    on_device = bank_placement == "device"
-    device_is_host = device_memory is None
-    bank_on_replica = bank if on_device else 0
+    method, optimizer = config.method, config.optimizer
+    bank = num_instances * config.encoder.embedding_dim
+    bank *= _BYTES[method.bank_dtype]
+    replicas = machines.hosts * machines.replicas_per_host
+    local_batch = math.ceil(optimizer.batch_size / replicas)
+    on_device = method.bank_placement == "device"
     bank_on_host = 0 if on_device else bank
-    if on_device and device_is_host:
-        bank_on_host = bank * replicas_per_host
+    if on_device and machines.device_memory is None:
+        bank_on_host = bank * machines.replicas_per_host
 
-    sizes = encoder_sizes(
-        encoder, width, stem, embedding_dim, image_size, stem_width
-    )
+    sizes = encoder_sizes(encoder_of(_at_train_size(config)))
+    activations = sizes.activations * local_batch
+    activations *= _ACTIVATION_BYTES[config.encoder.precision]
     weights = sizes.weights
-    in_training = encoder_sizes(
-        encoder,
-        width,
-        stem,
-        embedding_dim,
-        train_image_size or image_size,
-        stem_width,
+    if method.objective == "parametric":
+        weights += num_instances * config.encoder.embedding_dim
+    accumulators = optimizer.accumulate_steps > 1
+    copies = 1 + _SLOTS[optimizer.optimizer] + accumulators
+    plan = Plan(
+        bank_on_replica=bank if on_device else 0,
+        bank_on_host=bank_on_host,
+        head=_head(config, num_instances, local_batch),
+        activations=activations,
+        state=4 * weights * (copies + 1),
+        checkpoint=4 * (weights * copies + sizes.statistics) + bank,
+        steps_per_epoch=max(num_instances // optimizer.batch_size, 1),
+        warnings=(),
     )
-    activations = in_training.activations * local_batch
-    activations *= _ACTIVATION_BYTES[precision]
-    if objective == "parametric":
-        weights += num_instances * embedding_dim
-    copies = 1 + _SLOTS[optimizer] + (accumulate_steps > 1)
-    checkpoint = 4 * (weights * copies + sizes.statistics) + bank
+    return dataclasses.replace(
+        plan, warnings=tuple(_warnings(plan, config, machines))
+    )
 
-    row = 4 * embedding_dim
-    if objective in ("softmax", "parametric"):
+
+def _at_train_size(config: RunConfig) -> RunConfig:
+    """With the stem of the image size, and the crops' size as input."""
+    data, stem = config.data, config.encoder.stem
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            data, image_size=data.train_image_size or data.image_size
+        ),
+        encoder=dataclasses.replace(
+            config.encoder, stem=stem or default_stem(data.image_size)
+        ),
+    )
+
+
+def _head(config: RunConfig, num_instances: int, local_batch: int) -> int:
+    """Bytes of a replica's step beside the encoder."""
+    method = config.method
+    row = 4 * config.encoder.embedding_dim
+    if method.objective in ("softmax", "parametric"):
         # The rows as they are read, logits, their exponentials and gradients.
-        head = num_instances * row + 3 * 4 * local_batch * num_instances
-    else:
-        sets = 1 if negatives == "shared" else local_batch
-        head = 2 * sets * num_negatives * row
-        head += 3 * 4 * local_batch * num_negatives
-        if negatives == "per_example":
-            head += 8 * batch_size * num_negatives  # ids of all replicas
-    state = 4 * weights * (copies + 1)
-    step = head + activations + state
-    warnings = []
+        return num_instances * row + 3 * 4 * local_batch * num_instances
+    sets = 1 if method.negatives == "shared" else local_batch
+    head = 2 * sets * method.num_negatives * row
+    head += 3 * 4 * local_batch * method.num_negatives
+    if method.negatives == "per_example":
+        # The ids of all replicas.
+        head += 8 * config.optimizer.batch_size * method.num_negatives
+    return head
 
-    def check(what, needed, available, cure):
-        if available is not None and needed > available:
-            warnings.append(
-                f"{what}: {needed / GIB:.2f} GiB are needed, "
-                f"{available / GIB:.2f} GiB are there. {cure}"
-            )
 
+def _warnings(
+    plan: Plan, config: RunConfig, machines: Machines
+) -> Iterator[str]:
+    """What will be refused, or will not fit."""
+    batch_size = config.optimizer.batch_size
+    replicas = machines.hosts * machines.replicas_per_host
     if batch_size % replicas:
-        warnings.append(
+        yield (
             f"--batch_size={batch_size} is not a multiple of the {replicas} "
             "replicas and will be refused."
         )
     smaller = "Use --bank_dtype=bfloat16 or --bank_placement=host"
-    if objective == "softmax":
+    if config.method.objective == "softmax":
         smaller = "Use --objective=nce"
-    if activations > bank_on_replica + head:
+    if plan.activations > plan.bank_on_replica + plan.head:
         smaller = "Use a smaller batch with --accumulate_steps"
-        if precision == "float32":
+        if config.encoder.precision == "float32":
             smaller += " or --precision=mixed_bfloat16"
     else:
         smaller += ", or a smaller batch"
-    check("Device", bank_on_replica + step, device_memory, f"{smaller}.")
-    on_host = bank_on_host
-    if device_is_host:
-        on_host += replicas_per_host * step
-    else:
-        smaller = "Use --bank_dtype=bfloat16"
-    check(
-        "Host, without the input pipeline's images",
-        on_host,
-        host_memory,
-        f"{smaller}.",
-    )
-    check(
-        "Disk, for the checkpoints that are kept and the one being written",
-        (keep_checkpoints + 1) * checkpoint,
-        disk,
-        "Use a smaller --keep_checkpoints, or make room.",
-    )
-    return Plan(
-        bank_on_replica,
-        bank_on_host,
-        head,
-        activations,
-        state,
-        checkpoint,
-        -(-num_instances // batch_size),
-        tuple(warnings),
-    )
+    step = plan.head + plan.activations + plan.state
+    on_host = plan.bank_on_host
+    smaller_on_host = "Use --bank_dtype=bfloat16"
+    if machines.device_memory is None:
+        on_host += machines.replicas_per_host * step
+        smaller_on_host = smaller
+    checkpoints = (config.training.keep_checkpoints + 1) * plan.checkpoint
+    for what, needed, available, cure in (
+        (
+            "Device",
+            plan.bank_on_replica + step,
+            machines.device_memory,
+            f"{smaller}.",
+        ),
+        (
+            "Host, without the input pipeline's images",
+            on_host,
+            machines.host_memory,
+            f"{smaller_on_host}.",
+        ),
+        (
+            "Disk, for the checkpoints that are kept and the one being written",
+            checkpoints,
+            machines.disk,
+            "Use a smaller --keep_checkpoints, or make room.",
+        ),
+    ):
+        if available is not None and needed > available:
+            yield (
+                f"{what}: {needed / GIB:.2f} GiB are needed, "
+                f"{available / GIB:.2f} GiB are there. {cure}"
+            )

@@ -1,4 +1,4 @@
-"""A whole run: sources in, a run directory out.
+"""A whole run: settings in, a run directory out.
 
 Everything here is put together from the public parts; another training
 script would use the same parts in its own way.
@@ -6,398 +6,279 @@ script would use the same parts in its own way.
 
 import contextlib
 import dataclasses
-import functools
 import math
 import pathlib
 import sys
 import time
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc.config import RunConfig
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.augment import Augmentation
-from tf_instdisc.data.sources import ImageSource, fingerprint
-from tf_instdisc.errors import UsageError
-from tf_instdisc.method.encoders import build_encoder
-from tf_instdisc.method.model import InstanceDiscrimination
-from tf_instdisc.retrieval import knn as measure
-from tf_instdisc.runs import directory, lock
+from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.retrieval import knn
+from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.runs.images import RunImages
-from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.text import shown
-from tf_instdisc.training import best, finishing, optimizer, saving
+from tf_instdisc.training import (
+    best,
+    finishing,
+    initial_run,
+    parts,
+    saving,
+)
 from tf_instdisc.training import strategy as strategies
 from tf_instdisc.training.callbacks import KNNMonitor, MetricsFile
 from tf_instdisc.training.health import BankHealth
+from tf_instdisc.training.parts import Work
 
 _EVALUATION_BATCH = 256
-_CHANGEABLE = (
-    "batch_size",
-    "epochs",
-    "learning_rate",
-    "schedule",
-    "schedule_epochs",
-    "warmup_epochs",
-    "momentum",
-    "weight_decay",
-)
 
 
-def _locked(train):
-    """Has the process that writes keep others from the run's directory."""
-
-    @functools.wraps(train)
-    def locked_train(run_dir, *args, strategy=None, **kwargs):
-        strategy = strategy or tf.distribute.get_strategy()
-        place: contextlib.AbstractContextManager = contextlib.nullcontext()
-        if strategies.is_chief(strategy):
-            directory.check_usable(run_dir)
-            place = lock.holding(run_dir)
-        with place:
-            train(run_dir, *args, strategy=strategy, **kwargs)
-
-    return locked_train
-
-
-@_locked
 def train(
+    config: RunConfig,
     run_dir: str,
-    source: ImageSource,
-    test_source: ImageSource | None,
+    source: ImageSource | None = None,
+    test_source: ImageSource | None = None,
     *,
-    augmentation: Augmentation,
-    encoder_config: dict,
-    method_config: dict,
-    optimizer_config: dict,
-    batch_size: int,
-    epochs: int,
     strategy: tf.distribute.Strategy | None = None,
-    bank_init: str = "random",
-    init_run: RunDirectory | None = None,
-    crop_fraction: float = 1.0,
-    num_neighbors: int = 200,
-    knn_every: int = 1,
-    knn_encode: bool = False,
-    baselines: bool = False,
-    checkpoint_minutes: float = 15.0,
-    keep_checkpoints: int = 3,
-    flags_text: str = "",
-    grid_every: int = 0,
     finish: bool = False,
-    keep_best: bool = False,
-) -> None:
+) -> RunDirectory:
     """Trains an encoder and fills the run's directory, or goes on with it.
 
     On more than one host each calls it with the same arguments, and the
     directory is on a file system that they share; the chief alone writes.
 
     Args:
+        config: The settings.
         run_dir: Missing, empty, or the directory of a run to continue.
-        source: Images to train on.
-        test_source: Images to classify by kNN, or None. Without labels on
-            both sides there is no kNN.
-        augmentation: What is drawn for each image; its size is that of the
-            training images.
-        encoder_config: Arguments of `build_encoder`.
-        method_config: Arguments of `InstanceDiscrimination`, with `seed`.
-        optimizer_config: Arguments of `optimization.build_optimizer`.
-        batch_size: Images in a global batch, a multiple of the replicas.
-        epochs: Epochs.
-        strategy: As `build_strategy` makes it; one device by default.
-        bank_init: `"random"` rows, or `"encode"` the images first.
-        init_run: A finished run whose encoder and rows this one begins with,
-            in place of `bank_init`; its ids must be those of `source`.
-        crop_fraction: As in `evaluation_dataset`.
-        num_neighbors: Neighbours that vote.
-        knn_every: Epochs between two kNN measurements.
-        knn_encode: Whether kNN is also measured on images encoded anew.
-        baselines: Whether the untrained encoder and raw pixels are measured.
-        checkpoint_minutes: Between two checkpoints inside an epoch.
-        keep_checkpoints: Checkpoints that stay.
-        flags_text: A flagfile that repeats the run.
-        grid_every: Epochs between two neighbour grids in TensorBoard; 0 for
-            none. Needs the extra `report`.
+        source: Images to train on; by default those of `config.data`.
+        test_source: Images to classify by kNN, beside `source`. Without
+            labels on both sides there is no kNN.
+        strategy: In place of the one that `config.training` names.
         finish: Whether the newest checkpoint is finished as it is, however
             far it is: nothing is trained. The run can still go on later.
-        keep_best: Whether the encoder of the best epoch by kNN is kept
-            beside the last one. Needs labels on both sides.
+
+    Returns:
+        The run.
 
     Raises:
-        ValueError: If an argument is out of range, the test classes are
+        UsageError: If settings do not fit the images, the test classes are
             other than the training classes, or the directory holds a run
             with other settings.
         RunError: If the run cannot go on; its message says why.
     """
-    strategy = strategy or tf.distribute.get_strategy()
-    choices.require("bank_init", bank_init, choices.BANK_INITS)
-    require_multiple(batch_size, strategy.num_replicas_in_sync)
-    if method_config.get("jit_encoder") and encoder_config.get(
-        "sync_batch_norm"
-    ):
-        raise UsageError(
-            "`jit_encoder` does not go with `sync_batch_norm`: XLA cannot "
-            "compile what replicas tell each other. Received: "
-            "jit_encoder=True, sync_batch_norm=True"
-        )
-    choices.require_image_size(
-        encoder_config.get("backbone", "resnet18"),
-        encoder_config["image_size"],
-        encoder_config.get("stem"),
-        augmentation.image_size,
+    opening.check_usable(run_dir)
+    # First, as it configures the devices.
+    if config.training.logical_cpus > 1:
+        strategies.split_cpu(config.training.logical_cpus)
+    strategy = strategy or strategies.build_strategy(
+        config.training.distribution
     )
-    has_knn = measure.has_knn(source, test_source)
-    if keep_best and not has_knn:
-        raise UsageError(
-            "`keep_best` needs kNN accuracy: training and test images with "
-            "the same classes. Received: keep_best=True, "
-            f"{source.name} with {source.num_classes} classes, "
-            f"{test_source.name if test_source else 'no test images'}"
-        )
-    train_images, test_images = (
-        s
-        and pipeline.evaluation_dataset(
-            s, encoder_config["image_size"], _EVALUATION_BATCH, crop_fraction
-        )
-        for s in (source, test_source)
-    )
+    batch_size = config.optimizer.batch_size
+    parts.require_multiple(batch_size, strategy.num_replicas_in_sync)
     is_chief = strategies.is_chief(strategy)
-    run = RunDirectory(pathlib.Path(run_dir))
-    if is_chief:
-        settings = {
-            "images": source.name,
-            "num_instances": source.num_instances,
-            "unreadable_images": len(source.unreadable),
-            "names_of_images": fingerprint(source),
-            **dataclasses.asdict(augmentation),
-            **encoder_config,
-            **method_config,
-            **optimizer_config,
-            "precision": keras.config.dtype_policy().name,
-            "batch_size": batch_size,
-            "epochs": epochs,
-            "bank_init": bank_init,
-            "init_run": str(init_run.path) if init_run else None,
-        }
-        run = directory.check_settings(run_dir, settings, _CHANGEABLE)
-        run.load_instances()  # Raises now, and not after training.
+    with (
+        lock.holding(run_dir) if is_chief else contextlib.nullcontext(),
+        parts.precision(config.encoder.precision),
+    ):
+        run = RunDirectory(pathlib.Path(run_dir))
+        if source is None:
+            source, test_source = parts.open_sources(config, run, is_chief)
+        # Not before: preparing a data set takes from Python's random numbers.
+        keras.utils.set_random_seed(config.training.seed)
+        work = parts.prepare(config, run, source, test_source, strategy)
+        progress = _begin(work, finish)
+        if progress is not None:
+            if progress.epochs < config.optimizer.epochs and not finish:
+                progress = _fit(work, progress)
+            if is_chief:
+                _write_results(work, progress)
+            # No host ends while the chief still writes.
+            with strategies.lost_workers_named(strategy):
+                strategies.sum_over_hosts(strategy, [1])
+    return run
 
-    # === Model ===
-    steps = pipeline.steps_per_epoch(source, batch_size)
-    accumulate_steps = method_config.get("accumulate_steps", 1)
-    with strategy.scope():
-        encoder = build_encoder(**encoder_config)
-        model = InstanceDiscrimination(
-            encoder,
-            source.num_instances,
-            absent_ids=source.unreadable,
-            **method_config,
-        )
-        model.compile(
-            optimizer=optimizer.build_optimizer(
-                steps_per_epoch=steps / accumulate_steps,
-                epochs=epochs,
-                **optimizer_config,
-            )
-        )
-    knn = measure.KNNMeasure(
-        num_neighbors, source.num_classes, model.temperature
-    )
+
+def _begin(work: Work, finish: bool) -> saving.Progress | None:
+    """Restores or begins the run; None if nothing is left to do."""
+    config, run, model = work.config, work.run, work.model
+    epochs = config.optimizer.epochs
     progress = saving.restore_newest(run, model)
     is_finished = False
-    if is_chief:
+    if work.is_chief:
         is_finished = finishing.is_finished(
-            run, source, encoder, progress, epochs, finish
+            run, work.source, model.encoder, progress, epochs, finish
         )
-        if not finish and (not is_finished or run.has_damaged_flags()):
-            run.save_settings(settings, flags_text)
+        if not finish and not is_finished:
+            run.save_record(work.record)
     if progress is None:
-        table = {}
-        if has_knn and baselines and is_chief:
-            table["raw pixels"] = knn(
-                measure.pixels(train_images), measure.pixels(test_images)
-            )
-            table["untrained encoder"] = knn(
-                embed(encoder, train_images), embed(encoder, test_images)
-            )
-        if init_run is not None:
-            _begin_with(init_run, model)
-        elif bank_init == "encode":
-            model.encode_bank(train_images)
-        progress = saving.Progress(baselines=table)
-    elif progress.batch_size != batch_size:
-        # The learning rate goes by the share of the run that is done.
-        left = math.ceil((source.num_readable - progress.images) / batch_size)
-        done = (progress.epochs + 1) * steps - left
-        model.optimizer.iterations.assign(done // accumulate_steps)
-    saving.require_one_beginning(strategy, progress, model)
-    # The chief may write results before another host has looked for them.
-    if any(strategies.sum_over_hosts(strategy, [int(is_finished)])):
-        print(_finished_line(run, progress, epochs))
-        return
-
-    # === Training ===
-    callbacks: list[keras.callbacks.Callback] = []
-    if is_chief:
-        run.keep_metrics(progress.epochs)
-        if keep_best:
-            best.catch_up(run, encoder, progress)
-        if has_knn:
-            callbacks.append(
-                KNNMonitor(
-                    test_images,
-                    source.labels(),
-                    source.num_classes,
-                    num_neighbors=num_neighbors,
-                    train_dataset=train_images if knn_encode else None,
-                    every=knn_every,
-                )
-            )
-        callbacks += [
-            BankHealth(),
-            MetricsFile(run),
-            keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
-        ]
-        if grid_every:
-            from tf_instdisc.retrieval.pages.tensorboard import EmbeddingView
-
-            callbacks.append(
-                EmbeddingView(
-                    run.tensorboard,
-                    lambda: RunImages(
-                        finishing.training_bank(model.memory_bank, source),
-                        run.read_flags(),
-                        source,
-                    ),
-                    grid_every,
-                )
-            )
-    callbacks.append(
-        saving.Checkpointer(
-            run,
-            progress,
-            batch_size,
-            source.num_readable,
-            checkpoint_minutes,
-            keep_checkpoints,
-            writes=is_chief,
+        progress = saving.Progress(baselines=_baselines(work))
+        if config.training.init_run:
+            initial_run.begin_with(config.training.init_run, model)
+        elif config.method.bank_init == "encode":
+            model.encode_bank(work.train_images)
+    elif progress.batch_size != config.optimizer.batch_size:
+        # The learning rate goes by the fraction of the run that is done.
+        images = work.source.num_readable - progress.images
+        left = math.ceil(images / config.optimizer.batch_size)
+        done = (progress.epochs + 1) * work.steps - left
+        model.optimizer.iterations.assign(
+            done // config.optimizer.accumulate_steps
         )
+    saving.require_one_beginning(work.strategy, progress, model)
+    # The chief may write results before another host has looked for them.
+    if any(strategies.sum_over_hosts(work.strategy, [int(is_finished)])):
+        print(_finished_line(run, progress, epochs))
+        return None
+    return progress
+
+
+def _baselines(work: Work) -> dict[str, list[float]]:
+    """kNN of raw pixels and of the untrained encoder, if they are wanted."""
+    is_wanted = work.config.training.baselines and work.is_chief
+    if not is_wanted or work.test_images is None:
+        return {}
+    train, test, encoder = (
+        work.train_images,
+        work.test_images,
+        work.model.encoder,
     )
-    if keep_best and is_chief:
-        callbacks.append(best.KeepBest(run))
+    return {
+        "raw pixels": work.measure(knn.pixels(train), knn.pixels(test)),
+        "untrained encoder": work.measure(
+            embed(encoder, train), embed(encoder, test)
+        ),
+    }
 
-    start = progress
 
-    def dataset(share: pipeline.HostShare | None = None):
+def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
+    config, source = work.config, work.source
+
+    def dataset(share: pipeline.HostShare | None = None) -> tf.data.Dataset:
         return pipeline.training_dataset(
             source,
-            augmentation,
-            batch_size,
-            epochs,
-            method_config["seed"],
-            start.epochs,
-            start.images,
+            parts.augmentation_of(config),
+            config.optimizer.batch_size,
+            config.optimizer.epochs,
+            config.training.seed,
+            progress.epochs,
+            progress.images,
             share,
         )
 
-    if progress.epochs < epochs and not finish:
-        with (
-            saving.stop_on_signals(model),
-            strategies.lost_workers_named(strategy),
-        ):
-            model.fit(
-                strategies.distribute(strategy, dataset),
-                steps_per_epoch=steps,
-                initial_epoch=progress.epochs,
-                epochs=epochs,
-                shuffle=False,  # The data set shuffles by itself.
-                # A bar fills a log file with a line for every step.
-                verbose=(1 if sys.stdout.isatty() else 2) if is_chief else 0,
-                callbacks=callbacks,
-            )
-        progress = dataclasses.replace(progress, epochs=epochs, images=0)
-
-    # === Results ===
-    if is_chief:
-        encoded_at = time.time()
-        embedded = finishing.encode(encoder, train_images, source)
-        if has_knn:
-            test = embed(encoder, test_images)
-            trained = finishing.training_bank(model.memory_bank, source)
-            rows = Embedded(trained.rows, trained.instance_ids, trained.labels)
-            table = {
-                **progress.baselines,
-                "trained encoder": knn(embedded, test),
-                "trained encoder, rows of training": knn(rows, test),
-            }
-            print(knn.table(table))
-        finishing.write(
-            run, encoder, embedded, source, progress, encoded_at, init_run
+    callbacks = _callbacks(work, progress)
+    verbose = 1 if sys.stdout.isatty() else 2
+    with (
+        saving.stop_on_signals(work.model),
+        strategies.lost_workers_named(work.strategy),
+    ):
+        work.model.fit(
+            strategies.distribute(work.strategy, dataset),
+            steps_per_epoch=work.steps,
+            initial_epoch=progress.epochs,
+            epochs=config.optimizer.epochs,
+            shuffle=False,  # The data set shuffles by itself.
+            # A bar fills a log file with a line for every step.
+            verbose=verbose if work.is_chief else 0,
+            callbacks=callbacks,
         )
-        print(_finished_line(run, progress, epochs))
-        if keep_best and (kept := run.load_best()):
-            print(
-                f"best encoder: {shown(str(run.best_encoder))}, "
-                f"epoch {kept['epoch']}, "
-                f"kNN top-1 {kept['knn_top1']:.3f}"
-            )
-        print(f"run directory: {shown(str(run.path))}")
-    # No host ends while the chief still writes.
-    with strategies.lost_workers_named(strategy):
-        strategies.sum_over_hosts(strategy, [1])
-
-
-def _begin_with(run: RunDirectory, model: InstanceDiscrimination) -> None:
-    trained = load_encoder(run.path)
-    shapes, wanted = (
-        [tuple(weight.shape) for weight in encoder.weights]
-        for encoder in (trained, model.encoder)
+    return dataclasses.replace(
+        progress, epochs=config.optimizer.epochs, images=0
     )
-    bank = run.load_bank()
-    if shapes != wanted or bank.instance_ids.max() >= model.num_instances:
-        raise UsageError(
-            "`init_run` must hold an encoder of the same kind, and ids below "
-            f"{model.num_instances}. Received: init_run={run.path}, with "
-            f"{trained.count_params()} parameters for "
-            f"{model.encoder.count_params()} and the highest id "
-            f"{bank.instance_ids.max()}"
-        )
-    normalized, wanted_normalized = map(
-        _normalization, (trained, model.encoder)
+
+
+def _callbacks(
+    work: Work, progress: saving.Progress
+) -> list[keras.callbacks.Callback]:
+    run, source, training = work.run, work.source, work.config.training
+    checkpointer = saving.Checkpointer(
+        run,
+        progress,
+        work.config.optimizer.batch_size,
+        source.num_readable,
+        training.checkpoint_minutes,
+        training.keep_checkpoints,
+        writes=work.is_chief,
     )
-    if not np.allclose(normalized, wanted_normalized, rtol=1e-3):
-        raise UsageError(
-            "`mean` and `std` must be those of `init_run`. Received: "
-            f"init_run={run.path}, with scale and offset "
-            f"{normalized.tolist()} for {wanted_normalized.tolist()}"
+    if not work.is_chief:
+        return [checkpointer]
+    run.keep_metrics(progress.epochs)
+    callbacks: list[keras.callbacks.Callback] = []
+    if work.test_images is not None:
+        callbacks.append(
+            KNNMonitor(
+                work.test_images,
+                source.labels(),
+                source.num_classes,
+                num_neighbors=training.num_neighbors,
+                train_dataset=work.train_images
+                if training.knn_encode
+                else None,
+                every=training.knn_every,
+            )
         )
-    model.encoder.set_weights(trained.get_weights())
-    with model.distribute_strategy.scope():
-        model.memory_bank.fill(bank.instance_ids, bank.rows)
+    callbacks += [
+        BankHealth(),
+        MetricsFile(run),
+        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+    ]
+    if training.grid_every:
+        from tf_instdisc.retrieval.pages.tensorboard import EmbeddingView
 
-
-def _normalization(encoder):
-    """Scale and offset of the channels, `[2, 3]`."""
-    for layer in encoder.layers:
-        if layer.name == "normalize":
-            return np.stack(np.broadcast_arrays(layer.scale, layer.offset))
-    return np.array([[1.0] * 3, [0.0] * 3])
-
-
-def require_multiple(batch_size: int, num_replicas: int) -> None:
-    """Raises ValueError unless each replica gets as much of a batch."""
-    if batch_size % num_replicas:
-        raise UsageError(
-            "`batch_size` is global and must be a multiple of the "
-            f"{num_replicas} replicas. Received: batch_size={batch_size}"
+        callbacks.append(
+            EmbeddingView(
+                run.tensorboard,
+                lambda: RunImages(
+                    finishing.training_bank(work.model.memory_bank, source),
+                    work.config,
+                    source,
+                ),
+                training.grid_every,
+            )
         )
+    callbacks.append(checkpointer)
+    if training.keep_best:
+        best.catch_up(run, work.model.encoder, progress)
+        callbacks.append(best.KeepBest(run))
+    return callbacks
 
 
-def _finished_line(run, progress, epochs) -> str:
+def _write_results(work: Work, progress: saving.Progress) -> None:
+    run, source, model = work.run, work.source, work.model
+    training = work.config.training
+    encoded_at = time.time()
+    embedded = finishing.encode(model.encoder, work.train_images, source)
+    if work.test_images is not None:
+        test = embed(model.encoder, work.test_images)
+        trained = finishing.training_bank(model.memory_bank, source)
+        rows = Embedded(trained.rows, trained.instance_ids, trained.labels)
+        table = {
+            **progress.baselines,
+            "trained encoder": work.measure(embedded, test),
+            "trained encoder, rows of training": work.measure(rows, test),
+        }
+        print(work.measure.table(table))
+    init_run = opening.load(training.init_run) if training.init_run else None
+    finishing.write(
+        run, model.encoder, embedded, source, progress, encoded_at, init_run
+    )
+    print(_finished_line(run, progress, work.config.optimizer.epochs))
+    if training.keep_best and (kept := run.load_best()):
+        print(
+            f"best encoder: {shown(str(run.best_encoder))}, "
+            f"epoch {kept['epoch']}, "
+            f"kNN top-1 {kept['knn_top1']:.3f}"
+        )
+    print(f"run directory: {shown(str(run.path))}")
+
+
+def _finished_line(
+    run: RunDirectory, progress: saving.Progress, epochs: int
+) -> str:
     if progress.epochs >= epochs:
         return (
             f"The run in {run.path} is finished: {progress.epochs} epochs. "

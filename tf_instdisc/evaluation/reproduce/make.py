@@ -52,7 +52,7 @@ def make_table(
     if rows is not None:
         table = _with_rows(table, rows)
     recipe = recipes / scale.recipes[table.recipe]
-    inputs = measure.open_inputs(runs.recipe_flags(recipe, more), scale)
+    inputs = measure.open_inputs(runs.recipe_config(recipe, more), scale)
     planned = runs.plan_runs(
         table,
         recipe,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tf_instdisc.config import RunConfig
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.evaluation import fine_tuning, linear, svm
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labelled
@@ -22,19 +23,19 @@ class Inputs:
         source: The recipe's training images, all of them also for runs that
             were trained on a share.
         test_source: Its test images.
-        flags: The recipe's flags by name.
+        config: The recipe's settings.
         scale: Its options of fine-tuning and linear classifiers.
     """
 
     source: ImageSource
     test_source: ImageSource
-    flags: dict[str, str]
+    config: RunConfig
     scale: Scale
 
     def of(self, run: Run) -> EvaluationInputs:
         """The inputs of the protocols, for one run."""
         return EvaluationInputs(
-            run.directory, self.flags, self.source, self.test_source
+            run.directory, self.config, self.source, self.test_source
         )
 
     def embed(self, run: Run) -> tuple[Embedded, Embedded]:
@@ -60,13 +61,13 @@ class Measured:
     curve: list[float] = dataclasses.field(default_factory=list)
 
 
-def open_inputs(flags: dict[str, str], scale: Scale) -> Inputs:
+def open_inputs(config: RunConfig, scale: Scale) -> Inputs:
     """Opens the images of a recipe.
 
     Raises:
         ValueError: If there are no labels to measure with.
     """
-    return Inputs(*open_labelled(flags), flags, scale)
+    return Inputs(*open_labelled(config.data), config, scale)
 
 
 def fluctuation(curve: Sequence[float]) -> float:
@@ -87,9 +88,9 @@ def fluctuation(curve: Sequence[float]) -> float:
 
 def _knn(run: Run, inputs: Inputs) -> Measured:
     knn = KNNMeasure(
-        int(inputs.flags.get("num_neighbors", 200)),
+        inputs.config.training.num_neighbors,
         inputs.source.num_classes,
-        float(inputs.flags.get("temperature", 0.07)),
+        inputs.config.method.temperature,
     )
     with_many, _ = knn(*inputs.embed(run))
     return Measured({(run.row.label, "kNN"): with_many})

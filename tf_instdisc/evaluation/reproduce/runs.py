@@ -8,9 +8,10 @@ import sysconfig
 import zipfile
 from collections.abc import Callable, Sequence
 
+from tf_instdisc.config import RunConfig
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.errors import MissingFileError
 from tf_instdisc.evaluation.reproduce.tables import Row, Table
-from tf_instdisc.runs import directory as run_directory
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import shown
 
@@ -72,10 +73,9 @@ def find_recipes(recipes_dir: str | None) -> pathlib.Path:
     )
 
 
-def recipe_flags(path: pathlib.Path, more: Sequence[str]) -> dict[str, str]:
-    """The flags of a recipe by name, changed by others."""
-    text = path.read_text(encoding="utf-8")
-    return run_directory.parse_flags("\n".join([text, *more]))
+def recipe_config(path: pathlib.Path, more: Sequence[str]) -> RunConfig:
+    """The settings of a recipe, changed by flags."""
+    return from_flagfile(path.read_text(encoding="utf-8"), *more)
 
 
 def plan_runs(
@@ -99,7 +99,7 @@ def plan_runs(
     Returns:
         The runs.
     """
-    split = recipe_flags(recipe, more).get("split", "train").split("[")[0]
+    split = recipe_config(recipe, more).data.split.split("[")[0]
     runs = []
     for seed in range(num_seeds):
         for row in table.rows:
@@ -111,14 +111,14 @@ def plan_runs(
                 flags.append(f"--split={split}[:{count}]")
             path = pathlib.Path(runs_dir, recipe.stem, row.run, f"seed{seed}")
             flags += [f"--seed={seed}", f"--run_dir={path}"]
-            given = recipe_flags(recipe, [*more, *row.flags])
+            given = recipe_config(recipe, [*more, *row.flags])
             runs.append(
                 Run(
                     row,
                     seed,
                     RunDirectory(path),
                     tuple(flags),
-                    int(given.get("epochs", 0)),
+                    given.optimizer.epochs,
                 )
             )
     return runs

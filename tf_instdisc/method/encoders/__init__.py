@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from tf_instdisc import choices
+from tf_instdisc.config import RunConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method.encoders import (
     alexnet,
@@ -144,6 +145,22 @@ def build_encoder(
     outputs = layers.UnitNormalization(name="embedding", dtype=full)(x)
     name = backbone.name if isinstance(backbone, keras.Model) else backbone
     return portable.make_portable(keras.Model(inputs, outputs, name=name))
+
+
+def encoder_of(config: RunConfig) -> keras.Model:
+    """Builds the encoder of a run from its settings."""
+    settings = config.encoder
+    return build_encoder(
+        settings.backbone,
+        image_size=config.data.image_size,
+        embedding_dim=settings.embedding_dim,
+        width=settings.width,
+        stem=settings.stem,
+        mean=settings.mean,
+        std=settings.std,
+        sync_batch_norm=settings.sync_batch_norm,
+        stem_width=settings.stem_width,
+    )
 
 
 def _apply(backbone, x, width, stem, synchronized, stem_width):

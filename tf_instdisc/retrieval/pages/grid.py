@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tf_instdisc import atomic
 from tf_instdisc.retrieval.queries import Neighbors, Queries
-from tf_instdisc.runs.directory import Bank
+from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.images import RunImages
 
 RIGHT = "right"

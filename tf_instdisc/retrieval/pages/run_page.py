@@ -14,7 +14,8 @@ from tf_instdisc.retrieval.pages import charts, duplicate_page, grid, pages
 from tf_instdisc.retrieval.pages.tensorboard import sample_rows
 from tf_instdisc.retrieval.pages.thumbnails import data_uri, sheet
 from tf_instdisc.retrieval.queries import nearest, row_queries
-from tf_instdisc.runs.directory import Bank, RunDirectory
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.load import load_encoder
 
@@ -114,7 +115,7 @@ def report(
         hardest=_hardest(bank, sample),
         loneliest=_loneliest(bank, sample),
         duplicates=_duplicates(images, sample, threshold),
-        flags=images.flags,
+        flags=images.config.flags(),
         num_sampled=len(sample.positions),
         num_rows=len(bank.rows),
         num_missing=int((~sample.found).sum()),
@@ -127,7 +128,7 @@ def report(
 def _take_sample(images, max_points, num_neighbors, seed):
     bank = images.bank
     positions = sample_rows(len(bank.rows), max_points, seed)
-    temperature = float(images.flags.get("temperature", 0.07))
+    temperature = images.config.method.temperature
     size = min(_SHEET_PICTURE, images.image_size)
     pictures, found = images.read(positions, size)
     return _Sample(
@@ -281,7 +282,7 @@ def _duplicates(images, sample, threshold):
             "compared; instdisc-duplicates compares all. The closest come "
             "first."
         )
-    collection = Collection(bank, RunImages(bank, images.flags), "")
+    collection = Collection(bank, RunImages(bank, images.config), "")
     found = find_duplicates(collection, threshold)
     groups = [
         sorted(group, key=lambda m: -m.score)[:8]

@@ -1,33 +1,44 @@
 """A released checkpoint to a run directory."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any, NoReturn
 
 import numpy as np
 
+from tf_instdisc.config import (
+    DataConfig,
+    EncoderConfig,
+    MethodConfig,
+    RunConfig,
+)
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs import lock
+from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.convert import torch_file
 from tf_instdisc.runs.convert.modules import module_weights
 from tf_instdisc.runs.convert.records import CheckpointError, Inert, Tensor
 from tf_instdisc.runs.convert.resnet_weights import build_from
-from tf_instdisc.runs.directory import (
-    Bank,
-    RunDirectory,
-    RunDirectoryError,
-    check_usable,
-    open_run,
-)
+from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
+from tf_instdisc.runs.opening import check_usable, open_run
+from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 # The authors' evaluation: shorter side 256, centre 224.
 _CROP_FRACTION = 0.875
 
+_ENCODER = (
+    "backbone",
+    "width",
+    "stem_width",
+    "stem",
+    "mean",
+    "std",
+    "embedding_dim",
+)
 _NETWORKS = ("state_dict", "net", "model")
 
 
@@ -98,37 +109,29 @@ def convert(
         params = None
         if parts.params is not None and parts.params.shape in ((2,), (4,)):
             params = file.read(parts.params)
-    flags = {
-        "image_size": config["image_size"],
-        # Of the normalization follows which of their programs it was.
-        "crop_fraction": 1.0 if "mean" in config else _CROP_FRACTION,
-        "encoder": config["backbone"],
-        **{
-            name: config[name]
-            for name in (
-                "width",
-                "stem_width",
-                "stem",
-                "mean",
-                "std",
-                "embedding_dim",
-            )
-            if name in config
-        },
-        **_method_flags(params, parts.is_softmax),
-    }
     bank = None
     if rows is not None:
         bank = _name_rows(rows, images)
-    if images:
-        flags["images"] = images
-    text = "".join(f"--{name}={value}\n" for name, value in flags.items())
-    settings = {"converted_from": name, **config}
+    written = RunRecord(
+        RunConfig(
+            data=DataConfig(
+                images=images,
+                image_size=config["image_size"],
+                # Of the normalization follows which of their programs it was.
+                crop_fraction=1.0 if "mean" in config else _CROP_FRACTION,
+            ),
+            encoder=EncoderConfig(
+                **{name: config[name] for name in _ENCODER if name in config}
+            ),
+            method=_method(params, parts.is_softmax),
+        ),
+        {"converted_from": name},
+    )
     with lock.holding(run_dir):
         left = RunDirectory(pathlib.Path(run_dir))
         if left.encoder.exists() and (bank is None or left.bank.exists()):
             _refuse(run_dir)
-        run = open_run(run_dir, settings, (), text)
+        run = open_run(run_dir, written)
         run.save_encoder(encoder)
         if bank is not None:
             run.save_bank(bank)
@@ -139,8 +142,8 @@ def _require_unused(run_dir: str, name: str) -> None:
     """Raises unless a conversion of this file can begin or begin again."""
     run = RunDirectory(pathlib.Path(run_dir))
     if run.settings.exists():
-        settings = json.loads(run.settings.read_text(encoding="utf-8"))
-        if settings.get("converted_from") != name or run.bank.exists():
+        facts = run.read_record().facts
+        if facts.get("converted_from") != name or run.bank.exists():
             _refuse(run_dir)
         return
     try:
@@ -230,36 +233,32 @@ def _rows(memory, embedding_dim):
     return rows
 
 
-def _method_flags(params, is_softmax):
-    """What the bank's module says of the training."""
-    if params is None or not np.isfinite(params).all():
-        return {}
-    values = [float(value) for value in params.reshape(-1)]
-    if len(values) == 4:
-        num_negatives, temperature, _, momentum = values
-        if num_negatives < 1 or temperature <= 0 or not 0 <= momentum < 1:
-            return {}
-        return {
-            "objective": "info_nce" if is_softmax else "nce",
-            "num_negatives": int(num_negatives),
-            "temperature": _short(temperature),
-            "bank_momentum": _short(momentum),
-        }
-    if len(values) == 2:
-        temperature, momentum = values
-        if temperature <= 0 or not 0 <= momentum < 1:
-            return {}
-        return {
-            "objective": "softmax",
-            "temperature": _short(temperature),
-            "bank_momentum": _short(momentum),
-        }
-    return {}
+def _method(params, is_softmax) -> MethodConfig:
+    """What the bank's module says of the training; the default if nothing."""
+    values = [] if params is None else params.reshape(-1).tolist()
+    found: dict[str, Any] = {}
+    try:
+        if len(values) == 4:
+            num_negatives, temperature, _, momentum = values
+            found["objective"] = "info_nce" if is_softmax else "nce"
+            found["num_negatives"] = int(num_negatives)
+        elif len(values) == 2:
+            temperature, momentum = values
+            found["objective"] = "softmax"
+        else:
+            return MethodConfig()
+        return MethodConfig(
+            temperature=_short(temperature),
+            bank_momentum=_short(momentum),
+            **found,
+        )
+    except (OverflowError, ValueError):  # NaN, or out of range.
+        return MethodConfig()
 
 
-def _short(value):
+def _short(value: float) -> float:
     """0.07 for the float32 nearest to it."""
-    return f"{value:.6g}"
+    return float(f"{value:.6g}")
 
 
 def _name_rows(rows, images):

@@ -1,0 +1,110 @@
+"""The memory bank of a finished run: its rows, and what they are rows of."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tf_instdisc import checksums
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedBy:
+    """The encoder that gave a bank's rows, from the whole images.
+
+    Attributes:
+        encoder: SHA-256 of `encoder.keras`.
+        epochs: Epochs of its training; -1 where that is not known.
+        images: Images of the next epoch that it was trained on besides.
+    """
+
+    encoder: str
+    epochs: int = -1
+    images: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """What a finished run is searched by: a row for each image.
+
+    Attributes:
+        rows: float32 `[size, embedding_dim]`, of unit length.
+        instance_ids: int64 `[size]`, ascending.
+        names: str `[size]`, paths or positions in a split.
+        labels: int64 `[size]`, negative where there is none.
+        class_names: One for each label; empty without labels.
+        encoded_by: What encoded the rows; None where they are the training's
+            own, as earlier versions wrote them and converted runs have them.
+    """
+
+    rows: np.ndarray
+    instance_ids: np.ndarray
+    names: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...] = ()
+    encoded_by: EncodedBy | None = None
+
+
+def write(path: pathlib.Path, bank: Bank) -> None:
+    """Writes the bank, whole or not at all."""
+    fields: dict[str, Any] = {}
+    if bank.encoded_by is not None:
+        origin = json.dumps(dataclasses.asdict(bank.encoded_by))
+        fields["encoded_by"] = np.array(origin)
+    with checksums.replacing(path) as partial:
+        np.savez(
+            partial,
+            rows=bank.rows,
+            instance_ids=bank.instance_ids,
+            names=bank.names,
+            labels=bank.labels,
+            class_names=np.asarray(bank.class_names, dtype=str),
+            **fields,
+        )
+
+
+def read(path: pathlib.Path, cure: str) -> Bank:
+    """Reads the bank.
+
+    Args:
+        path: The file.
+        cure: What the message of an error ends with.
+
+    Raises:
+        DamagedFileError: If it is not what was written.
+    """
+    with _opened(path, cure) as file:
+        names = ("rows", "instance_ids", "names", "labels")
+        return Bank(
+            **{name: file[name] for name in names},
+            class_names=tuple(str(name) for name in file["class_names"]),
+            encoded_by=_origin(file),
+        )
+
+
+def read_instances(
+    path: pathlib.Path, cure: str
+) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
+    """Ids, names and origin of the bank's rows, without the rows."""
+    with _opened(path, cure) as file:
+        return file["instance_ids"], file["names"], _origin(file)
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path, cure: str) -> Iterator[Any]:
+    with (
+        checksums.opened(path, cure) as (file, _),
+        checksums.parsing(path, cure),
+        np.load(file) as fields,
+    ):
+        yield fields
+
+
+def _origin(file: Any) -> EncodedBy | None:
+    if "encoded_by" not in file.files:
+        return None
+    return EncodedBy(**json.loads(str(file["encoded_by"])))

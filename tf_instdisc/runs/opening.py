@@ -1,0 +1,111 @@
+"""Opens the directory of a new run, or of one that is there."""
+
+import pathlib
+
+from tf_instdisc import checksums
+from tf_instdisc.runs import lock, record
+from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
+from tf_instdisc.runs.files import CURES
+from tf_instdisc.runs.record import RunRecord
+from tf_instdisc.text import shown_message
+
+
+def check_usable(path: str) -> None:
+    """Raises unless `path` can hold a new run or holds one to continue.
+
+    Raises:
+        RunDirectoryError: If the directory holds anything else.
+    """
+    run = RunDirectory(pathlib.Path(path))
+    if run.path.exists() and not run.path.is_dir():
+        raise RunDirectoryError(
+            f"`run_dir` must be a directory. Received: run_dir={path}, a file."
+        )
+    place = next(p for p in (run.path, *run.path.parents) if p.exists())
+    if not place.is_dir():
+        raise RunDirectoryError(
+            f"`run_dir` must not lie below a file. Received: run_dir={path}"
+        )
+    checksums.require_present(run.settings, CURES[run.settings.name])
+    if run.settings.exists() or not run.path.exists():
+        return
+    if any(not _is_left_over(run, path) for path in run.path.iterdir()):
+        raise RunDirectoryError(
+            "`run_dir` must be missing, empty, or hold a run to continue. "
+            f"Received: run_dir={path}. Choose another directory."
+        )
+
+
+def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
+    """Whether a process that was killed as it began has left this file."""
+    if path == run.flags:
+        # Version 0.1 wrote the flags first.
+        return f"--run_dir={run.path}" in path.read_text("utf-8").splitlines()
+    return (
+        path.name in (lock.FILE, checksums.FILE)
+        or path in (run.checked_images, run.checked_test_images)
+        or path.name.startswith(".partial-")
+        or path.name.endswith(".partial")
+    )
+
+
+def open_run(path: str, wanted: RunRecord) -> RunDirectory:
+    """Makes the directory of a new run, or opens it to continue.
+
+    Args:
+        path: Missing, empty, or a run's.
+        wanted: Settings and facts of the run.
+
+    Returns:
+        The directory, with the settings written.
+
+    Raises:
+        RunDirectoryError: If the directory holds something else, or a run
+            with other settings.
+        StorageError: If it cannot be written.
+    """
+    run = check_record(path, wanted)
+    run.save_record(wanted)
+    return run
+
+
+def check_record(path: str, wanted: RunRecord) -> RunDirectory:
+    """Does of `open_run` what writes nothing."""
+    check_usable(path)
+    run = RunDirectory(pathlib.Path(path))
+    if not run.settings.exists():
+        return run
+    changed, refused = record.changes(run.read_record(), wanted)
+    if refused:
+        raise RunDirectoryError(
+            f"`run_dir` holds a run with other settings. Received: "
+            f"run_dir={path}, with\n" + _listed(refused) + "\nSet them "
+            "back to continue the run, or choose another directory."
+        )
+    if changed:
+        said = "The run goes on with changed settings:\n" + _listed(changed)
+        print(shown_message(said))
+    return run
+
+
+def _listed(changes: dict) -> str:
+    return "\n".join(
+        f"  {name}: {old} -> {new}"
+        for name, (old, new) in sorted(changes.items())
+    )
+
+
+def load(path: str) -> RunDirectory:
+    """Opens the directory of a run.
+
+    Raises:
+        RunDirectoryError: If it holds no run.
+    """
+    run = RunDirectory(pathlib.Path(path))
+    checksums.require_present(run.settings, CURES[run.settings.name])
+    # Some of version 0.1 have flags alone.
+    if not run.settings.exists() and not run.flags.exists():
+        raise RunDirectoryError(
+            f"`run_dir` must hold a run: {run.settings} is missing."
+        )
+    return run

@@ -1,0 +1,99 @@
+"""What `run.json` holds: the settings of a run, and facts about its images."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tf_instdisc.config.data import OF_A_DATASET
+from tf_instdisc.config.fields import read_flagfile
+from tf_instdisc.config.run import (
+    RunConfig,
+    differences,
+    from_flags,
+    from_json,
+)
+from tf_instdisc.errors import UsageError
+
+FORMAT = 2
+_FACTS = (
+    "images",
+    "num_instances",
+    "unreadable_images",
+    "names_of_images",
+    "converted_from",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """The settings of a run, and facts that it must not change.
+
+    Attributes:
+        config: Its settings.
+        facts: For JSON, by name: `images`, the name of the source;
+            `num_instances`; `unreadable_images`, a count; `names_of_images`, a
+            digest; `converted_from`, the file of a converted run.
+    """
+
+    config: RunConfig
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def text(self) -> str:
+        """The content of `run.json`."""
+        content = {
+            "format": FORMAT,
+            "config": self.config.to_json(),
+            "facts": dict(self.facts),
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+
+def parse(content: Mapping[str, Any]) -> RunRecord:
+    """Reads the content of `run.json`.
+
+    Raises:
+        UsageError: If a later version has written it.
+    """
+    if content["format"] > FORMAT:
+        raise UsageError(
+            f"`run.json` must have format {FORMAT} or less. Received: "
+            f"format={content['format']}. Use the version of tf_instdisc that "
+            "wrote it, or a later one."
+        )
+    return RunRecord(from_json(content["config"]), content["facts"])
+
+
+def parse_first_format(settings: Mapping[str, Any], flagfile: str) -> RunRecord:
+    """Reads a run of version 0.1, whose settings were a flagfile.
+
+    Args:
+        settings: The content of its `run.json`.
+        flagfile: The content of its `flags.txt`.
+    """
+    values = read_flagfile(flagfile)
+    if "images" in values:
+        # They had no effect beside a folder, and were written with it.
+        values = {n: v for n, v in values.items() if n not in OF_A_DATASET}
+    scaling = values.get("learning_rate_scaling")
+    if scaling == "sqrt" and "learning_rate" in settings:
+        values["learning_rate"] = str(settings["learning_rate"])
+        values["learning_rate_scaling"] = "none"
+    facts = {name: settings[name] for name in _FACTS if name in settings}
+    return RunRecord(from_flags(values), facts)
+
+
+def changes(
+    old: RunRecord, new: RunRecord
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
+    """What a run would go on with: old and new values by name.
+
+    Returns:
+        Settings that may change, and settings and facts that must not.
+    """
+    changed, refused = differences(old.config, new.config)
+    for name in _FACTS:
+        pair = old.facts.get(name), new.facts.get(name)
+        if pair[0] != pair[1]:
+            refused[name] = pair
+    return changed, refused

@@ -1,0 +1,162 @@
+"""What a run is made from, checked and built from its settings."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_instdisc.config import RunConfig
+from tf_instdisc.data import pipeline
+from tf_instdisc.data.augment import Augmentation
+from tf_instdisc.data.sources import ImageSource, fingerprint
+from tf_instdisc.errors import UsageError
+from tf_instdisc.method.encoders import encoder_of
+from tf_instdisc.method.model import InstanceDiscrimination
+from tf_instdisc.retrieval import knn
+from tf_instdisc.runs import opening, sources
+from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.runs.record import RunRecord
+from tf_instdisc.training import optimizer
+from tf_instdisc.training import strategy as strategies
+
+_EVALUATION_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a run is made from."""
+
+    config: RunConfig
+    run: RunDirectory
+    record: RunRecord
+    source: ImageSource
+    train_images: tf.data.Dataset
+    test_images: tf.data.Dataset | None
+    strategy: tf.distribute.Strategy
+    model: InstanceDiscrimination
+    steps: int
+
+    @property
+    def is_chief(self) -> bool:
+        return strategies.is_chief(self.strategy)
+
+    @property
+    def measure(self) -> knn.KNNMeasure:
+        return knn.KNNMeasure(
+            self.config.training.num_neighbors,
+            self.source.num_classes,
+            self.config.method.temperature,
+        )
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Sets Keras' dtype policy, by name, for the time of a context."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def open_sources(
+    config: RunConfig, run: RunDirectory, is_chief: bool
+) -> tuple[ImageSource, ImageSource | None]:
+    """Training and test images; the run remembers which can be decoded."""
+    known: tuple[Any, Any] = (None, None)
+    if config.training.init_run and config.data.images:
+        known = opening.load(config.training.init_run).ids_by_name()
+    memory = run.checked_images if config.data.images else run.labels
+    source = sources.open_train(
+        config.data, *known, memory if is_chief else None
+    )
+    return source, sources.open_test(
+        config.data, run.checked_test_images if is_chief else None
+    )
+
+
+def prepare(
+    config: RunConfig,
+    run: RunDirectory,
+    source: ImageSource,
+    test_source: ImageSource | None,
+    strategy: tf.distribute.Strategy,
+) -> Work:
+    """Checks that all goes together, and builds the model."""
+    has_knn = knn.has_knn(source, test_source)
+    if config.training.keep_best and not has_knn:
+        raise UsageError(
+            "`keep_best` needs kNN accuracy: training and test images with "
+            "the same classes. Received: keep_best=True, "
+            f"{source.name} with {source.num_classes} classes, "
+            f"{test_source.name if test_source else 'no test images'}"
+        )
+    record = RunRecord(
+        config,
+        {
+            "images": source.name,
+            "num_instances": source.num_instances,
+            "unreadable_images": len(source.unreadable),
+            "names_of_images": fingerprint(source),
+        },
+    )
+    if strategies.is_chief(strategy):
+        opening.check_record(str(run.path), record)
+        run.load_instances()  # Raises now, and not after training.
+    train_images, test_images = (
+        s
+        and pipeline.evaluation_dataset(
+            s,
+            config.data.image_size,
+            _EVALUATION_BATCH,
+            config.data.crop_fraction,
+        )
+        for s in (source, test_source if has_knn else None)
+    )
+    steps = pipeline.steps_per_epoch(source, config.optimizer.batch_size)
+    method = {n: v for n, v in vars(config.method).items() if n != "bank_init"}
+    with strategy.scope():
+        model = InstanceDiscrimination(
+            encoder_of(config),
+            source.num_instances,
+            absent_ids=source.unreadable,
+            jit_encoder=config.encoder.jit_encoder,
+            accumulate_steps=config.optimizer.accumulate_steps,
+            seed=config.training.seed,
+            **method,
+        )
+        model.compile(optimizer=optimizer.optimizer_of(config.optimizer, steps))
+    return Work(
+        config,
+        run,
+        record,
+        source,
+        train_images,
+        test_images,
+        strategy,
+        model,
+        steps,
+    )
+
+
+def augmentation_of(config: RunConfig) -> Augmentation:
+    """What is drawn for each training image of a run."""
+    ranges = dict(vars(config.augmentation))
+    return Augmentation(
+        image_size=config.data.train_image_size or config.data.image_size,
+        crop_area=(ranges.pop("min_crop_area"), 1.0),
+        **ranges,
+    )
+
+
+def require_multiple(batch_size: int, num_replicas: int) -> None:
+    """Raises UsageError unless each replica gets as much of a batch."""
+    if batch_size % num_replicas:
+        raise UsageError(
+            "`batch_size` is global and must be a multiple of the "
+            f"{num_replicas} replicas. Received: batch_size={batch_size}"
+        )
