@@ -18,7 +18,7 @@ READERS = {
     "run.json": (
         lambda run: run.read_config(),
         lambda run: run.set_data(images="elsewhere"),
-        lambda run: opening.check_record(run.path, RunRecord(RunConfig())),
+        lambda run: opening.check_record(run.path, run.read_record()),
     ),
     "bank.npz": (
         lambda run: run.load_bank(),
@@ -139,9 +139,6 @@ def test_a_file_that_is_gone(run, name, capsys):
     expected = errors.DamagedFileError, directory.RunDirectoryError
     with pytest.raises(expected, match=name):
         READERS[name][0](run)
-    if name == "flags.txt":
-        with pytest.raises(errors.DamagedFileError, match=name):
-            opening.load(str(run.path))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -163,7 +160,7 @@ def test_directories_of_earlier_versions_open(run, name):
         except expected as error:
             noticed += str(file) in str(error)
     # What is no longer JSON or a zip archive is noticed without a digest, too.
-    assert noticed >= (0 if name == "flags.txt" else len(damages) // 4)
+    assert noticed >= len(damages) // 4
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -260,7 +257,6 @@ def test_commands_name_the_file(run):
         ("metrics.jsonl", "export", ["--export_dir=m", "--batch_sizes=1"]),
         ("run.json", "train", [f"--images={folder}", "--image_size=16"]),
         ("instances.json", "update", [f"--images={folder}"]),
-        ("flags.txt", "report", []),
         ("results.json", "evaluate", [f"--test_images={folder}"]),
     ]
     made = []

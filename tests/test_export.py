@@ -213,7 +213,7 @@ def test_two_exports_at_once_get_two_numbers(tmp_path):
 def test_a_killed_export_leaves_no_number(run, tmp_path):
     code = (
         "import os, signal, sys\n"
-        "from tf_instdisc import run_directory\n"
+        "from tf_instdisc.runs import opening\n"
         "from tf_instdisc.serving import saved_model, warmup\n"
         "warmup.replay = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         "run = opening.load(sys.argv[1])\n"

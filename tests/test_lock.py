@@ -20,7 +20,7 @@ from tf_instdisc.serving import versions
 ROOT = pathlib.Path(__file__).parent.parent
 _HOLD = """
 import sys, time
-from tf_instdisc import lock
+from tf_instdisc.runs import lock
 with lock.holding(sys.argv[1]):
     print("held", flush=True)
     time.sleep(100)

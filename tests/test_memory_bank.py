@@ -258,7 +258,7 @@ def test_batch_without_a_valid_example_leaves_both_replicas_alone():
         import conftest
         import numpy as np
         import tensorflow as tf
-        from tf_instdisc import memory_bank
+        from tf_instdisc.method import memory_bank
 
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         with strategy.scope():

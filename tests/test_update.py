@@ -152,13 +152,13 @@ def test_a_killed_update_gives_no_id_twice(run, tmp_path):
     (images / "19.png").unlink()
     code = (
         "import os, signal, sys\n"
-        "from tf_instdisc import run_directory\n"
         "from tf_instdisc.cli import update\n"
-        "save = run_directory.RunDirectory.save_bank\n"
+        "from tf_instdisc.runs.directory import RunDirectory\n"
+        "save = RunDirectory.save_bank\n"
         "def die(self, bank):\n"
         "    save(self, bank)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "run_directory.RunDirectory.save_bank = die\n"
+        "RunDirectory.save_bank = die\n"
         "update.main()\n"
     )
     killed = subprocess.run(
