@@ -115,7 +115,7 @@ def test_another_run_in_the_same_directory_is_refused(run_dir, data_dir):
         "--learning_rate=0.01",
     )
     assert result.returncode == 2
-    assert "std: None -> [0.2023, 0.1994, 0.201]" in result.stderr
+    assert "std: imagenet -> cifar10" in result.stderr
     assert "num_instances: 300 -> 200" in result.stderr
     assert "width: 4 -> 8" in result.stderr
     assert "learning_rate" not in result.stderr
@@ -140,7 +140,7 @@ def test_changed_rate_batch_size_and_epochs_are_said(
     )
     assert result.returncode == 0, result.stderr
     assert "learning rate: 0.01 x 0.125 = 0.00125" in result.stdout
-    assert "learning_rate: 0.05 -> 0.00125" in result.stdout
+    assert "learning_rate_scaling: none -> linear" in result.stdout
     assert "batch_size: 64 -> 32" in result.stdout
     assert "epochs: 2 -> 3" in result.stdout
     epochs = directory.RunDirectory(copy).read_metrics()
@@ -165,7 +165,7 @@ def test_help_groups_the_flags_without_tensorflow():
         check=False,
     )
     assert result.returncode == 0
-    for group in ("Images:", "Augmentation:", "Encoder:", "Optimisation:"):
+    for group in ("Images:", "Augmentation:", "Encoder:", "Optimization:"):
         assert f"\n{group}\n" in result.stdout
     assert "--temperature" in result.stdout
     assert "tensorflow" not in result.stderr
@@ -174,20 +174,23 @@ def test_help_groups_the_flags_without_tensorflow():
 @pytest.mark.parametrize(
     ("flag", "parts"),
     [
-        ("--temperature=5", ["--temperature", "5", "[0.01, 1.0]"]),
+        ("--temperature=5", ["--temperature", "5", "[0.01, 1]"]),
         ("--objective=triplet", ["--objective", "triplet", "info_nce"]),
         ("--encoder=resnet19", ["--encoder", "resnet19", "resnet18"]),
         ("--mean=124,116,104", ["--mean", "as fractions of 255"]),
-        ("--batch_size=0", ["--batch_size", "0", "positive integer"]),
-        ("--schedule_epochs=160,120", ["--schedule_epochs", "rising"]),
+        ("--batch_size=0", ["--batch_size", "at least 1", "batch_size=0"]),
+        ("--schedule_epochs=160,120", ["--schedule_epochs", "rise"]),
         ("--images=photos", ["either --dataset or --images"]),
-        ("--test_images=x", ["--test_images", "with --dataset use --test_"]),
-        ("--bank_placement=host", ["bank_placement=host", "info_nce"]),
+        (
+            "--test_images=x",
+            ["--test_images does not go with --dataset", "test_split"],
+        ),
+        ("--bank_placement=host", ["bank_placement='host'", "info_nce"]),
         (
             "--jit_encoder --sync_batch_norm",
-            ["jit_encoder=True", "leave one of them out"],
+            ["jit_encoder=True", "Leave one of them out"],
         ),
-        ("--temperature=nan", ["--temperature=nan", "finite number"]),
+        ("--temperature=nan", ["--temperature", "temperature=nan"]),
         ("--learning_rat=1", ["learning_rat", "learning_rate"]),
     ],
 )
@@ -320,23 +323,7 @@ def test_a_folder_of_photographs_without_labels(tmp_path):
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
-def test_every_flagfile_parses_and_says_what_to_expect(path):
-    code = (
-        "import sys; from absl import flags; import tf_instdisc.cli.train;"
-        "flags.FLAGS(sys.argv); print(flags.FLAGS.objective)"
-    )
-    extra = ["--run_dir=x"]
-    if path.stem == "photos":
-        extra.append("--images=x")
-    result = subprocess.run(
-        [sys.executable, "-c", code, f"--flagfile={path}", *extra],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+def test_every_recipe_says_what_to_expect(path):
     text = path.read_text()
     for line in (
         "# Source:",

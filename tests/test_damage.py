@@ -9,10 +9,8 @@ import pytest
 
 from tests import commands, finished_run
 from tf_instdisc import checksums, errors
-from tf_instdisc.config import RunConfig
 from tf_instdisc.runs import directory, opening
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.runs.record import RunRecord
 
 READERS = {
     "run.json": (

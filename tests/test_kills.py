@@ -1,6 +1,7 @@
 """What writes is killed at each of its file operations, and called again."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil

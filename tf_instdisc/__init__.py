@@ -5,6 +5,13 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "TrainingConfig": "config",
+    "RunConfig": "config",
+    "OptimizerConfig": "config",
+    "MethodConfig": "config",
+    "EncoderConfig": "config",
+    "DataConfig": "config",
+    "AugmentationConfig": "config",
     "Augmentation": "data.augment",
     "BankHealth": "training.health",
     "FineTuneOptions": "evaluation.fine_tuning",
@@ -25,6 +32,7 @@ _PUBLIC = {
     "save_encoder": "method.encoders.portable",
     "steps_per_epoch": "data.pipeline",
     "tfds_source": "data.tfds_source",
+    "train": "training.train",
     "training_dataset": "data.pipeline",
 }
 

@@ -1,6 +1,7 @@
 """Flags of absl, made from the fields of settings."""
 
 import dataclasses
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -45,11 +46,26 @@ class FlagGroup:
         return (self.settings.__doc__ or "").strip().partition("\n")[0]
 
     def read(self) -> Any:
-        """The settings that the flags give."""
-        return _make(
-            self,
-            {flag: flags.FLAGS[flag].value for flag in self.names.values()},
-        )
+        """The settings that the flags give.
+
+        Raises:
+            UsageError: If they are out of range; the message names flags.
+        """
+        values = {name: flags.FLAGS[f].value for name, f in self.names.items()}
+        try:
+            return self.settings(
+                **{
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in values.items()
+                }
+            )
+        except UsageError as error:
+            named = re.sub(r"`(\w+)`", self._as_flag, str(error))
+            raise type(error)(named) from error
+
+    def _as_flag(self, match: re.Match) -> str:
+        flag = self.names.get(match[1])
+        return f"--{flag}" if flag else match[0]
 
 
 def define(
@@ -71,27 +87,7 @@ def define(
             name = prefix + flag_of(field)
             _define_flag(settings, field, name)
             names[field.name] = name
-    group = FlagGroup(settings, names)
-
-    def is_valid(values: dict[str, Any]) -> bool:
-        try:
-            _make(group, values)
-        except UsageError as error:
-            raise flags.ValidationError(str(error)) from error
-        return True
-
-    flags.register_multi_flags_validator(list(names.values()), is_valid)
-    return group
-
-
-def _make(group: FlagGroup, values: dict[str, Any]) -> Any:
-    found = {name: values[flag] for name, flag in group.names.items()}
-    return group.settings(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in found.items()
-        }
-    )
+    return FlagGroup(settings, names)
 
 
 def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:

@@ -92,7 +92,8 @@ class EncoderConfig:
             raise UsageError(
                 "`jit_encoder` does not go with `sync_batch_norm`: XLA cannot "
                 "compile what replicas tell each other. Received: "
-                "jit_encoder=True, sync_batch_norm=True"
+                "jit_encoder=True, sync_batch_norm=True. Leave one of them "
+                "out."
             )
 
 

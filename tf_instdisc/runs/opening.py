@@ -43,7 +43,7 @@ def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
         return f"--run_dir={run.path}" in path.read_text("utf-8").splitlines()
     return (
         path.name in (lock.FILE, checksums.FILE)
-        or path in (run.checked_images, run.checked_test_images)
+        or path in (run.checked_images, run.checked_test_images, run.labels)
         or path.name.startswith(".partial-")
         or path.name.endswith(".partial")
     )
