@@ -15,6 +15,8 @@ FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 MAX_PIXELS = 2**27
 """Of an image in a folder; larger ones are refused undecoded."""
 
+BAD_IMAGES = ("fail", "skip")
+CACHES = ("auto", "memory", "none")
 OF_A_DATASET = ("split", "test_split", "data_dir", "image_key", "label_key")
 
 
@@ -60,14 +62,14 @@ class DataConfig:
     bad_images: str = setting(
         "fail",
         "What to do if files in a folder cannot be read as images.",
-        choices=("fail", "skip"),
+        choices=BAD_IMAGES,
     )
     cache: str = setting(
         "auto",
         "Whether --dataset is decoded once into memory, or read in every "
         "epoch; auto: into memory if its images have one shape and take up to "
         "2 GiB.",
-        choices=("auto", "memory", "none"),
+        choices=CACHES,
     )
     shuffle_buffer: int = setting(
         16_384,

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from tf_instdisc.errors import UsageError
@@ -113,11 +113,8 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
     if kind is float and is_whole:
         value = float(value)
     _require_type(name, value, (kind,))
-    if rule.choices and value not in rule.choices:
-        raise UsageError(
-            f"`{name}` must be one of {', '.join(rule.choices)}. "
-            f"Received: {name}={value!r}"
-        )
+    if rule.choices:
+        require_choice(name, value, rule.choices)
     if rule.is_path:
         return local_path(value, name)
     if kind in (int, float):
@@ -129,6 +126,15 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
                 f"`{name}` must be {_range(rule)}. Received: {name}={value}"
             )
     return value
+
+
+def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raises UsageError unless a value is one of the known ones."""
+    if value not in choices:
+        raise UsageError(
+            f"`{name}` must be one of {', '.join(choices)}. "
+            f"Received: {name}={value!r}"
+        )
 
 
 def _require_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:

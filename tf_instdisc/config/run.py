@@ -18,6 +18,8 @@ from tf_instdisc.config.fields import (
 from tf_instdisc.config.method import MethodConfig, OptimizerConfig
 from tf_instdisc.errors import UsageError
 
+DISTRIBUTIONS = ("auto", "one_device", "mirrored", "multi_worker")
+
 # What a run that goes on may change; of the others below, what decides its
 # outcome must stay.
 _CHANGEABLE = (
@@ -87,7 +89,7 @@ class TrainingConfig:
         "auto",
         "auto: all visible GPUs of this host. multi_worker: the hosts in the "
         "environment's TF_CONFIG, each of which is given the same command.",
-        choices=("auto", "one_device", "mirrored", "multi_worker"),
+        choices=DISTRIBUTIONS,
     )
     logical_cpus: int = setting(
         1,

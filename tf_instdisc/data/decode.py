@@ -7,7 +7,7 @@ that what it costs is known and bounded before it is decoded.
 
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc.config.data import MAX_PIXELS
 from tf_instdisc.data.augment import Augmentation, crop_boxes
 from tf_instdisc.data.formats import exif, image_file, jpeg
 
@@ -20,7 +20,7 @@ _MARGIN = 8
 
 
 def decode_whole(
-    contents: tf.Tensor, max_pixels: int = choices.MAX_PIXELS
+    contents: tf.Tensor, max_pixels: int = MAX_PIXELS
 ) -> tf.Tensor:
     """Decodes an image as viewers show it.
 
@@ -28,7 +28,7 @@ def decode_whole(
     taken, and of an animation the first frame.
 
     Args:
-        contents: Scalar string, one of `choices.FORMATS`.
+        contents: Scalar string, one of `config.data.FORMATS`.
         max_pixels: Larger images are refused undecoded.
 
     Returns:
@@ -59,7 +59,7 @@ def decode_smallest(contents: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: As `decode_whole`.
     """
-    kind, stored = image_file.read(contents, choices.MAX_PIXELS)
+    kind, stored = image_file.read(contents, MAX_PIXELS)
     ratio = tf.where(kind == image_file.JPEG, jpeg.RATIOS[-1], 1)
     sides = -(-_int32(tf.stack([stored.height, stored.width])) // ratio)
     box = tf.concat([[0, 0], sides], 0)
@@ -85,7 +85,7 @@ def decode_crop(
     Raises:
         tf.errors.InvalidArgumentError: As `decode_whole`.
     """
-    kind, stored = image_file.read(contents, choices.MAX_PIXELS)
+    kind, stored = image_file.read(contents, MAX_PIXELS)
     shape = _shown_shape(stored)
     box = crop_boxes(uniforms[None], shape[0], shape[1], augmentation)[0]
     box = _stored_box(box, stored)
@@ -112,7 +112,7 @@ def decode_center(
     contents: tf.Tensor,
     image_size: int,
     crop_fraction: float,
-    max_pixels: int = choices.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
 ) -> tf.Tensor:
     """Decodes, resizes and crops an image for evaluation.
 

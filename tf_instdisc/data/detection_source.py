@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc.config.data import FORMATS
 from tf_instdisc.data import decode
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
@@ -100,7 +100,7 @@ def image_sizes(images: tf.data.Dataset, places: Sequence[str]) -> np.ndarray:
     bad = np.flatnonzero(sizes.min(axis=-1) == 0)
     require_none(
         [places[i] for i in bad.tolist()],
-        f"Images must be {choices.FORMATS} files that can be decoded",
+        f"Images must be {FORMATS} files that can be decoded",
         ValueError,
     )
     return sizes

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc.config.data import BAD_IMAGES
+from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import file_checks
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL, ImageSource, shuffled
@@ -58,7 +59,7 @@ def folder_source(
         ValueError: If `bad_images` is unknown, an image has no known id, or
             the folder is a URL.
     """
-    choices.require("bad_images", bad_images, choices.BAD_IMAGES)
+    require_choice("bad_images", bad_images, BAD_IMAGES)
     folder = local_path(folder, "folder")
     found = image_paths(folder)
     ids = np.arange(len(found))

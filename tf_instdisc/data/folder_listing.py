@@ -4,7 +4,7 @@ import collections
 import os
 import sys
 
-from tf_instdisc import choices
+from tf_instdisc.config.data import IMAGE_SUFFIXES
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown
@@ -13,7 +13,7 @@ _NAMED_AT_MOST = 10
 
 
 def image_paths(
-    folder: str, suffixes: tuple[str, ...] = choices.IMAGE_SUFFIXES
+    folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
 ) -> list[str]:
     """Lists the images below a folder, by their suffixes.
 

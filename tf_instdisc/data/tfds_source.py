@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tf_instdisc import choices
+from tf_instdisc.config.data import CACHES
+from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import digits as _  # noqa: F401  Registers its builder.
 from tf_instdisc.data import kept_labels, tfds_features
 from tf_instdisc.data.sources import (
@@ -69,7 +70,7 @@ def tfds_source(
             data set cannot be prepared, `data_dir` is a URL, or the feature
             holds no single image, such as a video or a sequence.
     """
-    choices.require("cache", cache, choices.CACHES)
+    require_choice("cache", cache, CACHES)
     builder = open_builder(dataset, data_dir)
     prepare(builder, dataset)
     split_info = require_split(builder, split)

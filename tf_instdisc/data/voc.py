@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc.config.data import IMAGE_SUFFIXES
 from tf_instdisc.data.detection_source import (
     DetectionSource,
     build_objects,
@@ -57,7 +57,7 @@ def voc_folder(
     require_none(
         [n for n, path in zip(names, paths, strict=True) if not path],
         f"Each name in {split}.txt must have an image in "
-        f"{folder}/JPEGImages ({', '.join(choices.IMAGE_SUFFIXES)})",
+        f"{folder}/JPEGImages ({', '.join(IMAGE_SUFFIXES)})",
         FileNotFoundError,
     )
     files = [os.path.join(annotations, f"{name}.xml") for name in names]
@@ -225,7 +225,7 @@ def _image_files(folder):
     return {
         os.path.splitext(name)[0]: os.path.join(directory, name)
         for name in sorted(os.listdir(directory))
-        if name.lower().endswith(choices.IMAGE_SUFFIXES)
+        if name.lower().endswith(IMAGE_SUFFIXES)
     }
 
 

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc.config.data import FORMATS
 from tf_instdisc.data import decode
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
@@ -159,7 +159,7 @@ def _decode(path: str) -> np.ndarray:
         return decode.decode_whole(tf.io.read_file(path)).numpy()
     except tf.errors.InvalidArgumentError as error:
         raise UsageError(
-            f"`query` must be a {choices.FORMATS} file. "
+            f"`query` must be a {FORMATS} file. "
             f"Received: query={path!r}, which cannot be decoded."
         ) from error
 

@@ -3,9 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank
+from tf_instdisc.serving.options import INDEX_DTYPES
 
 _PIECE = 8192  # rows that stay in a core's cache as float32
 _FEW = 32  # times the rows of the best blocks: cosines that are kept
@@ -35,7 +36,7 @@ class BankIndex(tf.Module):
 
     def __init__(self, bank: Bank, dtype: str = "float32"):
         super().__init__(name="bank")
-        choices.require("bank_dtype", dtype, choices.INDEX_DTYPES)
+        require_choice("bank_dtype", dtype, INDEX_DTYPES)
         if not len(bank.rows):
             raise UsageError("A bank must have rows. Received: 0 rows")
         order = np.argsort(bank.labels < 0, kind="stable")

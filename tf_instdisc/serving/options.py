@@ -1,73 +1,70 @@
-"""What an export may be told."""
+"""What an export may be told; it imports nothing heavy."""
 
 import dataclasses
 
-from tf_instdisc import choices
+from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import UsageError
+
+INDEX_DTYPES = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "bfloat16")
+TFLITE_TYPES = ("float32", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """Options of an exported model.
-
-    Attributes:
-        crop_fraction: As in `evaluation_dataset`; that of the run.
-        image_dtype: Type that `serving_default` and `neighbors` take:
-            `"uint8"`, or `"float32"` at four times the bytes.
-        precision: `"float32"`, or `"bfloat16"` for all layers but the last.
-        bank_dtype: How the bank is stored: `"float32"`, `"float16"`,
-            `"int8"`.
-        num_neighbors: Neighbours that `neighbors` gives.
-        num_votes: Neighbours that vote in `classify_bytes`.
-        temperature: τ of the votes' weights; that of the run.
-        bad_bytes: What bytes that are no image do: `"mask"` gives a zero
-            embedding and `valid` false, `"error"` fails their request.
-        max_pixels: Images with more pixels are refused undecoded.
-        batch_sizes: Rising. A warm-up record is written for each; they are
-            the server's `allowed_batch_sizes`.
+    """Signatures
 
     Raises:
-        ValueError: If an attribute is out of its range.
+        UsageError: If a field is out of its range.
     """
 
-    crop_fraction: float = 1.0
-    image_dtype: str = "uint8"
-    precision: str = "float32"
-    bank_dtype: str = "float32"
-    num_neighbors: int = 10
-    num_votes: int = 200
-    temperature: float = 0.07
-    bad_bytes: str = "mask"
-    max_pixels: int = 50_000_000
-    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    crop_fraction: float = setting(
+        1.0,
+        "Center crop as a fraction of the resized shorter side; the run's.",
+        least=0.01,
+        most=1,
+    )
+    image_dtype: str = setting(
+        "uint8",
+        "Type of the images that serving_default takes; float32 takes four "
+        "times the bytes.",
+        choices=("uint8", "float32"),
+    )
+    precision: str = setting(
+        "float32", "What the encoder computes in.", choices=PRECISIONS
+    )
+    bank_dtype: str = setting(
+        "float32",
+        "How the bank is stored; int8 takes a quarter of float32.",
+        choices=INDEX_DTYPES,
+    )
+    num_neighbors: int = setting(10, "Neighbors that are given.", least=1)
+    num_votes: int = setting(
+        200, "Neighbors that vote on the class; the run's.", least=1
+    )
+    temperature: float = setting(
+        0.07, "Temperature of the votes' weights; the run's.", least=1e-6
+    )
+    bad_bytes: str = setting(
+        "mask",
+        "What bytes do that are no image: mask gives a zero embedding and "
+        "valid = false, error fails their request.",
+        choices=("mask", "error"),
+    )
+    max_pixels: int = setting(
+        50_000_000,
+        "Images with more pixels are refused before they are decoded.",
+        least=1,
+    )
+    batch_sizes: tuple[int, ...] = setting(
+        (1, 2, 4, 8, 16, 32),
+        "Rising batch sizes that the server may form; each one is warmed up.",
+        is_rising=True,
+    )
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("image_dtype", choices.IMAGE_DTYPES),
-            ("precision", choices.EXPORT_PRECISIONS),
-            ("bank_dtype", choices.INDEX_DTYPES),
-            ("bad_bytes", choices.BAD_BYTES),
-        ):
-            choices.require(name, getattr(self, name), known)
-        for name in ("num_neighbors", "num_votes", "max_pixels"):
-            value = getattr(self, name)
-            if value < 1:
-                raise UsageError(
-                    f"`{name}` must be at least 1. Received: {name}={value}"
-                )
-        if not 0 < self.crop_fraction <= 1:
+        check(self)
+        if not self.batch_sizes:
             raise UsageError(
-                "`crop_fraction` must be in (0, 1]. "
-                f"Received: crop_fraction={self.crop_fraction}"
-            )
-        if not self.temperature > 0:
-            raise UsageError(
-                "`temperature` must be above 0. "
-                f"Received: temperature={self.temperature}"
-            )
-        sizes = list(self.batch_sizes)
-        if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
-            raise UsageError(
-                "`batch_sizes` must be positive and rising. "
-                f"Received: batch_sizes={self.batch_sizes}"
+                "`batch_sizes` must hold a size. Received: batch_sizes=()"
             )

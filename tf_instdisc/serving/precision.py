@@ -2,7 +2,8 @@
 
 import keras
 
-from tf_instdisc import choices
+from tf_instdisc.config.fields import require_choice
+from tf_instdisc.serving.options import PRECISIONS
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -25,7 +26,7 @@ def with_precision(encoder: keras.Model, precision: str) -> keras.Model:
     Raises:
         ValueError: If the precision is unknown.
     """
-    choices.require("precision", precision, choices.EXPORT_PRECISIONS)
+    require_choice("precision", precision, PRECISIONS)
 
     def policy_of(layer):
         return "float32" if layer.name in _FULL else _POLICIES[precision]

@@ -7,8 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic, choices
+from tf_instdisc import atomic
+from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import UsageError
+from tf_instdisc.serving.options import TFLITE_TYPES
 
 _CALIBRATION_IMAGES = 256
 
@@ -32,7 +34,7 @@ def write(
         ValueError: If a type is unknown, or int8 has no calibration images.
     """
     for kind in types:
-        choices.require("tflite", kind, choices.TFLITE)
+        require_choice("tflite", kind, TFLITE_TYPES)
     if "int8" in types and (
         calibration_images is None or not len(calibration_images)
     ):

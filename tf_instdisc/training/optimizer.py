@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from tf_instdisc import choices
 from tf_instdisc.config import OptimizerConfig
+from tf_instdisc.config.fields import require_choice
+from tf_instdisc.config.method import OPTIMIZERS, SCHEDULES
 from tf_instdisc.errors import UsageError
 
 
@@ -47,8 +48,8 @@ def build_optimizer(
         ValueError: If a name is unknown, or the warm-up is as long as the
             run.
     """
-    choices.require("optimizer", optimizer, choices.OPTIMIZERS)
-    choices.require("schedule", schedule, choices.SCHEDULES)
+    require_choice("optimizer", optimizer, OPTIMIZERS)
+    require_choice("schedule", schedule, SCHEDULES)
     if not 0 <= warmup_epochs < epochs:
         raise UsageError(
             "`warmup_epochs` must be at least 0 and below `epochs`. "

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc.config.fields import require_choice
+from tf_instdisc.config.run import DISTRIBUTIONS
 from tf_instdisc.data.pipeline import HostShare
 from tf_instdisc.errors import WorkerLostError
 from tf_instdisc.method import replicas as distribution
@@ -28,7 +29,7 @@ def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
     Raises:
         ValueError: If the name is unknown.
     """
-    choices.require("distribution", name, choices.DISTRIBUTIONS)
+    require_choice("distribution", name, DISTRIBUTIONS)
     if name == "multi_worker":
         return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = tf.config.list_logical_devices("GPU")

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_instdisc import choices
+from tf_instdisc.config.data import FORMATS
 from tf_instdisc.data.formats import bmp, gif, jpeg, png, webp
 from tf_instdisc.data.formats.file_bytes import file_bytes, require
 from tf_instdisc.data.formats.stored import Stored
@@ -43,7 +43,7 @@ def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
     kind = tf.cast(tf.argmax(tf.cast(is_kind, tf.int32)), tf.int32)
 
     def refused():
-        message = f"An image must be {choices.FORMATS}."
+        message = f"An image must be {FORMATS}."
         with tf.control_dependencies(require(tf.constant(False), message, [])):
             zero = tf.zeros([], tf.int64)
         return Stored(contents, zero, zero, tf.constant(1))

@@ -10,8 +10,18 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from tf_instdisc import choices
 from tf_instdisc.config import RunConfig
+from tf_instdisc.config.encoder import (
+    BACKBONES,
+    CHANNEL_MEANS,
+    CHANNEL_STDS,
+    PATCH_SIZES,
+    channel_values,
+    default_stem,
+    require_image_size,
+    require_stem_width,
+)
+from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method.encoders import (
     alexnet,
@@ -52,10 +62,10 @@ def build_encoder(
     model has them. The file loads anywhere if the layers are built-in ones.
 
     Args:
-        backbone: One of `choices.BACKBONES`, or a functional or Sequential
-            model from `[batch, size, size, 3]` to a feature map `[batch,
-            height, width, channels]`, which is averaged, or to a vector
-            `[batch, features]`.
+        backbone: A name in `config.encoder.BACKBONES`, or a functional or
+            Sequential model from `[batch, size, size, 3]` to a feature map
+            `[batch, height, width, channels]`, which is averaged, or to a
+            vector `[batch, features]`.
         image_size: Side of the square input, in pixels. `alexnet` and `vgg16`
             need 15 and 16 (63 and 32 with the ImageNet stem), `vit_small`
             a multiple of its patches.
@@ -93,9 +103,9 @@ def build_encoder(
             raise UsageError(
                 f"`{name}` must be at least 1. Received: {name}={value}"
             )
-    means = choices.channel_values("mean", mean)
-    stds = choices.channel_values("std", std)
-    defaults = choices.CHANNEL_MEANS[_IMAGENET], choices.CHANNEL_STDS[_IMAGENET]
+    means = channel_values("mean", mean)
+    stds = channel_values("std", std)
+    defaults = CHANNEL_MEANS[_IMAGENET], CHANNEL_STDS[_IMAGENET]
     if not normalize and (means, stds) != defaults:
         raise UsageError(
             "`mean` and `std` need `normalize`. Received: normalize=False, "
@@ -110,11 +120,11 @@ def build_encoder(
         )
         given.require_usable(backbone, image_size)
     else:
-        choices.require("backbone", backbone, choices.BACKBONES)
+        require_choice("backbone", backbone, BACKBONES)
         if stem is not None:
-            choices.require("stem", stem, choices.STEMS)
-        choices.require_image_size(backbone, image_size, stem)
-        choices.require_stem_width(backbone, stem_width)
+            require_choice("stem", stem, tuple(PATCH_SIZES))
+        require_image_size(backbone, image_size, stem)
+        require_stem_width(backbone, stem_width)
 
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = inputs
@@ -131,7 +141,7 @@ def build_encoder(
             backbone,
             x,
             width,
-            stem or choices.default_stem(image_size),
+            stem or default_stem(image_size),
             sync_batch_norm,
             stem_width,
         )

@@ -9,8 +9,12 @@ dropout, whose random numbers would belong to no image.
 import keras
 from keras import layers
 
-from tf_instdisc import choices
 from tf_instdisc.method.encoders import parts
+
+_WIDTHS = (1, 3, 6, 4, 4)
+"""Filters of conv1 .. conv5, times the width."""
+FULLY_CONNECTED = 64
+"""Units of the two dense layers, times the width; VGG16 has as many."""
 
 
 def alexnet(
@@ -35,7 +39,7 @@ def alexnet(
         float `[batch, 64 * width]`.
     """
     x = images
-    for index, filters in enumerate(choices.ALEXNET_WIDTHS, start=1):
+    for index, filters in enumerate(_WIDTHS, start=1):
         name = f"conv{index}"
         kernel_size, strides, padding = 3, 1, None
         if index == 1 and stem == "imagenet":
@@ -50,6 +54,6 @@ def alexnet(
         if index in (1, 2, 5):
             x = layers.MaxPooling2D(3, 2, name=f"{name}_pool")(x)
     x = layers.Flatten(name="flatten")(x)
-    units = width * choices.FULLY_CONNECTED
+    units = width * FULLY_CONNECTED
     x = parts.fully_connected(x, units, "fc6", synchronized)
     return parts.fully_connected(x, units, "fc7", synchronized)

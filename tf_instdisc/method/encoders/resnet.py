@@ -8,8 +8,16 @@ stride of a bottleneck on its 3x3 convolution.
 import keras
 from keras import layers
 
-from tf_instdisc import choices
 from tf_instdisc.method.encoders import parts
+
+STAGES = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+}
+"""Block and number of blocks in each of the four stages."""
 
 _BOTTLENECK_EXPANSION = 4
 
@@ -29,7 +37,7 @@ def resnet(
 
     Args:
         images: float `[batch, size, size, 3]`, normalised.
-        name: A key of `choices.RESNET_STAGES`.
+        name: A key of `STAGES`.
         width: Filters of the first stage; 64 is the paper's.
         stem: `"imagenet"` (7x7 stride 2, then 3x3 max pooling stride 2) or
             `"cifar"` (3x3 stride 1).
@@ -41,7 +49,7 @@ def resnet(
         float `[batch, size / 32, size / 32, channels]`; `size / 8` with the
         CIFAR stem.
     """
-    block_name, stage_sizes = choices.RESNET_STAGES[name]
+    block_name, stage_sizes = STAGES[name]
     block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[block_name]
     norm = {"synchronized": synchronized}
     stem_width = stem_width or width

@@ -7,8 +7,11 @@ dense layers, in place of dropout; see `alexnet.py`.
 import keras
 from keras import layers
 
-from tf_instdisc import choices
 from tf_instdisc.method.encoders import parts
+from tf_instdisc.method.encoders.alexnet import FULLY_CONNECTED
+
+_STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
+"""Filters, times the width, and convolutions of each block."""
 
 
 def vgg16(
@@ -34,7 +37,7 @@ def vgg16(
         float `[batch, 64 * width]`.
     """
     x = images
-    for block, (filters, convs) in enumerate(choices.VGG16_STAGES, start=1):
+    for block, (filters, convs) in enumerate(_STAGES, start=1):
         for index in range(1, convs + 1):
             prefix = f"conv{block}_{index}"
             name = f"conv{block}" if index == convs else f"{prefix}_relu"
@@ -44,6 +47,6 @@ def vgg16(
         if block > 1 or stem == "imagenet":
             x = layers.MaxPooling2D(2, 2, name=f"conv{block}_pool")(x)
     x = layers.Flatten(name="flatten")(x)
-    units = width * choices.FULLY_CONNECTED
+    units = width * FULLY_CONNECTED
     x = parts.fully_connected(x, units, "fc6", synchronized)
     return parts.fully_connected(x, units, "fc7", synchronized)

@@ -9,8 +9,10 @@ needed.
 import keras
 from keras import layers
 
-from tf_instdisc import choices
+from tf_instdisc.config.encoder import PATCH_SIZES
 
+_HEADS = 6
+_BLOCKS = 12
 _EPSILON = 1e-6
 _PROBED_BLOCKS = {3: "conv2", 6: "conv3", 9: "conv4", 12: "conv5"}
 
@@ -33,10 +35,10 @@ def vit_small(
     Returns:
         float `[batch, size / patch, size / patch, 6 * width]`.
     """
-    patch = choices.PATCH_SIZES[stem]
+    patch = PATCH_SIZES[stem]
     side = images.shape[1] // patch
     num_patches = side * side
-    dim = choices.VIT_HEADS * width
+    dim = _HEADS * width
 
     x = layers.Reshape((side, patch, side, patch * 3), name="rows")(images)
     x = layers.Permute((1, 3, 2, 4), name="patches")(x)
@@ -51,14 +53,14 @@ def vit_small(
     grid = (side, side, dim)
     x = layers.Reshape(grid, name="conv1")(x)
     x = layers.Reshape((num_patches, dim), name="conv1_tokens")(x)
-    for block in range(1, choices.VIT_BLOCKS + 1):
+    for block in range(1, _BLOCKS + 1):
         x = _block(x, width, f"block{block}")
-        if block == choices.VIT_BLOCKS:
+        if block == _BLOCKS:
             x = _norm(x, "norm")
         if block in _PROBED_BLOCKS:
             name = _PROBED_BLOCKS[block]
             x = layers.Reshape(grid, name=name)(x)
-        if block in _PROBED_BLOCKS and block < choices.VIT_BLOCKS:
+        if block in _PROBED_BLOCKS and block < _BLOCKS:
             x = layers.Reshape((num_patches, dim), name=f"{name}_tokens")(x)
     return x
 
@@ -66,9 +68,9 @@ def vit_small(
 def _block(x, width, prefix):
     dim = x.shape[-1]
     y = _norm(x, f"{prefix}_1_norm")
-    y = layers.MultiHeadAttention(
-        choices.VIT_HEADS, width, name=f"{prefix}_attention"
-    )(y, y)
+    y = layers.MultiHeadAttention(_HEADS, width, name=f"{prefix}_attention")(
+        y, y
+    )
     x = layers.Add(name=f"{prefix}_1_add")([x, y])
     y = _norm(x, f"{prefix}_2_norm")
     y = layers.Dense(4 * dim, activation="gelu", name=f"{prefix}_1_dense")(y)

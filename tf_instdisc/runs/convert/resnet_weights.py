@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from tf_instdisc import choices
 from tf_instdisc.method.encoders import build_encoder
+from tf_instdisc.method.encoders.resnet import STAGES
 from tf_instdisc.runs.convert.records import CheckpointError, Tensor
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
@@ -126,15 +126,13 @@ def _describe(weights):
         for stage in range(1, 5)
     )
     names = [
-        name
-        for name, stages in choices.RESNET_STAGES.items()
-        if stages == (block, sizes)
+        name for name, stages in STAGES.items() if stages == (block, sizes)
     ]
     stem_width, channels, kernel_size, _ = weights["conv1.weight"].shape
     if not names or kernel_size not in _STEMS:
         raise CheckpointError(
             "The checkpoint must hold one of "
-            f"{', '.join(choices.RESNET_STAGES)}. Received: {block} blocks "
+            f"{', '.join(STAGES)}. Received: {block} blocks "
             f"{sizes} after a convolution of side {kernel_size}"
         )
     if channels != 3:
@@ -167,7 +165,7 @@ def _expected_shapes(config):
         for part in _NORM:
             shapes[f"{norm}.{part}"] = (outputs,)
 
-    block, stage_sizes = choices.RESNET_STAGES[config["backbone"]]
+    block, stage_sizes = STAGES[config["backbone"]]
     width = config["width"]
     channels = config.get("stem_width", width)
     add("conv1", "bn1", 3, channels, 7 if config["stem"] == "imagenet" else 3)
