@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import timing
-from tf_instdisc.method import negatives as sampling
 from tf_instdisc.method import objectives
 from tf_instdisc.method.memory_bank import MemoryBank
 
@@ -32,40 +31,18 @@ def ours(num_instances, size, num_negatives, negatives):
     bank = MemoryBank(num_instances, _DIM)
     step = tf.Variable(0, dtype=tf.int64)
     embeddings, ids = map(tf.constant, batch(num_instances, size))
-    shape = [num_negatives] if negatives == "shared" else [size, num_negatives]
-    weights = tf.ones([size])
-    valid = tf.fill([size], True)
+    objective = objectives.NCE(
+        _TEMPERATURE, num_negatives, negatives == "shared", seed=0
+    )
 
     @tf.function
     def run():
-        negative_ids = sampling.draw_negatives(0, step, num_instances, shape)
-        positive_rows = bank.lookup(ids)
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
-            if negatives == "shared":
-                logits = objectives.shared_negative_logits(
-                    embeddings, bank.lookup, negative_ids, _TEMPERATURE
-                )
-            else:
-                logits = objectives.negative_logits(
-                    embeddings, bank.lookup(negative_ids), _TEMPERATURE
-                )
-            log_normalizer = bank.update_normalizer(
-                objectives.log_normalizer_estimate(
-                    tf.nest.map_structure(tf.stop_gradient, logits),
-                    weights,
-                    num_instances,
-                )
-            )
-            losses = objectives.nce_loss(
-                objectives.pair_logits(embeddings, positive_rows, _TEMPERATURE),
-                logits,
-                log_normalizer,
-                num_instances,
-            )
+            losses = objective(embeddings, ids, bank, step, training=True)
             loss = tf.reduce_mean(losses)
         gradient = tape.gradient(loss, embeddings)
-        bank.update(ids, embeddings, valid)
+        bank.update(ids, embeddings)
         step.assign_add(1)
         return loss, gradient
 

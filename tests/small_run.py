@@ -88,6 +88,7 @@ def run(run_dir, **changes):
         facts = {"num_instances": settings["num_images"]}
         opening.open_run(str(run_dir), RunRecord(RunConfig(), facts))
     progress = saving.restore_newest(directory, model) or saving.Progress()
+    progress = progress.in_whole_batches(source.num_readable, batch_size)
     saving.require_one_beginning(built, progress, model)
 
     class Slow(keras.callbacks.Callback):

@@ -59,20 +59,63 @@ def test_order_is_a_function_of_the_seed_and_ids_are_positions():
     assert sorted(ids_of(source, [1, 2])) == list(range(50))
 
 
-def test_an_epoch_holds_each_image_once_and_ends_with_a_smaller_batch():
+def test_an_epoch_holds_no_image_twice_and_drops_the_remainder():
     source = toy_source(10)
     batches = list(
         pipeline.training_dataset(source, Augmentation(8), 4, epochs=3)
     )
-    assert [len(ids) for _, ids in batches] == [4, 4, 2] * 3
-    assert pipeline.steps_per_epoch(source, 4) == 3
+    assert [images.shape for images, _ in batches] == [(4, 8, 8, 3)] * 6
+    assert pipeline.steps_per_epoch(source, 4) == 2
     epochs = [
-        np.concatenate([ids for _, ids in batches[i : i + 3]])
-        for i in (0, 3, 6)
+        np.concatenate([ids for _, ids in batches[i : i + 2]])
+        for i in (0, 2, 4)
     ]
     for ids in epochs:
-        np.testing.assert_array_equal(np.sort(ids), np.arange(10))
+        assert len(np.unique(ids)) == 8
     assert not np.array_equal(epochs[0], epochs[1])
+    # Not the same images are dropped each time.
+    assert len(np.unique(np.concatenate(epochs))) > 8
+
+
+def test_shapes_are_static():
+    for share in (None, pipeline.HostShare(1, 2, 1)):
+        dataset = pipeline.training_dataset(
+            toy_source(10), Augmentation(8), 4, epochs=1, share=share
+        )
+        images, ids = dataset.element_spec
+        batch = 2 if share else 4
+        assert images.shape == (batch, 8, 8, 3)
+        assert ids.shape == (batch,)
+
+
+def test_a_batch_beyond_the_images_holds_all_of_them(capsys):
+    source = toy_source(10)
+    dataset = pipeline.training_dataset(source, Augmentation(8), 16, epochs=2)
+    assert [len(ids) for _, ids in dataset] == [10, 10]
+    assert pipeline.steps_per_epoch(source, 16) == 1
+    assert pipeline.largest_batch_size(source, 10, 2) == 10
+    assert not capsys.readouterr().out
+    assert pipeline.largest_batch_size(source, 16, 4) == 8
+    output = capsys.readouterr().out
+    assert "batch_size=16 is more than the 10 images" in output
+    assert output.count("\n") == 1
+    with pytest.raises(ValueError, match="Each of 16 replicas needs an image"):
+        pipeline.largest_batch_size(source, 16, 16)
+
+
+def test_an_epoch_continues_where_it_was_left():
+    source = toy_source(11)
+
+    def batches(**arguments):
+        dataset = pipeline.training_dataset(
+            source, Augmentation(8), 3, epochs=3, seed=2, **arguments
+        )
+        return [(x.numpy(), ids.numpy()) for x, ids in dataset]
+
+    rest = batches(initial_epoch=1, skip_images=6)
+    for one, other in zip(batches()[5:], rest, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_an_image_is_augmented_alike_whatever_its_batch_or_the_restart():
@@ -94,7 +137,7 @@ def test_an_image_is_augmented_alike_whatever_its_batch_or_the_restart():
 
     # Matrix products of other sizes round otherwise in the last bits.
     np.testing.assert_allclose(images(4, 0), images(12, 2), atol=2e-3)
-    np.testing.assert_array_equal(images(5, 0), images(5, 2))
+    np.testing.assert_array_equal(images(6, 0), images(6, 2))
 
 
 def test_evaluation_keeps_small_images_and_the_order_of_the_ids():

@@ -314,7 +314,7 @@ def dataset_of(*parts):
 
 NO_IDS = "needs the instance id of each image"
 INTEGERS = "must be integers of shape"
-RANGE = r"must be in \[0, 10\).*maximum of 10"
+RANGE = r"must be in \[0, 10\).*instance id of 10"
 REFUSED = {
     "too few images, no ids": (lambda m: m.fit(IMAGES[:4]), NO_IDS),
     "data set without ids": (
@@ -355,6 +355,14 @@ REFUSED = {
     "id out of range, evaluation": (
         lambda m: m.evaluate(dataset_of(IMAGES, IDS + 7)),
         RANGE,
+    ),
+    "negative id": (
+        lambda m: m.fit(IMAGES, IDS - 1),
+        r"must be in \[0, 10\).*instance id of -1",
+    ),
+    "negative id, data set": (
+        lambda m: m.fit(dataset_of(IMAGES, IDS - 1)),
+        r"must be in \[0, 10\).*instance id of -1",
     ),
     "labels for ids": (
         lambda m: m.fit(IMAGES, IDS % 2),

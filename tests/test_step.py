@@ -79,7 +79,7 @@ class Expected:
         if self.model.objective == "info_nce":
             is_positive = negative_ids == ids[:, None]
             return *info_nce_oracle(v, own, negatives, t, is_positive), None
-        new = math.exp(log_z_oracle(v, negatives, t, [1] * len(v), n))
+        new = math.exp(log_z_oracle(v, negatives, t, n))
         self.z = new if self.z is None else 0.75 * self.z + 0.25 * new
         log_z = math.log(self.z)
         return *nce_oracle(v, own, negatives, t, log_z, n), None
@@ -220,7 +220,7 @@ def test_absent_ids_survive_a_file_and_are_checked(tmp_path):
     )
     model.save(tmp_path / "model.keras")
     copy = keras.saving.load_model(tmp_path / "model.keras")
-    assert copy.memory_bank.present_ids.numpy().tolist() == [
+    assert copy.memory_bank.instances.ids.numpy().tolist() == [
         *range(3),
         *range(5, 9),
     ]

@@ -70,13 +70,3 @@ def test_rows_all_equal_to_the_embedding():
     value, gradient = streamed(row, np.repeat(row, 3000, axis=0), 0.01)
     np.testing.assert_allclose(value, [100 + np.log(3000)], rtol=1e-6)
     np.testing.assert_allclose(gradient, row / 0.01, rtol=1e-4)
-
-
-def test_an_empty_batch():
-    value, gradient = streamed(
-        np.zeros([0, 8], "float32"),
-        unit_rows([10, 8], 3).astype("float32"),
-        0.1,
-    )
-    assert value.shape == (0,)
-    assert gradient.shape == (0, 8)

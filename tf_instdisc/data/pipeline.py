@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_instdisc.data import decode
 from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, augment
 from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.errors import UsageError
 
 # Pixels of a side from which on augmentation is compiled by XLA: it then takes
 # a third of the time, and seconds to compile.
@@ -18,8 +19,40 @@ _COMPILED_FROM = 128
 
 
 def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
-    """Batches of one epoch; the last one may be smaller."""
-    return -(-source.num_readable // batch_size)
+    """Whole batches of one epoch, at least 1; see `training_dataset`."""
+    return source.num_readable // min(batch_size, source.num_readable)
+
+
+def largest_batch_size(
+    source: ImageSource, batch_size: int, replicas: int = 1
+) -> int:
+    """The batch size, or the largest one that the images can fill.
+
+    Args:
+        source: The images.
+        batch_size: Images in a global batch, a multiple of the replicas.
+        replicas: Replicas that share a batch.
+
+    Returns:
+        A multiple of the replicas. If it is below `batch_size`, one line on
+        standard output says so.
+
+    Raises:
+        UsageError: If there are fewer images than replicas.
+    """
+    if batch_size <= source.num_readable:
+        return batch_size
+    largest = source.num_readable // replicas * replicas
+    if not largest:
+        raise UsageError(
+            f"Each of {replicas} replicas needs an image. Received: "
+            f"{source.name} with {source.num_readable} images"
+        )
+    print(
+        f"batch_size={batch_size} is more than the {source.num_readable} "
+        f"images of {source.name}; batches hold {largest}."
+    )
+    return largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +82,10 @@ def training_dataset(
 ) -> tf.data.Dataset:
     """Augmented batches of many epochs, one epoch after the other.
 
-    Every epoch holds each image once, in an order of its own; no batch
-    reaches across two epochs. Train with
+    Every epoch has an order of its own and holds no image twice. All batches
+    are full: the images that remain at the end of an epoch are dropped, which
+    are others in each epoch. If there are fewer images than `batch_size`,
+    each batch holds all of them. Train with
     `model.fit(dataset, steps_per_epoch=steps_per_epoch(source, batch_size))`.
 
     Args:
@@ -63,14 +98,14 @@ def training_dataset(
         skip_images: Images of the first epoch to leave out, as they were
             seen before.
         share: Gives the batches of one host's replicas, one after the other,
-            in place of global batches. Each replica gets as many batches as
-            the others; its last one of an epoch may be smaller or empty.
+            in place of global batches.
 
     Returns:
         A data set of (images, instance_ids): float32
         `[batch, image_size, image_size, 3]` in 0..255, and int64 `[batch]`.
     """
     share = share or HostShare()
+    batch_size = min(batch_size, source.num_readable)
     host_batch = batch_size // share.num_hosts
     local_batch = host_batch // share.replicas
 
@@ -112,27 +147,17 @@ def training_dataset(
 
         skipped = tf.where(epoch == initial_epoch, skip_images, 0)
         skipped = tf.cast(skipped, tf.int64)
-        examples = _take_share(
-            examples.skip(skipped), batch_size, host_batch, share.host
-        )
+        steps = (source.num_readable - skipped) // batch_size
+        # Whole global batches: each host has as many batches as the others.
+        examples = examples.skip(skipped).take(steps * batch_size)
+        examples = _take_share(examples, batch_size, host_batch, share.host)
         cropped = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
         batches = cropped.batch(
-            local_batch, num_parallel_calls=tf.data.AUTOTUNE
+            local_batch,
+            drop_remainder=True,  # Of none; it makes the shape static.
+            num_parallel_calls=tf.data.AUTOTUNE,
         )
-        # Every host and replica must come to the last step of the epoch.
-        images_left = source.num_readable - skipped
-        steps = -(-images_left // batch_size)
-        missing = steps * share.replicas - _num_batches(images_left)
-        empty = tf.data.Dataset.from_tensors(_empty(cropped.element_spec))
-        batches = batches.concatenate(empty.repeat(missing))
         return batches.map(augment_batch, num_parallel_calls=tf.data.AUTOTUNE)
-
-    def _num_batches(images):
-        """Batches of this host that hold something."""
-        last = images % batch_size - share.host * host_batch
-        last = tf.clip_by_value(last, 0, host_batch)
-        full = images // batch_size * share.replicas
-        return full - (-last // local_batch)
 
     epoch_numbers = tf.data.Dataset.range(initial_epoch, epochs)
     return epoch_numbers.flat_map(read_epoch).prefetch(tf.data.AUTOTUNE)
@@ -181,16 +206,6 @@ def _take_share(examples, batch_size, host_batch, host):
 
     mine = examples.enumerate().filter(is_mine)
     return mine.map(lambda position, example: example)
-
-
-def _empty(element_spec):
-    """A batch without an example."""
-    return tf.nest.map_structure(
-        lambda spec: tf.zeros(
-            [0, *(size or 1 for size in spec.shape)], spec.dtype
-        ),
-        element_spec,
-    )
 
 
 def _is_encoded(examples: tf.data.Dataset) -> bool:

@@ -19,6 +19,11 @@ _NEEDS_IDS = (
     'instance_id) or {"image": ..., "instance_id": ...}; of a tf.data data '
     "set, dataset.enumerate() numbers the elements."
 )
+_OUT_OF_RANGE = (
+    "`instance_ids` must be in [0, {}), the rows of the memory bank. "
+    "Received: an instance id of"
+)
+_LENGTH_TOLERANCE = 0.02  # beyond the rounding of half precision
 
 
 def unpack(data, num_instances: int):
@@ -28,7 +33,7 @@ def unpack(data, num_instances: int):
         data: `(images, instance_ids)`, `(images, instance_ids,
             sample_weight)`, or a dictionary with the keys `image` and
             `instance_id`.
-        num_instances: Ids must be below.
+        num_instances: Ids must be in [0, num_instances).
 
     Returns:
         The images, int64 ids `[batch]` and float weights `[batch]` or None.
@@ -53,12 +58,11 @@ def unpack(data, num_instances: int):
         ids = ids[:, 0]
     _require_integers(ids.dtype.as_numpy_dtype, ids.shape)
     ids = tf.cast(ids, tf.int64)
-    highest = tf.reduce_max(tf.concat([ids, [-1]], axis=0))
+    lowest, highest = tf.reduce_min(ids), tf.reduce_max(ids)
     in_range = require(
-        highest < num_instances,
-        f"`instance_ids` must be in [0, {num_instances}), the rows of the "
-        "memory bank. Received: instance_ids with a maximum of",
-        highest,
+        (lowest >= 0) & (highest < num_instances),
+        _OUT_OF_RANGE.format(num_instances),
+        tf.where(lowest < 0, lowest, highest),
     )
     with tf.control_dependencies(in_range):
         ids = tf.identity(ids)
@@ -141,13 +145,10 @@ def checked_ids(x, ids, num_instances: int):
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     _require_integers(values.dtype, values.shape)
-    if values.max(initial=-1) >= num_instances:
-        raise UsageError(
-            f"`instance_ids` must be in [0, {num_instances}), the rows of the "
-            "memory bank. Received: instance_ids with a maximum of "
-            f"{values.max()}"
-        )
-    distinct = len(np.unique(values[values >= 0]))
+    wrong = values[(values < 0) | (values >= num_instances)]
+    if len(wrong):
+        raise UsageError(f"{_OUT_OF_RANGE.format(num_instances)} {wrong[0]}")
+    distinct = len(np.unique(values))
     if distinct < num_instances and 4 * distinct <= len(values):
         raise UsageError(
             "`instance_ids` must number the images. Received: "
@@ -169,6 +170,24 @@ def warn_of_labels(ids: np.ndarray) -> None:
 
 
 # === Conditions on values, which are known only when the step runs ===
+
+
+def require_unit_length(embeddings: tf.Tensor) -> tf.Tensor:
+    """The embeddings `[batch, embedding_dim]`, which must have unit length."""
+    lengths = tf.cast(tf.norm(embeddings, axis=-1), tf.float32)
+    # A dead or diverged encoder has zeros or NaN, of which others tell.
+    is_meant = tf.math.is_finite(lengths) & (lengths > 1e-3)
+    errors = tf.where(is_meant, tf.abs(lengths - 1), 0.0)
+    is_unit = require(
+        tf.reduce_max(errors) < _LENGTH_TOLERANCE,
+        "`encoder` must end in unit vectors: let keras.layers."
+        "UnitNormalization() be its last layer. Received: an embedding of "
+        "length",
+        lengths[tf.argmax(errors)],
+    )
+    with tf.control_dependencies(is_unit):
+        return tf.identity(embeddings)
+
 
 _FAILED = re.compile(r"assertion failed: \[(`.*?)\] \[(.*?)\]", re.DOTALL)
 

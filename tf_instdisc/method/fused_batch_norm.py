@@ -38,15 +38,9 @@ def training_call(
     new_statistics: list[tuple[keras.Variable, tf.Tensor]] = []
     written: list[keras.Variable] = []
 
-    meets_replicas = any(
-        getattr(layer, "synchronized", False) for layer in encoder.layers
-    )
-
     def call(layer, *args, **kwargs):
         if _is_fusible(layer):
             layer = _Fused(layer, new_statistics)
-        elif meets_replicas and isinstance(layer, _FAIL_ON_NOTHING):
-            layer = _NeverEmpty(layer)
         return layer(*args, **kwargs)
 
     def clone(input_tensors):
@@ -76,19 +70,10 @@ def training_call(
         run = tf.function(run, jit_compile=True)
 
     def call_and_write(images):
-        # A replica may be without an example. TensorFlow 2.21's oneDNN gives
-        # the convolution of an empty batch a wrong shape, so that it gets a
-        # blank image. Synchronised statistics would see that one; there each
-        # convolution gets its own.
-        size = tf.shape(images)[0]
-        if not meets_replicas:
-            blanks = tf.maximum(1 - size, 0)
-            ends = [[0, blanks]] + [[0, 0]] * (len(images.shape) - 1)
-            images = tf.pad(images, ends)
         embeddings, values = run(images)
         for variable, value in zip(list(written), values, strict=True):
-            variable.assign(tf.where(size > 0, value, variable))
-        return embeddings[:size]
+            variable.assign(value)
+        return embeddings
 
     return call_and_write
 
@@ -104,31 +89,6 @@ def _is_fusible(layer) -> bool:
         and len(layer.input.shape) == 4
         and layer.compute_dtype != "float64"
     )
-
-
-_FAIL_ON_NOTHING = (
-    keras.layers.Conv2D,
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling2D,
-)
-
-
-class _NeverEmpty(keras.layers.Layer):
-    """Runs a layer on a blank example where a batch is empty."""
-
-    def __init__(self, layer: keras.layers.Layer):
-        super().__init__(name=f"{layer.name}_filled", dtype=layer.dtype_policy)
-        self.layer = layer
-        self.built = True
-
-    def compute_output_shape(self, input_shape):
-        return self.layer.compute_output_shape(input_shape)
-
-    def call(self, inputs):
-        size = tf.shape(inputs)[0]
-        blanks = tf.maximum(1 - size, 0)
-        ends = [[0, blanks]] + [[0, 0]] * (len(inputs.shape) - 1)
-        return self.layer(tf.pad(inputs, ends))[:size]
 
 
 class _Fused(keras.layers.Layer):

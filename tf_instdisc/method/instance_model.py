@@ -1,11 +1,15 @@
 """What Keras calls on any model, for one whose targets are instance ids."""
 
+import dataclasses
 import inspect
 import os
 import warnings
+from typing import Any
 
 import keras
+import tensorflow as tf
 
+from tf_instdisc.config.method import MethodConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method import batches, replicas
 from tf_instdisc.method.training_loop import FitLoop
@@ -15,8 +19,69 @@ class InstanceModel(FitLoop):
     """Compiles, fits and evaluates a model without labels.
 
     Every argument of Keras' methods either works or is refused with what to
-    do instead. A subclass has `encoder` and `num_instances`.
+    do instead. A subclass has a `memory_bank`.
+
+    Args:
+        arguments: The local variables of the subclass's constructor when it
+            begins: its arguments, which `get_config` returns.
+
+    Attributes:
+        encoder: The encoder, in the scope of the strategy.
+        num_instances: n.
+        objective: Its name.
+        negatives: `"shared"` or `"per_example"`.
+        temperature: τ.
+        proximal_weight: λ.
     """
+
+    def __init__(self, arguments: dict[str, Any]):
+        config = {
+            name: value
+            for name, value in arguments.items()
+            if name not in ("self", "__class__", "encoder")
+        }
+        super().__init__(
+            accumulate_steps=config["accumulate_steps"], name=config["name"]
+        )
+        method = MethodConfig(
+            **{
+                field.name: config[field.name]
+                for field in dataclasses.fields(MethodConfig)
+                if config.get(field.name) is not None
+            }
+        )
+        require_encoder(arguments["encoder"])
+        self.encoder = replicas.model_in_scope(arguments["encoder"])
+        self.num_instances = config["num_instances"]
+        self.objective = method.objective
+        self.negatives = method.negatives
+        self.temperature = method.temperature
+        self.proximal_weight = method.proximal_weight
+        config["absent_ids"] = [int(i) for i in config["absent_ids"]]
+        self._config = config
+
+    def call(self, images, training=False):
+        return self.encoder(images, training=training)
+
+    def encode_bank(self, dataset: tf.data.Dataset) -> None:
+        """Fills the bank with the untrained encoder's embeddings.
+
+        Batch norm works as in training, and adapts: the moving statistics of
+        an untrained encoder say nothing of its activations.
+
+        Args:
+            dataset: Gives (images, instance_ids, labels).
+        """
+        encode = tf.function(
+            lambda images: self.encoder(images, training=True),
+            reduce_retracing=True,
+        )
+        for images, instance_ids, _ in dataset:
+            embeddings = encode(images).numpy()
+            with self.distribute_strategy.scope():
+                self.memory_bank.fill(instance_ids.numpy(), embeddings)
+
+    # === Keras' methods ===
 
     def compile(
         self,
@@ -119,6 +184,29 @@ class InstanceModel(FitLoop):
         """
         return self.encoder.export(filepath, *args, **kwargs)
 
+    # === Saving ===
+
+    def named_state(self):
+        rows, log_normalizer = self.memory_bank.weights
+        return {
+            "memory_bank": rows,
+            "log_normalizer": log_normalizer,
+            "step": self._step,
+        }
+
+    def get_config(self):
+        encoder = keras.saving.serialize_keras_object(self.encoder)
+        # Here in full: an encoder that describes itself for other versions
+        # and backends leaves out that its batch norm is synchronized.
+        encoder["config"] = type(self.encoder).get_config(self.encoder)
+        return {"encoder": encoder, **self._config}
+
+    @classmethod
+    def from_config(cls, config):
+        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        rest = {name: v for name, v in config.items() if name != "encoder"}
+        return cls(encoder, **rest)
+
     def see_first_batch(self, batch):
         local = keras.tree.map_structure(
             lambda part: replicas.first_replica(self.distribute_strategy, part),
@@ -141,3 +229,32 @@ def _refuse_class_weight(class_weight):
         "There are no classes; weigh examples with `sample_weight`.",
         class_weight=class_weight,
     )
+
+
+def require_encoder(encoder):
+    """Raises UsageError unless a model maps images to embeddings."""
+    wanted = (
+        "`encoder` must be a functional or Sequential Keras model from images "
+        "to embeddings [batch, embedding_dim] of unit length."
+    )
+    if not isinstance(encoder, keras.Model):
+        raise UsageError(f"{wanted} Received: encoder={encoder!r}")
+    inputs = getattr(encoder, "inputs", None)
+    outputs = getattr(encoder, "outputs", None)
+    if not inputs or not outputs:
+        raise UsageError(
+            f"{wanted} Received: a {type(encoder).__name__} that knows no "
+            "input shape; begin it with keras.Input((size, size, 3))."
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise UsageError(
+            f"{wanted} Received: {len(inputs)} inputs, {len(outputs)} outputs"
+        )
+    shape = tuple(outputs[0].shape)
+    if len(shape) != 2 or shape[1] is None:
+        raise UsageError(
+            f"{wanted} Received: an output of shape {shape}. End it with "
+            "pooling, keras.layers.Dense(embedding_dim) and "
+            "keras.layers.UnitNormalization(), or use "
+            "tf_instdisc.build_encoder(backbone)."
+        )

@@ -4,7 +4,6 @@ Both are weights that no gradient reaches, so that whatever in Keras saves,
 copies or restores weights takes them along.
 """
 
-import math
 from collections.abc import Sequence
 
 import keras
@@ -12,23 +11,21 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.errors import NonFiniteError
-from tf_instdisc.method import replicas
+from tf_instdisc.method import normalizer, replicas
+from tf_instdisc.method.instances import Instances
 
-_PART = 65_536  # rows that are filled at once
+_PART = 65_536  # rows drawn at once: a large bank fits into memory but once
 
 
 class MemoryBank(keras.layers.Layer):
-    """Rows v_1 .. v_n on the unit sphere.
+    """Rows v_1 .. v_n on the unit sphere, and log Z.
 
     Args:
-        num_instances: n, at least 2.
+        num_instances: Number of rows, at least 2.
         embedding_dim: Length of a row, at least 1.
-        momentum: Share of the old row in the new one, in [0, 1); 0.5 in the
-            authors' code.
-        normalizer: `"ema"`, or `"first_batch"`: frozen, as in the authors'
-            code.
-        normalizer_momentum: Share of the old Z in the moving average, in
-            [0, 1).
+        momentum: Fraction of the old row in the new one, in [0, 1).
+        normalizer_momentum: Fraction of the old Z in its moving average; 1
+            keeps the Z of the first batch.
         seed: Seeds the random rows.
         dtype: Of log Z, of what `lookup` returns, and of the arithmetic.
         rows_dtype: Of the rows as they are kept; `dtype` by default.
@@ -39,8 +36,7 @@ class MemoryBank(keras.layers.Layer):
     Attributes:
         rows: `[num_instances, embedding_dim]`, of unit length from the start.
         log_normalizer: Scalar, log Z; NaN until the first estimate.
-        present_ids: int64, ids that take part, rising; None if all do.
-        num_present: Their number.
+        instances: The ids that take part.
     """
 
     def __init__(
@@ -48,7 +44,6 @@ class MemoryBank(keras.layers.Layer):
         num_instances: int,
         embedding_dim: int,
         momentum: float = 0.5,
-        normalizer: str = "ema",
         normalizer_momentum: float = 0.99,
         seed: int = 0,
         dtype: str = "float32",
@@ -57,40 +52,27 @@ class MemoryBank(keras.layers.Layer):
         absent_ids: Sequence[int] = (),
     ):
         super().__init__(name="memory_bank", dtype=dtype, trainable=False)
-        self.num_instances = num_instances
+        self.instances = Instances(num_instances, absent_ids)
         self.momentum = momentum
-        self.normalizer = normalizer
         self.normalizer_momentum = normalizer_momentum
-        self.present_ids = None
-        self.num_present = num_instances
-        if len(absent_ids):
-            present = np.setdiff1d(np.arange(num_instances), absent_ids)
-            self.present_ids = tf.constant(present, tf.int64)
-            self.num_present = len(present)
 
         def create_rows():
-            return self._add_state(
-                "rows", [num_instances, embedding_dim], 0.0, rows_dtype or dtype
-            )
+            shape = [num_instances, embedding_dim]
+            return self._create("rows", shape, 0.0, rows_dtype or dtype)
 
-        self._rows = (
-            replicas.on_host(create_rows)
-            if placement == "host"
-            else create_rows()
-        )
-        # In parts, as a large bank fits into memory but once.
+        is_on_host = placement == "host"
+        on_host = replicas.on_host
+        self._rows = on_host(create_rows) if is_on_host else create_rows()
         for part, first in enumerate(range(0, num_instances, _PART)):
             ids = np.arange(first, min(first + _PART, num_instances))
             rows = tf.random.stateless_normal(
                 [len(ids), embedding_dim], seed=[seed, part], dtype=dtype
             )
             self.fill(ids, tf.math.l2_normalize(rows, axis=-1))
-        self._log_normalizer = self._add_state(
-            "log_normalizer", [], math.nan, dtype
-        )
+        self._log_z = self._create("log_normalizer", [], float("nan"), dtype)
         self.built = True
 
-    def _add_state(self, name, shape, value, dtype):
+    def _create(self, name, shape, value, dtype):
         return self.add_weight(
             shape=shape,
             initializer=keras.initializers.Constant(value),
@@ -107,32 +89,14 @@ class MemoryBank(keras.layers.Layer):
 
     @property
     def log_normalizer(self) -> tf.Variable:
-        return self._log_normalizer.value
+        return self._log_z.value
 
-    def lookup(self, instance_ids: tf.Tensor) -> tf.Tensor:
+    def lookup(self, ids: tf.Tensor) -> tf.Tensor:
         """Rows of the given ids, `[..., embedding_dim]`."""
-        return tf.cast(tf.gather(self.rows, instance_ids), self.dtype)
+        return tf.cast(tf.gather(self.rows, ids), self.dtype)
 
-    def ids_at(self, positions: tf.Tensor) -> tf.Tensor:
-        """Ids by their positions, from 0 on, among those that take part."""
-        if self.present_ids is None:
-            return positions
-        return tf.gather(self.present_ids, positions)
-
-    def lookup_present(self, positions: tf.Tensor) -> tf.Tensor:
-        """Rows by the positions of their ids among those that take part."""
-        return self.lookup(self.ids_at(positions))
-
-    def all_rows(self) -> tf.Tensor:
-        """A copy of all rows, `[num_instances, embedding_dim]`."""
-        return tf.cast(self.rows.value(), self.dtype)
-
-    def fill(self, instance_ids: np.ndarray, embeddings: np.ndarray) -> None:
-        """Sets rows, outside of training and in the strategy's scope.
-
-        Args:
-            instance_ids: int `[batch]`, each once.
-            embeddings: `[batch, embedding_dim]`, of unit length.
+    def fill(self, ids: np.ndarray, embeddings: np.ndarray) -> None:
+        """Sets the rows of different ids, in the strategy's scope.
 
         Raises:
             NonFiniteError: If an embedding is not finite; no row is set.
@@ -140,95 +104,49 @@ class MemoryBank(keras.layers.Layer):
         if not bool(tf.reduce_all(tf.math.is_finite(embeddings))):
             raise NonFiniteError(
                 "Rows of the memory bank must be finite. Received: embeddings "
-                f"that are not, for ids among {instance_ids[0]} .. "
-                f"{instance_ids[-1]}. Try --precision=float32."
+                f"that are not, for ids among {ids[0]} .. {ids[-1]}. Try "
+                "--precision=float32."
             )
-        new = tf.IndexedSlices(
-            tf.cast(embeddings, self.rows.dtype),
-            tf.cast(instance_ids, tf.int64),
-        )
-        replicas.update_outside_of_steps(
-            self.rows, lambda rows: rows.scatter_update(new), ()
-        )
+        new = tf.cast(embeddings, self.rows.dtype)
+        replicas.update_outside_of_steps(self.rows, _scatter, (ids, new))
 
-    def update(
-        self,
-        instance_ids: tf.Tensor,
-        embeddings: tf.Tensor,
-        valid: tf.Tensor,
-    ) -> None:
+    def update(self, ids: tf.Tensor, embeddings: tf.Tensor) -> None:
         """Moves the rows of a step towards its embeddings, on every replica.
 
-        The new row is momentum * old + (1 - momentum) * v, renormalised. Of
-        an id that stands more than once in the global batch, the last valid
-        embedding is taken.
+        The new row is momentum * old + (1 - momentum) * v, renormalized. Of
+        an id that the global batch holds more than once, the last embedding
+        counts. A row whose new value is not finite stays as it is.
 
         Args:
-            instance_ids: int64 `[batch]`.
+            ids: int64 `[batch]`.
             embeddings: `[batch, embedding_dim]`, of unit length.
-            valid: bool `[batch]`; rows of other examples stay as they are,
-                and so do those whose embedding is not finite.
         """
-        is_finite = tf.reduce_all(tf.math.is_finite(embeddings), axis=-1)
-        instance_ids, embeddings, valid = replicas.gather_over_replicas(
-            instance_ids, embeddings, tf.cast(valid & is_finite, tf.int32)
-        )
-        instance_ids = tf.boolean_mask(instance_ids, valid > 0)
-        embeddings = tf.boolean_mask(embeddings, valid > 0)
-        replicas.update_on_all_replicas(
-            self.rows, self._write, (instance_ids, embeddings)
-        )
+        batch = [replicas.gather_over_replicas(x) for x in (ids, embeddings)]
+        replicas.update_on_all_replicas(self.rows, self._move, tuple(batch))
 
-    def _write(self, rows, instance_ids, embeddings):
-        ids, positions = tf.unique(instance_ids)
-        last = tf.math.unsorted_segment_max(
-            tf.range(tf.size(positions)), positions, tf.size(ids)
-        )
+    def _move(self, rows, ids, embeddings):
+        order = tf.argsort(ids, stable=True)
+        behind = tf.searchsorted(tf.gather(ids, order), ids, side="right")
+        last = tf.gather(order, behind - 1)  # [batch]: the last of the same id
+        old = tf.cast(tf.gather(rows, ids), embeddings.dtype)
         new = tf.gather(embeddings, last)
-        old = tf.cast(tf.gather(rows, ids), new.dtype)
-        mixed = self.momentum * old + (1.0 - self.momentum) * new
-        mixed = tf.cast(tf.math.l2_normalize(mixed, axis=-1), rows.dtype)
-        return rows.scatter_update(tf.IndexedSlices(mixed, ids))
+        new = self.momentum * old + (1.0 - self.momentum) * new
+        new = tf.math.l2_normalize(new, axis=-1)
+        is_finite = tf.reduce_all(tf.math.is_finite(new), -1, keepdims=True)
+        new = tf.where(is_finite, new, old)
+        return _scatter(rows, ids, tf.cast(new, rows.dtype))
 
-    def update_normalizer(self, estimate: tf.Tensor) -> tf.Tensor:
-        """Takes this step's estimate of log Z into account.
+    def normalize(self, estimate: tf.Tensor, training: bool) -> tf.Tensor:
+        """The log Z of a step, from its estimate; training moves Z."""
+        new = normalizer.moving_average(
+            self.log_normalizer.value(),
+            estimate,
+            self.normalizer_momentum if training else 1.0,
+        )
+        if training:
+            self.log_normalizer.assign(new)
+        return new
 
-        Args:
-            estimate: Scalar, log Z of the global batch, the same on every
-                replica.
 
-        Returns:
-            Scalar, the log Z to use in this step.
-        """
-        old = self.log_normalizer.value()
-        if self.normalizer == "ema":
-            # In log space: at a temperature of 0.01, Z is beyond float32.
-            decay = self.normalizer_momentum
-            log_decay = math.log(decay) if decay > 0 else -math.inf
-            moved = tf.reduce_logsumexp(
-                tf.stack([old + log_decay, estimate + math.log(1 - decay)])
-            )
-        else:
-            moved = old
-        new = tf.where(tf.math.is_finite(old), moved, estimate)
-        # A batch of unreadable images has no estimate.
-        new = tf.where(tf.math.is_finite(estimate), new, old)
-        self.log_normalizer.assign(new)
-        return self._usable(new)
-
-    def normalizer_for_evaluation(self, estimate: tf.Tensor) -> tf.Tensor:
-        """The log Z of training; before the first step, an estimate.
-
-        Args:
-            estimate: As `update_normalizer` takes it; it is not kept.
-
-        Returns:
-            Scalar, the log Z to use.
-        """
-        log_z = self.log_normalizer.value()
-        return self._usable(tf.where(tf.math.is_finite(log_z), log_z, estimate))
-
-    def _usable(self, log_normalizer):
-        neutral = tf.cast(math.log(self.num_instances), log_normalizer.dtype)
-        is_known = tf.math.is_finite(log_normalizer)
-        return tf.where(is_known, log_normalizer, neutral)
+def _scatter(rows, ids, new):
+    return rows.scatter_update(tf.IndexedSlices(new, ids))

@@ -6,6 +6,8 @@ that one device, many replicas and a restarted run see the same negatives.
 
 import tensorflow as tf
 
+from tf_instdisc.method import replicas
+
 
 def draw_negatives(
     seed: int,
@@ -13,7 +15,7 @@ def draw_negatives(
     num_instances: int,
     shape: list[int | tf.Tensor],
 ) -> tf.Tensor:
-    """Draws instance ids, with replacement.
+    """Draws instances, with replacement.
 
     Args:
         seed: The run's seed.
@@ -23,7 +25,7 @@ def draw_negatives(
             `[global_batch, num_negatives]`.
 
     Returns:
-        int64 ids in [0, num_instances).
+        int64 numbers in [0, num_instances).
     """
     return tf.random.stateless_uniform(
         shape,
@@ -31,3 +33,33 @@ def draw_negatives(
         maxval=num_instances,
         dtype=tf.int64,
     )
+
+
+def draw_for_replica(
+    seed: int,
+    step: tf.Tensor,
+    num_instances: int,
+    num_negatives: int,
+    batch_size: int | tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Draws the negatives of a replica.
+
+    Args:
+        seed: As in `draw_negatives`, and so the two following.
+        step: See above.
+        num_instances: See above.
+        num_negatives: m.
+        batch_size: The replica's examples, which each have negatives of
+            their own; None if all examples share theirs.
+
+    Returns:
+        int64 `[num_negatives]`, the same on every replica, or
+        `[batch, num_negatives]`, the replica's rows of one draw for the
+        global batch.
+    """
+    if batch_size is None:
+        return draw_negatives(seed, step, num_instances, [num_negatives])
+    first, global_batch = replicas.place_in_global_batch(batch_size)
+    shape = [global_batch, num_negatives]
+    drawn = draw_negatives(seed, step, num_instances, shape)
+    return drawn[first : first + batch_size]

@@ -1,217 +1,150 @@
-"""The objectives, as pure functions of logits, all in log space.
+"""The objectives: the loss of each example, in log space.
 
-A logit is v·v_i / τ: the cosine of an embedding and a row of the memory bank,
-over the temperature. Nothing is exponentiated before a maximum is taken out,
-so that every loss is finite for unit vectors and temperatures from 0.01 to 1.
+An objective is called as `objective(v, ids, bank, step, training)` with
+embeddings v `[batch, dim]`, their instance ids `[batch]`, the memory bank and
+the number of steps taken, and returns losses `[batch]`. A logit is v·v_i / τ,
+the cosine of an embedding and a row over the temperature. Nothing is
+exponentiated before a maximum is taken out, so that every loss is finite for
+unit vectors and temperatures from 0.01 to 1.
 
-Source: Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric
-Instance-level Discrimination", CVPR 2018 (arXiv 1805.01978).
+Source: Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), sections 3.1 to 3.3.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
-from keras import ops
+import keras
+import tensorflow as tf
 
-Tensor = Any
-
-_NUM_PARTS = 8
-_LEAST_PART = 256
+from tf_instdisc.method import negatives, streamed_softmax
+from tf_instdisc.method.normalizer import estimate_log_z
 
 
-def pair_logits(embeddings: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """Logits of each embedding with its own row.
+@dataclasses.dataclass(frozen=True)
+class Softmax:
+    """Non-parametric softmax over all instances: -log P(i|v), equation 2."""
 
-    Args:
-        embeddings: float `[batch, embedding_dim]`, v.
-        rows: float `[batch, embedding_dim]`, v_i.
-        temperature: τ, above 0.
+    temperature: float
 
-    Returns:
-        float `[batch]`.
-    """
-    return ops.sum(embeddings * rows, axis=-1) / temperature
-
-
-def negative_logits(
-    embeddings: Tensor, rows: Tensor, temperature: float
-) -> Tensor:
-    """Logits of each embedding with its negatives.
-
-    Args:
-        embeddings: float `[batch, embedding_dim]`, v.
-        rows: float, the negatives: `[num_negatives, embedding_dim]` where the
-            batch shares them, `[batch, num_negatives, embedding_dim]` where
-            each example has its own.
-        temperature: τ, above 0.
-
-    Returns:
-        float `[batch, num_negatives]`.
-    """
-    embeddings = embeddings / temperature
-    if len(rows.shape) == 2:
-        return ops.matmul(embeddings, ops.transpose(rows))
-    # The vector on the left: this product and its gradient take two thirds of
-    # the time that the other order takes in TensorFlow on a CPU.
-    products = ops.matmul(
-        embeddings[:, None, :], ops.transpose(rows, (0, 2, 1))
-    )
-    return ops.squeeze(products, axis=1)
-
-
-def shared_negative_logits(
-    embeddings: Tensor,
-    lookup: Callable[[Tensor], Tensor],
-    negative_ids: Tensor,
-    temperature: float,
-) -> list[Tensor]:
-    """`negative_logits` of negatives that the batch shares, in parts.
-
-    What an objective computes of a part is small beside all the logits, of
-    which memory then holds one copy, and not two.
-
-    Args:
-        embeddings: float `[batch, embedding_dim]`, v.
-        lookup: From ids to rows.
-        negative_ids: int `[num_negatives]`.
-        temperature: τ, above 0.
-
-    Returns:
-        Up to 8 parts `[batch, part]` of the columns, in their order.
-    """
-    num_negatives = negative_ids.shape[0]
-    size = max(-(-num_negatives // _NUM_PARTS), _LEAST_PART)
-    return [
-        negative_logits(
-            embeddings, lookup(negative_ids[start : start + size]), temperature
+    def __call__(self, v, ids, bank, step, training):
+        log_sum = streamed_softmax.log_sum_exp(
+            v,
+            lambda positions: bank.lookup(bank.instances.ids_at(positions)),
+            bank.instances.count,
+            self.temperature,
         )
-        for start in range(0, num_negatives, size)
-    ]
+        return log_sum - pair_logits(v, bank.lookup(ids), self.temperature)
 
 
-def softmax_loss(
-    embeddings: Tensor,
-    instance_ids: Tensor,
-    rows: Tensor,
-    temperature: float,
-) -> Tensor:
-    """Exact softmax over all instances: -log P(i|v), section 3.1.
+@dataclasses.dataclass(frozen=True)
+class Parametric:
+    """Softmax with trained class weights w_j for rows, equation 1."""
 
-    With the memory bank as `rows` this is the non-parametric softmax; with
-    trained weights as `rows`, the parametric baseline of equation 1.
+    temperature: float
+    class_weights: keras.Variable
 
-    Args:
-        embeddings: float `[batch, embedding_dim]`, v.
-        instance_ids: int `[batch]`, i.
-        rows: float `[num_instances, embedding_dim]`.
-        temperature: τ, above 0.
-
-    Returns:
-        float `[batch]`.
-    """
-    logits = negative_logits(embeddings, rows, temperature)
-    positive = ops.take_along_axis(logits, instance_ids[:, None], axis=-1)
-    return ops.logsumexp(logits, axis=-1) - ops.squeeze(positive, axis=-1)
+    def __call__(self, v, ids, bank, step, training):
+        rows, positions = self.class_weights.value, ids
+        if bank.instances.ids is not None:
+            rows = tf.gather(rows, bank.instances.ids)
+            positions = bank.instances.positions_of(ids)
+        return softmax_loss(v, positions, rows, self.temperature)
 
 
-def nce_loss(
-    positive_logits: Tensor,
-    negative_logits: Tensor | Sequence[Tensor],
-    log_normalizer: Tensor,
-    num_instances: int,
-) -> Tensor:
-    """Noise-contrastive estimation, section 3.2.
+@dataclasses.dataclass(frozen=True)
+class _Sampled:
+    """Negatives drawn for the batch, if they are shared, or per example."""
 
-    P(i|v) = exp(v·v_i / τ) / Z, noise P_n = 1 / n, and
-    h(i, v) = P(i|v) / (P(i|v) + m P_n); the loss is
-    -log h(i, v) - Σ log(1 - h(i, v')) over the m negatives. With
-    a = log P(i|v) - log(m P_n), h is sigmoid(a), so both terms are softplus.
+    temperature: float
+    num_negatives: int
+    is_shared: bool
+    seed: int
 
-    Args:
-        positive_logits: float `[batch]`.
-        negative_logits: float `[batch, num_negatives]`, or its columns in
-            parts; m is `num_negatives`.
-        log_normalizer: float scalar, log Z.
-        num_instances: n.
-
-    Returns:
-        float `[batch]`.
-    """
-    parts, num_negatives = _in_parts(negative_logits)
-    offset = log_normalizer + math.log(num_negatives) - math.log(num_instances)
-    loss = ops.softplus(offset - positive_logits)
-    for part in parts:
-        loss = loss + ops.sum(ops.softplus(part - offset), axis=-1)
-    return loss
+    def logits(self, v, ids, bank, step):
+        """Logits `[batch]` and `[batch, m]`, and the negatives' ids."""
+        m, n = self.num_negatives, bank.instances.count
+        batch = None if self.is_shared else tf.shape(v)[0]
+        drawn = negatives.draw_for_replica(self.seed, step, n, m, batch)
+        negative_ids = bank.instances.ids_at(drawn)  # [m] or [batch, m]
+        own, others = bank.lookup(ids), bank.lookup(negative_ids)
+        positive = pair_logits(v, own, self.temperature)
+        negative = negative_logits(v, others, self.temperature)
+        return positive, negative, negative_ids
 
 
-def _in_parts(logits):
-    """Parts of the columns, and how many columns there are."""
-    parts = logits if isinstance(logits, Sequence) else [logits]
-    return parts, sum(part.shape[-1] for part in parts)
+class NCE(_Sampled):
+    """Noise-contrastive estimation with the noise P_n = 1 / n, section 3.2."""
+
+    def __call__(self, v, ids, bank, step, training):
+        positive, negative, _ = self.logits(v, ids, bank, step)
+        n = bank.instances.count
+        estimate = estimate_log_z(tf.stop_gradient(negative), n)
+        log_z = bank.normalize(estimate, training)
+        return nce_loss(positive, negative, log_z, n)
 
 
-def info_nce_loss(
-    positive_logits: Tensor,
-    negative_logits: Tensor,
-    is_positive: Tensor | None = None,
-) -> Tensor:
+class InfoNCE(_Sampled):
     """Cross-entropy of the positive among itself and the negatives.
 
+    A draw that hits the example's own row is no negative.
+
     Source: van den Oord et al. 2018 (arXiv 1807.03748), equation 4.
-
-    Args:
-        positive_logits: float `[batch]`.
-        negative_logits: float `[batch, num_negatives]`.
-        is_positive: bool `[batch, num_negatives]`, true where a draw hit the
-            example's own row, which is then no negative.
-
-    Returns:
-        float `[batch]`.
     """
-    if is_positive is not None:
-        negative_logits = ops.where(is_positive, -math.inf, negative_logits)
-    positive = positive_logits[:, None]
-    logits = ops.concatenate([positive, negative_logits], axis=-1)
-    return ops.logsumexp(logits, axis=-1) - positive_logits
+
+    def __call__(self, v, ids, bank, step, training):
+        positive, negative, negative_ids = self.logits(v, ids, bank, step)
+        is_positive = tf.equal(negative_ids, ids[:, None])
+        return info_nce_loss(positive, negative, is_positive)
 
 
-def proximal_term(embeddings: Tensor, previous: Tensor) -> Tensor:
-    """|v - v_i|² to the row of the step before, section 3.3 without λ.
+# === Formulas ===
 
-    Args:
-        embeddings: float `[batch, embedding_dim]`, v.
-        previous: float `[batch, embedding_dim]`, v_i of the step before.
 
-    Returns:
-        float `[batch]`.
+def pair_logits(v, rows, temperature):
+    """v·v_i / τ of each v and its own row: `[batch, dim]` twice, `[batch]`."""
+    return tf.reduce_sum(v * rows, axis=-1) / temperature
+
+
+def negative_logits(v, rows, temperature):
+    """v·v_j / τ of each v and its negatives, `[batch, m]`.
+
+    The rows are `[m, dim]` where the batch shares them, and
+    `[batch, m, dim]` where each example has its own.
     """
-    return ops.sum(ops.square(embeddings - previous), axis=-1)
+    v = v / temperature
+    if rows.shape.rank == 2:
+        return tf.matmul(v, tf.transpose(rows))
+    # The vector on the left: this product and its gradient take two thirds of
+    # the time that the other order takes in TensorFlow on a CPU.
+    return tf.matmul(v[:, None, :], rows, transpose_b=True)[:, 0]
 
 
-def log_normalizer_estimate(
-    negative_logits: Tensor | Sequence[Tensor],
-    weights: Tensor,
-    num_instances: int,
-) -> Tensor:
-    """Monte Carlo estimate of log Z, section 3.2.
+def softmax_loss(v, positions, rows, temperature):
+    """-log P(i|v) over all rows `[n, dim]`; `positions` `[batch]` are i."""
+    logits = negative_logits(v, rows, temperature)  # [batch, n]
+    positive = tf.gather(logits, positions, axis=1, batch_dims=1)
+    return tf.reduce_logsumexp(logits, axis=-1) - positive
 
-    Z is about n times the mean of exp(v·v_j / τ) over uniformly drawn j.
 
-    Args:
-        negative_logits: float `[batch, num_negatives]`, or its columns in
-            parts.
-        weights: float `[batch]`, 1 for examples that count and 0 for others;
-            at least one counts.
-        num_instances: n.
+def nce_loss(positive, negative, log_z, n):
+    """-log h(i, v) - Σ log(1 - h(i, v')) over the m negatives, equation 7.
 
-    Returns:
-        float scalar.
+    P(i|v) = exp(v·v_i / τ) / Z and h(i, v) = P(i|v) / (P(i|v) + m P_n). With
+    a = log P(i|v) - log(m P_n), h is sigmoid(a): both terms are softplus.
     """
-    parts, num_negatives = _in_parts(negative_logits)
-    per_part = [ops.logsumexp(part, axis=-1) for part in parts]
-    per_example = ops.logsumexp(ops.stack(per_part), axis=0)
-    per_example = ops.where(weights > 0, per_example, -math.inf)
-    log_count = ops.log(ops.sum(weights)) + math.log(num_negatives)
-    return ops.logsumexp(per_example) - log_count + math.log(num_instances)
+    offset = log_z + math.log(negative.shape[-1]) - math.log(n)
+    others = tf.reduce_sum(tf.math.softplus(negative - offset), axis=-1)
+    return tf.math.softplus(offset - positive) + others
+
+
+def info_nce_loss(positive, negative, is_positive):
+    """-log of the positive's softmax; `is_positive` `[batch, m]` left out."""
+    impossible = tf.constant(-math.inf, negative.dtype)
+    negative = tf.where(is_positive, impossible, negative)
+    logits = tf.concat([positive[:, None], negative], axis=-1)
+    return tf.reduce_logsumexp(logits, axis=-1) - positive
+
+
+def proximal_term(v, previous):
+    """|v - v_i|² to the row of the step before, section 3.3; `[batch]`."""
+    return tf.reduce_sum(tf.square(v - previous), axis=-1)

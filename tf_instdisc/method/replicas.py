@@ -1,8 +1,9 @@
 """What crosses replicas. All else in the package is written for one device.
 
-Replicas may be those of one host (`tf.distribute.MirroredStrategy`) or of
-many (`tf.distribute.MultiWorkerMirroredStrategy`): only sums over replicas
-are used, as TensorFlow 2.21 has gathers that abort (BUILD_NOTES.md).
+Every replica has as many examples as the others (`in_equal_parts`). Replicas
+may be those of one host (`tf.distribute.MirroredStrategy`) or of many
+(`tf.distribute.MultiWorkerMirroredStrategy`): only sums over replicas are
+used, as TensorFlow 2.21 has gathers that abort (BUILD_NOTES.md).
 """
 
 import concurrent.futures
@@ -10,11 +11,19 @@ import warnings
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+# === Within a step, in a replica's context ===
+
+
+def num_replicas() -> int:
+    """Replicas that take part in a step."""
+    return tf.distribute.get_replica_context().num_replicas_in_sync
 
 
 def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
-    """Sums a tensor over the replicas; call it in a replica's context."""
+    """Sums a tensor over the replicas."""
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return value
@@ -23,58 +32,38 @@ def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
 
-def gather_over_replicas(*values: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def gather_over_replicas(value: tf.Tensor) -> tf.Tensor:
     """Joins `[batch, ...]` of all replicas along the batch, in their order.
 
     Args:
-        *values: Tensors of rank 1 or more with one batch size, which may
-            differ between replicas.
+        value: A tensor of rank 1 or more.
 
     Returns:
-        The same tensors `[global_batch, ...]` on every replica.
+        The tensor `[global_batch, ...]`, the same on every replica.
     """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
-        return values
-    size = tf.shape(values[0])[:1]
-    sizes = sum_over_replicas(_in_own_slot(size)[:, 0])
-    # An empty tensor cannot be reduced.
-    longest = tf.maximum(tf.reduce_max(sizes), 1)
-    is_present = tf.sequence_mask(sizes, longest)
-
-    def join(value):
-        missing = [[0, longest - size[0]]] + [[0, 0]] * (len(value.shape) - 1)
-        slots = sum_over_replicas(_in_own_slot(tf.pad(value, missing)))
-        return tf.boolean_mask(slots, is_present)
-
-    return tuple(join(value) for value in values)
-
-
-def _in_own_slot(value: tf.Tensor) -> tf.Tensor:
-    """`[num_replicas, ...]`, zero but for this replica's own slot."""
-    context = tf.distribute.get_replica_context()
+        return value
     before = context.replica_id_in_sync_group
     after = context.num_replicas_in_sync - 1 - before
-    others = [[before, after]] + [[0, 0]] * len(value.shape)
-    return tf.pad(value[None], others)
+    # Each replica fills its own slot of [replicas, batch, ...].
+    slots = tf.pad(value[None], [[before, after]] + [[0, 0]] * value.shape.rank)
+    return tf.reshape(sum_over_replicas(slots), [-1, *value.shape[1:]])
 
 
 def place_in_global_batch(batch_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Where this replica's examples stand in the global batch.
 
     Args:
-        batch_size: int scalar, the examples of this replica; may be 0.
+        batch_size: int scalar, the examples of this replica.
 
     Returns:
         The position of this replica's first example and the global batch
-        size, int32 scalars.
+        size, int scalars.
     """
     context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return tf.constant(0), batch_size
-    sizes = sum_over_replicas(_in_own_slot(batch_size))
-    before = sizes[: context.replica_id_in_sync_group]
-    return tf.reduce_sum(before), tf.reduce_sum(sizes)
+    first = context.replica_id_in_sync_group * batch_size
+    return first, context.num_replicas_in_sync * batch_size
 
 
 def update_on_all_replicas(variable: tf.Variable, update, args: tuple) -> None:
@@ -92,8 +81,11 @@ def update_on_all_replicas(variable: tf.Variable, update, args: tuple) -> None:
     tf.distribute.get_replica_context().merge_call(merge, args=args)
 
 
+# === Outside of a step ===
+
+
 def update_outside_of_steps(variable: tf.Variable, update, args: tuple) -> None:
-    """The same, from a strategy's scope."""
+    """`update_on_all_replicas`, from a strategy's scope."""
     _update_copies(tf.distribute.get_strategy(), variable, update, args)
 
 
@@ -154,7 +146,49 @@ def first_replica(strategy: tf.distribute.Strategy, value):
     return strategy.experimental_local_results(value)[0]
 
 
-def local_size(strategy: tf.distribute.Strategy, value) -> int:
-    """Examples of one batch on this host, over all of its replicas."""
-    parts = strategy.experimental_local_results(value)
-    return sum(int(part.shape[0]) for part in parts)
+def in_equal_parts(strategy: tf.distribute.Strategy, batch):
+    """Divides this host's batch equally among its replicas.
+
+    Of a smaller last batch, Keras gives the first replicas a whole part and
+    the others fewer examples or none. If the examples cannot be divided
+    equally, the first ones are repeated with a weight of 0, and the weights
+    of all others are raised such that the mean loss remains the same.
+
+    Args:
+        strategy: The strategy whose replicas take the batch.
+        batch: A batch of a distributed data set, as Keras takes it.
+
+    Returns:
+        The batch, itself if its parts are equal, and its size on this host.
+    """
+    first = next(v for v in keras.tree.flatten(batch) if v is not None)
+    parts = strategy.experimental_local_results(first)
+    replicas, size = len(parts), sum(int(part.shape[0]) for part in parts)
+    if all(part.shape[0] == parts[0].shape[0] for part in parts):
+        return batch, size
+    part_size = -(-size // replicas)
+    order = np.arange(part_size * replicas) % size
+
+    def join(value):
+        if value is None:
+            return None
+        whole = tf.concat(strategy.experimental_local_results(value), axis=0)
+        return tf.gather(whole, order)
+
+    def divide(value):
+        if value is None:
+            return None
+        slices = iter(tf.split(value, replicas))
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: next(slices)
+        )
+
+    x, ids, weights = keras.utils.unpack_x_y_sample_weight(
+        keras.tree.map_structure(join, batch)
+    )
+    raised = np.where(np.arange(len(order)) < size, len(order) / size, 0.0)
+    weights = (
+        raised if weights is None else raised * tf.cast(weights, "float64")
+    )
+    batch = keras.tree.map_structure(divide, (x, ids, tf.constant(weights)))
+    return batch, size

@@ -50,7 +50,7 @@ def log_sum_exp(
 def _one_pass(v, read_rows, num_rows, temperature):
     """log Σ_j exp(v·v_j/τ), and Σ_j P(j|v) v_j."""
     batch = tf.shape(v)[0]
-    chunk = tf.maximum(_LOGITS_PER_CHUNK // tf.maximum(batch, 1), 1024)
+    chunk = tf.maximum(_LOGITS_PER_CHUNK // batch, 1024)
     queries = v / temperature
 
     def body(start, largest, total, weighted):

@@ -5,6 +5,7 @@ import itertools
 import keras
 import tensorflow as tf
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.method import batches
 from tf_instdisc.method import replicas as distribution
 from tf_instdisc.method.throughput import Stopwatch
@@ -15,14 +16,19 @@ class FitLoop(keras.Model):
 
     It replaces Keras' train and test functions (3.15), which return the mean
     over replicas of what is the same on each of them, and which fail on more
-    than one host. A subclass has `train_step(data, applies_gradients)`,
-    `test_step(data)` and `step`, the number of steps taken.
+    than one host. A subclass has `train_step(data, applies_gradients)` and
+    `test_step(data)`. They return logs that are the same on each replica;
+    of the `loss` among them, `fit` and `evaluate` show the mean over the
+    examples. A batch may have any size: each replica gets an equal part of
+    it. On many hosts all batches must have one size.
 
     Args:
         accumulate_steps: Steps whose gradients are averaged into one
             application, at least 1.
 
     Attributes:
+        step: int64, the number of steps taken.
+        loss_tracker: Mean loss of the epoch.
         skip_steps: Steps of the next epoch that were done before; `fit`
             counts them, takes no input for them and changes nothing.
         stop_requested: Whether `request_stop` was called on this host.
@@ -32,12 +38,30 @@ class FitLoop(keras.Model):
 
     def __init__(self, accumulate_steps: int = 1, **kwargs):
         super().__init__(**kwargs)
+        if accumulate_steps < 1:
+            raise UsageError(
+                "`accumulate_steps` must be at least 1. Received: "
+                f"accumulate_steps={accumulate_steps}"
+            )
         self.accumulate_steps = accumulate_steps
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+        self._step = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int64",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="step",
+        )
         self.skip_steps = 0
         self.stop_requested = False
         self.stopped = False
         self._gradient_sums: list[tf.Variable] = []
         self._stopwatch = Stopwatch()
+
+    @property
+    def step(self) -> tf.Variable:
+        return self._step.value
 
     def request_stop(self) -> None:
         """Stops training after this step; a signal handler may call it."""
@@ -106,6 +130,12 @@ class FitLoop(keras.Model):
         """Weights that checkpoints hold by name, not by position."""
         return {}
 
+    def regularization(self) -> tf.Tensor | float:
+        """This replica's part of the losses that layers add."""
+        if not self.losses:
+            return 0.0
+        return tf.add_n(self.losses) / distribution.num_replicas()
+
     def take_gradients(self, gradients, applies_gradients: bool) -> None:
         """Applies gradients, or keeps them for a later step.
 
@@ -167,23 +197,21 @@ class FitLoop(keras.Model):
                 self.skip_steps -= 1
                 return {}
             is_first = False
-            for batch in self._execution(iterator):
+            for batch, size, spec in self._execution(iterator):
                 applies_gradients = self._applies_gradients()
                 # A later `fit` may bring batches of another form.
-                kind = applies_gradients, repr(_element_spec(iterator))
+                kind = applies_gradients, repr(spec)
                 if kind not in graphs:
                     is_first = True
                     self.see_first_batch(batch)
                     graphs[kind] = self._make_step(
-                        iterator,
+                        spec,
                         lambda data, applies=applies_gradients: self.train_step(
                             data, applies
                         ),
                     )
-                logs = self._run(graphs[kind], batch)
-                self._stopwatch.images += distribution.local_size(
-                    self.distribute_strategy, _first_tensor(batch)
-                )
+                logs = self._run(graphs[kind], batch, size)
+                self._stopwatch.images += size
             speed = self._stopwatch.read()
             if is_first:
                 # A first step compiles; it says nothing about speed.
@@ -198,11 +226,11 @@ class FitLoop(keras.Model):
         graphs = {}
 
         def test_function(iterator):
-            for batch in self._execution(iterator):
-                kind = repr(_element_spec(iterator))
+            for batch, size, spec in self._execution(iterator):
+                kind = repr(spec)
                 if kind not in graphs:
-                    graphs[kind] = self._make_step(iterator, self.test_step)
-                logs = self._run(graphs[kind], batch)
+                    graphs[kind] = self._make_step(spec, self.test_step)
+                logs = self._run(graphs[kind], batch, size)
             return logs
 
         self.test_function = test_function
@@ -224,40 +252,49 @@ class FitLoop(keras.Model):
             yield batch
 
     def _next_batch(self, iterator):
+        """A batch, its examples on this host, and the form of all batches."""
         # Keras marks what is None in some batches by an Optional.
-        return keras.tree.map_structure(
+        given = keras.tree.map_structure(
             lambda v: None if isinstance(v, tf.experimental.Optional) else v,
             self._stopwatch.wait_for(iterator),
         )
+        batch, size = distribution.in_equal_parts(
+            self.distribute_strategy, given
+        )
+        has_form = batch is given
+        spec = getattr(iterator, "element_spec", None) if has_form else None
+        return batch, size, spec
 
     def _applies_gradients(self):
         if self.accumulate_steps == 1:
             return True
         return (int(self.step.numpy()) + 1) % self.accumulate_steps == 0
 
-    def _run(self, step, batch):
+    def _run(self, step, batch, size):
         with batches.named_errors():
             if not _has_many_hosts(self.distribute_strategy):
-                logs, _ = step(batch, 0)
+                logs, _ = step(batch, size, 0)
                 self.stopped = self.stop_requested
                 return logs
             # Each host's wish reaches all of them within the step.
-            logs, votes = step(batch, int(self.stop_requested))
+            logs, votes = step(batch, size, int(self.stop_requested))
             self.stopped = int(votes) > 0
             return logs
 
-    def _make_step(self, iterator, take_step):
+    def _make_step(self, batch_spec, take_step):
         strategy = self.distribute_strategy
 
-        def replica_step(batch, stop):
+        def replica_step(batch, size, stop):
             logs = take_step(batch)
+            self.loss_tracker.update_state(logs["loss"], sample_weight=size)
+            logs["loss"] = self.loss_tracker.result()
             votes = 0
             if _has_many_hosts(strategy):
                 votes = distribution.sum_over_replicas(stop)
             return logs, votes
 
-        def step(batch, stop):
-            results = strategy.run(replica_step, args=(batch, stop))
+        def step(batch, size, stop):
+            results = strategy.run(replica_step, args=(batch, size, stop))
             # The same on each replica.
             return tf.nest.map_structure(
                 lambda value: distribution.first_replica(strategy, value),
@@ -267,7 +304,6 @@ class FitLoop(keras.Model):
         if self.run_eagerly:
             return step
         # Nothing here is for autograph, which takes a seventh of a start.
-        batch_spec = _element_spec(iterator)
         has_spec = batch_spec is not None and not any(
             isinstance(spec, tf.OptionalSpec)
             for spec in keras.tree.flatten(batch_spec)
@@ -275,9 +311,9 @@ class FitLoop(keras.Model):
         if not has_spec:
             return tf.function(step, reduce_retracing=True, autograph=False)
         # One graph for full and for smaller batches.
-        stop_spec = tf.TensorSpec([], tf.int32)
+        number = tf.TensorSpec([], tf.int32)
         return tf.function(
-            step, input_signature=[batch_spec, stop_spec], autograph=False
+            step, input_signature=[batch_spec, number, number], autograph=False
         )
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -285,14 +321,6 @@ class FitLoop(keras.Model):
         # instance ids included, and fails on many hosts.
         del iterator, data_batch
         self.build_training_state()
-
-
-def _element_spec(iterator):
-    return getattr(iterator, "element_spec", None)
-
-
-def _first_tensor(batch):
-    return next(v for v in keras.tree.flatten(batch) if v is not None)
 
 
 def _has_many_hosts(strategy: tf.distribute.Strategy) -> bool:

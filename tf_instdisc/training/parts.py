@@ -37,6 +37,7 @@ class Work:
     test_images: tf.data.Dataset | None
     strategy: tf.distribute.Strategy
     model: InstanceDiscrimination
+    batch_size: int
     steps: int
 
     @property
@@ -117,7 +118,10 @@ def prepare(
         )
         for s in (source, test_source if has_knn else None)
     )
-    steps = pipeline.steps_per_epoch(source, config.optimizer.batch_size)
+    batch_size = pipeline.largest_batch_size(
+        source, config.optimizer.batch_size, strategy.num_replicas_in_sync
+    )
+    steps = pipeline.steps_per_epoch(source, batch_size)
     method = {n: v for n, v in vars(config.method).items() if n != "bank_init"}
     with strategy.scope():
         model = InstanceDiscrimination(
@@ -139,6 +143,7 @@ def prepare(
         test_images,
         strategy,
         model,
+        batch_size,
         steps,
     )
 

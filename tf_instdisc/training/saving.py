@@ -47,6 +47,17 @@ class Progress:
     baselines: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     format_version: int = _FORMAT_VERSION
 
+    def in_whole_batches(self, num_images: int, batch_size: int) -> "Progress":
+        """The same, or the next epoch if no whole batch is left of this one.
+
+        This happens only if the batch size was changed.
+        """
+        if not self.images or num_images - self.images >= batch_size:
+            return self
+        return dataclasses.replace(
+            self, epochs=self.epochs + 1, images=0, metrics=[]
+        )
+
 
 def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
     """Brings a model back to the newest whole checkpoint, if there is one.
@@ -154,7 +165,7 @@ class Checkpointer(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         steps = self.params["steps"]
         left = self.num_images - self.progress.images
-        skipped = steps - math.ceil(left / self.progress.batch_size)
+        skipped = steps - left // self.progress.batch_size
         self.model.skip_steps = skipped
         self._first_step = skipped
         self._images_before = self.progress.images

@@ -6,7 +6,6 @@ script would use the same parts in its own way.
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 import sys
 import time
@@ -108,6 +107,10 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
     config, run, model = work.config, work.run, work.model
     epochs = config.optimizer.epochs
     progress = saving.restore_newest(run, model)
+    if progress is not None:
+        progress = progress.in_whole_batches(
+            work.source.num_readable, work.batch_size
+        )
     is_finished = False
     if work.is_chief:
         is_finished = finishing.is_finished(
@@ -121,10 +124,10 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
             initial_run.begin_with(config.training.init_run, model)
         elif config.method.bank_init == "encode":
             model.encode_bank(work.train_images)
-    elif progress.batch_size != config.optimizer.batch_size:
+    elif progress.batch_size != work.batch_size:
         # The learning rate goes by the fraction of the run that is done.
         images = work.source.num_readable - progress.images
-        left = math.ceil(images / config.optimizer.batch_size)
+        left = images // work.batch_size
         done = (progress.epochs + 1) * work.steps - left
         model.optimizer.iterations.assign(
             done // config.optimizer.accumulate_steps
@@ -162,7 +165,7 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
         return pipeline.training_dataset(
             source,
             parts.augmentation_of(config),
-            config.optimizer.batch_size,
+            work.batch_size,
             config.optimizer.epochs,
             config.training.seed,
             progress.epochs,
@@ -198,7 +201,7 @@ def _callbacks(
     checkpointer = saving.Checkpointer(
         run,
         progress,
-        work.config.optimizer.batch_size,
+        work.batch_size,
         source.num_readable,
         training.checkpoint_minutes,
         training.keep_checkpoints,
