@@ -8,6 +8,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from tf_instdisc import random_streams
 from tf_instdisc.data import decode
 from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, augment
 from tf_instdisc.data.sources import ImageSource
@@ -115,13 +116,7 @@ def training_dataset(
 
     def read_epoch(epoch):
         examples = source.examples(
-            tf.stack([tf.constant(seed, tf.int64), epoch])
-        )
-        # A stateless seed is two words of 64 bits: the first holds epoch and
-        # seed, the second the instance.
-        epoch_and_seed = tf.bitwise.bitwise_or(
-            tf.bitwise.left_shift(epoch, tf.constant(32, tf.int64)),
-            tf.constant(seed, tf.int64),
+            random_streams.seed_of(random_streams.EPOCH_ORDER, seed, epoch)
         )
         is_encoded = _is_encoded(examples)
         # Images of different shapes cannot be batched before they are cropped.
@@ -132,7 +127,12 @@ def training_dataset(
         def crop(example):
             uniforms = tf.random.stateless_uniform(
                 [NUM_UNIFORMS],
-                seed=tf.stack([epoch_and_seed, example["instance_id"]]),
+                random_streams.seed_of(
+                    random_streams.AUGMENTATION,
+                    seed,
+                    example["instance_id"],
+                    epoch,
+                ),
             )
             image = example["image"]
             if is_encoded:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from tf_instdisc import keras_internals
+
 
 def training_call(
     encoder: keras.Model, jit_compile: bool = False
@@ -30,7 +32,7 @@ def training_call(
     Returns:
         A function from images to embeddings.
     """
-    if not isinstance(encoder, keras.src.models.Functional):
+    if not keras_internals.is_functional(encoder):
         return tf.function(
             lambda images: encoder(images, training=True),
             jit_compile=jit_compile,

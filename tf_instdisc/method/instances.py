@@ -53,3 +53,10 @@ class Instances:
     def positions_of(self, ids: tf.Tensor) -> tf.Tensor:
         """The positions of ids that have an image."""
         return ids if self.ids is None else tf.searchsorted(self.ids, ids)
+
+
+def last_of_same_id(ids: tf.Tensor) -> tf.Tensor:
+    """For each of the ids `[batch]`, where its last occurrence stands."""
+    order = tf.argsort(ids, stable=True)
+    behind = tf.searchsorted(tf.gather(ids, order), ids, side="right")
+    return tf.gather(order, behind - 1)

@@ -10,7 +10,13 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tf_instdisc.method import batches, fused_batch_norm, objectives, replicas
+from tf_instdisc import random_streams
+from tf_instdisc.method import (
+    batches,
+    fused_batch_norm,
+    objectives,
+    replicas,
+)
 from tf_instdisc.method.instance_model import InstanceModel
 from tf_instdisc.method.memory_bank import MemoryBank
 
@@ -19,13 +25,12 @@ from tf_instdisc.method.memory_bank import MemoryBank
 class InstanceDiscrimination(InstanceModel):
     """Trains an encoder to tell every image from every other.
 
-    Create it in the scope of the strategy that trains it. `fit` takes
-    batches `(images, instance_ids)`: what the encoder takes, and int
-    `[batch]` in [0, num_instances); or dictionaries with the keys `image` and
-    `instance_id`. A third part, `sample_weight`, float `[batch]`, scales the
-    losses of the examples, and not how their rows and Z move. `evaluate` and
-    `validation_data` give the mean loss of such batches with the encoder in
-    inference mode, and write nothing.
+    Create it in the scope of the strategy that trains it. `fit` takes batches
+    `(images, instance_ids)`: what the encoder takes, and int `[batch]` in
+    [0, num_instances); or dictionaries with `image` and `instance_id`. A third
+    part, `sample_weight`, float `[batch]`, scales the losses of the examples,
+    and not how their rows and Z move. `evaluate` and `validation_data` give
+    the mean loss with the encoder in inference mode, and write nothing.
 
     The bank, log Z and the step are weights of the model: `get_weights`,
     `save_weights` and `keras.callbacks.EarlyStopping(restore_best_weights=
@@ -85,11 +90,12 @@ class InstanceDiscrimination(InstanceModel):
         # f in training; `self.encoder` is the same f in inference.
         self._encode = fused_batch_norm.training_call(self.encoder, jit_encoder)
         embedding_dim = self.encoder.output_shape[-1]
+        is_moving = normalizer == "ema"
         self.memory_bank = MemoryBank(
             num_instances,
             embedding_dim,
             momentum=bank_momentum,
-            normalizer_momentum={"ema": normalizer_momentum}.get(normalizer, 1),
+            normalizer_momentum=normalizer_momentum if is_moving else 1.0,
             seed=seed,
             dtype=self.encoder.outputs[0].dtype,
             rows_dtype=bank_dtype,
@@ -101,9 +107,7 @@ class InstanceDiscrimination(InstanceModel):
         if objective == "softmax":
             self._losses_of = objectives.Softmax(temperature)
         elif objective == "parametric":
-            random = keras.initializers.RandomNormal(
-                0.0, embedding_dim**-0.5, seed
-            )
+            random = random_streams.class_weights(seed, embedding_dim**-0.5)
             self.class_weights = self.add_weight(
                 (num_instances, embedding_dim), random, name="class_weights"
             )
@@ -113,10 +117,8 @@ class InstanceDiscrimination(InstanceModel):
         else:
             is_nce = objective == "nce"
             sampled = objectives.NCE if is_nce else objectives.InfoNCE
-            is_shared = negatives == "shared"
-            self._losses_of = sampled(
-                temperature, num_negatives, is_shared, seed
-            )
+            draws = num_negatives, negatives == "shared", seed
+            self._losses_of = sampled(temperature, *draws)
         self.built = True
 
     def train_step(self, data, applies_gradients=True):

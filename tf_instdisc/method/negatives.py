@@ -6,6 +6,7 @@ that one device, many replicas and a restarted run see the same negatives.
 
 import tensorflow as tf
 
+from tf_instdisc import random_streams
 from tf_instdisc.method import replicas
 
 
@@ -29,7 +30,7 @@ def draw_negatives(
     """
     return tf.random.stateless_uniform(
         shape,
-        seed=tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)]),
+        seed=random_streams.seed_of(random_streams.NEGATIVES, seed, step),
         maxval=num_instances,
         dtype=tf.int64,
     )

@@ -16,6 +16,7 @@ import math
 import keras
 import tensorflow as tf
 
+from tf_instdisc.keras_internals import tf_variable
 from tf_instdisc.method import negatives, streamed_softmax
 from tf_instdisc.method.normalizer import estimate_log_z
 
@@ -44,7 +45,7 @@ class Parametric:
     class_weights: keras.Variable
 
     def __call__(self, v, ids, bank, step, training):
-        rows, positions = self.class_weights.value, ids
+        rows, positions = tf_variable(self.class_weights), ids
         if bank.instances.ids is not None:
             rows = tf.gather(rows, bank.instances.ids)
             positions = bank.instances.positions_of(ids)
@@ -86,9 +87,8 @@ class NCE(_Sampled):
 class InfoNCE(_Sampled):
     """Cross-entropy of the positive among itself and the negatives.
 
-    A draw that hits the example's own row is no negative.
-
-    Source: van den Oord et al. 2018 (arXiv 1807.03748), equation 4.
+    A draw that hits the example's own row is no negative. Source: van den Oord
+    et al. 2018 (arXiv 1807.03748), equation 4.
     """
 
     def __call__(self, v, ids, bank, step, training):

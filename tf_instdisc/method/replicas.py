@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc.keras_internals import tf_variable
+
 # === Within a step, in a replica's context ===
 
 
@@ -102,16 +104,20 @@ def _is_on_host(variable, strategy):
     return not is_distributed and strategy.num_replicas_in_sync > 1
 
 
-def on_host(create: Callable[[], tf.Variable]) -> tf.Variable:
-    """Creates a variable of which the host keeps the only copy.
+def create(
+    make: Callable[[], keras.Variable], placement: str
+) -> keras.Variable:
+    """Creates a weight, on each `"device"` or once on the `"host"`.
 
-    Replicas of one host share it. A strategy would give each of them a copy;
-    its scope holds for one thread only.
+    Replicas of one host share that one. A strategy would give each of them a
+    copy; its scope holds for one thread only.
     """
+    if placement == "device":
+        return make()
 
     def create_on_cpu():
         with tf.device("CPU:0"):
-            return create()
+            return make()
 
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         return executor.submit(create_on_cpu).result()
@@ -128,7 +134,8 @@ def model_in_scope(model: keras.Model) -> keras.Model:
     """
     extended = tf.distribute.get_strategy().extended
     if all(
-        extended.variable_created_in_scope(v.value) for v in model.variables
+        extended.variable_created_in_scope(tf_variable(v))
+        for v in model.variables
     ):
         return model
     warnings.warn(

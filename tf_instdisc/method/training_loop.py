@@ -6,17 +6,20 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc.errors import UsageError
+from tf_instdisc.keras_internals import (
+    OwnLoop,
+    add_state,
+    tf_variable,
+)
 from tf_instdisc.method import batches
 from tf_instdisc.method import replicas as distribution
 from tf_instdisc.method.throughput import Stopwatch
 
 
-class FitLoop(keras.Model):
+class FitLoop(OwnLoop):
     """A Keras model whose `fit` runs on any number of replicas and hosts.
 
-    It replaces Keras' train and test functions (3.15), which return the mean
-    over replicas of what is the same on each of them, and which fail on more
-    than one host. A subclass has `train_step(data, applies_gradients)` and
+    A subclass has `train_step(data, applies_gradients)` and
     `test_step(data)`. They return logs that are the same on each replica;
     of the `loss` among them, `fit` and `evaluate` show the mean over the
     examples. A batch may have any size: each replica gets an equal part of
@@ -45,14 +48,7 @@ class FitLoop(keras.Model):
             )
         self.accumulate_steps = accumulate_steps
         self.loss_tracker = keras.metrics.Mean(name="loss")
-        self._step = self.add_weight(
-            shape=(),
-            initializer="zeros",
-            dtype="int64",
-            trainable=False,
-            aggregation="only_first_replica",
-            name="step",
-        )
+        self._step = add_state(self, "step", [], 0, "int64")
         self.skip_steps = 0
         self.stop_requested = False
         self.stopped = False
@@ -61,7 +57,7 @@ class FitLoop(keras.Model):
 
     @property
     def step(self) -> tf.Variable:
-        return self._step.value
+        return tf_variable(self._step)
 
     def request_stop(self) -> None:
         """Stops training after this step; a signal handler may call it."""
@@ -73,7 +69,6 @@ class FitLoop(keras.Model):
     # === Gradients ===
 
     def build_training_state(self) -> None:
-        """Creates what training keeps beside the model: optimizer, sums."""
         shapes = [tuple(v.shape) for v in self.trainable_variables]
         sums = [tuple(v.shape) for v in self._gradient_sums]
         with self.distribute_strategy.scope():
@@ -98,7 +93,11 @@ class FitLoop(keras.Model):
         sum them over all hosts, each of which had to take part.
         """
         return [
-            float(distribution.first_replica(self.distribute_strategy, v.value))
+            float(
+                distribution.first_replica(
+                    self.distribute_strategy, tf_variable(v)
+                )
+            )
             for v in self.metrics_variables
         ]
 
@@ -106,7 +105,9 @@ class FitLoop(keras.Model):
         """Brings the metrics back."""
         strategy = self.distribute_strategy
         for variable, value in zip(self.metrics_variables, values, strict=True):
-            for copy in strategy.experimental_local_results(variable.value):
+            for copy in strategy.experimental_local_results(
+                tf_variable(variable)
+            ):
                 copy.assign(value)
 
     def training_state(self) -> dict[str, tf.Variable]:
@@ -114,8 +115,10 @@ class FitLoop(keras.Model):
         named = self.named_state()
         taken = {id(variable) for variable in named.values()}
         groups = {
-            "model": [v.value for v in self.variables if id(v) not in taken],
-            "optimizer": [v.value for v in self.optimizer.variables],
+            "model": [
+                tf_variable(v) for v in self.variables if id(v) not in taken
+            ],
+            "optimizer": [tf_variable(v) for v in self.optimizer.variables],
             "gradient_sum": self._gradient_sums,
         }
         state = {
@@ -123,7 +126,7 @@ class FitLoop(keras.Model):
             for group, variables in groups.items()
             for position, variable in enumerate(variables)
         }
-        state.update((name, v.value) for name, v in named.items())
+        state.update((name, tf_variable(v)) for name, v in named.items())
         return state
 
     def named_state(self) -> dict[str, keras.Variable]:
@@ -187,9 +190,7 @@ class FitLoop(keras.Model):
         super().reset_metrics()
         self._stopwatch.restart()
 
-    def make_train_function(self, force=False):
-        if self.train_function is not None and not force:
-            return
+    def new_train_function(self):
         graphs = {}
 
         def train_function(iterator):
@@ -218,11 +219,9 @@ class FitLoop(keras.Model):
                 self._stopwatch.restart()
             return {**logs, **speed}
 
-        self.train_function = train_function
+        return train_function
 
-    def make_test_function(self, force=False):
-        if self.test_function is not None and not force:
-            return
+    def new_test_function(self):
         graphs = {}
 
         def test_function(iterator):
@@ -233,7 +232,7 @@ class FitLoop(keras.Model):
                 logs = self._run(graphs[kind], batch, size)
             return logs
 
-        self.test_function = test_function
+        return test_function
 
     def see_first_batch(self, batch) -> None:
         """Called with the first batch of each form that `fit` meets."""
@@ -315,12 +314,6 @@ class FitLoop(keras.Model):
         return tf.function(
             step, input_signature=[batch_spec, number, number], autograph=False
         )
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras 3.15 would build from a batch averaged over replicas,
-        # instance ids included, and fails on many hosts.
-        del iterator, data_batch
-        self.build_training_state()
 
 
 def _has_many_hosts(strategy: tf.distribute.Strategy) -> bool:

@@ -3,6 +3,7 @@
 import keras
 
 from tf_instdisc.errors import UsageError
+from tf_instdisc.keras_internals import is_functional
 
 _OURS = ("image", "normalize", "pool", "projection", "embedding")
 
@@ -14,9 +15,8 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
         backbone: From images to a feature map or a vector.
         image_size: Side of the images, in pixels.
     """
-    if not isinstance(backbone, keras.Sequential) and not isinstance(
-        backbone, keras.src.models.Functional
-    ):
+    is_sequential = isinstance(backbone, keras.Sequential)
+    if not is_sequential and not is_functional(backbone):
         raise UsageError(
             "`backbone` must be a functional or Sequential model, so that its "
             "layers are reached by name and its file loads anywhere. "

@@ -1,0 +1,87 @@
+"""All that the package takes from inside Keras 3.15, each with its reason.
+
+None of it is part of Keras' public interface, so that setup.cfg admits no
+other minor version. With a new one, try these first.
+"""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+
+def is_functional(model: keras.Model) -> bool:
+    """Whether a model is a graph of layers.
+
+    `keras.Model(inputs, outputs)` is public; the class of what it returns
+    (3.15: `keras.src.models.Functional`) has no public name.
+    """
+    return isinstance(model, keras.src.models.Functional)
+
+
+def tf_variable(weight: keras.Variable) -> tf.Variable:
+    """The TensorFlow variable behind a weight.
+
+    Keras documents `value` as a tensor. With TensorFlow as the backend it is
+    the variable itself (3.15), under a strategy the distributed one: it can
+    be scattered into, updated on each replica and checkpointed.
+    """
+    return weight.value
+
+
+def add_state(
+    layer: keras.layers.Layer,
+    name: str,
+    shape: list[int],
+    value: float,
+    dtype: str,
+) -> keras.Variable:
+    """Adds a weight that no gradient reaches, equal on all replicas.
+
+    `aggregation` is public but its values are not: this one (3.15) has
+    TensorFlow keep a copy on each replica and save the first.
+    """
+    return layer.add_weight(
+        shape=shape,
+        initializer=keras.initializers.Constant(value),
+        dtype=dtype,
+        trainable=False,
+        autocast=False,
+        aggregation="only_first_replica",
+        name=name,
+    )
+
+
+class OwnLoop(keras.Model):
+    """A model whose `fit` and `evaluate` run functions of its own.
+
+    Keras' functions (3.15) return the mean over replicas of what is the same
+    on each of them, and fail on more than one host. Before the first step
+    Keras would build the model from a batch averaged over replicas, instance
+    ids included. `make_train_function`, `make_test_function` and
+    `_maybe_symbolic_build` are where `fit` and `evaluate` call for these.
+    """
+
+    def build_training_state(self) -> None:
+        """Creates what training keeps beside the model."""
+        raise NotImplementedError
+
+    def new_train_function(self) -> Callable:
+        """A function that takes an iterator, trains, and returns logs."""
+        raise NotImplementedError
+
+    def new_test_function(self) -> Callable:
+        """A function that takes an iterator, evaluates, and returns logs."""
+        raise NotImplementedError
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            self.train_function = self.new_train_function()
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            self.test_function = self.new_test_function()
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        del iterator, data_batch
+        self.build_training_state()
