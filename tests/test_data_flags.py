@@ -10,13 +10,15 @@ import pytest
 from tests.finished_run import SIZE, command
 from tests.labelled_run import CLASSES, fill_labelled_folder, small_encoder
 from tests.tfds_forms import features, write
+from tf_instdisc.cli.evaluate import EvaluateOptions
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.voc import voc_tfds
-from tf_instdisc.evaluation import knn, transfer
-from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.evaluation.inputs import RunImages, open_inputs
+from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.reproduce import measure, tables
+from tf_instdisc.evaluation.transfer_protocol import Transfer, TransferOptions
 from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs import opening, sources
 from tf_instdisc.runs.bank import Bank
@@ -212,9 +214,8 @@ def test_a_transfer_reads_what_its_flags_say(
 ):
     keys = {"image_key": "picture", "label_key": "kind"}
     images = {"dataset": "other", **keys, **in_place(place, own)}
-    inputs = transfer.open_transfer(
-        moved, transfer.TransferOptions(images), in_place(place, shared)
-    )
+    transfer = Transfer(TransferOptions(**images))
+    inputs = transfer.open(RunImages(moved, in_place(place, shared)))
     assert brightness(inputs.source) == expected
 
 
@@ -267,46 +268,21 @@ def test_a_detection_reads_the_features_that_its_flags_name(tmp_path):
         read(label_key="label")
 
 
-def test_the_flags_of_commands_are_all_that_name_data():
-    """Each command hands on every setting that its data has."""
+def test_an_evaluation_has_every_setting_that_names_data():
     settings = {
         *("dataset", "images", "split", "test_split", "data_dir"),
-        *("image_key", "label_key", "cache", "shuffle_buffer"),
-        *("test_images", "bad_images"),
+        *("image_key", "label_key", "cache", "test_images", "bad_images"),
     }
-    script = (
-        "import importlib, json, sys; from absl import flags; "
-        "m = importlib.import_module(f'tf_instdisc.cli.{sys.argv[1]}'); "
-        "print(json.dumps([sorted(flags.FLAGS), "
-        "getattr(getattr(m, 'evaluation', None), 'OVERRIDES', []), "
-        "getattr(getattr(m, 'evaluation_transfer', None), 'NAMES', [])]))"
-    )
-    found = {"evaluate": _names(script, "evaluate")}
     assert settings <= {f.name for f in dataclasses.fields(DataConfig)}
-    # Neither shuffles a stream, nor may a file be bad for a transfer only.
-    assert set(found["evaluate"][1]) == settings - {"shuffle_buffer"}
-    assert set(found["evaluate"][2]) == settings - {
-        "shuffle_buffer",
-        "cache",
-        "bad_images",
-    }
-    assert {f"transfer_{name}" for name in found["evaluate"][2]} <= set(
-        found["evaluate"][0]
-    )
-
-
-def _names(script, name):
-    import subprocess
-    import sys
-
-    ended = subprocess.run(
-        [sys.executable, "-c", script, name],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    return json.loads(ended.stdout)
+    given = {name: "auto" if name == "cache" else "fail" for name in settings}
+    options = EvaluateOptions(run_dir="run", **given)
+    assert options.overrides() == given
+    # How images are read is not asked again for a transfer.
+    del given["cache"], given["bad_images"]
+    chosen = {k: v for k, v in given.items() if "images" not in k}
+    assert TransferOptions(**chosen).overrides() == chosen
+    folders = {k: v for k, v in given.items() if "images" in k}
+    assert TransferOptions(**folders).overrides() == folders
 
 
 def test_commands_find_data_that_was_moved(place, moved, tmp_path):
@@ -360,4 +336,4 @@ def test_train_refuses_flags_of_a_data_set_beside_a_folder(tmp_path, flag):
 def test_a_test_split_without_labels_is_no_test(place, moved):
     overrides = {"data_dir": str(place / "tfds"), "label_key": ""}
     with pytest.raises(ValueError, match="An evaluation needs labels"):
-        knn.check(open_inputs(moved, overrides), knn.KNNOptions())
+        KNN(KNNOptions()).check(open_inputs(moved, overrides))

@@ -1,8 +1,6 @@
 """The detection protocol: the detector, a whole measurement, wrong use."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -11,9 +9,13 @@ import pytest
 from tests import voc_form
 from tf_instdisc import build_encoder, load_encoder
 from tf_instdisc.config.run import from_flagfile
-from tf_instdisc.evaluation.detection import DetectionOptions, measure
+from tf_instdisc.evaluation.detection_protocol import (
+    Detection,
+    DetectionOptions,
+)
 from tf_instdisc.evaluation.detectors import average_precision
 from tf_instdisc.evaluation.detectors.retinanet import build_retinanet
+from tf_instdisc.evaluation.inputs import RunImages
 from tf_instdisc.runs import directory, opening
 from tf_instdisc.runs.record import RunRecord
 
@@ -177,6 +179,13 @@ def test_an_encoder_without_feature_maps():
         build(encoder)
 
 
+def measure(run, options):
+    detection = Detection(options)
+    inputs = detection.open(RunImages(run))
+    detection.check(inputs)
+    return detection.measure(inputs)
+
+
 def test_both_detectors_learn(plain_run, folder, capsys):
     options = DetectionOptions(
         images=str(folder),
@@ -203,7 +212,7 @@ def test_both_detectors_learn(plain_run, folder, capsys):
         assert set(last) == {
             *("coco_map", "coco_ap50", "coco_ap75", "voc_map", "voc07_map")
         }
-        # The share of the classes that are there.
+        # The mean over the classes that are there.
         per_class = [v for k, v in own[-1].items() if k.startswith("voc_ap/")]
         assert np.mean(per_class) == pytest.approx(own[-1]["voc_map"])
     assert {m.protocol for m in measured} == {"detection"}
@@ -237,21 +246,3 @@ def test_wrong_use_ends_before_any_training(run, folder, monkeypatch, tmp_path):
         average_precision.importlib.util, "find_spec", lambda name: None
     )
     fails(ValueError, r"pip install 'tf_instdisc\[detection\]'")
-
-
-def test_flags_become_options():
-    code = (
-        "import sys; from absl import flags;"
-        "from tf_instdisc.cli.flag_groups import detection;"
-        "flags.FLAGS(['x', '--detection_images=FOLDER', '--detection_epochs=3',"
-        "'--frozen_layers=conv1,conv2', '--detection_seed=7']);"
-        "assert 'tensorflow' not in sys.modules;"
-        "print(detection.options())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    expected = DetectionOptions(
-        images="FOLDER", epochs=3, frozen_layers=("conv1", "conv2"), seed=7
-    )
-    assert done.stdout.strip() == str(expected)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,8 +17,13 @@ from tests.labelled_run import (
     small_encoder,
 )
 from tf_instdisc.evaluation import evaluate as evaluation
-from tf_instdisc.evaluation import knn, svm, transfer
+from tf_instdisc.evaluation.detection_protocol import DetectionOptions
+from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
 from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.evaluation.knn_protocol import KNNOptions
+from tf_instdisc.evaluation.linear_protocol import LinearOptions
+from tf_instdisc.evaluation.svm_protocol import SVMOptions
+from tf_instdisc.evaluation.transfer_protocol import TransferOptions
 from tf_instdisc.runs import directory
 from tf_instdisc.runs.bank import Bank
 
@@ -91,7 +98,7 @@ def test_a_second_evaluation_keeps_the_others_results(tmp_path):
     run = make_labelled_run(tmp_path)
     keep_rows(run)
     for rows in ("training", "encoded"):
-        options = knn.KNNOptions(num_neighbors=4, rows=(rows,))
+        options = KNNOptions(num_neighbors=4, rows=(rows,))
         evaluation.evaluate(run.path, {"knn": options})
     names = {one["name"] for one in run.load_results()["measurements"]}
     assert names == {
@@ -106,17 +113,132 @@ def test_help_is_quick_and_lists_every_group():
     assert ended.returncode == 0
     for title in ("kNN:", "Linear classifiers:", "SVM:", "Fine-tuning:"):
         assert title in ended.stdout
+    # Flags that several protocols have stand there once.
+    for flag in ("--seed:", "--[no]baselines:", "--[no]keep_features:"):
+        assert ended.stdout.count(f"  {flag}") == 1
     assert "oneDNN" not in ended.stderr  # TensorFlow was not imported.
+
+
+def test_flags_become_the_options_of_protocols():
+    code = (
+        "import sys; from absl import flags;"
+        "from tf_instdisc.cli import evaluate, setting_flags;"
+        "groups = setting_flags.define_all([evaluate.EvaluateOptions,"
+        "*(kind.options_kind for kind in evaluate._PROTOCOLS.values())]);"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'sklearn'};"
+        "assert not heavy & set(sys.modules);"
+        "flags.FLAGS(sys.argv);"
+        "print(*(group.read() for group in groups.values()), sep='\\n')"
+    )
+    given = (
+        *("--run_dir=r", "--seed=7", "--baselines", "--linear_features=50"),
+        *("--nokeep_features", "--num_neighbors=3", "--linear_layers=conv1"),
+        *("--svm_costs=1,2.5", "--finetune_epochs=4", "--fractions=0.5"),
+        *("--transfer_dataset=mnist", "--transfer_split=test"),
+        *("--detection_images=f", "--frozen_layers=conv1,conv2"),
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *given],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    knn = KNNOptions(3, seed=7, baselines=True)
+    features = {"num_features": 50, "keep_features": False, "seed": 7}
+    linear = LinearOptions(("conv1",), baselines=True, **features)
+    expected = [
+        DetectionOptions(images="f", frozen_layers=("conv1", "conv2")),
+        FineTuneOptions(fractions=(0.5,), epochs=4, seed=7),
+        knn,
+        linear,
+        SVMOptions(costs=(1.0, 2.5), **features),
+        TransferOptions(dataset="mnist", split="test", knn=knn, linear=linear),
+    ]
+    _, *lines = ended.stdout.splitlines()
+    assert sorted(lines) == sorted(map(str, expected))
+
+
+NEW_PROTOCOL = """
+import dataclasses
+
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import Protocol, seed_setting
+
+
+@dataclasses.dataclass(frozen=True)
+class GuessOptions:
+    \"""Guesses\"""
+
+    num_guesses: int = setting(1, "Classes that are guessed.", least=1)
+    seed: int = seed_setting()
+
+    def __post_init__(self):
+        check(self)
+
+
+class Guess(Protocol):
+    name = "guess"
+    options_kind = GuessOptions
+
+    def measure(self, inputs):
+        labels = inputs.test_source.labels()
+        value = float((labels < self.options.num_guesses).mean())
+        title = f"with seed {self.options.seed}"
+        return [Measurement(self.name, title, "top1", value)]
+"""
+
+
+def test_a_new_file_is_a_new_protocol(run, tmp_path):
+    (tmp_path / "guess_protocol.py").write_text(NEW_PROTOCOL)
+    code = (
+        "import sys; from tf_instdisc import evaluation;"
+        "evaluation.__path__.append(sys.argv.pop(1));"
+        "from tf_instdisc.cli import evaluate; evaluate.main()"
+    )
+
+    def evaluate(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    shown = evaluate("--help").stdout
+    assert "Guesses:\n  --num_guesses: Classes that are guessed." in shown
+    given = f"--run_dir={run.path}", "--protocol=guess", "--seed=4"
+    ended = evaluate(*given, "--num_guesses=2")
+    assert ended.returncode == 0, ended.stderr
+    assert "| guess | with seed 4 | top1 | 66.7 |  |  |" in ended.stdout
+    kept = json.loads(run.results.read_text())["measurements"]
+    assert kept[-1]["value"] == pytest.approx(2 / 3)
+    wrong = evaluate(*given, "--num_guesses=0")
+    assert "--num_guesses must be at least 1" in wrong.stderr
+
+
+def test_protocols_are_given_their_own_options(run):
+    with pytest.raises(ValueError, match="svm must be SVMOptions"):
+        evaluation.evaluate(run, {"svm": KNNOptions()})
+    with pytest.raises(ValueError, match="`protocol` must be one of"):
+        evaluation.evaluate(run, {"nearest": KNNOptions()})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--protocol=nearest"], "Give some of knn, linear"),
+        (["--protocol=nearest"], "--protocol must be one of detection, "),
+        (["--protocol="], "--protocol must have at least one value"),
         (["--protocol=knn", "--num_neighbors=25"], "24 images"),
         (["--protocol=linear", "--linear_layers=conv9"], "conv1, conv2"),
         (["--protocol=transfer"], "--transfer_dataset"),
-        (["--fractions=1.5"], "must be numbers in (0, 1]"),
+        (["--transfer_dataset=mnist"], "goes with --protocol=transfer"),
+        (["--detection_images=x"], "goes with --protocol=detection"),
+        # Also flags of a protocol that is not measured.
+        (["--fractions=1.5"], "--fractions must be in (0, 1]"),
+        (["--svm_costs=0,1"], "--svm_costs must be above 0"),
+        (["--knn_rows="], "--knn_rows must have at least one value"),
+        (["--linear_schedule_epochs=9,9"], "--linear_schedule_epochs must ris"),
     ],
 )
 def test_wrong_options_end_with_an_error(run, arguments, message):
@@ -135,8 +257,8 @@ def refused(run, monkeypatch, match, options=None, overrides=None):
     def never(*arguments, **keywords):
         raise AssertionError("An image was encoded before the error.")
 
-    monkeypatch.setattr(knn, "embed", never)
-    options = options or {"knn": knn.KNNOptions(num_neighbors=3)}
+    monkeypatch.setattr("tf_instdisc.runs.embedding.embed", never)
+    options = options or {"knn": KNNOptions(num_neighbors=3)}
     with pytest.raises(ValueError, match=match):
         evaluation.evaluate(run, options, overrides)
     assert not run.results.exists()
@@ -172,9 +294,10 @@ def test_other_classes_than_the_runs_are_refused(tmp_path, monkeypatch):
         (tmp_path / part / "cat").rename(tmp_path / part / "dog")
     # A run that was made by hand has no checkpoint.
     monkeypatch.setattr(
-        knn.finishing, "training_rows", lambda run: run.load_bank()
+        "tf_instdisc.training.finishing.training_rows",
+        lambda run: run.load_bank(),
     )
-    options = {"knn": knn.KNNOptions(num_neighbors=3, rows=("training",))}
+    options = {"knn": KNNOptions(num_neighbors=3, rows=("training",))}
     refused(
         run, monkeypatch, "classes of the run's images, ant, bee, cat", options
     )
@@ -190,13 +313,13 @@ def test_one_class_is_refused(tmp_path, monkeypatch):
 
 def test_fewer_images_than_neighbors_are_refused(tmp_path, monkeypatch):
     run = make_labelled_run(tmp_path)
-    options = {"knn": knn.KNNOptions(num_neighbors=25)}
+    options = {"knn": KNNOptions(num_neighbors=25)}
     refused(run, monkeypatch, "num_neighbors=25, 24 images", options)
 
 
 def test_fewer_images_than_folds_are_refused(tmp_path, monkeypatch):
     run = make_labelled_run(tmp_path)
-    options = {"svm": svm.SVMOptions(folds=9)}
+    options = {"svm": SVMOptions(folds=9)}
     refused(run, monkeypatch, "folds=9, 8 images of a class", options)
 
 
@@ -205,12 +328,10 @@ def test_a_later_protocols_fault_is_found_before_the_first(
 ):
     run = make_labelled_run(tmp_path)
     options = {
-        "knn": knn.KNNOptions(num_neighbors=3),
-        "transfer": transfer.TransferOptions(
-            {
-                "images": str(tmp_path / "train"),
-                "test_images": str(tmp_path / "test"),
-            }
+        "knn": KNNOptions(num_neighbors=3),
+        "transfer": TransferOptions(
+            images=str(tmp_path / "train"),
+            test_images=str(tmp_path / "test"),
         ),
     }
     refused(run, monkeypatch, "another data set than the run's", options)
@@ -219,7 +340,7 @@ def test_a_later_protocols_fault_is_found_before_the_first(
 @pytest.mark.parametrize("images", [{}, {"images": "there"}])
 def test_a_transfer_names_its_images(images):
     with pytest.raises(ValueError, match="--transfer_test_images"):
-        transfer.TransferOptions(images)
+        TransferOptions(**images)
 
 
 def test_missing_test_images_are_named(tmp_path, monkeypatch):
@@ -253,7 +374,7 @@ def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
     )
     found = evaluation.evaluate(
         run,
-        {"knn": knn.KNNOptions(3, rows=("encoded", "training"))},
+        {"knn": KNNOptions(3, rows=("encoded", "training"))},
         {"images": str(tmp_path / "moved")},
     )
     assert {one.name for one in found} >= {

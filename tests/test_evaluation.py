@@ -23,9 +23,12 @@ from tests.labelled_run import (
 from tests.test_neighbors import loop_accuracy
 from tf_instdisc import array_source
 from tf_instdisc.data.folder import folder_source
-from tf_instdisc.evaluation import features, knn, linear, results, svm
+from tf_instdisc.evaluation import features, linear_classifier, results
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
+from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
+from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions, train_svm
 from tf_instdisc.retrieval import neighbors
 from tf_instdisc.runs import directory
 from tf_instdisc.runs.embedding import embed
@@ -59,15 +62,15 @@ def test_knn_equals_a_loop_in_ties_and_beyond_all_rows(monkeypatch, k):
 
 def test_knn_measures_encoded_and_training_rows(inputs):
     bank = inputs.bank
-    options = knn.KNNOptions(
+    options = KNNOptions(
         num_neighbors=5, temperature=0.2, rows=("encoded", "training")
     )
     with pytest.raises(directory.RunDirectoryError, match="checkpoints"):
-        knn.check(inputs, options)
+        KNN(options).check(inputs)
     rows = {"encoded": bank.rows, "training": keep_rows(inputs.run)}
     found = {
         (one.name, one.metric): one.value
-        for one in knn.measure(inputs, options)
+        for one in KNN(options).measure(inputs)
     }
     test = embed(inputs.encoder, inputs.images(inputs.test_source))
     for name, expected_rows in rows.items():
@@ -90,14 +93,14 @@ def test_knn_measures_encoded_and_training_rows(inputs):
 
 def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
     bank = inputs.bank
-    options = knn.KNNOptions(num_neighbors=5, temperature=0.2)
+    options = KNNOptions(num_neighbors=5, temperature=0.2)
 
     def measured(changed):
         other = EvaluationInputs(
             inputs.run, inputs.config, inputs.source, inputs.test_source
         )
         object.__setattr__(other, "bank", changed)
-        return [one.value for one in knn.measure(other, options)]
+        return [one.value for one in KNN(options).measure(other)]
 
     shuffled = dataclasses.replace(bank, rows=np.roll(bank.rows, 8, axis=0))
     old = dataclasses.replace(shuffled, encoded_by=None)
@@ -107,10 +110,10 @@ def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
 
 def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
     before = inputs.encoder.get_weights()
-    options = knn.KNNOptions(
+    options = KNNOptions(
         num_neighbors=3, rows=("encoded",), baselines=True, seed=5
     )
-    found = {one.name: one.value for one in knn.measure(inputs, options)}
+    found = {one.name: one.value for one in KNN(options).measure(inputs)}
     assert "kNN, untrained, k = 3" in found
     for old, new in zip(before, inputs.encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -266,15 +269,15 @@ def test_linear_classifier_agrees_with_scikit_learn(cached):
     train, test = cached
     values, labels = train.values["embedding"], train.labels
     # Keras' SGD is off by learning_rate * weight_decay / (1 - momentum) of
-    # the decay: a share of 0.005 here, 1e-5 with the defaults.
-    options = linear.LinearOptions(
+    # the decay: a fraction of 0.005 here, 1e-5 with the defaults.
+    options = LinearOptions(
         epochs=200,
         batch_size=32,
         learning_rate=0.005,
         schedule_epochs=(170,),
         weight_decay=0.1,
     )
-    classifier = linear.train_classifier(values, labels, 3, options)
+    classifier = linear_classifier.train_classifier(values, labels, 3, options)
     logits = classifier(test.values["embedding"].astype(np.float32)).numpy()
     found = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
@@ -301,8 +304,8 @@ def test_accuracy_is_that_of_the_test_images():
     train = features.Features({"conv1": values.astype(np.float16)}, labels)
     wrong = np.where(np.arange(60) < 15, (labels + 1) % 3, labels)
     test = features.Features(train.values, wrong)
-    options = linear.LinearOptions(epochs=20, batch_size=20, learning_rate=0.1)
-    found = linear.accuracy(train, test, "conv1", options)
+    options = LinearOptions(epochs=20, batch_size=20, learning_rate=0.1)
+    found = linear_classifier.accuracy(train, test, "conv1", options)
     assert found == {"top1": 0.75, "top5": 1.0}
 
 
@@ -312,8 +315,8 @@ def test_features_that_never_change_do_no_harm():
     values = np.zeros([40, 5], np.float16)
     values[:, 1] = labels + rng.normal(0, 0.1, 40)
     values[:, 2] = 3.0
-    options = linear.LinearOptions(epochs=30, batch_size=8, learning_rate=0.1)
-    classifier = linear.train_classifier(values, labels, 2, options)
+    options = LinearOptions(epochs=30, batch_size=8, learning_rate=0.1)
+    classifier = linear_classifier.train_classifier(values, labels, 2, options)
     logits = classifier(values.astype(np.float32)).numpy()
     assert np.isfinite(logits).all()
     assert (logits.argmax(axis=1) == labels).all()
@@ -323,7 +326,7 @@ def test_top_accuracies_equal_a_loop():
     rng = np.random.default_rng(1)
     logits = rng.integers(0, 4, (50, 9)).astype(np.float32)  # With ties.
     labels = rng.integers(0, 9, 50)
-    found = linear.top_accuracies(logits, labels)
+    found = linear_classifier.top_accuracies(logits, labels)
     top1 = top5 = 0
     for row, label in zip(logits, labels, strict=True):
         order = sorted(range(9), key=lambda c: (-row[c], c))
@@ -335,8 +338,8 @@ def test_top_accuracies_equal_a_loop():
 def test_svm_agrees_with_scikit_learn(cached):
     train, test = cached
     values = train.values["conv5"].astype(np.float64)
-    options = svm.SVMOptions(costs=(1e-5, 1e-3, 1e-1), folds=4, seed=3)
-    search = svm.train_svm(train.values["conv5"], train.labels, options)
+    options = SVMOptions(costs=(1e-5, 1e-3, 1e-1), folds=4, seed=3)
+    search = train_svm(train.values["conv5"], train.labels, options)
 
     def classifier(cost):
         return make_pipeline(
@@ -368,11 +371,10 @@ def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
         for file in (root / part / "bee").iterdir():
             file.unlink()
     save_run(run, small_encoder(), root / "train")
-    found = svm.measure(
-        open_inputs(run), svm.SVMOptions(layer="conv1", costs=(0.01,))
-    )
+    svm = SVM(SVMOptions(layer="conv1", costs=(0.01,)))
+    found = svm.measure(open_inputs(run))
     assert found[0].name == "SVM, conv1"
-    assert found[0].value > 0.9  # Two colours.
+    assert found[0].value > 0.9  # Two colors.
 
 
 # === Results ===

@@ -11,9 +11,15 @@ from tests.labelled_run import (
 from tf_instdisc import Augmentation, array_source, training_dataset
 from tf_instdisc.data import subset as subsets
 from tf_instdisc.data.folder import folder_source
-from tf_instdisc.evaluation import fine_tuning
-from tf_instdisc.evaluation.fine_tuning import FineTuneOptions, FineTuning
+from tf_instdisc.evaluation.fine_tuning_protocol import (
+    FineTuneOptions,
+    SemiSupervised,
+)
 from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.evaluation.network_tuning import (
+    NetworkTuning,
+    class_balanced_ids,
+)
 
 
 def source_of(labels):
@@ -30,16 +36,16 @@ def source_of(labels):
 )
 def test_as_many_labels_of_each_class_are_drawn(fraction, of_each):
     labels = np.random.default_rng(0).permutation(np.repeat(range(10), 50))
-    ids = fine_tuning.class_balanced_ids(source_of(labels), fraction, seed=4)
+    ids = class_balanced_ids(source_of(labels), fraction, seed=4)
     assert np.bincount(labels[ids]).tolist() == [of_each] * 10
     assert (np.diff(ids) > 0).all()
 
 
 def test_a_class_with_few_images_gives_what_it_has():
     labels = np.array([0] * 90 + [1] * 2 + [-1] * 8)
-    ids = fine_tuning.class_balanced_ids(source_of(labels), 0.5, seed=0)
+    ids = class_balanced_ids(source_of(labels), 0.5, seed=0)
     assert np.bincount(labels[ids]).tolist() == [23, 2]
-    everything = fine_tuning.class_balanced_ids(source_of(labels), 1.0, 0)
+    everything = class_balanced_ids(source_of(labels), 1.0, 0)
     assert everything.tolist() == list(range(92))
 
 
@@ -47,7 +53,7 @@ def test_draws_follow_the_seed_and_are_nested():
     source = source_of(np.repeat(range(10), 20))
 
     def draw(fraction, seed):
-        return fine_tuning.class_balanced_ids(source, fraction, seed)
+        return class_balanced_ids(source, fraction, seed)
 
     np.testing.assert_array_equal(draw(0.1, 1), draw(0.1, 1))
     assert draw(0.1, 1).tolist() != draw(0.1, 2).tolist()
@@ -107,7 +113,7 @@ def inputs(tmp_path_factory):
 def test_training_begins_with_the_runs_weights_or_with_new_ones(inputs):
     before = inputs.encoder.get_weights()
     options = FineTuneOptions(epochs=1, batch_size=8, learning_rate=0.0, seed=1)
-    tuning = FineTuning(inputs, options)
+    tuning = NetworkTuning(inputs, options)
     source = subsets.subset(inputs.source, np.arange(24))
 
     def kernel():
@@ -134,7 +140,7 @@ def test_a_training_repeats_whatever_came_before(inputs, optimizer):
     few, many = (
         subsets.subset(inputs.source, np.arange(0, 24, step)) for step in (4, 2)
     )
-    tuning = FineTuning(inputs, options)
+    tuning = NetworkTuning(inputs, options)
     tuning.train(few, pretrained=True)
     first = tuning.network.get_weights()
     tuning.train(many, pretrained=False)
@@ -147,7 +153,7 @@ def test_a_training_repeats_whatever_came_before(inputs, optimizer):
     assert int(tuning._model.optimizer.iterations) == 6
 
 
-def test_fine_tuning_learns_colours(inputs):
+def test_fine_tuning_learns_colors(inputs):
     options = FineTuneOptions(
         fractions=(0.5,),
         epochs=30,
@@ -158,7 +164,7 @@ def test_fine_tuning_learns_colours(inputs):
     )
     found = {
         (one.name, one.metric): one.value
-        for one in fine_tuning.measure(inputs, options)
+        for one in SemiSupervised(options).measure(inputs)
     }
     assert found["50% of the labels, pre-trained", "top1"] > 0.8
     assert found["50% of the labels, from scratch", "top1"] > 0.8
@@ -172,7 +178,7 @@ def test_a_class_without_a_training_image_is_refused(tmp_path):
     (tmp_path / "train" / "bee" / "x.png").write_bytes(b"no image")
     run.set_data(bad_images="skip")
     with pytest.raises(ValueError, match="none of bee"):
-        fine_tuning.measure(open_inputs(run))
+        SemiSupervised(FineTuneOptions()).check(open_inputs(run))
 
 
 @pytest.mark.parametrize(

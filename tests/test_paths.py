@@ -1,5 +1,6 @@
 """Paths with `~` are expanded and URLs are refused, wherever they come in."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -10,11 +11,14 @@ import pytest
 
 from tests.finished_run import command, picture, save_picture
 from tf_instdisc import load_encoder, paths
+from tf_instdisc.cli.evaluate import EvaluateOptions
+from tf_instdisc.config import fields
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.folder import folder_source, image_paths
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.data.voc import voc_folder
 from tf_instdisc.errors import UsageError
+from tf_instdisc.evaluation import registry
 from tf_instdisc.runs import opening
 from tf_instdisc.runs.convert import checkpoint
 from tf_instdisc.runs.record import RunRecord
@@ -43,17 +47,6 @@ PATH_FLAGS = {
         "saved_model",
         "root_certificates",
     },
-    "evaluate": {
-        "run_dir",
-        "data_dir",
-        "images",
-        "test_images",
-        "transfer_data_dir",
-        "transfer_images",
-        "transfer_test_images",
-        "detection_data_dir",
-        "detection_images",
-    },
     "export": {"run_dir", "export_dir", "calibration_images"},
     "neighbors": {"run_dir", "query", "output", "data_dir", "images"},
     "plan": {"run_dir", "init_run", "data_dir", "images", "test_images"},
@@ -61,6 +54,12 @@ PATH_FLAGS = {
     "reproduce": {"data_dir", "runs_dir", "tables_dir", "recipes_dir"},
     "train": {"run_dir", "init_run", "data_dir", "images", "test_images"},
     "update": {"run_dir", "images", "output"},
+}
+
+EVALUATE_PATH_FLAGS = {
+    *("run_dir", "data_dir", "images", "test_images"),
+    *("transfer_data_dir", "transfer_images", "transfer_test_images"),
+    *("detection_data_dir", "detection_images"),
 }
 
 # Parses each path flag alone: what the flag holds, or the error.
@@ -136,11 +135,35 @@ def test_every_path_flag_of_a_command_takes_tildes_and_no_urls(name):
     )
     found, others = json.loads(ended.stdout)
     assert set(found) == PATH_FLAGS[name]
-    # Names of splits and runs; their help speaks of folders.
-    assert set(others) <= {"detection_train_split", "rows"}
+    # Names of runs; their help speaks of folders.
+    assert set(others) <= {"rows"}
     for flag, (expanded, *refused) in found.items():
         assert expanded == str(pathlib.Path.home() / "sub/x.npz"), flag
         assert all(line.startswith("error: ") for line in refused), flag
+
+
+def test_every_path_flag_of_an_evaluation_takes_tildes_and_no_urls():
+    found, others = set(), set()
+    for kind in {
+        EvaluateOptions,
+        *(kind.options_kind for kind in registry.protocols().values()),
+    }:
+        for field in filter(fields.is_setting, dataclasses.fields(kind)):
+            rule = fields.rule_of(field)
+            if rule.is_path:
+                found.add(fields.flag_of(field))
+                expanded = fields.checked(kind, field, "~/sub/x.npz")
+                assert expanded == str(pathlib.Path.home() / "sub/x.npz")
+                for url in URLS[:5]:
+                    with pytest.raises(UsageError, match="URLs are not"):
+                        fields.checked(kind, field, url)
+            elif fields.kind_of(kind, field)[0] is str and not rule.choices:
+                words = ("folder", "director", "file", "where ")
+                if any(word in rule.help.lower() for word in words):
+                    others.add(fields.flag_of(field))
+    assert found == EVALUATE_PATH_FLAGS
+    # A name of a split; its help speaks of folders.
+    assert others == {"detection_train_split"}
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,21 @@
 """instdisc-evaluate: the paper's evaluations of a finished run."""
 
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
 from absl import flags
 
-from tf_instdisc.cli.flag_groups import (
-    detection,
-    evaluation,
-    evaluation_fine_tuning,
-    evaluation_knn,
-    evaluation_linear,
-    evaluation_svm,
-    evaluation_transfer,
-    finished_run,
-)
+from tf_instdisc.cli import setting_flags
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.setting_flags import FlagGroup
+from tf_instdisc.config.data import BAD_IMAGES, CACHES, DataConfig
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+from tf_instdisc.evaluation import registry
+from tf_instdisc.evaluation.protocol import baselines_setting, seed_setting
 from tf_instdisc.text import shown
-
-GROUPS = (
-    finished_run,
-    evaluation,
-    evaluation_knn,
-    evaluation_linear,
-    evaluation_svm,
-    evaluation_fine_tuning,
-    evaluation_transfer,
-    detection,
-)
 
 _SUMMARY = """
 Measures a finished run as the paper does, and prints a Markdown table with the
@@ -32,123 +23,134 @@ paper's number beside each; results.json in the run's directory has them too.
 
   instdisc-evaluate --run_dir=runs/cifar10 --protocol=knn,linear
 """
+_PROTOCOLS = registry.protocols()
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Run, protocols and images"""
+
+    run_dir: str | None = setting(
+        None,
+        "Directory of a run that has finished.",
+        is_path=True,
+        is_required=True,
+    )
+    protocol: tuple[str, ...] = setting(
+        ("knn",),
+        "What to measure, one after the other.",
+        choices=tuple(_PROTOCOLS),
+        is_filled=True,
+    )
+    baselines: bool = baselines_setting()
+    seed: int = seed_setting()
+    dataset: str | None = setting(None, "TFDS data set, in place of the run's.")
+    split: str | None = setting(
+        None, "Split to learn from, in place of the run's."
+    )
+    test_split: str | None = setting(
+        None, "Split to test on, in place of the run's."
+    )
+    data_dir: str | None = setting(
+        None,
+        "Where TFDS keeps its data, if it is not where it was.",
+        is_path=True,
+    )
+    image_key: str | None = setting(
+        None, "Feature that holds the images, in place of the run's."
+    )
+    label_key: str | None = setting(
+        None, "Feature that holds the labels, in place of the run's."
+    )
+    cache: str | None = setting(
+        None,
+        "Whether a TFDS data set is decoded into memory, in place of the "
+        "run's.",
+        choices=CACHES,
+    )
+    bad_images: str | None = setting(
+        None,
+        "What to do if files in a folder cannot be read, in place of the "
+        "run's.",
+        choices=BAD_IMAGES,
+    )
+    images: str | None = setting(
+        None,
+        "Folder of images to learn from, in place of the run's.",
+        is_path=True,
+    )
+    test_images: str | None = setting(
+        None,
+        "Folder of images to test on, in place of the run's.",
+        is_path=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def overrides(self) -> dict[str, Any]:
+        """What stands in place of the run's, by the names of `DataConfig`."""
+        names = {field.name for field in dataclasses.fields(DataConfig)}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name in names and value is not None
+        }
 
 
 def main() -> None:
     """Entry point of `instdisc-evaluate`."""
-    launch(_evaluate, _SUMMARY, GROUPS)
+    groups = setting_flags.define_all(
+        [EvaluateOptions, *(kind.options_kind for kind in _PROTOCOLS.values())]
+    )
+    own = groups.pop(EvaluateOptions)
+    launch(
+        functools.partial(_evaluate, groups),
+        _SUMMARY,
+        [own],
+        unread=tuple(groups.values()),
+    )
 
 
-def _evaluate() -> None:
+def _evaluate(
+    groups: Mapping[type, FlagGroup], options: EvaluateOptions
+) -> None:
+    _require_protocols_of_images(groups, options.protocol)
+    chosen = {
+        name: groups[_PROTOCOLS[name].options_kind].read()
+        for name in dict.fromkeys(options.protocol)
+    }
+
     from tf_instdisc.runs import opening
 
-    run = opening.load(finished_run.RUN_DIR.value or "")
+    run = opening.load(options.run_dir or "")
     if not run.bank.exists():
         run.load_bank()  # Raises, before anything large is imported.
 
     from tf_instdisc.evaluation import results
     from tf_instdisc.evaluation.evaluate import evaluate
 
-    options = {
-        protocol: _OPTIONS[protocol]()
-        for protocol in dict.fromkeys(evaluation.PROTOCOL.value)
-    }
-    measured = evaluate(run, options, _overrides(evaluation.OVERRIDES))
+    measured = evaluate(run, chosen, options.overrides())
     print()
     print(results.table(measured))
     print(f"results: {shown(str(run.results))}")
 
 
-def _overrides(names, prefix=""):
-    values = {name: flags.FLAGS[f"{prefix}{name}"].value for name in names}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _knn():
-    from tf_instdisc.evaluation.knn import KNNOptions
-
-    return KNNOptions(
-        num_neighbors=evaluation_knn.NUM_NEIGHBORS.value,
-        temperature=evaluation_knn.TEMPERATURE.value,
-        rows=tuple(evaluation_knn.KNN_ROWS.value),
-        baselines=evaluation.BASELINES.value,
-        seed=evaluation.SEED.value,
-    )
-
-
-def _linear():
-    from tf_instdisc.evaluation.linear import LinearOptions
-
-    layers = evaluation_linear.LINEAR_LAYERS.value
-    return LinearOptions(
-        layers=tuple(layers) if layers else None,
-        num_features=evaluation_linear.LINEAR_FEATURES.value,
-        epochs=evaluation_linear.LINEAR_EPOCHS.value,
-        batch_size=evaluation_linear.LINEAR_BATCH_SIZE.value,
-        learning_rate=evaluation_linear.LINEAR_LEARNING_RATE.value,
-        schedule_epochs=tuple(
-            int(e) for e in evaluation_linear.LINEAR_SCHEDULE_EPOCHS.value
-        ),
-        momentum=evaluation_linear.LINEAR_MOMENTUM.value,
-        weight_decay=evaluation_linear.LINEAR_WEIGHT_DECAY.value,
-        baselines=evaluation.BASELINES.value,
-        keep_features=evaluation_linear.KEEP_FEATURES.value,
-        seed=evaluation.SEED.value,
-    )
-
-
-def _fine_tuning():
-    from tf_instdisc.evaluation.fine_tuning import FineTuneOptions
-
-    group = evaluation_fine_tuning
-    return FineTuneOptions(
-        fractions=tuple(float(f) for f in group.FRACTIONS.value),
-        epochs=group.FINETUNE_EPOCHS.value,
-        min_updates=group.FINETUNE_MIN_UPDATES.value,
-        batch_size=group.FINETUNE_BATCH_SIZE.value,
-        optimizer=group.FINETUNE_OPTIMIZER.value,
-        learning_rate=group.FINETUNE_LEARNING_RATE.value,
-        scratch_learning_rate=group.SCRATCH_LEARNING_RATE.value,
-        schedule=group.FINETUNE_SCHEDULE.value,
-        schedule_epochs=tuple(
-            int(e) for e in group.FINETUNE_SCHEDULE_EPOCHS.value
-        ),
-        weight_decay=group.FINETUNE_WEIGHT_DECAY.value,
-        min_crop_area=group.FINETUNE_MIN_CROP_AREA.value,
-        scratch=group.SCRATCH.value,
-        seed=evaluation.SEED.value,
-    )
-
-
-def _svm():
-    from tf_instdisc.evaluation.svm import SVMOptions
-
-    return SVMOptions(
-        layer=evaluation_svm.SVM_LAYER.value,
-        costs=tuple(float(cost) for cost in evaluation_svm.SVM_COSTS.value),
-        folds=evaluation_svm.SVM_FOLDS.value,
-        num_features=evaluation_linear.LINEAR_FEATURES.value,
-        keep_features=evaluation_linear.KEEP_FEATURES.value,
-        seed=evaluation.SEED.value,
-    )
-
-
-def _transfer():
-    from tf_instdisc.evaluation.transfer import TransferOptions
-
-    images = _overrides(evaluation_transfer.NAMES, "transfer_")
-    return TransferOptions(images, _knn(), _linear())
-
-
-_OPTIONS = {
-    "knn": _knn,
-    "linear": _linear,
-    "svm": _svm,
-    "transfer": _transfer,
-    "semi_supervised": _fine_tuning,
-    "finetune": _fine_tuning,
-    "detection": detection.options,
-}
+def _require_protocols_of_images(
+    groups: Mapping[type, FlagGroup], protocols: tuple[str, ...]
+) -> None:
+    """Refuses images of a protocol that would not be measured."""
+    used = {_PROTOCOLS[name].options_kind for name in protocols}
+    for name, protocol in _PROTOCOLS.items():
+        for field in ("dataset", "images"):
+            flag = groups[protocol.options_kind].names.get(field)
+            is_given = flag and flags.FLAGS[flag].value is not None
+            if is_given and protocol.options_kind not in used:
+                raise UsageError(
+                    f"--{flag} goes with --protocol={name}. Received: "
+                    f"--protocol={','.join(protocols)}. Add {name} to it, or "
+                    f"leave --{flag} out."
+                )
 
 
 if __name__ == "__main__":

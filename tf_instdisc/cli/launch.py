@@ -23,6 +23,7 @@ def launch(
     summary: str,
     groups: Sequence[type | FlagGroup | types.ModuleType],
     num_arguments: int = 0,
+    unread: Sequence[FlagGroup] = (),
 ) -> None:
     """Parses the flags and runs a command; does not return.
 
@@ -36,19 +37,21 @@ def launch(
             `setting_flags.define` has made of them. `--help` lists them under
             the first lines of their docstrings.
         num_arguments: Arguments besides flags, which `main` is given.
+        unread: Flags that `--help` lists after the others. Each is checked by
+            itself, and `main` reads the groups that it needs.
     """
     groups = [
         setting_flags.define(group) if isinstance(group, type) else group
         for group in groups
     ]
     if _HELP & set(sys.argv[1:]):
-        print(_help(summary, groups))
+        print(_help(summary, [*groups, *unread]))
         sys.exit(0)
     # The encoder is three times as fast with oneDNN; TensorFlow turns it on
     # by itself only for processors with AVX-512.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _refuse_nan(groups)
+    _refuse_nan([*groups, *unread])
 
     def run(arguments):
         if not flags.FLAGS["verbosity"].present:
@@ -60,6 +63,8 @@ def launch(
                 f"flags. Received: {' '.join(arguments) or 'none'}"
             )
         settings = [g.read() for g in groups if isinstance(g, FlagGroup)]
+        for group in unread:
+            group.check()
         main(*settings, *arguments)
 
     def run_until_failure(arguments):
@@ -72,7 +77,10 @@ def launch(
             _end(*end)
 
     with interrupt.ending_the_command():
-        app.run(run_until_failure, flags_parser=lambda a: _parse(a, groups))
+        app.run(
+            run_until_failure,
+            flags_parser=lambda a: _parse(a, [*groups, *unread]),
+        )
 
 
 def _parse(argv: Sequence[str], groups) -> list[str]:

@@ -2,12 +2,19 @@
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from absl import flags
 
-from tf_instdisc.config.fields import flag_of, kind_of, rule_of, text_of
+from tf_instdisc.config.fields import (
+    checked,
+    flag_of,
+    is_setting,
+    kind_of,
+    rule_of,
+    text_of,
+)
 from tf_instdisc.errors import UsageError
 
 
@@ -35,10 +42,16 @@ class FlagGroup:
     Attributes:
         settings: Its class; the first line of its docstring is the title.
         names: The flags, by the fields' names.
+        shared: Fields whose flags another group has already defined, and
+            shows in `--help`.
+        parts: Flags of fields that hold settings themselves, by the fields'
+            names.
     """
 
     settings: type
     names: dict[str, str]
+    shared: frozenset[str] = frozenset()
+    parts: dict[str, "FlagGroup"] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -51,17 +64,35 @@ class FlagGroup:
         Raises:
             UsageError: If they are out of range; the message names flags.
         """
-        values = {name: flags.FLAGS[f].value for name, f in self.names.items()}
+        parts = {name: part.read() for name, part in self.parts.items()}
         try:
-            return self.settings(
-                **{
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in values.items()
-                }
-            )
+            return self.settings(**self._values(), **parts)
         except UsageError as error:
-            named = re.sub(r"`(\w+)`", self._as_flag, str(error))
-            raise type(error)(named) from error
+            raise self._with_flags(error) from error
+
+    def check(self) -> None:
+        """Checks each flag that has a value, by itself.
+
+        Raises:
+            UsageError: If one is out of range; the message names flags.
+        """
+        fields = {f.name: f for f in dataclasses.fields(self.settings)}
+        try:
+            for name, value in self._values().items():
+                if value is not None:
+                    checked(self.settings, fields[name], value)
+        except UsageError as error:
+            raise self._with_flags(error) from error
+
+    def _values(self) -> dict[str, Any]:
+        values = {name: flags.FLAGS[f].value for name, f in self.names.items()}
+        return {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+
+    def _with_flags(self, error: UsageError) -> UsageError:
+        return type(error)(re.sub(r"`(\w+)`", self._as_flag, str(error)))
 
     def _as_flag(self, match: re.Match) -> str:
         flag = self.names.get(match[1])
@@ -90,16 +121,73 @@ def define(
     return FlagGroup(settings, names)
 
 
+def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
+    """Defines the flags of settings classes, which may have some in common.
+
+    A flag that several classes have is defined, and shown, with the first of
+    them. Where a field holds settings itself, their class is defined first.
+
+    Args:
+        kinds: Classes whose fields are made by `config.fields.setting`, or
+            hold objects of such classes.
+
+    Returns:
+        The flags by class.
+
+    Raises:
+        ValueError: If classes have a flag in common, and not its default.
+    """
+    groups: dict[type, FlagGroup] = {}
+    for kind in kinds:
+        _define_into(groups, kind)
+    return groups
+
+
+def _define_into(groups: dict[type, FlagGroup], kind: type) -> FlagGroup:
+    if kind in groups:
+        return groups[kind]
+    fields = dataclasses.fields(kind)
+    parts = {
+        field.name: _define_into(groups, kind_of(kind, field)[0])
+        for field in fields
+        if not is_setting(field)
+    }
+    known = {flag for group in groups.values() for flag in group.names.values()}
+    names = {
+        field.name: flag_of(field) for field in fields if is_setting(field)
+    }
+    for field in fields:
+        if field.name not in names:
+            continue
+        flag = names[field.name]
+        if flag not in known:
+            _define_flag(kind, field, flag)
+        elif flags.FLAGS[flag].default != _default(field):
+            raise ValueError(
+                f"Settings that share a flag must share its default. Received: "
+                f"--{flag}={flags.FLAGS[flag].default}, and {field.default} in "
+                f"{kind.__name__}"
+            )
+    shared = frozenset(name for name, flag in names.items() if flag in known)
+    groups[kind] = FlagGroup(kind, names, shared, parts)
+    return groups[kind]
+
+
+def _default(field: dataclasses.Field) -> Any:
+    default: Any = field.default
+    return list(default) if isinstance(default, tuple) else default
+
+
 def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:
     rule = rule_of(field)
     kind, is_tuple = kind_of(settings, field)
-    default: Any = field.default
+    default = _default(field)
     if is_tuple:
         parser = _TupleParser(kind)
         flags.DEFINE(
             parser,
             name,
-            None if default is None else list(default),
+            default,
             rule.help,
             serializer=flags.CsvListSerializer(","),
         )
@@ -119,7 +207,7 @@ def show(group: FlagGroup) -> list[str]:
     """Lines of `--help` for a group."""
     lines = [f"{group.title}:"]
     for field in dataclasses.fields(group.settings):
-        if field.name not in group.names:
+        if field.name not in group.names or field.name in group.shared:
             continue
         rule, flag = rule_of(field), group.names[field.name]
         kind, _ = kind_of(group.settings, field)

@@ -24,7 +24,9 @@ class Rule:
         choices: The accepted values; all if empty.
         least: Smallest value.
         most: Largest value.
+        is_above: Whether `least` itself is out of range.
         is_below: Whether `most` itself is out of range.
+        is_filled: Whether a tuple without values is refused.
         is_rising: Whether values of a tuple must rise from above 0.
         is_path: Whether the text is a path, whose `~` is expanded.
         is_required: Whether None, the default, is refused.
@@ -35,7 +37,9 @@ class Rule:
     choices: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
+    is_above: bool = False
     is_below: bool = False
+    is_filled: bool = False
     is_rising: bool = False
     is_path: bool = False
     is_required: bool = False
@@ -76,6 +80,11 @@ def kind_of(settings: type, field: dataclasses.Field) -> tuple[type, bool]:
     return kind, False
 
 
+def is_setting(field: dataclasses.Field) -> bool:
+    """Whether a field is made by `setting`; else it holds settings itself."""
+    return "rule" in field.metadata
+
+
 def check(settings: Settings) -> None:
     """Checks every field, and expands `~` in paths.
 
@@ -85,27 +94,42 @@ def check(settings: Settings) -> None:
         UsageError: If a value is of another type or out of range.
     """
     for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        rule = rule_of(field)
-        kind, is_tuple = kind_of(type(settings), field)
-        if value is None and rule.is_required:
-            raise UsageError(f"The flag --{flag_of(field)} is required.")
-        if value is None and field.default is None:
-            continue
-        if is_tuple:
-            _require_type(field.name, value, (tuple, list))
-            value = tuple(_checked(field.name, v, kind, rule) for v in value)
-            if rule.is_rising and any(
-                low >= high
-                for low, high in zip((0, *value), value, strict=False)
-            ):
-                raise UsageError(
-                    f"`{field.name}` must rise, from above 0. Received: "
-                    f"{field.name}={list(value)}"
-                )
-        else:
-            value = _checked(field.name, value, kind, rule)
-        object.__setattr__(settings, field.name, value)
+        if is_setting(field):
+            value = getattr(settings, field.name)
+            value = checked(type(settings), field, value)
+            object.__setattr__(settings, field.name, value)
+
+
+def checked(settings: type, field: dataclasses.Field, value: Any) -> Any:
+    """A value as the field of a settings class holds it.
+
+    Raises:
+        UsageError: If it is of another type or out of range.
+    """
+    rule = rule_of(field)
+    kind, is_tuple = kind_of(settings, field)
+    if value is None and rule.is_required:
+        raise UsageError(f"The flag --{flag_of(field)} is required.")
+    if value is None and field.default is None:
+        return None
+    if not is_tuple:
+        return _checked(field.name, value, kind, rule)
+    _require_type(field.name, value, (tuple, list))
+    value = tuple(_checked(field.name, v, kind, rule) for v in value)
+    if rule.is_filled and not value:
+        known = f" of {', '.join(rule.choices)}" if rule.choices else ""
+        raise UsageError(
+            f"`{field.name}` must have at least one value{known}. Received: "
+            f"{field.name}=[]"
+        )
+    if rule.is_rising and any(
+        low >= high for low, high in zip((0, *value), value, strict=False)
+    ):
+        raise UsageError(
+            f"`{field.name}` must rise, from above 0. Received: "
+            f"{field.name}={list(value)}"
+        )
+    return value
 
 
 def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
@@ -121,7 +145,8 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
         high = math.inf if rule.most is None else rule.most
         low = -math.inf if rule.least is None else rule.least
         is_over = value >= high if rule.is_below else value > high
-        if not low <= value or is_over or not math.isfinite(value):
+        is_under = value <= low if rule.is_above else value < low
+        if is_under or is_over or not math.isfinite(value):
             raise UsageError(
                 f"`{name}` must be {_range(rule)}. Received: {name}={value}"
             )
@@ -147,10 +172,12 @@ def _require_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 
 
 def _range(rule: Rule) -> str:
+    if rule.least is None:
+        return "finite"
     if rule.most is None:
-        return "finite" if rule.least is None else f"at least {rule.least:g}"
-    end = ")" if rule.is_below else "]"
-    return f"in [{rule.least:g}, {rule.most:g}{end}"
+        return f"{'above' if rule.is_above else 'at least'} {rule.least:g}"
+    start, end = "(" if rule.is_above else "[", ")" if rule.is_below else "]"
+    return f"in {start}{rule.least:g}, {rule.most:g}{end}"
 
 
 def to_json(settings: Settings) -> dict[str, Any]:

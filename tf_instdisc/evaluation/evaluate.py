@@ -1,32 +1,14 @@
 """Runs several protocols on one run."""
 
-import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from tf_instdisc import choices
-from tf_instdisc.evaluation import (
-    fine_tuning,
-    knn,
-    linear,
-    results,
-    svm,
-    transfer,
-)
-from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.evaluation import registry, results
+from tf_instdisc.evaluation.inputs import RunImages
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
-
-# check(inputs, options), measure(inputs, options)
-_ON_LABELLED_IMAGES: dict[str, tuple[Callable, Callable]] = {
-    "knn": (knn.check, knn.measure),
-    "linear": (linear.check, linear.measure),
-    "svm": (svm.check, svm.measure),
-    "semi_supervised": (fine_tuning.check, fine_tuning.measure),
-    "finetune": (fine_tuning.check, fine_tuning.measure_all_labels),
-}
 
 
 def evaluate(
@@ -51,7 +33,8 @@ def evaluate(
 
     Raises:
         RunDirectoryError: If the run has not finished.
-        ValueError: If labels, images or options do not fit.
+        UsageError: If a protocol is unknown, or labels, images or options do
+            not fit.
     """
     if not isinstance(run, RunDirectory):
         run = opening.load(os.fspath(run))
@@ -61,32 +44,16 @@ def evaluate(
 
 def _evaluate(run, options, overrides) -> list[Measurement]:
     run.load_results()  # Raises now, and not after measuring.
-    steps: list[Callable[[], Sequence[Measurement]]] = []
-    inputs = None
-    for protocol, chosen in options.items():
-        choices.require("protocol", protocol, choices.PROTOCOLS)
-        if protocol == "detection":
-            # It needs keras_cv, which takes seconds to import.
-            from tf_instdisc.evaluation import detection
-
-            data_dir = (overrides or {}).get("data_dir")
-            steps.append(
-                functools.partial(
-                    detection.measure, run, chosen, data_dir=data_dir
-                )
-            )
-            continue
-        if protocol == "transfer":
-            check, measure = transfer.check, transfer.measure
-            images = transfer.open_transfer(run, chosen, overrides)
-        else:
-            check, measure = _ON_LABELLED_IMAGES[protocol]
-            images = inputs = inputs or open_inputs(run, overrides)
-        check(images, chosen)
-        steps.append(functools.partial(measure, images, chosen))
+    images = RunImages(run, overrides or {})
+    steps = []
+    for name, chosen in options.items():
+        protocol = registry.find(name)(chosen)
+        inputs = protocol.open(images)
+        protocol.check(inputs)
+        steps.append((protocol, inputs))
     found: list[Measurement] = []
-    for step in steps:
-        measured = list(step())
+    for protocol, inputs in steps:
+        measured = list(protocol.measure(inputs))
         results.save(run, measured)
         results.write_scalars(run, measured)
         found += measured

@@ -14,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tf_instdisc import checksums, choices
+from tf_instdisc import checksums
+from tf_instdisc.config.encoder import LAYERS
+from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import DamagedFileError, StorageError
@@ -26,7 +28,7 @@ _ENCODER_PREFIX = "encoder-"
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Activations of labelled images.
+    """Activations of labeled images.
 
     Attributes:
         values: For each layer, float16 `[size, num_features]`, mapped from
@@ -42,7 +44,7 @@ def available_layers(encoder: keras.Model) -> tuple[str, ...]:
     """Which of `conv1` .. `conv5` and `embedding` an encoder has."""
     names = {layer.name for layer in encoder.layers}
     return tuple(
-        name for name in choices.LAYERS if name in names or name == "embedding"
+        name for name in LAYERS if name in names or name == "embedding"
     )
 
 
@@ -50,7 +52,7 @@ def require_layers(encoder: keras.Model, names: Sequence[str]) -> None:
     """Raises ValueError unless an encoder has all these layers."""
     known = available_layers(encoder)
     for name in names:
-        choices.require("layer", name, known)
+        require_choice("layer", name, known)
 
 
 def feature_model(
@@ -97,7 +99,7 @@ def extract(
     crop_fraction: float = 1.0,
     digest: str | None = None,
 ) -> Features:
-    """Activations of all labelled images, from the disk where they are there.
+    """Activations of all labeled images, from the disk where they are there.
 
     They are found again by the encoder's weights, the images' bytes and
     labels, and how images and maps are resized. Those of another encoder
@@ -216,11 +218,11 @@ def _write(model, dataset, size, files):
         ]
         start = 0
         for images, _, labels in dataset:
-            is_labelled = labels.numpy() >= 0
-            stop = start + np.count_nonzero(is_labelled)
+            is_labeled = labels.numpy() >= 0
+            stop = start + np.count_nonzero(is_labeled)
             outputs = tf.nest.flatten(encode(images))
             for column, output in zip(maps, outputs, strict=True):
-                values = output.numpy()[is_labelled]
+                values = output.numpy()[is_labeled]
                 column[start:stop] = np.clip(values, -largest, largest)
             start = stop
         for column in maps:

@@ -1,8 +1,9 @@
-"""Opens what a protocol needs: a finished run, and labelled images."""
+"""Opens what a protocol needs: a finished run, and labeled images."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation.features import data_digest
+from tf_instdisc.evaluation.features import Features, data_digest, extract
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
@@ -84,10 +85,60 @@ class EvaluationInputs:
             source, self.image_size, _BATCH, self.crop_fraction
         )
 
+    def features(
+        self,
+        encoder: keras.Model,
+        layers: Sequence[str],
+        directory: pathlib.Path,
+        num_features: int,
+    ) -> tuple[Features, Features]:
+        """Activations of the training and of the test images.
+
+        Args:
+            encoder: As in `extract`.
+            layers: As in `extract`.
+            directory: As in `extract`.
+            num_features: As in `extract`.
+        """
+        train, test = (
+            extract(
+                encoder,
+                source,
+                layers,
+                directory,
+                num_features,
+                self.crop_fraction,
+                digest,
+            )
+            for source, digest in (
+                (self.source, self.source_digest),
+                (self.test_source, self.test_digest),
+            )
+        )
+        return train, test
+
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """int64: labels of the images to learn from that have one."""
         return labels_of(self.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunImages:
+    """A finished run, before its images are opened.
+
+    Attributes:
+        run: The run.
+        overrides: As in `open_inputs`.
+    """
+
+    run: RunDirectory
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def labeled(self) -> EvaluationInputs:
+        """The run with labeled images, opened once."""
+        return open_inputs(self.run, self.overrides)
 
 
 def labels_of(source: ImageSource) -> np.ndarray:
@@ -122,10 +173,10 @@ def open_inputs(
     config = run.read_config()
     data = with_overrides(config.data, overrides or {})
     config = dataclasses.replace(config, data=data)
-    return EvaluationInputs(run, config, *open_labelled(data))
+    return EvaluationInputs(run, config, *open_labeled(data))
 
 
-def open_labelled(data: DataConfig) -> tuple[ImageSource, ImageSource]:
+def open_labeled(data: DataConfig) -> tuple[ImageSource, ImageSource]:
     """Opens images to learn from and to test on.
 
     Args:

@@ -11,7 +11,7 @@ class Measurement:
         protocol: `"knn"`, `"linear"`, ...
         name: What was measured: `"conv3"`, `"1% of the labels, pre-trained"`.
         metric: `"top1"`, `"top5"`, `"voc_map"`, ...
-        value: A share in [0, 1].
+        value: A fraction in [0, 1].
         paper: The paper's number, in the same unit; None if it has none.
         paper_setting: Network and data of the paper's number.
     """

@@ -65,7 +65,7 @@ _SEMI_SUPERVISED_TOP5 = {0.01: 39.2, 0.1: 77.4}
 # kNN of a ResNet-18 on ImageNet, by embedding size and by the fraction of the
 # training images; as fractions.
 EMBEDDING_SIZE_KNN = {32: 0.340, 64: 0.388, 128: 0.410, 256: 0.401}
-TRAINING_SHARE_KNN = {
+TRAINING_FRACTION_KNN = {
     0.001: 0.039,
     0.01: 0.107,
     0.1: 0.231,

@@ -5,7 +5,8 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from tf_instdisc import atomic, choices
+from tf_instdisc import atomic
+from tf_instdisc.config.fields import require_choice
 from tf_instdisc.evaluation.reproduce import measure, runs, show
 from tf_instdisc.evaluation.reproduce.measure import Measured
 from tf_instdisc.evaluation.reproduce.runs import Run
@@ -84,7 +85,7 @@ def make_table(
 def _with_rows(table, names):
     known = tuple(row.run for row in table.rows)
     for name in names:
-        choices.require("rows", name, known)
+        require_choice("rows", name, known)
     rows = tuple(row for row in table.rows if row.run in names)
     return dataclasses.replace(table, rows=rows)
 

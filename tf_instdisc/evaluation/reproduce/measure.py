@@ -7,10 +7,17 @@ import numpy as np
 
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data.sources import ImageSource
-from tf_instdisc.evaluation import fine_tuning, linear, svm
-from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labelled
+from tf_instdisc.evaluation.fine_tuning_protocol import (
+    FineTuneOptions,
+    SemiSupervised,
+)
+from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
+from tf_instdisc.evaluation.linear_protocol import Linear, LinearOptions
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import Protocol
 from tf_instdisc.evaluation.reproduce.runs import Run
 from tf_instdisc.evaluation.reproduce.tables import Scale
+from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions
 from tf_instdisc.retrieval.knn import KNNMeasure
 from tf_instdisc.runs.embedding import Embedded, embed
 
@@ -21,7 +28,7 @@ class Inputs:
 
     Attributes:
         source: The recipe's training images, all of them also for runs that
-            were trained on a share.
+            were trained on a fraction.
         test_source: Its test images.
         config: The recipe's settings.
         scale: Its options of fine-tuning and linear classifiers.
@@ -67,11 +74,11 @@ def open_inputs(config: RunConfig, scale: Scale) -> Inputs:
     Raises:
         ValueError: If there are no labels to measure with.
     """
-    return Inputs(*open_labelled(config.data), config, scale)
+    return Inputs(*open_labeled(config.data), config, scale)
 
 
 def fluctuation(curve: Sequence[float]) -> float:
-    """How far epochs lie from their neighbours.
+    """How far epochs lie from their neighbors.
 
     Args:
         curve: The loss of each epoch; the first quarter, where it falls
@@ -97,8 +104,8 @@ def _knn(run: Run, inputs: Inputs) -> Measured:
 
 
 def _knn_and_svm(run: Run, inputs: Inputs) -> Measured:
-    options = svm.SVMOptions(keep_features=False)
-    top1 = svm.measure(inputs.of(run), options)[0].value
+    svm = SVM(SVMOptions(keep_features=False))
+    top1 = _measured(svm, run, inputs)[0].value
     values = _knn(run, inputs).values
     return Measured({**values, (run.row.label, "SVM"): top1})
 
@@ -117,19 +124,25 @@ def _loss_curve(run: Run, inputs: Inputs) -> Measured:
 
 
 def _linear(run: Run, inputs: Inputs) -> Measured:
-    options = linear.LinearOptions(
+    options = LinearOptions(
         baselines=True, seed=run.seed, **inputs.scale.linear
     )
-    found = linear.measure(inputs.of(run), options)
+    found = _measured(Linear(options), run, inputs)
     return Measured({(one.name, one.metric): one.value for one in found})
 
 
 def _semi_supervised(run: Run, inputs: Inputs) -> Measured:
-    options = fine_tuning.FineTuneOptions(
-        seed=run.seed, **inputs.scale.fine_tuning
-    )
-    found = fine_tuning.measure(inputs.of(run), options)
+    options = FineTuneOptions(seed=run.seed, **inputs.scale.fine_tuning)
+    found = _measured(SemiSupervised(options), run, inputs)
     return Measured({(one.name, one.metric): one.value for one in found})
+
+
+def _measured(
+    protocol: Protocol, run: Run, inputs: Inputs
+) -> Sequence[Measurement]:
+    given = inputs.of(run)
+    protocol.check(given)
+    return protocol.measure(given)
 
 
 PROTOCOLS: dict[str, Callable[[Run, Inputs], Measured]] = {

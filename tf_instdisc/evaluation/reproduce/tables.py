@@ -156,7 +156,7 @@ def _training_shares() -> tuple[Row, ...]:
             paper={"kNN": knn},
             position=100 * share,
         )
-        for share, knn in paper.TRAINING_SHARE_KNN.items()
+        for share, knn in paper.TRAINING_FRACTION_KNN.items()
     )
 
 

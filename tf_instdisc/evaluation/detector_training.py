@@ -1,0 +1,177 @@
+"""Trains detectors for the protocol of detection, and measures them."""
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from tf_instdisc.data import detection_pipeline
+from tf_instdisc.data.detection_source import DetectionSource
+from tf_instdisc.data.voc import voc_folder, voc_tfds
+from tf_instdisc.evaluation.detection_protocol import DetectionOptions
+from tf_instdisc.evaluation.detectors import average_precision
+from tf_instdisc.evaluation.detectors.average_precision import Detections
+from tf_instdisc.evaluation.detectors.retinanet import build_retinanet
+from tf_instdisc.runs.directory import RunDirectory
+
+_GRADIENT_NORM = 10.0
+_WEIGHT_DECAY = 1e-4
+_WARMUP_FRACTION = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionInputs:
+    """A trained encoder, and images with boxes.
+
+    Attributes:
+        run: The run.
+        encoder: Its encoder, with layers `conv1` .. `conv5`.
+        options: What detectors learn from, and how.
+    """
+
+    run: RunDirectory
+    encoder: keras.Model
+    options: DetectionOptions
+
+    @functools.cached_property
+    def sources(self) -> tuple[DetectionSource, DetectionSource]:
+        """Images to train on and images to measure on.
+
+        Raises:
+            FileNotFoundError: If a folder, split, image or annotation is
+                missing.
+            UsageError: If the data cannot be used.
+        """
+        options = self.options
+        if options.images is not None:
+            train = voc_folder(
+                options.images, options.train_split or "trainval"
+            )
+            test = voc_folder(
+                options.images, options.test_split, train.class_names
+            )
+            return train, test
+        train_split = options.train_split or "train+validation"
+        train, test = (
+            voc_tfds(
+                options.dataset or "",
+                split,
+                options.data_dir,
+                options.image_key,
+                options.label_key,
+            )
+            for split in (train_split, options.test_split)
+        )
+        return train, test
+
+    def build(self, num_classes: int, pretrained: bool) -> keras.Model:
+        """A new detector on the encoder, or one of the same layers.
+
+        Raises:
+            UsageError: If the options do not fit the encoder.
+        """
+        options = self.options
+        return build_retinanet(
+            self.encoder,
+            options.image_size,
+            num_classes,
+            pretrained=pretrained,
+            frozen_layers=options.frozen_layers if pretrained else (),
+            frozen_batch_norm=options.frozen_batch_norm and pretrained,
+            head_filters=options.head_filters,
+            anchor_scale=options.anchor_scale,
+        )
+
+    def train(
+        self, model: keras.Model
+    ) -> Iterator[tuple[int, dict[str, float]]]:
+        """Trains; gives the epoch, from 1, with its loss and metrics."""
+        options = self.options
+        train, test = self.sources
+        steps = (
+            math.ceil(train.num_images / options.batch_size) * options.epochs
+        )
+        warmup_steps = round(_WARMUP_FRACTION * steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup_steps else options.learning_rate,
+            steps - warmup_steps,
+            warmup_target=options.learning_rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
+        )
+        model.compile(
+            box_loss="smoothl1",
+            classification_loss="focal",
+            optimizer=keras.optimizers.AdamW(
+                rate, weight_decay=_WEIGHT_DECAY, global_clipnorm=_GRADIENT_NORM
+            ),
+            # XLA, which Keras 3.15 turns on beside a GPU, does not know the
+            # decoder's CombinedNonMaxSuppression (TensorFlow 2.21).
+            jit_compile=False,
+        )
+        examples = detection_pipeline.examples(train, options.image_size)
+        images = detection_pipeline.square_images(test, options.image_size)
+        images = images.batch(options.batch_size)
+        with warnings.catch_warnings():
+            # RetinaNet of keras_cv 0.9 names its input and is called without
+            # the name, of which Keras 3.15 warns.
+            warnings.filterwarnings("ignore", "The structure of `inputs`")
+            for epoch in range(options.epochs):
+                batches = detection_pipeline.epoch_batches(
+                    examples, options.batch_size, epoch, options.seed
+                )
+                fitted = model.fit(batches, verbose=0, shuffle=False)
+                predicted = model.predict(images, verbose=0)
+                found = _detections(predicted, test.sizes, options.image_size)
+                yield (
+                    epoch + 1,
+                    {
+                        "loss": fitted.history["loss"][0],
+                        **metrics_of(test, found),
+                    },
+                )
+
+
+def metrics_of(
+    source: DetectionSource, found: list[Detections]
+) -> dict[str, float]:
+    """All metrics by name, and VOC's of each class as `voc_ap/NAME`."""
+    num_classes = len(source.class_names)
+    area, points = (
+        average_precision.voc_average_precision(
+            source.objects, found, num_classes, eleven_points=eleven_points
+        )
+        for eleven_points in (False, True)
+    )
+    is_known = ~np.isnan(area)
+    return {
+        **average_precision.coco_average_precision(
+            source.objects, found, num_classes
+        ),
+        "voc_map": float(area[is_known].mean()),
+        "voc07_map": float(points[is_known].mean()),
+        **{
+            f"voc_ap/{name}": float(value)
+            for name, value in zip(source.class_names, area, strict=True)
+            if not np.isnan(value)
+        },
+    }
+
+
+def _detections(predicted, sizes, image_size):
+    found = []
+    for i, size in enumerate(sizes):
+        count = int(predicted["num_detections"][i])
+        height_width = np.tile(size[::-1], 2)
+        boxes = predicted["boxes"][i, :count] * (height_width / image_size)
+        found.append(
+            Detections(
+                np.clip(boxes, 0, height_width).astype(np.float32),
+                predicted["classes"][i, :count].astype(np.int64),
+                predicted["confidence"][i, :count],
+            )
+        )
+    return found

@@ -1,0 +1,172 @@
+"""Weighted kNN, section 3.4 of the paper."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+from tf_instdisc.evaluation import paper
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import (
+    Protocol,
+    baselines_setting,
+    seed_setting,
+)
+from tf_instdisc.text import shown
+
+if TYPE_CHECKING:
+    from tf_instdisc.evaluation.inputs import EvaluationInputs
+    from tf_instdisc.runs.bank import Bank
+    from tf_instdisc.runs.embedding import Embedded
+
+_DATA = ("images", "dataset", "split", "data_dir", "crop_fraction")
+
+
+@dataclasses.dataclass(frozen=True)
+class KNNOptions:
+    """kNN"""
+
+    num_neighbors: int = setting(
+        200,
+        "Neighbors that vote; the nearest alone is measured too.",
+        least=1,
+    )
+    temperature: float | None = setting(
+        None, "Temperature of the votes; the run's by default.", least=1e-3
+    )
+    rows: tuple[str, ...] = setting(
+        ("encoded",),
+        "Which rows vote: encoded, those that the trained encoder gives for "
+        "the whole images; training, those that training has left in its "
+        "newest checkpoint; or both.",
+        choices=("encoded", "training"),
+        is_filled=True,
+        flag="knn_rows",
+    )
+    baselines: bool = baselines_setting()
+    seed: int = seed_setting()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class KNN(Protocol):
+    """Top-1 and top-5 accuracy of the votes of the nearest rows.
+
+    For each kind of rows it measures top-1 with many neighbors and with one,
+    and top-5 with many.
+    """
+
+    name = "knn"
+    options_kind = KNNOptions
+    options: KNNOptions
+
+    def check(self, inputs: "EvaluationInputs") -> None:
+        if "training" in self.options.rows:
+            from tf_instdisc.training.finishing import training_rows
+
+            bank = training_rows(inputs.run)
+            if bank.class_names != inputs.test_source.class_names:
+                ours = ", ".join(map(shown, bank.class_names))
+                theirs = inputs.test_source.class_names or ()
+                raise UsageError(
+                    "The test images must have the classes of the run's "
+                    f"images, {ours or 'which has none'}. Received: "
+                    f"{', '.join(map(shown, theirs))}. Leave rows='training' "
+                    "(--knn_rows=training) out."
+                )
+            self._require_enough(int((bank.labels >= 0).sum()))
+        if "encoded" in self.options.rows:
+            self._require_enough(len(inputs.labels))
+
+    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
+        from tf_instdisc.evaluation import untrained
+        from tf_instdisc.runs.embedding import embed
+        from tf_instdisc.training.finishing import training_rows
+
+        test = embed(inputs.encoder, inputs.images(inputs.test_source))
+        found = []
+        if "training" in self.options.rows:
+            rows = _rows_of(training_rows(inputs.run))
+            found += self._vote("training", rows, test, inputs)
+        if "encoded" in self.options.rows:
+            found += self._vote("encoded", _encoded(inputs), test, inputs)
+        if self.options.baselines:
+            encoder = untrained.encoder_like(
+                inputs.encoder, inputs.source, self.options.seed
+            )
+            rows, test = (
+                embed(encoder, inputs.images(source))
+                for source in (inputs.source, inputs.test_source)
+            )
+            found += self._vote("untrained", rows, test, inputs)
+        return found
+
+    def _require_enough(self, num_rows: int) -> None:
+        if num_rows < self.options.num_neighbors:
+            raise UsageError(
+                "There must be as many labeled images as neighbors. Received: "
+                f"num_neighbors={self.options.num_neighbors}, {num_rows} "
+                "images. Lower --num_neighbors."
+            )
+
+    def _vote(
+        self,
+        name: str,
+        rows: "Embedded",
+        test: "Embedded",
+        inputs: "EvaluationInputs",
+    ) -> list[Measurement]:
+        from tf_instdisc.retrieval.neighbors import knn_accuracy
+
+        temperature = self.options.temperature
+        if temperature is None:
+            temperature = inputs.config.method.temperature
+        accuracies = knn_accuracy(
+            rows.embeddings,
+            rows.labels,
+            test.embeddings,
+            test.labels,
+            inputs.num_classes,
+            sorted({self.options.num_neighbors, 1}, reverse=True),
+            temperature,
+        )
+        found = []
+        for k, values in accuracies.items():
+            number = paper.PaperNumber()
+            if k == 200 and name != "untrained":
+                number = paper.beside(
+                    self.name, "knn", inputs.run.read_config(), inputs.config
+                )
+            title = f"kNN, {name}, k = {k}"
+            found.append(
+                Measurement(self.name, title, "top1", values["top1"], *number)
+            )
+            if k > 1:  # One neighbor names one class.
+                found.append(
+                    Measurement(self.name, title, "top5", values["top5"])
+                )
+        return found
+
+
+def _rows_of(bank: "Bank") -> "Embedded":
+    from tf_instdisc.runs.embedding import Embedded
+
+    return Embedded(bank.rows, bank.instance_ids, bank.labels)
+
+
+def _encoded(inputs: "EvaluationInputs") -> "Embedded":
+    """The run's bank if it is of these images, which else are encoded."""
+    from tf_instdisc.runs.embedding import embed
+
+    source, bank = inputs.source, inputs.bank
+    own, data = inputs.run.read_config().data, inputs.config.data
+    is_own = all(getattr(data, name) == getattr(own, name) for name in _DATA)
+    if (
+        is_own
+        and bank.encoded_by is not None
+        and len(bank.rows) == source.num_readable
+        and bank.class_names == source.class_names
+    ):
+        return _rows_of(bank)
+    return embed(inputs.encoder, inputs.images(source), source.num_readable)

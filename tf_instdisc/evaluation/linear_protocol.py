@@ -1,0 +1,134 @@
+"""Linear classifiers on frozen layers."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from tf_instdisc.config.encoder import LAYERS
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.evaluation import paper
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import (
+    Protocol,
+    baselines_setting,
+    keep_features_setting,
+    num_features_setting,
+    seed_setting,
+)
+
+if TYPE_CHECKING:
+    from tf_instdisc.evaluation.inputs import EvaluationInputs
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearOptions:
+    """Linear classifiers
+
+    The paper names split-brain autoencoders (arXiv 1611.09842) as its
+    protocol and no rates, and the authors' code has no linear classifiers.
+    The defaults are those of DeepCluster's `eval_linear.py`, which pools five
+    layers to 9,216 to 9,600 numbers: SGD 0.01, momentum 0.9, weight decay
+    1e-4, batch 256, 90 epochs; with a tenth of the rate after 30 and 60, as in
+    OpenSelfSup's `r50_multihead.py`. CMC's `eval_moco_ins.py`
+    measures it on one layer with 0.1, a fifth after 30, 40 and 50 of 60
+    epochs, and no weight decay.
+    """
+
+    layers: tuple[str, ...] | None = setting(
+        None,
+        "Layers that are classified; by default all there are.",
+        choices=LAYERS,
+        is_filled=True,
+        flag="linear_layers",
+    )
+    num_features: int = num_features_setting()
+    epochs: int = setting(90, "Epochs.", least=1, flag="linear_epochs")
+    batch_size: int = setting(
+        256, "Images in a batch.", least=1, flag="linear_batch_size"
+    )
+    learning_rate: float = setting(
+        0.01, "The first learning rate.", least=0, flag="linear_learning_rate"
+    )
+    schedule_epochs: tuple[int, ...] = setting(
+        (30, 60),
+        "Epochs after which the learning rate falls by ten.",
+        is_rising=True,
+        flag="linear_schedule_epochs",
+    )
+    momentum: float = setting(
+        0.9, "Momentum of SGD.", least=0, most=0.9999, flag="linear_momentum"
+    )
+    weight_decay: float = setting(
+        1e-4,
+        "Weight decay as in PyTorch's SGD; the bias is left out.",
+        least=0,
+        flag="linear_weight_decay",
+    )
+    baselines: bool = baselines_setting()
+    keep_features: bool = keep_features_setting()
+    seed: int = seed_setting()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class Linear(Protocol):
+    """Top-1 and top-5 accuracy of a linear classifier on each layer."""
+
+    name = "linear"
+    options_kind = LinearOptions
+    options: LinearOptions
+
+    def check(self, inputs: "EvaluationInputs") -> None:
+        from tf_instdisc.evaluation import features
+
+        if self.options.layers is not None:
+            features.require_layers(inputs.encoder, self.options.layers)
+
+    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
+        """Measures the run.
+
+        Raises:
+            StorageError: If the disk has no room for the activations.
+        """
+        from tf_instdisc.evaluation import features, linear_classifier
+        from tf_instdisc.evaluation.untrained import encoder_like
+
+        options = self.options
+        layers = options.layers or features.available_layers(inputs.encoder)
+        encoders = {"": inputs.encoder}
+        if options.baselines:
+            encoders[", untrained"] = encoder_like(
+                inputs.encoder, inputs.source, options.seed
+            )
+        trained = inputs.run.read_config()
+        found = []
+        for suffix, encoder in encoders.items():
+            role = "untrained" if suffix else "trained"
+            with features.kept_in(
+                inputs.run.features / role, options.keep_features
+            ) as directory:
+                train, test = inputs.features(
+                    encoder, layers, directory, options.num_features
+                )
+                for layer in layers:
+                    values = linear_classifier.accuracy(
+                        train, test, layer, options
+                    )
+                    print(
+                        f"linear classifier on {layer}{suffix}: top-1 "
+                        f"{100 * values['top1']:.1f}",
+                        flush=True,
+                    )
+                    number = paper.PaperNumber()
+                    if not suffix:
+                        number = paper.beside(
+                            self.name, layer, trained, inputs.config
+                        )
+                    title = f"linear, {layer}{suffix}"
+                    found += [
+                        Measurement(
+                            self.name, title, "top1", values["top1"], *number
+                        ),
+                        Measurement(self.name, title, "top5", values["top5"]),
+                    ]
+        return found

@@ -1,0 +1,155 @@
+"""A linear SVM on one layer, its cost picked by cross-validation."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from tf_instdisc.config.encoder import LAYERS
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+from tf_instdisc.evaluation import paper
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import (
+    Protocol,
+    keep_features_setting,
+    num_features_setting,
+    seed_setting,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tf_instdisc.evaluation.inputs import EvaluationInputs
+
+
+@dataclasses.dataclass(frozen=True)
+class SVMOptions:
+    """SVM"""
+
+    layer: str = setting(
+        "embedding",
+        "Layer that is classified.",
+        choices=LAYERS,
+        flag="svm_layer",
+    )
+    costs: tuple[float, ...] = setting(
+        (1e-4, 1e-3, 1e-2, 1e-1),
+        "Costs of a misclassification, on standardized features, among which "
+        "cross-validation picks.",
+        least=0,
+        is_above=True,
+        is_filled=True,
+        flag="svm_costs",
+    )
+    folds: int = setting(
+        3, "Parts of the cross-validation.", least=2, flag="svm_folds"
+    )
+    num_features: int = num_features_setting()
+    keep_features: bool = keep_features_setting()
+    seed: int = seed_setting()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class SVM(Protocol):
+    """Top-1 and top-5 accuracy of a linear SVM.
+
+    The layer's features of all training images go into memory, in float64.
+    """
+
+    name = "svm"
+    options_kind = SVMOptions
+    options: SVMOptions
+
+    def check(self, inputs: "EvaluationInputs") -> None:
+        import numpy as np
+
+        from tf_instdisc.evaluation import features
+
+        features.require_layers(inputs.encoder, [self.options.layer])
+        smallest = np.unique(inputs.labels, return_counts=True)[1].min()
+        if smallest < self.options.folds:
+            raise UsageError(
+                "Cross-validation needs an image of each class in each fold. "
+                f"Received: folds={self.options.folds}, {smallest} images of "
+                "a class. Lower --svm_folds."
+            )
+
+    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
+        from tf_instdisc.evaluation import features
+
+        options = self.options
+        with features.kept_in(
+            inputs.run.features / "trained", options.keep_features
+        ) as directory:
+            train, test = inputs.features(
+                inputs.encoder,
+                [options.layer],
+                directory,
+                options.num_features,
+            )
+            search = train_svm(
+                train.values[options.layer], train.labels, options
+            )
+            scores = search.decision_function(
+                test.values[options.layer].astype("float64")
+            )
+        cost = search.best_params_["linearsvc__C"]
+        print(f"SVM on {options.layer}: cost {cost:g} of {options.costs}")
+        values = _accuracies(scores, search.classes_, test.labels)
+        title = f"SVM, {options.layer}"
+        number = paper.PaperNumber()
+        if options.layer == "embedding":
+            number = paper.beside(
+                self.name,
+                options.layer,
+                inputs.run.read_config(),
+                inputs.config,
+            )
+        return [
+            Measurement(self.name, title, "top1", values["top1"], *number),
+            Measurement(self.name, title, "top5", values["top5"]),
+        ]
+
+
+def train_svm(
+    values: "np.ndarray", labels: "np.ndarray", options: SVMOptions
+) -> Any:
+    """Fits scikit-learn's LinearSVC at the best of the costs.
+
+    Args:
+        values: float `[size, num_features]`.
+        labels: int `[size]`.
+        options: Costs and folds.
+
+    Returns:
+        The `GridSearchCV`, fit to all rows with the cost that it picked.
+    """
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    classifier = make_pipeline(
+        StandardScaler(),
+        LinearSVC(random_state=options.seed, max_iter=2000),
+    )
+    folds = StratifiedKFold(
+        options.folds, shuffle=True, random_state=options.seed
+    )
+    search = GridSearchCV(
+        classifier, {"linearsvc__C": list(options.costs)}, cv=folds
+    )
+    return search.fit(values.astype("float64"), labels)
+
+
+def _accuracies(scores, classes, labels) -> dict[str, float]:
+    import numpy as np
+
+    from tf_instdisc.evaluation.linear_classifier import top_accuracies
+
+    if scores.ndim == 1:  # Of two classes scikit-learn scores the second.
+        scores = np.stack([-scores, scores], axis=1)
+    all_scores = np.full([len(scores), max(*classes, *labels) + 1], -np.inf)
+    all_scores[:, classes] = scores
+    return top_accuracies(all_scores, labels)

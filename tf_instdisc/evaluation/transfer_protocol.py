@@ -1,0 +1,154 @@
+"""kNN and linear classifiers on another data set than the run's."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from tf_instdisc.config.data import DataConfig
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
+from tf_instdisc.evaluation.linear_protocol import Linear, LinearOptions
+from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import Protocol
+
+if TYPE_CHECKING:
+    from tf_instdisc.evaluation.inputs import EvaluationInputs, RunImages
+
+# What says where the run's images are holds for the other ones too.
+_SHARED = ("data_dir", "cache", "bad_images")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferOptions:
+    """Transfer: the other data set
+
+    Attributes:
+        knn: How neighbors vote; they are always encoded images.
+        linear: Layers and training of the linear classifiers.
+    """
+
+    dataset: str | None = setting(
+        None,
+        "TFDS data set to learn from and to test on.",
+        flag="transfer_dataset",
+    )
+    split: str | None = setting(
+        None,
+        "Its split to learn from; train by default.",
+        flag="transfer_split",
+    )
+    test_split: str | None = setting(
+        None,
+        "Its split to test on; test by default.",
+        flag="transfer_test_split",
+    )
+    data_dir: str | None = setting(
+        None,
+        "Where TFDS keeps it; by default --data_dir, or the run's.",
+        is_path=True,
+        flag="transfer_data_dir",
+    )
+    image_key: str | None = setting(
+        None,
+        "Its feature that holds the images.",
+        flag="transfer_image_key",
+    )
+    label_key: str | None = setting(
+        None,
+        "Its feature that holds the labels.",
+        flag="transfer_label_key",
+    )
+    images: str | None = setting(
+        None,
+        "Folder of images to learn from.",
+        is_path=True,
+        flag="transfer_images",
+    )
+    test_images: str | None = setting(
+        None,
+        "Folder of images to test on.",
+        is_path=True,
+        flag="transfer_test_images",
+    )
+    knn: KNNOptions = dataclasses.field(default_factory=KNNOptions)
+    linear: LinearOptions = dataclasses.field(default_factory=LinearOptions)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.dataset is None) == (self.images is None):
+            raise UsageError(
+                "A transfer needs another data set than the run's, or folders "
+                f"of images. Received: dataset={self.dataset}, images="
+                f"{self.images}. Give --transfer_dataset, or "
+                "--transfer_images and --transfer_test_images."
+            )
+        if (self.images is None) != (self.test_images is None):
+            raise UsageError(
+                "A folder to learn from goes with a folder to test on. "
+                f"Received: images={self.images}, test_images="
+                f"{self.test_images}. Give --transfer_images and "
+                "--transfer_test_images."
+            )
+
+    def overrides(self) -> dict[str, Any]:
+        """What is given of the images, by the names of `DataConfig`."""
+        names = {field.name for field in dataclasses.fields(DataConfig)}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name in names and value is not None
+        }
+
+
+class Transfer(Protocol):
+    """kNN and linear classifiers on images that the run has not seen."""
+
+    name = "transfer"
+    options_kind = TransferOptions
+    options: TransferOptions
+
+    def __init__(self, options: TransferOptions):
+        super().__init__(options)
+        # The bank's rows are of the run's own images.
+        knn = dataclasses.replace(options.knn, rows=("encoded",))
+        self._parts = _KNN(knn), _Linear(options.linear)
+
+    def open(self, images: "RunImages") -> "EvaluationInputs":
+        from tf_instdisc.evaluation.inputs import open_inputs
+
+        given = self.options.overrides()
+        data = images.run.read_config().data
+        for name in ("dataset", "images"):
+            own = getattr(data, name)
+            if name in given and given[name] == own:
+                raise UsageError(
+                    "A transfer needs another data set than the run's. "
+                    f"Received: --transfer_{name}={own}, which the run was "
+                    "trained on. Use --protocol=knn,linear for that."
+                )
+        shared = {
+            name: value
+            for name, value in images.overrides.items()
+            if name in _SHARED
+        }
+        return open_inputs(images.run, {**shared, **given})
+
+    def check(self, inputs: "EvaluationInputs") -> None:
+        for part in self._parts:
+            part.check(inputs)
+
+    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
+        title = inputs.source.name
+        return [
+            dataclasses.replace(one, name=f"{one.name}, to {title}")
+            for part in self._parts
+            for one in part.measure(inputs)
+        ]
+
+
+class _KNN(KNN):
+    name = Transfer.name
+
+
+class _Linear(Linear):
+    name = Transfer.name
