@@ -1,5 +1,7 @@
 """The package's public names."""
 
+import ast
+import pathlib
 import pkgutil
 
 import tf_instdisc
@@ -16,3 +18,17 @@ def test_no_public_name_is_hidden_by_a_module():
 def test_every_public_name_is_there():
     for name in tf_instdisc.__all__:
         assert callable(getattr(tf_instdisc, name))
+
+
+def test_an_editor_sees_every_public_name():
+    tree = ast.parse(pathlib.Path(tf_instdisc.__file__).read_text("utf-8"))
+    seen = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module != "typing"
+        for alias in node.names
+    }
+    assert seen == {
+        name: f"tf_instdisc.{module}"
+        for name, module in tf_instdisc._PUBLIC.items()
+    }

@@ -1,25 +1,67 @@
 """Instance discrimination for TensorFlow and Keras 3 (arXiv 1805.01978)."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:  # What an editor sees.
+    from tf_instdisc.config import (
+        AugmentationConfig,
+        DataConfig,
+        EncoderConfig,
+        MethodConfig,
+        OptimizerConfig,
+        RunConfig,
+        TrainingConfig,
+    )
+    from tf_instdisc.data.augment import Augmentation
+    from tf_instdisc.data.folder import folder_source
+    from tf_instdisc.data.pipeline import (
+        evaluation_dataset,
+        steps_per_epoch,
+        training_dataset,
+    )
+    from tf_instdisc.data.sources import array_source
+    from tf_instdisc.data.tfds_source import tfds_source
+    from tf_instdisc.evaluation.evaluate import evaluate
+    from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
+    from tf_instdisc.evaluation.knn_protocol import KNNOptions
+    from tf_instdisc.evaluation.linear_protocol import LinearOptions
+    from tf_instdisc.evaluation.svm_protocol import SVMOptions
+    from tf_instdisc.evaluation.transfer_protocol import TransferOptions
+    from tf_instdisc.method.encoders import build_encoder
+    from tf_instdisc.method.encoders.portable import save_encoder
+    from tf_instdisc.method.model import InstanceDiscrimination
+    from tf_instdisc.retrieval.neighbors import knn_accuracy
+    from tf_instdisc.run import (
+        Run,
+        save_run,
+        train,
+    )
+    from tf_instdisc.runs.embedding import embed
+    from tf_instdisc.runs.load import load_encoder
+    from tf_instdisc.training.callbacks import KNNMonitor
+    from tf_instdisc.training.health import BankHealth
+
+# The same names, by the modules that have them.
 _PUBLIC = {
-    "TrainingConfig": "config",
-    "RunConfig": "config",
-    "OptimizerConfig": "config",
-    "MethodConfig": "config",
-    "EncoderConfig": "config",
-    "DataConfig": "config",
-    "AugmentationConfig": "config",
     "Augmentation": "data.augment",
+    "AugmentationConfig": "config",
     "BankHealth": "training.health",
+    "DataConfig": "config",
+    "EncoderConfig": "config",
     "FineTuneOptions": "evaluation.fine_tuning_protocol",
     "InstanceDiscrimination": "method.model",
     "KNNMonitor": "training.callbacks",
     "KNNOptions": "evaluation.knn_protocol",
     "LinearOptions": "evaluation.linear_protocol",
+    "MethodConfig": "config",
+    "OptimizerConfig": "config",
+    "Run": "run",
+    "RunConfig": "config",
     "SVMOptions": "evaluation.svm_protocol",
+    "TrainingConfig": "config",
     "TransferOptions": "evaluation.transfer_protocol",
     "array_source": "data.sources",
     "build_encoder": "method.encoders",
@@ -30,16 +72,17 @@ _PUBLIC = {
     "knn_accuracy": "retrieval.neighbors",
     "load_encoder": "runs.load",
     "save_encoder": "method.encoders.portable",
+    "save_run": "run",
     "steps_per_epoch": "data.pipeline",
     "tfds_source": "data.tfds_source",
-    "train": "training.train",
+    "train": "run",
     "training_dataset": "data.pipeline",
 }
 
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used.
 
     The commands' `--help` and `import tf_instdisc` so stay quick.

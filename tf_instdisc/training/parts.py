@@ -98,12 +98,7 @@ def prepare(
         )
     record = RunRecord(
         config,
-        {
-            "images": source.name,
-            "num_instances": source.num_instances,
-            "unreadable_images": len(source.unreadable),
-            "names_of_images": fingerprint(source),
-        },
+        facts_of(source),
     )
     if strategies.is_chief(strategy):
         opening.check_record(str(run.path), record)
@@ -146,6 +141,16 @@ def prepare(
         batch_size,
         steps,
     )
+
+
+def facts_of(source: ImageSource) -> dict[str, Any]:
+    """What a run keeps of its images, as `RunRecord` has it."""
+    return {
+        "images": source.name,
+        "num_instances": source.num_instances,
+        "unreadable_images": len(source.unreadable),
+        "names_of_images": fingerprint(source),
+    }
 
 
 def augmentation_of(config: RunConfig) -> Augmentation:

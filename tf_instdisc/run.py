@@ -1,0 +1,232 @@
+"""The life of a run from Python: train, evaluate, report, export.
+
+What the commands do, without flags. Heavy parts are imported when they are
+used.
+"""
+
+import dataclasses
+import os
+import pathlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from tf_instdisc.config import (
+    DataConfig,
+    EncoderConfig,
+    MethodConfig,
+    RunConfig,
+)
+from tf_instdisc.runs import opening
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    import keras
+
+    from tf_instdisc.data.sources import ImageSource
+    from tf_instdisc.evaluation.measurement import Measurement
+    from tf_instdisc.method.model import InstanceDiscrimination
+
+
+class Run:
+    """A finished run, or one that can be continued.
+
+    ```python
+    run = tf_instdisc.Run("runs/cifar10")
+    run.evaluate("knn", "linear")
+    run.report()
+    run.export("models/cifar10")
+    ```
+
+    Args:
+        run_dir: The run's directory.
+
+    Attributes:
+        directory: Reads and writes the files of the run.
+
+    Raises:
+        RunDirectoryError: If the directory holds no run.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike):
+        self.directory: RunDirectory = opening.load(os.fspath(run_dir))
+
+    def __repr__(self) -> str:
+        return f"tf_instdisc.Run({str(self.path)!r})"
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The run's directory."""
+        return self.directory.path
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return self.directory.read_config()
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """One dictionary for each epoch."""
+        return self.directory.read_metrics()
+
+    def load_encoder(self) -> "keras.Model":
+        """The trained encoder."""
+        from tf_instdisc.runs.load import load_encoder
+
+        return load_encoder(self.path)
+
+    def load_bank(self) -> Bank:
+        """The rows of the images, with ids, names and labels."""
+        return self.directory.load_bank()
+
+    def evaluate(self, *protocols: str, **options: Any) -> "list[Measurement]":
+        """Measures the run as the paper does, and keeps the results.
+
+        Args:
+            *protocols: `"knn"`, `"linear"`, `"svm"`, `"semi_supervised"` or
+                `"finetune"`, each with its default options.
+            **options: Protocols with options of their own:
+                `knn=tf_instdisc.KNNOptions(num_neighbors=20)`.
+
+        Returns:
+            What was measured, each beside the paper's number.
+
+        Raises:
+            UsageError: If a protocol is unknown, or labels do not suffice.
+        """
+        from tf_instdisc.evaluation.evaluate import default_options, evaluate
+
+        chosen = {name: default_options(name) for name in protocols}
+        return evaluate(self.directory, {**chosen, **options})
+
+    def report(self, output: str | os.PathLike | None = None) -> pathlib.Path:
+        """Writes one HTML page about the run; needs the extra `report`.
+
+        Args:
+            output: The page; by default `report.html` in the run's directory.
+
+        Returns:
+            The page.
+        """
+        from tf_instdisc.retrieval.pages import pages, run_page
+        from tf_instdisc.runs import images
+
+        page = run_page.report(
+            self.directory, images.open_images(self.directory)
+        )
+        path = pathlib.Path(output or self.directory.report)
+        pages.write(path, page)
+        return path
+
+    def export(
+        self, export_dir: str | os.PathLike, **options: Any
+    ) -> pathlib.Path:
+        """Writes the next version of a model for TF Serving.
+
+        Args:
+            export_dir: Directory of the model; its last part is the name.
+            **options: Fields of `ExportOptions`, such as
+                `bank_dtype="int8"`.
+
+        Returns:
+            The directory of the version.
+        """
+        from tf_instdisc.serving import saved_model
+
+        return saved_model.export_run(
+            self.directory,
+            os.fspath(export_dir),
+            saved_model.options_of(self.directory, **options),
+        )
+
+
+def train(
+    config: RunConfig,
+    run_dir: str | os.PathLike,
+    source: "ImageSource | None" = None,
+    test_source: "ImageSource | None" = None,
+    *,
+    finish: bool = False,
+) -> Run:
+    """Trains an encoder, or goes on with a run, as `instdisc-train` does.
+
+    Args:
+        config: The settings.
+        run_dir: Missing, empty, or the directory of a run to continue.
+        source: Images to train on; by default those of `config.data`.
+        test_source: Images to classify by kNN, beside `source`.
+        finish: Whether to train no further, and to write the results of the
+            newest checkpoint.
+
+    Returns:
+        The run.
+
+    Raises:
+        UsageError: If settings do not fit each other, the images, or the run
+            in the directory.
+        RunError: If the run cannot go on; its message says why.
+    """
+    from tf_instdisc.training.train import train as train_run
+
+    path = os.fspath(run_dir)
+    train_run(config, path, source, test_source, finish=finish)
+    return Run(path)
+
+
+def save_run(
+    model: "InstanceDiscrimination",
+    source: "ImageSource",
+    run_dir: str | os.PathLike,
+    config: RunConfig | None = None,
+) -> Run:
+    """Makes a run of a model that was trained by `model.fit`.
+
+    The images are encoded as a whole, as at the end of `train`.
+
+    Args:
+        model: The trained model.
+        source: The images it was trained on.
+        run_dir: Missing or empty.
+        config: Settings to keep with the run; by default those that model
+            and source tell.
+
+    Returns:
+        The run.
+
+    Raises:
+        RunDirectoryError: If the directory holds something else.
+    """
+    from tf_instdisc.data.pipeline import evaluation_dataset
+    from tf_instdisc.runs import lock
+    from tf_instdisc.runs.record import RunRecord
+    from tf_instdisc.training import finishing
+    from tf_instdisc.training.parts import facts_of
+    from tf_instdisc.training.saving import Progress
+
+    config = config or _config_of(model, source)
+    path = os.fspath(run_dir)
+    with lock.holding(path):
+        run = opening.open_run(path, RunRecord(config, facts_of(source)))
+        encoded_at = time.time()
+        images = evaluation_dataset(
+            source, config.data.image_size, 256, config.data.crop_fraction
+        )
+        embedded = finishing.encode(model.encoder, images, source)
+        finishing.write(
+            run, model.encoder, embedded, source, Progress(), encoded_at
+        )
+    return Run(path)
+
+
+def _config_of(
+    model: "InstanceDiscrimination", source: "ImageSource"
+) -> RunConfig:
+    known = {field.name for field in dataclasses.fields(MethodConfig)}
+    told = {n: v for n, v in model.get_config().items() if n in known}
+    return RunConfig(
+        data=DataConfig(
+            images=source.folder, image_size=model.encoder.input_shape[1]
+        ),
+        encoder=EncoderConfig(embedding_dim=model.encoder.output_shape[1]),
+        method=MethodConfig(**{n: v for n, v in told.items() if v is not None}),
+    )
