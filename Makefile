@@ -1,17 +1,24 @@
 # `make train` and `make test` need Python 3.11 to 3.13 and nothing else.
+# `make test-all` adds the tests that take minutes.
 PYTHON ?= python3
 VENV ?= .venv
 RUN_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 
-.PHONY: train test lint bench clean
+# A process a core; a file's tests stay together, as they share what they made.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: train test test-all lint bench clean
 
 train: RUN := $(RUN_DIR)
 train: $(VENV)/.installed
 	$(BIN)/instdisc-train --flagfile=flags/digits.flags --run_dir=$(RUN)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed
+	$(PYTEST) $(PYTEST_ARGS)
 
 # PyTorch and faiss are compared where they are installed: pip install '.[bench]'.
 bench: $(VENV)/.installed

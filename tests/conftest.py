@@ -13,6 +13,50 @@ from tf_instdisc.training.strategy import mirrored_cpus, split_cpu
 split_cpu(4)
 
 
+# Files of tests that train, kill, or start processes many times over.
+_SLOW = {
+    "test_benchmarks",
+    "test_cli",
+    "test_damage",
+    "test_data_flags",
+    "test_detection",
+    "test_duplicates",
+    "test_embed_folder",
+    "test_evaluate_command",
+    "test_evaluation",
+    "test_exit_statuses",
+    "test_export",
+    "test_export_cli",
+    "test_export_folder",
+    "test_fine_tuning",
+    "test_finish",
+    "test_first_format",
+    "test_hostile_checkpoints",
+    "test_hosts",
+    "test_interrupt",
+    "test_kills",
+    "test_load_elsewhere",
+    "test_lock",
+    "test_notebook",
+    "test_plan",
+    "test_precision",
+    "test_recipes",
+    "test_replicas",
+    "test_report",
+    "test_reproduce",
+    "test_resume",
+    "test_serving_client",
+    "test_update",
+    "test_voc",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in _SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def two_replicas():
     """One strategy for all tests."""
