@@ -33,7 +33,7 @@ from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.reproduce import make as reproduction
 from tf_instdisc.evaluation.reproduce import measure, tables
 from tf_instdisc.retrieval.pages import pages
-from tf_instdisc.runs import checkpoints, lock, opening, update
+from tf_instdisc.runs import checkpoints, lock, opening, update, update_bank
 from tf_instdisc.runs.convert import checkpoint as conversion
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.embedding import inference
@@ -287,7 +287,7 @@ def test_update(tmp_path, images, finished, monkeypatch, output):
     encoder = load_encoder(finished.path)
     monkeypatch.setattr(update, "load_encoder", lambda path: encoder)
     # Tracing what decodes and encodes takes longer than all the rest.
-    encode, encoded = update._encode, {}
+    encode, encoded = update_bank._encode, {}
 
     def encode_once(names, *arguments):
         key = tuple(names)
@@ -295,7 +295,7 @@ def test_update(tmp_path, images, finished, monkeypatch, output):
             encoded[key] = encode(names, *arguments)
         return encoded[key]
 
-    monkeypatch.setattr(update, "_encode", encode_once)
+    monkeypatch.setattr(update_bank, "_encode", encode_once)
     grown = tmp_path / "grown"
     shutil.copytree(images, grown)
     (grown / "05.png").unlink()

@@ -6,9 +6,8 @@ import functools
 import json
 import pathlib
 import sys
-import zipfile
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -17,10 +16,13 @@ from tf_instdisc import checksums
 from tf_instdisc.config import RunConfig
 from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.runs import bank as bank_file
-from tf_instdisc.runs import record
+from tf_instdisc.runs import encoder_file, record
 from tf_instdisc.runs.bank import Bank, EncodedBy
 from tf_instdisc.runs.files import BEST_CURE, CURES, RunFiles
 from tf_instdisc.runs.record import RunRecord
+
+if TYPE_CHECKING:
+    import keras
 
 
 class RunDirectoryError(UsageError):
@@ -166,40 +168,23 @@ class RunDirectory(RunFiles):
 
     # === Encoder ===
 
-    def save_encoder(self, encoder) -> None:
+    def save_encoder(self, encoder: "keras.Model") -> None:
         """Writes the encoder, whole or not at all."""
-        # Keras is imported by those only who have an encoder.
-        from tf_instdisc.method.encoders.portable import make_portable
+        encoder_file.write(self.encoder, encoder)
 
-        with checksums.replacing(self.encoder) as partial:
-            make_portable(encoder).save(partial)
-
-    def load_encoder_file(self, path: pathlib.Path):
-        """An encoder of the run as it was saved, a Keras model.
+    def load_encoder_file(self, path: pathlib.Path) -> "keras.Model":
+        """An encoder of the run as it was saved.
 
         Args:
             path: `encoder` or `best_encoder`.
-
-        Raises:
-            DamagedFileError: If the file is damaged.
         """
+        return encoder_file.read(path, CURES[path.name])
 
-        cure = CURES[path.name]
-        checksums.digest(path, cure)
-        try:
-            return keras.saving.load_model(path, compile=False)
-        except Exception:
-            # A run of an earlier version has no digest of it.
-            with checksums.parsing(path, cure):
-                _require_whole_archive(path)
-            raise
-
-    def save_best(self, encoder, epoch: int, knn_top1: float) -> None:
+    def save_best(
+        self, encoder: "keras.Model", epoch: int, knn_top1: float
+    ) -> None:
         """Writes the best encoder so far, then what it is."""
-        from tf_instdisc.method.encoders.portable import make_portable
-
-        with checksums.replacing(self.best_encoder) as partial:
-            make_portable(encoder).save(partial)
+        encoder_file.write(self.best_encoder, encoder)
         record = {
             "epoch": epoch,
             "knn_top1": knn_top1,
@@ -274,13 +259,6 @@ class RunDirectory(RunFiles):
         text = checksums.read_text(path, cure)
         with checksums.parsing(path, cure):
             return json.loads(text)
-
-
-def _require_whole_archive(path: pathlib.Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(damaged)
 
 
 @functools.cache

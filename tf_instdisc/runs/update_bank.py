@@ -1,0 +1,265 @@
+"""Compares a bank with a folder, and merges what is new into it."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Collection, Iterable
+
+import keras
+import numpy as np
+
+from tf_instdisc.config import RunConfig
+from tf_instdisc.data.folder import report_unreadable
+from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.sources import NO_LABEL
+from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.images import RunImages
+from tf_instdisc.runs.sources import with_overrides
+from tf_instdisc.text import shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """A bank for the images as they are now, and what became of the old.
+
+    Attributes:
+        bank: Rows of kept and added images. Kept ids have the row and the
+            name that they had, bit for bit; those of removed images are gone
+            and are never given again.
+        removed_ids: int64, tombstones: all ids that once were and are no more.
+        digests: SHA-256 of each image's file by name.
+        kept: Names that are as they were.
+        added: New names.
+        removed: Names that are gone.
+        changed: Names whose file is another one; encoded anew.
+        renamed: Pairs of an old and a new name of the same file; the id and
+            the row are kept, the name is the new one.
+    """
+
+    bank: Bank
+    removed_ids: np.ndarray
+    digests: dict[str, str]
+    kept: list[str]
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    renamed: list[tuple[str, str]]
+
+
+def update_bank(
+    bank: Bank,
+    removed_ids: np.ndarray,
+    old_digests: dict[str, str],
+    folder: str,
+    config: RunConfig,
+    encoder: keras.Model,
+    reread: bool = False,
+) -> Update:
+    """Compares a bank with a folder, and encodes what is new.
+
+    Args:
+        bank: The bank as it is.
+        removed_ids: Tombstones of earlier updates.
+        old_digests: SHA-256 by name, as the last update has left them; a name
+            that is missing here counts as unchanged.
+        folder: The images as they are now.
+        config: The run's settings.
+        encoder: The run's encoder.
+        reread: Whether images that stayed are encoded again too.
+
+    Returns:
+        The new bank and what was done.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or holds no image.
+        UnreadableImageError: If no image can be read.
+        ValueError: If the folder has class subfolders other than the run's.
+    """
+    folder = local_path(folder, "folder")
+    changes = _compare(bank, folder, old_digests)
+    # All else was decoded when it came into the bank.
+    fresh = [*changes.added, *changes.changed]
+    if reread:
+        fresh = list(changes.digests)
+    rows_of = _encode(fresh, folder, config, encoder)
+    bad = {name for name in fresh if name not in rows_of}
+    if bad:
+        report_unreadable(sorted(bad), len(changes.digests), folder, "skip")
+    changes = changes.without(bad)
+    gone = [changes.position_of[name] for name in changes.removed]
+    removed_ids = np.union1d(
+        removed_ids, bank.instance_ids[np.array(gone, np.int64)]
+    )
+    merged = _merge(bank, changes, rows_of, removed_ids)
+    untouched = {*rows_of, *(new for _, new in changes.renamed)}
+    return Update(
+        merged,
+        removed_ids,
+        changes.digests,
+        [n for n in changes.kept if n not in untouched],
+        changes.added,
+        changes.removed,
+        changes.changed,
+        changes.renamed,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Changes:
+    """What a folder has other than a bank.
+
+    Attributes:
+        position_of: Rows of the bank by name; a renamed file's by the new one.
+        digests: SHA-256 of the files, by name.
+        labels: Labels in the bank's numbering, by name.
+    """
+
+    position_of: dict[str, int]
+    digests: dict[str, str]
+    labels: dict[str, int]
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    renamed: list[tuple[str, str]]
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of the bank that are still there, in the bank's order."""
+        names = [name for name in self.position_of if name in self.digests]
+        return sorted(names, key=self.position_of.__getitem__)
+
+    def without(self, bad: Collection[str]) -> "_Changes":
+        """The same where files that cannot be read count as removed."""
+        return dataclasses.replace(
+            self,
+            digests={n: d for n, d in self.digests.items() if n not in bad},
+            added=[name for name in self.added if name not in bad],
+            removed=[
+                *self.removed,
+                *(name for name in self.position_of if name in bad),
+            ],
+            changed=[name for name in self.changed if name not in bad],
+            renamed=[(old, n) for old, n in self.renamed if n not in bad],
+        )
+
+
+def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> _Changes:
+    position_of = {str(name): i for i, name in enumerate(bank.names)}
+    digests = {
+        name: digest(os.path.join(folder, name)) for name in image_paths(folder)
+    }
+    labels = dict(zip(digests, _labels(digests, bank), strict=True))
+    added = [name for name in digests if name not in position_of]
+    removed = [name for name in position_of if name not in digests]
+    renamed = _renames(removed, added, old_digests, digests)
+    for old, new in renamed:
+        position_of[new] = position_of.pop(old)
+    was_renamed = dict(renamed)
+    return _Changes(
+        position_of,
+        digests,
+        labels,
+        added=[name for name in added if name not in position_of],
+        removed=[name for name in removed if name not in was_renamed],
+        changed=[
+            name
+            for name in digests
+            if name in old_digests
+            and name in position_of
+            and name not in was_renamed.values()
+            and old_digests[name] != digests[name]
+        ],
+        renamed=renamed,
+    )
+
+
+def _merge(
+    bank: Bank,
+    changes: _Changes,
+    rows_of: dict[str, np.ndarray],
+    removed_ids: np.ndarray,
+) -> Bank:
+    """Kept rows first, as their ids are lower than those of the added."""
+    positions = np.array(
+        [changes.position_of[name] for name in changes.kept], np.int64
+    )
+    highest = max(bank.instance_ids.max(), removed_ids.max(initial=-1))
+    names = [*changes.kept, *changes.added]
+    rows = np.zeros([len(names), bank.rows.shape[1]], bank.rows.dtype)
+    rows[: len(positions)] = bank.rows[positions]
+    for i, name in enumerate(names):
+        if name in rows_of:
+            rows[i] = rows_of[name]
+    new_ids = highest + 1 + np.arange(len(changes.added))
+    return Bank(
+        rows=rows,
+        instance_ids=np.concatenate([bank.instance_ids[positions], new_ids]),
+        names=np.array(names),
+        labels=np.array([changes.labels[name] for name in names], np.int64),
+        class_names=bank.class_names,
+        encoded_by=bank.encoded_by,
+    )
+
+
+def digest(path: str) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _renames(
+    removed: Iterable[str],
+    added: Iterable[str],
+    old_digests: dict[str, str],
+    digests: dict[str, str],
+) -> list[tuple[str, str]]:
+    """Pairs of names of one file, where there is exactly one of each."""
+    by_digest: dict[str, list[str]] = {}
+    for name in added:
+        by_digest.setdefault(digests[name], []).append(name)
+    olds: dict[str, list[str]] = {}
+    for name in removed:
+        if name in old_digests:
+            olds.setdefault(old_digests[name], []).append(name)
+    return [
+        (names[0], by_digest[digest][0])
+        for digest, names in olds.items()
+        if len(names) == 1 and len(by_digest.get(digest, ())) == 1
+    ]
+
+
+def _labels(names: Collection[str], bank: Bank) -> list[int]:
+    """Labels in the bank's numbering; none outside of the class subfolders."""
+    if not bank.class_names:
+        return [NO_LABEL] * len(names)
+    known = {name: i for i, name in enumerate(bank.class_names)}
+    classes = [name.split("/")[0] if "/" in name else None for name in names]
+    unknown = sorted({c for c in classes if c is not None} - set(known))
+    if unknown:
+        raise UsageError(
+            "`images` must have the class subfolders of the run: "
+            f"{', '.join(map(shown, bank.class_names))}. Received: "
+            f"{', '.join(map(shown, unknown))}"
+        )
+    return [known.get(name or "", NO_LABEL) for name in classes]
+
+
+def _encode(
+    names: list[str], folder: str, config: RunConfig, encoder: keras.Model
+) -> dict[str, np.ndarray]:
+    """Rows by name; of what cannot be read there is none."""
+    size = len(names)
+    bank = Bank(
+        np.zeros([size, 0]), np.arange(size), np.array(names), np.zeros(size)
+    )
+    data = with_overrides(config.data, {"images": folder})
+    images = RunImages(bank, dataclasses.replace(config, data=data))
+    rows: dict[str, np.ndarray] = {}
+    for slots, batch in images.batches(
+        np.arange(size), images.image_size, images.crop_fraction
+    ):
+        embedded = encoder.predict_on_batch(batch)
+        rows.update(zip([names[i] for i in slots], embedded, strict=True))
+    return rows
