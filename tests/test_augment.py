@@ -230,9 +230,7 @@ def jittered(image, uniforms, ranges):
 )
 def test_jitter_equals_scalar_definition(ranges):
     images, uniforms = images_of(50, 5, 6), draw(50, columns=8)
-    actual = augment.color_jitter(
-        images, uniforms, Augmentation(8, (1, 1), (1, 1), *ranges)
-    )
+    actual = augment.color_jitter(images, uniforms, *ranges)
     expected = [
         jittered(image, u.astype(float), ranges)
         for image, u in zip(images, uniforms, strict=True)
@@ -253,7 +251,7 @@ def test_every_order_of_the_changes_is_as_likely():
     assert apart.min() > 0.1
 
     actual = augment.color_jitter(
-        np.repeat(image, 4800, 0), uniforms, Augmentation(8)
+        np.repeat(image, 4800, 0), uniforms, 0.4, 0.4, 0.4, 0.4
     ).numpy()
     distances = np.stack(
         [np.abs(actual.reshape(4800, -1) - p).max(-1) for p in possible]
@@ -431,9 +429,7 @@ def test_keras_cv_draws_other_jitter(name, keras_cv_factor):
     pixels = np.array([[[[200, 100, 80], [140, 90, 70]]]], np.float32)
     images = np.repeat(pixels, 4000, 0)
     theirs = layer(images).numpy()
-    images = augment.color_jitter(
-        images, draw(4000, columns=8), Augmentation(8, **ours)
-    ).numpy()
+    images = augment.color_jitter(images, draw(4000, columns=8), **ours).numpy()
     # Of the red of the first pixel.
     test = stats.ks_2samp(theirs[:, 0, 0, 0], images[:, 0, 0, 0])
     assert test.pvalue < 1e-6

@@ -21,7 +21,7 @@ from tf_instdisc.runs import directory as run_directory
 ROOT = pathlib.Path(__file__).parent.parent
 _SPEED = ("images_per_second", "input_wait")
 # BankHealth compares with the epochs that its process has seen.
-_SINCE_RESTART = ("bank_stale_share", "bank_staleness", "weight_growth")
+_SINCE_RESTART = ("weight_growth",)
 # 20 kills take minutes; how they went stands in BENCHMARKS.md.
 KILLS = int(os.environ.get("INSTDISC_KILLS", "2"))
 

@@ -10,8 +10,6 @@ IMAGE_SUFFIXES = (
     *(".png", ".gif", ".bmp", ".webp"),
 )
 """What is taken for an image in a folder, in lower case."""
-FORMATS = "JPEG, PNG, GIF, BMP or WebP"
-"""What is decoded, everywhere."""
 MAX_PIXELS = 2**27
 """Of an image in a folder; larger ones are refused undecoded."""
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_instdisc.config.data import MAX_PIXELS
 from tf_instdisc.data.augment import Augmentation, crop_boxes
 from tf_instdisc.data.formats import exif, image_file, jpeg
+from tf_instdisc.data.formats.image_file import FORMATS as FORMATS
 
 # A JPEG is decoded at a fraction of its size as long as this many of its
 # pixels, along each axis, make one pixel of the result.
@@ -28,7 +29,7 @@ def decode_whole(
     taken, and of an animation the first frame.
 
     Args:
-        contents: Scalar string, one of `config.data.FORMATS`.
+        contents: Scalar string, one of `FORMATS`.
         max_pixels: Larger images are refused undecoded.
 
     Returns:

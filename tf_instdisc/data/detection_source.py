@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.config.data import FORMATS
 from tf_instdisc.data import decode
+from tf_instdisc.data.formats.image_file import FORMATS
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
 

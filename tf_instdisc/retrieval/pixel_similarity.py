@@ -6,7 +6,7 @@ colors for near-duplicates. Their pixels tell them apart.
 
 import numpy as np
 
-from tf_instdisc.data.augment import LUMA
+from tf_instdisc.data.colors import LUMA
 
 SIDE = 32  # of the thumbnails, in pixels
 _GRID = 8  # cells that are compared

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.config.data import FORMATS
 from tf_instdisc.data import decode
+from tf_instdisc.data.decode import FORMATS
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import NO_LABEL, array_source

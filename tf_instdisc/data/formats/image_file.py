@@ -2,10 +2,12 @@
 
 import tensorflow as tf
 
-from tf_instdisc.config.data import FORMATS
 from tf_instdisc.data.formats import bmp, gif, jpeg, png, webp
 from tf_instdisc.data.formats.file_bytes import file_bytes, require
 from tf_instdisc.data.formats.stored import Stored
+
+FORMATS = "JPEG, PNG, GIF, BMP or WebP"
+"""What is decoded, everywhere."""
 
 JPEG, _PNG, _GIF, _BMP, _WEBP, _UNKNOWN = range(6)
 """Formats, in the order of the readers."""

@@ -30,7 +30,6 @@ CURVES = {
     "bank_mean_cosine": "mean cosine of two rows",
     "bank_effective_rank": "effective rank",
     "bank_norm": "mean norm of the rows",
-    "bank_staleness": "epochs since the stalest row was written",
 }
 _PICTURE = 64  # pixels
 _SHEET_PICTURE = 32
@@ -106,7 +105,7 @@ def report(
         ),
         charts=drawn,
         curve_names=curve_names,
-        health=_health(run, images, sample, statistics, last),
+        health=_health(run, images, sample, statistics),
         rows=grid.grid_rows(
             queries, nearest(queries, bank, _NEIGHBORS), images
         ),
@@ -154,7 +153,7 @@ def _facts(bank: Bank, last: dict[str, float]) -> dict[str, str]:
     return facts
 
 
-def _health(run, images, sample, statistics, last) -> dict[str, str]:
+def _health(run, images, sample, statistics) -> dict[str, str]:
     dim = images.bank.rows.shape[1]
     health = {
         "mean norm of a row": f"{statistics['norm']:.4f} (1 is right)",
@@ -165,10 +164,6 @@ def _health(run, images, sample, statistics, last) -> dict[str, str]:
             f"{statistics['effective_rank']:.1f} of {dim} dimensions"
         ),
     }
-    if "bank_staleness" in last:
-        health["stalest row"] = (
-            f"written {last['bank_staleness']:.0f} epochs before the end"
-        )
     agreement = _agreement(run, images, sample)
     if agreement is not None:
         health["row against its image, encoded now"] = (
