@@ -353,13 +353,13 @@ def test_a_split_in_place_of_test_is_found_and_said(tmp_path, capsys):
     )
     for name, splits, expected in cases:
         write(tmp_path, name, image, dict.fromkeys(splits, example))
-        found = tfds_source.test_split_of(name, str(tmp_path), None)
+        found = tfds_builder.test_split_of(name, str(tmp_path), None)
         assert found == expected
         said = capsys.readouterr().out
         assert ("no split test" in said) == (expected not in ("test", None))
         assert ("has no test split" in said) == (expected is None)
-        assert tfds_source.test_split_of(name, str(tmp_path), "") is None
-        assert tfds_source.test_split_of(name, str(tmp_path), "x") == "x"
+        assert tfds_builder.test_split_of(name, str(tmp_path), "") is None
+        assert tfds_builder.test_split_of(name, str(tmp_path), "x") == "x"
     for split in ("tset", "train[5:9]", "train[:0]"):
         with pytest.raises(ValueError, match="one of train, val, or a part"):
             tfds_source.tfds_source("with_val", split, str(tmp_path))

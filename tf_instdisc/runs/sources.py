@@ -68,7 +68,7 @@ def open_test(
         if not data.test_images:
             return None
         return folder_source(data.test_images, data.bad_images, memory=memory)
-    from tf_instdisc.data.tfds_source import test_split_of
+    from tf_instdisc.data.tfds_builder import test_split_of
 
     split = test_split_of(data.dataset or "", data.data_dir, data.test_split)
     if split is None:

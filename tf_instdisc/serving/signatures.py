@@ -134,42 +134,59 @@ def _functions(
     if index is None:
         return functions
 
-    def neighbors(images):
-        return _neighbors(index, embed_images(images), options.num_neighbors)
-
-    def neighbors_bytes(contents):
-        embedding, valid = embed_bytes(contents)
-        found = _neighbors(index, embedding, options.num_neighbors)
-        nothing = {
-            "instance_ids": tf.constant(-1, tf.int64),
-            "names": "",
-            "scores": 0.0,
-            "labels": tf.constant(-1, tf.int64),
-        }
-        found = {
-            name: tf.where(valid[:, None], value, nothing[name])
-            for name, value in found.items()
-        }
-        return {**found, "valid": valid}
-
-    def classify_bytes(contents):
-        embedding, valid = embed_bytes(contents)
-        scores, positions = index.search(
-            embedding, options.num_votes, labelled=True
+    functions["neighbors"] = on_images(
+        lambda images: _neighbors(
+            index, embed_images(images), options.num_neighbors
         )
-        shares = index.vote(scores, positions, options.temperature)
-        classes = tf.constant([index.class_names])
-        return {
-            "classes": tf.repeat(classes, tf.size(contents), axis=0),
-            "scores": tf.where(valid[:, None], shares, 0.0),
-            "valid": valid,
-        }
-
-    functions["neighbors"] = on_images(neighbors)
-    functions["neighbors_bytes"] = on_bytes(neighbors_bytes)
+    )
+    functions["neighbors_bytes"] = on_bytes(
+        lambda contents: _neighbors_bytes(
+            index, options.num_neighbors, *embed_bytes(contents)
+        )
+    )
     if index.num_classes and index.num_labelled:
-        functions["classify_bytes"] = on_bytes(classify_bytes)
+        functions["classify_bytes"] = on_bytes(
+            lambda contents: _classify(index, options, *embed_bytes(contents))
+        )
     return functions
+
+
+def _neighbors_bytes(
+    index: BankIndex,
+    num_neighbors: int,
+    embedding: tf.Tensor,
+    valid: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    found = _neighbors(index, embedding, num_neighbors)
+    nothing = {
+        "instance_ids": tf.constant(-1, tf.int64),
+        "names": "",
+        "scores": 0.0,
+        "labels": tf.constant(-1, tf.int64),
+    }
+    found = {
+        name: tf.where(valid[:, None], value, nothing[name])
+        for name, value in found.items()
+    }
+    return {**found, "valid": valid}
+
+
+def _classify(
+    index: BankIndex,
+    options: ExportOptions,
+    embedding: tf.Tensor,
+    valid: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    scores, positions = index.search(
+        embedding, options.num_votes, labelled=True
+    )
+    shares = index.vote(scores, positions, options.temperature)
+    classes = tf.constant([index.class_names])
+    return {
+        "classes": tf.repeat(classes, tf.size(valid), axis=0),
+        "scores": tf.where(valid[:, None], shares, 0.0),
+        "valid": valid,
+    }
 
 
 def _neighbors(

@@ -93,39 +93,23 @@ def build_encoder(
     Raises:
         ValueError: If an argument is unknown or out of range.
     """
-    for name, value in (
-        ("image_size", image_size),
-        ("embedding_dim", embedding_dim),
-        ("width", width),
-        ("stem_width", stem_width),
-    ):
-        if value is not None and value < 1:
-            raise UsageError(
-                f"`{name}` must be at least 1. Received: {name}={value}"
-            )
     means = channel_values("mean", mean)
     stds = channel_values("std", std)
+    _check_sizes(
+        image_size=image_size,
+        embedding_dim=embedding_dim,
+        width=width,
+        stem_width=stem_width,
+    )
     defaults = CHANNEL_MEANS[_IMAGENET], CHANNEL_STDS[_IMAGENET]
     if not normalize and (means, stds) != defaults:
         raise UsageError(
             "`mean` and `std` need `normalize`. Received: normalize=False, "
             f"mean={mean}, std={std}"
         )
-    if isinstance(backbone, keras.Model):
-        _require_defaults(
-            width=(width, _WIDTH),
-            stem=(stem, None),
-            sync_batch_norm=(sync_batch_norm, False),
-            stem_width=(stem_width, None),
-        )
-        given.require_usable(backbone, image_size)
-    else:
-        require_choice("backbone", backbone, BACKBONES)
-        if stem is not None:
-            require_choice("stem", stem, tuple(PATCH_SIZES))
-        require_image_size(backbone, image_size, stem)
-        require_stem_width(backbone, stem_width)
-
+    _check_backbone(
+        backbone, image_size, width, stem, sync_batch_norm, stem_width
+    )
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = inputs
     if normalize:
@@ -155,6 +139,38 @@ def build_encoder(
     outputs = layers.UnitNormalization(name="embedding", dtype=full)(x)
     name = backbone.name if isinstance(backbone, keras.Model) else backbone
     return portable.make_portable(keras.Model(inputs, outputs, name=name))
+
+
+def _check_sizes(**sizes: int | None) -> None:
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise UsageError(
+                f"`{name}` must be at least 1. Received: {name}={value}"
+            )
+
+
+def _check_backbone(
+    backbone: str | keras.Model,
+    image_size: int,
+    width: int,
+    stem: str | None,
+    sync_batch_norm: bool,
+    stem_width: int | None,
+) -> None:
+    if isinstance(backbone, keras.Model):
+        _require_defaults(
+            width=(width, _WIDTH),
+            stem=(stem, None),
+            sync_batch_norm=(sync_batch_norm, False),
+            stem_width=(stem_width, None),
+        )
+        given.require_usable(backbone, image_size)
+    else:
+        require_choice("backbone", backbone, BACKBONES)
+        if stem is not None:
+            require_choice("stem", stem, tuple(PATCH_SIZES))
+        require_image_size(backbone, image_size, stem)
+        require_stem_width(backbone, stem_width)
 
 
 def encoder_of(config: RunConfig) -> keras.Model:

@@ -1,0 +1,112 @@
+"""Finds and prepares a TFDS data set, and its splits."""
+
+import difflib
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from tf_instdisc.data import digits as _  # noqa: F401  Registers its builder.
+from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
+
+_TEST_SPLITS = ("test", "validation", "val", "valid", "dev")
+
+
+def test_split_of(
+    dataset: str, data_dir: str | None, test_split: str | None
+) -> str | None:
+    """The split of a data set that images are tested on.
+
+    Args:
+        dataset: As `tfds_source` takes it.
+        data_dir: As `tfds_source` takes it.
+        test_split: A split. None stands for `test`, or for what is there in
+            its place: `validation`, `val`, `valid` or `dev`. `""` for none.
+
+    Returns:
+        A split, or None where there is none.
+    """
+    if test_split is not None:
+        return test_split or None
+    builder = open_builder(dataset, data_dir)
+    prepare(builder, dataset)
+    known = builder.info.splits
+    found = next((name for name in _TEST_SPLITS if name in known), None)
+    if found is None:
+        print(
+            f"{dataset} has no test split, only {', '.join(known)}; "
+            "--test_split names another.",
+            flush=True,
+        )
+    elif found != "test":
+        print(f"{dataset} has no split test: {found} is taken.", flush=True)
+    return found
+
+
+def open_builder(
+    dataset: str, data_dir: str | None
+) -> tfds.core.DatasetBuilder:
+    """Finds a builder by its name.
+
+    Raises:
+        ValueError: If there is none, or `data_dir` is a URL.
+    """
+    if data_dir is not None:
+        data_dir = local_path(data_dir, "data_dir")
+    try:
+        return tfds.builder(dataset, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(dataset, known)
+        hint = f"Did you mean {' or '.join(close)}? " if close else ""
+        raise UsageError(
+            f"`dataset` must be a TFDS data set. {hint}Received: "
+            f"dataset={dataset!r}. All are listed at "
+            "https://www.tensorflow.org/datasets/catalog."
+        ) from error
+
+
+def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
+    """Downloads and prepares a data set, unless that was done.
+
+    Raises:
+        ValueError: If files are missing that are to be downloaded by hand.
+    """
+    try:
+        builder.download_and_prepare()
+    except AssertionError as error:
+        versions = sorted(
+            path.name
+            for path in pathlib.Path(builder.data_dir).parent.glob("*.*.*")
+            if (path / "dataset_info.json").exists()
+        )
+        hint = ""
+        if versions:
+            hint = (
+                f" Other versions are there: --dataset={builder.name}:"
+                f"{versions[-1]}."
+            )
+        raise UsageError(
+            "`dataset` must be prepared, or be one that TFDS can download. "
+            f"Received: dataset={dataset!r}, which is not in "
+            f"{builder.data_dir}.{hint} {error}"
+        ) from error
+
+
+def require_split(builder: tfds.core.DatasetBuilder, split: str):
+    """Information on a split of a prepared data set.
+
+    Raises:
+        ValueError: If there is no such split, or it is empty.
+    """
+    reason = "it is empty."
+    try:
+        info = builder.info.splits[split]
+        if info.num_examples:
+            return info
+    except (KeyError, ValueError) as error:
+        reason = str(error)
+    raise UsageError(
+        f"`split` must be one of {', '.join(builder.info.splits)}, or a part "
+        f"of one such as 'train[:1000]'. Received: split={split!r}: {reason}"
+    )
