@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests import tfds_forms
 from tests.tfds_forms import features, write
-from tf_instdisc.data import pipeline, tfds_source
+from tf_instdisc.data import pipeline, tfds_builder, tfds_source
 from tf_instdisc.data.augment import Augmentation
 
 SIZE = 12
