@@ -41,3 +41,69 @@ assert encoder(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 128)
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_the_readme_runs_a_whole_life(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("The whole life of a run works")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    for whole, small in (
+        (
+            'dataset="cifar10", train_image_size=24',
+            'dataset="instdisc_digits", split="train[:96]", '
+            f'test_split="test[:64]", data_dir="{tmp_path}", image_size=8',
+        ),
+        (
+            'objective="softmax")',
+            'objective="softmax"), encoder=tf_instdisc.EncoderConfig(width=1)',
+        ),
+        ("epochs=30", "epochs=1, batch_size=32"),
+        ('"knn", "linear"', "knn=tf_instdisc.KNNOptions(num_neighbors=5)"),
+        ('bank_dtype="int8"', 'bank_dtype="int8", batch_sizes=(1,)'),
+    ):
+        assert whole in code
+        code = code.replace(whole, small)
+    code += """
+import numpy as np
+
+assert run.path.joinpath("report.html").exists()
+assert run.directory.load_results()["measurements"]
+again = tf_instdisc.Run("runs/cifar10")
+assert again.config == config
+assert len(again.metrics) == 1
+rows = again.load_bank().rows
+assert rows.shape == (96, 128)
+assert again.load_encoder()(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 128)
+
+# It is finished: the same call does nothing, and more epochs go on.
+assert tf_instdisc.train(config, "runs/cifar10").path == run.path
+assert len(again.metrics) == 1
+
+# And a model of one's own.
+source = tf_instdisc.array_source(np.zeros((6, 8, 8, 3), np.uint8))
+model = tf_instdisc.InstanceDiscrimination(
+    again.load_encoder(), 6, objective="softmax", temperature=0.2
+)
+model.compile(optimizer="sgd")
+model.fit(tf_instdisc.training_dataset(
+    source, tf_instdisc.Augmentation(8), 3, epochs=1), steps_per_epoch=2)
+mine = tf_instdisc.save_run(model, source, "runs/mine")
+assert mine.config.method.temperature == 0.2
+assert mine.config.data.image_size == 8
+np.testing.assert_allclose(
+    mine.load_bank().rows,
+    mine.load_encoder()(np.zeros((6, 8, 8, 3), np.uint8)),
+    atol=1e-5,
+)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "models/cifar10/1/saved_model.pb").exists()
