@@ -83,8 +83,9 @@ class Run:
         """Measures the run as the paper does, and keeps the results.
 
         Args:
-            *protocols: `"knn"`, `"linear"`, `"svm"`, `"semi_supervised"` or
-                `"finetune"`, each with its default options.
+            *protocols: Names such as `"knn"`, `"linear"`, `"svm"`,
+                `"semi_supervised"` or `"finetune"`, each with its default
+                options.
             **options: Protocols with options of their own:
                 `knn=tf_instdisc.KNNOptions(num_neighbors=20)`.
 
@@ -94,9 +95,10 @@ class Run:
         Raises:
             UsageError: If a protocol is unknown, or labels do not suffice.
         """
-        from tf_instdisc.evaluation.evaluate import default_options, evaluate
+        from tf_instdisc.evaluation import registry
+        from tf_instdisc.evaluation.evaluate import evaluate
 
-        chosen = {name: default_options(name) for name in protocols}
+        chosen = {n: registry.find(n).options_kind() for n in protocols}
         return evaluate(self.directory, {**chosen, **options})
 
     def report(self, output: str | os.PathLike | None = None) -> pathlib.Path:
