@@ -9,6 +9,26 @@ import subprocess
 import sys
 import tempfile
 
+COMPLETE = {
+    "convert": ["--from=file", "--to=new"],
+    "diff": ["run", "run"],
+    "duplicates": ["--run_dir=run"],
+    "embed": ["--run_dir=run", "--images=images", "--output=out.npz"],
+    "evaluate": ["--run_dir=run"],
+    "export": ["--run_dir=run", "--export_dir=model"],
+    "neighbors": ["--run_dir=run"],
+    "plan": ["--run_dir=new", "--images=images"],
+    "reproduce": ["--table=layers", "--recipes_dir=recipes"],
+    "report": ["--run_dir=run"],
+    "train": [
+        "--run_dir=new",
+        "--images=images",
+        "--image_size=16",
+        "--epochs=1",
+    ],
+    "update": ["--run_dir=run", "--images=images"],
+}
+"""Arguments with which a command begins its work, by name of the command."""
 _BUG = "planted: not the user's"
 
 

@@ -16,7 +16,7 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
-from tf_instdisc.config import AugmentationConfig
+from tf_instdisc.config import AugmentationConfig, DataConfig, RunConfig
 from tf_instdisc.retrieval import duplicates, local_scale, near_pairs
 from tf_instdisc.retrieval.pages import duplicate_page
 from tf_instdisc.runs import images as run_images
@@ -274,8 +274,9 @@ def test_a_large_group_of_copies_is_found(tmp_path):
 def test_a_handful_of_images(tmp_path, count):
     for number in range(count):
         save_picture(tmp_path, f"{number}.png", picture(min(number, 3)))
-    folder, flags = str(tmp_path), {"image_size": "16", "images": str(tmp_path)}
-    images = duplicates.folder_images(folder, flags, linear_encoder())
+    folder = str(tmp_path)
+    config = RunConfig(DataConfig(images=folder, image_size=16))
+    images = duplicates.folder_images(folder, config, linear_encoder())
     found = duplicates.find_duplicates(images)
     assert as_set(found.pairs) == ({(3, 4)} if count == 5 else set())
 
@@ -284,8 +285,8 @@ def bare_collection(rows, folder):
     """Rows without pictures."""
     names = np.array([f"{i}.png" for i in range(len(rows))])
     bank = Bank(rows, np.arange(len(rows)), names, np.full(len(rows), -1))
-    flags = {"images": str(folder), "image_size": "8"}
-    return duplicates.Collection(bank, run_images.RunImages(bank, flags), "x")
+    config = RunConfig(DataConfig(images=str(folder), image_size=8))
+    return duplicates.Collection(bank, run_images.RunImages(bank, config), "x")
 
 
 def test_the_local_scale_is_that_of_loops():

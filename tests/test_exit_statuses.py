@@ -4,53 +4,19 @@ import pytest
 
 from tests import commands, finished_run
 
-COMMANDS = (
-    "convert",
-    "diff",
-    "duplicates",
-    "embed",
-    "evaluate",
-    "export",
-    "neighbors",
-    "plan",
-    "reproduce",
-    "report",
-    "train",
-    "update",
-)
-# Arguments with which a command begins its work, by name of the command.
-_COMPLETE = {
-    "convert": ["--from=file", "--to=new"],
-    "diff": ["run", "run"],
-    "duplicates": ["--run_dir=run"],
-    "embed": ["--run_dir=run", "--images=images", "--output=out.npz"],
-    "evaluate": ["--run_dir=run"],
-    "export": ["--run_dir=run", "--export_dir=model"],
-    "neighbors": ["--run_dir=run"],
-    "plan": ["--run_dir=new", "--images=images"],
-    "reproduce": ["--table=layers", "--recipes_dir=recipes"],
-    "report": ["--run_dir=run"],
-    "train": [
-        "--run_dir=new",
-        "--images=images",
-        "--image_size=16",
-        "--epochs=1",
-    ],
-    "update": ["--run_dir=run", "--images=images"],
-}
 _MISSING = [
-    ("convert", "--to"),
+    ("convert", "--from"),
     ("diff", "2 arguments"),
     ("duplicates", "--run_dir"),
     ("embed", "--images"),
     ("evaluate", "--run_dir"),
-    ("export", "--export_dir"),
+    ("export", "--run_dir"),
     ("neighbors", "--run_dir"),
     ("plan", "--run_dir"),
     ("reproduce", "--table"),
     ("report", "--run_dir"),
     ("train", "--run_dir"),
-    ("update", "--images"),
+    ("update", "--run_dir"),
 ]
 # A wrong value of a flag that the command has.
 _WRONG_VALUES = [
@@ -77,7 +43,7 @@ _BUGS = {
     "export": "tf_instdisc.serving.saved_model:export_run",
     "neighbors": "tf_instdisc.retrieval.queries:nearest",
     "plan": "tf_instdisc.cli.plan:_count_images",
-    "reproduce": "tf_instdisc.evaluation.reproduce.runs:recipe_flags",
+    "reproduce": "tf_instdisc.evaluation.reproduce.runs:recipe_config",
     "report": "tf_instdisc.retrieval.pages.run_page:report",
     "train": "tf_instdisc.training.train:train",
     "update": "tf_instdisc.runs.update:update_bank",
@@ -93,6 +59,10 @@ _MISTAKES = [
     ("duplicates", ["--folders=nowhere"], "nowhere"),
     ("duplicates", ["--folders=empty"], "empty"),
     ("duplicates", ["--output=nowhere/a.html"], "nowhere"),
+    ("duplicates", ["--output=a.gif"], "--output=a.gif"),
+    ("duplicates", ["--folders=a,b,c"], "--folders=a,b,c"),
+    ("duplicates", ["--data_dir=a", "--images=b"], "--data_dir=a"),
+    ("duplicates", ["--noencode", "--folders=nowhere"], "nowhere"),
     ("embed", ["--images=nowhere"], "nowhere"),
     ("embed", ["--images=empty"], "empty"),
     ("embed", ["--images=file"], "file"),
@@ -122,6 +92,7 @@ _MISTAKES = [
     ("plan", ["--images=", "--dataset=cifar1000"], "cifar1000"),
     ("reproduce", ["--recipes_dir=empty"], "empty"),
     ("reproduce", ["--recipes_dir=nowhere"], "nowhere"),
+    ("reproduce", ["--table=proximal", "--table=other"], "table='other'"),
     ("report", ["--run_dir=nowhere"], "nowhere"),
     ("report", ["--run_dir=unfinished"], "unfinished"),
     ("report", ["--output=nowhere/a.html"], "nowhere"),
@@ -158,8 +129,8 @@ def _case(command, arguments, part, status=2, bug=None):
 
 
 def _cases():
-    for command in COMMANDS:
-        complete = _COMPLETE[command]
+    for command in commands.COMPLETE:
+        complete = commands.COMPLETE[command]
         yield _case(command, [*complete, "--no_such_flag"], "--no_such_flag")
         yield _case(command, [*complete, "more"], "more")
         yield _case(command, [*complete, "--flagfile=nowhere"], "nowhere")
@@ -170,14 +141,16 @@ def _cases():
         yield _case(command, [], part)
     for command, flag in _WRONG_VALUES:
         name = flag.partition("=")[0]
-        yield _case(command, [*_COMPLETE[command], flag], name)
+        yield _case(command, [*commands.COMPLETE[command], flag], name)
     for command, changes, part in _MISTAKES:
         arguments = ["run", "nowhere"]
         if changes is not None:
-            arguments = [*_COMPLETE[command], *changes]
+            arguments = [*commands.COMPLETE[command], *changes]
         yield _case(command, arguments, part)
     yield _case(
-        "train", [*_COMPLETE["train"], "--learning_rat=1"], "--learning_rate"
+        "train",
+        [*commands.COMPLETE["train"], "--learning_rat=1"],
+        "--learning_rate",
     )
 
 

@@ -15,6 +15,7 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.retrieval import queries as search
 from tf_instdisc.retrieval.pages import grid, pages
 from tf_instdisc.runs import images as run_images
@@ -107,12 +108,14 @@ def test_images_of_a_tfds_data_set_come_back_by_id(tmp_path):
         names=np.array(["a", "b", "c"]),
         labels=np.zeros(3, int),
     )
-    flags = {
-        "dataset": "instdisc_digits",
-        "split": "train[:50]",
-        "data_dir": str(tmp_path),
-    }
-    pictures, found = run_images.RunImages(bank, flags).read([2, 0], 8)
+    config = RunConfig(
+        DataConfig(
+            dataset="instdisc_digits",
+            split="train[:50]",
+            data_dir=str(tmp_path),
+        )
+    )
+    pictures, found = run_images.RunImages(bank, config).read([2, 0], 8)
     assert found.all()
     np.testing.assert_array_equal(pictures[0][..., :1], stored[49])
     np.testing.assert_array_equal(pictures[1][..., :1], stored[7])

@@ -1,18 +1,18 @@
 """Paths with `~` are expanded and URLs are refused, wherever they come in."""
 
 import dataclasses
-import json
+import importlib
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from tests import commands
 from tests.finished_run import command, picture, save_picture
 from tf_instdisc import load_encoder, paths
 from tf_instdisc.cli.evaluate import EvaluateOptions
 from tf_instdisc.config import fields
+from tf_instdisc.config.fields import flag_of, kind_of, rule_of
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.folder import folder_source, image_paths
 from tf_instdisc.data.tfds_source import tfds_source
@@ -25,7 +25,6 @@ from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.embed_folder import embed_folder
 
-ROOT = pathlib.Path(__file__).parent.parent
 URLS = (
     "gs://bucket/run",
     "s3://bucket/run",
@@ -62,42 +61,21 @@ EVALUATE_PATH_FLAGS = {
     *("detection_data_dir", "detection_images"),
 }
 
-# Parses each path flag alone: what the flag holds, or the error.
-_PARSE_EACH = """
-import importlib, json, sys
-from absl import flags
-name, values = sys.argv[1], json.loads(sys.argv[2])
-module = importlib.import_module(f"tf_instdisc.cli.{name}")
-from tf_instdisc.cli import path_flags
-kinds = (path_flags.PathParser, path_flags.PathListParser)
-groups = getattr(module, "GROUPS", ())
-if name == "plan":
-    groups = module.train.GROUPS
-if name == "reproduce":
-    groups = (module.reproduce,)
-by_module = flags.FLAGS.flags_by_module_dict()
-found, others = {}, []
-for group in groups:
-    for flag in by_module[group.__name__]:
-        if not isinstance(flag.parser, kinds):
-            text = type(flag.parser) in (
-                flags.ArgumentParser, flags.ListParser)
+
+def path_flags(name):
+    """Flags of a command that hold paths, and others that sound like it."""
+    module = importlib.import_module(f"tf_instdisc.cli.{name}")
+    found, others = set(), set()
+    for settings in module.SETTINGS:
+        for field in dataclasses.fields(settings):
+            rule, flag = rule_of(field), flag_of(field)
+            is_text = kind_of(settings, field)[0] is str and not rule.choices
             words = ("folder", "director", "file", "where ")
-            if text and any(word in flag.help.lower() for word in words):
-                others.append(flag.name)
-            continue
-        found[flag.name] = []
-        for value in values:
-            try:
-                flag.parse(value)
-            except flags.Error as error:
-                found[flag.name].append(f"error: {error}")
-            else:
-                value = flag.value
-                found[flag.name].append(
-                    value[0] if isinstance(value, list) else value)
-print(json.dumps([found, others]))
-"""
+            if rule.is_path:
+                found.add(flag)
+            elif is_text and any(w in rule.help.lower() for w in words):
+                others.add(flag)
+    return found, others
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -122,24 +100,37 @@ def test_a_tilde_is_the_home_of_a_user(monkeypatch):
         paths.local_path("~nobody-here/x")
 
 
-@pytest.mark.parametrize("name", sorted(PATH_FLAGS))
-def test_every_path_flag_of_a_command_takes_tildes_and_no_urls(name):
-    values = ["~/sub/x.npz", *URLS[:5]]
-    ended = subprocess.run(
-        [sys.executable, "-c", _PARSE_EACH, name, json.dumps(values)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-        check=True,
-    )
-    found, others = json.loads(ended.stdout)
-    assert set(found) == PATH_FLAGS[name]
+@pytest.mark.parametrize("name", sorted(set(PATH_FLAGS) - {"evaluate"}))
+def test_every_path_is_known_as_a_path(name):
+    found, others = path_flags(name)
+    assert found == PATH_FLAGS[name]
     # Names of runs; their help speaks of folders.
-    assert set(others) <= {"rows"}
-    for flag, (expanded, *refused) in found.items():
-        assert expanded == str(pathlib.Path.home() / "sub/x.npz"), flag
-        assert all(line.startswith("error: ") for line in refused), flag
+    assert others <= {"rows"}
+
+
+def test_every_path_flag_takes_tildes_and_no_urls(tmp_path):
+    values = {
+        "gs://bucket/x.npz": "URLs are not supported",
+        "~nobody-here/x.npz": "must name an existing user",
+    }
+    cases = [
+        {
+            "command": name,
+            "arguments": [*commands.COMPLETE[name], f"--{flag}={value}"],
+            "flag": flag,
+            "words": words,
+        }
+        for name, flags in PATH_FLAGS.items()
+        for flag in sorted(flags)
+        for value, words in values.items()
+    ]
+    for result in commands.run_all(cases, tmp_path):
+        case = result.args
+        assert result.returncode == 2, result
+        lines = result.stderr.splitlines()
+        (line,) = [line for line in lines if line.startswith("error: ")]
+        assert case["flag"] in line
+        assert case["words"] in line
 
 
 def test_every_path_flag_of_an_evaluation_takes_tildes_and_no_urls():

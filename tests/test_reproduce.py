@@ -106,7 +106,7 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
     planned = plan("embedding_size", more=TINY, num_images=60)
     kept = json.loads((tmp_path / "tables/embedding_size.json").read_text())
     inputs = measure.open_inputs(
-        runs.recipe_flags(ROOT / "flags/cifar10_sweep.flags", TINY),
+        runs.recipe_config(ROOT / "flags/cifar10_sweep.flags", TINY),
         tables.SCALES["small"],
     )
     path = tmp_path / planned[0].directory.path
@@ -226,9 +226,9 @@ def test_a_failed_run_is_said_with_its_log(tmp_path):
         f"--tables_dir={tmp_path / 'tables'}",
         "--train_flag=--dataset=instdisc_digits",
         "--train_flag=--split=train[:60]",
-        "--train_flag=--width=0",
+        "--train_flag=--no_such_flag",
     )
     assert result.returncode == 2
     log = tmp_path / "runs/cifar10_sweep/base/seed0.log"
     assert str(log) in result.stderr
-    assert "--width" in log.read_text()
+    assert "no_such_flag" in log.read_text()

@@ -27,9 +27,8 @@ ROOMS = (
     "method/encoders",
     ".",
 )
-# Rooms of several folders: commands with their flags; settings with errors and
-# what else every room uses.
-SAME = {"cli/flag_groups": "cli", "config": "."}
+# Settings, errors and what else every room uses.
+SAME = {"config": "."}
 # They give what is inside its public names, and are imported by nothing here.
 DOORS = (PACKAGE, f"{PACKAGE}.run", f"{PACKAGE}.serving_client")
 MOST_ARROWS = 53

@@ -302,7 +302,7 @@ def test_the_command_compares_two_runs(run, tmp_path):
     result = command("diff", str(run.path), str(target), "--num_neighbors=4")
     assert result.returncode == 0, result.stderr
     assert "common images: 20" in result.stdout
-    assert "shared neighbours at 4: 1.000" in result.stdout
+    assert "shared neighbors at 4: 1.000" in result.stdout
     refused = command("diff", str(run.path))
     assert refused.returncode != 0
     assert "2 arguments" in refused.stderr + refused.stdout

@@ -1,10 +1,10 @@
 """instdisc-convert: a checkpoint of PyTorch becomes a run directory."""
 
-from tf_instdisc.cli.flag_groups import convert
-from tf_instdisc.cli.launch import launch
-from tf_instdisc.text import shown
+import dataclasses
 
-GROUPS = (convert,)
+from tf_instdisc.cli.launch import launch
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.text import shown
 
 _SUMMARY = """
 Turns the authors' released checkpoints, and CMC's of instance discrimination,
@@ -14,19 +14,53 @@ into a run directory. Nothing of the file is run, and PyTorch is not needed.
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions:
+    """Conversion"""
+
+    from_: str = setting(
+        None,
+        "Checkpoint of PyTorch, as it was downloaded.",
+        is_path=True,
+        is_required=True,
+        flag="from",
+    )
+    to: str = setting(
+        None,
+        "Run directory to make; missing or empty.",
+        is_path=True,
+        is_required=True,
+    )
+    image_size: int | None = setting(
+        None,
+        "Side of the encoder's input, in pixels; by default 32 for checkpoints "
+        "of the authors' cifar.py, 224 for others.",
+        least=8,
+    )
+    images: str | None = setting(
+        None,
+        "The folder that the bank was made from, with a subfolder for each "
+        "class: gives the rows their names and labels.",
+        is_path=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+SETTINGS = [ConvertOptions]
+
+
 def main() -> None:
     """Entry point of `instdisc-convert`."""
-    launch(_convert, _SUMMARY, GROUPS)
+    launch(_convert, _SUMMARY, SETTINGS)
 
 
-def _convert() -> None:
+def _convert(options: ConvertOptions) -> None:
     from tf_instdisc.runs.convert import checkpoint
 
     run = checkpoint.convert(
-        convert.FROM.value or "",
-        convert.TO.value or "",
-        convert.IMAGE_SIZE.value,
-        convert.IMAGES.value,
+        options.from_, options.to, options.image_size, options.images
     )
     print(f"encoder: {shown(str(run.encoder))}")
     if run.bank.exists():

@@ -1,24 +1,46 @@
 """instdisc-diff: compares two runs over the same images."""
 
-from tf_instdisc.cli.flag_groups import diff
-from tf_instdisc.cli.launch import launch
+import dataclasses
 
-GROUPS = (diff,)
+from tf_instdisc.cli.launch import launch
+from tf_instdisc.config.fields import check, setting
 
 _SUMMARY = """
-Compares two runs: neighbours that they share, kNN, drift of each image.
+Compares two runs: neighbors that they share, kNN, drift of each image.
 
   instdisc-diff RUN_A RUN_B --output=drift.tsv
 """
 _SHOWN = 10
 
 
+@dataclasses.dataclass(frozen=True)
+class DiffOptions:
+    """Comparison"""
+
+    num_neighbors: int = setting(20, "Neighbors that are compared.", least=1)
+    max_images: int = setting(
+        10_000,
+        "Of more common images, so many are drawn at random.",
+        least=2,
+    )
+    output: str | None = setting(
+        None, "TSV to write, with a line for each image.", is_path=True
+    )
+    seed: int = setting(0, "Seeds the draw.", least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+SETTINGS = [DiffOptions]
+
+
 def main() -> None:
     """Entry point of `instdisc-diff`."""
-    launch(_diff, _SUMMARY, GROUPS, num_arguments=2)
+    launch(_diff, _SUMMARY, SETTINGS, num_arguments=2)
 
 
-def _diff(first: str, second: str) -> None:
+def _diff(options: DiffOptions, first: str, second: str) -> None:
     import numpy as np
 
     from tf_instdisc import atomic
@@ -30,9 +52,9 @@ def _diff(first: str, second: str) -> None:
     found = compare(
         runs[0].load_bank(),
         runs[1].load_bank(),
-        diff.NUM_NEIGHBORS.value,
-        diff.MAX_IMAGES.value,
-        diff.SEED.value,
+        options.num_neighbors,
+        options.max_images,
+        options.seed,
     )
     print(
         f"common images: {found.num_common}, only in {shown(first)}: "
@@ -41,7 +63,7 @@ def _diff(first: str, second: str) -> None:
     for path, run in zip((first, second), runs, strict=True):
         print(f"kNN top-1 of {shown(path)}: {_last_knn(run)}")
     print(
-        f"shared neighbours at {diff.NUM_NEIGHBORS.value}: "
+        f"shared neighbors at {options.num_neighbors}: "
         f"{found.shared_neighbors.mean():.3f}"
     )
     drift = f"mean {found.drift.mean():.4f}, most {found.drift.max():.4f}"
@@ -58,9 +80,9 @@ def _diff(first: str, second: str) -> None:
     header = ("name", "shared_neighbors", "drift")
     print("changed most:")
     print(tsv(header, [lines[i] for i in order[:_SHOWN]]), end="")
-    if diff.OUTPUT.value:
-        atomic.write_text(diff.OUTPUT.value, tsv(header, lines))
-        print(shown(diff.OUTPUT.value))
+    if options.output:
+        atomic.write_text(options.output, tsv(header, lines))
+        print(shown(options.output))
 
 
 def _last_knn(run) -> str:

@@ -1,12 +1,14 @@
 """instdisc-duplicates: finds near-duplicate images."""
 
+import dataclasses
 import sys
 
-from tf_instdisc.cli.flag_groups import duplicates, finished_run, moved_images
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import FinishedRun, MovedImages, require_endings
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
 
-GROUPS = (finished_run, duplicates, moved_images)
 _ENOUGH_COPIES = 0.9
 
 _SUMMARY = """
@@ -16,16 +18,68 @@ Finds near-duplicates among training images, in a folder, or between two.
   instdisc-duplicates --run_dir=runs/photos --folders=TRAIN,TEST
 
 A pair is nearer in the embedding than the neighbors of both let expect, and
-small grey pictures of the two agree, mirrored or cut a little.
+small gray pictures of the two agree, mirrored or cut a little.
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplicatesOptions:
+    """Near-duplicates"""
+
+    threshold: float | None = setting(
+        None,
+        "Cosine from which on two images are near-duplicates. By default each "
+        "pair is compared with the other neighbors of its images, and by its "
+        "pixels.",
+        least=0.01,
+        most=1,
+    )
+    folders: tuple[str, ...] = setting(
+        (),
+        "A folder to search in place of the training images, or two folders, "
+        "A,B, to compare with each other.",
+        is_path=True,
+    )
+    pixels: bool = setting(
+        True,
+        "Compare small pictures of the candidates. --nopixels goes by the "
+        "embeddings alone: that needs no images, but finds less.",
+        aliases=("encode",),  # --noencode needed no images either.
+    )
+    max_pairs: int = setting(
+        1_000_000, "Pairs at which the search stops.", least=1
+    )
+    output: tuple[str, ...] = setting(
+        ("duplicates.tsv", "duplicates.html"),
+        "Files to write: .tsv, .html or both; - prints TSV.",
+        is_path=True,
+    )
+    picture_size: int = setting(
+        64, "Side of a picture in pixels.", least=8, most=512
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(self.folders) > 2:
+            raise UsageError(
+                "`folders` must be one folder, or two with a comma between "
+                f"them. Received: `folders`={','.join(self.folders)}"
+            )
+        files = [path for path in self.output if path != "-"]
+        require_endings("output", files, (".tsv", ".html"))
+
+
+SETTINGS = [FinishedRun, DuplicatesOptions, MovedImages]
 
 
 def main() -> None:
     """Entry point of `instdisc-duplicates`."""
-    launch(_duplicates, _SUMMARY, GROUPS)
+    launch(_duplicates, _SUMMARY, SETTINGS)
 
 
-def _duplicates() -> None:
+def _duplicates(
+    finished: FinishedRun, options: DuplicatesOptions, moved: MovedImages
+) -> None:
     from tf_instdisc.retrieval.duplicates import (
         find_duplicates,
         folder_images,
@@ -34,28 +88,27 @@ def _duplicates() -> None:
     )
     from tf_instdisc.retrieval.pages import duplicate_page, pages
     from tf_instdisc.runs import images as run_images
-    from tf_instdisc.runs import opening
     from tf_instdisc.runs.load import load_encoder
 
-    run = opening.load(finished_run.RUN_DIR.value or "")
-    folders = duplicates.FOLDERS.value
-    if folders:
+    run = finished.load()
+    if options.folders:
         config, encoder = run.read_config(), load_encoder(run.path)
-        places = [folder_images(path, config, encoder) for path in folders]
+        places = [
+            folder_images(path, config, encoder) for path in options.folders
+        ]
     else:
-        images = run_images.open_images(run, moved_images.overrides())
+        images = run_images.open_images(run, moved.overrides())
         places = [training_images(images, run)]
 
-    threshold = duplicates.THRESHOLD.value
     found = find_duplicates(
         places[0],
-        threshold,
+        options.threshold,
         places[1] if len(places) == 2 else None,
-        duplicates.MAX_PAIRS.value,
-        duplicates.PIXELS.value,
+        options.max_pairs,
+        options.pixels,
     )
     print(duplicate_page.summary(found), file=sys.stderr)
-    if threshold is None and duplicates.PIXELS.value:
+    if options.threshold is None and options.pixels:
         encoder = load_encoder(run.path)
         fraction = fraction_of_copies_found(places[0], encoder)
         if fraction is not None and fraction < _ENOUGH_COPIES:
@@ -66,7 +119,7 @@ def _duplicates() -> None:
                 "found. Train for more epochs.",
                 file=sys.stderr,
             )
-    for path in duplicates.OUTPUT.value:
+    for path in options.output:
         if path == "-":
             print(duplicate_page.duplicates_tsv(found), end="")
             continue
@@ -75,7 +128,7 @@ def _duplicates() -> None:
         else:
             title = " and ".join(place.title for place in places)
             text = duplicate_page.duplicates_page(
-                found, title, duplicates.PICTURE_SIZE.value
+                found, title, options.picture_size
             )
         pages.write(path, text)
         print(shown(str(path)))

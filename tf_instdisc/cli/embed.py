@@ -1,16 +1,16 @@
 """instdisc-embed: a folder of images to a file of embeddings."""
 
+import dataclasses
 import hashlib
 import os
 import pathlib
 import sys
 
-from tf_instdisc.cli.flag_groups import embedding, finished_run
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import require_endings
+from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.text import shown
-
-GROUPS = (embedding, finished_run)
 
 _SUMMARY = """
 Embeds a folder of images; started again after a stop, it goes on.
@@ -21,14 +21,90 @@ Embeds a folder of images; started again after a stop, it goes on.
 _NAMED_AT_MOST = 20
 
 
+@dataclasses.dataclass(frozen=True)
+class EmbedOptions:
+    """Images and output"""
+
+    images: str = setting(
+        None, "Folder of images to embed.", is_path=True, is_required=True
+    )
+    output: str = setting(
+        None,
+        "File to write: .npz, or .parquet (pip install "
+        "'tf_instdisc[parquet]').",
+        is_path=True,
+        is_required=True,
+    )
+    batch_size: int = setting(32, "Images in a batch.", least=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        require_endings("output", [self.output], (".npz", ".parquet"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Model"""
+
+    run_dir: str | None = setting(
+        None, "Embed with a run that has finished: its directory.", is_path=True
+    )
+    saved_model: str | None = setting(
+        None,
+        "Embed with an exported model: its directory, or that of a version.",
+        is_path=True,
+    )
+    server: str | None = setting(
+        None, "Embed with a server over gRPC: host:port."
+    )
+    rest: str | None = setting(
+        None, "Embed with a server over REST: http://host:port."
+    )
+    model_name: str | None = setting(
+        None, "Name of the model on --server or --rest."
+    )
+    label: str | None = setting(
+        None, "Label of the version on --server or --rest."
+    )
+    root_certificates: str | None = setting(
+        None,
+        "PEM file; speak TLS with --server or --rest.",
+        is_path=True,
+    )
+    deadline: float = setting(
+        60.0, "Seconds for one batch of a server.", least=0.1
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        models = ("run_dir", "saved_model", "server", "rest")
+        given = [name for name in models if getattr(self, name) is not None]
+        if len(given) != 1:
+            received = [f"`{name}`={getattr(self, name)}" for name in given]
+            raise UsageError(
+                "Give one of `run_dir`, `saved_model`, `server` and `rest`, "
+                f"and only one. Received: {' and '.join(received) or 'none'}"
+            )
+        is_served = given[0] in ("server", "rest")
+        if is_served != (self.model_name is not None):
+            raise UsageError(
+                "`model_name` is required with `server` and `rest`, and only "
+                f"with them. Received: `model_name`={self.model_name} and "
+                f"`{given[0]}`={getattr(self, given[0])}. "
+                f"{'Give it.' if is_served else 'Leave it out.'}"
+            )
+
+
+SETTINGS = [EmbedOptions, ModelOptions]
+
+
 def main() -> None:
     """Entry point of `instdisc-embed`."""
-    launch(_embed, _SUMMARY, GROUPS)
+    launch(_embed, _SUMMARY, SETTINGS)
 
 
-def _embed() -> None:
-    output = embedding.OUTPUT.value or ""
-    if output.endswith(".parquet"):
+def _embed(options: EmbedOptions, model: ModelOptions) -> None:
+    if options.output.endswith(".parquet"):
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
@@ -40,52 +116,52 @@ def _embed() -> None:
     from tf_instdisc.serving.client import ServingError
 
     try:
-        embedder, source = _embedder()
+        embedder, source = _embedder(model, options.batch_size)
 
         from tf_instdisc.serving.embed_folder import embed_folder, one_by_one
 
         outcome = embed_folder(
-            embedding.IMAGES.value or "",
-            output,
+            options.images,
+            options.output,
             one_by_one(embedder),
             source,
-            embedding.BATCH_SIZE.value,
+            options.batch_size,
         )
     except ServingError as error:
         raise UsageError(str(error)) from error
-    print(f"{outcome.num_embedded} images in {shown(output)}")
+    print(f"{outcome.num_embedded} images in {shown(options.output)}")
     if outcome.failed:
         named = "".join(
             f"\n  {shown(name)}" for name in outcome.failed[:_NAMED_AT_MOST]
         )
         print(
             f"{len(outcome.failed)} images could not be read, listed in "
-            f"{shown(output)}.failed.txt:{named}",
+            f"{shown(options.output)}.failed.txt:{named}",
             file=sys.stderr,
         )
 
 
-def _embedder():
+def _embedder(options: ModelOptions, batch_size: int):
     """The model as a function, and what tells it from others."""
-    if embedding.SERVER.value or embedding.REST.value:
-        return _from_server()
-    if embedding.SAVED_MODEL.value:
-        return _from_saved_model(pathlib.Path(embedding.SAVED_MODEL.value))
-    return _from_run(finished_run.RUN_DIR.value or "")
+    if options.server or options.rest:
+        return _from_server(options, batch_size)
+    if options.saved_model:
+        return _from_saved_model(pathlib.Path(options.saved_model))
+    return _from_run(options.run_dir)
 
 
-def _from_server():
+def _from_server(options, batch_size):
     from tf_instdisc.serving.client import GrpcClient, RestClient
 
-    client_of, address = GrpcClient, embedding.SERVER.value
-    if embedding.REST.value:
-        client_of, address = RestClient, embedding.REST.value
+    client_of, address = GrpcClient, options.server
+    if options.rest:
+        client_of, address = RestClient, options.rest
     settings = {
-        "deadline": embedding.DEADLINE.value,
-        "batch_size": embedding.BATCH_SIZE.value,
-        "root_certificates": embedding.ROOT_CERTIFICATES.value,
+        "deadline": options.deadline,
+        "batch_size": batch_size,
+        "root_certificates": options.root_certificates,
     }
-    name, label = embedding.MODEL_NAME.value, embedding.LABEL.value
+    name, label = options.model_name, options.label
     if label is None:
         # One version for all images, though another be published meanwhile.
         with client_of(address, name, **settings) as client:

@@ -1,13 +1,14 @@
 """instdisc-export: a run directory to the next version of a served model."""
 
+import dataclasses
 import shlex
 
-from absl import flags
-
-from tf_instdisc.cli.flag_groups import export, finished_run
+from tf_instdisc.cli import setting_flags
 from tf_instdisc.cli.launch import launch
-
-GROUPS = (finished_run, export)
+from tf_instdisc.cli.options import FinishedRun
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+from tf_instdisc.serving.options import TFLITE_TYPES, ExportOptions
 
 _SUMMARY = """
 Writes the next version of a model for TF Serving, whole or not at all.
@@ -21,39 +22,78 @@ docker run --rm -p 8500:8500 -p 8501:8501 \\
   -e {name} tensorflow/serving:2.21.0"""
 
 
+@dataclasses.dataclass(frozen=True)
+class WrittenOptions:
+    """Export"""
+
+    export_dir: str = setting(
+        None,
+        "Directory of the model, such as models/NAME; the next numbered "
+        "version is written into it.",
+        is_path=True,
+        is_required=True,
+    )
+    bank: bool = setting(True, "Take the memory bank along, for the neighbors.")
+    num_votes: int | None = setting(
+        None,
+        "Neighbors that vote on the class; by default as many as in the run's "
+        "kNN.",
+        least=1,
+    )
+    tflite: tuple[str, ...] = setting(
+        (),
+        "Also write the encoder for TFLite; may be given twice.",
+        choices=TFLITE_TYPES,
+        is_repeatable=True,
+    )
+    calibration_images: str | None = setting(
+        None,
+        "Folder of some hundred images for --tflite=int8.",
+        is_path=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if "int8" in self.tflite and not self.calibration_images:
+            raise UsageError(
+                "`calibration_images` is required with `tflite`=int8. "
+                "Received: none. Give a folder of some hundred images."
+            )
+
+
+SETTINGS = [FinishedRun, WrittenOptions]
+
+
 def main() -> None:
     """Entry point of `instdisc-export`."""
-    flags.mark_flag_as_required("run_dir")
-    launch(_export, _SUMMARY, GROUPS)
+    # The others of its fields are the run's.
+    signatures = setting_flags.define(
+        ExportOptions, without=("crop_fraction", "temperature", "num_votes")
+    )
+    launch(_export, _SUMMARY, [*SETTINGS, signatures])
 
 
-def _export() -> None:
-    from tf_instdisc.runs import opening
-
-    run = opening.load(finished_run.RUN_DIR.value or "")
+def _export(
+    finished: FinishedRun, written: WrittenOptions, signatures: ExportOptions
+) -> None:
+    run = finished.load()
 
     from tf_instdisc.serving import saved_model
 
     options = saved_model.options_of(
-        run,
-        image_dtype=export.IMAGE_DTYPE.value,
-        precision=export.PRECISION.value,
-        bank_dtype=export.BANK_DTYPE.value,
-        num_neighbors=export.NUM_NEIGHBORS.value,
-        num_votes=export.NUM_VOTES.value,
-        bad_bytes=export.BAD_BYTES.value,
-        max_pixels=export.MAX_PIXELS.value,
-        batch_sizes=tuple(int(size) for size in export.BATCH_SIZES.value),
+        run, signatures, num_votes=written.num_votes
     )
     calibration_images = None
-    if export.CALIBRATION_IMAGES.value:
-        calibration_images = _images(run, options.crop_fraction)
+    if written.calibration_images:
+        calibration_images = _images(
+            written.calibration_images, run, options.crop_fraction
+        )
     version = saved_model.export_run(
         run,
-        export.EXPORT_DIR.value or "",
+        written.export_dir,
         options,
-        with_bank=export.BANK.value,
-        tflite_types=tuple(dict.fromkeys(export.TFLITE.value)),
+        with_bank=written.bank,
+        tflite_types=tuple(dict.fromkeys(written.tflite)),
         calibration_images=calibration_images,
     )
     directory = version.parent.resolve()
@@ -67,14 +107,14 @@ def _export() -> None:
     )
 
 
-def _images(run, crop_fraction):
+def _images(folder, run, crop_fraction):
     import numpy as np
 
     from tf_instdisc.data.folder import folder_source
     from tf_instdisc.data.pipeline import evaluation_dataset
     from tf_instdisc.runs.load import load_encoder
 
-    source = folder_source(export.CALIBRATION_IMAGES.value or "", "skip")
+    source = folder_source(folder, "skip")
     image_size = load_encoder(run.path).input_shape[1]
     batches = evaluation_dataset(source, image_size, 32, crop_fraction)
     return np.concatenate([images for images, _, _ in batches])

@@ -1,11 +1,8 @@
 """Starts a command: grouped `--help`, environment, exit statuses."""
 
 import difflib
-import math
 import os
-import re
 import sys
-import types
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -21,7 +18,7 @@ _HELP = {"--help", "-help", "--helpfull", "--helpshort", "-h", "-?"}
 def launch(
     main: Callable[..., None],
     summary: str,
-    groups: Sequence[type | FlagGroup | types.ModuleType],
+    groups: Sequence[type | FlagGroup],
     num_arguments: int = 0,
     unread: Sequence[FlagGroup] = (),
 ) -> None:
@@ -40,18 +37,17 @@ def launch(
         unread: Flags that `--help` lists after the others. Each is checked by
             itself, and `main` reads the groups that it needs.
     """
-    groups = [
+    read = [
         setting_flags.define(group) if isinstance(group, type) else group
         for group in groups
     ]
     if _HELP & set(sys.argv[1:]):
-        print(_help(summary, [*groups, *unread]))
+        print(_help(summary, [*read, *unread]))
         sys.exit(0)
     # The encoder is three times as fast with oneDNN; TensorFlow turns it on
     # by itself only for processors with AVX-512.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _refuse_nan([*groups, *unread])
 
     def run(arguments):
         if not flags.FLAGS["verbosity"].present:
@@ -62,7 +58,7 @@ def launch(
                 f"The command takes {num_arguments or 'no'} arguments besides "
                 f"flags. Received: {' '.join(arguments) or 'none'}"
             )
-        settings = [g.read() for g in groups if isinstance(g, FlagGroup)]
+        settings = [group.read() for group in read]
         for group in unread:
             group.check()
         main(*settings, *arguments)
@@ -79,29 +75,23 @@ def launch(
     with interrupt.ending_the_command():
         app.run(
             run_until_failure,
-            flags_parser=lambda a: _parse(a, [*groups, *unread]),
+            flags_parser=lambda a: _parse(a, [*read, *unread]),
         )
 
 
-def _parse(argv: Sequence[str], groups) -> list[str]:
+def _parse(argv: Sequence[str], groups: Sequence[FlagGroup]) -> list[str]:
     """The arguments besides flags; ends the command if a flag is wrong."""
     try:
         return flags.FLAGS(argv)[1:]
     except flags.UnrecognizedFlagError as error:
         known = [name for name in flags.FLAGS if not name.startswith("no")]
-        ours = [flag.name for flag in _flags_of(groups)]
+        ours = [name for g in groups for name in g.names.values()]
         name = error.flagname.removeprefix("no")
         close = difflib.get_close_matches(name, ours or known, n=3)
         hint = " or ".join(f"--{name}" for name in close) or "--help"
         _end(f"The flag --{error.flagname} is unknown. Did you mean {hint}?", 2)
     except flags.Error as error:
         text = str(error).removeprefix("ERROR:: ")
-        text = re.sub(
-            r"(flag --\w+=None: )?Flag --(\w+) must have a value other than "
-            r"None\.",
-            r"The flag --\2 is required.",
-            text,
-        )
         _end(" ".join(text.splitlines()), 2)
     except (OSError, UnicodeDecodeError) as error:
         _end(f"A --flagfile cannot be read: {error}", 2)
@@ -121,30 +111,6 @@ def _named_paths(arguments: Sequence[str]) -> list[str]:
     return [value for value in found if isinstance(value, str)]
 
 
-def _flags_of(groups: Sequence) -> list[flags.Flag]:
-    by_module = flags.FLAGS.flags_by_module_dict()
-    return [
-        flag
-        for group in groups
-        for flag in (
-            [flags.FLAGS[name] for name in group.names.values()]
-            if isinstance(group, FlagGroup)
-            else by_module.get(group.__name__, ())
-        )
-    ]
-
-
-def _refuse_nan(groups: Sequence) -> None:
-    """NaN passes absl's bounds, as it is neither below nor above them."""
-    for flag in _flags_of(groups):
-        if isinstance(flag.parser, flags.FloatParser):
-            flags.register_validator(
-                flag.name,
-                lambda value: value is None or math.isfinite(value),
-                "must be a finite number",
-            )
-
-
 def _end(message: str, status: int) -> None:
     # Parts that come from files or servers have been escaped where they were
     # put in; whatever has not is at least kept from the terminal here.
@@ -152,14 +118,8 @@ def _end(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _help(summary: str, groups: Sequence) -> str:
+def _help(summary: str, groups: Sequence[FlagGroup]) -> str:
     parts = [summary.strip(), "", "Flags may stand in a file: --flagfile=PATH"]
     for group in groups:
-        if isinstance(group, FlagGroup):
-            parts += ["", *setting_flags.show(group)]
-            continue
-        title = (group.__doc__ or group.__name__).strip().splitlines()[0]
-        # Without the module's name, absl's first line.
-        _, _, listing = flags.FLAGS.module_help(group).strip().partition("\n")
-        parts += ["", f"{title}:", listing.strip("\n")]
+        parts += ["", *setting_flags.show(group)]
     return "\n".join(parts)

@@ -1,10 +1,11 @@
 """instdisc-neighbors: shows the training images nearest to others."""
 
-from tf_instdisc.cli.flag_groups import finished_run, moved_images, neighbors
-from tf_instdisc.cli.launch import launch
-from tf_instdisc.text import shown
+import dataclasses
 
-GROUPS = (finished_run, neighbors, moved_images)
+from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import FinishedRun, MovedImages, require_endings
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.text import shown
 
 _SUMMARY = """
 Shows the nearest training images of a photograph, a folder or random rows.
@@ -14,31 +15,64 @@ Shows the nearest training images of a photograph, a folder or random rows.
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class NeighborsOptions:
+    """Neighbors"""
+
+    query: str = setting(
+        "random:16",
+        "An image, a folder of images, or random:COUNT training images.",
+        is_path=True,
+    )
+    num_neighbors: int = setting(10, "Neighbors of each query.", least=1)
+    format: str = setting(
+        "files",
+        "files: writes --output; tsv, json: prints lines, without pictures.",
+        choices=("files", "tsv", "json"),
+    )
+    output: tuple[str, ...] = setting(
+        ("neighbors.png", "neighbors.html"),
+        "Files to write: .png, .html or both.",
+        is_path=True,
+    )
+    picture_size: int = setting(
+        64, "Side of a picture in pixels.", least=8, most=512
+    )
+    seed: int = setting(0, "Seeds what is drawn at random.", least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+        require_endings("output", self.output, (".png", ".html"))
+
+
+SETTINGS = [FinishedRun, NeighborsOptions, MovedImages]
+
+
 def main() -> None:
     """Entry point of `instdisc-neighbors`."""
-    launch(_neighbors, _SUMMARY, GROUPS)
+    launch(_neighbors, _SUMMARY, SETTINGS)
 
 
-def _neighbors() -> None:
+def _neighbors(
+    finished: FinishedRun, options: NeighborsOptions, moved: MovedImages
+) -> None:
     from tf_instdisc.retrieval import queries as search
     from tf_instdisc.retrieval.pages import grid, lines, pages
     from tf_instdisc.runs import images as run_images
-    from tf_instdisc.runs import opening
 
-    run = opening.load(finished_run.RUN_DIR.value or "")
-    images = run_images.open_images(run, moved_images.overrides())
-    size = neighbors.PICTURE_SIZE.value
+    run = finished.load()
+    images = run_images.open_images(run, moved.overrides())
     queries = search.parse_query(
-        run, images, neighbors.QUERY.value, size, neighbors.SEED.value
+        run, images, options.query, options.picture_size, options.seed
     )
-    found = search.nearest(queries, images.bank, neighbors.NUM_NEIGHBORS.value)
+    found = search.nearest(queries, images.bank, options.num_neighbors)
     rows = grid.grid_rows(queries, found, images)
-    if neighbors.FORMAT.value != "files":
-        is_tsv = neighbors.FORMAT.value == "tsv"
+    if options.format != "files":
+        is_tsv = options.format == "tsv"
         text = lines.neighbors_tsv if is_tsv else lines.neighbors_json
         print(text(rows), end="")
         return
-    for path in neighbors.OUTPUT.value:
+    for path in options.output:
         if path.endswith(".png"):
             grid.save_png(path, rows)
         else:

@@ -9,10 +9,10 @@ import re
 import shutil
 import subprocess
 
+from tf_instdisc.cli import train
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.train import TrainOptions
 from tf_instdisc.config.fields import check, setting
-from tf_instdisc.config.run import RunConfig, group_kinds
+from tf_instdisc.config.run import RunConfig
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 
@@ -48,13 +48,15 @@ class PlanOptions:
         check(self)
 
 
+SETTINGS = [PlanOptions, *train.SETTINGS]
+
+
 def main() -> None:
     """Entry point of `instdisc-plan`."""
-    kinds = group_kinds().values()
-    launch(_plan, _SUMMARY, [PlanOptions, TrainOptions, *kinds])
+    launch(_plan, _SUMMARY, SETTINGS)
 
 
-def _plan(options: PlanOptions, train: TrainOptions, *groups) -> None:
+def _plan(options: PlanOptions, training: train.TrainOptions, *groups) -> None:
     config = RunConfig(*groups)
     config.data.require_images()
 
@@ -80,7 +82,7 @@ def _plan(options: PlanOptions, train: TrainOptions, *groups) -> None:
             replicas_per_host=replicas,
             device_memory=device_memory,
             host_memory=host_memory,
-            disk=_free_disk(train.run_dir or ""),
+            disk=_free_disk(training.run_dir),
         ),
         num_instances,
     )

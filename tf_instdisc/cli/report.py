@@ -1,10 +1,11 @@
 """instdisc-report: one page that shows what a run has learned."""
 
-from tf_instdisc.cli.flag_groups import finished_run, moved_images, report
-from tf_instdisc.cli.launch import launch
-from tf_instdisc.text import shown
+import dataclasses
 
-GROUPS = (finished_run, report, moved_images)
+from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import FinishedRun, MovedImages
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.text import shown
 
 _SUMMARY = """
 Writes one HTML file, which needs no network, about a finished run.
@@ -13,25 +14,58 @@ Writes one HTML file, which needs no network, about a finished run.
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """Report"""
+
+    output: str | None = setting(
+        None,
+        "File to write; by default report.html in the run's directory.",
+        is_path=True,
+    )
+    map_points: int = setting(
+        3000,
+        "Images in the map and its pictures, drawn at random from more.",
+        least=10,
+    )
+    num_neighbors: int = setting(200, "Neighbors that vote in kNN.", least=1)
+    threshold: float | None = setting(
+        None,
+        "Cosine from which on two rows are near-duplicates; by default as "
+        "instdisc-duplicates decides.",
+        least=0.01,
+        most=1,
+    )
+    seed: int = setting(0, "Seeds what is drawn at random.", least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+SETTINGS = [FinishedRun, ReportOptions, MovedImages]
+
+
 def main() -> None:
     """Entry point of `instdisc-report`."""
-    launch(_report, _SUMMARY, GROUPS)
+    launch(_report, _SUMMARY, SETTINGS)
 
 
-def _report() -> None:
+def _report(
+    finished: FinishedRun, options: ReportOptions, moved: MovedImages
+) -> None:
     from tf_instdisc.retrieval.pages import pages, run_page
-    from tf_instdisc.runs import images, opening
+    from tf_instdisc.runs import images
 
-    run = opening.load(finished_run.RUN_DIR.value or "")
+    run = finished.load()
     page = run_page.report(
         run,
-        images.open_images(run, moved_images.overrides()),
-        max_points=report.MAP_POINTS.value,
-        threshold=report.THRESHOLD.value,
-        num_neighbors=report.NUM_NEIGHBORS.value,
-        seed=report.SEED.value,
+        images.open_images(run, moved.overrides()),
+        max_points=options.map_points,
+        threshold=options.threshold,
+        num_neighbors=options.num_neighbors,
+        seed=options.seed,
     )
-    path = report.OUTPUT.value or run.report
+    path = options.output or run.report
     pages.write(path, page)
     print(shown(str(path)))
 

@@ -1,14 +1,16 @@
 """instdisc-reproduce: makes the paper's tables again."""
 
+import dataclasses
 import pathlib
 import signal
 import subprocess
 import sys
 
 from tf_instdisc.cli import interrupt
-from tf_instdisc.cli.flag_groups import reproduce
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import RunStoppedError, UsageError
+from tf_instdisc.evaluation.reproduce import tables
 
 _SUMMARY = """
 Trains what a table of the paper needs and is not there, measures it, and
@@ -19,43 +21,104 @@ goes on where it was stopped.
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class ReproduceOptions:
+    """Tables"""
+
+    table: tuple[str, ...] = setting(
+        None,
+        "Tables to make; repeatable.",
+        choices=tuple(tables.TABLES),
+        is_required=True,
+        is_repeatable=True,
+    )
+    scale: str = setting(
+        "small",
+        "small: 10,000 images of CIFAR-10 and a narrow network, for two "
+        "cores. paper: what the paper trained, for GPUs.",
+        choices=tuple(tables.SCALES),
+    )
+    seeds: int = setting(1, "Runs of each row, with seeds from 0.", least=1)
+    data_dir: str | None = setting(
+        None,
+        "Where TFDS keeps its data; by default its own choice.",
+        is_path=True,
+    )
+    runs_dir: str = setting(
+        "runs/reproduce",
+        "Where runs are kept; finished ones are not trained again.",
+        is_path=True,
+    )
+    tables_dir: str = setting(
+        "tables", "Where NAME.md, its plot and its numbers go.", is_path=True
+    )
+    recipes_dir: str | None = setting(
+        None,
+        "Folder of the recipes; by default flags/, or those that were "
+        "installed.",
+        is_path=True,
+    )
+    jobs: int = setting(
+        1,
+        "Runs at the same time, each with its part of the cores. Two runs on "
+        "a core each are faster than one after the other on both.",
+        least=1,
+    )
+    rows: tuple[str, ...] | None = setting(
+        None,
+        "Only these runs of the table, by the names of their folders, to "
+        "spread it over machines: base,nce-512.",
+    )
+    train_flag: tuple[str, ...] = setting(
+        (),
+        "A flag of instdisc-train for every run, such as "
+        "--train_flag=--epochs=2; repeatable.",
+        is_repeatable=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+SETTINGS = [ReproduceOptions]
+
+
 def main() -> None:
     """Entry point of `instdisc-reproduce`."""
-    launch(_reproduce, _SUMMARY, (reproduce,))
+    launch(_reproduce, _SUMMARY, SETTINGS)
 
 
-def _reproduce() -> None:
-    from tf_instdisc.evaluation.reproduce import runs, tables
+def _reproduce(options: ReproduceOptions) -> None:
+    from tf_instdisc.evaluation.reproduce import runs
     from tf_instdisc.evaluation.reproduce.make import make_table
 
-    scale = tables.SCALES[reproduce.SCALE.value]
-    recipes = runs.find_recipes(reproduce.RECIPES_DIR.value)
-    more = list(reproduce.TRAIN_FLAG.value)
-    if reproduce.DATA_DIR.value:
-        more.insert(0, f"--data_dir={reproduce.DATA_DIR.value}")
+    recipes = runs.find_recipes(options.recipes_dir)
+    more = list(options.train_flag)
+    if options.data_dir:
+        more.insert(0, f"--data_dir={options.data_dir}")
     trainer = _Trainer()
     signal.signal(signal.SIGTERM, trainer.stop)
     signal.signal(signal.SIGINT, trainer.interrupt)
-    for name in dict.fromkeys(reproduce.TABLE.value or ()):
+    for name in dict.fromkeys(options.table):
         make_table(
             name,
-            scale,
+            tables.SCALES[options.scale],
             recipes,
             more,
-            reproduce.SEEDS.value,
-            pathlib.Path(reproduce.RUNS_DIR.value),
-            pathlib.Path(reproduce.TABLES_DIR.value),
-            command=_command(name),
+            options.seeds,
+            pathlib.Path(options.runs_dir),
+            pathlib.Path(options.tables_dir),
+            command=_command(name, options),
             train=trainer.train,
-            num_jobs=reproduce.JOBS.value,
-            rows=reproduce.ROWS.value,
+            num_jobs=options.jobs,
+            rows=options.rows,
         )
 
 
-def _command(name):
+def _command(name, options):
     return (
-        f"instdisc-reproduce --table={name} --scale={reproduce.SCALE.value} "
-        f"--seeds={reproduce.SEEDS.value}"
+        f"instdisc-reproduce --table={name} --scale={options.scale} "
+        f"--seeds={options.seeds}"
     )
 
 

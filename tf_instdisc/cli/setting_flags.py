@@ -183,9 +183,12 @@ def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:
     kind, is_tuple = kind_of(settings, field)
     default = _default(field)
     if is_tuple:
-        parser = _TupleParser(kind)
+        default = None if default is None else list(default)
+    if rule.is_repeatable:
+        flags.DEFINE_multi_string(name, default, rule.help)
+    elif is_tuple:
         flags.DEFINE(
-            parser,
+            _TupleParser(kind),
             name,
             default,
             rule.help,
@@ -201,6 +204,8 @@ def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:
         flags.DEFINE_float(name, default, rule.help)
     else:
         flags.DEFINE_string(name, default, rule.help)
+    for alias in rule.aliases:
+        flags.DEFINE_alias(alias, name)
 
 
 def show(group: FlagGroup) -> list[str]:
@@ -215,6 +220,6 @@ def show(group: FlagGroup) -> list[str]:
         known = f"<{'|'.join(rule.choices)}> " if rule.choices else ""
         text = f"--{switch}{flag}: {known}{rule.help}"
         lines.append(flags.text_wrap(text, 80, "    ", "  "))
-        if field.default is not None:
+        if field.default not in (None, ()):
             lines.append(f"    (default: {text_of(field.default)})")
     return lines

@@ -17,7 +17,7 @@ Trains an encoder by instance discrimination, on images without labels.
 class TrainOptions:
     """Where, and how far"""
 
-    run_dir: str | None = setting(
+    run_dir: str = setting(
         None,
         "Directory of the run; missing, empty, or a run's to continue.",
         is_path=True,
@@ -33,9 +33,12 @@ class TrainOptions:
         check(self)
 
 
+SETTINGS = [TrainOptions, *group_kinds().values()]
+
+
 def main() -> None:
     """Entry point of `instdisc-train`."""
-    launch(_train, _SUMMARY, [TrainOptions, *group_kinds().values()])
+    launch(_train, _SUMMARY, SETTINGS)
 
 
 def _train(options: TrainOptions, *groups) -> None:
@@ -44,13 +47,13 @@ def _train(options: TrainOptions, *groups) -> None:
 
     from tf_instdisc.runs import opening
 
-    opening.check_usable(options.run_dir or "")
+    opening.check_usable(options.run_dir)
     if config.training.init_run:
         opening.load(config.training.init_run)
 
     from tf_instdisc.training.train import train
 
-    train(config, options.run_dir or "", finish=options.finish)
+    train(config, options.run_dir, finish=options.finish)
 
 
 if __name__ == "__main__":

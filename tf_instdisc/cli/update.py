@@ -1,10 +1,11 @@
 """instdisc-update: brings a run's bank up to a folder that has changed."""
 
-from tf_instdisc.cli.flag_groups import finished_run, update
-from tf_instdisc.cli.launch import launch
-from tf_instdisc.text import shown
+import dataclasses
 
-GROUPS = (finished_run, update)
+from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import FinishedRun
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.text import shown
 
 _SUMMARY = """
 Adds, removes and re-reads images of a run over a folder: ids that stay keep
@@ -15,20 +16,43 @@ their rows, new images are encoded, removed ones are never given again.
 _NAMED_AT_MOST = 20
 
 
+@dataclasses.dataclass(frozen=True)
+class UpdateOptions:
+    """Update"""
+
+    images: str = setting(
+        None,
+        "The folder of images as it is now.",
+        is_path=True,
+        is_required=True,
+    )
+    reread: bool = setting(
+        False, "Encode images that stayed as they were again too."
+    )
+    output: str | None = setting(
+        None,
+        "Run directory to write, missing, empty, or from an earlier update of "
+        "the same run; by default --run_dir itself is updated.",
+        is_path=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+SETTINGS = [FinishedRun, UpdateOptions]
+
+
 def main() -> None:
     """Entry point of `instdisc-update`."""
-    launch(_update, _SUMMARY, GROUPS)
+    launch(_update, _SUMMARY, SETTINGS)
 
 
-def _update() -> None:
-    from tf_instdisc.runs import opening
+def _update(finished: FinishedRun, options: UpdateOptions) -> None:
     from tf_instdisc.runs.update import update_run
 
     run, done = update_run(
-        opening.load(finished_run.RUN_DIR.value or ""),
-        update.IMAGES.value or "",
-        update.REREAD.value,
-        update.OUTPUT.value,
+        finished.load(), options.images, options.reread, options.output
     )
     print(f"kept: {len(done.kept)}")
     renamed = [f"{old} -> {new}" for old, new in done.renamed]

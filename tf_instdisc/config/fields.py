@@ -30,7 +30,10 @@ class Rule:
         is_rising: Whether values of a tuple must rise from above 0.
         is_path: Whether the text is a path, whose `~` is expanded.
         is_required: Whether None, the default, is refused.
+        is_repeatable: Whether the flag takes one member of a tuple, and is
+            given once for each.
         flag: Name of the flag; the field's own by default.
+        aliases: Other names of the flag.
     """
 
     help: str
@@ -43,7 +46,9 @@ class Rule:
     is_rising: bool = False
     is_path: bool = False
     is_required: bool = False
+    is_repeatable: bool = False
     flag: str | None = None
+    aliases: tuple[str, ...] = ()
 
 
 def setting(default: Any, help: str, **rule: Any) -> Any:

@@ -5,8 +5,8 @@ import shlex
 
 import keras
 
-from tf_instdisc.choices import FORMATS
 from tf_instdisc.config import RunConfig
+from tf_instdisc.data.decode import FORMATS
 from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.signatures import Function

@@ -1,5 +1,6 @@
 """A run directory to the next version of a served model."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -25,13 +26,16 @@ from tf_instdisc.serving.signatures import Serving, build_serving
 MODEL_CARD = "model_card.md"
 
 
-def options_of(run: RunDirectory, **changes) -> ExportOptions:
+def options_of(
+    run: RunDirectory, options: ExportOptions | None = None, **changes
+) -> ExportOptions:
     """Options that follow from how a run was trained and measured.
 
     Args:
         run: A finished run.
-        **changes: Other options by name; None leaves the run's or the
-            default.
+        options: Those that do not follow from the run; the defaults if None.
+        **changes: Options by name; None leaves the run's or that of
+            `options`.
 
     Returns:
         The options.
@@ -43,7 +47,8 @@ def options_of(run: RunDirectory, **changes) -> ExportOptions:
         "num_votes": config.training.num_neighbors,
     }
     given = {k: v for k, v in changes.items() if v is not None}
-    return ExportOptions(**{**followed, **given})
+    options = options or ExportOptions()
+    return dataclasses.replace(options, **{**followed, **given})
 
 
 def export_run(

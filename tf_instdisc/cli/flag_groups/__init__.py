@@ -1,1 +1,0 @@
-"""Flags by subject, one module each: `--help` shows them in these groups."""

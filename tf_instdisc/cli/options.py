@@ -1,0 +1,78 @@
+"""Options that several commands have."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+
+if TYPE_CHECKING:
+    from tf_instdisc.runs.directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """Trained run"""
+
+    run_dir: str = setting(
+        None,
+        "Directory of a run that has finished.",
+        is_path=True,
+        is_required=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def load(self) -> "RunDirectory":
+        """Opens the directory.
+
+        Raises:
+            RunDirectoryError: If it holds no run.
+        """
+        from tf_instdisc.runs import opening
+
+        return opening.load(self.run_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class MovedImages:
+    """Images that were moved"""
+
+    data_dir: str | None = setting(
+        None,
+        "Where TFDS keeps its data, if it is not where it was.",
+        is_path=True,
+    )
+    images: str | None = setting(
+        None,
+        "The run's folder of images, if it is not where it was.",
+        is_path=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(self.overrides()) > 1:
+            raise UsageError(
+                "`data_dir` and `images` exclude each other. Received: "
+                f"`data_dir`={self.data_dir} and `images`={self.images}. "
+                "Leave one of them out."
+            )
+
+    def overrides(self) -> dict[str, str]:
+        """What is given, by the names of `DataConfig`."""
+        given = {"data_dir": self.data_dir, "images": self.images}
+        return {k: value for k, value in given.items() if value is not None}
+
+
+def require_endings(
+    name: str, paths: Iterable[str], endings: tuple[str, ...]
+) -> None:
+    """Raises UsageError unless each path ends with one of the endings."""
+    for path in paths:
+        if not path.endswith(endings):
+            raise UsageError(
+                f"`{name}` must end with {' or '.join(endings)}. "
+                f"Received: `{name}`={path}"
+            )
