@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tf_instdisc.data.detection_source import Objects
-from tf_instdisc.evaluation.detectors import average_precision
-from tf_instdisc.evaluation.detectors.average_precision import Detections
+from tf_instdisc.evaluation import average_precision
+from tf_instdisc.evaluation.average_precision import Detections
 
 # Far apart, each of 10 x 10 pixels.
 PLACES = [(20 * i, 0, 20 * i + 10, 10) for i in range(12)]

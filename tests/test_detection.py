@@ -9,13 +9,13 @@ import pytest
 from tests import voc_form
 from tf_instdisc import build_encoder, load_encoder
 from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.evaluation import average_precision
 from tf_instdisc.evaluation.detection_protocol import (
     Detection,
     DetectionOptions,
 )
-from tf_instdisc.evaluation.detectors import average_precision
-from tf_instdisc.evaluation.detectors.retinanet import build_retinanet
 from tf_instdisc.evaluation.inputs import RunImages
+from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.runs import directory, opening
 from tf_instdisc.runs.record import RunRecord
 

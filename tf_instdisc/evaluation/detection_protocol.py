@@ -144,8 +144,8 @@ class Detection(Protocol):
     options: DetectionOptions
 
     def open(self, images: "RunImages") -> "DetectionInputs":
+        from tf_instdisc.evaluation import average_precision
         from tf_instdisc.evaluation.detector_training import DetectionInputs
-        from tf_instdisc.evaluation.detectors import average_precision
         from tf_instdisc.runs.load import load_encoder
 
         average_precision.require_pycocotools()

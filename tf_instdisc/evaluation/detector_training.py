@@ -12,10 +12,10 @@ import numpy as np
 from tf_instdisc.data import detection_pipeline
 from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.voc import voc_folder, voc_tfds
+from tf_instdisc.evaluation import average_precision
+from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
-from tf_instdisc.evaluation.detectors import average_precision
-from tf_instdisc.evaluation.detectors.average_precision import Detections
-from tf_instdisc.evaluation.detectors.retinanet import build_retinanet
+from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.runs.directory import RunDirectory
 
 _GRADIENT_NORM = 10.0

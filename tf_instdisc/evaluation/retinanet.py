@@ -13,7 +13,7 @@ import keras_cv
 from keras import layers
 
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation.detectors.average_precision import MAX_DETECTIONS
+from tf_instdisc.evaluation.average_precision import MAX_DETECTIONS
 
 BOX_FORMAT = "xyxy"
 _STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")

@@ -1,1 +1,0 @@
-"""RetinaNet on a trained encoder, and its average precision."""
