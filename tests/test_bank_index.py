@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc.retrieval import neighbors
+from tf_instdisc.retrieval import neighbors, votes
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import bank_index
 from tf_instdisc.serving.bank_index import BankIndex, quantize
@@ -80,11 +80,11 @@ def test_rows_without_a_label_do_not_vote():
     assert positions.shape == (1, 3)
     ids = tf.gather(index.instance_ids, positions).numpy()
     assert sorted(ids[0]) == [10, 30, 40]
-    votes = neighbors.weighted_votes(
+    shares = votes.weighted_votes(
         scores.numpy(), tf.gather(index.labels, positions).numpy(), 2, 0.07
     )
     np.testing.assert_allclose(
-        index.vote(scores, positions, 0.07), votes / votes.sum(), atol=1e-6
+        index.vote(scores, positions, 0.07), shares / shares.sum(), atol=1e-6
     )
     _, everywhere = index.search(tf.constant(rows[:1]), 5)
     assert tf.gather(index.instance_ids, everywhere)[0, 0] == 0

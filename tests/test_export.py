@@ -13,7 +13,8 @@ import tensorflow as tf
 import tf_instdisc
 from tests import exported
 from tf_instdisc.data import decode
-from tf_instdisc.retrieval.neighbors import top_k, weighted_votes
+from tf_instdisc.retrieval.neighbors import top_k
+from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.serving import graph_check, saved_model, versions, warmup
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc.retrieval import neighbors
+from tf_instdisc.retrieval import neighbors, votes
 
 
 def unit_rows(rng, *shape):
@@ -94,7 +94,7 @@ def test_accuracy_equals_loops(temperature, k):
     rng = np.random.default_rng(2)
     rows, queries = unit_rows(rng, 60, 6), unit_rows(rng, 40, 6)
     row_labels, labels = rng.integers(0, 8, 60), rng.integers(0, 8, 40)
-    found = neighbors.knn_accuracy(
+    found = votes.knn_accuracy(
         rows, row_labels, queries, labels, 8, [k], temperature
     )
     expected = loop_accuracy(
@@ -111,7 +111,7 @@ def test_top5_counts_no_class_without_a_vote(k, temperature):
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     row_labels, labels = rng.integers(0, 7, (2, 40))
-    found = neighbors.knn_accuracy(
+    found = votes.knn_accuracy(
         rows, row_labels, queries, labels, 7, [k], temperature
     )[k]
     nearest = np.argsort(-(queries @ rows.T), axis=1)[:, :k]
@@ -124,7 +124,7 @@ def test_top5_counts_no_class_without_a_vote(k, temperature):
 
 def test_tied_votes_go_to_the_lower_label():
     rows = np.float32([[1, 0], [1, 0]])
-    found = neighbors.knn_accuracy(
+    found = votes.knn_accuracy(
         rows, np.array([1, 0]), rows[:1], np.array([0]), 2, [2], 0.1
     )
     assert found[2]["top1"] == 1.0
@@ -132,7 +132,7 @@ def test_tied_votes_go_to_the_lower_label():
 
 def test_rows_and_queries_without_label_are_left_out():
     rows = np.float32([[1, 0], [1, 0], [0, 1]])
-    found = neighbors.knn_accuracy(
+    found = votes.knn_accuracy(
         rows,
         np.array([-1, 1, 0]),
         np.float32([[1, 0], [0, 1]]),
@@ -151,7 +151,7 @@ def test_rows_and_queries_without_label_are_left_out():
 def test_labels_that_do_not_fit_are_refused(row_labels, classes, message):
     rows = np.float32([[1, 0], [0, 1]])
     with pytest.raises(ValueError, match=message):
-        neighbors.knn_accuracy(
+        votes.knn_accuracy(
             rows, np.array(row_labels), rows, np.array([0, 1]), classes
         )
 

@@ -11,6 +11,7 @@ from tests.browser import open_page
 from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.retrieval import analysis, neighbors
+from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.retrieval.pages import charts, run_page, thumbnails
 from tf_instdisc.runs import images, opening
 from tf_instdisc.runs.bank import Bank
@@ -184,9 +185,7 @@ def test_each_row_is_classified_by_the_others():
         scores, found = neighbors.top_k(
             bank.rows[[position]], bank.rows[others], 7
         )
-        tally = neighbors.weighted_votes(
-            scores, bank.labels[others][found], 3, 0.1
-        )[0]
+        tally = weighted_votes(scores, bank.labels[others][found], 3, 0.1)[0]
         assert votes.predicted[i] == tally.argmax()
         assert votes.nearest[i] == pytest.approx(scores[0, 0])
         own = tally[bank.labels[position]] / tally.sum()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # What an editor sees.
     from tf_instdisc.method.encoders import build_encoder
     from tf_instdisc.method.encoders.portable import save_encoder
     from tf_instdisc.method.model import InstanceDiscrimination
-    from tf_instdisc.retrieval.neighbors import knn_accuracy
+    from tf_instdisc.retrieval.votes import knn_accuracy
     from tf_instdisc.run import (
         Run,
         save_run,
@@ -69,7 +69,7 @@ _PUBLIC = {
     "evaluate": "evaluation.evaluate",
     "evaluation_dataset": "data.pipeline",
     "folder_source": "data.folder",
-    "knn_accuracy": "retrieval.neighbors",
+    "knn_accuracy": "retrieval.votes",
     "load_encoder": "runs.load",
     "save_encoder": "method.encoders.portable",
     "save_run": "run",

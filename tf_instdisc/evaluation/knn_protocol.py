@@ -117,7 +117,7 @@ class KNN(Protocol):
         test: "Embedded",
         inputs: "EvaluationInputs",
     ) -> list[Measurement]:
-        from tf_instdisc.retrieval.neighbors import knn_accuracy
+        from tf_instdisc.retrieval.votes import knn_accuracy
 
         temperature = self.options.temperature
         if temperature is None:

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from tf_instdisc.retrieval.neighbors import top_k, weighted_votes
+from tf_instdisc.retrieval.neighbors import top_k
+from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.runs.bank import Bank
 
 _CLUSTERS = 12

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
-from tf_instdisc.retrieval.neighbors import knn_accuracy
+from tf_instdisc.retrieval.votes import knn_accuracy
 from tf_instdisc.runs.embedding import Embedded
 
 

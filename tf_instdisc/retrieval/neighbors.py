@@ -1,11 +1,6 @@
-"""Exact nearest neighbours and the weighted vote of section 3.4.
-
-The one implementation for monitoring, evaluation and whatever else ranks rows
-of a bank.
-"""
+"""Exact nearest neighbors, for all that ranks the rows of a bank."""
 
 import os
-from collections.abc import Sequence
 from concurrent import futures
 
 import numpy as np
@@ -14,7 +9,6 @@ import tensorflow as tf
 from tf_instdisc.errors import UsageError
 
 _QUERY_CHUNK = 512
-_VOTING_CHUNK = 4096  # queries whose votes, one a class, are held at a time
 _SIMILARITIES = 2**25  # of a chunk of queries and a chunk of rows
 _BLOCK = 32
 _FEW = 4  # queries whose products NumPy takes, row by row
@@ -222,109 +216,3 @@ def _first_at_least(values, lowest, number):
         is_chosen[crowded] = False
         is_chosen[crowded[:, None], order[:, :number]] = True
     return is_chosen
-
-
-def weighted_votes(
-    scores: np.ndarray,
-    neighbor_labels: np.ndarray,
-    num_classes: int,
-    temperature: float,
-) -> np.ndarray:
-    """Votes of the neighbours: Σ exp(cos / τ) for each class, section 3.4.
-
-    Args:
-        scores: float `[num_queries, num_neighbors]`, cosines.
-        neighbor_labels: int `[num_queries, num_neighbors]`.
-        num_classes: Number of classes.
-        temperature: τ, above 0.
-
-    Returns:
-        float64 `[num_queries, num_classes]`; each query's nearest neighbour
-        weighs 1, which changes no order and cannot overflow.
-    """
-    num_queries = len(scores)
-    best = scores.max(axis=1, keepdims=True)
-    weights = np.exp((scores.astype(np.float64) - best) / temperature)
-    cells = np.arange(num_queries)[:, None] * num_classes + neighbor_labels
-    votes = np.bincount(
-        cells.ravel(), weights.ravel(), minlength=num_queries * num_classes
-    )
-    return votes.reshape(num_queries, num_classes)
-
-
-def knn_accuracy(
-    rows: np.ndarray,
-    row_labels: np.ndarray,
-    queries: np.ndarray,
-    query_labels: np.ndarray,
-    num_classes: int,
-    num_neighbors: Sequence[int] = (200,),
-    temperature: float = 0.07,
-) -> dict[int, dict[str, float]]:
-    """Weighted kNN accuracy for several numbers of neighbours.
-
-    Rows and queries with a negative label are left out. Of classes with equal
-    votes the lowest label wins. A class without a vote is never among the top
-    five, so that one neighbor gives a top-5 that equals its top-1. Memory
-    grows with the rows and with the queries, but not with queries x rows or
-    queries x classes.
-
-    Args:
-        rows: float `[num_rows, dim]`, of unit length.
-        row_labels: int `[num_rows]`.
-        queries: float `[num_queries, dim]`, of unit length.
-        query_labels: int `[num_queries]`.
-        num_classes: Number of classes.
-        num_neighbors: Numbers of neighbours, each at least 1.
-        temperature: τ of the weights, above 0.
-
-    Returns:
-        For each number of neighbours `{"top1": ..., "top5": ...}`, shares in
-        [0, 1].
-
-    Raises:
-        ValueError: If there are no labelled rows or queries, or a label is
-            outside of the classes.
-    """
-    rows, row_labels = _labelled(rows, row_labels)
-    queries, query_labels = _labelled(queries, query_labels)
-    highest = max(row_labels.max(initial=-1), query_labels.max(initial=-1))
-    if not len(rows) or not len(queries) or highest >= num_classes:
-        raise UsageError(
-            "kNN needs labelled rows and queries with labels below "
-            f"`num_classes`. Received: {len(rows)} labelled rows, "
-            f"{len(queries)} labelled queries, num_classes={num_classes}, "
-            f"highest label {highest}"
-        )
-    hits = {number: np.zeros([2], np.int64) for number in num_neighbors}
-    for start in range(0, len(queries), _VOTING_CHUNK):
-        chunk = slice(start, start + _VOTING_CHUNK)
-        scores, positions = top_k(queries[chunk], rows, max(num_neighbors))
-        neighbor_labels = row_labels[positions]
-        for number in num_neighbors:
-            votes = weighted_votes(
-                scores[:, :number],
-                neighbor_labels[:, :number],
-                num_classes,
-                temperature,
-            )
-            ranking = np.argsort(-votes, axis=1, kind="stable")[:, :5]
-            voted = neighbor_labels[:, :number, None] == ranking[:, None]
-            is_hit = ranking == query_labels[chunk, None]
-            is_hit &= voted.any(axis=1)
-            hits[number] += is_hit[:, 0].sum(), is_hit.sum()
-    return {
-        number: {
-            "top1": float(top1 / len(queries)),
-            "top5": float(top5 / len(queries)),
-        }
-        for number, (top1, top5) in hits.items()
-    }
-
-
-def _labelled(rows, labels):
-    labels = np.asarray(labels)
-    has_label = labels >= 0
-    if has_label.all():
-        return rows, labels
-    return rows[has_label], labels[has_label]
