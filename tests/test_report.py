@@ -11,8 +11,8 @@ from tests.browser import open_page
 from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.retrieval import analysis, neighbors
-from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.retrieval.pages import charts, run_page, thumbnails
+from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.runs import images, opening
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.record import RunRecord

@@ -145,6 +145,16 @@ def test_a_stopped_table_goes_on(tmp_path):
     assert json_path.read_bytes() != before
 
 
+def test_a_run_with_a_damaged_bank_is_trained_again(tmp_path):
+    Trainer().train(str(tmp_path / "run"), ["--epochs=1"], {})
+    run = runs.Run(None, 0, directory.RunDirectory(tmp_path / "run"), ())
+    assert run.is_finished
+    content = bytearray(run.directory.bank.read_bytes())
+    content[len(content) // 2] ^= 1
+    run.directory.bank.write_bytes(content)
+    assert not run.is_finished
+
+
 def test_curves_are_kept_and_their_fluctuation_measured(tmp_path):
     text = make("proximal", tmp_path, Trainer(), seeds=1)
     assert "| kNN | last loss | fluctuation of the loss |" in text

@@ -5,12 +5,11 @@ import dataclasses
 import os
 import pathlib
 import sysconfig
-import zipfile
 from collections.abc import Callable, Sequence
 
 from tf_instdisc.config import RunConfig
 from tf_instdisc.config.run import from_flagfile
-from tf_instdisc.errors import MissingFileError
+from tf_instdisc.errors import DamagedFileError, MissingFileError
 from tf_instdisc.evaluation.reproduce.tables import Row, Table
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import shown
@@ -44,7 +43,7 @@ class Run:
             return False
         try:
             _, _, encoded_by = self.directory.read_instances()
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, DamagedFileError):
             return False  # Damaged: training writes it again.
         if encoded_by is None or encoded_by.epochs < 0:
             return True
