@@ -146,7 +146,7 @@ def test_a_stopped_table_goes_on(tmp_path):
 
 
 def test_a_run_with_a_damaged_bank_is_trained_again(tmp_path):
-    Trainer().train(str(tmp_path / "run"), ["--epochs=1"], {})
+    Trainer()(str(tmp_path / "run"), ["--epochs=1"], {})
     run = runs.Run(None, 0, directory.RunDirectory(tmp_path / "run"), ())
     assert run.is_finished
     content = bytearray(run.directory.bank.read_bytes())
