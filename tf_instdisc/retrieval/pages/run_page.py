@@ -10,7 +10,13 @@ from tf_instdisc.retrieval.bank_statistics import (
     health_warnings,
 )
 from tf_instdisc.retrieval.duplicates import Collection, find_duplicates
-from tf_instdisc.retrieval.pages import charts, duplicate_page, grid, pages
+from tf_instdisc.retrieval.pages import (
+    charts,
+    duplicate_page,
+    figures_of_run,
+    grid,
+    pages,
+)
 from tf_instdisc.retrieval.pages.tensorboard import sample_rows
 from tf_instdisc.retrieval.pages.thumbnails import data_uri, sheet
 from tf_instdisc.retrieval.queries import nearest, row_queries
@@ -87,9 +93,11 @@ def report(
         if (figure := charts.curve(metrics, name, title)) is not None
     }
     curve_names = list(figures)
-    figures["map"], legend = _map(bank, sample, seed)
+    figures["map"], legend = figures_of_run.map_of(bank, sample.positions, seed)
     if sample.votes.predicted is not None:
-        figures["confusion"] = _confusion(bank, sample.votes)
+        figures["confusion"] = figures_of_run.confusion(
+            bank, sample.votes, _CLASSES_SHOWN
+        )
     queries = row_queries(
         images,
         sample_rows(len(bank.rows), _QUERIES, seed),
@@ -187,39 +195,6 @@ def _agreement(run, images, sample) -> np.ndarray | None:
         for slots, batch in batches
     ]
     return np.concatenate(cosines)
-
-
-def _confusion(bank, votes):
-    matrix = analysis.confusion_matrix(bank, votes)
-    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    shown = analysis.most_confused(matrix, _CLASSES_SHOWN)
-    part = np.ix_(shown, shown)
-    names = [bank.class_names[i] for i in shown]
-    return charts.confusion(matrix[part], shares[part], names)
-
-
-def _map(bank, sample, seed):
-    rows = bank.rows[sample.positions]
-    labels = bank.labels[sample.positions]
-    groups = [*bank.class_names]
-    colors = labels
-    if groups and (labels < 0).any():
-        colors = np.where(labels < 0, len(groups), labels)
-        groups.append("no label")
-    captions = [groups[color] for color in colors] if groups else None
-    if not 0 < len(groups) <= charts.NUM_COLORS:
-        colors = analysis.clusters_of(rows, seed)
-        groups = [f"cluster {i + 1}" for i in range(colors.max() + 1)]
-        captions = captions or [groups[color] for color in colors]
-    side = int(np.ceil(np.sqrt(len(rows))))
-    figure = charts.embedding_map(
-        analysis.map_of(rows, seed),
-        colors,
-        [str(name) for name in bank.names[sample.positions]],
-        captions,
-        side,
-    )
-    return figure, charts.legend(groups)
 
 
 def _pick(bank, sample, order, caption):

@@ -13,6 +13,7 @@ from tf_instdisc.serving.client.answers import (
     check_answer,
     join_answers,
 )
+from tf_instdisc.serving.client.inputs import checked_inputs
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 MAX_ATTEMPTS = 5
@@ -187,7 +188,7 @@ class Client(abc.ABC):
                 "`signature_name` must be the name of a signature. "
                 f"Received: signature_name={signature_name!r}"
             )
-        inputs = _checked_inputs(inputs)
+        inputs = checked_inputs(inputs)
         answers = []
         try:
             for start in range(0, len(inputs), self.batch_size):
@@ -271,34 +272,3 @@ class Client(abc.ABC):
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _checked_inputs(
-    inputs: np.ndarray | Sequence[bytes],
-) -> np.ndarray | Sequence[bytes]:
-    if isinstance(inputs, str | bytes) or not hasattr(inputs, "__len__"):
-        raise UsageError(
-            "`inputs` must be images, or a list of files as bytes. "
-            f"Received: inputs of {type(inputs).__name__}"
-        )
-    if not len(inputs):
-        raise UsageError("`inputs` must not be empty. Received: 0 inputs")
-    if any(isinstance(value, bytes) for value in inputs):
-        if all(isinstance(value, bytes) for value in inputs):
-            return list(inputs)
-        raise UsageError(
-            "`inputs` must be all bytes, or all images. Received: both"
-        )
-    images = np.asarray(inputs)
-    if images.dtype.kind not in "uif" or not np.isfinite(images).all():
-        raise UsageError(
-            "`inputs` must be images of finite numbers, or files as bytes. "
-            f"Received: inputs of the type {images.dtype}"
-        )
-    return images
-
-
-def input_name(inputs: np.ndarray | Sequence[bytes]) -> str:
-    """Name of the one tensor that a signature takes."""
-    is_bytes = isinstance(inputs[0], bytes)
-    return "image_bytes" if is_bytes else "images"

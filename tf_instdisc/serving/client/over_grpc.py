@@ -26,8 +26,8 @@ from tf_instdisc.serving.client.client import (
     MAX_ATTEMPTS,
     MAX_BACKOFF,
     Client,
-    input_name,
 )
+from tf_instdisc.serving.client.inputs import input_name
 from tf_instdisc.text import shown
 
 

@@ -1,0 +1,57 @@
+"""The map and the confusion matrix of a run."""
+
+from typing import Any
+
+import numpy as np
+
+from tf_instdisc.retrieval import analysis
+from tf_instdisc.retrieval.pages import charts
+from tf_instdisc.runs.bank import Bank
+
+
+def confusion(bank: Bank, votes: analysis.Votes, most_classes: int) -> Any:
+    """The confusion matrix of the neighbors' votes, a figure.
+
+    Args:
+        bank: The run's bank.
+        votes: The votes.
+        most_classes: Of more classes, those with the most errors are shown.
+    """
+    matrix = analysis.confusion_matrix(bank, votes)
+    fractions = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    shown = analysis.most_confused(matrix, most_classes)
+    part = np.ix_(shown, shown)
+    names = [bank.class_names[i] for i in shown]
+    return charts.confusion(matrix[part], fractions[part], names)
+
+
+def map_of(
+    bank: Bank, positions: np.ndarray, seed: int
+) -> tuple[Any, list[tuple[str, str]]]:
+    """The map of some rows, a figure, and its legend.
+
+    Args:
+        bank: The run's bank.
+        positions: int `[count]`, the rows.
+        seed: Seeds the layout.
+    """
+    rows = bank.rows[positions]
+    labels = bank.labels[positions]
+    groups = [*bank.class_names]
+    colors = labels
+    if groups and (labels < 0).any():
+        colors = np.where(labels < 0, len(groups), labels)
+        groups.append("no label")
+    captions = [groups[color] for color in colors] if groups else None
+    if not 0 < len(groups) <= charts.NUM_COLORS:
+        colors = analysis.clusters_of(rows, seed)
+        groups = [f"cluster {i + 1}" for i in range(colors.max() + 1)]
+        captions = captions or [groups[color] for color in colors]
+    figure = charts.embedding_map(
+        analysis.map_of(rows, seed),
+        colors,
+        [str(name) for name in bank.names[positions]],
+        captions,
+        int(np.ceil(np.sqrt(len(rows)))),
+    )
+    return figure, charts.legend(groups)
