@@ -90,7 +90,7 @@ def embedding_map(
     points: np.ndarray,
     colors: np.ndarray,
     names: list[str],
-    captions: list[str] | None,
+    captions: list[str],
     sheet_side: int,
 ) -> plotting.figure:
     """The map; hovering over a point shows its picture and name.

@@ -42,7 +42,7 @@ def map_of(
     if groups and (labels < 0).any():
         colors = np.where(labels < 0, len(groups), labels)
         groups.append("no label")
-    captions = [groups[color] for color in colors] if groups else None
+    captions = [groups[color] for color in colors] if groups else []
     if not 0 < len(groups) <= charts.NUM_COLORS:
         colors = analysis.clusters_of(rows, seed)
         groups = [f"cluster {i + 1}" for i in range(colors.max() + 1)]
