@@ -20,6 +20,7 @@ from PIL import Image
 
 from benchmarks import timing
 from tf_instdisc import build_encoder
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.images import RunImages
@@ -48,14 +49,14 @@ def main() -> None:
         is_new = np.arange(len(names)) % 11 == 10
         bank = _bank(np.array(names), encoder.output_shape[1])
         old = _part(bank, ~is_new)
-        flags = {"images": folder, "image_size": str(size)}
+        config = RunConfig(data=DataConfig(images=folder, image_size=size))
         digests = folder_digests(folder, old.names, time.time())
         ways = {
             "encode the new images": lambda: _encode(
-                RunImages(bank, flags), np.flatnonzero(is_new), encoder
+                RunImages(bank, config), np.flatnonzero(is_new), encoder
             ),
             "update": lambda: update_bank(
-                old, _NO_IDS, digests, folder, flags, encoder
+                old, _NO_IDS, digests, folder, config, encoder
             ),
             "read and hash all files": lambda: folder_digests(
                 folder, bank.names, time.time()

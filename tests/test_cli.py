@@ -59,7 +59,7 @@ def test_a_run_fills_its_directory(run_dir):
     run = opening.load(str(run_dir))
     epochs = run.read_metrics()
     assert [e["epoch"] for e in epochs] == [1, 2]
-    assert [e["step"] for e in epochs] == [5, 10]
+    assert [e["step"] for e in epochs] == [4, 8]
     for name in (
         "loss",
         "learning_rate",
@@ -145,7 +145,7 @@ def test_changed_rate_batch_size_and_epochs_are_said(
     assert "epochs: 2 -> 3" in result.stdout
     epochs = directory.RunDirectory(copy).read_metrics()
     assert [e["epoch"] for e in epochs] == [1, 2, 3]
-    assert epochs[2]["step"] == 20  # 2 x 5, and 10 of half the size.
+    assert epochs[2]["step"] == 17  # 2 x 4, and 9 of half the size.
     assert np.isfinite(opening.load(str(copy)).load_bank().rows).all()
 
 
@@ -265,8 +265,8 @@ def test_a_terminal_shows_speed_and_waiting(tmp_path, data_dir):
     os.close(main)
     assert process.returncode == 0
     # One step of five, and its values.
-    assert b"1/5" in shown
-    during = shown[shown.index(b"1/5") :].partition(b"5/5")[0].decode()
+    assert b"1/4" in shown
+    during = shown[shown.index(b"1/4") :].partition(b"4/4")[0].decode()
     for name in ("loss", "learning_rate", "images_per_second", "input_wait"):
         assert re.search(rf"{name}: \d", during)
 

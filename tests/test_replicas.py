@@ -293,7 +293,7 @@ def test_hosts_and_replicas_share_each_epoch():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    from tf_instdisc.training import train
+    from tf_instdisc.training import parts
 
     with pytest.raises(ValueError, match="multiple of the 4 replicas"):
-        train.require_multiple(10, 4)
+        parts.require_multiple(10, 4)
