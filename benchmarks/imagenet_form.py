@@ -268,7 +268,8 @@ def measure(data_dir, run_dir, width, batch_size, image_size) -> list:
         lambda: metrics.exists() and metrics.read_text().endswith("\n")
     )
     epoch = json.loads(metrics.read_text().splitlines()[0])
-    num_images = json.loads((run_dir / "run.json").read_text())["num_instances"]
+    facts = json.loads((run_dir / "run.json").read_text())["facts"]
+    num_images = facts["num_instances"]
     seconds = num_images / epoch["images_per_second"]
     first_step = ended - seconds
     # The checkpoint of the epoch's end comes after its metrics.

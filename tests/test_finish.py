@@ -65,12 +65,13 @@ def train(run_dir, source, epochs=1, test_source=None, **more):
     config = RunConfig(
         data=DataConfig(image_size=SIZE),
         augmentation=AugmentationConfig(min_crop_area=0.3),
-        encoder=EncoderConfig(width=2, embedding_dim=16, **channels),
+        encoder=EncoderConfig(width=4, embedding_dim=16, **channels),
         method=MethodConfig(objective="softmax"),
         optimizer=OptimizerConfig(
             epochs=epochs,
             batch_size=7,
             schedule="constant",
+            learning_rate=0.01,
             weight_decay=0.0,
         ),
         training=TrainingConfig(num_neighbors=3, **more),

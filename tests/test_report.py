@@ -51,7 +51,7 @@ def test_the_page_asks_for_nothing_from_outside(page):
     assert not re.search(r"url\(\W?(?!data:)\w+:", text)
     for title in ("Curves", "Bank health", "Map of the bank", "Recipe"):
         assert title in text
-    assert "--num_neighbors" not in text
+    assert "--num_neighbors</td><td>200<" in text
     assert "--temperature" in text
 
 
