@@ -131,3 +131,14 @@ def hostile() -> dict[str, bytes]:
     for name, contents in files.items():
         assert len(contents) < 11e6, name
     return files
+
+
+def damaged_archive(content: bytes, damage: str) -> bytes:
+    """An `.npz` that is `cut`, `flipped` in a bit, `empty`, or no archive."""
+    if damage == "cut":
+        return content[: len(content) // 2]
+    if damage == "flipped":
+        place = content.index(b"NUMPY") + 130
+        changed = bytes([content[place] ^ 1])
+        return content[:place] + changed + content[place + 1 :]
+    return b"" if damage == "empty" else b"no archive"

@@ -12,6 +12,7 @@ from tests.labelled_run import CLASSES, fill_labelled_folder, small_encoder
 from tests.tfds_forms import features, write
 from tf_instdisc.cli.evaluate import EvaluateOptions
 from tf_instdisc.config import DataConfig
+from tf_instdisc.config.data import data_overrides
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.voc import voc_tfds
@@ -276,13 +277,13 @@ def test_an_evaluation_has_every_setting_that_names_data():
     assert settings <= {f.name for f in dataclasses.fields(DataConfig)}
     given = {name: "auto" if name == "cache" else "fail" for name in settings}
     options = EvaluateOptions(run_dir="run", **given)
-    assert options.overrides() == given
+    assert data_overrides(options) == given
     # How images are read is not asked again for a transfer.
     del given["cache"], given["bad_images"]
     chosen = {k: v for k, v in given.items() if "images" not in k}
-    assert TransferOptions(**chosen).overrides() == chosen
+    assert data_overrides(TransferOptions(**chosen)) == chosen
     folders = {k: v for k, v in given.items() if "images" in k}
-    assert TransferOptions(**folders).overrides() == folders
+    assert data_overrides(TransferOptions(**folders)) == folders
 
 
 def test_commands_find_data_that_was_moved(place, moved, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.hostile_files import damaged_archive
 from tf_instdisc.data import file_checks
 from tf_instdisc.data.folder import UnreadableImageError, folder_source
 from tf_instdisc.data.folder_listing import image_paths
@@ -224,16 +225,7 @@ def test_a_damaged_memory_is_made_anew(
 ):
     memory = tmp_path / "checked.npz"
     folder_source(str(classes), memory=memory)
-    content = bytearray(memory.read_bytes())
-    if damage == "cut":
-        content = content[: len(content) // 2]
-    elif damage == "flipped":
-        content[content.index(b"NUMPY") + 130] ^= 1
-    elif damage == "empty":
-        content = b""
-    else:
-        content = b"no archive"
-    memory.write_bytes(bytes(content))
+    memory.write_bytes(damaged_archive(memory.read_bytes(), damage))
     assert folder_source(str(classes), memory=memory).num_readable == 6
     assert "damaged" in capsys.readouterr().out
     folder_source(str(classes), memory=memory)

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests import tfds_forms
+from tests.hostile_files import damaged_archive
 from tf_instdisc.data import tfds_source
 
 
@@ -67,17 +68,9 @@ def test_damaged_labels_are_read_and_kept_anew(
 ):
     labels = _kept(tmp_path)
     memory = tmp_path / "run" / "labels.npz"
-    content = bytearray(memory.read_bytes())
-    if damage == "cut":
-        content = content[: len(content) // 2]
-    elif damage == "flipped":
-        content[content.index(b"NUMPY") + 130] ^= 1
-    elif damage == "empty":
-        content = b""
-    else:
-        content = b"no archive"
+    if damage == "unlisted":
         (memory.parent / "checksums.json").unlink()
-    memory.write_bytes(bytes(content))
+    memory.write_bytes(damaged_archive(memory.read_bytes(), damage))
     np.testing.assert_array_equal(_kept(tmp_path), labels)
     assert "labels.npz is damaged" in capsys.readouterr().out
     _make_unreadable(shards)

@@ -8,6 +8,20 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+def run_code(code, folder):
+    """Runs Python in a process of its own, which must succeed."""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_readme_trains_from_python(tmp_path):
     section = (ROOT / "README.md").read_text().partition("## From Python\n")[2]
     code = section.partition("```python\n")[2].partition("```")[0]
@@ -31,16 +45,7 @@ assert int(model.step) == 6
 encoder = keras.saving.load_model("encoder.keras")
 assert encoder(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 128)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    run_code(code, tmp_path)
 
 
 def test_the_readme_runs_a_whole_life(tmp_path):
@@ -96,14 +101,5 @@ np.testing.assert_allclose(
     atol=1e-5,
 )
 """
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    run_code(code, tmp_path)
     assert (tmp_path / "models/cifar10/1/saved_model.pb").exists()

@@ -9,7 +9,8 @@ import pytest
 
 from tests.browser import open_page
 from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
-from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.config.data import DataConfig
+from tf_instdisc.config.run import RunConfig, from_flagfile
 from tf_instdisc.retrieval import analysis, neighbors
 from tf_instdisc.retrieval.pages import charts, run_page, thumbnails
 from tf_instdisc.retrieval.votes import weighted_votes
@@ -254,8 +255,9 @@ def test_the_closest_near_duplicates_come_first(tmp_path):
     rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     names = np.array([f"{int(a)}.png" for a in np.round(np.degrees(angles))])
     bank = Bank(rows, np.arange(7), names, np.full(7, -1))
-    flags = {"images": str(tmp_path), "image_size": "8"}
-    found = run_page._duplicates(images.RunImages(bank, flags), None, 0.98)
+    data = DataConfig(images=str(tmp_path), image_size=8)
+    run_images = images.RunImages(bank, RunConfig(data=data))
+    found = run_page._duplicates(run_images, None, 0.98)
     shown = [[item["name"] for item in group] for group in found["groups"]]
     assert shown[0] == ["100.png", "101.png"]
     # No chain is a group: 0 and 20 are not near each other.

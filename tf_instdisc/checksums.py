@@ -14,9 +14,11 @@ import functools
 import hashlib
 import io
 import json
+import os
 import pathlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from tf_instdisc import atomic
 from tf_instdisc.errors import DamagedFileError
@@ -142,14 +144,12 @@ def forget(path: pathlib.Path) -> None:
 
 
 def _announce(path: pathlib.Path, partial: pathlib.Path) -> None:
-    with open(partial, "rb") as file:
-        new = _sha256(file)
+    new = sha256_of_file(partial)
     with _updating:
         files = _load(path.parent)
         old = files.get(path.name)
         if old is None and path.exists():
-            with open(path, "rb") as file:
-                old = [_sha256(file)]
+            old = [sha256_of_file(path)]
         files[path.name] = [new, *(old or [_ABSENT])]
         _save(path.parent, files)
 
@@ -166,20 +166,27 @@ def _load(directory: pathlib.Path) -> dict[str, list[str | None]]:
     )
     with parsing(path, cure):
         content = json.loads(text)
-        if content.pop("sha256") != _sha256_of(content):
+        if content.pop("sha256") != sha256_of_json(content):
             raise ValueError
         return content["files"]
 
 
 def _save(directory: pathlib.Path, files: dict) -> None:
-    content = {"files": files, "sha256": _sha256_of({"files": files})}
+    content = {"files": files, "sha256": sha256_of_json({"files": files})}
     atomic.write_text(directory / FILE, json.dumps(content, indent=1) + "\n")
+
+
+def sha256_of_file(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, listed or not."""
+    with open(path, "rb") as file:
+        return _sha256(file)
+
+
+def sha256_of_json(content: Any) -> str:
+    """The SHA-256 of a value's JSON, with sorted keys."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(file: io.BufferedReader) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256_of(content: dict) -> str:
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

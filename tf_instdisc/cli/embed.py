@@ -1,11 +1,11 @@
 """instdisc-embed: a folder of images to a file of embeddings."""
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import sys
 
+from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import require_endings
 from tf_instdisc.config.fields import check, setting
@@ -200,7 +200,7 @@ def _from_saved_model(path):
         signature = model.signatures["image_bytes"]
         return signature(image_bytes=tf.constant(contents))
 
-    return embed, f"SavedModel {_digest(path / 'fingerprint.pb')}"
+    return embed, f"SavedModel {sha256_of_file(path / 'fingerprint.pb')}"
 
 
 def _from_run(run_dir):
@@ -222,10 +222,6 @@ def _from_run(run_dir):
         return serving.functions["image_bytes"](tf.constant(contents))
 
     return embed, f"encoder {run.encoder_digest()}"
-
-
-def _digest(path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

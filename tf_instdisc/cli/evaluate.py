@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 from absl import flags
 
 from tf_instdisc.cli import setting_flags
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.cli.setting_flags import FlagGroup
-from tf_instdisc.config.data import BAD_IMAGES, CACHES, DataConfig
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.data import BAD_IMAGES, CACHES, data_overrides
+from tf_instdisc.config.fields import setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import registry
 from tf_instdisc.evaluation.protocol import baselines_setting, seed_setting
@@ -27,15 +27,9 @@ _PROTOCOLS = registry.protocols()
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(FinishedRun):
     """Run, protocols and images"""
 
-    run_dir: str | None = setting(
-        None,
-        "Directory of a run that has finished.",
-        is_path=True,
-        is_required=True,
-    )
     protocol: tuple[str, ...] = setting(
         ("knn",),
         "What to measure, one after the other.",
@@ -85,18 +79,6 @@ class EvaluateOptions:
         is_path=True,
     )
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def overrides(self) -> dict[str, Any]:
-        """What stands in place of the run's, by the names of `DataConfig`."""
-        names = {field.name for field in dataclasses.fields(DataConfig)}
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if name in names and value is not None
-        }
-
 
 def main() -> None:
     """Entry point of `instdisc-evaluate`."""
@@ -121,16 +103,14 @@ def _evaluate(
         for name in dict.fromkeys(options.protocol)
     }
 
-    from tf_instdisc.runs import opening
-
-    run = opening.load(options.run_dir or "")
+    run = options.load()
     if not run.bank.exists():
         run.load_bank()  # Raises, before anything large is imported.
 
     from tf_instdisc.evaluation import results
     from tf_instdisc.evaluation.evaluate import evaluate
 
-    measured = evaluate(run, chosen, options.overrides())
+    measured = evaluate(run, chosen, data_overrides(options))
     print()
     print(results.table(measured))
     print(f"results: {shown(str(run.results))}")

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from tf_instdisc.config.data import data_overrides
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import UsageError
 
@@ -62,8 +63,7 @@ class MovedImages:
 
     def overrides(self) -> dict[str, str]:
         """What is given, by the names of `DataConfig`."""
-        given = {"data_dir": self.data_dir, "images": self.images}
-        return {k: value for k, value in given.items() if value is not None}
+        return data_overrides(self)
 
 
 def require_endings(

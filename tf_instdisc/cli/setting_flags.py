@@ -99,26 +99,17 @@ class FlagGroup:
         return f"--{flag}" if flag else match[0]
 
 
-def define(
-    settings: type, prefix: str = "", without: Collection[str] = ()
-) -> FlagGroup:
+def define(settings: type, without: Collection[str] = ()) -> FlagGroup:
     """Defines a flag for each field of a settings class.
 
     Args:
         settings: A class whose fields are made by `config.fields.setting`.
-        prefix: What the flags' names begin with, besides the fields'.
         without: Fields without a flag.
 
     Returns:
         The flags.
     """
-    names = {}
-    for field in dataclasses.fields(settings):
-        if field.name not in without:
-            name = prefix + flag_of(field)
-            _define_flag(settings, field, name)
-            names[field.name] = name
-    return FlagGroup(settings, names)
+    return _define_into({}, settings, without)
 
 
 def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
@@ -143,10 +134,12 @@ def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
     return groups
 
 
-def _define_into(groups: dict[type, FlagGroup], kind: type) -> FlagGroup:
+def _define_into(
+    groups: dict[type, FlagGroup], kind: type, without: Collection[str] = ()
+) -> FlagGroup:
     if kind in groups:
         return groups[kind]
-    fields = dataclasses.fields(kind)
+    fields = [f for f in dataclasses.fields(kind) if f.name not in without]
     parts = {
         field.name: _define_into(groups, kind_of(kind, field)[0])
         for field in fields
@@ -182,8 +175,6 @@ def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:
     rule = rule_of(field)
     kind, is_tuple = kind_of(settings, field)
     default = _default(field)
-    if is_tuple:
-        default = None if default is None else list(default)
     if rule.is_repeatable:
         flags.DEFINE_multi_string(name, default, rule.help)
     elif is_tuple:

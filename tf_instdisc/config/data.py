@@ -1,8 +1,9 @@
 """Settings of images and augmentation."""
 
 import dataclasses
+from typing import Any
 
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, check, setting
 from tf_instdisc.errors import UsageError
 
 IMAGE_SUFFIXES = (
@@ -123,6 +124,20 @@ class DataConfig:
                 "A run needs images. Received: none. Give --dataset, or "
                 "--images and --test_images."
             )
+
+
+def data_overrides(settings: Settings) -> dict[str, Any]:
+    """The values of other settings that stand in place of a run's images.
+
+    Returns:
+        Fields of `DataConfig` by name; those that are None are left out.
+    """
+    names = {field.name for field in dataclasses.fields(DataConfig)}
+    return {
+        name: value
+        for name, value in vars(settings).items()
+        if name in names and value is not None
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """kNN and linear classifiers on another data set than the run's."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tf_instdisc.config.data import DataConfig
+from tf_instdisc.config.data import data_overrides
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
@@ -90,15 +90,6 @@ class TransferOptions:
                 "--transfer_test_images."
             )
 
-    def overrides(self) -> dict[str, Any]:
-        """What is given of the images, by the names of `DataConfig`."""
-        names = {field.name for field in dataclasses.fields(DataConfig)}
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if name in names and value is not None
-        }
-
 
 class Transfer(Protocol):
     """kNN and linear classifiers on images that the run has not seen."""
@@ -116,7 +107,7 @@ class Transfer(Protocol):
     def open(self, images: "RunImages") -> "EvaluationInputs":
         from tf_instdisc.evaluation.inputs import open_inputs
 
-        given = self.options.overrides()
+        given = data_overrides(self.options)
         data = images.run.read_config().data
         for name in ("dataset", "images"):
             own = getattr(data, name)

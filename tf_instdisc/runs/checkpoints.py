@@ -6,7 +6,6 @@ when all of it is on the disk.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic
+from tf_instdisc.checksums import sha256_of_file, sha256_of_json
 from tf_instdisc.errors import StorageError
 
 _PARTIAL = "partial"
@@ -65,9 +65,9 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         state.write(os.fspath(partial / _STATE))
-        files = {file.name: _sha256(file) for file in partial.iterdir()}
+        files = {f.name: sha256_of_file(f) for f in partial.iterdir()}
         manifest = {"progress": progress, "files": files}
-        text = {**manifest, "sha256": _sha256_of_json(manifest)}
+        text = {**manifest, "sha256": sha256_of_json(manifest)}
         (partial / _MANIFEST).write_text(json.dumps(text, indent=1))
         atomic.rename_directory(partial, path)
         for old in [*older, path][:-keep]:
@@ -148,22 +148,12 @@ def _number(path):
 
 def _verified_progress(path):
     manifest = json.loads((path / _MANIFEST).read_text())
-    if manifest.pop("sha256", None) != _sha256_of_json(manifest):
+    if manifest.pop("sha256", None) != sha256_of_json(manifest):
         raise ValueError(f"{_MANIFEST} has another checksum")
     for name, checksum in manifest["files"].items():
-        if _sha256(path / name) != checksum:
+        if sha256_of_file(path / name) != checksum:
             raise ValueError(f"{name} has another checksum")
     return manifest["progress"]
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256_of_json(value):
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _reason(error):

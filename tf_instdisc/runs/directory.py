@@ -1,7 +1,6 @@
 """Reads and writes the files of one run; each is whole, or named as damaged."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import pathlib
@@ -66,10 +65,7 @@ class RunDirectory(RunFiles):
 
     def set_data(self, **changes: Any) -> None:
         """Changes settings of the run's images, such as their folder."""
-        written = self.read_record()
-        data = dataclasses.replace(written.config.data, **changes)
-        config = dataclasses.replace(written.config, data=data)
-        self.save_record(RunRecord(config, written.facts))
+        self.save_record(self.read_record().with_data(**changes))
 
     # === Instances ===
 

@@ -39,6 +39,12 @@ class RunRecord:
     config: RunConfig
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def with_data(self, **changes: Any) -> "RunRecord":
+        """The same with other settings of its images."""
+        data = dataclasses.replace(self.config.data, **changes)
+        config = dataclasses.replace(self.config, data=data)
+        return dataclasses.replace(self, config=config)
+
     def text(self) -> str:
         """The content of `run.json`."""
         content = {

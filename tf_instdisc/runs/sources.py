@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_instdisc.config import DataConfig
+from tf_instdisc.config.data import OF_A_DATASET
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
-
-_FOLDER = ("images", "test_images")
-_TFDS = ("dataset", "split", "test_split", "image_key", "label_key")
 
 
 def open_train(
@@ -98,14 +96,13 @@ def with_overrides(
         UsageError: If an override does not go with the images, such as a
             split with a folder.
     """
-    replaced: tuple[str, ...] = ()
+    replaced: set[str] = set()
     if "dataset" in overrides:
-        replaced = (*_FOLDER, *_TFDS)
+        # Another data set is looked for in the same place.
+        replaced = {"images", "test_images", *OF_A_DATASET} - {"data_dir"}
     elif "images" in overrides:
-        replaced = _TFDS
+        replaced = {"dataset", *OF_A_DATASET}
     defaults = {f.name: f.default for f in dataclasses.fields(DataConfig)}
-    if data.images is None and "images" in overrides:
-        replaced = (*replaced, "data_dir")
     kept = {name: defaults[name] for name in replaced}
     return dataclasses.replace(data, **{**kept, **overrides})
 

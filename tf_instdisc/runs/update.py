@@ -11,12 +11,13 @@ import shutil
 import numpy as np
 
 from tf_instdisc import checksums
+from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.runs.update_bank import Update, digest, update_bank
+from tf_instdisc.runs.update_bank import Update, update_bank
 
 
 def update_run(
@@ -105,8 +106,7 @@ def _open_output(run, output, folder) -> RunDirectory:
             f"run. Received: output={output}, which has another encoder than "
             f"{run.path}."
         )
-    target.save_record(written)
-    target.set_data(images=folder)
+    target.save_record(written.with_data(images=folder))
     run.encoder_digest()
     with checksums.replacing(target.encoder) as partial:
         shutil.copyfile(run.encoder, partial)
@@ -131,5 +131,5 @@ def folder_digests(folder: str, names, trained: float) -> dict[str, str]:
         path = os.path.join(folder, name)
         if os.path.exists(path):
             is_newer = os.stat(path).st_mtime > trained
-            digests[name] = "" if is_newer else digest(path)
+            digests[name] = "" if is_newer else sha256_of_file(path)
     return digests

@@ -1,13 +1,13 @@
 """Compares a bank with a folder, and merges what is new into it."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Collection, Iterable
 
 import keras
 import numpy as np
 
+from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data.folder import report_unreadable
 from tf_instdisc.data.folder_listing import image_paths
@@ -148,7 +148,8 @@ class _Changes:
 def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> _Changes:
     position_of = {str(name): i for i, name in enumerate(bank.names)}
     digests = {
-        name: digest(os.path.join(folder, name)) for name in image_paths(folder)
+        name: sha256_of_file(os.path.join(folder, name))
+        for name in image_paths(folder)
     }
     labels = dict(zip(digests, _labels(digests, bank), strict=True))
     added = [name for name in digests if name not in position_of]
@@ -201,12 +202,6 @@ def _merge(
         class_names=bank.class_names,
         encoded_by=bank.encoded_by,
     )
-
-
-def digest(path: str) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _renames(
