@@ -4,6 +4,7 @@ import dataclasses
 
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun, MovedImages
+from tf_instdisc.config import TrainingConfig
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.text import shown
 
@@ -28,7 +29,9 @@ class ReportOptions:
         "Images in the map and its pictures, drawn at random from more.",
         least=10,
     )
-    num_neighbors: int = setting(200, "Neighbors that vote in kNN.", least=1)
+    num_neighbors: int = setting(
+        TrainingConfig.num_neighbors, "Neighbors that vote in kNN.", least=1
+    )
     threshold: float | None = setting(
         None,
         "Cosine from which on two rows are near-duplicates; by default as "

@@ -16,6 +16,7 @@ from typing import Any
 
 from keras import ops
 
+from tf_instdisc.config import AugmentationConfig
 from tf_instdisc.data.colors import color_jitter, random_grayscale
 from tf_instdisc.errors import UsageError
 
@@ -50,14 +51,14 @@ class Augmentation:
     """
 
     image_size: int
-    crop_area: tuple[float, float] = (0.2, 1.0)
+    crop_area: tuple[float, float] = (AugmentationConfig.min_crop_area, 1.0)
     crop_aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.4
-    grayscale_probability: float = 0.2
-    flip: bool = True
+    brightness: float = AugmentationConfig.brightness
+    contrast: float = AugmentationConfig.contrast
+    saturation: float = AugmentationConfig.saturation
+    hue: float = AugmentationConfig.hue
+    grayscale_probability: float = AugmentationConfig.grayscale_probability
+    flip: bool = AugmentationConfig.flip
 
     def __post_init__(self) -> None:
         _require(self.image_size >= 1, "image_size >= 1", self.image_size)

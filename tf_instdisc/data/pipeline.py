@@ -9,6 +9,7 @@ import dataclasses
 import tensorflow as tf
 
 from tf_instdisc import random_streams
+from tf_instdisc.config import DataConfig
 from tf_instdisc.data import decode
 from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, augment
 from tf_instdisc.data.sources import ImageSource
@@ -167,7 +168,7 @@ def evaluation_dataset(
     source: ImageSource,
     image_size: int,
     batch_size: int,
-    crop_fraction: float = 1.0,
+    crop_fraction: float = DataConfig.crop_fraction,
 ) -> tf.data.Dataset:
     """Each image once, in the order of the ids, without chance.
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tf_instdisc.config import DataConfig
 from tf_instdisc.config.data import CACHES
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import kept_labels, tfds_features
@@ -31,7 +32,7 @@ def tfds_source(
     split: str = "train",
     data_dir: str | None = None,
     cache: str = "auto",
-    shuffle_buffer: int = 16_384,
+    shuffle_buffer: int = DataConfig.shuffle_buffer,
     image_key: str | None = None,
     label_key: str | None = None,
     memory: pathlib.Path | None = None,

@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras import layers
 
 from tf_instdisc import checksums
+from tf_instdisc.config import DataConfig
 from tf_instdisc.config.encoder import LAYERS
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import pipeline
@@ -96,7 +97,7 @@ def extract(
     names: Sequence[str],
     directory: pathlib.Path,
     num_features: int = 9000,
-    crop_fraction: float = 1.0,
+    crop_fraction: float = DataConfig.crop_fraction,
     digest: str | None = None,
 ) -> Features:
     """Activations of all labeled images, from the disk where they are there.

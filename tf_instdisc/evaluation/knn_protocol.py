@@ -3,6 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
+from tf_instdisc.config import TrainingConfig
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import paper
@@ -27,7 +28,7 @@ class KNNOptions:
     """kNN"""
 
     num_neighbors: int = setting(
-        200,
+        TrainingConfig.num_neighbors,
         "Neighbors that vote; the nearest alone is measured too.",
         least=1,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import random_streams
+from tf_instdisc.config import MethodConfig
 from tf_instdisc.errors import NonFiniteError
 from tf_instdisc.keras_internals import add_state, tf_variable
 from tf_instdisc.method import normalizer, replicas
@@ -43,8 +44,8 @@ class MemoryBank(keras.layers.Layer):
         self,
         num_instances: int,
         embedding_dim: int,
-        momentum: float = 0.5,
-        normalizer_momentum: float = 0.99,
+        momentum: float = MethodConfig.bank_momentum,
+        normalizer_momentum: float = MethodConfig.normalizer_momentum,
         seed: int = 0,
         dtype: str = "float32",
         rows_dtype: str | None = None,

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc import random_streams
+from tf_instdisc.config import MethodConfig
 from tf_instdisc.method import (
     batches,
     fused_batch_norm,
@@ -70,16 +71,16 @@ class InstanceDiscrimination(InstanceModel):
         self,
         encoder: keras.Model,
         num_instances: int,
-        objective: str = "nce",
-        num_negatives: int = 4096,
-        negatives: str = "shared",
-        temperature: float = 0.07,
-        normalizer: str = "ema",
-        normalizer_momentum: float = 0.99,
-        bank_momentum: float = 0.5,
-        proximal_weight: float = 0.0,
+        objective: str = MethodConfig.objective,
+        num_negatives: int = MethodConfig.num_negatives,
+        negatives: str = MethodConfig.negatives,
+        temperature: float = MethodConfig.temperature,
+        normalizer: str = MethodConfig.normalizer,
+        normalizer_momentum: float = MethodConfig.normalizer_momentum,
+        bank_momentum: float = MethodConfig.bank_momentum,
+        proximal_weight: float = MethodConfig.proximal_weight,
         bank_dtype: str | None = None,
-        bank_placement: str = "device",
+        bank_placement: str = MethodConfig.bank_placement,
         jit_encoder: bool = False,
         accumulate_steps: int = 1,
         seed: int = 0,

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from tf_instdisc.config import MethodConfig, TrainingConfig
 from tf_instdisc.retrieval.neighbors import top_k
 from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.runs.bank import Bank
@@ -32,8 +33,8 @@ class Votes:
 def classify_rows(
     bank: Bank,
     positions: np.ndarray,
-    num_neighbors: int = 200,
-    temperature: float = 0.07,
+    num_neighbors: int = TrainingConfig.num_neighbors,
+    temperature: float = MethodConfig.temperature,
 ) -> Votes:
     """Leave-one-out kNN of rows of the bank, weighted as in section 3.4.
 

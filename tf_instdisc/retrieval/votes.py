@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tf_instdisc.config import MethodConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.neighbors import top_k
 
@@ -48,7 +49,7 @@ def knn_accuracy(
     query_labels: np.ndarray,
     num_classes: int,
     num_neighbors: Sequence[int] = (200,),
-    temperature: float = 0.07,
+    temperature: float = MethodConfig.temperature,
 ) -> dict[int, dict[str, float]]:
     """Weighted kNN accuracy for several numbers of neighbours.
 

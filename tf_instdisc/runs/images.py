@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.config import RunConfig
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import decode
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
@@ -46,7 +46,10 @@ class RunImages:
         return self.config.data.crop_fraction
 
     def read(
-        self, positions: np.ndarray, size: int, crop_fraction: float = 1.0
+        self,
+        positions: np.ndarray,
+        size: int,
+        crop_fraction: float = DataConfig.crop_fraction,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Reads images, resized and cut to a square.
 
@@ -68,7 +71,10 @@ class RunImages:
         return images[inverse], found[inverse]
 
     def batches(
-        self, positions: np.ndarray, size: int, crop_fraction: float = 1.0
+        self,
+        positions: np.ndarray,
+        size: int,
+        crop_fraction: float = DataConfig.crop_fraction,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Reads images in batches, in any order; missing ones are left out.
 

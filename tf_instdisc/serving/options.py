@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tf_instdisc.config import DataConfig, MethodConfig, TrainingConfig
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import UsageError
 
@@ -19,7 +20,7 @@ class ExportOptions:
     """
 
     crop_fraction: float = setting(
-        1.0,
+        DataConfig.crop_fraction,
         "Center crop as a fraction of the resized shorter side; the run's.",
         least=0.01,
         most=1,
@@ -40,10 +41,14 @@ class ExportOptions:
     )
     num_neighbors: int = setting(10, "Neighbors that are given.", least=1)
     num_votes: int = setting(
-        200, "Neighbors that vote on the class; the run's.", least=1
+        TrainingConfig.num_neighbors,
+        "Neighbors that vote on the class; the run's.",
+        least=1,
     )
     temperature: float = setting(
-        0.07, "Temperature of the votes' weights; the run's.", least=1e-6
+        MethodConfig.temperature,
+        "Temperature of the votes' weights; the run's.",
+        least=1e-6,
     )
     bad_bytes: str = setting(
         "mask",

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc.config import TrainingConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.votes import knn_accuracy
 from tf_instdisc.runs.directory import RunDirectory
@@ -40,7 +41,7 @@ class KNNMonitor(keras.callbacks.Callback):
         test_dataset: tf.data.Dataset,
         train_labels: Sequence[int] | np.ndarray,
         num_classes: int,
-        num_neighbors: int = 200,
+        num_neighbors: int = TrainingConfig.num_neighbors,
         temperature: float | None = None,
         train_dataset: tf.data.Dataset | None = None,
         every: int = 1,

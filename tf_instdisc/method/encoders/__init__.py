@@ -10,11 +10,9 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from tf_instdisc.config import RunConfig
+from tf_instdisc.config import EncoderConfig, RunConfig
 from tf_instdisc.config.encoder import (
     BACKBONES,
-    CHANNEL_MEANS,
-    CHANNEL_STDS,
     PATCH_SIZES,
     channel_values,
     default_stem,
@@ -32,21 +30,18 @@ from tf_instdisc.method.encoders import (
     vit,
 )
 
-_IMAGENET = "imagenet"
-_WIDTH = 64
-
 
 def build_encoder(
-    backbone: str | keras.Model = "resnet18",
+    backbone: str | keras.Model = EncoderConfig.backbone,
     *,
     image_size: int = 224,
-    embedding_dim: int = 128,
-    width: int = _WIDTH,
+    embedding_dim: int = EncoderConfig.embedding_dim,
+    width: int = EncoderConfig.width,
     stem: str | None = None,
     normalize: bool = True,
-    mean: str | Sequence[float] = _IMAGENET,
-    std: str | Sequence[float] = _IMAGENET,
-    sync_batch_norm: bool = False,
+    mean: str | Sequence[float] = EncoderConfig.mean,
+    std: str | Sequence[float] = EncoderConfig.std,
+    sync_batch_norm: bool = EncoderConfig.sync_batch_norm,
     stem_width: int | None = None,
 ) -> keras.Model:
     """Builds f of the paper: v = f(x) / |f(x)|.
@@ -101,7 +96,10 @@ def build_encoder(
         width=width,
         stem_width=stem_width,
     )
-    defaults = CHANNEL_MEANS[_IMAGENET], CHANNEL_STDS[_IMAGENET]
+    defaults = (
+        channel_values("mean", EncoderConfig.mean),
+        channel_values("std", EncoderConfig.std),
+    )
     if not normalize and (means, stds) != defaults:
         raise UsageError(
             "`mean` and `std` need `normalize`. Received: normalize=False, "
@@ -159,9 +157,9 @@ def _check_backbone(
 ) -> None:
     if isinstance(backbone, keras.Model):
         _require_defaults(
-            width=(width, _WIDTH),
+            width=(width, EncoderConfig.width),
             stem=(stem, None),
-            sync_batch_norm=(sync_batch_norm, False),
+            sync_batch_norm=(sync_batch_norm, EncoderConfig.sync_batch_norm),
             stem_width=(stem_width, None),
         )
         given.require_usable(backbone, image_size)

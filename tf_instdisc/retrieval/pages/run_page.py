@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from tf_instdisc.config import TrainingConfig
 from tf_instdisc.retrieval import analysis
 from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
@@ -63,7 +64,7 @@ def report(
     *,
     max_points: int = 3000,
     threshold: float | None = None,
-    num_neighbors: int = 200,
+    num_neighbors: int = TrainingConfig.num_neighbors,
     seed: int = 0,
 ) -> str:
     """Makes the page.
