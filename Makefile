@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 train: RUN := $(RUN_DIR)
 train: $(VENV)/.installed
-	$(BIN)/instdisc-train --flagfile=flags/digits.flags --run_dir=$(RUN)
+	$(BIN)/instdisc train --recipe=digits --run_dir=$(RUN)
 
 test: $(VENV)/.installed
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

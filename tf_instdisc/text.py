@@ -3,6 +3,7 @@
 It imports nothing heavy.
 """
 
+import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -62,6 +63,26 @@ def _escaped(character: str) -> str:
     if unicodedata.category(character) not in _ESCAPED_CATEGORIES:
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def did_you_mean(
+    value: str, known: Iterable[str], most: int = 1, prefix: str = ""
+) -> str:
+    """A question that ends a message about an unknown name.
+
+    Args:
+        value: What was given.
+        known: What could have been.
+        most: Most names that are suggested.
+        prefix: Stands before each, such as `--`.
+
+    Returns:
+        `" Did you mean a or b?"`, or nothing where no name is close.
+    """
+    close = difflib.get_close_matches(value.lower(), list(known), n=most)
+    if not close:
+        return ""
+    return f" Did you mean {' or '.join(prefix + name for name in close)}?"
 
 
 def tsv(header: Sequence[str], rows: Iterable[Sequence]) -> str:

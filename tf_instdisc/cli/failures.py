@@ -4,8 +4,10 @@ import errno
 import os
 import sys
 from collections.abc import Iterable
+from typing import NoReturn
 
 from tf_instdisc.errors import RunError, StorageError, UsageError
+from tf_instdisc.text import shown_message
 
 _WRONG_PATH = {
     errno.ENOENT,
@@ -27,6 +29,14 @@ _OUT_OF_MEMORY = (
     "The memory is not enough. Try a smaller --batch_size, --image_size or "
     "--width; instdisc-plan tells what a run needs."
 )
+
+
+def end(message: str, status: int) -> NoReturn:
+    """Ends the process with one message and an exit status."""
+    # Parts that come from files or servers have been escaped where they were
+    # put in; whatever has not is at least kept from the terminal here.
+    print(shown_message(f"error: {message}"), file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 def describe(

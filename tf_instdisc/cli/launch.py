@@ -1,6 +1,5 @@
 """Starts a command: grouped `--help`, environment, exit statuses."""
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,8 +8,9 @@ from absl import app, flags, logging
 
 from tf_instdisc.cli import failures, interrupt, setting_flags
 from tf_instdisc.cli.setting_flags import FlagGroup
+from tf_instdisc.config import recipes
 from tf_instdisc.errors import UsageError
-from tf_instdisc.text import shown_message
+from tf_instdisc.text import did_you_mean
 
 _HELP = {"--help", "-help", "--helpfull", "--helpshort", "-h", "-?"}
 
@@ -70,7 +70,7 @@ def launch(
             end = failures.describe(error, _named_paths(arguments))
             if end is None:
                 raise
-            _end(*end)
+            failures.end(*end)
 
     with interrupt.ending_the_command():
         app.run(
@@ -82,20 +82,31 @@ def launch(
 def _parse(argv: Sequence[str], groups: Sequence[FlagGroup]) -> list[str]:
     """The arguments besides flags; ends the command if a flag is wrong."""
     try:
-        return flags.FLAGS(argv)[1:]
+        rest = flags.FLAGS(argv)
+        recipe = flags.FLAGS["recipe"].value if "recipe" in flags.FLAGS else ""
+        if recipe:
+            # First, so that the flags that stand beside it win.
+            given = f"--flagfile={recipes.path_of(recipe)}"
+            flags.FLAGS.unparse_flags()
+            rest = flags.FLAGS([argv[0], given, *argv[1:]])
+        return rest[1:]
     except flags.UnrecognizedFlagError as error:
         known = [name for name in flags.FLAGS if not name.startswith("no")]
         ours = [name for g in groups for name in g.names.values()]
         name = error.flagname.removeprefix("no")
-        close = difflib.get_close_matches(name, ours or known, n=3)
-        hint = " or ".join(f"--{name}" for name in close) or "--help"
-        _end(f"The flag --{error.flagname} is unknown. Did you mean {hint}?", 2)
+        hint = did_you_mean(name, ours or known, prefix="--")
+        failures.end(
+            f"The flag --{error.flagname} is unknown."
+            f"{hint or ' --help lists all.'}",
+            2,
+        )
     except flags.Error as error:
         text = str(error).removeprefix("ERROR:: ")
-        _end(" ".join(text.splitlines()), 2)
+        failures.end(" ".join(text.splitlines()), 2)
+    except UsageError as error:
+        failures.end(str(error).replace("`recipe`", "--recipe"), 2)
     except (OSError, UnicodeDecodeError) as error:
-        _end(f"A --flagfile cannot be read: {error}", 2)
-    raise AssertionError("`_end` does not return.")
+        failures.end(f"A --flagfile cannot be read: {error}", 2)
 
 
 def _named_paths(arguments: Sequence[str]) -> list[str]:
@@ -109,13 +120,6 @@ def _named_paths(arguments: Sequence[str]) -> list[str]:
             )
             found += [value for value in values if isinstance(value, str)]
     return [value for value in found if isinstance(value, str)]
-
-
-def _end(message: str, status: int) -> None:
-    # Parts that come from files or servers have been escaped where they were
-    # put in; whatever has not is at least kept from the terminal here.
-    print(shown_message(f"error: {message}"), file=sys.stderr, flush=True)
-    sys.exit(status)
 
 
 def _help(summary: str, groups: Sequence[FlagGroup]) -> str:

@@ -20,7 +20,7 @@ _SUMMARY = """
 Prints what a run will need: bank, memory of a step, checkpoints, steps. It
 takes the flags of instdisc-train, and runs nothing.
 
-  instdisc-plan --flagfile=flags/imagenet_resnet50.flags --run_dir=runs/r50
+  instdisc plan --recipe=imagenet_resnet50 --run_dir=runs/r50
 """
 
 

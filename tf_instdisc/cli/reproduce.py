@@ -54,8 +54,7 @@ class ReproduceOptions:
     )
     recipes_dir: str | None = setting(
         None,
-        "Folder of the recipes; by default flags/, or those that were "
-        "installed.",
+        "Folder of the recipes; by default the package's own.",
         is_path=True,
     )
     jobs: int = setting(

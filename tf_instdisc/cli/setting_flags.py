@@ -92,11 +92,15 @@ class FlagGroup:
         }
 
     def _with_flags(self, error: UsageError) -> UsageError:
-        return type(error)(re.sub(r"`(\w+)`", self._as_flag, str(error)))
+        names = re.compile(r"`(\w+)`|(?<=Received: )(\w+)(?==)")
+        return type(error)(names.sub(self._as_flag, str(error)))
 
     def _as_flag(self, match: re.Match) -> str:
-        flag = self.names.get(match[1])
-        return f"--{flag}" if flag else match[0]
+        quoted, received = match.groups()
+        flag = self.names.get(quoted or received)
+        if not flag:
+            return match[0]
+        return f"--{flag}" if quoted else flag
 
 
 def define(settings: type, without: Collection[str] = ()) -> FlagGroup:
@@ -187,8 +191,6 @@ def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:
         )
     elif kind is bool:
         flags.DEFINE_bool(name, default, rule.help)
-    elif rule.choices:
-        flags.DEFINE_enum(name, default, rule.choices, rule.help)
     elif kind is int:
         flags.DEFINE_integer(name, default, rule.help)
     elif kind is float:

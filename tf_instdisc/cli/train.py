@@ -3,13 +3,14 @@
 import dataclasses
 
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.config import recipes
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.config.run import RunConfig, group_kinds
 
 _SUMMARY = """
 Trains an encoder by instance discrimination, on images without labels.
 
-  instdisc-train --flagfile=flags/digits.flags --run_dir=runs/digits
+  instdisc train --recipe=digits --run_dir=runs/digits
 """
 
 
@@ -22,6 +23,12 @@ class TrainOptions:
         "Directory of the run; missing, empty, or a run's to continue.",
         is_path=True,
         is_required=True,
+    )
+    recipe: str | None = setting(
+        None,
+        "Recipe to begin with; flags beside it change it, and `instdisc "
+        "recipes` describes all.",
+        choices=recipes.names(),
     )
     finish: bool = setting(
         False,

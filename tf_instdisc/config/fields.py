@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
+from tf_instdisc.text import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +162,10 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
 def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises UsageError unless a value is one of the known ones."""
     if value not in choices:
+        hint = did_you_mean(str(value), choices)
         raise UsageError(
             f"`{name}` must be one of {', '.join(choices)}. "
-            f"Received: {name}={value!r}"
+            f"Received: {name}={value!r}{hint and '.' + hint}"
         )
 
 

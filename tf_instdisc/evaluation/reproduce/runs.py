@@ -4,10 +4,9 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
-import sysconfig
 from collections.abc import Callable, Sequence
 
-from tf_instdisc.config import RunConfig
+from tf_instdisc.config import RunConfig, recipes
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.errors import DamagedFileError, MissingFileError
 from tf_instdisc.evaluation.reproduce.tables import Row, Table
@@ -54,21 +53,18 @@ class Run:
 
 
 def find_recipes(recipes_dir: str | None) -> pathlib.Path:
-    """The folder of flagfiles: the given one, `flags`, or the installed.
+    """The folder of flagfiles: the given one, or the package's own.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    installed = pathlib.Path(sysconfig.get_path("data"), "share", "tf_instdisc")
-    places = [pathlib.Path("flags"), installed / "flags"]
-    if recipes_dir is not None:
-        places = [pathlib.Path(recipes_dir)]
-    for place in places:
-        if any(place.glob("*.flags")):
-            return place
-    looked = ", ".join(map(str, places))
+    folder = (
+        recipes.FOLDER if recipes_dir is None else pathlib.Path(recipes_dir)
+    )
+    if any(folder.glob("*.flags")):
+        return folder
     raise MissingFileError(
-        f"`recipes_dir` must hold the recipes (*.flags). Received: {looked}"
+        f"`recipes_dir` must hold the recipes (*.flags). Received: {folder}"
     )
 
 

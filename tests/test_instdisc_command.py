@@ -1,0 +1,162 @@
+"""`instdisc`, its recipes and what it suggests, in real processes."""
+
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+
+import pytest
+
+import tf_instdisc
+from tf_instdisc.cli.instdisc import COMMANDS
+from tf_instdisc.config import recipes
+
+COMMANDS_OF_THEIR_OWN = sorted(set(COMMANDS) - {"recipes"})
+
+
+def instdisc(*arguments, module="instdisc", options=()):
+    return subprocess.run(
+        [
+            *(sys.executable, *options, "-m", f"tf_instdisc.cli.{module}"),
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def error_of(result):
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_the_list_has_a_line_for_each_command():
+    result = instdisc()
+    assert result.returncode == 0
+    listed = re.findall(r"^  (\w+)  +(.+)$", result.stdout, re.MULTILINE)
+    assert dict(listed) == COMMANDS
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    for word in ("--help", "help", "-h"):
+        assert instdisc(word).stdout == result.stdout
+
+
+def test_the_version_is_that_of_the_package():
+    assert instdisc("--version").stdout == (
+        f"instdisc {tf_instdisc.__version__}\n"
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS_OF_THEIR_OWN)
+def test_every_command_is_also_a_program(name):
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    assert scripts[f"instdisc-{name}"].value == f"tf_instdisc.cli.{name}:main"
+    assert importlib.util.find_spec(f"tf_instdisc.cli.{name}")
+
+
+def test_no_program_is_missing_from_the_list():
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    ours = {s.name for s in scripts if s.name.startswith("instdisc-")}
+    assert ours == {f"instdisc-{name}" for name in COMMANDS_OF_THEIR_OWN}
+
+
+@pytest.mark.parametrize("name", ("train", "evaluate"))
+def test_the_help_is_that_of_the_program(name):
+    expected = instdisc("--help", module=name).stdout
+    assert "--run_dir" in expected
+    assert instdisc(name, "--help").stdout == expected
+    assert instdisc("help", name).stdout == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ((), ("--version",), ("train", "--help"), ("recipes",), ("trian",)),
+)
+def test_nothing_heavy_is_imported(arguments):
+    result = instdisc(*arguments, options=("-X", "importtime"))
+    assert "tf_instdisc" in result.stderr
+    for heavy in ("tensorflow", "keras", "numpy"):
+        assert not re.search(rf"\| +{heavy}\b", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    (("trian", "train"), ("neighbours", "neighbors"), ("EXPORT", "export")),
+)
+def test_a_wrong_command_suggests_the_right_one(wrong, right):
+    assert error_of(instdisc(wrong)) == (
+        f"error: The command {wrong} is unknown. Did you mean {right}?"
+    )
+
+
+def test_a_command_like_no_other_points_to_the_list():
+    assert "lists all" in error_of(instdisc("xyzzy"))
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "right"),
+    (
+        ("train", "--encoder=resnet81", "resnet18"),
+        ("train", "--objective=SOFTMAX", "softmax"),
+        ("train", "--recipe=digit", "digits"),
+        ("plan", "--recipe=cifar10-small", "cifar10_small"),
+        ("evaluate", "--protocol=knn,lineal", "linear"),
+        ("train", "--learning_rat=1", "--learning_rate"),
+    ),
+)
+def test_a_wrong_value_suggests_the_right_one(command, flag, right):
+    error = error_of(instdisc(command, "--run_dir=new", flag))
+    assert error.endswith(f"Did you mean {right}?")
+    name, _, value = flag.lstrip("-").partition("=")
+    assert f"--{name}" in error
+    assert value == "1" or f"{name}={value.split(',')[-1]!r}" in error
+
+
+def test_every_recipe_is_listed_with_what_to_expect():
+    result = instdisc("recipes")
+    assert result.returncode == 0, result.stderr
+    listed = re.findall(r"^\w+$", result.stdout, re.MULTILINE)
+    assert tuple(listed) == recipes.names()
+    assert len(listed) >= 8
+    text = " ".join(result.stdout.split())
+    for name in listed:
+        recipe = recipes.read(name)
+        for part in (recipe.summary, recipe.time, recipe.score):
+            assert part
+            assert part in text
+    digits = recipes.read("digits")
+    assert digits.summary == "Handwritten digits: what `make train` runs."
+    assert digits.time.startswith("about 2 minutes")
+    assert digits.score.endswith("raw pixels 0.93.")
+
+
+def test_flags_win_over_the_recipe_wherever_they_stand():
+    train = ("train", "--run_dir=new")
+    error = error_of(instdisc(*train, "--recipe=digits", "--images=folder"))
+    assert "dataset=instdisc_digits and images=folder" in error
+    for flags in (
+        ("--recipe=digits", "--batch_size=0"),
+        ("--batch_size=0", "--recipe", "digits"),
+    ):
+        assert "batch_size=0" in error_of(instdisc(*train, *flags))
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_by_its_name(tmp_path):
+    result = instdisc(
+        "train",
+        "--recipe=digits",
+        "--split=train[:128]",
+        "--epochs=1",
+        "--warmup_epochs=0",
+        "--nobaselines",
+        f"--data_dir={tmp_path / 'tfds'}",
+        f"--run_dir={tmp_path / 'run'}",
+    )
+    assert result.returncode == 0, result.stderr
+    written = (tmp_path / "run" / "flags.txt").read_text()
+    assert "--epochs=1\n" in written
+    assert "--width=16\n" in written
