@@ -9,6 +9,7 @@ from tests import tfds_forms
 from tests.tfds_forms import features, write
 from tf_instdisc.data import pipeline, tfds_builder, tfds_source
 from tf_instdisc.data.augment import Augmentation
+from tf_instdisc.errors import UsageError
 
 SIZE = 12
 NUM_IMAGES = 4
@@ -363,6 +364,25 @@ def test_a_split_in_place_of_test_is_found_and_said(tmp_path, capsys):
     for split in ("tset", "train[5:9]", "train[:0]"):
         with pytest.raises(ValueError, match="one of train, val, or a part"):
             tfds_source.tfds_source("with_val", split, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "part"),
+    (
+        ("cifar1", "Did you mean cifar10 or "),
+        ("CIFAR-100", "Did you mean cifar100 or "),
+        ("emnist/leters", "Did you mean emnist/letters?"),
+        ("cifar10:9.9.9", "only: 3.0.2). Did you mean cifar10?"),
+        ("xyzzy", "Received: dataset='xyzzy'."),
+    ),
+)
+def test_an_unknown_set_suggests_the_right_one(dataset, part):
+    with pytest.raises(UsageError, match="must be a TFDS dataset") as caught:
+        tfds_builder.open_builder(dataset, None)
+    message = str(caught.value)
+    assert part in message
+    assert "\n" not in message
+    assert len(message) < 300
 
 
 def test_a_set_that_is_not_prepared_names_the_version_that_is(tmp_path):

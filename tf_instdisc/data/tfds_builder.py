@@ -1,13 +1,14 @@
 """Finds and prepares a TFDS data set, and its splits."""
 
-import difflib
 import pathlib
+import re
 
 import tensorflow_datasets as tfds
 
 from tf_instdisc.data import digits as _  # noqa: F401  Registers its builder.
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
+from tf_instdisc.text import did_you_mean
 
 _TEST_SPLITS = ("test", "validation", "val", "valid", "dev")
 
@@ -55,15 +56,35 @@ def open_builder(
         data_dir = local_path(data_dir, "data_dir")
     try:
         return tfds.builder(dataset, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(dataset, known)
-        hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    except (ValueError, AssertionError) as error:
+        reason = ""
+        if not isinstance(error, tfds.core.DatasetNotFoundError):
+            # What TFDS puts around it repeats the arguments.
+            reason = str(error).partition('}": ')[2] or str(error)
+            first_sentence = re.split(r"[.]?\s*\n|[.] |[.]$", reason)[0]
+            reason = f" ({first_sentence})"
         raise UsageError(
-            f"`dataset` must be a TFDS data set. {hint}Received: "
-            f"dataset={dataset!r}. All are listed at "
-            "https://www.tensorflow.org/datasets/catalog."
+            "`dataset` must be a TFDS dataset; all are listed at "
+            "https://www.tensorflow.org/datasets/catalog. Received: "
+            f"dataset={dataset!r}{reason}.{_suggestion(dataset)}"
         ) from error
+
+
+def _suggestion(dataset: str) -> str:
+    """Asks for datasets of a similar name, or for what the dataset has."""
+    name = re.split("[/:]", dataset)[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    if name not in known:
+        return did_you_mean(name, known, most=3)
+    builder = tfds.builder_cls(name)
+    return did_you_mean(
+        dataset,
+        [
+            *(f"{name}/{config.name}" for config in builder.BUILDER_CONFIGS),
+            f"{name}:{builder.canonical_version}",
+            name,
+        ],
+    )
 
 
 def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
