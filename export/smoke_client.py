@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Asks a served model for an image's neighbours; needs Python alone.
+"""Queries a served model for the neighbors of an image.
+
+Needs only the Python standard library:
 
 python3 smoke_client.py http://localhost:8501/v1/models/digits IMAGE [SIGNATURE]
 
-SIGNATURE is one that takes bytes: neighbors_bytes (the default), image_bytes
-or classify_bytes. A label or a version may follow the model's name:
-.../digits/labels/stable, .../digits/versions/2. Exit status 1: no good answer.
+SIGNATURE is a signature that takes bytes: neighbors_bytes (the default),
+image_bytes or classify_bytes. A label or a version may follow the name of the
+model: .../digits/labels/stable, .../digits/versions/2. The exit status is 1 if
+there is no valid answer.
 """
 
 import base64
@@ -17,7 +20,7 @@ import urllib.request
 
 
 def ask(url: str, image: bytes, signature: str) -> dict:
-    """The answer to one image: outputs by name."""
+    """Returns the outputs for one image by name."""
     instance = {"b64": base64.b64encode(image).decode()}
     body = {"signature_name": signature, "instances": [instance]}
     request = urllib.request.Request(
@@ -31,7 +34,7 @@ def ask(url: str, image: bytes, signature: str) -> dict:
 
 
 def main() -> int:
-    """Prints health and answer; returns the exit status."""
+    """Prints the health and the answer, and returns the exit status."""
     if len(sys.argv) not in (3, 4):
         print(__doc__)
         return 2

@@ -25,9 +25,9 @@ def test_the_quickstart_runs(monkeypatch):
     )
     accuracies = re.search(r"kNN top-1: \[(.*)\]", printed).group(1)
     assert float(accuracies.split(", ")[-1]) > 0.6
-    shares = re.findall(r"neighbours of the query's class: (\d+)%", printed)
-    assert len(shares) == 2, "in the bank, and of the served model"
-    assert all(int(share) > 40 for share in shares)
+    fractions = re.findall(r"neighbors of the query's class: (\d+)%", printed)
+    assert len(fractions) == 2, "in the bank, and of the served model"
+    assert all(int(fraction) > 40 for fraction in fractions)
     assert "b'instdisc_digits/train/" in printed
     assert "| `neighbors_bytes` |" in printed
     assert re.search(
