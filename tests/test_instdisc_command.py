@@ -128,9 +128,9 @@ def test_every_recipe_is_listed_with_what_to_expect():
             assert part
             assert part in text
     digits = recipes.read("digits")
-    assert digits.summary == "Handwritten digits: what `make train` runs."
+    assert digits.summary == "Handwritten digits: the recipe of `make train`."
     assert digits.time.startswith("about 2 minutes")
-    assert digits.score.endswith("raw pixels 0.93.")
+    assert digits.score.endswith("0.93 for raw pixels.")
 
 
 def test_flags_win_over_the_recipe_wherever_they_stand():
