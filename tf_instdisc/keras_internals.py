@@ -5,6 +5,7 @@ other minor version. With a new one, try these first.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -62,6 +63,9 @@ class OwnLoop(keras.Model):
     `_maybe_symbolic_build` are where `fit` and `evaluate` call for these.
     """
 
+    train_function: Callable | None
+    test_function: Callable | None
+
     def build_training_state(self) -> None:
         """Creates what training keeps beside the model."""
         raise NotImplementedError
@@ -74,14 +78,16 @@ class OwnLoop(keras.Model):
         """A function that takes an iterator, evaluates, and returns logs."""
         raise NotImplementedError
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         if self.train_function is None or force:
             self.train_function = self.new_train_function()
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         if self.test_function is None or force:
             self.test_function = self.new_test_function()
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ) -> None:
         del iterator, data_batch
         self.build_training_state()

@@ -62,7 +62,7 @@ def color_jitter(
     before_hue = keys < hue_key
     rotations = hue * (2.0 * uniforms[:, 3] - 1.0)
 
-    def blend_where(planes, chosen):
+    def blend_where(planes: Tensor, chosen: Tensor) -> Tensor:
         a_ = ops.where(chosen, a, 1.0)
         b_ = ops.where(chosen, b, 0.0)
         c_ = ops.where(chosen, c, 0.0)

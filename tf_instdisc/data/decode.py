@@ -11,6 +11,7 @@ from tf_instdisc.config.data import MAX_PIXELS
 from tf_instdisc.data.augment import Augmentation, crop_boxes
 from tf_instdisc.data.formats import exif, image_file, jpeg
 from tf_instdisc.data.formats.image_file import FORMATS as FORMATS
+from tf_instdisc.data.formats.stored import Stored
 
 # A JPEG is decoded at a fraction of its size as long as this many of its
 # pixels, along each axis, make one pixel of the result.
@@ -222,7 +223,9 @@ def resize_and_center_crop(
     return _scale(part, [image_size] * 2, scales, offsets)
 
 
-def _center(shape, image_size, crop_fraction, flips):
+def _center(
+    shape: tf.Tensor, image_size: int, crop_fraction: float, flips: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Scale of each axis, and the first scaled pixel of the center."""
     shorter = round(image_size / crop_fraction)
     sides = tf.cast(shape, tf.float32)
@@ -234,7 +237,9 @@ def _center(shape, image_size, crop_fraction, flips):
     return scaled / sides, tf.cast(starts, tf.float32)
 
 
-def _needed(shape, image_size, scales, starts):
+def _needed(
+    shape: tf.Tensor, image_size: int, scales: tf.Tensor, starts: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Pixels of each axis that the center is computed from: first, last."""
     radius = tf.maximum(1.0, 1.0 / scales) + _MARGIN
     first = tf.floor(starts / scales - radius)
@@ -243,7 +248,9 @@ def _needed(shape, image_size, scales, starts):
     return tf.maximum(first, 0), tf.minimum(last, shape)
 
 
-def _scale(image, size, scales, offsets):
+def _scale(
+    image: tf.Tensor, size: list[int], scales: tf.Tensor, offsets: tf.Tensor
+) -> tf.Tensor:
     """Resizes as `resize`: out = scale * in + offset."""
     scaled = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
@@ -256,7 +263,7 @@ def _scale(image, size, scales, offsets):
     return tf.ensure_shape(scaled, [*size, image.shape[-1]])
 
 
-def _ratio(kind, scales):
+def _ratio(kind: tf.Tensor, scales: tf.Tensor) -> tf.Tensor:
     """Fraction of its size at which a JPEG is decoded; others at their own."""
     most = 1 / (_OVERSAMPLING * tf.reduce_max(scales))
     fits = tf.cast(jpeg.RATIOS, tf.float32) <= most
@@ -264,13 +271,13 @@ def _ratio(kind, scales):
     return tf.where(kind == image_file.JPEG, ratio, 1)
 
 
-def _shown_shape(stored):
+def _shown_shape(stored: Stored) -> tf.Tensor:
     shape = tf.cast(tf.stack([stored.height, stored.width]), tf.int32)
     is_transposed = exif.is_transposed(stored.orientation)
     return tf.where(is_transposed, shape[::-1], shape)
 
 
-def _stored_box(box, stored):
+def _stored_box(box: tf.Tensor, stored: Stored) -> tf.Tensor:
     """A box of the shown image in the coordinates of the stored one."""
     vertical, horizontal = exif.flips(stored.orientation)
     shape = _shown_shape(stored)
@@ -283,5 +290,5 @@ def _stored_box(box, stored):
     return tf.concat([corner, sides], 0)
 
 
-def _int32(number):
+def _int32(number: tf.Tensor) -> tf.Tensor:
     return tf.cast(number, tf.int32)

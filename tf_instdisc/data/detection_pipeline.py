@@ -31,7 +31,7 @@ def square_images(source: DetectionSource, image_size: int) -> tf.data.Dataset:
         A data set of uint8 `[image_size, image_size, 3]`.
     """
 
-    def prepare(contents):
+    def prepare(contents: tf.Tensor) -> tf.Tensor:
         image = decode.decode_whole(contents)
         image = decode.resize(image, [image_size, image_size])
         return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
@@ -91,7 +91,12 @@ def epoch_batches(
     epoch_and_seed = (epoch << 32) | seed
     shuffle_seed = tf.constant([seed, epoch], tf.int64)
 
-    def flip(position, image, boxes, classes):
+    def flip(
+        position: tf.Tensor,
+        image: tf.Tensor,
+        boxes: tf.Tensor,
+        classes: tf.Tensor,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         draw = tf.random.stateless_uniform(
             [], tf.stack([epoch_and_seed, position])
         )

@@ -87,7 +87,9 @@ def image_sizes(images: tf.data.Dataset, places: Sequence[str]) -> np.ndarray:
         ValueError: If an image cannot be decoded.
     """
 
-    def size_of(index, contents):
+    def size_of(
+        index: tf.Tensor, contents: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         size = tf.shape(decode.decode_whole(contents))[:2]
         return index, tf.cast(size, tf.int64)
 

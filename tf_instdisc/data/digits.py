@@ -3,6 +3,9 @@
 Importing this module makes `tfds.builder("instdisc_digits")` known.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -29,14 +32,18 @@ class InstdiscDigits(tfds.core.GeneratorBasedBuilder):
             homepage="https://archive.ics.uci.edu/dataset/80",
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         del dl_manager
         return {
             "train": self._generate_examples(test=False),
             "test": self._generate_examples(test=True),
         }
 
-    def _generate_examples(self, test):
+    def _generate_examples(
+        self, test: bool
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         from sklearn import datasets
 
         digits = datasets.load_digits()

@@ -64,7 +64,7 @@ def readable_files(
 def _decodable(paths: list[str]) -> tf.data.Dataset:
     """Positions of the files that decode, in order."""
 
-    def decode_one(index, path):
+    def decode_one(index: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
         size = decode.decode_smallest(tf.io.read_file(path))
         with tf.control_dependencies([tf.debugging.assert_positive(size)]):
             return tf.identity(index)
@@ -84,7 +84,7 @@ def _key(name: str, path: str) -> int:
     return int.from_bytes(digest, "little") or 1
 
 
-def _load(memory):
+def _load(memory: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Sorted keys and whether their files are readable; never empty."""
     nothing = np.array([_MISSING], np.uint64), np.array([False])
     if memory is None or not memory.exists():
@@ -112,7 +112,9 @@ def _load(memory):
     return keys, readable
 
 
-def _save(memory, keys, readable):
+def _save(
+    memory: pathlib.Path | None, keys: np.ndarray, readable: np.ndarray
+) -> None:
     if memory is None:
         return
     order = np.argsort(keys)

@@ -92,8 +92,8 @@ def folder_source(
         path_tensor, label_tensor = tf.constant(paths), tf.constant(labels)
         readable_ids = tf.constant(np.flatnonzero(readable), tf.int64)
 
-    def examples(shuffle_seed):
-        def read(instance_id):
+    def examples(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
+        def read(instance_id: tf.Tensor) -> dict[str, tf.Tensor]:
             return {
                 "image": tf.io.read_file(tf.gather(path_tensor, instance_id)),
                 "instance_id": instance_id,
@@ -117,7 +117,9 @@ def folder_source(
     )
 
 
-def _ids_of(names, known_ids, folder):
+def _ids_of(
+    names: list[str], known_ids: Mapping[str, int], folder: str
+) -> np.ndarray:
     unknown = [name for name in names if name not in known_ids]
     if unknown:
         named = ", ".join(map(shown, unknown[:_NAMED_AT_MOST]))

@@ -69,7 +69,14 @@ def image_paths(
     return names
 
 
-def _search(entry, name, suffixes, seen, names, left_out):
+def _search(
+    entry: os.DirEntry[str],
+    name: str,
+    suffixes: tuple[str, ...],
+    seen: set[tuple[int, int]],
+    names: list[str],
+    left_out: collections.Counter[str],
+) -> None:
     """Adds an entry, or all that is below it."""
     if entry.name.startswith("."):
         return
@@ -94,7 +101,7 @@ def _search(entry, name, suffixes, seen, names, left_out):
         left_out["pipes and devices"] += 1
 
 
-def _entries(path, name):
+def _entries(path: str, name: str) -> list[os.DirEntry[str]]:
     """Directories before links, so that a link to one is what is left out."""
     try:
         with os.scandir(path) as entries:
@@ -106,7 +113,7 @@ def _entries(path, name):
         ) from error
 
 
-def _identity(path):
+def _identity(path: str) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
 

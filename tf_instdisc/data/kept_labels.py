@@ -44,7 +44,7 @@ def kept(
     return labels
 
 
-def _key(shards, origin):
+def _key(shards: Sequence, origin: tuple[object, ...]) -> str:
     statuses = [tf.io.gfile.stat(shard.filename) for shard in shards]
     parts = [
         (
@@ -59,7 +59,7 @@ def _key(shards, origin):
     return hashlib.sha256(repr((origin, parts)).encode()).hexdigest()
 
 
-def _load(memory, key):
+def _load(memory: pathlib.Path, key: str) -> np.ndarray | None:
     """None where there are none of this key."""
     if not memory.exists():
         return None
@@ -75,7 +75,7 @@ def _load(memory, key):
         return None
 
 
-def _save(memory, key, labels):
+def _save(memory: pathlib.Path, key: str, labels: np.ndarray) -> None:
     memory.parent.mkdir(parents=True, exist_ok=True)
     with checksums.replacing(memory) as partial, open(partial, "wb") as file:
         np.savez(file, key=key, labels=labels)

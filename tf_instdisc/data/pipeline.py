@@ -112,10 +112,12 @@ def training_dataset(
     local_batch = host_batch // share.replicas
 
     @tf.function(jit_compile=augmentation.image_size >= _COMPILED_FROM)
-    def augmented(images, uniforms, crop):
+    def augmented(
+        images: tf.Tensor, uniforms: tf.Tensor, crop: bool
+    ) -> tf.Tensor:
         return augment(images, uniforms, augmentation, crop=crop)
 
-    def read_epoch(epoch):
+    def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         examples = source.examples(
             random_streams.seed_of(random_streams.EPOCH_ORDER, seed, epoch)
         )
@@ -125,7 +127,9 @@ def training_dataset(
             is_encoded or None in examples.element_spec["image"].shape
         )
 
-        def crop(example):
+        def crop(
+            example: dict[str, tf.Tensor],
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             uniforms = tf.random.stateless_uniform(
                 [NUM_UNIFORMS],
                 random_streams.seed_of(
@@ -142,7 +146,9 @@ def training_dataset(
                 image = decode.crop_decoded(image, uniforms, augmentation)
             return decode.to_rgb(image), uniforms, example["instance_id"]
 
-        def augment_batch(images, uniforms, instance_ids):
+        def augment_batch(
+            images: tf.Tensor, uniforms: tf.Tensor, instance_ids: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
             images = augmented(images, uniforms, crop=not crops_singly)
             return images, instance_ids
 
@@ -188,7 +194,9 @@ def evaluation_dataset(
     """
     examples = source.examples(None)
 
-    def prepare(example):
+    def prepare(
+        example: dict[str, tf.Tensor],
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image = decode.center(example["image"], image_size, crop_fraction)
         return image, example["instance_id"], example["label"]
 
@@ -196,12 +204,16 @@ def evaluation_dataset(
     return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def _take_share(examples, batch_size, host_batch, host):
+def _take_share(
+    examples: tf.data.Dataset, batch_size: int, host_batch: int, host: int
+) -> tf.data.Dataset:
     """Leaves the part of each batch that one host reads."""
     if host_batch == batch_size:
         return examples
 
-    def is_mine(position, example):
+    def is_mine(
+        position: tf.Tensor, example: dict[str, tf.Tensor]
+    ) -> tf.Tensor:
         del example
         return position % batch_size // host_batch == host
 

@@ -123,8 +123,8 @@ def in_memory(
         image_tensor = tf.convert_to_tensor(images)
         label_tensor = tf.convert_to_tensor(labels)
 
-    def examples(shuffle_seed):
-        def read(instance_id):
+    def examples(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
+        def read(instance_id: tf.Tensor) -> dict[str, tf.Tensor]:
             return {
                 "image": tf.gather(image_tensor, instance_id),
                 "instance_id": instance_id,

@@ -1,6 +1,7 @@
 """Some images of a source as a source of their own."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -44,15 +45,15 @@ def subset(source: ImageSource, instance_ids: np.ndarray) -> ImageSource:
     table[ids] = np.arange(len(ids))
     table = tf.constant(table)
 
-    def picked(shuffle_seed):
-        def renumber(example):
+    def picked(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
+        def renumber(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             new_id = tf.gather(table, example["instance_id"])
             return {**example, "instance_id": new_id}
 
         examples = source.examples(shuffle_seed).map(renumber)
         return examples.filter(lambda example: example["instance_id"] >= 0)
 
-    examples = picked
+    examples: Callable[[tf.Tensor | None], tf.data.Dataset] = picked
     if len(ids) <= _IN_MEMORY:
         images = [example["image"] for example in picked(None)]
         examples = in_memory(images, labels)

@@ -114,7 +114,9 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
         ) from error
 
 
-def require_split(builder: tfds.core.DatasetBuilder, split: str):
+def require_split(
+    builder: tfds.core.DatasetBuilder, split: str
+) -> tfds.core.SplitInfo:
     """Information on a split of a prepared data set.
 
     Raises:

@@ -5,7 +5,7 @@ A key is the name of a feature; `/` leads into nested features.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -165,7 +165,7 @@ def find_label(
         NO_LABEL,
     )
 
-    def index(label):
+    def index(label: tf.Tensor) -> tf.Tensor:
         return table.lookup(label if is_text else tf.cast(label, tf.int64))
 
     names = tuple(
@@ -215,7 +215,7 @@ def value_range(
     if dtype not in _FLOATS:
         return 0.0, float(np.iinfo(dtype).max)
 
-    def extremes(image):
+    def extremes(image: tf.Tensor) -> tf.Tensor:
         image = tf.cast(image, tf.float32)
         return tf.stack([tf.reduce_min(image), tf.reduce_max(image)])
 
@@ -252,7 +252,9 @@ def to_uint8(image: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
 
 
-def _walk(features, prefix="") -> Iterator[tuple[str, Any]]:
+def _walk(
+    features: tfds.features.FeaturesDict, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     for name, feature in features.items():
         if isinstance(feature, tfds.features.FeaturesDict):
             yield from _walk(feature, f"{prefix}{name}/")
@@ -260,7 +262,7 @@ def _walk(features, prefix="") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", feature
 
 
-def _is_image(feature) -> bool:
+def _is_image(feature: tfds.features.FeatureConnector) -> bool:
     kinds = (tfds.features.Image, tfds.features.Tensor)
     if not isinstance(feature, kinds) or len(feature.shape) != 3:
         return False
@@ -270,12 +272,12 @@ def _is_image(feature) -> bool:
     )
 
 
-def _is_class(feature) -> bool:
+def _is_class(feature: tfds.features.FeatureConnector) -> bool:
     is_class = isinstance(feature, tfds.features.ClassLabel)
     return is_class and bool(feature.num_classes)
 
 
-def _is_label(feature) -> bool:
+def _is_label(feature: tfds.features.FeatureConnector) -> bool:
     if isinstance(feature, tfds.features.ClassLabel | tfds.features.Text):
         return True
     if not isinstance(feature, tfds.features.Tensor) or feature.shape:
@@ -285,7 +287,7 @@ def _is_label(feature) -> bool:
     )
 
 
-def _described(feature) -> str:
+def _described(feature: tfds.features.FeatureConnector) -> str:
     kind = type(feature).__name__
     if not hasattr(feature, "tf_dtype") or isinstance(feature.shape, dict):
         return kind
@@ -293,7 +295,7 @@ def _described(feature) -> str:
     return f"{kind} of shape {feature.shape} and type {dtype}"
 
 
-def _listed(names) -> str:
+def _listed(names: Iterable[str]) -> str:
     names = list(names)
     more = ", ..." if len(names) > _NAMED_AT_MOST else ""
     return ", ".join(names[:_NAMED_AT_MOST]) + more
@@ -308,7 +310,7 @@ def _say(text: str) -> None:
 _values_by_place: dict[tuple[str, str], list] = {}
 
 
-def _values(builder, key) -> list:
+def _values(builder: tfds.core.DatasetBuilder, key: str) -> list[int | bytes]:
     """Ascending values of whole numbers or texts that are labels."""
     place = str(builder.data_path), key
     if place not in _values_by_place:

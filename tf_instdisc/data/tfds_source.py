@@ -4,6 +4,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +22,7 @@ from tf_instdisc.data.sources import (
     shuffled,
 )
 from tf_instdisc.data.tfds_builder import open_builder, prepare, require_split
+from tf_instdisc.data.tfds_features import ImageFeature, LabelFeature
 from tf_instdisc.errors import UsageError
 
 _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that `auto` keeps in memory
@@ -89,7 +91,12 @@ def tfds_source(
     return _streamed(builder, split, image, label, shuffle_buffer, memory)
 
 
-def _in_memory(builder, split, image, label):
+def _in_memory(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    image: ImageFeature,
+    label: LabelFeature | None,
+) -> ImageSource:
     keys = [image.key] if label is None else [image.key, label.key]
     examples = builder.as_dataset(
         split=split,
@@ -109,7 +116,12 @@ def _in_memory(builder, split, image, label):
     return array_source(images, labels, label.class_names, name)
 
 
-def _parser(examples, image, label, name):
+def _parser(
+    examples: tf.data.Dataset,
+    image: ImageFeature,
+    label: LabelFeature | None,
+    name: str,
+) -> Callable[[dict[str, Any]], tuple[tf.Tensor, tf.Tensor]]:
     """Takes the image and the label out of an example.
 
     Returns:
@@ -118,7 +130,7 @@ def _parser(examples, image, label, name):
         int64 scalar.
     """
 
-    def image_of(example):
+    def image_of(example: dict[str, Any]) -> tf.Tensor:
         return tfds_features.at(example, image.key)
 
     limits = None
@@ -126,7 +138,7 @@ def _parser(examples, image, label, name):
         images = examples.map(image_of, num_parallel_calls=tf.data.AUTOTUNE)
         limits = tfds_features.value_range(images, image.dtype, name)
 
-    def parse(example):
+    def parse(example: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         pixels = image_of(example)
         if limits is not None:
             pixels = tfds_features.to_uint8(pixels, limits)
@@ -148,13 +160,13 @@ def _record_reader(
     starts = tf.constant(np.cumsum(takes) - takes)
     takes = tf.constant(takes)
 
-    def read_shard(shard):
+    def read_shard(shard: tf.Tensor) -> tf.data.Dataset:
         records = tf.data.TFRecordDataset(tf.gather(paths, shard))
         records = records.skip(tf.gather(skips, shard))
         records = records.take(tf.gather(takes, shard))
         return records.enumerate(tf.gather(starts, shard))
 
-    def records_of(shuffle_seed):
+    def records_of(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
         order = shuffled(len(shards), shuffle_seed)
         dataset = tf.data.Dataset.from_tensor_slices(order)
         if shuffle_seed is None:
@@ -171,7 +183,14 @@ def _record_reader(
     return records_of
 
 
-def _streamed(builder, split, image, label, shuffle_buffer, memory):
+def _streamed(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    image: ImageFeature,
+    label: LabelFeature | None,
+    shuffle_buffer: int,
+    memory: pathlib.Path | None,
+) -> ImageSource:
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise UsageError(
             f"{builder.name} must be stored as tfrecord to be read shard by "
@@ -191,15 +210,17 @@ def _streamed(builder, split, image, label, shuffle_buffer, memory):
         skipped = {image.key: tfds.decode.SkipDecoding()}
         decoders = tfds_features.nested(skipped)
 
-    def decode(record):
+    def decode(record: tf.Tensor) -> dict[str, Any]:
         return features.deserialize_example(record, decoders=decoders)
 
     name = f"{builder.name}/{split}"
     decoded = records_of(None).map(lambda instance_id, record: decode(record))
     parse = _parser(decoded, image, label, name)
 
-    def examples(shuffle_seed):
-        def read(instance_id, record):
+    def examples(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
+        def read(
+            instance_id: tf.Tensor, record: tf.Tensor
+        ) -> dict[str, tf.Tensor]:
             pixels, label_index = parse(decode(record))
             return {
                 "image": pixels,
@@ -211,13 +232,13 @@ def _streamed(builder, split, image, label, shuffle_buffer, memory):
             read, num_parallel_calls=tf.data.AUTOTUNE
         )
 
-    def read_labels():
+    def read_labels() -> np.ndarray:
         found = examples(None).map(lambda example: example["label"])
         batches = found.batch(65_536).as_numpy_iterator()
         return np.concatenate(list(batches))
 
     @functools.cache  # It reads all shards.
-    def labels():
+    def labels() -> np.ndarray:
         if label is None:
             return np.full([info.num_examples], NO_LABEL, np.int64)
         return kept_labels.kept(

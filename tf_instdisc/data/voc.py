@@ -150,7 +150,7 @@ def voc_tfds(
     tfds_source.prepare(builder, dataset)
     tfds_source.require_split(builder, split)
 
-    def read():
+    def read() -> tf.data.Dataset:
         return builder.as_dataset(
             split=split,
             decoders=tfds_features.nested(
@@ -160,7 +160,7 @@ def voc_tfds(
             read_config=tfds.ReadConfig(interleave_cycle_length=1),
         )
 
-    def images():
+    def images() -> tf.data.Dataset:
         return read().map(lambda e: tfds_features.at(e, image_key))
 
     found = [example["objects"] for example in tfds.as_numpy(read())]
@@ -189,7 +189,7 @@ def voc_tfds(
     )
 
 
-def _split_names(folder, split):
+def _split_names(folder: str, split: str) -> list[str]:
     splits = os.path.join(folder, "ImageSets", "Main")
     for path in (os.path.join(folder, "JPEGImages"), splits):
         if not os.path.isdir(path):
@@ -219,7 +219,7 @@ def _split_names(folder, split):
     return names
 
 
-def _image_files(folder):
+def _image_files(folder: str) -> dict[str, str]:
     """Paths of images by their names without suffix."""
     directory = os.path.join(folder, "JPEGImages")
     return {
@@ -229,34 +229,34 @@ def _image_files(folder):
     }
 
 
-def _read_files(paths):
+def _read_files(paths: Sequence[str]) -> tf.data.Dataset:
     dataset = tf.data.Dataset.from_tensor_slices(paths)
     return dataset.map(tf.io.read_file, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _read_annotation(path):
+def _read_annotation(
+    path: str,
+) -> tuple[list[str], list[list[float]], list[bool], tuple[int, int] | None]:
     """Names, boxes `[n, 4]`, difficult flags; (height, width) if stated."""
     try:
         root = xml.etree.ElementTree.parse(path).getroot()
         names, boxes, difficult = [], [], []
         for element in root.findall("object"):
-            names.append(element.findtext("name").strip())
+            names.append(_text(element, "name").strip())
             left, top, right, bottom = (
-                float(element.findtext(f"bndbox/{edge}"))
+                float(_text(element, f"bndbox/{edge}"))
                 for edge in ("xmin", "ymin", "xmax", "ymax")
             )
             boxes.append([left - 1, top - 1, right, bottom])
             flag = (element.findtext("difficult") or "0").strip()
             difficult.append({"0": False, "1": True}[flag])
-        size = tuple(
+        height, width = (
             int(float(root.findtext(f"size/{side}") or 0))
             for side in ("height", "width")
         )
     except (
         xml.etree.ElementTree.ParseError,
-        AttributeError,
         KeyError,
-        TypeError,
         ValueError,
     ) as error:
         raise UsageError(
@@ -264,4 +264,12 @@ def _read_annotation(path):
             "bndbox of xmin, ymin, xmax, ymax, and difficult 0 or 1. "
             f"Received: {path}: {type(error).__name__}: {error}"
         ) from error
-    return names, boxes, difficult, size if min(size) > 0 else None
+    size = (height, width) if min(height, width) > 0 else None
+    return names, boxes, difficult, size
+
+
+def _text(element: xml.etree.ElementTree.Element, path: str) -> str:
+    text = element.findtext(path)
+    if text is None:
+        raise ValueError(f"an {element.tag} without {path}")
+    return text

@@ -4,6 +4,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +27,9 @@ _OUT_OF_RANGE = (
 _LENGTH_TOLERANCE = 0.02  # beyond the rounding of half precision
 
 
-def unpack(data, num_instances: int):
+def unpack(
+    data: Any, num_instances: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
     """Takes a batch apart, in a replica's step.
 
     Args:
@@ -78,7 +81,7 @@ def unpack(data, num_instances: int):
     return images, ids, sample_weight
 
 
-def images_of(x):
+def images_of(x: tf.Tensor | Mapping[str, tf.Tensor]) -> tf.Tensor:
     """The images of what Keras calls x, which may be a dictionary.
 
     Raises:
@@ -95,17 +98,21 @@ def images_of(x):
     return images
 
 
-def _entry(mapping, keys):
+def _entry(
+    mapping: Mapping[str, tf.Tensor], keys: tuple[str, ...]
+) -> tf.Tensor | None:
     return next((mapping[key] for key in keys if key in mapping), None)
 
 
-def _described(data):
+def _described(data: object) -> str:
     if isinstance(data, Mapping):
         return f"the keys {', '.join(map(repr, data))}"
     return "images alone"
 
 
-def _require_integers(dtype, shape):
+def _require_integers(
+    dtype: np.dtype | type[np.generic], shape: tf.TensorShape | tuple[int, ...]
+) -> None:
     is_integer = np.issubdtype(dtype, np.integer)
     if not is_integer or len(shape) != 1:
         raise UsageError(
@@ -115,7 +122,7 @@ def _require_integers(dtype, shape):
         )
 
 
-def checked_ids(x, ids, num_instances: int):
+def checked_ids(x: Any, ids: Any, num_instances: int) -> Any:
     """Checks the ids of whole arrays before training; supplies missing ones.
 
     Args:

@@ -7,6 +7,7 @@ that its file loads anywhere; only the training step runs through the kernel.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -40,12 +41,14 @@ def training_call(
     new_statistics: list[tuple[keras.Variable, tf.Tensor]] = []
     written: list[keras.Variable] = []
 
-    def call(layer, *args, **kwargs):
+    def call(
+        layer: keras.layers.Layer, *args: Any, **kwargs: Any
+    ) -> keras.KerasTensor:
         if _is_fusible(layer):
             layer = _Fused(layer, new_statistics)
         return layer(*args, **kwargs)
 
-    def clone(input_tensors):
+    def clone(input_tensors: keras.KerasTensor | None) -> keras.Model:
         return keras.models.clone_model(
             encoder,
             input_tensors=input_tensors,
@@ -62,7 +65,7 @@ def training_call(
     except ValueError:
         fused = clone(None)
 
-    def run(images):
+    def run(images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         new_statistics.clear()
         embeddings = fused(images, training=True)
         written[:] = [variable for variable, _ in new_statistics]
@@ -71,7 +74,7 @@ def training_call(
     if jit_compile:
         run = tf.function(run, jit_compile=True)
 
-    def call_and_write(images):
+    def call_and_write(images: tf.Tensor) -> tf.Tensor:
         embeddings, values = run(images)
         for variable, value in zip(list(written), values, strict=True):
             variable.assign(value)
@@ -80,7 +83,7 @@ def training_call(
     return call_and_write
 
 
-def _is_fusible(layer) -> bool:
+def _is_fusible(layer: keras.layers.Layer) -> bool:
     return (
         type(layer) is keras.layers.BatchNormalization
         and not layer.synchronized
@@ -96,16 +99,27 @@ def _is_fusible(layer) -> bool:
 class _Fused(keras.layers.Layer):
     """Runs a BatchNormalization layer through the fused kernel."""
 
-    def __init__(self, layer: keras.layers.BatchNormalization, new_statistics):
+    def __init__(
+        self,
+        layer: keras.layers.BatchNormalization,
+        new_statistics: list[tuple[keras.Variable, tf.Tensor]],
+    ):
         super().__init__(name=f"{layer.name}_fused", dtype=layer.dtype_policy)
         self.layer = layer
         self._new_statistics = lambda: new_statistics  # Not to be tracked.
         self.built = True
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         return input_shape
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         layer = self.layer
         if not training or not layer.trainable or mask is not None:
             return layer(inputs, training=training, mask=mask)

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import os
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
@@ -60,7 +60,7 @@ class InstanceModel(FitLoop):
         config["absent_ids"] = [int(i) for i in config["absent_ids"]]
         self._config = config
 
-    def call(self, images, training=False):
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.encoder(images, training=training)
 
     def encode_bank(self, dataset: tf.data.Dataset) -> None:
@@ -85,16 +85,16 @@ class InstanceModel(FitLoop):
 
     def compile(
         self,
-        optimizer="rmsprop",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        run_eagerly=False,
-        steps_per_execution=1,
-        jit_compile="auto",
-        auto_scale_loss=True,
-    ):
+        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
+        loss: object = None,
+        loss_weights: object = None,
+        metrics: object = None,
+        weighted_metrics: object = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
         _refuse(
             "The loss is the model's own: choose it with `objective`.",
             loss=loss,
@@ -121,12 +121,14 @@ class InstanceModel(FitLoop):
             auto_scale_loss=auto_scale_loss,
         )
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         config = keras.saving.deserialize_keras_object(config)
         self.compile(**config)
         self.build_training_state()
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         signature = inspect.signature(super().fit)
         given = signature.bind(x, y, *args, **kwargs).arguments
         _refuse_class_weight(given.get("class_weight"))
@@ -147,7 +149,14 @@ class InstanceModel(FitLoop):
         given["y"] = batches.checked_ids(x, y, self.num_instances)
         return super().fit(**given)
 
-    def evaluate(self, x=None, y=None, *args, return_dict=False, **kwargs):
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        *args: Any,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> float | dict[str, float]:
         # Within `fit`, the data set of the first epoch is used again.
         if not kwargs.get("_use_cached_eval_dataset"):
             y = batches.checked_ids(x, y, self.num_instances)
@@ -156,25 +165,33 @@ class InstanceModel(FitLoop):
 
     def train_on_batch(
         self,
-        x,
-        y=None,
-        sample_weight=None,
-        class_weight=None,
-        return_dict=False,
-    ):
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: object = None,
+        return_dict: bool = False,
+    ) -> float | dict[str, float]:
         _refuse_class_weight(class_weight)
         logs = super().train_on_batch(x, y, sample_weight, return_dict=True)
         return logs if return_dict else logs["loss"]
 
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+    def test_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        return_dict: bool = False,
+    ) -> float | dict[str, float]:
         logs = super().test_on_batch(x, y, sample_weight, return_dict=True)
         return logs if return_dict else logs["loss"]
 
-    def predict_step(self, data):
+    def predict_step(self, data: Any) -> tf.Tensor:
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return self(batches.images_of(x), training=False)
 
-    def export(self, filepath: str | os.PathLike, *args, **kwargs):
+    def export(
+        self, filepath: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> None:
         """Exports the encoder, which is what a call of the model runs.
 
         Args:
@@ -182,11 +199,11 @@ class InstanceModel(FitLoop):
             *args: Likewise.
             **kwargs: Likewise.
         """
-        return self.encoder.export(filepath, *args, **kwargs)
+        self.encoder.export(filepath, *args, **kwargs)
 
     # === Saving ===
 
-    def named_state(self):
+    def named_state(self) -> dict[str, keras.Variable]:
         rows, log_normalizer = self.memory_bank.weights
         return {
             "memory_bank": rows,
@@ -194,7 +211,7 @@ class InstanceModel(FitLoop):
             "step": self._step,
         }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         encoder = keras.saving.serialize_keras_object(self.encoder)
         # Here in full: an encoder that describes itself for other versions
         # and backends leaves out that its batch norm is synchronized.
@@ -202,12 +219,12 @@ class InstanceModel(FitLoop):
         return {"encoder": encoder, **self._config}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         encoder = keras.saving.deserialize_keras_object(config["encoder"])
         rest = {name: v for name, v in config.items() if name != "encoder"}
         return cls(encoder, **rest)
 
-    def see_first_batch(self, batch):
+    def see_first_batch(self, batch: Any) -> None:
         local = keras.tree.map_structure(
             lambda part: replicas.first_replica(self.distribute_strategy, part),
             batch,
@@ -216,7 +233,7 @@ class InstanceModel(FitLoop):
         batches.warn_of_labels(ids.numpy())
 
 
-def _refuse(cure, **arguments):
+def _refuse(cure: str, **arguments: object) -> None:
     for name, value in arguments.items():
         if value is not None:
             raise UsageError(
@@ -224,14 +241,14 @@ def _refuse(cure, **arguments):
             )
 
 
-def _refuse_class_weight(class_weight):
+def _refuse_class_weight(class_weight: object) -> None:
     _refuse(
         "There are no classes; weigh examples with `sample_weight`.",
         class_weight=class_weight,
     )
 
 
-def require_encoder(encoder):
+def require_encoder(encoder: keras.Model) -> None:
     """Raises UsageError unless a model maps images to embeddings."""
     wanted = (
         "`encoder` must be a functional or Sequential Keras model from images "

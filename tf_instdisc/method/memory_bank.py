@@ -57,7 +57,7 @@ class MemoryBank(keras.layers.Layer):
         self.momentum = momentum
         self.normalizer_momentum = normalizer_momentum
 
-        def create_rows():
+        def create_rows() -> keras.Variable:
             shape = [num_instances, embedding_dim]
             return add_state(self, "rows", shape, 0.0, rows_dtype or dtype)
 
@@ -107,7 +107,9 @@ class MemoryBank(keras.layers.Layer):
         v = replicas.gather_over_replicas(embeddings)
         replicas.update_on_all_replicas(self.rows, self._move, (ids, v))
 
-    def _move(self, rows, ids, embeddings):
+    def _move(
+        self, rows: tf.Variable, ids: tf.Tensor, embeddings: tf.Tensor
+    ) -> tf.Variable:
         old = tf.cast(tf.gather(rows, ids), embeddings.dtype)
         v = tf.gather(embeddings, last_of_same_id(ids))
         new = self.momentum * old + (1.0 - self.momentum) * v
@@ -126,5 +128,5 @@ class MemoryBank(keras.layers.Layer):
         return new
 
 
-def _scatter(rows, ids, new):
+def _scatter(rows: tf.Variable, ids: tf.Tensor, new: tf.Tensor) -> tf.Variable:
     return rows.scatter_update(tf.IndexedSlices(new, ids))

@@ -6,6 +6,7 @@ memory bank, n the number of instances, τ the temperature, Z the normalizer.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -122,7 +123,9 @@ class InstanceDiscrimination(InstanceModel):
             self._losses_of = sampled(temperature, *draws)
         self.built = True
 
-    def train_step(self, data, applies_gradients=True):
+    def train_step(
+        self, data: Any, applies_gradients: bool = True
+    ) -> dict[str, tf.Tensor]:
         x, ids, sample_weight = batches.unpack(data, self.num_instances)
         with tf.GradientTape() as tape:
             v = self._encode(x)  # [batch, dim]
@@ -144,13 +147,19 @@ class InstanceDiscrimination(InstanceModel):
             logs["log_normalizer"] = self.memory_bank.log_normalizer.value()
         return logs
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, ids, sample_weight = batches.unpack(data, self.num_instances)
         v = self.encoder(x, training=False)
         loss = self._mean_loss(v, ids, sample_weight, training=False)
         return {"loss": replicas.sum_over_replicas(loss)}
 
-    def _mean_loss(self, v, ids, sample_weight, training):
+    def _mean_loss(
+        self,
+        v: tf.Tensor,
+        ids: tf.Tensor,
+        sample_weight: tf.Tensor | None,
+        training: bool,
+    ) -> tf.Tensor:
         """This replica's part of the mean loss of the global batch."""
         v = batches.require_unit_length(v)
         bank = self.memory_bank

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tf_instdisc.keras_internals import tf_variable
 from tf_instdisc.method import negatives, streamed_softmax
+from tf_instdisc.method.memory_bank import MemoryBank
 from tf_instdisc.method.normalizer import estimate_log_z
 
 
@@ -27,7 +28,14 @@ class Softmax:
 
     temperature: float
 
-    def __call__(self, v, ids, bank, step, training):
+    def __call__(
+        self,
+        v: tf.Tensor,
+        ids: tf.Tensor,
+        bank: MemoryBank,
+        step: tf.Tensor,
+        training: bool,
+    ) -> tf.Tensor:
         log_sum = streamed_softmax.log_sum_exp(
             v,
             lambda positions: bank.lookup(bank.instances.ids_at(positions)),
@@ -44,7 +52,14 @@ class Parametric:
     temperature: float
     class_weights: keras.Variable
 
-    def __call__(self, v, ids, bank, step, training):
+    def __call__(
+        self,
+        v: tf.Tensor,
+        ids: tf.Tensor,
+        bank: MemoryBank,
+        step: tf.Tensor,
+        training: bool,
+    ) -> tf.Tensor:
         rows, positions = tf_variable(self.class_weights), ids
         if bank.instances.ids is not None:
             rows = tf.gather(rows, bank.instances.ids)
@@ -61,7 +76,9 @@ class _Sampled:
     is_shared: bool
     seed: int
 
-    def logits(self, v, ids, bank, step):
+    def logits(
+        self, v: tf.Tensor, ids: tf.Tensor, bank: MemoryBank, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Logits `[batch]` and `[batch, m]`, and the negatives' ids."""
         m, n = self.num_negatives, bank.instances.count
         batch = None if self.is_shared else tf.shape(v)[0]
@@ -76,7 +93,14 @@ class _Sampled:
 class NCE(_Sampled):
     """Noise-contrastive estimation with the noise P_n = 1 / n, section 3.2."""
 
-    def __call__(self, v, ids, bank, step, training):
+    def __call__(
+        self,
+        v: tf.Tensor,
+        ids: tf.Tensor,
+        bank: MemoryBank,
+        step: tf.Tensor,
+        training: bool,
+    ) -> tf.Tensor:
         positive, negative, _ = self.logits(v, ids, bank, step)
         n = bank.instances.count
         estimate = estimate_log_z(tf.stop_gradient(negative), n)
@@ -91,7 +115,14 @@ class InfoNCE(_Sampled):
     et al. 2018 (arXiv 1807.03748), equation 4.
     """
 
-    def __call__(self, v, ids, bank, step, training):
+    def __call__(
+        self,
+        v: tf.Tensor,
+        ids: tf.Tensor,
+        bank: MemoryBank,
+        step: tf.Tensor,
+        training: bool,
+    ) -> tf.Tensor:
         positive, negative, negative_ids = self.logits(v, ids, bank, step)
         is_positive = tf.equal(negative_ids, ids[:, None])
         return info_nce_loss(positive, negative, is_positive)
@@ -100,12 +131,14 @@ class InfoNCE(_Sampled):
 # === Formulas ===
 
 
-def pair_logits(v, rows, temperature):
+def pair_logits(v: tf.Tensor, rows: tf.Tensor, temperature: float) -> tf.Tensor:
     """v·v_i / τ of each v and its own row: `[batch, dim]` twice, `[batch]`."""
     return tf.reduce_sum(v * rows, axis=-1) / temperature
 
 
-def negative_logits(v, rows, temperature):
+def negative_logits(
+    v: tf.Tensor, rows: tf.Tensor, temperature: float
+) -> tf.Tensor:
     """v·v_j / τ of each v and its negatives, `[batch, m]`.
 
     The rows are `[m, dim]` where the batch shares them, and
@@ -119,14 +152,18 @@ def negative_logits(v, rows, temperature):
     return tf.matmul(v[:, None, :], rows, transpose_b=True)[:, 0]
 
 
-def softmax_loss(v, positions, rows, temperature):
+def softmax_loss(
+    v: tf.Tensor, positions: tf.Tensor, rows: tf.Tensor, temperature: float
+) -> tf.Tensor:
     """-log P(i|v) over all rows `[n, dim]`; `positions` `[batch]` are i."""
     logits = negative_logits(v, rows, temperature)  # [batch, n]
     positive = tf.gather(logits, positions, axis=1, batch_dims=1)
     return tf.reduce_logsumexp(logits, axis=-1) - positive
 
 
-def nce_loss(positive, negative, log_z, n):
+def nce_loss(
+    positive: tf.Tensor, negative: tf.Tensor, log_z: tf.Tensor, n: int
+) -> tf.Tensor:
     """-log h(i, v) - Σ log(1 - h(i, v')) over the m negatives, equation 7.
 
     P(i|v) = exp(v·v_i / τ) / Z and h(i, v) = P(i|v) / (P(i|v) + m P_n). With
@@ -137,7 +174,9 @@ def nce_loss(positive, negative, log_z, n):
     return tf.math.softplus(offset - positive) + others
 
 
-def info_nce_loss(positive, negative, is_positive):
+def info_nce_loss(
+    positive: tf.Tensor, negative: tf.Tensor, is_positive: tf.Tensor
+) -> tf.Tensor:
     """-log of the positive's softmax; `is_positive` `[batch, m]` left out."""
     impossible = tf.constant(-math.inf, negative.dtype)
     negative = tf.where(is_positive, impossible, negative)
@@ -145,6 +184,6 @@ def info_nce_loss(positive, negative, is_positive):
     return tf.reduce_logsumexp(logits, axis=-1) - positive
 
 
-def proximal_term(v, previous):
+def proximal_term(v: tf.Tensor, previous: tf.Tensor) -> tf.Tensor:
     """|v - v_i|² to the row of the step before, section 3.3; `[batch]`."""
     return tf.reduce_sum(tf.square(v - previous), axis=-1)

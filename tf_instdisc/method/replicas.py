@@ -8,7 +8,8 @@ used, as TensorFlow 2.21 has gathers that abort (BUILD_NOTES.md).
 
 import concurrent.futures
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -68,7 +69,9 @@ def place_in_global_batch(batch_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return first, context.num_replicas_in_sync * batch_size
 
 
-def update_on_all_replicas(variable: tf.Variable, update, args: tuple) -> None:
+def update_on_all_replicas(
+    variable: tf.Variable, update: Callable[..., tf.Variable], args: tuple
+) -> None:
     """Runs `update(variable, *args)` once on every copy of a variable.
 
     The copies stay equal bit for bit only if `args` are the same on every
@@ -76,9 +79,9 @@ def update_on_all_replicas(variable: tf.Variable, update, args: tuple) -> None:
     context would keep the first replica's rows and lose the others'.
     """
 
-    def merge(strategy, *merged):
-        merged = [first_replica(strategy, value) for value in merged]
-        _update_copies(strategy, variable, update, merged)
+    def merge(strategy: tf.distribute.Strategy, *merged: tf.Tensor) -> None:
+        values = [first_replica(strategy, value) for value in merged]
+        _update_copies(strategy, variable, update, values)
 
     tf.distribute.get_replica_context().merge_call(merge, args=args)
 
@@ -86,12 +89,19 @@ def update_on_all_replicas(variable: tf.Variable, update, args: tuple) -> None:
 # === Outside of a step ===
 
 
-def update_outside_of_steps(variable: tf.Variable, update, args: tuple) -> None:
+def update_outside_of_steps(
+    variable: tf.Variable, update: Callable[..., tf.Variable], args: tuple
+) -> None:
     """`update_on_all_replicas`, from a strategy's scope."""
     _update_copies(tf.distribute.get_strategy(), variable, update, args)
 
 
-def _update_copies(strategy, variable, update, args):
+def _update_copies(
+    strategy: tf.distribute.Strategy,
+    variable: tf.Variable,
+    update: Callable[..., tf.Variable],
+    args: Sequence[tf.Tensor],
+) -> None:
     if _is_on_host(variable, strategy):
         with tf.device(variable.device):
             update(variable, *args)
@@ -99,7 +109,9 @@ def _update_copies(strategy, variable, update, args):
         strategy.extended.update(variable, update, args=args, group=True)
 
 
-def _is_on_host(variable, strategy):
+def _is_on_host(
+    variable: tf.Variable, strategy: tf.distribute.Strategy
+) -> bool:
     is_distributed = isinstance(variable, tf.distribute.DistributedValues)
     return not is_distributed and strategy.num_replicas_in_sync > 1
 
@@ -115,7 +127,7 @@ def create(
     if placement == "device":
         return make()
 
-    def create_on_cpu():
+    def create_on_cpu() -> keras.Variable:
         with tf.device("CPU:0"):
             return make()
 
@@ -148,12 +160,14 @@ def model_in_scope(model: keras.Model) -> keras.Model:
     return copy
 
 
-def first_replica(strategy: tf.distribute.Strategy, value):
+def first_replica(strategy: tf.distribute.Strategy, value: Any) -> Any:
     """This host's first part of a value that a replica's step returned."""
     return strategy.experimental_local_results(value)[0]
 
 
-def in_equal_parts(strategy: tf.distribute.Strategy, batch):
+def in_equal_parts(
+    strategy: tf.distribute.Strategy, batch: Any
+) -> tuple[Any, int]:
     """Divides this host's batch equally among its replicas.
 
     Of a smaller last batch, Keras gives the first replicas a whole part and
@@ -176,13 +190,13 @@ def in_equal_parts(strategy: tf.distribute.Strategy, batch):
     part_size = -(-size // replicas)
     order = np.arange(part_size * replicas) % size
 
-    def join(value):
+    def join(value: tf.Tensor | None) -> tf.Tensor | None:
         if value is None:
             return None
         whole = tf.concat(strategy.experimental_local_results(value), axis=0)
         return tf.gather(whole, order)
 
-    def divide(value):
+    def divide(value: tf.Tensor | None) -> tf.Tensor | None:
         if value is None:
             return None
         slices = iter(tf.split(value, replicas))

@@ -36,10 +36,12 @@ def log_sum_exp(
     """
 
     @tf.custom_gradient
-    def with_gradient(v):
+    def with_gradient(
+        v: tf.Tensor,
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         log_sum, mean_row = _one_pass(v, read_rows, num_rows, temperature)
 
-        def gradient(upstream):
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
             return upstream[:, None] * mean_row / temperature
 
         return log_sum, gradient
@@ -47,13 +49,23 @@ def log_sum_exp(
     return with_gradient(embeddings)
 
 
-def _one_pass(v, read_rows, num_rows, temperature):
+def _one_pass(
+    v: tf.Tensor,
+    read_rows: Callable[[tf.Tensor], tf.Tensor],
+    num_rows: int,
+    temperature: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """log Σ_j exp(v·v_j/τ), and Σ_j P(j|v) v_j."""
     batch = tf.shape(v)[0]
     chunk = tf.maximum(_LOGITS_PER_CHUNK // batch, 1024)
     queries = v / temperature
 
-    def body(start, largest, total, weighted):
+    def body(
+        start: tf.Tensor,
+        largest: tf.Tensor,
+        total: tf.Tensor,
+        weighted: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         stop = tf.minimum(start + chunk, num_rows)
         rows = tf.cast(read_rows(tf.range(start, stop)), v.dtype)
         logits = tf.matmul(queries, rows, transpose_b=True)  # [batch, chunk]

@@ -1,6 +1,8 @@
 """How fast a training loop runs, and how long it waits for its input."""
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
 
 class Stopwatch:
@@ -20,7 +22,7 @@ class Stopwatch:
         self.waited = 0.0
         self._started = time.perf_counter()
 
-    def wait_for(self, iterator):
+    def wait_for(self, iterator: Iterator[Any]) -> Any:
         """Returns `next(iterator)`, and counts the time until it came."""
         asked = time.perf_counter()
         item = next(iterator)

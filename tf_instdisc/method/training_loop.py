@@ -1,6 +1,9 @@
 """What `fit` does around a step: input, replicas, gradients, stopping."""
 
+import functools
 import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,6 +17,8 @@ from tf_instdisc.keras_internals import (
 from tf_instdisc.method import batches
 from tf_instdisc.method import replicas as distribution
 from tf_instdisc.method.throughput import Stopwatch
+
+Logs = dict[str, tf.Tensor | float]
 
 
 class FitLoop(OwnLoop):
@@ -39,7 +44,7 @@ class FitLoop(OwnLoop):
             to know it after the same step.
     """
 
-    def __init__(self, accumulate_steps: int = 1, **kwargs):
+    def __init__(self, accumulate_steps: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
         if accumulate_steps < 1:
             raise UsageError(
@@ -139,7 +144,11 @@ class FitLoop(OwnLoop):
             return 0.0
         return tf.add_n(self.losses) / distribution.num_replicas()
 
-    def take_gradients(self, gradients, applies_gradients: bool) -> None:
+    def take_gradients(
+        self,
+        gradients: Sequence[tf.Tensor | tf.IndexedSlices],
+        applies_gradients: bool,
+    ) -> None:
         """Applies gradients, or keeps them for a later step.
 
         Args:
@@ -186,14 +195,14 @@ class FitLoop(OwnLoop):
 
     # === Steps ===
 
-    def reset_metrics(self):
+    def reset_metrics(self) -> None:
         super().reset_metrics()
         self._stopwatch.restart()
 
-    def new_train_function(self):
-        graphs = {}
+    def new_train_function(self) -> Callable[[Iterator[Any]], Logs]:
+        graphs: dict[Hashable, Callable[..., tuple[Logs, Any]]] = {}
 
-        def train_function(iterator):
+        def train_function(iterator: Iterator[Any]) -> Logs:
             if self.skip_steps:
                 self.skip_steps -= 1
                 return {}
@@ -207,8 +216,8 @@ class FitLoop(OwnLoop):
                     self.see_first_batch(batch)
                     graphs[kind] = self._make_step(
                         spec,
-                        lambda data, applies=applies_gradients: self.train_step(
-                            data, applies
+                        functools.partial(
+                            self.train_step, applies_gradients=applies_gradients
                         ),
                     )
                 logs = self._run(graphs[kind], batch, size)
@@ -221,10 +230,10 @@ class FitLoop(OwnLoop):
 
         return train_function
 
-    def new_test_function(self):
-        graphs = {}
+    def new_test_function(self) -> Callable[[Iterator[Any]], Logs]:
+        graphs: dict[Hashable, Callable[..., tuple[Logs, Any]]] = {}
 
-        def test_function(iterator):
+        def test_function(iterator: Iterator[Any]) -> Logs:
             for batch, size, spec in self._execution(iterator):
                 kind = repr(spec)
                 if kind not in graphs:
@@ -234,15 +243,19 @@ class FitLoop(OwnLoop):
 
         return test_function
 
-    def see_first_batch(self, batch) -> None:
+    def see_first_batch(self, batch: Any) -> None:
         """Called with the first batch of each form that `fit` meets."""
 
-    def _execution(self, iterator):
+    def _execution(
+        self, iterator: Iterator[Any]
+    ) -> Iterator[tuple[Any, int, Any]]:
         """The batches of one execution: the first, and those that follow."""
         first = self._next_batch(iterator)  # Its StopIteration ends the epoch.
         return itertools.chain([first], self._others(iterator))
 
-    def _others(self, iterator):
+    def _others(
+        self, iterator: Iterator[Any]
+    ) -> Iterator[tuple[Any, int, Any]]:
         for _ in range(self.steps_per_execution - 1):
             try:
                 batch = self._next_batch(iterator)
@@ -250,7 +263,7 @@ class FitLoop(OwnLoop):
                 return
             yield batch
 
-    def _next_batch(self, iterator):
+    def _next_batch(self, iterator: Iterator[Any]) -> tuple[Any, int, Any]:
         """A batch, its examples on this host, and the form of all batches."""
         # Keras marks what is None in some batches by an Optional.
         given = keras.tree.map_structure(
@@ -264,12 +277,14 @@ class FitLoop(OwnLoop):
         spec = getattr(iterator, "element_spec", None) if has_form else None
         return batch, size, spec
 
-    def _applies_gradients(self):
+    def _applies_gradients(self) -> bool:
         if self.accumulate_steps == 1:
             return True
         return (int(self.step.numpy()) + 1) % self.accumulate_steps == 0
 
-    def _run(self, step, batch, size):
+    def _run(
+        self, step: Callable[..., tuple[Logs, Any]], batch: Any, size: int
+    ) -> Logs:
         with batches.named_errors():
             if not _has_many_hosts(self.distribute_strategy):
                 logs, _ = step(batch, size, 0)
@@ -280,10 +295,14 @@ class FitLoop(OwnLoop):
             self.stopped = int(votes) > 0
             return logs
 
-    def _make_step(self, batch_spec, take_step):
+    def _make_step(
+        self, batch_spec: Any, take_step: Callable[[Any], Logs]
+    ) -> Callable[..., tuple[Logs, Any]]:
         strategy = self.distribute_strategy
 
-        def replica_step(batch, size, stop):
+        def replica_step(
+            batch: Any, size: tf.Tensor, stop: tf.Tensor
+        ) -> tuple[Logs, tf.Tensor | int]:
             logs = take_step(batch)
             self.loss_tracker.update_state(logs["loss"], sample_weight=size)
             logs["loss"] = self.loss_tracker.result()
@@ -292,7 +311,9 @@ class FitLoop(OwnLoop):
                 votes = distribution.sum_over_replicas(stop)
             return logs, votes
 
-        def step(batch, size, stop):
+        def step(
+            batch: Any, size: tf.Tensor, stop: tf.Tensor
+        ) -> tuple[Logs, tf.Tensor | int]:
             results = strategy.run(replica_step, args=(batch, size, stop))
             # The same on each replica.
             return tf.nest.map_structure(

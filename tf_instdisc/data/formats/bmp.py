@@ -1,5 +1,7 @@
 """BMP files, read here: TensorFlow takes the numbers of colors for gray."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from tf_instdisc.data.formats.file_bytes import FileBytes, file_bytes, require
@@ -50,7 +52,9 @@ class _Header:
         size = file.little(14, 4)
         self.is_old = size == _OLD_HEADER
 
-        def number(old_at, old_count, at, count):
+        def number(
+            old_at: int, old_count: int, at: int, count: int
+        ) -> tf.Tensor:
             old = file.little(old_at, old_count)
             return tf.where(self.is_old, old, file.little(at, count))
 
@@ -84,8 +88,8 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
     masks = [file.little(_MASKS_AT + 4 * place, 4) for place in range(3)]
     has_masks = header.compression != _RGB
 
-    def with_palette(bits):
-        def decoded():
+    def with_palette(bits: int) -> Callable[[], tf.Tensor]:
+        def decoded() -> tf.Tensor:
             shifts = tf.constant([*range(8 - bits, -1, -bits)], tf.uint8)
             indices = tf.bitwise.bitwise_and(
                 tf.bitwise.right_shift(rows[..., None], shifts),
@@ -104,7 +108,7 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
 
         return decoded
 
-    def of_16_bits():
+    def of_16_bits() -> tf.Tensor:
         default = tf.constant([0x7C00, 0x03E0, 0x001F], tf.int64)
         used = tf.where(has_masks, tf.stack(masks), default)
         is_known = tf.reduce_all(used == default) | tf.reduce_all(
@@ -127,10 +131,10 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
             )
         return tf.stack(channels, -1)
 
-    def of_24_bits():
+    def of_24_bits() -> tf.Tensor:
         return tf.reshape(rows[:, : 3 * width], [height, width, 3])[..., ::-1]
 
-    def of_32_bits():
+    def of_32_bits() -> tf.Tensor:
         default = tf.constant([0xFF0000, 0xFF00, 0xFF], tf.int64)
         used = tf.where(has_masks, tf.stack(masks), default)
         known = tf.constant([0xFF << 8 * place for place in range(4)], tf.int64)

@@ -33,7 +33,7 @@ def orientation(file: FileBytes, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _read(file, start, end):
+def _read(file: FileBytes, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
     has_prefix = tf.reduce_all(file.at(start, len(_PREFIX)) == list(_PREFIX))
     start += tf.where(has_prefix, len(_PREFIX), 0)
     head = file.at(start, 8)
@@ -41,7 +41,7 @@ def _read(file, start, end):
     is_tiff = (head[0] == head[1]) & (is_big | (head[0] == ord("I")))
     is_tiff &= tf.reduce_max(head[2:4]) == 42
 
-    def number(values):
+    def number(values: tf.Tensor) -> tf.Tensor:
         return tf.where(is_big, big_endian(values), little_endian(values))
 
     directory = number(head[4:8])
@@ -84,7 +84,7 @@ def flips(orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def orient(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """A stored image `[height, width, channels]` as it is to be shown."""
 
-    def turned():
+    def turned() -> tf.Tensor:
         shown = tf.cond(
             is_transposed(orientation),
             lambda: tf.transpose(image, [1, 0, 2]),

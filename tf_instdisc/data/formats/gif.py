@@ -68,20 +68,24 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     )
 
 
-def _short(file, at):
+def _short(file: FileBytes, at: int | tf.Tensor) -> tf.Tensor:
     return tf.cast(file.little(at, 2), tf.int32)
 
 
-def _palette_bytes(file, at):
+def _palette_bytes(file: FileBytes, at: int | tf.Tensor) -> tf.Tensor:
     (flags,) = tf.unstack(file.at(at, 1))
     return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
 
 
-def _first_frame(file, position):
+def _first_frame(
+    file: FileBytes, position: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The frame's descriptor, its end, and the transparent color or 0."""
     run = tf.range(_RUN)
 
-    def in_data(position, frame, transparent):
+    def in_data(
+        position: tf.Tensor, frame: tf.Tensor, transparent: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         """A block of data, or many of one size; an empty one is the last."""
         (length,) = tf.unstack(file.at(position, 1))
         heads = file.gather(position + (length + 1) * run)
@@ -90,7 +94,9 @@ def _first_frame(file, position):
         position += (length + 1) * count
         return position, frame, transparent, length > 0
 
-    def at_block(position, frame, transparent):
+    def at_block(
+        position: tf.Tensor, frame: tf.Tensor, transparent: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         head = file.at(position, _DESCRIPTOR_BYTES)
         is_extension = head[0] == 0x21
         is_frame = head[0] == 0x2C
@@ -102,14 +108,26 @@ def _first_frame(file, position):
         is_data = is_frame | is_extension
         return position + moved, frame, transparent, is_data
 
-    def step(count, position, frame, transparent, is_data):
+    def step(
+        count: tf.Tensor,
+        position: tf.Tensor,
+        frame: tf.Tensor,
+        transparent: tf.Tensor,
+        is_data: tf.Tensor,
+    ) -> tuple[tf.Tensor, ...]:
         return count + 1, *tf.cond(
             is_data,
             lambda: in_data(position, frame, transparent),
             lambda: at_block(position, frame, transparent),
         )
 
-    def goes_on(count, position, frame, transparent, is_data):
+    def goes_on(
+        count: tf.Tensor,
+        position: tf.Tensor,
+        frame: tf.Tensor,
+        transparent: tf.Tensor,
+        is_data: tf.Tensor,
+    ) -> tf.Tensor:
         del transparent
         return (
             ((frame == 0) | is_data)
@@ -132,7 +150,9 @@ def _first_frame(file, position):
     return tf.where(is_data, 0, frame), end, transparent
 
 
-def decode(contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor):
+def decode(
+    contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor
+) -> tf.Tensor:
     """uint8 `[height, width, 3]`: the first frame on its canvas."""
     image = tf.io.decode_image(contents, channels=3, expand_animations=False)
     image = tf.ensure_shape(image, [None, None, 3])
@@ -146,7 +166,14 @@ def decode(contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor):
     return place(image, top, left, height, width, fields[4:7])
 
 
-def place(image, top, left, height, width, background):
+def place(
+    image: tf.Tensor,
+    top: tf.Tensor,
+    left: tf.Tensor,
+    height: tf.Tensor,
+    width: tf.Tensor,
+    background: tf.Tensor,
+) -> tf.Tensor:
     """Puts a frame on a canvas.
 
     Args:
@@ -162,7 +189,7 @@ def place(image, top, left, height, width, background):
     """
     shape = tf.shape(image)
 
-    def placed():
+    def placed() -> tf.Tensor:
         below = tf.cast(height, tf.int32) - top - shape[0]
         right = tf.cast(width, tf.int32) - left - shape[1]
         # Differences to the background, so that zeros are the background.

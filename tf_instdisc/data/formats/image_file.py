@@ -1,5 +1,8 @@
 """An image file of any format: its header, and then its pixels."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from tf_instdisc.data.formats import bmp, gif, jpeg, png, webp
@@ -30,7 +33,7 @@ def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
     file = file_bytes(contents)
     start = file.slice(0, 12)
 
-    def begins(signature):
+    def begins(signature: bytes) -> tf.Tensor:
         return tf.strings.substr(start, 0, len(signature)) == signature
 
     is_webp = begins(b"RIFF") & (tf.strings.substr(start, 8, 4) == b"WEBP")
@@ -44,7 +47,7 @@ def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
     ]
     kind = tf.cast(tf.argmax(tf.cast(is_kind, tf.int32)), tf.int32)
 
-    def refused():
+    def refused() -> Stored:
         message = f"An image must be {FORMATS}."
         with tf.control_dependencies(require(tf.constant(False), message, [])):
             zero = tf.zeros([], tf.int64)
@@ -70,7 +73,7 @@ def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
         return kind, stored._replace(contents=tf.identity(stored.contents))
 
 
-def _called(branch):
+def _called(branch: Callable[..., Any]) -> Callable[[], Any]:
     """Keeps a branch from being inlined.
 
     Of an inlined branch that is not taken, TensorFlow still visits each op,
@@ -98,8 +101,8 @@ def decode_box(
     """
     height, width = stored.height, stored.width
 
-    def box_of(decode):
-        def decoded():
+    def box_of(decode: Callable[[], tf.Tensor]) -> Callable[[], tf.Tensor]:
+        def decoded() -> tf.Tensor:
             image = tf.ensure_shape(decode(), [None, None, 3])
             top, left, box_height, box_width = tf.unstack(box)
             return image[top : top + box_height, left : left + box_width]

@@ -1,5 +1,7 @@
 """JPEG files: header, EXIF and number of scans, read before decoding."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from tf_instdisc.data.formats import exif
@@ -78,10 +80,15 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     return Stored(contents, height, width, orientation)
 
 
-def _segments(file):
+def _segments(file: FileBytes) -> tuple[tf.Tensor, tf.Tensor]:
     """Where segments begin, up to the first scan; whether it was found."""
 
-    def step(count, position, starts, kind):
+    def step(
+        count: tf.Tensor,
+        position: tf.Tensor,
+        starts: tf.TensorArray,
+        kind: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray, tf.Tensor]:
         del kind
         first, marker, high, low = tf.unstack(file.at(position, 4))
         kind = tf.where(first == 0xFF, tf.gather(_KINDS, marker), _SKIPPED)
@@ -89,7 +96,12 @@ def _segments(file):
         moved = tf.where(kind == _SKIPPED, 1, 2 + high * 256 + low)
         return count + 1, position + moved, starts, kind
 
-    def goes_on(count, position, starts, kind):
+    def goes_on(
+        count: tf.Tensor,
+        position: tf.Tensor,
+        starts: tf.TensorArray,
+        kind: tf.Tensor,
+    ) -> tf.Tensor:
         del starts
         return (kind != _SCAN) & (count < _SEGMENTS) & (position < file.length)
 
@@ -107,7 +119,7 @@ def _segments(file):
     return starts.stack(), kind == _SCAN
 
 
-def _reads(heads, text):
+def _reads(heads: tf.Tensor, text: bytes) -> tf.Tensor:
     return tf.reduce_all(heads[:, 4 : 4 + len(text)] == list(text), axis=1)
 
 
@@ -123,7 +135,7 @@ def decode(contents: tf.Tensor, box: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
         uint8 `[height, width, 3]`.
     """
 
-    def at(ratio):
+    def at(ratio: int) -> Callable[[], tf.Tensor]:
         # The default DCT is 1 of 255 away from what others decode.
         return lambda: tf.io.decode_and_crop_jpeg(
             contents,

@@ -58,13 +58,22 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     return Stored(contents, height, width, orientation)
 
 
-def _chunks(file):
+def _chunks(
+    file: FileBytes,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Begin and end of palette, pixel data and EXIF; whether all were seen."""
     # libpng, too, wants the pixel data in consecutive chunks.
     run = tf.range(_RUN)[:, None]
     nothing = tf.constant([0, 0])
 
-    def step(count, position, palette, pixels, exif_at, done):
+    def step(
+        count: tf.Tensor,
+        position: tf.Tensor,
+        palette: tf.Tensor,
+        pixels: tf.Tensor,
+        exif_at: tf.Tensor,
+        done: tf.Tensor,
+    ) -> tuple[tf.Tensor, ...]:
         head = file.at(position, 8)
         kind = head[4:]
         length = tf.minimum(head[0] * 2**24 + head[1] * 2**16, 2**30)
@@ -73,7 +82,7 @@ def _chunks(file):
         size = tf.minimum(length, file.length) + 12
         chunk = tf.stack([position, position + size])
 
-        def is_kind(name):
+        def is_kind(name: bytes) -> tf.Tensor:
             return tf.reduce_all(kind == list(name))
 
         is_pixels = is_kind(b"IDAT")
@@ -81,7 +90,7 @@ def _chunks(file):
         body = tf.stack([position + 8, position + size - 4])
         exif_at = tf.where(is_kind(b"eXIf"), body, exif_at)
 
-        def chunks_alike():
+        def chunks_alike() -> tf.Tensor:
             heads = file.gather(position + size * run + tf.range(8))
             is_alike = tf.reduce_all(heads == head, axis=1)
             alike = tf.math.cumprod(tf.cast(is_alike, tf.int32))
@@ -97,7 +106,14 @@ def _chunks(file):
         pixels = tf.where(is_first, tf.stack([begin, end]), pixels)
         return count + 1, end, palette, pixels, exif_at, is_kind(b"IEND")
 
-    def goes_on(count, position, palette, pixels, exif_at, done):
+    def goes_on(
+        count: tf.Tensor,
+        position: tf.Tensor,
+        palette: tf.Tensor,
+        pixels: tf.Tensor,
+        exif_at: tf.Tensor,
+        done: tf.Tensor,
+    ) -> tf.Tensor:
         del palette, pixels, exif_at
         return ~done & (count < _CHUNKS) & (position < file.length)
 

@@ -85,10 +85,19 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     return Stored(contents, canvas_size[0], canvas_size[1], orientation)
 
 
-def _chunks(file):
+def _chunks(
+    file: FileBytes,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """The image's chunk, canvas, the first frame, and the EXIF chunk."""
 
-    def step(count, position, bits, canvas, frame, exif_at):
+    def step(
+        count: tf.Tensor,
+        position: tf.Tensor,
+        bits: tf.Tensor,
+        canvas: tf.Tensor,
+        frame: tf.Tensor,
+        exif_at: tf.Tensor,
+    ) -> tuple[tf.Tensor, ...]:
         head = file.at(position, 8)
         kind = head[:4]
         length = little_endian(head[4:])
@@ -96,7 +105,7 @@ def _chunks(file):
             tf.minimum(length, tf.cast(file.length, tf.int64) + 1), tf.int32
         )
 
-        def is_kind(name):
+        def is_kind(name: bytes) -> tf.Tensor:
             return tf.reduce_all(kind == list(name))
 
         body = position + 8
@@ -113,7 +122,9 @@ def _chunks(file):
         position += tf.where(is_first_frame, 8 + _FRAME_BYTES, moved)
         return count + 1, position, bits, canvas, frame, exif_at
 
-    def goes_on(count, position, *_):
+    def goes_on(
+        count: tf.Tensor, position: tf.Tensor, *_: tf.Tensor
+    ) -> tf.Tensor:
         return (count < _CHUNKS) & (position < file.length)
 
     nothing = tf.constant([0, 0])
@@ -133,7 +144,9 @@ def _chunks(file):
     return bits, canvas, frame, exif_at
 
 
-def decode(contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor):
+def decode(
+    contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor
+) -> tf.Tensor:
     """uint8 `[height, width, 3]`: the image on its canvas, without alpha."""
     fields = tf.strings.substr(contents, -_CANVAS_FIELDS, _CANVAS_FIELDS)
     corner = tf.ensure_shape(tf.io.decode_raw(fields, tf.uint16), [2])

@@ -187,7 +187,14 @@ def encoder_of(config: RunConfig) -> keras.Model:
     )
 
 
-def _apply(backbone, x, width, stem, synchronized, stem_width):
+def _apply(
+    backbone: str,
+    x: keras.KerasTensor,
+    width: int,
+    stem: str,
+    synchronized: bool,
+    stem_width: int | None,
+) -> keras.KerasTensor:
     if backbone == "alexnet":
         return alexnet.alexnet(x, width, stem, synchronized)
     if backbone == "vgg16":
@@ -197,7 +204,7 @@ def _apply(backbone, x, width, stem, synchronized, stem_width):
     return resnet.resnet(x, backbone, width, stem, synchronized, stem_width)
 
 
-def _require_defaults(**values):
+def _require_defaults(**values: tuple[object, object]) -> None:
     for name, (value, default) in values.items():
         if value != default:
             raise UsageError(

@@ -1,5 +1,7 @@
 """Any Keras model as a backbone."""
 
+from typing import Any
+
 import keras
 
 from tf_instdisc.errors import UsageError
@@ -87,7 +89,9 @@ def apply(
         The copy's output.
     """
 
-    def call(layer, *args, **kwargs):
+    def call(
+        layer: keras.layers.Layer, *args: Any, **kwargs: Any
+    ) -> keras.KerasTensor:
         args, kwargs = keras.tree.map_structure(
             lambda x: images if x is inputs else x, (args, kwargs)
         )

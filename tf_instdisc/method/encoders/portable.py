@@ -71,7 +71,7 @@ def make_portable(encoder: keras.Model) -> keras.Model:
         The same model.
     """
 
-    def get_config(self):
+    def get_config(self: keras.Model) -> dict[str, Any]:
         return _portable(type(self).get_config(self))
 
     # On the object, as the file must name Keras' own class.
@@ -79,7 +79,7 @@ def make_portable(encoder: keras.Model) -> keras.Model:
     return encoder
 
 
-def _portable(config):
+def _portable(config: Any) -> Any:
     if isinstance(config, dict):
         is_plain = config.get("renorm", False) is False
         return {
@@ -93,5 +93,5 @@ def _portable(config):
     return config
 
 
-def _is_default(key, value):
+def _is_default(key: str, value: object) -> bool:
     return any(value is default for default in _NEWER.get(key, ()))

@@ -78,7 +78,14 @@ def resnet(
     return x
 
 
-def _basic_block(x, filters, strides, prefix, output_name, norm):
+def _basic_block(
+    x: keras.KerasTensor,
+    filters: int,
+    strides: int,
+    prefix: str,
+    output_name: str,
+    norm: dict[str, bool],
+) -> keras.KerasTensor:
     shortcut = _shortcut(x, filters, strides, prefix, norm)
     x = parts.conv(x, filters, 3, strides, f"{prefix}_1_conv")
     x = parts.batch_norm(x, f"{prefix}_1_bn", **norm)
@@ -89,7 +96,14 @@ def _basic_block(x, filters, strides, prefix, output_name, norm):
     return layers.ReLU(name=output_name)(x)
 
 
-def _bottleneck_block(x, filters, strides, prefix, output_name, norm):
+def _bottleneck_block(
+    x: keras.KerasTensor,
+    filters: int,
+    strides: int,
+    prefix: str,
+    output_name: str,
+    norm: dict[str, bool],
+) -> keras.KerasTensor:
     expanded = filters * _BOTTLENECK_EXPANSION
     shortcut = _shortcut(x, expanded, strides, prefix, norm)
     x = parts.conv(x, filters, 1, 1, f"{prefix}_1_conv")
@@ -104,7 +118,13 @@ def _bottleneck_block(x, filters, strides, prefix, output_name, norm):
     return layers.ReLU(name=output_name)(x)
 
 
-def _shortcut(x, filters, strides, prefix, norm):
+def _shortcut(
+    x: keras.KerasTensor,
+    filters: int,
+    strides: int,
+    prefix: str,
+    norm: dict[str, bool],
+) -> keras.KerasTensor:
     if strides == 1 and x.shape[-1] == filters:
         return x
     if strides > 1:

@@ -65,7 +65,7 @@ def vit_small(
     return x
 
 
-def _block(x, width, prefix):
+def _block(x: keras.KerasTensor, width: int, prefix: str) -> keras.KerasTensor:
     dim = x.shape[-1]
     y = _norm(x, f"{prefix}_1_norm")
     y = layers.MultiHeadAttention(_HEADS, width, name=f"{prefix}_attention")(
@@ -78,5 +78,5 @@ def _block(x, width, prefix):
     return layers.Add(name=f"{prefix}_2_add")([x, y])
 
 
-def _norm(x, name):
+def _norm(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return layers.LayerNormalization(epsilon=_EPSILON, name=name)(x)
