@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -136,17 +137,17 @@ def read_variable(saved: Saved, name: str) -> np.ndarray:
     return reader.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")
 
 
-def _list(directory):
+def _list(directory: pathlib.Path) -> list[pathlib.Path]:
     if not directory.is_dir():
         return []
     return sorted(directory.glob("checkpoint-[0-9]*"), key=_number)
 
 
-def _number(path):
+def _number(path: pathlib.Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def _verified_progress(path):
+def _verified_progress(path: pathlib.Path) -> dict[str, Any]:
     manifest = json.loads((path / _MANIFEST).read_text())
     if manifest.pop("sha256", None) != sha256_of_json(manifest):
         raise ValueError(f"{_MANIFEST} has another checksum")
@@ -156,7 +157,7 @@ def _verified_progress(path):
     return manifest["progress"]
 
 
-def _reason(error):
+def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror} ({error.filename})"
     text = str(getattr(error, "message", error)).partition("\n")[0]

@@ -92,32 +92,37 @@ class RunImages:
         is_known = data.images or data.dataset or self.source
         if not len(positions) or not is_known:
             return
-        if self.config.data.images:
-            examples = self._from_folder(positions)
+        if data.images:
+            examples = self._from_folder(data.images, positions)
         else:
             examples = self._from_tfds(positions)
 
-        def prepare(slot, image):
+        def prepare(
+            slot: tf.Tensor, image: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
             return slot, decode.center(image, size, crop_fraction)
 
         dataset = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
         dataset = dataset.ignore_errors().batch(256).prefetch(1)
         yield from dataset.as_numpy_iterator()
 
-    def _from_folder(self, positions):
+    def _from_folder(
+        self, folder: str, positions: np.ndarray
+    ) -> tf.data.Dataset:
         names = self.bank.names[positions]
-        folder = self.config.data.images
         paths = [os.path.join(folder, str(name)) for name in names]
         dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
         return dataset.map(lambda slot, path: (slot, tf.io.read_file(path)))
 
-    def _from_tfds(self, positions):
+    def _from_tfds(self, positions: np.ndarray) -> tf.data.Dataset:
         source = self.source or sources.open_train(self.config.data)
         slots = np.full([source.num_instances], -1, np.int64)
         slots[self.bank.instance_ids[positions]] = np.arange(len(positions))
         slots = tf.constant(slots)
 
-        def slot_of(example):
+        def slot_of(
+            example: dict[str, tf.Tensor],
+        ) -> tuple[tf.Tensor, tf.Tensor]:
             return tf.gather(slots, example["instance_id"]), example["image"]
 
         examples = source.examples(None).map(slot_of)

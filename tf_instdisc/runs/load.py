@@ -1,6 +1,7 @@
 """Loads a trained encoder from wherever it lies."""
 
 import os
+import pathlib
 
 import keras
 
@@ -42,7 +43,7 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
     return make_portable(keras.saving.load_model(path, compile=False))
 
 
-def _file_of(run, best):
+def _file_of(run: directory.RunDirectory, best: bool) -> pathlib.Path:
     if best:
         if run.load_best() is None:
             raise directory.RunDirectoryError(

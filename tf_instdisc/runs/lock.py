@@ -100,7 +100,7 @@ def _acquire(file: pathlib.Path) -> int:
         return descriptor
 
 
-def _lock(descriptor, file):
+def _lock(descriptor: int, file: pathlib.Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -111,14 +111,14 @@ def _lock(descriptor, file):
             raise
 
 
-def _is_at(descriptor, file):
+def _is_at(descriptor: int, file: pathlib.Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(file))
     except FileNotFoundError:
         return False
 
 
-def _read(descriptor) -> dict:
+def _read(descriptor: int) -> dict:
     """Who holds the lock; empty if it does not say."""
     try:
         found = json.loads(os.pread(descriptor, 10_000, 0))

@@ -7,6 +7,7 @@ one, unless its bytes tell that it is the same.
 import dataclasses
 import os
 import shutil
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -52,7 +53,9 @@ def update_run(
         return _update_locked(run, folder, reread, output)
 
 
-def _update_locked(run, folder, reread, output):
+def _update_locked(
+    run: RunDirectory, folder: str, reread: bool, output: str | None
+) -> tuple[RunDirectory, Update]:
     config = run.read_config()
     data = config.data
     if data.images is None:
@@ -94,7 +97,7 @@ def _update_locked(run, folder, reread, output):
     return target, done
 
 
-def _open_output(run, output, folder) -> RunDirectory:
+def _open_output(run: RunDirectory, output: str, folder: str) -> RunDirectory:
     """The directory of the updated run, with the encoder in it."""
     written = run.read_record()
     target = opening.check_record(output, written)
@@ -113,7 +116,9 @@ def _open_output(run, output, folder) -> RunDirectory:
     return target
 
 
-def folder_digests(folder: str, names, trained: float) -> dict[str, str]:
+def folder_digests(
+    folder: str, names: Iterable[str], trained: float
+) -> dict[str, str]:
     """SHA-256 of the files that a run was trained on, by name.
 
     Args:

@@ -1,5 +1,7 @@
 """Keeps the encoder with the best kNN accuracy beside the last one."""
 
+from typing import Any
+
 import keras
 
 from tf_instdisc.runs.directory import RunDirectory
@@ -20,8 +22,10 @@ class KeepBest(keras.callbacks.Callback):
         super().__init__()
         self.run = run
 
-    def on_epoch_end(self, epoch, logs=None):
-        if "knn_top1" in (logs or {}):
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        if logs and "knn_top1" in logs:
             _keep(self.run, self.model.encoder, epoch + 1, logs["knn_top1"])
 
 
@@ -42,7 +46,9 @@ def catch_up(
             _keep(run, encoder, progress.epochs, line["knn_top1"])
 
 
-def _keep(run, encoder, epoch, score):
+def _keep(
+    run: RunDirectory, encoder: keras.Model, epoch: int, score: float
+) -> None:
     best = run.load_best()
     # One of a later epoch is from before the run went back to a checkpoint.
     is_better = (

@@ -1,6 +1,7 @@
 """Keras callbacks: kNN accuracy while training, and the metrics file."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from tf_instdisc.config import TrainingConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.votes import knn_accuracy
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import embed, inference
+from tf_instdisc.runs.embedding import Embedded, embed, inference
 
 
 class KNNMonitor(keras.callbacks.Callback):
@@ -64,7 +65,7 @@ class KNNMonitor(keras.callbacks.Callback):
         self.train_dataset = train_dataset
         self.every = every
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         num_instances = self.model.num_instances
         if self.train_labels.shape != (num_instances,):
             raise UsageError(
@@ -74,7 +75,7 @@ class KNNMonitor(keras.callbacks.Callback):
             )
         self._encode = inference(self.model.encoder)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         is_last = epoch + 1 == self.params.get("epochs")
         if (epoch + 1) % self.every and not is_last:
             return
@@ -87,7 +88,9 @@ class KNNMonitor(keras.callbacks.Callback):
                 self._accuracy(train.embeddings, train.labels, test, "_encoded")
             )
 
-    def _accuracy(self, rows, labels, test, suffix):
+    def _accuracy(
+        self, rows: np.ndarray, labels: np.ndarray, test: Embedded, suffix: str
+    ) -> dict[str, float]:
         temperature = self.temperature or self.model.temperature
         accuracy = knn_accuracy(
             rows,
@@ -112,7 +115,10 @@ class MetricsFile(keras.callbacks.Callback):
         super().__init__()
         self.run = run
 
-    def on_epoch_end(self, epoch, logs=None):
-        metrics = {"epoch": epoch + 1, "step": int(self.model.step.numpy())}
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        metrics: dict[str, float] = {
+            "epoch": epoch + 1,
+            "step": int(self.model.step.numpy()),
+        }
         metrics.update({name: float(value) for name, value in logs.items()})
         self.run.append_metrics(metrics)

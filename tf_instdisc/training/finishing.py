@@ -196,7 +196,7 @@ def is_finished(
     )
 
 
-def _named(rows, source, ids) -> Bank:
+def _named(rows: np.ndarray, source: ImageSource, ids: np.ndarray) -> Bank:
     return Bank(
         rows=rows,
         instance_ids=ids,
@@ -206,7 +206,7 @@ def _named(rows, source, ids) -> Bank:
     )
 
 
-def _holds(run, encoder):
+def _holds(run: RunDirectory, encoder: keras.Model) -> bool:
     """Whether the run's file is this encoder already."""
     try:
         kept = run.load_encoder_file(run.encoder)

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,10 +43,10 @@ class BankHealth(keras.callbacks.Callback):
         self.every = every
         self.warnings: list[str] = []
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._weight_length = self._measure_weights()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         is_last = epoch + 1 == self.params.get("epochs")
         if (epoch + 1) % self.every and not is_last:
             return

@@ -1,6 +1,7 @@
 """Optimizers, and how the learning rate falls."""
 
 from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -159,10 +160,11 @@ class SGD(keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate=0.01,
+        learning_rate: float
+        | keras.optimizers.schedules.LearningRateSchedule = 0.01,
         momentum: float = 0.0,
         coupled_weight_decay: float = 0.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, momentum=float(momentum), **kwargs)
         if self.nesterov or self.weight_decay:
@@ -178,7 +180,9 @@ class SGD(keras.optimizers.SGD):
             )
         self.coupled_weight_decay = coupled_weight_decay
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Any, variable: keras.Variable, learning_rate: Any
+    ) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
         step = ops.cast(gradient, variable.dtype)
         if self.coupled_weight_decay:
@@ -200,7 +204,7 @@ class SGD(keras.optimizers.SGD):
         for velocity in self.momentums if self.momentum else ():
             velocity.assign(velocity * (-1 / rate if rate else 0.0))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "coupled_weight_decay": self.coupled_weight_decay,
@@ -225,18 +229,18 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         rate = self.schedule
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = rate(step)
         share = (ops.cast(step, "float32") + 1.0) / self.warmup_steps
         return rate * ops.minimum(share, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         schedule = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": schedule, "warmup_steps": self.warmup_steps}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(schedule, config["warmup_steps"])

@@ -4,10 +4,13 @@ import contextlib
 import dataclasses
 import math
 import os
+import pathlib
 import signal
 import threading
 import time
+import types
 from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import keras
 import tensorflow as tf
@@ -89,7 +92,7 @@ def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
     return progress
 
 
-def _in_present_format(progress, model):
+def _in_present_format(progress: Progress, model: FitLoop) -> Progress:
     if progress.format_version >= _FORMAT_VERSION:
         return progress
     optimizer = model.optimizer
@@ -125,7 +128,7 @@ def require_one_beginning(
         )
 
 
-def _state(model):
+def _state(model: FitLoop) -> tf.train.Checkpoint:
     return tf.train.Checkpoint(**model.training_state())
 
 
@@ -162,7 +165,7 @@ class Checkpointer(keras.callbacks.Callback):
         self.keep = keep
         self.writes = writes
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         steps = self.params["steps"]
         left = self.num_images - self.progress.images
         skipped = steps - left // self.progress.batch_size
@@ -171,12 +174,16 @@ class Checkpointer(keras.callbacks.Callback):
         self._images_before = self.progress.images
         self._last_time = time.monotonic()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         # Keras has just reset them.
         if self.progress.metrics:
             self.model.set_metric_values(self.progress.metrics)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         _require_finite(self.model, logs)
         steps_left = self.params["steps"] - (batch + 1)
         is_skipped = batch < self._first_step
@@ -193,7 +200,9 @@ class Checkpointer(keras.callbacks.Callback):
         elif elapsed >= 60 * self.minutes:
             self._save()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         self.progress = dataclasses.replace(
             self.progress, epochs=epoch + 1, images=0, metrics=[]
         )
@@ -202,7 +211,7 @@ class Checkpointer(keras.callbacks.Callback):
             self._stop()
         self._save()
 
-    def _stop(self):
+    def _stop(self) -> NoReturn:
         path = self._save()
         raise RunStoppedError(
             f"The run was stopped after {self.progress.epochs} epochs and "
@@ -211,7 +220,7 @@ class Checkpointer(keras.callbacks.Callback):
             "to continue."
         )
 
-    def _save(self):
+    def _save(self) -> pathlib.Path | None:
         if not self.writes:
             return None
         _require_finite_weights(self.model)
@@ -228,18 +237,18 @@ class Checkpointer(keras.callbacks.Callback):
         return path
 
 
-def _require_finite(model, logs):
+def _require_finite(model: FitLoop, logs: dict[str, Any] | None) -> None:
     if logs and not math.isfinite(logs["loss"]):
         _raise_not_finite(model, "The loss")
 
 
-def _require_finite_weights(model):
+def _require_finite_weights(model: FitLoop) -> None:
     for variable in model.trainable_variables:
         if not bool(tf.reduce_all(tf.math.is_finite(variable.value))):
             _raise_not_finite(model, f"The weight {variable.path}")
 
 
-def _raise_not_finite(model, what):
+def _raise_not_finite(model: FitLoop, what: str) -> NoReturn:
     raise NonFiniteError(
         f"{what} is not finite after step {int(model.step.numpy())}, at a "
         f"learning rate of {float(model.optimizer.learning_rate):.3g}. The "
@@ -259,7 +268,7 @@ def stop_on_signals(model: FitLoop) -> Iterator[None]:
         yield
         return
 
-    def stop(number, frame):
+    def stop(number: int, frame: types.FrameType | None) -> None:
         del frame
         model.request_stop()
         if number == signal.SIGINT:

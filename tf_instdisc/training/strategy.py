@@ -81,7 +81,7 @@ def sum_over_hosts(
     per_host = strategy.num_replicas_in_sync // num_hosts(strategy)
 
     @tf.function
-    def add(tensor):
+    def add(tensor: tf.Tensor) -> tf.Tensor:
         totals = strategy.run(distribution.sum_over_replicas, args=(tensor,))
         return distribution.first_replica(strategy, totals) // per_host
 
@@ -119,7 +119,7 @@ def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
 def distribute(
     strategy: tf.distribute.Strategy,
     dataset: Callable[[HostShare | None], tf.data.Dataset],
-):
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """Has each host read its own part of every batch.
 
     Args:

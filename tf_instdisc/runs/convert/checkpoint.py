@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -218,7 +219,7 @@ def _find_weights(content: dict) -> dict[str, Tensor]:
     return weights
 
 
-def _rows(memory, embedding_dim):
+def _rows(memory: np.ndarray, embedding_dim: int) -> np.ndarray:
     rows = memory.astype(np.float32)
     if rows.ndim != 2 or rows.shape[1] != embedding_dim or len(rows) < 2:
         raise CheckpointError(
@@ -233,7 +234,7 @@ def _rows(memory, embedding_dim):
     return rows
 
 
-def _method(params, is_softmax) -> MethodConfig:
+def _method(params: np.ndarray | None, is_softmax: bool) -> MethodConfig:
     """What the bank's module says of the training; the default if nothing."""
     values = [] if params is None else params.reshape(-1).tolist()
     found: dict[str, Any] = {}
@@ -261,10 +262,10 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _name_rows(rows, images):
+def _name_rows(rows: np.ndarray, images: str | None) -> Bank:
     names = [str(index) for index in range(len(rows))]
     labels = np.full([len(rows)], NO_LABEL, np.int64)
-    classes: list[str] = []
+    classes: Iterable[str] = ()
     if images:
         names = sorted(image_paths(images), key=lambda name: name.split("/"))
         if len(names) != len(rows):

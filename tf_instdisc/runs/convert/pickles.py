@@ -127,7 +127,12 @@ class _Reader(pickle._Unpickler):
         if name in _INSTRUCTIONS
     )
 
-    def __init__(self, stream: io.BytesIO, where: str, storages):
+    def __init__(
+        self,
+        stream: io.BytesIO,
+        where: str,
+        storages: dict[str, Storage] | None,
+    ):
         # Texts of Python 2 are bytes that may be anything.
         super().__init__(stream, encoding="latin-1")
         self._stream = stream
@@ -259,7 +264,9 @@ class _Reader(pickle._Unpickler):
             return arguments[0]
         return self._inert(function)
 
-    def _tensor(self, storage: Any, offset, shape, strides) -> Tensor:
+    def _tensor(
+        self, storage: Any, offset: Any, shape: Any, strides: Any
+    ) -> Tensor:
         if not isinstance(storage, Storage):
             raise self.refusal("a tensor without a storage")
         for axes in (shape, strides):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -84,7 +85,7 @@ def build_from(
     return encoder, config
 
 
-def _without_prefix(weights):
+def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = [name for name in weights if name.endswith(_MARKER)]
     for pattern, what in _OTHERS:
         if any(re.search(pattern, name) for name in weights):
@@ -104,13 +105,13 @@ def _without_prefix(weights):
     }
 
 
-def _torchvision_name(name):
+def _torchvision_name(name: str) -> str:
     for theirs, torchvisions in _CIFAR_NAMES:
         name = re.sub(theirs, torchvisions, name)
     return name
 
 
-def _describe(weights):
+def _describe(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of `build_encoder`, from names and shapes."""
     for name, rank in (("conv1.weight", 4), (_MARKER, 4), ("fc.weight", 2)):
         if name not in weights or len(weights[name].shape) != rank:
@@ -145,7 +146,7 @@ def _describe(weights):
     )
     if min(width, stem_width, embedding_dim) < 1:
         raise CheckpointError("The checkpoint is damaged: empty weights.")
-    config = {
+    config: dict[str, Any] = {
         "backbone": names[0],
         "embedding_dim": embedding_dim,
         "width": width,
@@ -156,11 +157,11 @@ def _describe(weights):
     return config
 
 
-def _expected_shapes(config):
+def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of all weights, in PyTorch's axes, by torchvision's names."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    def add(conv, norm, inputs, outputs, size):
+    def add(conv: str, norm: str, inputs: int, outputs: int, size: int) -> None:
         shapes[f"{conv}.weight"] = (outputs, inputs, size, size)
         for part in _NORM:
             shapes[f"{norm}.{part}"] = (outputs,)
@@ -199,7 +200,11 @@ def _expected_shapes(config):
     return shapes
 
 
-def _require_shapes(weights, expected, backbone):
+def _require_shapes(
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    backbone: str,
+) -> None:
     for name, shape in expected.items():
         if name not in weights:
             raise CheckpointError(f"The checkpoint has no {name}.")
@@ -221,14 +226,14 @@ def _require_shapes(weights, expected, backbone):
         )
 
 
-def _finite(name, value):
+def _finite(name: str, value: np.ndarray) -> np.ndarray:
     value = value.astype(np.float32)
     if not np.isfinite(value).all():
         raise CheckpointError(f"{name} holds NaN or infinity.")
     return value
 
 
-def _torch_names(layer_name):
+def _torch_names(layer_name: str) -> tuple[str, ...]:
     if layer_name == "projection":
         return "fc.weight", "fc.bias"
     stem = re.fullmatch(r"conv1_(conv|bn)", layer_name)
@@ -248,7 +253,7 @@ def _torch_names(layer_name):
     return tuple(f"{torch_name}.{name}" for name in _NORM)
 
 
-def _turned(value):
+def _turned(value: np.ndarray) -> np.ndarray:
     """PyTorch's axes (out, in, height, width) in Keras' order."""
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -38,6 +38,8 @@ _TYPES = {
     "torch.ByteStorage": np.dtype("u1"),
     "torch.BoolStorage": np.dtype("?"),
 }
+# Of each storage: where its numbers begin, their bytes and checksum if any.
+_Places = dict[str, tuple[int, int, int | None]]
 
 
 class TorchFile:
@@ -47,7 +49,9 @@ class TorchFile:
         content: What was saved, as `pickles.read` gives it.
     """
 
-    def __init__(self, path: str, mapped: mmap.mmap, content: Any, places):
+    def __init__(
+        self, path: str, mapped: mmap.mmap, content: Any, places: _Places
+    ):
         self.content = content
         self._path = path
         self._mapped = mapped
@@ -128,18 +132,19 @@ def open_file(path: str) -> Iterator[TorchFile]:
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
     ):
-        parse = _parse_legacy
-        if mapped[:4] == b"PK\x03\x04":
-            parse = _parse_zip
+        is_zip = mapped[:4] == b"PK\x03\x04"
+        parse = _parse_zip if is_zip else _parse_legacy
         content, places = parse(title, file, mapped)
         yield TorchFile(title, mapped, content, places)
 
 
-def _parse_legacy(title, _, mapped):
+def _parse_legacy(
+    title: str, _: BinaryIO, mapped: mmap.mmap
+) -> tuple[Any, _Places]:
     # Five pickles, then the numbers.
     start = io.BytesIO(mapped[: pickles.MAX_PICKLE_BYTES])
 
-    def read(what):
+    def read(what: str) -> Any:
         return pickles.read(start, f"{title}, {what},")
 
     magic_number = None
@@ -159,7 +164,7 @@ def _parse_legacy(title, _, mapped):
     keys = read("the list of storages")
     if not isinstance(keys, list):
         raise CheckpointError(f"{title} is damaged: no list of storages.")
-    places = {}
+    places: _Places = {}
     place = start.tell()
     for key in keys:
         storage = storages.get(key) if isinstance(key, str) else None
@@ -178,7 +183,9 @@ def _parse_legacy(title, _, mapped):
     return content, places
 
 
-def _parse_zip(title, file, mapped):
+def _parse_zip(
+    title: str, file: BinaryIO, mapped: mmap.mmap
+) -> tuple[Any, _Places]:
     try:
         with zipfile.ZipFile(file) as archive:
             return _parse_archive(title, mapped, archive)
@@ -199,7 +206,9 @@ def _parse_zip(title, file, mapped):
         ) from error
 
 
-def _parse_archive(title, mapped, archive):
+def _parse_archive(
+    title: str, mapped: mmap.mmap, archive: zipfile.ZipFile
+) -> tuple[Any, _Places]:
     entries = {entry.filename: entry for entry in archive.infolist()}
     pickled = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickled) != 1:
@@ -226,7 +235,7 @@ def _parse_archive(title, mapped, archive):
     if order is not None and archive.read(order)[:10] != b"little":
         raise CheckpointError(f"{title} must be little-endian. Save it anew.")
     content = pickles.read(io.BytesIO(archive.read(pickled[0])), title)
-    places = {}
+    places: _Places = {}
     for name, entry in entries.items():
         if name.startswith(f"{prefix}data/"):
             place = _place(mapped, entry)
@@ -239,7 +248,7 @@ def _parse_archive(title, mapped, archive):
     return content, places
 
 
-def _place(mapped, entry):
+def _place(mapped: mmap.mmap, entry: zipfile.ZipInfo) -> int:
     """Where an entry's bytes begin: behind a header of its own."""
     header = mapped[entry.header_offset : entry.header_offset + 30]
     if header[:4] != b"PK\x03\x04" or len(header) < 30:
