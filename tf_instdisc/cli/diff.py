@@ -1,9 +1,13 @@
 """instdisc-diff: compares two runs over the same images."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config.fields import check, setting
+
+if TYPE_CHECKING:
+    from tf_instdisc.runs.directory import RunDirectory
 
 _SUMMARY = """
 Compares two runs: neighbors that they share, kNN, drift of each image.
@@ -85,7 +89,7 @@ def _diff(options: DiffOptions, first: str, second: str) -> None:
         print(shown(options.output))
 
 
-def _last_knn(run) -> str:
+def _last_knn(run: "RunDirectory") -> str:
     values = [e["knn_top1"] for e in run.read_metrics() if "knn_top1" in e]
     return f"{values[-1]:.4f}" if values else "not measured"
 

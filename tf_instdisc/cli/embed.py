@@ -4,6 +4,8 @@ import dataclasses
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.launch import launch
@@ -11,6 +13,9 @@ from tf_instdisc.cli.options import require_endings
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.text import shown
+
+if TYPE_CHECKING:
+    from tf_instdisc.serving.embed_folder import Embedder
 
 _SUMMARY = """
 Embeds a folder of images; started again after a stop, it goes on.
@@ -141,16 +146,18 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
         )
 
 
-def _embedder(options: ModelOptions, batch_size: int):
+def _embedder(options: ModelOptions, batch_size: int) -> tuple["Embedder", str]:
     """The model as a function, and what tells it from others."""
     if options.server or options.rest:
         return _from_server(options, batch_size)
     if options.saved_model:
         return _from_saved_model(pathlib.Path(options.saved_model))
-    return _from_run(options.run_dir)
+    return _from_run(options.run_dir or "")
 
 
-def _from_server(options, batch_size):
+def _from_server(
+    options: ModelOptions, batch_size: int
+) -> tuple["Embedder", str]:
     from tf_instdisc.serving.client import GrpcClient, RestClient
 
     client_of, address = GrpcClient, options.server
@@ -175,7 +182,7 @@ def _from_server(options, batch_size):
     return client.embed_bytes, f"{address} {name} {version}"
 
 
-def _from_saved_model(path):
+def _from_saved_model(path: pathlib.Path) -> tuple["Embedder", str]:
     from tf_instdisc.serving import versions
 
     if not (path / "saved_model.pb").exists():
@@ -196,14 +203,14 @@ def _from_saved_model(path):
             f"{', '.join(model.signatures)}"
         )
 
-    def embed(contents):
+    def embed(contents: Sequence[bytes]) -> dict[str, Any]:
         signature = model.signatures["image_bytes"]
         return signature(image_bytes=tf.constant(contents))
 
     return embed, f"SavedModel {sha256_of_file(path / 'fingerprint.pb')}"
 
 
-def _from_run(run_dir):
+def _from_run(run_dir: str) -> tuple["Embedder", str]:
     from tf_instdisc.runs import opening
 
     run = opening.load(run_dir)
@@ -218,7 +225,7 @@ def _from_run(run_dir):
         load_encoder(run_dir), None, saved_model.options_of(run)
     )
 
-    def embed(contents):
+    def embed(contents: Sequence[bytes]) -> dict[str, Any]:
         return serving.functions["image_bytes"](tf.constant(contents))
 
     return embed, f"encoder {run.encoder_digest()}"

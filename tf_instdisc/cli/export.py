@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from typing import TYPE_CHECKING
 
 from tf_instdisc.cli import setting_flags
 from tf_instdisc.cli.launch import launch
@@ -9,6 +10,11 @@ from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving.options import TFLITE_TYPES, ExportOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tf_instdisc.runs.directory import RunDirectory
 
 _SUMMARY = """
 Writes the next version of a model for TF Serving, whole or not at all.
@@ -107,7 +113,9 @@ def _export(
     )
 
 
-def _images(folder, run, crop_fraction):
+def _images(
+    folder: str, run: "RunDirectory", crop_fraction: float
+) -> "np.ndarray":
     import numpy as np
 
     from tf_instdisc.data.folder import folder_source

@@ -61,7 +61,9 @@ def describe(
     return _describe_tensorflow_error(error)
 
 
-def _describe_os_error(error, named_paths):
+def _describe_os_error(
+    error: OSError, named_paths: Iterable[str]
+) -> tuple[str, int] | None:
     where = error.filename2 or error.filename
     if error.errno in _FULL_OR_BROKEN_DISK:
         place = f" ({where})" if where else ""
@@ -87,7 +89,7 @@ def _is_near(where: str, named: str) -> bool:
     )
 
 
-def _describe_tensorflow_error(error):
+def _describe_tensorflow_error(error: Exception) -> tuple[str, int] | None:
     """TensorFlow's errors that cannot be the program's."""
     # A command that has not imported TensorFlow has none of its errors.
     errors = getattr(sys.modules.get("tensorflow"), "errors", None)

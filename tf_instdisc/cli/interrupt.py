@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from collections.abc import Iterator
 
 EXIT_STATUS = 128 + signal.SIGINT
@@ -28,7 +29,7 @@ def ending_the_command() -> Iterator[None]:
         return
     is_interrupted = False
 
-    def interrupt(number, frame):
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
         del number
         nonlocal is_interrupted
         if is_interrupted or _is_importing(frame):
@@ -36,7 +37,7 @@ def ending_the_command() -> Iterator[None]:
         is_interrupted = True
         raise KeyboardInterrupt
 
-    def show_unraisable(unraisable):
+    def show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         # Python swallows what is raised in a destructor or a callback.
         if is_interrupted:
             end_at_once()
@@ -63,7 +64,7 @@ def end_at_once() -> None:
     os._exit(EXIT_STATUS)
 
 
-def _is_importing(frame) -> bool:
+def _is_importing(frame: types.FrameType | None) -> bool:
     """Whether a module is being imported: C extensions may hide the error."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):

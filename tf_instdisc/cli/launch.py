@@ -49,7 +49,7 @@ def launch(
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-    def run(arguments):
+    def run(arguments: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             # TFDS tells of every file that it opens.
             logging.set_verbosity(logging.ERROR)
@@ -63,7 +63,7 @@ def launch(
             group.check()
         main(*settings, *arguments)
 
-    def run_until_failure(arguments):
+    def run_until_failure(arguments: Sequence[str]) -> None:
         try:
             run(arguments)
         except Exception as error:

@@ -8,9 +8,11 @@ import pathlib
 import re
 import shutil
 import subprocess
+from typing import Any
 
 from tf_instdisc.cli import train
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.config import DataConfig
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.config.run import RunConfig
 from tf_instdisc.data.folder_listing import image_paths
@@ -56,7 +58,9 @@ def main() -> None:
     launch(_plan, _SUMMARY, SETTINGS)
 
 
-def _plan(options: PlanOptions, training: train.TrainOptions, *groups) -> None:
+def _plan(
+    options: PlanOptions, training: train.TrainOptions, *groups: Any
+) -> None:
     config = RunConfig(*groups)
     config.data.require_images()
 
@@ -108,11 +112,11 @@ def _plan(options: PlanOptions, training: train.TrainOptions, *groups) -> None:
         print(f"warning: {warning}")
 
 
-def _gib(size):
+def _gib(size: int) -> str:
     return f"{size / 2**30:.3f} GiB"
 
 
-def _gpu_bytes():
+def _gpu_bytes() -> list[int]:
     if not shutil.which("nvidia-smi"):
         return []
     query = ["--query-gpu=memory.total", "--format=csv,noheader,nounits"]
@@ -123,7 +127,7 @@ def _gpu_bytes():
     return [int(size) * 2**20 for size in sizes if size.isdigit()]
 
 
-def _num_hosts(distribution):
+def _num_hosts(distribution: str) -> int:
     if distribution != "multi_worker":
         return 1
     cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
@@ -136,22 +140,24 @@ def _num_hosts(distribution):
     return workers
 
 
-def _free_disk(run_dir):
+def _free_disk(run_dir: str) -> int:
     path = pathlib.Path(run_dir).absolute()
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
-def _count_images(data):
+def _count_images(data: DataConfig) -> int:
     if data.images:
         return len(image_paths(data.images))
     return _count_prepared(
-        data.data_dir or "~/tensorflow_datasets", data.dataset, data.split
+        data.data_dir or "~/tensorflow_datasets",
+        data.dataset or "",
+        data.split,
     )
 
 
-def _count_prepared(data_dir, dataset, split):
+def _count_prepared(data_dir: str, dataset: str, split: str) -> int:
     """Examples of a split such as train[:10000] or train[5%:]."""
     root = pathlib.Path(data_dir).expanduser() / dataset.replace(":", "/")
     infos = sorted(root.rglob("dataset_info.json"))
@@ -161,15 +167,15 @@ def _count_prepared(data_dir, dataset, split):
         for part in json.loads(infos[-1].read_text())["splits"]:
             if part["name"] == name:
                 size = sum(int(length) for length in part["shardLengths"])
-                ends = [_position(end, size) for end in ends]
-                return len(range(size)[slice(*ends)])
+                bounds = [_position(end, size) for end in ends]
+                return len(range(size)[slice(*bounds)])
     raise UsageError(
         f"{dataset} is not prepared in {data_dir}, or has no split {split}. "
         "Give --num_instances."
     )
 
 
-def _position(end, size):
+def _position(end: str | None, size: int) -> int | None:
     if not end:
         return None
     if end.endswith("%"):

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 
 from tf_instdisc.cli import interrupt
 from tf_instdisc.cli.launch import launch
@@ -114,7 +115,7 @@ def _reproduce(options: ReproduceOptions) -> None:
         )
 
 
-def _command(name, options):
+def _command(name: str, options: ReproduceOptions) -> str:
     return (
         f"instdisc-reproduce --table={name} --scale={options.scale} "
         f"--seeds={options.seeds}"
@@ -124,10 +125,15 @@ def _command(name, options):
 class _Trainer:
     """Runs instdisc-train; processes of their own start from a clean state."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._running: set[subprocess.Popen] = set()
 
-    def train(self, run_dir, train_flags, environment):
+    def train(
+        self,
+        run_dir: str,
+        train_flags: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
         """Trains one run; its output goes beside its directory."""
         log_path = f"{run_dir}.log"
         pathlib.Path(log_path).parent.mkdir(parents=True, exist_ok=True)
@@ -149,14 +155,14 @@ class _Trainer:
                 "The same command again goes on."
             )
 
-    def interrupt(self, *_):
+    def interrupt(self, *_: object) -> None:
         """Stops the runs, which save, and then this command."""
         signal.signal(signal.SIGINT, lambda *_: interrupt.end_at_once())
         for process in tuple(self._running):
             process.terminate()
         raise interrupt.Interrupted
 
-    def stop(self, *_):
+    def stop(self, *_: object) -> None:
         """Stops the runs, which save; ends at once where there is none."""
         for process in tuple(self._running):
             process.terminate()

@@ -1,6 +1,7 @@
 """instdisc-train: trains an encoder and fills a run directory."""
 
 import dataclasses
+from typing import Any
 
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config import recipes
@@ -48,7 +49,7 @@ def main() -> None:
     launch(_train, _SUMMARY, SETTINGS)
 
 
-def _train(options: TrainOptions, *groups) -> None:
+def _train(options: TrainOptions, *groups: Any) -> None:
     config = RunConfig(*groups)
     config.data.require_images()
 

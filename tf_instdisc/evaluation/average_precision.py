@@ -8,12 +8,16 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tf_instdisc.data.detection_source import Objects
 from tf_instdisc.errors import UsageError
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 MAX_DETECTIONS = 100
 """Detections of one image that COCO counts."""
@@ -114,41 +118,19 @@ def coco_average_precision(
     """
     _require_as_many(objects, detections)
     require_pycocotools()
-    from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
-
-    def to_coco(entries, extras):
-        annotations = []
-        for image, entry in enumerate(entries):
-            left, top, right, bottom = entry.boxes.reshape(-1, 4).T
-            width, height = right - left, bottom - top
-            boxes = np.stack([left, top, width, height], axis=-1)
-            for i, box in enumerate(boxes.tolist()):
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image,
-                        "category_id": int(entry.classes[i]),
-                        "bbox": box,
-                        "area": box[2] * box[3],
-                        **extras(entry, i),
-                    }
-                )
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": image} for image in range(len(entries))],
-            "categories": [{"id": label} for label in range(num_classes)],
-            "annotations": annotations,
-        }
-        coco.createIndex()
-        return coco
 
     # It reports on standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
-            to_coco(objects, lambda o, i: {"iscrowd": int(o.difficult[i])}),
-            to_coco(
+            _to_coco(
+                objects,
+                num_classes,
+                lambda o, i: {"iscrowd": int(o.difficult[i])},
+            ),
+            _to_coco(
                 detections,
+                num_classes,
                 lambda d, i: {"iscrowd": 0, "score": float(d.scores[i])},
             ),
             "bbox",
@@ -162,7 +144,7 @@ def coco_average_precision(
     precision = evaluation.eval["precision"][..., 0, 0]
     known = precision[:, :, precision[0, 0] > -1]
 
-    def mean(values):
+    def mean(values: np.ndarray) -> float:
         return float(values.mean()) if values.size else float("nan")
 
     return {
@@ -172,7 +154,43 @@ def coco_average_precision(
     }
 
 
-def _require_as_many(objects, detections):
+def _to_coco(
+    entries: Sequence[Objects | Detections],
+    num_classes: int,
+    extras: Callable[[Any, int], dict[str, float]],
+) -> "COCO":
+    """pycocotools' form of boxes, each with the `extras` of its entry."""
+    from pycocotools.coco import COCO
+
+    annotations: list[dict[str, Any]] = []
+    for image, entry in enumerate(entries):
+        left, top, right, bottom = entry.boxes.reshape(-1, 4).T
+        width, height = right - left, bottom - top
+        boxes = np.stack([left, top, width, height], axis=-1)
+        for i, box in enumerate(boxes.tolist()):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": int(entry.classes[i]),
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    **extras(entry, i),
+                }
+            )
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image} for image in range(len(entries))],
+        "categories": [{"id": label} for label in range(num_classes)],
+        "annotations": annotations,
+    }
+    coco.createIndex()
+    return coco
+
+
+def _require_as_many(
+    objects: Sequence[Objects], detections: Sequence[Detections]
+) -> None:
     if len(objects) != len(detections):
         raise UsageError(
             "Every image must have its detections, if only none. Received: "
@@ -180,7 +198,12 @@ def _require_as_many(objects, detections):
         )
 
 
-def _judge(objects, detections, label, iou_threshold):
+def _judge(
+    objects: Sequence[Objects],
+    detections: Sequence[Detections],
+    label: int,
+    iou_threshold: float,
+) -> np.ndarray:
     """bool: which detections are right, surest first; without the ignored."""
     found = [
         (score, image, index)
@@ -221,7 +244,9 @@ def intersection_over_union(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return intersection / (np.prod(box[2:] - box[:2]) + areas - intersection)
 
 
-def _eleven_points(right, precision, wanted):
+def _eleven_points(
+    right: np.ndarray, precision: np.ndarray, wanted: int
+) -> float:
     best = [
         # In whole numbers: 0.3 as a float is beyond a recall of 3 in 10.
         np.max(precision[10 * right >= tenth * wanted], initial=0.0)
@@ -230,6 +255,6 @@ def _eleven_points(right, precision, wanted):
     return float(np.mean(best))
 
 
-def _area(right, precision, wanted):
+def _area(right: np.ndarray, precision: np.ndarray, wanted: int) -> float:
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(right, prepend=0) * best) / wanted)

@@ -161,7 +161,9 @@ def metrics_of(
     }
 
 
-def _detections(predicted, sizes, image_size):
+def _detections(
+    predicted: dict[str, np.ndarray], sizes: np.ndarray, image_size: int
+) -> list[Detections]:
     found = []
     for i, size in enumerate(sizes):
         count = int(predicted["num_detections"][i])

@@ -42,7 +42,11 @@ def evaluate(
         return _evaluate(run, options, overrides)
 
 
-def _evaluate(run, options, overrides) -> list[Measurement]:
+def _evaluate(
+    run: RunDirectory,
+    options: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None,
+) -> list[Measurement]:
     run.load_results()  # Raises now, and not after measuring.
     images = RunImages(run, overrides or {})
     steps = []

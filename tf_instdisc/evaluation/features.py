@@ -178,7 +178,7 @@ def data_digest(source: ImageSource) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_whole(file):
+def _is_whole(file: pathlib.Path) -> bool:
     if not file.exists():
         return False
     try:
@@ -189,11 +189,16 @@ def _is_whole(file):
     return True
 
 
-def _file(place, name):
+def _file(place: pathlib.Path, name: str) -> pathlib.Path:
     return place / f"{name}.npy"
 
 
-def _write(model, dataset, size, files):
+def _write(
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    size: int,
+    files: Sequence[pathlib.Path],
+) -> None:
     sizes = [output.shape[-1] for output in model.outputs]
     needed = size * sum(sizes) * np.dtype(_DTYPE).itemsize
     free = shutil.disk_usage(files[0].parent).free
@@ -220,7 +225,7 @@ def _write(model, dataset, size, files):
         start = 0
         for images, _, labels in dataset:
             is_labeled = labels.numpy() >= 0
-            stop = start + np.count_nonzero(is_labeled)
+            stop = start + int(np.count_nonzero(is_labeled))
             outputs = tf.nest.flatten(encode(images))
             for column, output in zip(maps, outputs, strict=True):
                 values = output.numpy()[is_labeled]

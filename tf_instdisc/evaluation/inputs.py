@@ -217,14 +217,14 @@ def require_labels(source: ImageSource, test_source: ImageSource) -> None:
         )
 
 
-def _named(source):
+def _named(source: ImageSource) -> str:
     names = source.class_names or ()
     named = ", ".join(map(shown, names[:5]))
     named += ", ..." if len(names) > 5 else ""
     return f"{source.name} with {len(names)} ({named})"
 
 
-def _open_sources(data):
+def _open_sources(data: DataConfig) -> tuple[ImageSource, ImageSource]:
     if data.images and not data.test_images:
         raise UsageError(
             "An evaluation needs test images. Received: a run over "

@@ -104,7 +104,7 @@ def top_accuracies(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def _moments(values):
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of each column, float32."""
     total = np.zeros(values.shape[1])
     squares = np.zeros(values.shape[1])
@@ -120,7 +120,9 @@ def _moments(values):
 class _Rows(keras.utils.PyDataset):
     """Batches of rows in a new order in each epoch."""
 
-    def __init__(self, values, labels, batch_size, seed):
+    def __init__(
+        self, values: np.ndarray, labels: np.ndarray, batch_size: int, seed: int
+    ):
         super().__init__()
         self.values = values
         self.labels = labels
@@ -128,13 +130,13 @@ class _Rows(keras.utils.PyDataset):
         self.rng = np.random.default_rng(seed)
         self.order = self.rng.permutation(len(labels))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         start = index * self.batch_size
         rows = np.sort(self.order[start : start + self.batch_size])
         return self.values[rows].astype(np.float32), self.labels[rows]
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         self.order = self.rng.permutation(len(self.labels))

@@ -119,7 +119,7 @@ class NetworkTuning:
             labels.append(batch_labels.numpy()[is_labeled])
         return top_accuracies(np.concatenate(logits), np.concatenate(labels))
 
-    def _compile(self, rate, updates):
+    def _compile(self, rate: float, updates: int) -> None:
         if self._compiled == (rate, updates):
             for variable in self._model.optimizer.variables:
                 variable.assign(keras.ops.zeros_like(variable))
@@ -140,7 +140,7 @@ class NetworkTuning:
         )
 
 
-def _last_features(encoder):
+def _last_features(encoder: keras.Model) -> keras.KerasTensor:
     """What goes into the projection, or the output of other encoders."""
     for layer in encoder.layers:
         if layer.name == "projection":
@@ -148,7 +148,9 @@ def _last_features(encoder):
     return encoder.output
 
 
-def _augmentation(inputs, options):
+def _augmentation(
+    inputs: EvaluationInputs, options: FineTuneOptions
+) -> Augmentation:
     """Crops and mirrors as the run does; colors stay as they are."""
     config = inputs.config
     area = options.min_crop_area
@@ -174,7 +176,7 @@ class _Trained(keras.Model):
         self.network = network
         self._train_network = training_call(network)
 
-    def call(self, images, training=False):
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         if training:
             return self._train_network(images)
         return self.network(images, training=False)

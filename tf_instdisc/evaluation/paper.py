@@ -178,7 +178,7 @@ def beside(
     return _NONE if value is None else PaperNumber(value, setting)
 
 
-def _fraction(percent):
+def _fraction(percent: float | None) -> float | None:
     return None if percent is None else percent / 100
 
 

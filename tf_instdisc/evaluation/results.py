@@ -67,5 +67,5 @@ def write_scalars(
     writer.close()
 
 
-def _key(one):
+def _key(one: Measurement) -> tuple[str, str, str]:
     return one.protocol, one.name, one.metric

@@ -111,7 +111,9 @@ def build_retinanet(
     )
 
 
-def _backbone(encoder, image_size, pretrained):
+def _backbone(
+    encoder: keras.Model, image_size: int, pretrained: bool
+) -> tuple[keras.Model, list[int]]:
     """A copy of the encoder's stages at this size, and all five strides."""
     known = {layer.name for layer in encoder.layers}
     stages = [name for name in _STAGES if name in known]
@@ -128,7 +130,8 @@ def _backbone(encoder, image_size, pretrained):
     if pretrained:
         copy.set_weights(features.get_weights())
 
-    maps = {}  # The deepest one of each stride.
+    # The deepest one of each stride.
+    maps: dict[float, tuple[str, keras.KerasTensor]] = {}
     for name in stages:
         output = copy.get_layer(name).output
         stride = image_size / output.shape[1]
@@ -159,7 +162,9 @@ def _backbone(encoder, image_size, pretrained):
     return backbone, [int(strides[0]) * 2**i for i in range(5)]
 
 
-def _freeze(backbone, frozen_layers, frozen_batch_norm):
+def _freeze(
+    backbone: keras.Model, frozen_layers: Sequence[str], frozen_batch_norm: bool
+) -> None:
     for prefix in frozen_layers:
         frozen = [
             layer
@@ -180,14 +185,16 @@ def _freeze(backbone, frozen_layers, frozen_batch_norm):
             layer.trainable = False
 
 
-def _pyramid(channels, filters):
+def _pyramid(channels: Sequence[int], filters: int) -> keras.Model:
     """Feature pyramid network: P3 .. P5 to P3 .. P7, all of `filters`."""
     inputs = {
         f"P{level}": keras.Input((None, None, count), name=f"P{level}")
         for level, count in zip((3, 4, 5), channels, strict=True)
     }
 
-    def conv(x, name, size, strides=1):
+    def conv(
+        x: keras.KerasTensor, name: str, size: int, strides: int = 1
+    ) -> keras.KerasTensor:
         layer = layers.Conv2D(filters, size, strides, "same", name=name)
         return layer(x)
 
@@ -204,7 +211,9 @@ def _pyramid(channels, filters):
     return keras.Model(inputs, [*outputs, p6, p7], name="pyramid")
 
 
-def _head(name, filters, outputs, bias):
+def _head(
+    name: str, filters: int, outputs: int, bias: float
+) -> keras.Sequential:
     """Four convolutions and the prediction, shared by all levels."""
     # The paper's deviation of 0.01 fits 256 filters; fewer need more.
     hidden = [

@@ -143,7 +143,9 @@ def train_svm(
     return search.fit(values.astype("float64"), labels)
 
 
-def _accuracies(scores, classes, labels) -> dict[str, float]:
+def _accuracies(
+    scores: "np.ndarray", classes: "np.ndarray", labels: "np.ndarray"
+) -> dict[str, float]:
     import numpy as np
 
     from tf_instdisc.evaluation.linear_classifier import top_accuracies

@@ -85,7 +85,9 @@ def compare(
     )
 
 
-def _neighbors(rows, picked, num_neighbors):
+def _neighbors(
+    rows: np.ndarray, picked: np.ndarray, num_neighbors: int
+) -> list[np.ndarray]:
     _, positions = top_k(rows[picked], rows, num_neighbors + 1)
     return [
         line[line != own][:num_neighbors]
@@ -93,7 +95,7 @@ def _neighbors(rows, picked, num_neighbors):
     ]
 
 
-def _drift(first, second):
+def _drift(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if first.shape != second.shape:
         return np.full([len(first)], np.nan)
     turn, _ = linalg.orthogonal_procrustes(first, second)

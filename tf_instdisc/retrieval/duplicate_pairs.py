@@ -5,12 +5,17 @@ of the first one.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tf_instdisc.retrieval import near_pairs, pixel_similarity
 from tf_instdisc.retrieval.local_scale import local_scale
 from tf_instdisc.retrieval.neighbors import top_k
+
+if TYPE_CHECKING:
+    from tf_instdisc.retrieval.duplicates import Collection
 
 MOST_RIVALS = 2.0  # different images expected as near as a pair
 _CANDIDATES_A_ROW = 10
@@ -54,12 +59,14 @@ class Pairs:
         return Pairs(*(column[chosen] for column in columns))
 
 
-def _rows(places):
+def _rows(places: Sequence["Collection"]) -> np.ndarray:
     rows = [place.bank.rows for place in places]
     return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
-def above(places, threshold, max_pairs):
+def above(
+    places: Sequence["Collection"], threshold: float, max_pairs: int
+) -> tuple[Pairs, bool]:
     """Pairs by their cosine alone, and whether these are all."""
     rows, *others = (place.bank.rows for place in places)
     found = near_pairs.pairs_above(
@@ -73,7 +80,9 @@ def above(places, threshold, max_pairs):
     return pairs, found.is_complete
 
 
-def candidates(places, max_pairs):
+def candidates(
+    places: Sequence["Collection"], max_pairs: int
+) -> tuple[Pairs, bool]:
     """Pairs nearer than others are expected, and whether these are all."""
     rows = _rows(places)
     scale = local_scale(rows)
@@ -97,7 +106,9 @@ def candidates(places, max_pairs):
     return pairs, found.is_complete
 
 
-def surely_near(rivals, places):
+def surely_near(
+    rivals: np.ndarray, places: Sequence["Collection"]
+) -> np.ndarray:
     """Where embeddings alone tell: which pairs, 5% of them by chance.
 
     The expected number of chance pairs comes from the rivals, the number of
@@ -116,7 +127,9 @@ def surely_near(rivals, places):
     return is_near
 
 
-def compare(places, pairs):
+def compare(
+    places: Sequence["Collection"], pairs: Pairs
+) -> tuple[Pairs, np.ndarray, float | None]:
     """Adds the similarity of pictures where there are any.
 
     Returns:
@@ -143,7 +156,9 @@ def compare(places, pairs):
     )
 
 
-def _thumbnails(places, members):
+def _thumbnails(
+    places: Sequence["Collection"], members: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Small grey pictures of some positions, and which ones were found."""
     side = pixel_similarity.SIDE
     thumbnails = np.zeros([len(members), side, side], np.uint8)
@@ -159,7 +174,7 @@ def _thumbnails(places, members):
     return thumbnails, found
 
 
-def _least_similarity(rows, thumbnails):
+def _least_similarity(rows: np.ndarray, thumbnails: np.ndarray) -> float:
     """What few pictures of mere neighbors reach, in this run.
 
     Neighbors that are not among the nearest stand for different images. Of

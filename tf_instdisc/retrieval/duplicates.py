@@ -9,6 +9,7 @@ be chance.
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -205,7 +206,7 @@ def find_duplicates(
     )
 
 
-def _groups(pairs, places):
+def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
     sizes = [len(place.bank.rows) for place in places]
     is_of_second = np.repeat([False, True], [sizes[0], sum(sizes[1:])])
     group_of_pair = near_pairs.groups(

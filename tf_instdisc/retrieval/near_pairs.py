@@ -7,6 +7,7 @@ of its own.
 """
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from keras import ops
@@ -136,7 +137,9 @@ def pairs_within(
     return _join(found, max_pairs, is_complete=True)
 
 
-def _candidates(heads, tails, radii, among):
+def _candidates(
+    heads: np.ndarray, tails: np.ndarray, radii: np.ndarray, among: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields pairs whose prefixes are near enough, some at a time."""
     for start in range(0, len(heads), _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -154,7 +157,9 @@ def _candidates(heads, tails, radii, among):
                 yield first, second
 
 
-def _leading_axes(rows, radii):
+def _leading_axes(
+    rows: np.ndarray, radii: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The axes along which rows differ most, `[dim, prefix]`, and their center.
 
     As few as rule most pairs out; all of them where no few do.
@@ -176,7 +181,9 @@ def _leading_axes(rows, radii):
     return axes[:, :size], center
 
 
-def _prefix(rows, axes, center):
+def _prefix(
+    rows: np.ndarray, axes: np.ndarray, center: np.ndarray
+) -> np.ndarray:
     """Turned rows and half their squared length, `[num_rows, prefix + 1]`."""
     # Distances stay, and what rows have in common costs no digits.
     prefix = rows @ axes - (center @ axes).astype(np.float32)
@@ -184,12 +191,12 @@ def _prefix(rows, axes, center):
     return np.concatenate([prefix, half], axis=1, dtype=np.float32)
 
 
-def _limits(radii):
+def _limits(radii: np.ndarray) -> np.ndarray:
     """What `_closeness` must reach, `[num_rows, 1]`."""
     return -(radii[:, None] ** 2) / 2 - _SLACK
 
 
-def _closeness(head, tail):
+def _closeness(head: np.ndarray, tail: np.ndarray) -> np.ndarray:
     """-|a - b|² / 2 = a.b - |a|² / 2 - |b|² / 2 in one product."""
     left = np.concatenate(
         [head[:, :-1], -head[:, -1:], -np.ones_like(head[:, -1:])], axis=1
@@ -200,7 +207,9 @@ def _closeness(head, tail):
     return ops.convert_to_numpy(ops.matmul(left, ops.transpose(right)))
 
 
-def _near_in_block(head, tail, radii):
+def _near_in_block(
+    head: np.ndarray, tail: np.ndarray, radii: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     closeness = _closeness(head, tail)
     limits = _limits(radii)
     near = np.flatnonzero(closeness.max(axis=1, keepdims=True) >= limits)
@@ -210,7 +219,13 @@ def _near_in_block(head, tail, radii):
         yield some[first], second
 
 
-def _confirm(rows, others, first, second, limits):
+def _confirm(
+    rows: np.ndarray,
+    others: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    limits: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs whose whole distance is small enough, and their cosines."""
     squared = np.empty([len(first)], np.float32)
     for start in range(0, len(first), _PAIRS_AT_ONCE):
@@ -223,7 +238,11 @@ def _confirm(rows, others, first, second, limits):
     return first[is_near], second[is_near], scores
 
 
-def _join(found, max_pairs, is_complete):
+def _join(
+    found: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    max_pairs: int,
+    is_complete: bool,
+) -> NearPairs:
     if not found:
         none = np.zeros([0], np.int64)
         return NearPairs(none, none, np.zeros([0], np.float32), is_complete)
@@ -268,7 +287,7 @@ def groups(
             links.setdefault(row, {})
         links[pair[0]][pair[1]] = links[pair[1]][pair[0]] = 1
 
-    def is_complete(group, other):
+    def is_complete(group: int, other: int) -> bool:
         (a, b), (c, d) = sizes[group], sizes[other]
         return links[group][other] == (
             a * c if is_of_second is None else a * d + b * c

@@ -1,6 +1,7 @@
 """Exact nearest neighbors, for all that ranks the rows of a bank."""
 
 import os
+from collections.abc import Callable, Iterator
 from concurrent import futures
 
 import numpy as np
@@ -57,7 +58,7 @@ def top_k(
     if not chunks:
         empty = [0, num_neighbors]
         return np.empty(empty, np.float32), np.empty(empty, np.int64)
-    multiply = _multiply
+    multiply: Callable[..., tf.Tensor] = _multiply
     if len(queries) <= _FEW:
         visible = _in_memory(rows)
         if visible is not None and visible.dtype == np.float32:
@@ -74,7 +75,7 @@ def top_k(
     return np.concatenate(scores), np.concatenate(positions)
 
 
-def _multiply(queries, rows):
+def _multiply(queries: np.ndarray, rows: np.ndarray | tf.Tensor) -> tf.Tensor:
     queries = tf.constant(queries, tf.float32)
     rows = tf.cast(rows, tf.float32)
     if len(queries) >= _QUERY_CHUNK:
@@ -84,7 +85,7 @@ def _multiply(queries, rows):
     return tf.matmul(queries[None], rows[None], transpose_b=True)[0]
 
 
-def _multiply_few(queries, rows):
+def _multiply_few(queries: np.ndarray, rows: np.ndarray) -> tf.Tensor:
     """For less queries than a matrix product needs to be worth its while.
 
     It reads the rows as fast as the memory gives them, which neither
@@ -94,7 +95,7 @@ def _multiply_few(queries, rows):
     products = np.empty([len(queries), len(rows)], np.float32)
     size = max(1, _PART // queries.size)
 
-    def take(start):
+    def take(start: int) -> None:
         part = slice(start, start + size)
         np.vecdot(rows[part], queries[:, None], out=products[:, part])
 
@@ -103,7 +104,7 @@ def _multiply_few(queries, rows):
     return tf.constant(products)
 
 
-def _in_memory(rows):
+def _in_memory(rows: np.ndarray | tf.Tensor) -> np.ndarray | None:
     """The rows as NumPy sees them, without a copy; None if it cannot."""
     if isinstance(rows, np.ndarray):
         return rows
@@ -111,7 +112,12 @@ def _in_memory(rows):
     return np.asarray(memoryview(rows)) if on_host else None
 
 
-def _top_k_of_chunk(queries, rows, num_neighbors, multiply):
+def _top_k_of_chunk(
+    queries: np.ndarray,
+    rows: np.ndarray | tf.Tensor,
+    num_neighbors: int,
+    multiply: Callable[..., tf.Tensor],
+) -> tuple[np.ndarray, np.ndarray]:
     scores = np.empty([len(queries), 0], np.float32)
     positions = np.empty([len(queries), 0], np.int64)
     most = len(rows)
@@ -132,7 +138,9 @@ def _top_k_of_chunk(queries, rows, num_neighbors, multiply):
     return _ranked(scores, positions, num_neighbors)
 
 
-def _ranked(scores, positions, number):
+def _ranked(
+    scores: np.ndarray, positions: np.ndarray, number: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The largest scores of each row, falling; of equals the first."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :number]
     return (
@@ -141,7 +149,9 @@ def _ranked(scores, positions, number):
     )
 
 
-def _row_chunks(num_queries, num_rows, most):
+def _row_chunks(
+    num_queries: int, num_rows: int, most: int
+) -> Iterator[tuple[int, int]]:
     """Chunks of whole blocks, then the rest that fills no block."""
     size = min(_SIMILARITIES // num_queries, most)
     size = max(size // _BLOCK, 1) * _BLOCK
@@ -152,7 +162,9 @@ def _row_chunks(num_queries, num_rows, most):
         yield whole, num_rows
 
 
-def _candidates(similarities, number, lowest):
+def _candidates(
+    similarities: tf.Tensor, number: int, lowest: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The largest values of each row and maybe some more, by their columns.
 
     Each of the k largest values stands in one of the k blocks with the
@@ -196,7 +208,7 @@ def _candidates(similarities, number, lowest):
     return packed, packed_columns
 
 
-def _kth_largest(values, number):
+def _kth_largest(values: np.ndarray, number: int) -> np.ndarray:
     """Of each row, as a column; -inf where there are less values.
 
     NumPy's partition is several times as fast as `tf.math.top_k` on a CPU.
@@ -207,7 +219,9 @@ def _kth_largest(values, number):
     return np.partition(values, place, axis=1)[:, place, None]
 
 
-def _first_at_least(values, lowest, number):
+def _first_at_least(
+    values: np.ndarray, lowest: np.ndarray, number: int
+) -> np.ndarray:
     """Which values are at least that, the first of equals if it is too many."""
     is_chosen = values >= lowest
     crowded = np.flatnonzero(np.count_nonzero(is_chosen, axis=1) > number)

@@ -70,7 +70,7 @@ def similarities(
     return result
 
 
-def _views(pictures):
+def _views(pictures: np.ndarray) -> np.ndarray:
     """Cells of each part, of mean 0 and length 1, `[batch, 28, 64]`."""
     lines = [(1.0, 0.0)] + [(cut, at) for cut in _CUTS for at in (0, 0.5, 1)]
     means = np.concatenate([_means(*line) for line in lines])
@@ -92,7 +92,7 @@ def _views(pictures):
     return parts / np.maximum(lengths, _LEAST_DEVIATION * _GRID)
 
 
-def _means(size, place):
+def _means(size: float, place: float) -> np.ndarray:
     """From a line of pixels to the means of its cells, `[grid, side]`."""
     start = place * (1 - size) * SIDE
     edges = start + np.linspace(0, size * SIDE, _GRID + 1)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -126,12 +127,11 @@ def file_queries(
         )
     if os.path.isdir(path):
         source = folder_source(path, "skip")
-        names = source.instance_name
     else:
-        source = array_source(_decode(path)[None])
-
-        def names(_):
-            return os.path.basename(path)
+        source = dataclasses.replace(
+            array_source(_decode(path)[None]),
+            instance_name=lambda _: os.path.basename(path),
+        )
 
     encoder = load_encoder(run.path)
     columns: tuple[list, list, list, list] = [], [], [], []
@@ -147,7 +147,7 @@ def file_queries(
             column.append(np.asarray(value))
     ids, labels, embeddings, shown = (np.concatenate(c) for c in columns)
     return Queries(
-        names=[names(int(i)) for i in ids],
+        names=[source.instance_name(int(i)) for i in ids],
         labels=_match_labels(labels, source.class_names, images.bank),
         embeddings=embeddings,
         images=np.clip(np.round(shown), 0, 255).astype(np.uint8),
@@ -164,7 +164,9 @@ def _decode(path: str) -> np.ndarray:
         ) from error
 
 
-def _match_labels(labels, class_names, bank: Bank) -> np.ndarray:
+def _match_labels(
+    labels: np.ndarray, class_names: Sequence[str] | None, bank: Bank
+) -> np.ndarray:
     known = {name: label for label, name in enumerate(bank.class_names)}
     table = [known.get(name, NO_LABEL) for name in class_names or ()]
     return np.array([table[i] if i >= 0 else NO_LABEL for i in labels])

@@ -112,7 +112,9 @@ def knn_accuracy(
     }
 
 
-def _labelled(rows, labels):
+def _labelled(
+    rows: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     labels = np.asarray(labels)
     has_label = labels >= 0
     if has_label.all():

@@ -144,7 +144,9 @@ class BankIndex(tf.Module):
         )
 
 
-def _top_k_by_blocks(scores: tf.Tensor, number: int):
+def _top_k_by_blocks(
+    scores: tf.Tensor, number: int
+) -> tuple[tf.Tensor, tf.Tensor]:
     """`tf.math.top_k` of the columns, most blocks of rows being ruled out.
 
     The k largest values stand in the k blocks with the largest maxima, see

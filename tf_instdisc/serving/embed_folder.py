@@ -129,7 +129,7 @@ def embed_folder(
     return Outcome(len(kept), tuple(failed))
 
 
-def _outcome_of(names, target: pathlib.Path) -> Outcome:
+def _outcome_of(names: Sequence[str], target: pathlib.Path) -> Outcome:
     """What an earlier call has written."""
     if target.suffix == ".npz":
         with np.load(target) as file:
@@ -166,7 +166,7 @@ def one_by_one(embedder: Embedder) -> Embedder:
         An embedder for `embed_folder`.
     """
 
-    def embed(contents):
+    def embed(contents: Sequence[bytes]) -> dict[str, np.ndarray]:
         try:
             return embedder(contents)
         except Exception as error:
@@ -211,7 +211,14 @@ def _open_parts(parts: pathlib.Path, task: dict) -> None:
         )
 
 
-def _write_part(file, folder, names, embedder, batch_size, pool):
+def _write_part(
+    file: pathlib.Path,
+    folder: str,
+    names: Sequence[str],
+    embedder: Embedder,
+    batch_size: int,
+    pool: concurrent.futures.Executor,
+) -> None:
     batches = [
         names[i : i + batch_size] for i in range(0, len(names), batch_size)
     ]
@@ -227,17 +234,18 @@ def _write_part(file, folder, names, embedder, batch_size, pool):
             f"{sorted(dims)}. If another model is served now, remove "
             f"{file.parent} and start again."
         )
-    columns = {
-        key: np.concatenate([answer[key] for answer in answers])
+    embedding, valid = (
+        np.concatenate([answer[key] for answer in answers])
         for key in ("embedding", "valid")
-    }
-
+    )
     with atomic.replacing(file) as partial:
-        np.savez(partial, **columns)
+        np.savez(partial, embedding=embedding, valid=valid)
 
 
-def _embed(folder, names, embedder):
-    def read(name):
+def _embed(
+    folder: str, names: Sequence[str], embedder: Embedder
+) -> dict[str, np.ndarray]:
+    def read(name: str) -> bytes:
         try:
             return pathlib.Path(folder, name).read_bytes()
         except OSError:
@@ -273,7 +281,9 @@ def _join(parts: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(columns[0]), np.concatenate(columns[1])
 
 
-def _write_output(target, names, embeddings):
+def _write_output(
+    target: pathlib.Path, names: Sequence[str], embeddings: np.ndarray
+) -> None:
     if target.suffix == ".npz":
         with atomic.replacing(target) as partial:
             np.savez(partial, names=np.array(names), embeddings=embeddings)

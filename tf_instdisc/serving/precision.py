@@ -28,13 +28,13 @@ def with_precision(encoder: keras.Model, precision: str) -> keras.Model:
     """
     require_choice("precision", precision, PRECISIONS)
 
-    def policy_of(layer):
+    def policy_of(layer: keras.layers.Layer) -> str:
         return "float32" if layer.name in _FULL else _POLICIES[precision]
 
     if all(x.dtype_policy.name == policy_of(x) for x in encoder.layers):
         return encoder
 
-    def clone(layer):
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         config["dtype"] = keras.DTypePolicy(policy_of(layer))
         return layer.__class__.from_config(config)

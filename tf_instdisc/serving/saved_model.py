@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +28,7 @@ MODEL_CARD = "model_card.md"
 
 
 def options_of(
-    run: RunDirectory, options: ExportOptions | None = None, **changes
+    run: RunDirectory, options: ExportOptions | None = None, **changes: Any
 ) -> ExportOptions:
     """Options that follow from how a run was trained and measured.
 

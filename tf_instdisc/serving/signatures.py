@@ -90,7 +90,7 @@ def _functions(
     @tf.function(
         input_signature=[tf.TensorSpec(images_of.shape, tf.float32, "images")]
     )
-    def embed(images):
+    def embed(images: tf.Tensor) -> tf.Tensor:
         return tf.cast(encoder(images, training=False), tf.float32)
 
     fails = options.bad_bytes == "error"
@@ -107,10 +107,10 @@ def _functions(
             allowed_batch_sizes=list(options.batch_sizes),
         )(embed)
 
-    def embed_images(images):
+    def embed_images(images: tf.Tensor) -> tf.Tensor:
         return embed(tf.cast(images, tf.float32))
 
-    def embed_bytes(contents):
+    def embed_bytes(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, valid = decode_batch(
             contents, image_size, options.crop_fraction, options.max_pixels
         )
@@ -118,10 +118,10 @@ def _functions(
         embedding = tf.ensure_shape(embedding, [None, encoder.output_shape[1]])
         return tf.where(valid[:, None], embedding, 0.0), valid
 
-    def serving_default(images):
+    def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embedding": embed_images(images)}
 
-    def from_bytes(contents):
+    def from_bytes(contents: tf.Tensor) -> dict[str, tf.Tensor]:
         embedding, valid = embed_bytes(contents)
         return {"embedding": embedding, "valid": valid}
 

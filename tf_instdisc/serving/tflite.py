@@ -68,7 +68,7 @@ def convert(
     @tf.function(
         input_signature=[tf.TensorSpec([1, size, size, 3], name="images")]
     )
-    def embed(images):
+    def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embedding": encoder(images, training=False)}
 
     # The raw variables: given the Keras model, the converter silently leaves

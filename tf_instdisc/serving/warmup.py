@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -62,7 +63,9 @@ def write_records(
                 writer.write(log.SerializeToString())
 
 
-def _tensor_proto(spec, batch_size, picture):
+def _tensor_proto(
+    spec: tf.TensorSpec, batch_size: int, picture: tf.Tensor
+) -> Any:
     if spec.dtype == tf.string:
         return tf.make_tensor_proto([picture.numpy()] * batch_size)
     # One value stands for all of the same: a record of some bytes.
@@ -97,7 +100,11 @@ def replay(path: str) -> None:
             _replay_one(session, meta_graph, request)
 
 
-def _replay_one(session, meta_graph, request):
+def _replay_one(
+    session: tf.compat.v1.Session,
+    meta_graph: tf.compat.v1.MetaGraphDef,
+    request: predict_pb2.PredictRequest,
+) -> None:
     name = request.model_spec.signature_name
     signature = meta_graph.signature_def[name]
     ((input_name, proto),) = request.inputs.items()

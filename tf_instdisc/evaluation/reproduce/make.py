@@ -4,13 +4,14 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from tf_instdisc import atomic
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.evaluation.reproduce import measure, runs, show
 from tf_instdisc.evaluation.reproduce.measure import Measured
 from tf_instdisc.evaluation.reproduce.runs import Run
-from tf_instdisc.evaluation.reproduce.tables import TABLES, Scale
+from tf_instdisc.evaluation.reproduce.tables import TABLES, Scale, Table
 from tf_instdisc.runs import lock
 from tf_instdisc.text import shown
 
@@ -82,7 +83,7 @@ def make_table(
     print(text)
 
 
-def _with_rows(table, names):
+def _with_rows(table: Table, names: Sequence[str]) -> Table:
     known = tuple(row.run for row in table.rows)
     for name in names:
         require_choice("rows", name, known)
@@ -112,7 +113,7 @@ class _Kept:
         }
         atomic.write_text(self.path, json.dumps(entries, indent=1))
 
-    def _read(self):
+    def _read(self) -> dict[str, Any]:
         if not self.path.exists():
             return {}
         return json.loads(self.path.read_text(encoding="utf-8"))

@@ -112,7 +112,9 @@ def save_plot(
         figure.savefig(partial, dpi=120)
 
 
-def _by_cell(measured):
+def _by_cell(
+    measured: Sequence[tuple[Run, Measured]],
+) -> dict[tuple[str, str], list[float]]:
     values: dict[tuple[str, str], list[float]] = {}
     for _, result in measured:
         for cell, value in result.values.items():
@@ -120,7 +122,7 @@ def _by_cell(measured):
     return values
 
 
-def _paper(table):
+def _paper(table: Table) -> dict[tuple[str, str], float]:
     rows = {
         (row.label, column): number
         for row in table.rows
@@ -130,7 +132,7 @@ def _paper(table):
     return {cell: n for cell, n in numbers.items() if n is not None}
 
 
-def _changes(run):
+def _changes(run: Run) -> str:
     """What the run changes of its recipe."""
     kept = [
         flag
@@ -140,7 +142,7 @@ def _changes(run):
     return " ".join(f"`{flag}`" for flag in kept)
 
 
-def _mean_and_spread(found, is_share):
+def _mean_and_spread(found: Sequence[float], is_share: bool) -> str:
     if not found:
         return ""
     scaled = np.array(found) * (100 if is_share else 1)
@@ -151,14 +153,18 @@ def _mean_and_spread(found, is_share):
     return text
 
 
-def _curves(measured):
+def _curves(
+    measured: Sequence[tuple[Run, Measured]],
+) -> dict[str, list[list[float]]]:
     curves: dict[str, list[list[float]]] = {}
     for run, result in measured:
         curves.setdefault(run.row.label, []).append(result.curve)
     return curves
 
 
-def _series(table, measured):
+def _series(
+    table: Table, measured: Sequence[tuple[Run, Measured]]
+) -> dict[str, list[tuple[float, float, float]]]:
     """Points (position, mean, spread) by name of the series."""
     positions = {
         row.label: row.position
@@ -167,7 +173,7 @@ def _series(table, measured):
     }
     series: dict[str, list[tuple[float, float, float]]] = {}
 
-    def add(name, line, mean, spread):
+    def add(name: str, line: str, mean: float, spread: float) -> None:
         percent = re.match(r"([\d.]+)%", line)
         position = positions.get(line)
         if position is None and percent:
@@ -178,7 +184,8 @@ def _series(table, measured):
     for (line, column), found in _by_cell(measured).items():
         kind = line.partition(", ")[2]
         name = f"{kind}, {column}" if kind else f"ours, {column}"
-        add(name, line, np.mean(found), np.std(found, ddof=len(found) > 1))
+        spread = np.std(found, ddof=len(found) > 1)
+        add(name, line, float(np.mean(found)), float(spread))
     for (line, column), number in _paper(table).items():
         kind = line.partition(", ")[2]
         name = f"paper, {kind}, {column}" if kind else f"paper, {column}"

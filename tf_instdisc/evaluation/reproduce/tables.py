@@ -107,7 +107,7 @@ _IMAGENET = f"ResNet-18 on ImageNet; {paper.FROM_MEMORY}"
 
 
 def _objectives() -> tuple[Row, ...]:
-    def row(label, run, **flags):
+    def row(label: str, run: str, **flags: Any) -> Row:
         svm, knn = paper.cifar10(
             flags.get("objective", "softmax"),
             int(flags.get("num_negatives", 0)),

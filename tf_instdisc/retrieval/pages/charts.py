@@ -1,6 +1,7 @@
 """Charts, by Bokeh: they lie in the page, script included."""
 
 import dataclasses
+from typing import Any
 
 import bokeh.embed
 import bokeh.resources
@@ -41,7 +42,7 @@ def embed(figures: dict[str, models.Model]) -> Charts:
     )
 
 
-def _figure(**options):
+def _figure(**options: Any) -> plotting.figure:
     figure = plotting.figure(
         sizing_mode="stretch_width",
         background_fill_alpha=0,
@@ -57,7 +58,7 @@ def _figure(**options):
         axis.major_label_text_color = axis.axis_label_text_color = _TEXT
     figure.grid.grid_line_color = _TEXT
     figure.grid.grid_line_alpha = 0.25
-    if figure.title:
+    if figure.title and not isinstance(figure.title, str):
         figure.title.text_color = _TEXT
     return figure
 

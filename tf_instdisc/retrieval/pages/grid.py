@@ -120,7 +120,13 @@ def draw(rows: list[Row]) -> np.ndarray:
     painter = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=11)
 
-    def paint(image, x, y, color, caption):
+    def paint(
+        image: np.ndarray,
+        x: int,
+        y: int,
+        color: str | tuple[int, int, int],
+        caption: str,
+    ) -> None:
         painter.rectangle((x, y, x + cell - 1, y + cell - 1), fill=color)
         canvas.paste(Image.fromarray(image), (x + _FRAME, y + _FRAME))
         painter.text((x + 1, y + cell), caption, fill="black", font=font)

@@ -18,7 +18,7 @@ _ENVIRONMENT = jinja2.Environment(
 _ENVIRONMENT.filters["data_uri"] = data_uri
 
 
-def render(template: str, **values) -> str:
+def render(template: str, **values: object) -> str:
     """Fills a template; text is escaped unless it is marked as safe."""
     return _ENVIRONMENT.get_template(template).render(**values)
 

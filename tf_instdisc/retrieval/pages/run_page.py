@@ -1,6 +1,8 @@
 """The report of a run: one page that shows what it has learned."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +135,9 @@ def report(
     )
 
 
-def _take_sample(images, max_points, num_neighbors, seed):
+def _take_sample(
+    images: RunImages, max_points: int, num_neighbors: int, seed: int
+) -> _Sample:
     bank = images.bank
     positions = sample_rows(len(bank.rows), max_points, seed)
     temperature = images.config.method.temperature
@@ -162,7 +166,12 @@ def _facts(bank: Bank, last: dict[str, float]) -> dict[str, str]:
     return facts
 
 
-def _health(run, images, sample, statistics) -> dict[str, str]:
+def _health(
+    run: RunDirectory,
+    images: RunImages,
+    sample: _Sample,
+    statistics: dict[str, float],
+) -> dict[str, str]:
     dim = images.bank.rows.shape[1]
     health = {
         "mean norm of a row": f"{statistics['norm']:.4f} (1 is right)",
@@ -181,7 +190,9 @@ def _health(run, images, sample, statistics) -> dict[str, str]:
     return health
 
 
-def _agreement(run, images, sample) -> np.ndarray | None:
+def _agreement(
+    run: RunDirectory, images: RunImages, sample: _Sample
+) -> np.ndarray | None:
     """Cosine of sampled rows with their images encoded by the final encoder."""
     known = sample.positions[sample.found][:1000]
     if not len(known) or not run.encoder.exists():
@@ -198,7 +209,12 @@ def _agreement(run, images, sample) -> np.ndarray | None:
     return np.concatenate(cosines)
 
 
-def _pick(bank, sample, order, caption):
+def _pick(
+    bank: Bank,
+    sample: _Sample,
+    order: np.ndarray,
+    caption: Callable[[int], str],
+) -> list[dict[str, Any]]:
     return [
         {
             "image": sample.pictures[i],
@@ -209,23 +225,24 @@ def _pick(bank, sample, order, caption):
     ]
 
 
-def _hardest(bank, sample):
+def _hardest(bank: Bank, sample: _Sample) -> list[dict[str, Any]]:
     """Images whose neighbours vote least for their own label."""
     votes = sample.votes
-    if votes.margin is None:
+    predicted = votes.predicted
+    if predicted is None or votes.margin is None:
         return []
 
-    def caption(i):
+    def caption(i: int) -> str:
         label = grid.class_name(bank, bank.labels[votes.positions[i]])
-        said = bank.class_names[votes.predicted[i]]
+        said = bank.class_names[predicted[i]]
         return f"{label}, neighbours say {said}"
 
     order = np.argsort(votes.margin, kind="stable")
-    order = order[votes.predicted[order] != bank.labels[votes.positions[order]]]
+    order = order[predicted[order] != bank.labels[votes.positions[order]]]
     return _pick(bank, sample, order, caption)
 
 
-def _loneliest(bank, sample):
+def _loneliest(bank: Bank, sample: _Sample) -> list[dict[str, Any]]:
     """Images whose nearest neighbour is farthest away."""
     nearest_score = sample.votes.nearest
     return _pick(
@@ -236,7 +253,9 @@ def _loneliest(bank, sample):
     )
 
 
-def _duplicates(images, sample, threshold):
+def _duplicates(
+    images: RunImages, sample: _Sample, threshold: float | None
+) -> dict[str, Any]:
     bank = images.bank
     note = "Rows of the bank were compared; the closest come first."
     if len(bank.rows) > _DUPLICATES_UP_TO:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -53,7 +54,9 @@ class EmbeddingView(keras.callbacks.Callback):
         self.open_images = open_images
         self.every = every
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         is_last = epoch + 1 == self.params.get("epochs")
         if (epoch + 1) % self.every and not is_last:
             return
@@ -66,7 +69,7 @@ class EmbeddingView(keras.callbacks.Callback):
             tf.summary.image("neighbours", picture[None], step=epoch)
         writer.close()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         write_projector(self.log_dir, self.open_images())
 
 

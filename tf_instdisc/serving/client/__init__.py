@@ -1,6 +1,7 @@
 """Clients of a served model: gRPC (`GrpcClient`) and REST (`RestClient`)."""
 
 import importlib
+from typing import Any
 
 _PUBLIC = {
     "GrpcClient": "over_grpc",
@@ -11,7 +12,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Imports a client when it is first used: gRPC brings TensorFlow along."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 import abc
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
@@ -237,10 +238,10 @@ class Client(abc.ABC):
     def close(self) -> None:  # noqa: B027  Nothing to give back over REST.
         """Gives the connection back."""
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *unused):
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
     def _error(self, code: str, details: str) -> ServingError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import http.client
 import queue
 import socket
@@ -10,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 
 _PIECE = 2**16  # bytes
 
@@ -84,7 +86,13 @@ def exchange(
     return result
 
 
-def _ask(request, timeout, max_bytes, context, sockets) -> Reply:
+def _ask(
+    request: urllib.request.Request,
+    timeout: float,
+    max_bytes: int,
+    context: ssl.SSLContext | None,
+    sockets: "_Sockets",
+) -> Reply:
     opener = urllib.request.build_opener(
         _AsItIs, _Http(sockets), _Https(sockets, context)
     )
@@ -130,7 +138,11 @@ def _meaning(error: Exception) -> ExchangeError:
 class _AsItIs(urllib.request.HTTPErrorProcessor):
     """Gives every reply back; Python's own raises or follows some."""
 
-    def http_response(self, request, response):
+    def http_response(
+        self,
+        request: urllib.request.Request,
+        response: http.client.HTTPResponse,
+    ) -> http.client.HTTPResponse:
         return response
 
     https_response = http_response
@@ -139,7 +151,7 @@ class _AsItIs(urllib.request.HTTPErrorProcessor):
 class _Sockets:
     """Those of one exchange, which another thread may end."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._opened: list[socket.socket] = []
         self._is_over = False
@@ -160,42 +172,44 @@ class _Sockets:
                     socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
 
-class _Kept:
+class _Kept(http.client.HTTPConnection):
     """A connection whose socket can be shut down from elsewhere."""
 
-    def __init__(self, *arguments, sockets, **options):
+    def __init__(self, *arguments: Any, sockets: _Sockets, **options: Any):
         super().__init__(*arguments, **options)
         self._sockets = sockets
 
-    def connect(self):
-        super().connect()  # type: ignore[misc]
-        self._sockets.add(self.sock)  # type: ignore[attr-defined]
+    def connect(self) -> None:
+        super().connect()
+        self._sockets.add(self.sock)
 
 
-class _KeptHttp(_Kept, http.client.HTTPConnection):
-    pass
-
-
-class _KeptHttps(_Kept, http.client.HTTPSConnection):
+class _KeptTls(_Kept, http.client.HTTPSConnection):
     pass
 
 
 class _Http(urllib.request.HTTPHandler):
-    def __init__(self, sockets):
+    def __init__(self, sockets: _Sockets):
         super().__init__()
         self._sockets = sockets
 
-    def http_open(self, request):
-        return self.do_open(_KeptHttp, request, sockets=self._sockets)
+    def http_open(
+        self, request: urllib.request.Request
+    ) -> http.client.HTTPResponse:
+        connect = functools.partial(_Kept, sockets=self._sockets)
+        return self.do_open(connect, request)
 
 
 class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, sockets, context):
+    def __init__(self, sockets: _Sockets, context: ssl.SSLContext | None):
         super().__init__(context=context)
         self._sockets = sockets
         self._tls = context
 
-    def https_open(self, request):
-        return self.do_open(
-            _KeptHttps, request, sockets=self._sockets, context=self._tls
+    def https_open(
+        self, request: urllib.request.Request
+    ) -> http.client.HTTPResponse:
+        connect = functools.partial(
+            _KeptTls, sockets=self._sockets, context=self._tls
         )
+        return self.do_open(connect, request)

@@ -3,13 +3,15 @@
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import (
     get_model_status_pb2,
+    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -160,14 +162,14 @@ class GrpcClient(Client):
     def close(self) -> None:
         self._channel.close()
 
-    def _address(self, model_spec):
+    def _address(self, model_spec: model_pb2.ModelSpec) -> None:
         model_spec.name = self.model_name
         if self.version is not None:
             model_spec.version.value = self.version
         if self.label is not None:
             model_spec.version_label = self.label
 
-    def _call(self, method, request):
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
             return method(request, timeout=self.deadline, wait_for_ready=True)
         except grpc.RpcError as error:
@@ -207,7 +209,7 @@ _VALUES = (
 )
 
 
-def _to_array(proto, max_bytes: int) -> np.ndarray:
+def _to_array(proto: Any, max_bytes: int) -> np.ndarray:
     """Makes an array of a tensor that may be anything.
 
     `make_ndarray` fills a tensor up to the shape that it claims.
