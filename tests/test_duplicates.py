@@ -17,7 +17,12 @@ from tests.finished_run import (
     save_picture,
 )
 from tf_instdisc.config import AugmentationConfig, DataConfig, RunConfig
-from tf_instdisc.retrieval import duplicates, local_scale, near_pairs
+from tf_instdisc.retrieval import (
+    duplicates,
+    local_scale,
+    near_pairs,
+    pair_groups,
+)
 from tf_instdisc.retrieval.pages import duplicate_page
 from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs.bank import Bank
@@ -106,19 +111,19 @@ def pairs_of(ends, scores):
 def test_a_chain_is_no_group():
     pairs = pairs_of([(0, 1), (1, 2), (2, 3)], [0.9, 0.8, 0.99])
     # 2-3 comes first, then 0-1; 1-2 joins neither.
-    assert near_pairs.groups(pairs).tolist() == [1, 2, 0]
+    assert pair_groups.groups(pairs).tolist() == [1, 2, 0]
 
 
 def test_all_pairs_of_some_rows_are_a_group():
     ends = [(0, 1), (0, 2), (1, 2), (5, 7)]
-    groups = near_pairs.groups(pairs_of(ends, [0.5, 0.7, 0.6, 0.9]))
+    groups = pair_groups.groups(pairs_of(ends, [0.5, 0.7, 0.6, 0.9]))
     assert groups.tolist() == [1, 1, 1, 0]
-    assert near_pairs.groups(pairs_of([], [])).tolist() == []
+    assert pair_groups.groups(pairs_of([], [])).tolist() == []
 
 
 def test_rows_of_two_sides_are_a_group_without_pairs_of_one_side():
     ends = [(0, 5), (1, 5), (0, 6), (1, 6), (2, 6)]
-    groups = near_pairs.groups(pairs_of(ends, np.linspace(1, 0.5, 5)), SIDES)
+    groups = pair_groups.groups(pairs_of(ends, np.linspace(1, 0.5, 5)), SIDES)
     assert groups.tolist() == [0, 0, 0, 0, 1]
 
 
@@ -130,7 +135,7 @@ def test_each_pair_is_in_one_group_and_all_pairs_of_a_group_are_there(density):
     rng = np.random.default_rng(0)
     first, second = np.nonzero(np.triu(rng.random([30, 30]) < density, 1))
     pairs = near_pairs.NearPairs(first, second, rng.random(len(first)), True)
-    groups = near_pairs.groups(pairs)
+    groups = pair_groups.groups(pairs)
     best = []
     for group in range(groups.max() + 1):
         chosen = groups == group

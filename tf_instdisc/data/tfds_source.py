@@ -22,7 +22,8 @@ from tf_instdisc.data.sources import (
     shuffled,
 )
 from tf_instdisc.data.tfds_builder import open_builder, prepare, require_split
-from tf_instdisc.data.tfds_features import ImageFeature, LabelFeature
+from tf_instdisc.data.tfds_features import ImageFeature
+from tf_instdisc.data.tfds_labels import LabelFeature, find_label
 from tf_instdisc.errors import UsageError
 
 _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that `auto` keeps in memory
@@ -76,7 +77,7 @@ def tfds_source(
     prepare(builder, dataset)
     split_info = require_split(builder, split)
     image = tfds_features.find_image(builder.info.features, image_key, dataset)
-    label = tfds_features.find_label(builder, label_key)
+    label = find_label(builder, label_key)
     is_fixed = None not in image.shape
     if cache == "memory" and not is_fixed:
         raise UsageError(

@@ -8,6 +8,7 @@ of VOC's own evaluation.
 import os
 import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -130,17 +131,7 @@ def voc_tfds(
 
     builder = tfds_source.open_builder(dataset, data_dir)
     features = builder.info.features
-    fields: Mapping = {}
-    if "objects" in features:
-        fields = getattr(features["objects"], "feature", {})
-    has_keys = "bbox" in fields and label_key in fields
-    if not has_keys or not hasattr(fields[label_key], "names"):
-        objects_hold = f" and objects of {', '.join(fields)}" if fields else ""
-        raise UsageError(
-            "`dataset` must have boxes: a feature `objects` of `bbox` and "
-            f"class `{label_key}`. Received: dataset={dataset!r} with "
-            f"{', '.join(features)}{objects_hold}"
-        )
+    class_names = _class_names(features, label_key, dataset)
     image = tfds_features.find_image(features, image_key, dataset)
     if not image.is_file:
         raise UsageError(
@@ -170,22 +161,45 @@ def voc_tfds(
     first = 1.0 if builder.name == "voc" else 0.0
     objects = []
     for entry, size, place in zip(found, sizes, places, strict=True):
-        height, width = size
-        top, left, bottom, right = entry["bbox"].reshape(-1, 4).T
-        edges = [
-            left * width - first,
-            top * height - first,
-            right * width,
-            bottom * height,
-        ]
-        boxes = np.stack(edges, axis=-1)
+        boxes = _edges(entry["bbox"], size, first)
         difficult = entry.get("is_difficult", np.zeros(len(boxes), bool))
         objects.append(
             build_objects(boxes, entry[label_key], difficult, size, place)
         )
-    class_names = tuple(fields[label_key].names)
     return build_source(
         f"{dataset}/{split}", class_names, sizes, objects, images
+    )
+
+
+def _class_names(
+    features: Mapping[str, Any], label_key: str, dataset: str
+) -> tuple[str, ...]:
+    fields: Mapping[str, Any] = {}
+    if "objects" in features:
+        fields = getattr(features["objects"], "feature", {})
+    has_keys = "bbox" in fields and label_key in fields
+    if not has_keys or not hasattr(fields[label_key], "names"):
+        objects_hold = f" and objects of {', '.join(fields)}" if fields else ""
+        raise UsageError(
+            "`dataset` must have boxes: a feature `objects` of `bbox` and "
+            f"class `{label_key}`. Received: dataset={dataset!r} with "
+            f"{', '.join(features)}{objects_hold}"
+        )
+    return tuple(fields[label_key].names)
+
+
+def _edges(relative: np.ndarray, size: np.ndarray, first: float) -> np.ndarray:
+    """Boxes of TFDS in pixels: left, top, right, bottom, `[n, 4]`."""
+    height, width = size
+    top, left, bottom, right = relative.reshape(-1, 4).T
+    return np.stack(
+        [
+            left * width - first,
+            top * height - first,
+            right * width,
+            bottom * height,
+        ],
+        axis=-1,
     )
 
 

@@ -1,27 +1,23 @@
-"""What `fit` does around a step: input, replicas, gradients, stopping."""
+"""What `fit` does around a step: input, replicas, saving, stopping."""
 
 import functools
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_instdisc.errors import UsageError
-from tf_instdisc.keras_internals import (
-    OwnLoop,
-    add_state,
-    tf_variable,
-)
+from tf_instdisc.keras_internals import add_state, tf_variable
 from tf_instdisc.method import batches
 from tf_instdisc.method import replicas as distribution
+from tf_instdisc.method.accumulation import Accumulation
 from tf_instdisc.method.throughput import Stopwatch
 
 Logs = dict[str, tf.Tensor | float]
 
 
-class FitLoop(OwnLoop):
+class FitLoop(Accumulation):
     """A Keras model whose `fit` runs on any number of replicas and hosts.
 
     A subclass has `train_step(data, applies_gradients)` and
@@ -31,8 +27,7 @@ class FitLoop(OwnLoop):
     it. On many hosts all batches must have one size.
 
     Args:
-        accumulate_steps: Steps whose gradients are averaged into one
-            application, at least 1.
+        accumulate_steps: As in `Accumulation`.
 
     Attributes:
         step: int64, the number of steps taken.
@@ -45,19 +40,12 @@ class FitLoop(OwnLoop):
     """
 
     def __init__(self, accumulate_steps: int = 1, **kwargs: Any):
-        super().__init__(**kwargs)
-        if accumulate_steps < 1:
-            raise UsageError(
-                "`accumulate_steps` must be at least 1. Received: "
-                f"accumulate_steps={accumulate_steps}"
-            )
-        self.accumulate_steps = accumulate_steps
+        super().__init__(accumulate_steps, **kwargs)
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self._step = add_state(self, "step", [], 0, "int64")
         self.skip_steps = 0
         self.stop_requested = False
         self.stopped = False
-        self._gradient_sums: list[tf.Variable] = []
         self._stopwatch = Stopwatch()
 
     @property
@@ -71,25 +59,7 @@ class FitLoop(OwnLoop):
             # Also where no other step will come, as at the end of an epoch.
             self.stopped = True
 
-    # === Gradients ===
-
-    def build_training_state(self) -> None:
-        shapes = [tuple(v.shape) for v in self.trainable_variables]
-        sums = [tuple(v.shape) for v in self._gradient_sums]
-        with self.distribute_strategy.scope():
-            if not self.optimizer.built and shapes:
-                self.optimizer.build(self.trainable_variables)
-            # Others if layers were frozen or released since.
-            if self.accumulate_steps > 1 and sums != shapes:
-                self._gradient_sums = [
-                    tf.Variable(
-                        tf.zeros(variable.shape, variable.dtype),
-                        trainable=False,
-                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-                        name="gradient_sum",
-                    )
-                    for variable in self.trainable_variables
-                ]
+    # === What a run saves ===
 
     def metric_values(self) -> list[float]:
         """What the metrics have counted in this epoch.
@@ -124,7 +94,7 @@ class FitLoop(OwnLoop):
                 tf_variable(v) for v in self.variables if id(v) not in taken
             ],
             "optimizer": [tf_variable(v) for v in self.optimizer.variables],
-            "gradient_sum": self._gradient_sums,
+            "gradient_sum": self.gradient_sums,
         }
         state = {
             f"{group}_{position}": variable
@@ -137,61 +107,6 @@ class FitLoop(OwnLoop):
     def named_state(self) -> dict[str, keras.Variable]:
         """Weights that checkpoints hold by name, not by position."""
         return {}
-
-    def regularization(self) -> tf.Tensor | float:
-        """This replica's part of the losses that layers add."""
-        if not self.losses:
-            return 0.0
-        return tf.add_n(self.losses) / distribution.num_replicas()
-
-    def take_gradients(
-        self,
-        gradients: Sequence[tf.Tensor | tf.IndexedSlices],
-        applies_gradients: bool,
-    ) -> None:
-        """Applies gradients, or keeps them for a later step.
-
-        Args:
-            gradients: One for each trainable variable; replicas' are summed.
-            applies_gradients: Whether this step ends an accumulation.
-        """
-        variables = self.trainable_variables
-        if not variables:
-            return
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        scales_loss = isinstance(
-            self.optimizer, keras.optimizers.LossScaleOptimizer
-        )
-        if replicas > 1 and (self._gradient_sums or scales_loss):
-            # The sums must be the same on all replicas to be saved and to
-            # be restored on another number of them. Keras' loss scaling
-            # (3.15) asks the first replica alone whether all is finite.
-            gradients = [
-                distribution.sum_over_replicas(tf.convert_to_tensor(gradient))
-                for gradient in gradients
-            ]
-        else:
-            replicas = 1
-        if self._gradient_sums:
-            gradients = [
-                tf.convert_to_tensor(gradient) + total
-                for gradient, total in zip(
-                    gradients, self._gradient_sums, strict=True
-                )
-            ]
-            for total, gradient in zip(
-                self._gradient_sums, gradients, strict=True
-            ):
-                kept = tf.zeros_like(gradient)
-                total.assign(kept if applies_gradients else gradient)
-        if applies_gradients:
-            # Keras sums over replicas once more.
-            share = 1.0 / (replicas * self.accumulate_steps)
-            if share != 1:
-                gradients = [gradient * share for gradient in gradients]
-            self.optimizer.apply_gradients(
-                zip(gradients, variables, strict=True)
-            )
 
     # === Steps ===
 

@@ -17,9 +17,10 @@ import numpy as np
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
-from tf_instdisc.retrieval import duplicate_pairs, near_pairs
+from tf_instdisc.retrieval import duplicate_pairs, pair_groups
 from tf_instdisc.retrieval.duplicate_pairs import Pairs
 from tf_instdisc.retrieval.local_scale import local_scale
+from tf_instdisc.retrieval.near_pairs import NearPairs
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import embed
@@ -209,8 +210,8 @@ def find_duplicates(
 def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
     sizes = [len(place.bank.rows) for place in places]
     is_of_second = np.repeat([False, True], [sizes[0], sum(sizes[1:])])
-    group_of_pair = near_pairs.groups(
-        near_pairs.NearPairs(pairs.first, pairs.second, pairs.scores, True),
+    group_of_pair = pair_groups.groups(
+        NearPairs(pairs.first, pairs.second, pairs.scores, True),
         is_of_second if len(places) == 2 else None,
     )
     groups: list[dict[int, Member]] = [

@@ -60,21 +60,10 @@ def model_card(
         for name in sorted(metrics)
         if name.startswith("knn_")
     ]
-    flags = [
-        shlex.quote(f"--{name}={value}")
-        for name, value in config.flags().items()
-        if name != "data_dir"
-    ]
     settings = [
         f"| {field.name} | {getattr(options, field.name)} |"
         for field in dataclasses.fields(options)
     ]
-    bank = "none: the encoder alone"
-    if index is not None:
-        bank = (
-            f"{index.num_rows} rows, {index.num_labelled} with a label of "
-            f"{index.num_classes} classes, stored in {options.bank_dtype}"
-        )
     lines = [
         f"# {model_name}",
         "",
@@ -86,7 +75,7 @@ def model_card(
         f"input of {encoder.input_shape[1]} pixels, embeddings of "
         f"{encoder.output_shape[1]} numbers",
         f"- Precision: {options.precision}",
-        f"- Memory bank: {bank}",
+        f"- Memory bank: {_bank(index, options)}",
         f"- kNN while training, last measured: "
         f"{', '.join(knn) or 'not measured'}",
         "",
@@ -110,13 +99,29 @@ def model_card(
         "## Recipe",
         "",
         "```sh",
-        "instdisc-train \\",
-        *(f"  {flag} \\" for flag in flags[:-1]),
-        *(f"  {flag}" for flag in flags[-1:]),
+        *_recipe(config),
         "```",
         "",
     ]
     return "\n".join(lines)
+
+
+def _bank(index: BankIndex | None, options: ExportOptions) -> str:
+    if index is None:
+        return "none: the encoder alone"
+    return (
+        f"{index.num_rows} rows, {index.num_labelled} with a label of "
+        f"{index.num_classes} classes, stored in {options.bank_dtype}"
+    )
+
+
+def _recipe(config: RunConfig) -> list[str]:
+    """Lines of a command that trains such a run."""
+    words = ["instdisc-train"]
+    for name, value in config.flags().items():
+        if name != "data_dir":
+            words.append("  " + shlex.quote(f"--{name}={value}"))
+    return [*(f"{word} \\" for word in words[:-1]), words[-1]]
 
 
 def _signature_rows(functions: dict[str, Function]) -> list[str]:

@@ -1,7 +1,5 @@
 """BMP files, read here: TensorFlow takes the numbers of colors for gray."""
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
 from tf_instdisc.data.formats.file_bytes import FileBytes, file_bytes, require
@@ -85,79 +83,86 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
     )
     rows = file.data[offset : offset + stride * height]
     rows = tf.reshape(rows, [height, stride])
-    masks = [file.little(_MASKS_AT + 4 * place, 4) for place in range(3)]
-    has_masks = header.compression != _RGB
-
-    def with_palette(bits: int) -> Callable[[], tf.Tensor]:
-        def decoded() -> tf.Tensor:
-            shifts = tf.constant([*range(8 - bits, -1, -bits)], tf.uint8)
-            indices = tf.bitwise.bitwise_and(
-                tf.bitwise.right_shift(rows[..., None], shifts),
-                tf.constant(2**bits - 1, tf.uint8),
-            )
-            indices = tf.reshape(indices, [height, -1])[:, :width]
-            num_bytes = tf.where(header.is_old, 3, 4)
-            places = num_bytes * tf.range(2**bits)[:, None] + [2, 1, 0]
-            start = tf.cast(header.palette, tf.int32)
-            # The palette ends where the pixels begin.
-            colors = file.gather(start + places)
-            colors = tf.where(start + places < offset, colors, 0)
-            return tf.gather(
-                tf.cast(colors, tf.uint8), tf.cast(indices, tf.int32)
-            )
-
-        return decoded
-
-    def of_16_bits() -> tf.Tensor:
-        default = tf.constant([0x7C00, 0x03E0, 0x001F], tf.int64)
-        used = tf.where(has_masks, tf.stack(masks), default)
-        is_known = tf.reduce_all(used == default) | tf.reduce_all(
-            used == [0xF800, 0x07E0, 0x001F]
-        )
-        checks = require(is_known, "Masks of a BMP must be usual.", [used])
-        with tf.control_dependencies(checks):
-            low, high = rows[:, ::2], rows[:, 1::2]
-            numbers = tf.cast(low, tf.int32) + 256 * tf.cast(high, tf.int32)
-        numbers = numbers[:, :width]
-        used = tf.cast(used, tf.int32)
-        channels = []
-        for channel in range(3):
-            mask = used[channel]
-            unit = tf.bitwise.bitwise_and(mask, -mask)
-            value = tf.bitwise.bitwise_and(numbers, mask) // unit
-            most = mask // unit
-            channels.append(
-                tf.cast((value * 255 + most // 2) // most, tf.uint8)
-            )
-        return tf.stack(channels, -1)
-
-    def of_24_bits() -> tf.Tensor:
-        return tf.reshape(rows[:, : 3 * width], [height, width, 3])[..., ::-1]
-
-    def of_32_bits() -> tf.Tensor:
-        default = tf.constant([0xFF0000, 0xFF00, 0xFF], tf.int64)
-        used = tf.where(has_masks, tf.stack(masks), default)
-        known = tf.constant([0xFF << 8 * place for place in range(4)], tf.int64)
-        places = used[:, None] == known
-        checks = require(
-            tf.reduce_all(tf.reduce_any(places, axis=1)),
-            "Masks of a BMP must be whole bytes.",
-            [used],
-        )
-        with tf.control_dependencies(checks):
-            order = tf.argmax(places, axis=1)
-        pixels = tf.reshape(rows, [height, width, 4])
-        return tf.gather(pixels, order, axis=-1)
-
     branches = [
-        with_palette(1),
-        with_palette(4),
-        with_palette(8),
-        of_16_bits,
-        of_24_bits,
-        of_32_bits,
+        lambda: _with_palette(file, header, rows, 1),
+        lambda: _with_palette(file, header, rows, 4),
+        lambda: _with_palette(file, header, rows, 8),
+        lambda: _of_16_bits(file, header, rows),
+        lambda: _of_24_bits(rows),
+        lambda: _of_32_bits(file, header, rows),
     ]
     index = tf.argmax(header.bits == BITS)
     image = tf.switch_case(tf.cast(index, tf.int32), branches)
-    image = tf.ensure_shape(image, [None, None, 3])
+    # What stands behind the last pixel fills the row up.
+    image = tf.ensure_shape(image, [None, None, 3])[:, :width]
     return tf.cond(header.is_downward, lambda: image, lambda: image[::-1])
+
+
+# === From rows of bytes, `[height, stride]`, to colors ===
+
+
+def _with_palette(
+    file: FileBytes, header: _Header, rows: tf.Tensor, bits: int
+) -> tf.Tensor:
+    shifts = tf.constant([*range(8 - bits, -1, -bits)], tf.uint8)
+    indices = tf.bitwise.bitwise_and(
+        tf.bitwise.right_shift(rows[..., None], shifts),
+        tf.constant(2**bits - 1, tf.uint8),
+    )
+    indices = tf.reshape(indices, [tf.shape(rows)[0], -1])
+    num_bytes = tf.where(header.is_old, 3, 4)
+    places = num_bytes * tf.range(2**bits)[:, None] + [2, 1, 0]
+    places += tf.cast(header.palette, tf.int32)
+    # The palette ends where the pixels begin.
+    is_palette = places < tf.cast(header.offset, tf.int32)
+    colors = tf.where(is_palette, file.gather(places), 0)
+    return tf.gather(tf.cast(colors, tf.uint8), tf.cast(indices, tf.int32))
+
+
+def _of_16_bits(file: FileBytes, header: _Header, rows: tf.Tensor) -> tf.Tensor:
+    default = tf.constant([0x7C00, 0x03E0, 0x001F], tf.int64)
+    masks = _masks(file, header, default)
+    is_known = tf.reduce_all(masks == default) | tf.reduce_all(
+        masks == [0xF800, 0x07E0, 0x001F]
+    )
+    checks = require(is_known, "Masks of a BMP must be usual.", [masks])
+    with tf.control_dependencies(checks):
+        low, high = rows[:, ::2], rows[:, 1::2]
+        numbers = tf.cast(low, tf.int32) + 256 * tf.cast(high, tf.int32)
+    masks = tf.cast(masks, tf.int32)
+    channels = []
+    for channel in range(3):
+        mask = masks[channel]
+        unit = tf.bitwise.bitwise_and(mask, -mask)
+        value = tf.bitwise.bitwise_and(numbers, mask) // unit
+        most = mask // unit
+        channels.append(tf.cast((value * 255 + most // 2) // most, tf.uint8))
+    return tf.stack(channels, -1)
+
+
+def _of_24_bits(rows: tf.Tensor) -> tf.Tensor:
+    height, stride = tf.unstack(tf.shape(rows))
+    whole = rows[:, : stride // 3 * 3]
+    return tf.reshape(whole, [height, -1, 3])[..., ::-1]
+
+
+def _of_32_bits(file: FileBytes, header: _Header, rows: tf.Tensor) -> tf.Tensor:
+    default = tf.constant([0xFF0000, 0xFF00, 0xFF], tf.int64)
+    masks = _masks(file, header, default)
+    known = tf.constant([0xFF << 8 * place for place in range(4)], tf.int64)
+    places = masks[:, None] == known
+    checks = require(
+        tf.reduce_all(tf.reduce_any(places, axis=1)),
+        "Masks of a BMP must be whole bytes.",
+        [masks],
+    )
+    with tf.control_dependencies(checks):
+        order = tf.argmax(places, axis=1)
+    pixels = tf.reshape(rows, [tf.shape(rows)[0], -1, 4])
+    return tf.gather(pixels, order, axis=-1)
+
+
+def _masks(file: FileBytes, header: _Header, default: tf.Tensor) -> tf.Tensor:
+    """Which bits are red, green and blue, int64 `[3]`."""
+    stated = [file.little(_MASKS_AT + 4 * place, 4) for place in range(3)]
+    return tf.where(header.compression != _RGB, tf.stack(stated), default)

@@ -1,0 +1,151 @@
+"""The labels of a TFDS data set: classes, whole numbers or texts."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from tf_instdisc.data.sources import NO_LABEL
+from tf_instdisc.data.tfds_features import at, described, listed, nested, walk
+from tf_instdisc.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFeature:
+    """The feature that holds the labels.
+
+    Attributes:
+        key: Its key.
+        class_names: One for each label.
+        index: Turns the feature's value into an int64 scalar, negative where
+            there is no label.
+    """
+
+    key: str
+    class_names: tuple[str, ...]
+    index: Callable[[tf.Tensor], tf.Tensor]
+
+
+def find_label(
+    builder: tfds.core.DatasetBuilder, key: str | None
+) -> LabelFeature | None:
+    """Finds the labels of a data set.
+
+    Whole numbers and texts are classes of the values that the data set's
+    splits hold, in ascending order; all splits are read for that. Negative
+    numbers and empty texts are no label.
+
+    Args:
+        builder: A prepared data set.
+        key: The key of the labels. None stands for `label`, which may be
+            missing or be no class; `""` for no labels.
+
+    Returns:
+        The labels, or None where there are none.
+
+    Raises:
+        ValueError: If there is no such feature, or it is no class.
+    """
+    if key == "":
+        return None
+    known = dict(walk(builder.info.features))
+    classes = [n for n, f in known.items() if _is_class(f)]
+    feature = known.get(key or "label")
+    if feature is None and key is None:
+        if classes:
+            _say(
+                f"{builder.name} has no feature 'label', and is taken without "
+                f"labels. Classes are in: {listed(classes)} (--label_key)."
+            )
+        return None
+    if feature is None:
+        raise UsageError(
+            f"`label_key` must be a feature of {builder.name}: "
+            f"{listed(known)}. Received: label_key={key!r}. Classes are in: "
+            f"{listed(classes) or 'none'}; an empty one is for no labels."
+        )
+    if not _is_label(feature):
+        if key is None:
+            _say(
+                f"The feature 'label' of {builder.name} is a "
+                f"{described(feature)}, and no class: the images are taken "
+                "without labels."
+            )
+            return None
+        raise UsageError(
+            "`label_key` must be a class, a whole number or a text. Received: "
+            f"label_key={key!r}, a {described(feature)}"
+        )
+    key = key or "label"
+    if _is_class(feature):
+        names = tuple(feature.names)
+        return LabelFeature(key, names, lambda label: tf.cast(label, tf.int64))
+    values = _values(builder, key)
+    if not values:
+        return None
+    is_text = isinstance(values[0], bytes)
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(
+            tf.constant(values, tf.string if is_text else tf.int64),
+            tf.range(len(values), dtype=tf.int64),
+        ),
+        NO_LABEL,
+    )
+
+    def index(label: tf.Tensor) -> tf.Tensor:
+        return table.lookup(label if is_text else tf.cast(label, tf.int64))
+
+    names = tuple(
+        value.decode("utf-8", "replace")
+        if isinstance(value, bytes)
+        else str(value)
+        for value in values
+    )
+    return LabelFeature(key, names, index)
+
+
+def _is_class(feature: tfds.features.FeatureConnector) -> bool:
+    is_class = isinstance(feature, tfds.features.ClassLabel)
+    return is_class and bool(feature.num_classes)
+
+
+def _is_label(feature: tfds.features.FeatureConnector) -> bool:
+    if isinstance(feature, tfds.features.ClassLabel | tfds.features.Text):
+        return True
+    if not isinstance(feature, tfds.features.Tensor) or feature.shape:
+        return False
+    return feature.tf_dtype in (tf.string, tf.bool) or (
+        feature.tf_dtype.is_integer
+    )
+
+
+@functools.cache
+def _say(text: str) -> None:
+    """Prints once, though a data set is opened for each of its splits."""
+    print(text, flush=True)
+
+
+_values_by_place: dict[tuple[str, str], list] = {}
+
+
+def _values(builder: tfds.core.DatasetBuilder, key: str) -> list[int | bytes]:
+    """Ascending values of whole numbers or texts that are labels."""
+    place = str(builder.data_path), key
+    if place not in _values_by_place:
+        found: set = set()
+        for split in builder.info.splits:
+            labels = builder.as_dataset(
+                split=split,
+                decoders=tfds.decode.PartialDecoding(nested({key: True})),
+            ).map(lambda example: at(example, key))
+            for batch in labels.batch(4096).as_numpy_iterator():
+                found.update(np.unique(batch).tolist())
+        _values_by_place[place] = sorted(
+            int(value) if not isinstance(value, bytes) else value
+            for value in found
+            if value != b"" and (isinstance(value, bytes) or value >= 0)
+        )
+    return _values_by_place[place]

@@ -1,0 +1,107 @@
+"""What becomes of gradients: sums over replicas and steps, and the update."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_instdisc.errors import UsageError
+from tf_instdisc.keras_internals import OwnLoop
+from tf_instdisc.method import replicas
+
+
+class Accumulation(OwnLoop):
+    """A Keras model that averages the gradients of some steps.
+
+    Args:
+        accumulate_steps: Steps whose gradients are averaged into one
+            application, at least 1.
+
+    Attributes:
+        gradient_sums: Those of the steps since the last application, one for
+            each trainable variable; empty where each step is applied.
+    """
+
+    def __init__(self, accumulate_steps: int = 1, **kwargs: Any):
+        super().__init__(**kwargs)
+        if accumulate_steps < 1:
+            raise UsageError(
+                "`accumulate_steps` must be at least 1. Received: "
+                f"accumulate_steps={accumulate_steps}"
+            )
+        self.accumulate_steps = accumulate_steps
+        self.gradient_sums: list[tf.Variable] = []
+
+    def build_training_state(self) -> None:
+        shapes = [tuple(v.shape) for v in self.trainable_variables]
+        sums = [tuple(v.shape) for v in self.gradient_sums]
+        with self.distribute_strategy.scope():
+            if not self.optimizer.built and shapes:
+                self.optimizer.build(self.trainable_variables)
+            # Others if layers were frozen or released since.
+            if self.accumulate_steps > 1 and sums != shapes:
+                self.gradient_sums = [
+                    tf.Variable(
+                        tf.zeros(variable.shape, variable.dtype),
+                        trainable=False,
+                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                        name="gradient_sum",
+                    )
+                    for variable in self.trainable_variables
+                ]
+
+    def regularization(self) -> tf.Tensor | float:
+        """This replica's part of the losses that layers add."""
+        if not self.losses:
+            return 0.0
+        return tf.add_n(self.losses) / replicas.num_replicas()
+
+    def take_gradients(
+        self,
+        gradients: Sequence[tf.Tensor | tf.IndexedSlices],
+        applies_gradients: bool,
+    ) -> None:
+        """Applies gradients, or keeps them for a later step.
+
+        Args:
+            gradients: One for each trainable variable; replicas' are summed.
+            applies_gradients: Whether this step ends an accumulation.
+        """
+        variables = self.trainable_variables
+        if not variables:
+            return
+        num_replicas = self.distribute_strategy.num_replicas_in_sync
+        scales_loss = isinstance(
+            self.optimizer, keras.optimizers.LossScaleOptimizer
+        )
+        if num_replicas > 1 and (self.gradient_sums or scales_loss):
+            # The sums must be the same on all replicas to be saved and to
+            # be restored on another number of them. Keras' loss scaling
+            # (3.15) asks the first replica alone whether all is finite.
+            gradients = [
+                replicas.sum_over_replicas(tf.convert_to_tensor(gradient))
+                for gradient in gradients
+            ]
+        else:
+            num_replicas = 1
+        if self.gradient_sums:
+            gradients = [
+                tf.convert_to_tensor(gradient) + total
+                for gradient, total in zip(
+                    gradients, self.gradient_sums, strict=True
+                )
+            ]
+            for total, gradient in zip(
+                self.gradient_sums, gradients, strict=True
+            ):
+                kept = tf.zeros_like(gradient)
+                total.assign(kept if applies_gradients else gradient)
+        if applies_gradients:
+            # Keras sums over replicas once more.
+            share = 1.0 / (num_replicas * self.accumulate_steps)
+            if share != 1:
+                gradients = [gradient * share for gradient in gradients]
+            self.optimizer.apply_gradients(
+                zip(gradients, variables, strict=True)
+            )
