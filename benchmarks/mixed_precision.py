@@ -17,14 +17,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 WINDOW = 20  # steps whose losses are averaged
 BATCH_SIZE = 64
-_ADAMW = {
-    "optimizer": "adamw",
-    "learning_rate": 1e-3,
-    "weight_decay": 0.05,
-    "warmup_epochs": 0.5,
-}
-_SGD = {"optimizer": "sgd", "learning_rate": 0.03}
-# Objective, negatives, optimizer.
+_ADAMW = (
+    {"optimizer": "adamw", "weight_decay": 0.05},
+    {"learning_rate": 1e-3, "warmup_epochs": 0.5},
+)
+_SGD = ({"optimizer": "sgd"}, {"learning_rate": 0.03})
+# Objective, negatives; optimizer and its schedule.
 RECIPES = {
     "softmax": ("softmax", 1, _ADAMW),
     "nce": ("nce", 4096, _ADAMW),
@@ -48,7 +46,7 @@ def train(
     import tf_instdisc
     from tf_instdisc.training import optimizer as optimization
 
-    objective, num_negatives, optimizer = RECIPES[recipe]
+    objective, num_negatives, (optimizer, schedule) = RECIPES[recipe]
     keras.config.set_dtype_policy(precision)
     images = steps * BATCH_SIZE
     source = tf_instdisc.tfds_source("cifar10", f"train[:{images}]", data_dir)
@@ -61,10 +59,11 @@ def train(
         num_negatives=num_negatives,
         temperature=0.1,
     )
+    rate = optimization.build_schedule(
+        "constant", steps_per_epoch=steps, epochs=1, **schedule
+    )
     model.compile(
-        optimizer=optimization.build_optimizer(
-            schedule="constant", steps_per_epoch=steps, epochs=1, **optimizer
-        )
+        optimizer=optimization.build_optimizer(**optimizer, learning_rate=rate)
     )
     is_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert is_scaled == (precision == "mixed_float16")

@@ -77,10 +77,12 @@ def run(run_dir, **changes):
         model.compile(
             optimizer=optimizer.build_optimizer(
                 "adamw",
-                learning_rate=settings["learning_rate"],
-                schedule="constant",
-                steps_per_epoch=1,
-                epochs=epochs,
+                learning_rate=optimizer.build_schedule(
+                    "constant",
+                    learning_rate=settings["learning_rate"],
+                    steps_per_epoch=1,
+                    epochs=epochs,
+                ),
             )
         )
     directory = run_directory.RunDirectory(run_dir)

@@ -32,7 +32,7 @@ from tf_instdisc.data.sources import array_source
 from tf_instdisc.evaluation import features, results
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.reproduce import make as reproduction
-from tf_instdisc.evaluation.reproduce import measure, tables
+from tf_instdisc.evaluation.reproduce import measure, runs, tables
 from tf_instdisc.retrieval.pages import pages
 from tf_instdisc.runs import checkpoints, lock, opening, update, update_bank
 from tf_instdisc.runs.convert import checkpoint as conversion
@@ -555,13 +555,9 @@ def test_reproduce(tmp_path, finished, monkeypatch):
         reproduction.make_table(
             "embedding_size",
             tables.SCALES["small"],
-            ROOT / "flags",
-            more=(),
-            num_seeds=1,
-            runs_dir=path / "runs",
+            runs.Training(ROOT / "flags", (), 1, path / "runs", train),
             tables_dir=path / "tables",
             command="instdisc-reproduce",
-            train=train,
             rows=["embedding_dim-32", "base"],
         )
 

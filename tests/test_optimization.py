@@ -7,34 +7,36 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc.training.optimizer import SGD, Warmup, build_optimizer
+from tf_instdisc.training.optimizer import (
+    SGD,
+    Warmup,
+    build_optimizer,
+    build_schedule,
+)
 
 
-def rates(optimizer, steps):
-    schedule = optimizer._learning_rate
-    if isinstance(schedule, keras.Variable):
-        return [float(schedule.value)] * steps
+def rates(schedule, steps):
     return [float(schedule(tf.constant(step))) for step in range(steps)]
 
 
 def test_steps_fall_by_ten_after_their_epochs():
-    optimizer = build_optimizer(
+    schedule = build_schedule(
+        "steps",
         learning_rate=0.03,
         steps_per_epoch=5,
         epochs=6,
-        schedule="steps",
         schedule_epochs=[2, 4],
     )
     expected = [0.03] * 10 + [0.003] * 10 + [0.0003] * 10
-    np.testing.assert_allclose(rates(optimizer, 30), expected, rtol=1e-6)
+    np.testing.assert_allclose(rates(schedule, 30), expected, rtol=1e-6)
 
 
 def test_cosine_with_warmup():
-    optimizer = build_optimizer(
+    schedule = build_schedule(
+        "cosine",
         learning_rate=0.5,
         steps_per_epoch=10,
         epochs=4,
-        schedule="cosine",
         warmup_epochs=1,
     )
     expected = [
@@ -42,15 +44,15 @@ def test_cosine_with_warmup():
         for t in range(40)
     ]
     np.testing.assert_allclose(
-        rates(optimizer, 40), expected, rtol=1e-5, atol=1e-7
+        rates(schedule, 40), expected, rtol=1e-5, atol=1e-7
     )
 
 
 def test_constant_is_constant():
-    optimizer = build_optimizer(
-        learning_rate=0.1, steps_per_epoch=3, epochs=2, schedule="constant"
+    schedule = build_schedule(
+        "constant", learning_rate=0.1, steps_per_epoch=3, epochs=2
     )
-    np.testing.assert_allclose(rates(optimizer, 6), [0.1] * 6, rtol=1e-6)
+    np.testing.assert_allclose(rates(schedule, 6), [0.1] * 6, rtol=1e-6)
 
 
 SCHEDULES = [
@@ -68,44 +70,39 @@ def sgd_cases():
     return np.array([1.0, -2.0, 0.5, 3.0]), gradients
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("settings", SCHEDULES)
 @pytest.mark.parametrize(
     ("momentum", "decay"), [(0.9, 1e-2), (0.9, 0.0), (0.0, 1e-2), (0.5, 0.1)]
 )
-def test_sgd_equals_pytorchs_documented_update(schedule, momentum, decay):
+def test_sgd_equals_pytorchs_documented_update(settings, momentum, decay):
     start, gradients = sgd_cases()
+    schedule = build_schedule(
+        **settings, learning_rate=0.1, steps_per_epoch=5, epochs=6
+    )
     optimizer = build_optimizer(
-        learning_rate=0.1,
-        steps_per_epoch=5,
-        epochs=6,
-        momentum=momentum,
-        weight_decay=decay,
-        **schedule,
+        learning_rate=schedule, momentum=momentum, weight_decay=decay
     )
     variable = keras.Variable(start, dtype="float64")
     weight, buffer = start.copy(), np.zeros(4)
-    for rate, gradient in zip(rates(optimizer, 30), gradients, strict=True):
+    for rate, gradient in zip(rates(schedule, 30), gradients, strict=True):
         optimizer.apply([tf.constant(gradient)], [variable])
         buffer = momentum * buffer + gradient + decay * weight
         weight -= rate * buffer
         np.testing.assert_allclose(variable, weight, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_sgd_equals_torch(schedule):
+@pytest.mark.parametrize("settings", SCHEDULES)
+def test_sgd_equals_torch(settings):
     torch = pytest.importorskip("torch")
     start, gradients = sgd_cases()
-    optimizer = build_optimizer(
-        learning_rate=0.1,
-        steps_per_epoch=5,
-        epochs=6,
-        weight_decay=1e-2,
-        **schedule,
+    schedule = build_schedule(
+        **settings, learning_rate=0.1, steps_per_epoch=5, epochs=6
     )
+    optimizer = build_optimizer(learning_rate=schedule, weight_decay=1e-2)
     variable = keras.Variable(start, dtype="float64")
     weight = torch.tensor(start, requires_grad=True)
     other = torch.optim.SGD([weight], 0.1, momentum=0.9, weight_decay=1e-2)
-    for rate, gradient in zip(rates(optimizer, 30), gradients, strict=True):
+    for rate, gradient in zip(rates(schedule, 30), gradients, strict=True):
         optimizer.apply([tf.constant(gradient)], [variable])
         other.param_groups[0]["lr"] = rate
         weight.grad = torch.tensor(gradient)
@@ -167,30 +164,38 @@ def test_sgd_survives_serialization_and_loss_scaling():
 
 
 def test_adamw_and_warmup_survive_serialization():
-    optimizer = build_optimizer(
-        "adamw",
+    schedule = build_schedule(
+        "cosine",
         learning_rate=1e-3,
         steps_per_epoch=10,
         epochs=3,
-        schedule="cosine",
         warmup_epochs=1,
-        weight_decay=0.05,
+    )
+    optimizer = build_optimizer(
+        "adamw", learning_rate=schedule, weight_decay=0.05
     )
     assert optimizer.weight_decay == 0.05
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert isinstance(copy._learning_rate, Warmup)
-    np.testing.assert_allclose(rates(copy, 30), rates(optimizer, 30))
+    np.testing.assert_allclose(
+        rates(copy._learning_rate, 30), rates(schedule, 30)
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": "lamb"}, "sgd, adamw. Received: optimizer='lamb'"),
         ({"schedule": "poly"}, "constant, steps, cosine"),
         ({"warmup_epochs": 2}, "Received: warmup_epochs=2, epochs=2"),
     ],
 )
-def test_wrong_arguments_are_refused(change, message):
+def test_wrong_schedules_are_refused(change, message):
     arguments = {"learning_rate": 0.1, "steps_per_epoch": 1, "epochs": 2}
     with pytest.raises(ValueError, match=message):
-        build_optimizer(**{**arguments, **change})
+        build_schedule(**{**arguments, **change})
+
+
+def test_an_unknown_optimizer_is_refused():
+    message = "sgd, adamw. Received: optimizer='lamb'"
+    with pytest.raises(ValueError, match=message):
+        build_optimizer("lamb", learning_rate=0.1)

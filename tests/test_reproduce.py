@@ -50,13 +50,9 @@ def make(name, folder, trainer, seeds=2, rows=None):
     make_table(
         name,
         tables.SCALES["small"],
-        ROOT / "flags",
-        TINY,
-        seeds,
-        folder / "runs",
+        runs.Training(ROOT / "flags", TINY, seeds, folder / "runs", trainer),
         folder / "tables",
         command="instdisc-reproduce ...",
-        train=trainer,
         rows=rows,
     )
     return (folder / "tables" / f"{name}.md").read_text()

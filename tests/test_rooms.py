@@ -109,3 +109,67 @@ def test_only_commands_touch_absl():
         and any(name.split(".")[0] == "absl" for name in imported(module))
     ]
     assert not touching
+
+
+# === Limits ===
+
+MOST_LINES_OF_A_FILE = 300
+MOST_LINES_OF_A_FUNCTION = 80  # without its docstring
+MOST_PARAMETERS = 8
+# They make a Keras object, or override what Keras calls with as many.
+WIDE = {
+    "method.encoders.build_encoder",
+    "method.instance_model.InstanceModel.compile",
+}
+
+
+def functions():
+    """All functions by name: `module.Class.function`."""
+
+    def below(node, name):
+        for child in ast.iter_child_nodes(node):
+            kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+            inner = name
+            if isinstance(child, kinds):
+                inner = f"{name}.{child.name}"
+                if not isinstance(child, ast.ClassDef):
+                    yield inner, child
+            yield from below(child, inner)
+
+    for module, path in modules().items():
+        tree = ast.parse(path.read_text("utf-8"))
+        yield from below(tree, module.removeprefix(f"{PACKAGE}."))
+
+
+def test_files_are_short():
+    lines = {
+        module: len(path.read_text("utf-8").splitlines())
+        for module, path in modules().items()
+    }
+    assert not {m: n for m, n in lines.items() if n > MOST_LINES_OF_A_FILE}
+
+
+def test_functions_are_short():
+    long = {}
+    for name, function in functions():
+        lines = function.end_lineno - function.lineno + 1
+        if ast.get_docstring(function) is not None:
+            docstring = function.body[0]
+            lines -= docstring.end_lineno - docstring.lineno + 1
+        if lines > MOST_LINES_OF_A_FUNCTION:
+            long[name] = lines
+    assert not long
+
+
+def test_functions_take_few_parameters():
+    """Constructors apart, whose arguments are an object's settings."""
+    wide = {}
+    for name, function in functions():
+        arguments = function.args
+        count = len(arguments.posonlyargs + arguments.args)
+        count += len(arguments.kwonlyargs)
+        first = arguments.args[0].arg if arguments.args else None
+        count -= first in ("self", "cls")
+        if not name.endswith(".__init__") and count > MOST_PARAMETERS:
+            wide[name] = count
+    assert wide.keys() == WIDE, wide

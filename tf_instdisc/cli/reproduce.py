@@ -99,19 +99,22 @@ def _reproduce(options: ReproduceOptions) -> None:
     trainer = _Trainer()
     signal.signal(signal.SIGTERM, trainer.stop)
     signal.signal(signal.SIGINT, trainer.interrupt)
+    training = runs.Training(
+        recipes,
+        more,
+        options.seeds,
+        pathlib.Path(options.runs_dir),
+        trainer.train,
+        options.jobs,
+    )
     for name in dict.fromkeys(options.table):
         make_table(
             name,
             tables.SCALES[options.scale],
-            recipes,
-            more,
-            options.seeds,
-            pathlib.Path(options.runs_dir),
+            training,
             pathlib.Path(options.tables_dir),
-            command=_command(name, options),
-            train=trainer.train,
-            num_jobs=options.jobs,
-            rows=options.rows,
+            _command(name, options),
+            options.rows,
         )
 
 

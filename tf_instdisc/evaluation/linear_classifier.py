@@ -5,7 +5,7 @@ import numpy as np
 
 from tf_instdisc.evaluation.features import Features
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
-from tf_instdisc.training.optimizer import build_optimizer
+from tf_instdisc.training.optimizer import build_optimizer, build_schedule
 
 _CHUNK = 1024
 _EPSILON = 1e-5  # of a batch norm
@@ -70,12 +70,15 @@ def train_classifier(
         ]
     )
     rows = _Rows(values, labels, options.batch_size, options.seed)
-    optimizer = build_optimizer(
+    schedule = build_schedule(
+        "steps",
         learning_rate=options.learning_rate,
         steps_per_epoch=len(rows),
         epochs=options.epochs,
-        schedule="steps",
         schedule_epochs=options.schedule_epochs,
+    )
+    optimizer = build_optimizer(
+        learning_rate=schedule,
         momentum=options.momentum,
         weight_decay=options.weight_decay,
     )

@@ -14,7 +14,7 @@ from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.linear_classifier import top_accuracies
 from tf_instdisc.method.fused_batch_norm import training_call
-from tf_instdisc.training.optimizer import build_optimizer
+from tf_instdisc.training.optimizer import build_optimizer, build_schedule
 
 
 def class_balanced_ids(
@@ -126,14 +126,17 @@ class NetworkTuning:
             return
         self._compiled = rate, updates
         options = self._options
+        schedule = build_schedule(
+            options.schedule,
+            learning_rate=rate,
+            steps_per_epoch=updates / options.epochs,
+            epochs=options.epochs,
+            schedule_epochs=options.schedule_epochs,
+        )
         self._model.compile(
             optimizer=build_optimizer(
                 options.optimizer,
-                learning_rate=rate,
-                steps_per_epoch=updates / options.epochs,
-                epochs=options.epochs,
-                schedule=options.schedule,
-                schedule_epochs=options.schedule_epochs,
+                learning_rate=schedule,
                 weight_decay=options.weight_decay,
             ),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

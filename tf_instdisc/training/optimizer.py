@@ -15,16 +15,11 @@ from tf_instdisc.errors import UsageError
 def build_optimizer(
     optimizer: str = "sgd",
     *,
-    learning_rate: float,
-    steps_per_epoch: float,
-    epochs: int,
-    schedule: str = "steps",
-    schedule_epochs: Sequence[int] = (120, 160),
-    warmup_epochs: float = 0.0,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
 ) -> keras.optimizers.Optimizer:
-    """Builds an optimizer with its schedule.
+    """Builds an optimizer.
 
     `"sgd"` is PyTorch's (`SGD`), as the authors' code uses it. `"adamw"`
     (Loshchilov, Hutter 2019) learns more from few steps; its weight decay is
@@ -32,13 +27,7 @@ def build_optimizer(
 
     Args:
         optimizer: `"sgd"` or `"adamw"`.
-        learning_rate: The highest rate.
-        steps_per_epoch: Steps of one epoch.
-        epochs: Epochs of the run.
-        schedule: `"constant"`, `"steps"` (a tenth after each of
-            `schedule_epochs`) or `"cosine"` (to 0 at the end).
-        schedule_epochs: Rising; those beyond the run have no effect.
-        warmup_epochs: Epochs in which the rate rises from 0, linearly.
+        learning_rate: A rate, or what `build_schedule` gives.
         momentum: Of `"sgd"`, in [0, 1).
         weight_decay: As PyTorch's optimizer of this name has it, at least 0.
 
@@ -46,10 +35,43 @@ def build_optimizer(
         The optimizer.
 
     Raises:
-        ValueError: If a name is unknown, or the warm-up is as long as the
-            run.
+        ValueError: If the name is unknown.
     """
     require_choice("optimizer", optimizer, OPTIMIZERS)
+    if optimizer == "adamw":
+        return keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
+    return SGD(
+        learning_rate, momentum=momentum, coupled_weight_decay=weight_decay
+    )
+
+
+def build_schedule(
+    schedule: str = "steps",
+    *,
+    learning_rate: float,
+    steps_per_epoch: float,
+    epochs: int,
+    schedule_epochs: Sequence[int] = (120, 160),
+    warmup_epochs: float = 0.0,
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Builds how the learning rate rises and falls.
+
+    Args:
+        schedule: `"constant"`, `"steps"` (a tenth after each of
+            `schedule_epochs`) or `"cosine"` (to 0 at the end).
+        learning_rate: The highest rate.
+        steps_per_epoch: Steps of one epoch.
+        epochs: Epochs of the run.
+        schedule_epochs: Rising; those beyond the run have no effect.
+        warmup_epochs: Epochs in which the rate rises from 0, linearly.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: If the name is unknown, or the warm-up is as long as the
+            run.
+    """
     require_choice("schedule", schedule, SCHEDULES)
     if not 0 <= warmup_epochs < epochs:
         raise UsageError(
@@ -73,9 +95,7 @@ def build_optimizer(
         # A constant by itself would be a variable: a checkpoint would bring
         # the old one back.
         rate = Warmup(rate, max(warmup_steps, 1))
-    if optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=weight_decay)
-    return SGD(rate, momentum=momentum, coupled_weight_decay=weight_decay)
+    return rate
 
 
 def optimizer_of(
@@ -89,8 +109,8 @@ def optimizer_of(
             are accumulated.
     """
     images_per_update = config.batch_size * config.accumulate_steps
-    return build_optimizer(
-        config.optimizer,
+    schedule = build_schedule(
+        config.schedule,
         learning_rate=scaled_learning_rate(
             config.learning_rate,
             config.learning_rate_scaling,
@@ -98,9 +118,12 @@ def optimizer_of(
         ),
         steps_per_epoch=steps_per_epoch / config.accumulate_steps,
         epochs=config.epochs,
-        schedule=config.schedule,
         schedule_epochs=config.schedule_epochs,
         warmup_epochs=config.warmup_epochs,
+    )
+    return build_optimizer(
+        config.optimizer,
+        learning_rate=schedule,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )

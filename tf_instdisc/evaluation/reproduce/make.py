@@ -10,7 +10,7 @@ from tf_instdisc import atomic
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.evaluation.reproduce import measure, runs, show
 from tf_instdisc.evaluation.reproduce.measure import Measured
-from tf_instdisc.evaluation.reproduce.runs import Run
+from tf_instdisc.evaluation.reproduce.runs import Run, Training
 from tf_instdisc.evaluation.reproduce.tables import TABLES, Scale, Table
 from tf_instdisc.runs import lock
 from tf_instdisc.text import shown
@@ -19,14 +19,9 @@ from tf_instdisc.text import shown
 def make_table(
     name: str,
     scale: Scale,
-    recipes: pathlib.Path,
-    more: Sequence[str],
-    num_seeds: int,
-    runs_dir: pathlib.Path,
+    training: Training,
     tables_dir: pathlib.Path,
     command: str,
-    train: runs.Train,
-    num_jobs: int = 1,
     rows: Sequence[str] | None = None,
 ) -> None:
     """Makes `NAME.md`, and `NAME.png` where the paper has a figure.
@@ -37,14 +32,9 @@ def make_table(
     Args:
         name: A key of `TABLES`.
         scale: Its scale.
-        recipes: The folder of the recipes.
-        more: Flags of instdisc-train, added to every run.
-        num_seeds: Seeds of each row.
-        runs_dir: Where runs are kept.
+        training: How its runs are trained.
         tables_dir: Where the table goes.
         command: What the table says it was made by.
-        train: Trains a run.
-        num_jobs: Runs trained at the same time.
         rows: Names of the runs to make, all by default.
 
     Raises:
@@ -53,17 +43,18 @@ def make_table(
     table = TABLES[name]
     if rows is not None:
         table = _with_rows(table, rows)
-    recipe = recipes / scale.recipes[table.recipe]
-    inputs = measure.open_inputs(runs.recipe_config(recipe, more), scale)
+    recipe = training.recipes / scale.recipes[table.recipe]
+    config = runs.recipe_config(recipe, training.more)
+    inputs = measure.open_inputs(config, scale)
     planned = runs.plan_runs(
         table,
         recipe,
-        more,
+        training.more,
         inputs.source.num_instances,
-        num_seeds,
-        runs_dir,
+        training.num_seeds,
+        training.runs_dir,
     )
-    runs.train_missing(planned, train, num_jobs)
+    runs.train_missing(planned, training.train, training.num_jobs)
     tables_dir.mkdir(parents=True, exist_ok=True)
     kept = _Kept(tables_dir / f"{name}.json")
     measured = []

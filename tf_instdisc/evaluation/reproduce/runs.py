@@ -52,6 +52,27 @@ class Run:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How the runs of tables are trained.
+
+    Attributes:
+        recipes: The folder of the recipes.
+        more: Flags of instdisc-train, added to every run.
+        num_seeds: Seeds of each row.
+        runs_dir: Where runs are kept.
+        train: Trains a run.
+        num_jobs: Runs trained at the same time.
+    """
+
+    recipes: pathlib.Path
+    more: Sequence[str]
+    num_seeds: int
+    runs_dir: pathlib.Path
+    train: Train
+    num_jobs: int = 1
+
+
 def find_recipes(recipes_dir: str | None) -> pathlib.Path:
     """The folder of flagfiles: the given one, or the package's own.
 
