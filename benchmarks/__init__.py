@@ -1,10 +1,11 @@
-"""Benchmarks: one module each, `python -m benchmarks.NAME [--tiny]`.
+"""Benchmarks, one per module: `python -m benchmarks.NAME [--tiny]`.
 
-Each prints a Markdown table of ratios taken in one run. PyTorch and faiss are
-compared where they are installed (`pip install .[bench]`).
+Each benchmark prints a Markdown table of ratios that were measured in one run.
+PyTorch and faiss are included in the comparison if they are installed
+(`pip install .[bench]`).
 """
 
 import os
 
-# As the commands have it.
+# The commands set this as well.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -1,4 +1,4 @@
-"""Exact softmax over the bank: streamed against the [batch, n] matrix."""
+"""Exact softmax over the bank: streamed compared with a [batch, n] matrix."""
 
 import numpy as np
 import tensorflow as tf
@@ -10,12 +10,12 @@ _TEMPERATURE = 0.07
 
 
 def make(kind: str, num_instances: int, size: int):
-    """Loss and gradient of one batch, as a function without arguments."""
+    """Returns a function that computes the loss and gradient of one batch."""
     embeddings, ids = map(tf.constant, head.batch(num_instances, size))
     start = tf.random.stateless_normal([num_instances, 128], [0, 0])
     bank = tf.Variable(tf.math.l2_normalize(start, axis=1), trainable=False)
     del start
-    # From here on a plain read copies the bank, as it does in training.
+    # From now on, a plain read copies the bank, as it does in training.
     bank.scatter_update(tf.IndexedSlices(embeddings, ids))
 
     def losses():

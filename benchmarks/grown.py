@@ -1,9 +1,10 @@
-"""What `instdisc-update` costs, against encoding the new images alone.
+"""The cost of `instdisc-update` compared with encoding only the new images.
 
     python -m benchmarks.grown [--images=FOLDER]
 
-One eleventh of the images is new, the rest stays: 10 % are added. ResNet-18 of
-128 pixels, untrained; without a folder, 550 JPEGs of 500x375 are made.
+One eleventh of the images is new, so that 10% are added. The encoder is an
+untrained ResNet-18 at 128 pixels. Without a folder, 550 JPEGs of 500x375 are
+generated.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--images", help="a folder of images")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--tiny", action="store_true", help="small sizes: does it start?"
+        "--tiny", action="store_true", help="use small sizes, as a smoke test"
     )
     parsed = parser.parse_args()
     size, width = (16, 4) if parsed.tiny else (128, 64)

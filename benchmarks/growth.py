@@ -1,9 +1,10 @@
-"""How time and memory of a training step grow, beside the expected law.
+"""Growth of the time and memory of a training step, with the expected law.
 
-Against n, the number of negatives and the batch, each alone; the other two
-stay at n = 50,000, 4096 negatives (shared) and a batch of 128. The encoder is
-one convolution at 32 pixels, so that the head can be seen. Each point is a
-process of its own. `--plot=FILE.png` needs matplotlib.
+One of n, the number of negatives and the batch size is varied at a time. The
+other two stay at n = 50,000, 4096 shared negatives and a batch size of 128. The
+encoder is one convolution at 32 pixels, so that the head is not hidden by it.
+Each point is measured in its own process. `--plot=FILE.png` requires
+matplotlib.
 """
 
 import argparse
@@ -23,8 +24,8 @@ _SWEEPS = {
     "batch": [32, 128, 512, 1024],
 }
 _TINY = {"n": [100], "negatives": [8], "batch": [4]}
-# What is expected, as a function of what is varied: of time and of memory
-# above the bank. Where nothing is expected to grow, the law is constant.
+# The expected laws of time and of memory above the bank, as functions of the
+# varied quantity.
 _LAWS = {
     ("negatives", "nce"): ("a + b negatives", "a + b negatives"),
     ("batch", "nce"): ("a + b batch", "a + b batch"),
@@ -34,7 +35,7 @@ _LAWS = {
 
 
 def make(objective: str, n: int, negatives: int, batch: int):
-    """A training step, as a function without arguments."""
+    """Returns a function that runs a training step."""
     import keras
     import tensorflow as tf
 
@@ -64,10 +65,11 @@ def make(objective: str, n: int, negatives: int, batch: int):
 
 
 def measure(objective: str, repeats: int, **sizes: int) -> tuple[float, float]:
-    """CPU seconds of a step, and megabytes above what stays.
+    """Measures the CPU seconds and the additional megabytes of a step.
 
-    The least of `repeats` steps after the first; memory is the peak of a
-    step above what the process holds before it: bank, weights, images.
+    The time is the minimum of `repeats` steps after the first one. The memory
+    is the peak of a step above what the process holds before it, which is the
+    bank, the weights and the images.
     """
     return timing.in_own_process(_measure, objective, repeats, sizes)
 
@@ -85,21 +87,21 @@ def _measure(objective, repeats, sizes):
 
 
 def expected(law: str, x: list[int], y: list[float]) -> list[float]:
-    """The law's values at `x`, fitted to `y` by least squares of shares.
+    """Fits a law to `y` by least squares of the relative errors.
 
     Args:
-        law: `"constant"`, or one that begins with `"a + b"`.
-        x: What is varied.
-        y: What was measured, above 0.
+        law: `"constant"`, or a law that begins with `"a + b"`.
+        x: Values of the varied quantity.
+        y: Measurements, greater than 0.
 
     Returns:
-        One value for each of `x`.
+        The fitted values at `x`.
     """
     points = np.asarray(x, float)
     columns = [np.ones_like(points)]
     if law != "constant":
         columns.append(points)
-    # Each point weighs by its share, or the largest would be all that counts.
+    # Relative errors are minimized, or the largest point would dominate.
     matrix = np.stack(columns, axis=1)
     weights = 1 / np.maximum(np.asarray(y, float), 1e-9)
     factors, *_ = np.linalg.lstsq(
@@ -109,7 +111,7 @@ def expected(law: str, x: list[int], y: list[float]) -> list[float]:
 
 
 def _fits(n: int) -> bool:
-    """Whether a bank of n rows leaves the machine room for others."""
+    """Whether a bank of n rows fits into half of the available memory."""
     with open("/proc/meminfo", encoding="ascii") as file:
         lines = dict(line.split(":", 1) for line in file)
     available = 1024 * int(lines["MemAvailable"].split()[0])
@@ -120,7 +122,7 @@ def _fits(n: int) -> bool:
 
 
 def plot(results: dict, path: str) -> None:
-    """Draws each sweep: points as measured, lines as expected."""
+    """Plots the measurements of each sweep as points and the laws as lines."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,11 +1,12 @@
-"""The floor of each part of a training step on one H100, on paper.
+"""Calculates a lower bound for each part of a training step on one H100.
 
-ResNet-50, batch 256, n = 1,281,167: bytes over the memory's speed, operations
-over the arithmetic's, whichever takes longer. No kernel is faster; real ones
-are slower, and launching one takes some microseconds.
+The step is that of a ResNet-50 with batch size 256 and n = 1,281,167. The bound
+is the bytes divided by the memory bandwidth or the operations divided by the
+arithmetic throughput, whichever is longer. No kernel can be faster. Real
+kernels are slower, and launching one takes a few microseconds.
 
-Source of the speeds: NVIDIA H100 Tensor Core GPU data sheet, SXM, without
-sparsity.
+The source of the speeds is the NVIDIA H100 Tensor Core GPU data sheet (SXM,
+without sparsity).
 """
 
 import dataclasses
@@ -23,10 +24,10 @@ class Part:
     """One part of a step.
 
     Attributes:
-        name: What it does.
-        num_bytes: Read and written in the GPU's memory.
-        operations: Multiplications and additions.
-        precision: Of the operations, a key of `FLOPS`.
+        name: Description of the part.
+        num_bytes: Bytes that are read and written in the memory of the GPU.
+        operations: Number of multiplications and additions.
+        precision: Precision of the operations, a key of `FLOPS`.
     """
 
     name: str
@@ -36,38 +37,40 @@ class Part:
 
     @property
     def memory_seconds(self) -> float:
-        """What reading and writing takes."""
+        """The time of reading and writing."""
         return self.num_bytes / MEMORY
 
     @property
     def arithmetic_seconds(self) -> float:
-        """What the operations take."""
+        """The time of the operations."""
         return self.operations / FLOPS[self.precision]
 
     @property
     def seconds(self) -> float:
-        """The floor: the longer of both."""
+        """The lower bound, which is the longer of the two times."""
         return max(self.memory_seconds, self.arithmetic_seconds)
 
     @property
     def bound_by(self) -> str:
-        """Which of both it is."""
+        """The resource that limits the part."""
         by_memory = self.memory_seconds > self.arithmetic_seconds
         return "memory" if by_memory else "arithmetic"
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Sums over an encoder's layers, for one image.
+    """Sums over the layers of an encoder, for one image.
 
     Attributes:
-        multiply_adds: Of convolutions and dense layers, forward.
-        first_multiply_adds: Those of the first layer, whose input needs no
-            gradient.
+        multiply_adds: Multiply-adds of convolutions and dense layers in the
+            forward pass.
+        first_multiply_adds: Multiply-adds of the first layer, whose input needs
+            no gradient.
         conv_inputs: Numbers that convolutions read.
-        conv_outputs: Numbers that they write; each goes through batch norm.
-        joined: Numbers that additions of a shortcut write.
-        weights: Trained weights of the whole encoder.
+        conv_outputs: Numbers that convolutions write, all of which pass through
+            batch normalization.
+        joined: Numbers that the additions of shortcuts write.
+        weights: Trainable weights of the whole encoder.
     """
 
     multiply_adds: int
@@ -92,7 +95,7 @@ def count_layers(encoder) -> Layers:
         if kind == "Add":
             sums["joined"] += outputs
             continue
-        # Each output is a sum over all but the last side of the kernel.
+        # Each output is a sum over all axes of the kernel except the last.
         *summed, _ = layer.kernel.shape
         multiply_adds = outputs
         for side in summed:
@@ -114,14 +117,16 @@ def _size(tensor, first_axis=1):
 
 
 def encoder_parts(layers: Layers, batch: int, precision: str) -> list[Part]:
-    """Forward and backward of the encoder, and SGD with momentum.
+    """Counts the forward and backward passes and SGD with momentum.
 
-    Kernels as cuDNN has them: a convolution reads its input and writes its
-    output; batch norm reads that twice (statistics, then the result with
-    ReLU and the shortcut's addition in one) and writes it. Backward, batch
-    norm reads input and gradient twice and writes one gradient; a
-    convolution reads the gradient for its weights and for its input, its
-    input again, and writes the input's gradient. Weights count only in SGD.
+    The kernels are those of cuDNN. In the forward pass, a convolution reads its
+    input and writes its output. Batch normalization reads this output twice
+    (for the statistics, and for the result fused with ReLU and the addition of
+    the shortcut) and writes it once. In the backward pass, batch normalization
+    reads its input and the gradient twice and writes one gradient. A
+    convolution reads the gradient twice (for its weights and for its input) and
+    its input once, and writes the gradient of its input. Weights are counted
+    only in SGD.
     """
     item = _BYTES[precision]
     inputs = layers.conv_inputs * batch * item
@@ -154,11 +159,11 @@ def encoder_parts(layers: Layers, batch: int, precision: str) -> list[Part]:
 def head_parts(
     batch: int, num_instances: int, num_negatives: int, dim: int = 128
 ) -> list[Part]:
-    """Each kind of head, loss and gradient for the embeddings, in float32.
+    """Counts the loss and the gradient of each kind of head, in float32.
 
-    A product for the logits and one for the gradient. What is kept between
-    the two goes through memory, but for the streamed softmax, whose chunks of
-    logits stay in the cache of 50 MB.
+    There is one product for the logits and one for the gradient. Intermediate
+    results pass through memory, except those of the streamed softmax, whose
+    chunks of logits stay in the cache of 50 MB.
     """
     row = 4 * dim
     logits = 4 * batch * num_negatives
@@ -172,8 +177,8 @@ def head_parts(
     return [
         part(
             "NCE, shared negatives",
-            # Gathered (read, written), read by both products; logits are
-            # written and read, as is their gradient.
+            # Rows are gathered (read and written) and read by both products.
+            # The logits and their gradient are written and read.
             4 * num_negatives * row + 4 * logits,
             operations(num_negatives),
         ),

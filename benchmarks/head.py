@@ -1,8 +1,8 @@
-"""The head of NCE: loss, gradient for the embeddings, bank update.
+"""The head of NCE: the loss, the gradient of the embeddings, the bank update.
 
-Against the authors' algorithm in PyTorch: each example draws its own
-negatives, their rows are gathered, `bmm` and `exp` give the scores, and
-`index_copy_` writes the renormalised rows.
+It is compared with the authors' algorithm in PyTorch, in which each example
+draws its own negatives, their rows are gathered, `bmm` and `exp` compute the
+scores, and `index_copy_` writes the renormalized rows.
 """
 
 import math
@@ -19,7 +19,7 @@ _TEMPERATURE = 0.07
 
 
 def batch(num_instances: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit embeddings `[size, 128]` and ids `[size]`."""
+    """Returns unit embeddings `[size, 128]` and ids `[size]`."""
     random = np.random.default_rng(0)
     embeddings = random.normal(size=[size, _DIM]).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -27,7 +27,7 @@ def batch(num_instances: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(num_instances, size, num_negatives, negatives):
-    """A step of this package's head, as a function without arguments."""
+    """Returns a function that runs a step of the head of this package."""
     bank = MemoryBank(num_instances, _DIM)
     step = tf.Variable(0, dtype=tf.int64)
     embeddings, ids = map(tf.constant, batch(num_instances, size))
@@ -50,7 +50,7 @@ def ours(num_instances, size, num_negatives, negatives):
 
 
 def authors(num_instances, size, num_negatives):
-    """A step of the authors' algorithm in PyTorch."""
+    """Returns a function that runs the authors' algorithm in PyTorch."""
     import torch
 
     bound = 1 / math.sqrt(_DIM / 3)

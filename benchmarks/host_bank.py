@@ -1,4 +1,4 @@
-"""A training step with a host's bank of 10,000,000 rows, and its memory.
+"""Time and memory of training with a bank of 10,000,000 rows in host memory.
 
 python -m benchmarks.host_bank [NUM_INSTANCES]
 """
@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def memory(field: str) -> float:
-    """GiB that the kernel reports of this process."""
+    """Returns a memory figure of this process in GiB."""
     with open("/proc/self/status", encoding="ascii") as file:
         for line in file:
             if line.startswith(field):
@@ -21,7 +21,7 @@ def memory(field: str) -> float:
 
 
 def main() -> None:
-    """Prints memory and time after each stage."""
+    """Prints the memory and the time of each stage."""
     import keras
     import numpy as np
     import tensorflow as tf

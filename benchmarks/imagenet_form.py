@@ -1,9 +1,9 @@
-"""A stream of ImageNet's form: memory over an epoch, speed, a restart.
+"""Memory, speed and a restart with a dataset in the form of ImageNet.
 
-Writes a data set with ImageNet's features, splits and shards, whose JPEGs are
-crops of photographs in changed colors. Trains `imagenet_resnet18.flags` on it
-at a reduced width by the real command, kills it in the middle of the second
-epoch, and starts it again.
+Writes a dataset with the features, splits and shards of ImageNet, whose JPEGs
+are crops of photographs with modified colors. Trains `imagenet_resnet18.flags`
+on it at a reduced width with the actual command, kills the process in the
+middle of the second epoch, and starts it again.
 
 python -m benchmarks.imagenet_form --photos=FOLDER --work_dir=DIR
 """
@@ -32,8 +32,8 @@ _NAME = "imagenet2012"
 _VERSION = "5.1.0"
 _NUM_CLASSES = 1000
 _QUALITY = 75
-_LARGEST = 640  # pixels of a photograph's longer side, of which crops are cut
-_POINTS = 5  # of the memory curve
+_LARGEST = 640  # pixels of the longer side of the photographs that are cropped
+_POINTS = 5  # on the memory curve
 
 
 def _features():
@@ -68,7 +68,7 @@ def _photographs(folder: str | None) -> list[Image.Image]:
 
 
 def _write_shard(path, photos, first, count, side) -> int:
-    """Writes examples first .. first + count - 1; returns their bytes."""
+    """Writes `count` examples from `first` on and returns their size."""
     import tensorflow as tf
 
     opened = _photographs(photos)
@@ -117,15 +117,16 @@ def make_set(
     side: int,
     jobs: int,
 ) -> int:
-    """Writes the data set; returns the bytes of its training images.
+    """Writes the dataset and returns the size of its training images.
 
     Args:
-        data_dir: Where TFDS looks for it.
-        photos: Folder of photographs; None for plain colors.
-        num_images: Training images; a hundredth is for validation.
-        num_shards: Shards of the training images.
+        data_dir: Directory in which TFDS looks for the dataset.
+        photos: Folder of photographs, or `None` for plain colors.
+        num_images: Number of training images. There are a hundredth as many
+            validation images.
+        num_shards: Number of shards of the training images.
         side: Mean width of the images in pixels.
-        jobs: Processes that write.
+        jobs: Number of writing processes.
     """
     import tensorflow_datasets as tfds
 
@@ -188,7 +189,7 @@ def _spawned():
 
 
 class _Training:
-    """A process of `instdisc-train`, and its memory over time."""
+    """A process of `instdisc-train` whose memory is sampled over time."""
 
     def __init__(self, command):
         self.started = time.time()
@@ -214,7 +215,7 @@ class _Training:
             try:
                 lines = status.read_text().splitlines()
             except OSError:
-                return  # It has ended since.
+                return  # The process has ended.
             for line in lines:
                 if line.startswith("VmRSS:"):
                     sample = time.time(), int(line.split()[1]) * 1024
@@ -226,7 +227,7 @@ class _Training:
         self._lines.extend(self._process.stdout)
 
     def wait_for(self, is_there) -> float:
-        """Waits until something is there; returns when that was."""
+        """Waits until `is_there()` is true and returns the time."""
         while not is_there():
             if self._process.poll() is not None:
                 sys.exit("".join(self._lines[-20:]))
@@ -234,13 +235,13 @@ class _Training:
         return time.time()
 
     def kill(self):
-        """Kills it as the kernel does where memory is short."""
+        """Kills the process as the kernel does when memory runs out."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
 
 def measure(data_dir, run_dir, width, batch_size, image_size) -> list:
-    """Trains an epoch, kills the second one in its middle, starts again."""
+    """Trains one epoch, kills the process in the second, and restarts it."""
 
     def command(minutes):
         return [
@@ -272,7 +273,7 @@ def measure(data_dir, run_dir, width, batch_size, image_size) -> list:
     num_images = facts["num_instances"]
     seconds = num_images / epoch["images_per_second"]
     first_step = ended - seconds
-    # The checkpoint of the epoch's end comes after its metrics.
+    # The checkpoint at the end of an epoch is written after its metrics.
     at_end = newest()
     training.wait_for(lambda: newest() > at_end)
     training.wait_for(lambda: time.time() > ended + seconds / 2)
@@ -322,7 +323,9 @@ def main() -> None:
         default=os.environ.get("INSTDISC_PHOTOS"),
         help="folder of photographs; by default $INSTDISC_PHOTOS",
     )
-    parser.add_argument("--work_dir", help="kept, and used again")
+    parser.add_argument(
+        "--work_dir", help="a directory that is kept and reused"
+    )
     parser.add_argument("--num_images", type=int, default=100_000)
     parser.add_argument("--num_shards", type=int, default=64)
     parser.add_argument("--width", type=int, default=4)

@@ -1,9 +1,9 @@
-"""The input pipeline alone: images of CIFAR's size, and JPEG at 224 pixels.
+"""The input pipeline alone, for images of CIFAR's size and JPEGs at 224 pixels.
 
-Beside it stands what a ResNet-18 of width 64 consumes in training, and what
-keras_cv's layers do with batches. JPEGs are compared with a loader of Pillow
-that does what torchvision's transforms do: random crop and resize, flip,
-colour jitter in random order, grayscale.
+It is compared with the consumption of a ResNet-18 of width 64 in training, and
+with the layers of keras_cv on batches. For JPEGs it is compared with a Pillow
+loader that applies the transforms of torchvision: random resized crop, flip,
+color jitter in random order, and grayscale.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _BATCH = 128
 
 
 def pipeline(source, image_size):
-    """Takes a batch of the training pipeline, as a function."""
+    """Returns a function that takes a batch of the training pipeline."""
     dataset = training_dataset(
         source, Augmentation(image_size=image_size), _BATCH, epochs=10**6
     )
@@ -37,9 +37,9 @@ def pipeline(source, image_size):
 
 
 def layers(images):
-    """Augmentations of a batch: ours and keras_cv's, by name.
+    """Returns the augmentations of this package and of keras_cv by name.
 
-    Of these, flips and grey images have the same definition.
+    Only flips and grayscale conversion have the same definition in both.
     """
     size = images.shape[1]
     ours = Augmentation(image_size=size)
@@ -63,13 +63,13 @@ def layers(images):
         return run
 
     functions = {
-        "all four, ours": lambda x: augment.augment(x, uniforms, ours),
+        "all four, tf_instdisc": lambda x: augment.augment(x, uniforms, ours),
         "all four, keras_cv": in_turn(every),
-        "grey, ours": lambda x: augment.random_grayscale(
+        "grayscale, tf_instdisc": lambda x: augment.random_grayscale(
             x, uniforms[:, -2], 0.2
         ),
-        "grey, keras_cv": in_turn(every[2:3]),
-        "flip, ours": lambda x: augment.random_flip(x, uniforms[:, -1]),
+        "grayscale, keras_cv": in_turn(every[2:3]),
+        "flip, tf_instdisc": lambda x: augment.random_flip(x, uniforms[:, -1]),
         "flip, keras_cv": in_turn(every[3:]),
     }
 
@@ -81,7 +81,7 @@ def layers(images):
 
 
 def images_per_core_second(take, num_batches):
-    """Images for each second that all threads together were at work."""
+    """Returns the images per CPU second of all threads."""
     take()
     start = time.process_time()
     for _ in range(num_batches):
@@ -90,7 +90,7 @@ def images_per_core_second(take, num_batches):
 
 
 def pillow(paths, image_size):
-    """Loads and augments a batch with Pillow in one thread, as a function."""
+    """Returns a function that loads a batch with Pillow in one thread."""
     from PIL import Image, ImageEnhance
 
     def crop_box(width, height):
@@ -108,7 +108,7 @@ def pillow(paths, image_size):
         side = min(width, height)
         return 0, 0, side, side
 
-    def turn_hue(image):
+    def rotate_hue(image):
         hue, saturation, value = image.convert("HSV").split()
         shift = round(random.uniform(-0.4, 0.4) * 255)
         hue = hue.point(lambda h: (h + shift) % 256)
@@ -122,7 +122,7 @@ def pillow(paths, image_size):
         enhance(ImageEnhance.Brightness),
         enhance(ImageEnhance.Contrast),
         enhance(ImageEnhance.Color),
-        turn_hue,
+        rotate_hue,
     ]
     endless = itertools.cycle(paths)
 
@@ -148,7 +148,7 @@ def pillow(paths, image_size):
 
 
 def some_jpegs(folder: pathlib.Path, number: int) -> list[str]:
-    """Writes JPEGs of smooth noise, 500 x 375, where no photos are given."""
+    """Writes 500x375 JPEGs of smooth noise, for use without photographs."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -163,7 +163,9 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--images", help="folder of JPEGs; else made-up ones")
+    parser.add_argument(
+        "--images", help="a folder of JPEGs; generated if omitted"
+    )
     options = parser.parse_args()
     num_batches = 1 if options.tiny else 10
     width = 4 if options.tiny else 64
@@ -186,7 +188,7 @@ def main() -> None:
         }
         if timing.optional("PIL"):
             pipelines["224 px, JPEG, Pillow"] = lambda: pillow(paths, 224)
-        # One after the other: a pipeline that waits fills its buffers.
+        # Measured one after the other, as an idle pipeline fills its buffers.
         some = pixels[:_BATCH].astype(np.float32)
         batch = some, np.arange(_BATCH)
         consumer = step.whole("nce", *batch, width)

@@ -1,9 +1,9 @@
-"""What the report and the duplicates of a large bank take; no images.
+"""The cost of the report and the duplicates of a large bank without images.
 
     python -m benchmarks.large_bank [--rows=1000000] [--commands=report]
 
-A bank of random rows of 128 numbers, with 100 planted pairs of a cosine of
-0.99 or more. The commands run in processes of their own.
+The bank contains random rows of 128 numbers and 100 planted pairs with a cosine
+of at least 0.99. The commands run in their own processes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ NUM_PAIRS = 100
 
 
 def make_run(path: pathlib.Path, num_rows: int) -> directory.RunDirectory:
-    """A run of a random bank; row i and row num_rows - 1 - i are a pair."""
+    """Creates a random run in which rows i and num_rows - 1 - i are pairs."""
     rng = np.random.default_rng(0)
     rows = rng.standard_normal([num_rows, DIM], np.float32)
     noise = rng.standard_normal([NUM_PAIRS, DIM], np.float32)
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--commands", default="report,duplicates")
     parser.add_argument(
-        "--tiny", action="store_true", help="small sizes: does it start?"
+        "--tiny", action="store_true", help="use small sizes, as a smoke test"
     )
     parsed = parser.parse_args()
     num_rows = 300 if parsed.tiny else parsed.rows
@@ -93,7 +93,7 @@ def _measure(name: str, *arguments: str) -> list[str]:
 
 
 def _outcome(lines: list[str], num_rows: int) -> str:
-    """Groups of the TSV against the planted pairs."""
+    """Compares the groups of the TSV file with the planted pairs."""
     groups: dict[str, set[int]] = {}
     for line in lines:
         group, _, instance_id, *_ = line.split("\t")

@@ -1,7 +1,7 @@
-"""Loss in mixed precision against float32, over 200 steps on CIFAR-10.
+"""The loss in mixed precision and in float32 over 200 steps on CIFAR-10.
 
-Rounding alone drives two runs apart: float32 with TensorFlow's own kernels
-in place of oneDNN's shows how far.
+Rounding alone makes two runs diverge. A float32 run with the kernels of
+TensorFlow instead of those of oneDNN shows by how much.
 
 python -m benchmarks.mixed_precision DATA_DIR [STEPS]
 """
@@ -28,7 +28,7 @@ RECIPES = {
     "nce": ("nce", 4096, _ADAMW),
     "nce, SGD": ("nce", 512, _SGD),
 }
-# Policy, and whether oneDNN computes.
+# The dtype policy, and whether oneDNN is enabled.
 RUNS = {
     "float32": ("float32", "1"),
     "float32, other kernels": ("float32", "0"),
@@ -40,7 +40,7 @@ RUNS = {
 def train(
     precision: str, recipe: str, data_dir: str, steps: int
 ) -> list[float]:
-    """Loss of each step; ResNet-18 of width 8, images seen once."""
+    """Returns the loss of each step of a ResNet-18 of width 8."""
     import keras
 
     import tf_instdisc
@@ -81,7 +81,7 @@ def train(
 
 
 def main() -> None:
-    """Prints the losses and how far they are from float32's."""
+    """Prints the losses and their deviations from float32."""
     data_dir = sys.argv[1]
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 200
     if len(sys.argv) > 3:

@@ -1,8 +1,8 @@
-"""Nearest neighbours against faiss: kNN evaluation, and retrieval.
+"""Nearest neighbors compared with faiss, for kNN evaluation and retrieval.
 
-Retrieval is measured from Python (`neighbors.top_k`) and as the graph of an
-exported model has it (`BankIndex`), where the bank may be in int8. The floor
-is what it takes to read the bank once, in as many threads as there are cores.
+Retrieval is measured from Python (`neighbors.top_k`) and in the graph of an
+exported model (`BankIndex`), where the bank can be in int8. The floor is the
+time of reading the bank once, with one thread per core.
 """
 
 import os
@@ -18,7 +18,7 @@ from tf_instdisc.serving.bank_index import BankIndex
 
 
 def unit_rows(number: int, seed: int) -> np.ndarray:
-    """Random unit rows, float32 `[number, 128]`."""
+    """Returns random unit rows, float32 `[number, 128]`."""
     generator = np.random.default_rng(seed)
     rows = generator.standard_normal([number, 128], np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -26,7 +26,7 @@ def unit_rows(number: int, seed: int) -> np.ndarray:
 
 
 def search_index(rows: np.ndarray, queries: np.ndarray, wanted: int, dtype):
-    """The search of an exported model, as a function without arguments."""
+    """Returns a function that runs the search of an exported model."""
     number = len(rows)
     bank = Bank(
         rows=rows,
@@ -42,7 +42,7 @@ def search_index(rows: np.ndarray, queries: np.ndarray, wanted: int, dtype):
 
 
 def read_once(values: np.ndarray):
-    """Reads all of an array in all cores, as a function without arguments."""
+    """Returns a function that reads a whole array on all cores."""
     flat = values.reshape(-1).view(np.int64)
     parts = np.array_split(flat, 4 * os.cpu_count())
     pool = futures.ThreadPoolExecutor(os.cpu_count())
@@ -50,11 +50,11 @@ def read_once(values: np.ndarray):
 
 
 def knn_functions(queries, rows, wanted):
-    """What is compared for kNN evaluation, by name."""
+    """Returns the functions to compare for kNN evaluation by name."""
     resident = tf.constant(rows)
     return {
-        "ours": lambda: neighbors.top_k(queries, resident, wanted),
-        # Summed, so that nothing large is copied.
+        "tf_instdisc": lambda: neighbors.top_k(queries, resident, wanted),
+        # The sum avoids copying a large result.
         "product alone": lambda: [
             tf.reduce_sum(
                 tf.matmul(queries[i : i + 256], resident, transpose_b=True)
@@ -65,12 +65,14 @@ def knn_functions(queries, rows, wanted):
 
 
 def retrieval_functions(queries, rows, wanted):
-    """What is compared for retrieval, by name."""
+    """Returns the functions to compare for retrieval by name."""
     levels = (rows * 127).astype(np.int8)
     resident = tf.constant(rows)
     return {
-        "ours": lambda: neighbors.top_k(queries, resident, wanted),
-        "ours, rows in NumPy": lambda: neighbors.top_k(queries, rows, wanted),
+        "tf_instdisc": lambda: neighbors.top_k(queries, resident, wanted),
+        "tf_instdisc, rows in NumPy": lambda: neighbors.top_k(
+            queries, rows, wanted
+        ),
         "exported, float32": search_index(rows, queries, wanted, "float32"),
         "exported, int8": search_index(rows, queries, wanted, "int8"),
         "floor: float32 read once": read_once(rows),
@@ -82,7 +84,7 @@ def main() -> None:
     """Prints the tables."""
     tiny = timing.arguments(__doc__).tiny
     faiss = timing.optional("faiss")
-    # Queries, rows, neighbours.
+    # Queries, rows, neighbors.
     sizes = [(10_000, 50_000, 200), (1, 1_000_000, 10), (32, 1_000_000, 10)]
     for size in [(10, 500, 3), (1, 4096, 3)] if tiny else sizes:
         num_queries, num_rows, wanted = size
@@ -112,7 +114,7 @@ def main() -> None:
 
 
 def print_recall(num_rows: int) -> None:
-    """recall@10 of an int8 bank of random rows, which no turn makes easier."""
+    """Prints the recall@10 of an int8 bank of random rows."""
     rows, queries = unit_rows(num_rows, 1), unit_rows(100, 0)
     found = {
         dtype: search_index(rows, queries, 10, dtype)()[1]

@@ -1,11 +1,11 @@
-"""Near-duplicates planted among images: are they found, and only they?
+"""Precision and recall of near-duplicates that are planted among images.
 
     python -m benchmarks.planted_duplicates --run_dir=RUN [--images=FOLDER]
 
-Every fifth image is stored again four times: enlarged by 1.5, as a JPEG of
-quality 50, mirrored, and with 2.5 % cut off at each side. All copies of one
-image are pairs to be found. Images are those of a folder, or of the test split
-of the run's TFDS data set.
+Every fifth image is stored four more times: enlarged by 1.5, as a JPEG of
+quality 50, mirrored, and with 2.5% cut off at each side. Any two copies of an
+image form a pair to be found. The images are those of a folder, or of the test
+split of the TFDS dataset of the run.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--run_dir", help="a finished run")
     parser.add_argument("--images", help="a folder of images")
     parser.add_argument(
-        "--count", type=int, default=1000, help="images at most"
+        "--count", type=int, default=1000, help="maximum number of images"
     )
     parser.add_argument("--thresholds", default="0.90,0.95,0.97,0.98,0.99")
     parser.add_argument(
@@ -68,11 +68,11 @@ def main() -> None:
 
 
 def plant(images: Iterator[Image.Image], folder: str) -> None:
-    """Stores images and, of every fifth, copies, as `NUMBER_KIND.png`."""
+    """Stores images, and copies of every fifth one, as `NUMBER_KIND.png`."""
     for number, image in enumerate(images):
 
         def save(kind, picture, number=number, **arguments):
-            # TensorFlow goes by the content, whatever the suffix.
+            # TensorFlow detects the format from the content, not the suffix.
             path = pathlib.Path(folder, f"{number:06}_{kind}.png")
             kind_of_file = arguments.pop("format", "PNG")
             picture.save(path, kind_of_file, compress_level=1, **arguments)
@@ -107,7 +107,7 @@ def _smooth_images(count: int) -> Iterator[Image.Image]:
 
 
 def _scores(pairs, owners, kinds) -> list[str]:
-    """Precision, recall, and recall of each kind of copy with its original."""
+    """Returns precision, recall, and the recall of each kind of copy."""
     is_right = owners[pairs.first] == owners[pairs.second]
     sizes = np.unique(owners, return_counts=True)[1]
     found = {

@@ -1,7 +1,7 @@
-"""Step on 1, 2, 4 logical devices; checkpoint; time from restart to a step.
+"""Steps on 1, 2 and 4 logical devices, a checkpoint, and a restart.
 
-By the clock, and in seconds of all threads, which other jobs of the machine
-change little.
+Prints wall times, and CPU times of all threads, which depend little on other
+jobs of the machine.
 
 python -m benchmarks.replicas
 """
@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def measure(num_devices: int, directory: pathlib.Path) -> None:
-    """Prints a step's time; then saves, or goes on from what is saved."""
+    """Prints the time of a step, and saves or restores a checkpoint."""
     started = time.perf_counter(), time.process_time()
     import keras
     import numpy as np
@@ -83,7 +83,7 @@ def measure(num_devices: int, directory: pathlib.Path) -> None:
 
 
 def main() -> None:
-    """Measures each number of devices in a process of its own."""
+    """Measures each number of devices in its own process."""
     if len(sys.argv) > 1:
         measure(int(sys.argv[1]), pathlib.Path(sys.argv[2]))
         return

@@ -1,9 +1,9 @@
-"""How far runs of instdisc-reproduce have left the noise behind.
+"""Saturation of NCE in runs of instdisc-reproduce.
 
-NCE asks whether P(i|v) is above that of m noise samples, m / n. Where
-h(i, v) = n P / (n P + m) comes near 1, the gradient of the positive, 1 - h,
-is gone: so many negatives are how far a run can get. The table has n P(i|v) of
-training crops at the end of each run, and what h is of it.
+NCE compares P(i|v) with the probability m / n of m noise samples. As
+h(i, v) = n P / (n P + m) approaches 1, the gradient of the positive, 1 - h,
+vanishes, so m limits how far a run can get. The table contains n P(i|v) of
+training crops at the end of each run, and the resulting h.
 
     python -m benchmarks.saturation --runs_dir=runs/reproduce/cifar10_sweep \\
       --data_dir=...
@@ -29,14 +29,14 @@ _BATCHES = 16
 
 
 def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
-    """n P(i|v) of training crops, with Z the mean over them as NCE has it.
+    """Computes n P(i|v) of training crops, with Z as their mean as in NCE.
 
     Args:
-        path: A run's directory.
-        data_dir: Where TFDS keeps its data.
+        path: Directory of a run.
+        data_dir: Data directory of TFDS.
 
     Returns:
-        float64 `[images]`; 1 is what a uniform guess has.
+        float64 `[images]`. A uniform guess has the value 1.
     """
     run = opening.load(str(path))
     config = run.read_config()
@@ -51,7 +51,7 @@ def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
     )
     positives, sums = [], []
     for images, ids in crops.take(_BATCHES):
-        # Batch statistics, as in training.
+        # Use batch statistics, as in training.
         embeddings = encoder(images, training=True).numpy()
         logits = embeddings.astype(np.float64) @ bank.rows.T
         logits /= config.method.temperature
@@ -73,11 +73,11 @@ def main() -> None:
         if not path.exists():
             continue
         ratios = noise_ratios(path, options.data_dir)
-        share = ""
+        mean_h = ""
         if name != "base":
             num_negatives = int(name.removeprefix("nce-"))
-            share = f"{np.mean(ratios / (ratios + num_negatives)):.3f}"
-        rows.append([name, f"{np.median(ratios):.1f}", share])
+            mean_h = f"{np.mean(ratios / (ratios + num_negatives)):.3f}"
+        rows.append([name, f"{np.median(ratios):.1f}", mean_h])
     timing.print_table(["run", "median of n P(i given v)", "mean h"], rows)
 
 

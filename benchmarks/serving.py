@@ -1,11 +1,11 @@
-"""Measures exported models in a session, as ratios within one run.
+"""Measures exported models in a session as ratios within one run.
 
     python -m benchmarks.serving [--repeats=9]
 
-An untrained ResNet-18 of 64 pixels with a bank of 50,000 rows: weights change
-no speed. The ways that are compared take turns, and of each the median of the
-CPU time of all threads counts, so that other work on the machine disturbs
-little. Latencies of first calls are by the clock.
+The model is a ResNet-18 of 64 pixels with a bank of 50,000 rows. It is
+untrained, as weights do not affect the speed. The compared variants alternate,
+and the median CPU time of all threads is reported for each, which depends
+little on other work of the machine. Latencies of first calls are wall times.
 """
 
 import os
@@ -38,7 +38,7 @@ PHOTO = (375, 500)
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of the encoder, its bank and the batches."""
+    """Sizes of the encoder, its bank and the batches."""
 
     image: int = 64
     rows: int = 50_000
@@ -53,7 +53,7 @@ TINY = Sizes(image=16, rows=300, batches=(1,))
 
 
 def make_run(path, sizes):
-    """An untrained run; only its shapes matter."""
+    """Creates an untrained run, of which only the shapes matter."""
     if sizes is TINY:
         encoder = _linear_encoder(sizes.image)
     else:
@@ -109,7 +109,7 @@ class Served:
 
 
 def inputs_of(batch_size, sizes):
-    """Images, and photographs as JPEG."""
+    """Returns images and JPEG photographs."""
     rng = np.random.default_rng(0)
     size = [batch_size, sizes.image, sizes.image, 3]
     small = rng.integers(0, 256, [12, 16, 3], np.uint8)
@@ -121,7 +121,7 @@ def inputs_of(batch_size, sizes):
 
 
 def first_call(served, is_warm):
-    """Seconds of the first answer of a fresh session, and of the second."""
+    """Returns the seconds of the first two answers of a new session."""
     if is_warm:
         served.warm_up()
     _, contents = inputs_of(1, served.sizes)
@@ -134,7 +134,7 @@ def first_call(served, is_warm):
 
 
 def table(title, head, rows):
-    """Prints a table in Markdown, its title in the first cell."""
+    """Prints a Markdown table with its title in the first cell."""
     cells = [
         [f"{c:.2f}" if isinstance(c, float) else c for c in r] for r in rows
     ]
@@ -142,7 +142,7 @@ def table(title, head, rows):
 
 
 def signatures_table(served, repeats):
-    """Signatures against each other, and the share of decoding."""
+    """Compares the signatures, and prints the fraction of decoding."""
     seconds = {}
     for batch_size in served.sizes.batches:
         images, contents = inputs_of(batch_size, served.sizes)
@@ -170,7 +170,7 @@ def signatures_table(served, repeats):
         served.sizes.head,
         [
             [
-                "share",
+                "fraction",
                 *(
                     1
                     - seconds["serving_default", b] / seconds["image_bytes", b]
@@ -182,7 +182,7 @@ def signatures_table(served, repeats):
 
 
 def variants_table(plain, variants, signature, repeats):
-    """Other precisions against float32."""
+    """Compares other precisions with float32."""
     rows = {name: [name] for name in ["float32", *variants]}
     for batch_size in plain.sizes.batches:
         images, _ = inputs_of(batch_size, plain.sizes)
@@ -201,7 +201,7 @@ def variants_table(plain, variants, signature, repeats):
 
 
 def tflite_table(plain, version, repeats):
-    """TFLite against the SavedModel."""
+    """Compares TFLite with the SavedModel."""
     images, _ = inputs_of(1, plain.sizes)
     ways = {"SavedModel": lambda: plain.ask("serving_default", images)}
     for kind in ("float32", "int8"):
@@ -225,7 +225,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument(
-        "--tiny", action="store_true", help="small sizes: does it start?"
+        "--tiny", action="store_true", help="use small sizes, as a smoke test"
     )
     parsed = parser.parse_args()
     sizes = TINY if parsed.tiny else Sizes()

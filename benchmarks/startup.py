@@ -1,4 +1,4 @@
-"""What importing the package, and a command's `--help`, take."""
+"""The time of importing the package and of `--help` of each command."""
 
 import pathlib
 import subprocess

@@ -1,7 +1,8 @@
-"""The whole training step against its encoder alone, and against PyTorch.
+"""The whole training step compared with its encoder alone and with PyTorch.
 
-The CIFAR-10 recipe: ResNet-18, batch 128, n = 50,000. A PyTorch step is the
-same network, channels last, with SGD and a plain sum for a loss.
+The step is that of the CIFAR-10 recipe: ResNet-18, batch size 128, n = 50,000.
+The PyTorch step uses the same network, channels last, with SGD and a sum as its
+loss.
 """
 
 import keras
@@ -17,7 +18,7 @@ _NUM_INSTANCES = 50_000
 
 
 def whole(objective, images, ids, width):
-    """A training step of the model, as a function without arguments."""
+    """Returns a function that runs a training step of the model."""
     keras.utils.set_random_seed(0)
     encoder = build_encoder("resnet18", image_size=images.shape[1], width=width)
     model = InstanceDiscrimination(
@@ -31,7 +32,7 @@ def whole(objective, images, ids, width):
 
 
 def encoder_alone(images, width):
-    """Forward, backward and SGD of the encoder."""
+    """Returns a function that runs the encoder forward, backward and SGD."""
     keras.utils.set_random_seed(0)
     encoder = build_encoder("resnet18", image_size=images.shape[1], width=width)
     encode = fused_batch_norm.training_call(encoder)
@@ -52,7 +53,7 @@ def encoder_alone(images, width):
 
 
 def pytorch(images, width):
-    """The same network and step in PyTorch, channels last."""
+    """Returns a function that runs the same step in PyTorch."""
     import torch
     from torch import nn
 

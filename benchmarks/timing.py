@@ -1,4 +1,4 @@
-"""Times functions side by side, and measures their memory."""
+"""Compares the run times of functions and measures their memory."""
 
 import argparse
 import dataclasses
@@ -18,13 +18,13 @@ def arguments(doc: str) -> argparse.Namespace:
     """Parses `--tiny`."""
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument(
-        "--tiny", action="store_true", help="small sizes: does it start?"
+        "--tiny", action="store_true", help="use small sizes, as a smoke test"
     )
     return parser.parse_args()
 
 
 def optional(module: str):
-    """A module, or None where it is not installed."""
+    """Returns a module, or `None` if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -33,13 +33,12 @@ def optional(module: str):
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds of one function.
+    """Run times of one function in seconds.
 
     Attributes:
-        clock: Median by the clock.
-        cpu: The least CPU time of all threads together. It counts what a
-            machine that is shared with others does for this process; a
-            thread that waits in a loop counts as well.
+        clock: Median wall time.
+        cpu: Minimum CPU time, summed over all threads. It excludes the work of
+            other processes but includes threads that wait in a loop.
     """
 
     clock: float
@@ -51,14 +50,14 @@ def compare(
 ) -> dict[str, Times]:
     """Times each function.
 
-    They take turns, so that what else the machine does meets all of them,
-    and rest before each turn: a library's threads wait in a loop for a while
-    after their work, and would take a core from the next one. A turn is as
-    many calls as take a tenth of a second.
+    The functions take turns, so that other work on the machine affects all of
+    them, and there is a pause before each turn, because the threads of a
+    library wait in a loop for a while after their work and would occupy a core.
+    A turn consists of as many calls as take a tenth of a second.
 
     Args:
-        functions: What to time; each must wait for its result.
-        repeats: Turns of each, after two calls that warm up.
+        functions: Functions to time, each of which must wait for its result.
+        repeats: Number of turns of each function, after two warm-up calls.
 
     Returns:
         Times by name.
@@ -90,7 +89,7 @@ def compare(
 def cpu_medians(
     functions: dict[str, Callable[[], object]], repeats: int
 ) -> dict[str, float]:
-    """Median CPU seconds of each function, in this process.
+    """Measures the median CPU seconds of each function in this process.
 
     Args:
         functions: As in `compare`.
@@ -109,13 +108,13 @@ def cpu_medians(
 
 
 def _cpu():
-    """CPU seconds of this process, and of its children that have ended."""
+    """Returns the CPU seconds of this process and its finished children."""
     times = os.times()
     return time.process_time() + times.children_user + times.children_system
 
 
 def ratios(times: Times, other: Times | None) -> list[str]:
-    """Cells for time / other time, by the clock and in CPU seconds."""
+    """Returns cells with the ratios of wall times and of CPU times."""
     if other is None:
         return ["-", "-"]
     return [
@@ -125,17 +124,17 @@ def ratios(times: Times, other: Times | None) -> list[str]:
 
 
 def milliseconds(times: Times) -> list[str]:
-    """Cells for both times."""
+    """Returns cells with the wall time and the CPU time."""
     return [f"{times.clock * 1e3:.1f}", f"{times.cpu * 1e3:.1f}"]
 
 
 def peak_megabytes(make: Callable[..., Callable], *args) -> float:
-    """Memory that a function takes at its peak, in a process of its own.
+    """Measures the peak memory of a function in its own process.
 
     Args:
-        make: Called with `args`, in the process; gives the function. What it
-            allocates is not counted.
-        *args: Of `make`.
+        make: Returns the function when it is called with `args` in the process.
+            Its own allocations are not counted.
+        *args: Arguments of `make`.
 
     Returns:
         Megabytes (10^6 bytes) of resident memory above those before the
@@ -145,9 +144,9 @@ def peak_megabytes(make: Callable[..., Callable], *args) -> float:
 
 
 def in_own_process(function: Callable, *args):
-    """Calls a function in a process of its own, which returns freed memory."""
-    # Large blocks go back to the system as soon as they are freed, and not
-    # into the pool that TensorFlow keeps with oneDNN.
+    """Calls a function in its own process, which returns freed memory."""
+    # Large blocks are returned to the system as soon as they are freed, rather
+    # than to the pool that TensorFlow keeps with oneDNN.
     changes = {"MALLOC_MMAP_THRESHOLD_": "65536", "TF_ENABLE_ONEDNN_OPTS": "0"}
     before = dict(os.environ)
     os.environ.update(changes)
@@ -166,9 +165,9 @@ def _peak(make, args):
 
 
 def peak_of(function: Callable[[], object]) -> float:
-    """Megabytes that a call takes at its peak, above those before it."""
+    """Returns the megabytes of a call at its peak above those before it."""
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # The peak starts anew (Linux).
+        file.write("5")  # Resets the peak (Linux).
     before = _status("VmRSS")
     function()
     return max(_status("VmHWM") - before, 0) / 1e6
