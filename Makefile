@@ -1,11 +1,11 @@
-# `make train` and `make test` need Python 3.11 to 3.13 and nothing else.
+# `make train` and `make test` only need Python 3.11 to 3.13.
 # `make test-all` adds the tests that take minutes.
 PYTHON ?= python3
 VENV ?= .venv
 RUN_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 
-# A process a core; a file's tests stay together, as they share what they made.
+# One process per core. The tests of a file stay together, as they share fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: train test test-all lint bench clean

@@ -1,8 +1,8 @@
-"""Makes the pictures of the README from finished runs.
+"""Makes the figures of the README from finished runs.
 
   python docs/make_images.py --run_dir=runs/small --photos_dir=runs/photos
 
-Needs the extra `test`, chromium and chromedriver.
+Requires the extra `test`, chromium and chromedriver.
 """
 
 import argparse
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:
-    """Writes five pictures into docs/images."""
+    """Writes the figures to docs/images."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run_dir", required=True, help="a CIFAR-10 run")
     parser.add_argument("--photos_dir", required=True, help="a run on photos")
@@ -71,7 +71,7 @@ def _command(name: str, *arguments: str) -> None:
 def _photograph(
     page: pathlib.Path, parts: dict[str, str | None], height: int
 ) -> None:
-    """Photographs parts of a page, or its first screen."""
+    """Takes screenshots of parts of a page, or of its first screen."""
     from tests.browser import open_page
 
     with open_page(page, width=900, height=height) as (browser, _):
