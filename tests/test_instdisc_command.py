@@ -9,10 +9,10 @@ import sys
 import pytest
 
 import tf_instdisc
-from tf_instdisc.cli.instdisc import COMMANDS
+from tf_instdisc.cli.instdisc import COMMANDS, PARTS
 from tf_instdisc.config import recipes
 
-COMMANDS_OF_THEIR_OWN = sorted(set(COMMANDS) - {"recipes"})
+COMMANDS_OF_THEIR_OWN = sorted(set(COMMANDS) - set(PARTS))
 
 
 def instdisc(*arguments, module="instdisc", options=()):
@@ -73,7 +73,14 @@ def test_the_help_is_that_of_the_program(name):
 
 @pytest.mark.parametrize(
     "arguments",
-    ((), ("--version",), ("train", "--help"), ("recipes",), ("trian",)),
+    (
+        (),
+        ("--version",),
+        ("train", "--help"),
+        ("recipes",),
+        ("completion", "bash"),
+        ("trian",),
+    ),
 )
 def test_nothing_heavy_is_imported(arguments):
     result = instdisc(*arguments, options=("-X", "importtime"))

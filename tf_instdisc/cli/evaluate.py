@@ -80,11 +80,15 @@ class EvaluateOptions(FinishedRun):
     )
 
 
+SETTINGS: list[type] = [
+    EvaluateOptions,
+    *(protocol.options_kind for protocol in _PROTOCOLS.values()),
+]
+
+
 def main() -> None:
     """Entry point of `instdisc-evaluate`."""
-    groups = setting_flags.define_all(
-        [EvaluateOptions, *(kind.options_kind for kind in _PROTOCOLS.values())]
-    )
+    groups = setting_flags.define_all(SETTINGS)
     own = groups.pop(EvaluateOptions)
     launch(
         functools.partial(_evaluate, groups),

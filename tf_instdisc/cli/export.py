@@ -67,16 +67,20 @@ class WrittenOptions:
             )
 
 
-SETTINGS = [FinishedRun, WrittenOptions]
+SETTINGS: list[type] = [FinishedRun, WrittenOptions, ExportOptions]
+# These are the run's, or have a flag above.
+WITHOUT: dict[type, tuple[str, ...]] = {
+    ExportOptions: ("crop_fraction", "temperature", "num_votes")
+}
 
 
 def main() -> None:
     """Entry point of `instdisc-export`."""
-    # The others of its fields are the run's.
-    signatures = setting_flags.define(
-        ExportOptions, without=("crop_fraction", "temperature", "num_votes")
-    )
-    launch(_export, _SUMMARY, [*SETTINGS, signatures])
+    groups = [
+        setting_flags.define(kind, without=WITHOUT.get(kind, ()))
+        for kind in SETTINGS
+    ]
+    launch(_export, _SUMMARY, groups)
 
 
 def _export(

@@ -21,8 +21,12 @@ COMMANDS = {
     "embed": "Embed a folder of images into a file.",
     "export": "Write the next version of a served model.",
     "reproduce": "Make the paper's tables again.",
+    "completion": "Print a script that completes commands in a shell.",
 }
 """What each command does, in the order of use; `cli/NAME.py` has its `main`."""
+
+PARTS = ("recipes", "completion")
+"""Commands that are not installed as programs of their own."""
 
 _INTRODUCTION = """\
 Instance discrimination for TensorFlow and Keras: `instdisc COMMAND --help`

@@ -55,7 +55,8 @@ def launch(
             logging.set_verbosity(logging.ERROR)
         if len(arguments) != num_arguments:
             raise UsageError(
-                f"The command takes {num_arguments or 'no'} arguments besides "
+                f"The command takes {num_arguments or 'no'} "
+                f"argument{'s' * (num_arguments != 1)} besides "
                 f"flags. Received: {' '.join(arguments) or 'none'}"
             )
         settings = [group.read() for group in read]
