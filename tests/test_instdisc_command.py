@@ -89,6 +89,17 @@ def test_nothing_heavy_is_imported(arguments):
         assert not re.search(rf"\| +{heavy}\b", result.stderr)
 
 
+@pytest.mark.parametrize("arguments", ((), ("train", "--help"), ("recipes",)))
+def test_a_list_ends_quietly_when_nobody_reads_on(arguments):
+    with subprocess.Popen(
+        [sys.executable, "-m", "tf_instdisc.cli.instdisc", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()  # As `head` does; nothing is written yet.
+        assert process.stderr.read() == b""
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"),
     (("trian", "train"), ("neighbours", "neighbors"), ("EXPORT", "export")),

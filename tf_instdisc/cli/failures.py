@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from typing import NoReturn
@@ -29,6 +30,14 @@ _OUT_OF_MEMORY = (
     "The memory is not enough. Try a smaller --batch_size, --image_size or "
     "--width; instdisc-plan tells what a run needs."
 )
+
+
+def end_with_reader() -> None:
+    """Lets the process end quietly once nobody reads its output, as `head`.
+
+    For commands that only print. Others would end while they write files.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def end(message: str, status: int) -> NoReturn:

@@ -4,7 +4,7 @@ import importlib
 import importlib.metadata
 import sys
 
-from tf_instdisc.cli.failures import end
+from tf_instdisc.cli.failures import end, end_with_reader
 from tf_instdisc.text import did_you_mean
 
 COMMANDS = {
@@ -40,6 +40,7 @@ def main() -> None:
     if command == "help" and arguments:
         command, arguments = arguments[0], ["--help"]
     if command in ("help", "--help", "-h", "-help", "-?"):
+        end_with_reader()
         print(_INTRODUCTION)
         for name, summary in COMMANDS.items():
             print(f"  {name:10}  {summary}")

@@ -42,6 +42,7 @@ def launch(
         for group in groups
     ]
     if _HELP & set(sys.argv[1:]):
+        failures.end_with_reader()
         print(_help(summary, [*read, *unread]))
         sys.exit(0)
     # The encoder is three times as fast with oneDNN; TensorFlow turns it on

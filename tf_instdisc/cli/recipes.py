@@ -2,6 +2,7 @@
 
 import textwrap
 
+from tf_instdisc.cli.failures import end_with_reader
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config import recipes
 from tf_instdisc.errors import MissingFileError
@@ -20,6 +21,7 @@ def main() -> None:
 
 
 def _recipes() -> None:
+    end_with_reader()
     names = recipes.names()
     if not names:
         raise MissingFileError(
