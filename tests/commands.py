@@ -1,13 +1,20 @@
-"""Runs many command lines, each in a fork of a process with TensorFlow.
+"""Runs command lines, each in a fork of a process that has TensorFlow.
 
-python -m tests.commands < CASES.json > RESULTS.json
+To import TensorFlow takes longer than what most tests ask of a command. The
+process imports it once and computes nothing, as a process that has begun to
+compute cannot be forked.
 """
 
+import atexit
+import functools
 import json
 import os
+import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 
 COMPLETE = {
     "convert": ["--from=file", "--to=new"],
@@ -30,42 +37,74 @@ COMPLETE = {
 }
 """Arguments with which a command begins its work, by name of the command."""
 _BUG = "planted: not the user's"
+_LONGEST = 600  # seconds
+
+
+def run(
+    name: str, *arguments: str, cwd: str | os.PathLike | None = None
+) -> subprocess.CompletedProcess:
+    """Runs a command in a process of its own.
+
+    Args:
+        name: Such as "train".
+        *arguments: Its flags and arguments.
+        cwd: Where it runs; where the tests do by default.
+    """
+    case = {"command": name, "arguments": [str(part) for part in arguments]}
+    return run_all([case], cwd)[0]
 
 
 def run_all(cases: list[dict], cwd=None) -> list[subprocess.CompletedProcess]:
-    """Runs commands; importing TensorFlow once for all of them.
+    """Runs commands one after the other.
 
     Args:
         cases: Each with `command`, such as "train", `arguments`, and perhaps
             `bug`, "module:name" of a function that is to fail.
-        cwd: Where they run.
+        cwd: Where they run; where the tests do by default.
 
     Returns:
         What each printed, and its exit status.
     """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    done = subprocess.run(
+    return [_run(_parent(), case, cwd) for case in cases]
+
+
+def _run(parent, case, cwd):
+    request = {**case, "cwd": str(cwd or os.getcwd()), "env": dict(os.environ)}
+    print(json.dumps(request), file=parent.stdin, flush=True)
+    result = json.loads(parent.stdout.readline())
+    return subprocess.CompletedProcess(case, *result)
+
+
+@functools.cache
+def _parent():
+    """The process that is forked; it ends with this one."""
+    root = str(pathlib.Path(__file__).parent.parent)
+    parent = subprocess.Popen(
         [sys.executable, "-m", "tests.commands"],
-        input=json.dumps(cases),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        timeout=600,
-        check=True,
+        cwd=root,
+        env={
+            **os.environ,
+            "PYTHONPATH": root,
+            "PYTHONUTF8": "1",
+            "TF_ENABLE_ONEDNN_OPTS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        },
     )
-    return [
-        subprocess.CompletedProcess(case, *result)
-        for case, result in zip(cases, json.loads(done.stdout), strict=True)
-    ]
+    atexit.register(parent.kill)
+    return parent
 
 
-def _run(case):
+def _fork(case):
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         pid = os.fork()
         if not pid:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
+            signal.alarm(_LONGEST)
             _become(case)
         _, status = os.waitpid(pid, 0)
         texts = []
@@ -77,8 +116,10 @@ def _run(case):
 
 def _become(case):
     import importlib
-    import traceback
 
+    os.chdir(case["cwd"])
+    os.environ.clear()
+    os.environ.update(case["env"])
     sys.argv = [f"instdisc-{case['command']}", *case["arguments"]]
     status = 0
     try:
@@ -104,9 +145,10 @@ def _fail(*args, **kwargs):
 def main():
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
+    import tensorflow_datasets  # noqa: F401
 
-    cases = json.load(sys.stdin)
-    json.dump([_run(case) for case in cases], sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps(_fork(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

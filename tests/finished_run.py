@@ -1,9 +1,6 @@
 """A finished run over a folder of small pictures, made without training."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -88,18 +85,4 @@ def save_run(run, encoder, folder) -> None:
             class_names=source.class_names or (),
             encoded_by=EncodedBy(run.encoder_digest()),
         )
-    )
-
-
-def command(name: str, *arguments, cwd=None) -> subprocess.CompletedProcess:
-    """Runs a command of the package in a process of its own."""
-    root = pathlib.Path(__file__).parent.parent
-    return subprocess.run(
-        [sys.executable, "-m", f"tf_instdisc.cli.{name}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(root), "PYTHONUTF8": "1"},
-        check=False,
     )

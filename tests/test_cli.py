@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import commands
 from tests.finished_run import picture, save_picture
 from tf_instdisc.runs import directory, opening
 
@@ -29,14 +30,7 @@ QUICK = [
 
 
 def instdisc_train(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "tf_instdisc.cli.train", *flags],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-        check=False,
-    )
+    return commands.run("train", *flags, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")

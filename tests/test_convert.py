@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 import tf_instdisc
-from tests import torch_files
-from tests.finished_run import command, picture, save_picture
+from tests import commands, torch_files
+from tests.finished_run import picture, save_picture
 from tests.test_encoders import images_of
 from tests.torch_files import Call, Module, Named
 from tf_instdisc.retrieval import duplicates
@@ -272,7 +272,7 @@ def test_the_command_names_rows_by_a_folder(tmp_path, encoder):
     assert not (tmp_path / "run").exists()
     save_picture(folder, "c/3.png", picture(9))
     flags = [f"--from={path}", f"--to={tmp_path}/run", "--image_size=64"]
-    result = command("convert", *flags, f"--images={folder}")
+    result = commands.run("convert", *flags, f"--images={folder}")
     assert result.returncode == 0, result.stderr
     assert "6 rows" in result.stdout
     bank = opening.load(f"{tmp_path}/run").load_bank()
@@ -284,7 +284,7 @@ def test_the_command_names_rows_by_a_folder(tmp_path, encoder):
 def test_the_command_refuses_what_would_be_run(tmp_path):
     payload = Call(Named("os", "system"), f"touch {tmp_path}/ran")
     path = write(tmp_path, {"state_dict": {}, "lemniscate": payload})
-    result = command("convert", f"--from={path}", f"--to={tmp_path}/run")
+    result = commands.run("convert", f"--from={path}", f"--to={tmp_path}/run")
     assert result.returncode == 2
     assert "os.system" in result.stderr
     assert "Traceback" not in result.stderr

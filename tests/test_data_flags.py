@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.finished_run import SIZE, command
+from tests import commands
+from tests.finished_run import SIZE
 from tests.labelled_run import CLASSES, fill_labelled_folder, small_encoder
 from tests.tfds_forms import features, write
 from tf_instdisc.cli.evaluate import EvaluateOptions
@@ -289,7 +290,7 @@ def test_an_evaluation_has_every_setting_that_names_data():
 def test_commands_find_data_that_was_moved(place, moved, tmp_path):
     data_dir = f"--data_dir={place / 'tfds'}"
     run_dir = f"--run_dir={moved.path}"
-    ended = command(
+    ended = commands.run(
         "evaluate",
         run_dir,
         data_dir,
@@ -304,7 +305,7 @@ def test_commands_find_data_that_was_moved(place, moved, tmp_path):
     assert ended.returncode == 0, ended.stderr
     results = json.loads(moved.results.read_text())["measurements"]
     assert {one["protocol"] for one in results} == {"knn", "transfer"}
-    ended = command(
+    ended = commands.run(
         "duplicates",
         run_dir,
         data_dir,
@@ -312,7 +313,7 @@ def test_commands_find_data_that_was_moved(place, moved, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "duplicates.tsv").exists()
-    ended = command(
+    ended = commands.run(
         "plan",
         data_dir,
         f"--run_dir={tmp_path / 'new'}",
@@ -327,7 +328,7 @@ def test_commands_find_data_that_was_moved(place, moved, tmp_path):
     "flag", ("--split=x", "--image_key=x", "--label_key=x", "--data_dir=x")
 )
 def test_train_refuses_flags_of_a_data_set_beside_a_folder(tmp_path, flag):
-    ended = command(
+    ended = commands.run(
         "train", f"--images={tmp_path}", f"--run_dir={tmp_path / 'r'}", flag
     )
     assert ended.returncode == 2

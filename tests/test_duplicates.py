@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests import commands
 from tests.finished_run import (
     NASTY_NAMES,
-    command,
     fill_folder,
     linear_encoder,
     make_run,
@@ -345,7 +345,7 @@ def test_images_of_a_test_folder_that_were_trained_on(run, tmp_path):
     save_picture(tmp_path / "test", "leak <b>.png", picture(3))
     save_picture(tmp_path / "test", "new.png", picture(99))
     train = run.read_config().data.images
-    result = command(
+    result = commands.run(
         "duplicates",
         f"--run_dir={run.path}",
         f"--folders={train},{tmp_path / 'test'}",

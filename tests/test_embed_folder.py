@@ -2,15 +2,13 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from pyarrow import parquet
 
-from tests import exported
+from tests import commands, exported
 from tests.hostile_server import http_reply, raw_server, read_request
 from tests.servers import KINDS, need, running
 from tf_instdisc.serving import embed_folder as module
@@ -39,14 +37,7 @@ def folder(tmp_path_factory):
 
 
 def _instdisc_embed(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "tf_instdisc.cli.embed", *flags],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-        check=False,
-    )
+    return commands.run("embed", *flags, cwd=ROOT)
 
 
 @pytest.mark.parametrize("server_kind", KINDS)

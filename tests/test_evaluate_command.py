@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.finished_run import command, save_run
+from tests import commands
+from tests.finished_run import save_run
 from tests.labelled_run import (
     fill_labelled_folder,
     keep_rows,
@@ -49,7 +50,7 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
     other_test = fill_labelled_folder(
         tmp_path / "test", 4, classes=("red", "blue"), seed=4
     )
-    ended = command(
+    ended = commands.run(
         "evaluate",
         f"--run_dir={run.path}",
         "--protocol=knn,linear,svm,semi_supervised,finetune,transfer",
@@ -109,7 +110,7 @@ def test_a_second_evaluation_keeps_the_others_results(tmp_path):
 
 
 def test_help_is_quick_and_lists_every_group():
-    ended = command("evaluate", "--help")
+    ended = commands.run("evaluate", "--help")
     assert ended.returncode == 0
     for title in ("kNN:", "Linear classifiers:", "SVM:", "Fine-tuning:"):
         assert title in ended.stdout
@@ -242,7 +243,7 @@ def test_protocols_are_given_their_own_options(run):
     ],
 )
 def test_wrong_options_end_with_an_error(run, arguments, message):
-    ended = command("evaluate", f"--run_dir={run.path}", *arguments)
+    ended = commands.run("evaluate", f"--run_dir={run.path}", *arguments)
     assert ended.returncode != 0
     assert message in ended.stderr + ended.stdout
     assert "Traceback" not in ended.stderr

@@ -7,21 +7,14 @@ import sys
 import pytest
 import tensorflow as tf
 
-from tests import exported
+from tests import commands, exported
 from tf_instdisc.serving import warmup
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def _instdisc_export(*flags, options=()):
-    return subprocess.run(
-        [sys.executable, *options, "-m", "tf_instdisc.cli.export", *flags],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-        check=False,
-    )
+def _instdisc_export(*flags):
+    return commands.run("export", *flags, cwd=ROOT)
 
 
 def test_all_options_reach_the_model(small_run, tmp_path):
@@ -59,7 +52,16 @@ def test_all_options_reach_the_model(small_run, tmp_path):
 
 
 def test_help_needs_no_tensorflow():
-    result = _instdisc_export("--help", options=["-X", "importtime"])
+    result = subprocess.run(
+        [
+            *(sys.executable, "-X", "importtime"),
+            *("-m", "tf_instdisc.cli.export", "--help"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
     assert result.returncode == 0
     for words in ("Export:", "Trained run:", "--bank_dtype", "--run_dir"):
         assert words in result.stdout

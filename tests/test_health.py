@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import tf_instdisc
-from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
+from tests import commands
+from tests.finished_run import NASTY_NAMES, fill_folder, make_run
 from tests.test_model import linear_encoder
 from tf_instdisc.retrieval import bank_statistics
 from tf_instdisc.runs import images as run_images
@@ -110,7 +111,7 @@ def test_numbers_that_are_not_finite_are_warned_of():
 
 def test_the_command_warns_in_the_first_epoch_and_shows_grids(tmp_path):
     fill_folder(tmp_path / "images", [f"{i}.png" for i in range(16)])
-    result = command(
+    result = commands.run(
         "train",
         f"--images={tmp_path / 'images'}",
         f"--run_dir={tmp_path / 'run'}",

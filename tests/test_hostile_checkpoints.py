@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.finished_run import command
+from tests import commands
 from tests.hostile_checkpoints import MEGABYTE, cases
 
 FILES = cases()
@@ -44,7 +44,7 @@ def test_a_hostile_file_is_refused_within_bounds(outcomes, case):
 def test_the_command_says_little(tmp_path):
     file = tmp_path / "x.pth"
     file.write_bytes(FILES["a name of controls"])
-    result = command("convert", f"--from={file}", f"--to={tmp_path}/run")
+    result = commands.run("convert", f"--from={file}", f"--to={tmp_path}/run")
     assert result.returncode == 2
     said = result.stdout + result.stderr
     assert len(said) < 2000

@@ -6,13 +6,8 @@ import unicodedata
 import numpy as np
 import pytest
 
-from tests.finished_run import (
-    command,
-    fill_folder,
-    make_run,
-    picture,
-    save_picture,
-)
+from tests import commands
+from tests.finished_run import fill_folder, make_run, picture, save_picture
 from tf_instdisc.data.folder import UnreadableImageError, report_unreadable
 from tf_instdisc.text import shown
 
@@ -49,13 +44,13 @@ def run(folder, tmp_path_factory):
 
 def test_lines_of_neighbors(run):
     flags = (f"--run_dir={run.path}", "--query=random:6", "--num_neighbors=3")
-    result = command("neighbors", *flags, "--format=tsv")
+    result = commands.run("neighbors", *flags, "--format=tsv")
     assert result.returncode == 0, result.stderr
     require_safe(result.stdout + result.stderr)
     rows = [line.split("\t") for line in result.stdout.splitlines()]
     assert {len(row) for row in rows} == {7}
     assert {row[4] for row in rows[1:]} <= set(map(shown, NAMES))
-    result = command("neighbors", *flags, "--format=json")
+    result = commands.run("neighbors", *flags, "--format=json")
     require_safe(result.stdout + result.stderr)
     found = [json.loads(line) for line in result.stdout.splitlines()]
     named = {cell["name"] for row in found for cell in row["neighbors"]}
@@ -64,7 +59,7 @@ def test_lines_of_neighbors(run):
 
 
 def test_lines_of_duplicates_embed_and_update(run, folder, tmp_path):
-    result = command(
+    result = commands.run(
         "duplicates", f"--run_dir={run.path}", "--threshold=0.01", "--output=-"
     )
     assert result.returncode == 0, result.stderr
@@ -79,7 +74,7 @@ def test_lines_of_duplicates_embed_and_update(run, folder, tmp_path):
     fill_folder(more, [*NAMES[1:], "b\u202e/new\x1b]0;x\x07.png"])
     (more / "b\u202e" / "bad\x1b[5m\n.png").write_bytes(b"bad")
     output = tmp_path / "out.npz"
-    result = command(
+    result = commands.run(
         "embed",
         f"--run_dir={run.path}",
         f"--images={more}",
@@ -93,7 +88,7 @@ def test_lines_of_duplicates_embed_and_update(run, folder, tmp_path):
     with np.load(output) as embedded:
         assert f"{CLASS}/line\nend.png" in embedded["names"]
 
-    result = command(
+    result = commands.run(
         "update",
         f"--run_dir={run.path}",
         f"--images={more}",
@@ -116,7 +111,7 @@ def test_unreadable_images_are_named_in_one_line_each(capsys):
 def test_errors_of_commands_are_escaped(tmp_path):
     folder = tmp_path / "a\x1b[2Jb"
     save_picture(folder, "x/a.png", picture(0))
-    result = command(
+    result = commands.run(
         "embed",
         f"--run_dir={tmp_path}/no\x1b[2Jrun",
         f"--images={folder}",

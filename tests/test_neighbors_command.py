@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import commands
 from tests.finished_run import (
     NASTY_NAMES,
-    command,
     fill_folder,
     make_run,
     picture,
@@ -173,7 +173,7 @@ def test_lines_carry_names_that_hold_tabs(images):
 
 def test_the_command_takes_a_photograph_from_outside(run, images, tmp_path):
     save_picture(tmp_path, "query.png", picture(2))
-    result = command(
+    result = commands.run(
         "neighbors",
         f"--run_dir={run.path}",
         f"--query={tmp_path / 'query.png'}",
@@ -190,7 +190,7 @@ def test_the_command_takes_a_photograph_from_outside(run, images, tmp_path):
 def test_the_command_writes_pictures_of_a_folder(run, tmp_path):
     fill_folder(tmp_path / "new", ["cats/1.png", "собаки/2.png", "rest/3.png"])
     (tmp_path / "new" / "cats" / "broken.jpg").write_bytes(b"no image")
-    result = command(
+    result = commands.run(
         "neighbors",
         f"--run_dir={run.path}",
         f"--query={tmp_path / 'new'}",

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tf_instdisc
-from tests.finished_run import command
+from tests import commands
 from tests.test_encoders import BLOCKS, images_of
 from tf_instdisc import build_encoder
 from tf_instdisc.method import fused_batch_norm
@@ -329,7 +329,7 @@ def test_sizes_that_do_not_fit_are_refused(backbone, size, message):
     ),
 )
 def test_the_command_refuses_them_at_once(flags, message, tmp_path):
-    result = command(
+    result = commands.run(
         "train", "--dataset=cifar10", f"--run_dir={tmp_path}/run", *flags
     )
     assert result.returncode != 0

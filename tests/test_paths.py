@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import commands
-from tests.finished_run import command, picture, save_picture
+from tests.finished_run import picture, save_picture
 from tf_instdisc import load_encoder, paths
 from tf_instdisc.cli.evaluate import EvaluateOptions
 from tf_instdisc.config import fields
@@ -172,7 +172,7 @@ def test_a_command_with_a_url_ends_with_2_and_writes_nothing(
     tmp_path, name, arguments
 ):
     save_picture(tmp_path / "pictures", "a.png", picture(0))
-    ended = command(name, *arguments, cwd=tmp_path)
+    ended = commands.run(name, *arguments, cwd=tmp_path)
     assert ended.returncode == 2, ended.stderr
     assert "URLs are not supported" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -1,7 +1,6 @@
 """The plan against what is really built."""
 
 import dataclasses
-import subprocess
 import sys
 
 import keras
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 import tf_instdisc
 from benchmarks import timing
+from tests import commands
 from tests.test_resume import ROOT
 from tf_instdisc.config.run import from_flags
 from tf_instdisc.method import fused_batch_norm
@@ -211,17 +211,11 @@ def test_it_warns_of_what_will_not_fit():
 
 
 def test_the_command_runs_nothing(tmp_path):
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "tf_instdisc.cli.plan"),
-            f"--flagfile={ROOT}/flags/imagenet_resnet50.flags",
-            "--num_instances=1281167",
-            f"--run_dir={tmp_path}/run",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    result = commands.run(
+        "plan",
+        f"--flagfile={ROOT}/flags/imagenet_resnet50.flags",
+        "--num_instances=1281167",
+        f"--run_dir={tmp_path}/run",
     )
     assert result.returncode == 0, result.stderr
     assert "1,281,167" in result.stdout
@@ -234,16 +228,10 @@ def test_the_command_runs_nothing(tmp_path):
 )
 def test_the_command_takes_the_width_of_the_stem(backbone, status):
     def result(*more):
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "tf_instdisc.cli.plan"),
-                *("--dataset=cifar10", "--num_instances=9", "--run_dir=run"),
-                *(f"--encoder={backbone}", *more),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+        return commands.run(
+            "plan",
+            *("--dataset=cifar10", "--num_instances=9", "--run_dir=run"),
+            *(f"--encoder={backbone}", *more),
         )
 
     wide = result("--stem_width=640")
@@ -258,15 +246,8 @@ def test_the_command_counts_a_folder_of_images(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("x.png", "a/y.JPG", "z.txt"):
         (tmp_path / name).touch()
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "tf_instdisc.cli.plan"),
-            *(f"--images={tmp_path}", f"--run_dir={tmp_path}/run"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    result = commands.run(
+        "plan", f"--images={tmp_path}", f"--run_dir={tmp_path}/run"
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0].split() == ["images", "2"]

@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 
+from tests import commands
 from tests.browser import open_page
-from tests.finished_run import NASTY_NAMES, command, fill_folder, make_run
+from tests.finished_run import NASTY_NAMES, fill_folder, make_run
 from tf_instdisc.config.data import DataConfig
 from tf_instdisc.config.run import RunConfig, from_flagfile
 from tf_instdisc.retrieval import analysis, neighbors
@@ -37,7 +38,9 @@ def page(tmp_path_factory):
                 "knn_top1": 0.3,
             }
         )
-    result = command("report", f"--run_dir={run.path}", "--num_neighbors=5")
+    result = commands.run(
+        "report", f"--run_dir={run.path}", "--num_neighbors=5"
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(run.report)
     return run.report

@@ -4,7 +4,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.finished_run import command, linear_encoder
+from tests import commands
+from tests.finished_run import linear_encoder
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
 from tf_instdisc.evaluation.reproduce.make import make_table
@@ -200,7 +201,7 @@ def test_the_command_trains_what_is_missing(tmp_path):
         f"--tables_dir={tmp_path / 'tables'}",
         *(f"--train_flag={flag}" for flag in small),
     ]
-    result = command("reproduce", *arguments)
+    result = commands.run("reproduce", *arguments)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "runs/cifar10_sweep/base/seed0"
     finished = directory.RunDirectory(run)
@@ -224,7 +225,7 @@ def test_unknown_rows_are_said(tmp_path):
 
 
 def test_a_failed_run_is_said_with_its_log(tmp_path):
-    result = command(
+    result = commands.run(
         "reproduce",
         "--table=layers",
         f"--recipes_dir={ROOT / 'flags'}",

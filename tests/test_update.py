@@ -11,13 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.finished_run import (
-    command,
-    fill_folder,
-    make_run,
-    picture,
-    save_picture,
-)
+from tests import commands
+from tests.finished_run import fill_folder, make_run, picture, save_picture
 from tf_instdisc.retrieval import compare_runs
 from tf_instdisc.runs import opening, update
 from tf_instdisc.runs.bank import Bank
@@ -40,7 +35,7 @@ def run(tmp_path):
 
 
 def instdisc_update(run, folder, *flags):
-    result = command(
+    result = commands.run(
         "update", f"--run_dir={run.path}", f"--images={folder}", *flags
     )
     assert result.returncode == 0, result.stderr
@@ -299,11 +294,13 @@ def test_shared_neighbors_equal_loops():
 def test_the_command_compares_two_runs(run, tmp_path):
     target = tmp_path / "second"
     instdisc_update(run, tmp_path / "images", f"--output={target}")
-    result = command("diff", str(run.path), str(target), "--num_neighbors=4")
+    result = commands.run(
+        "diff", str(run.path), str(target), "--num_neighbors=4"
+    )
     assert result.returncode == 0, result.stderr
     assert "common images: 20" in result.stdout
     assert "shared neighbors at 4: 1.000" in result.stdout
-    refused = command("diff", str(run.path))
+    refused = commands.run("diff", str(run.path))
     assert refused.returncode != 0
     assert "2 arguments" in refused.stderr + refused.stdout
 
@@ -317,7 +314,7 @@ def test_training_goes_on_from_an_updated_run(tmp_path):
     ]
 
     def instdisc_train(name, *more):
-        return command(
+        return commands.run(
             "train",
             f"--images={folder}",
             f"--run_dir={tmp_path / name}",
