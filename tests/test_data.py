@@ -249,7 +249,7 @@ def decode_digit(image):
     [
         (
             {"dataset": "cifar11"},
-            "Did you mean .*cifar10.*dataset='cifar11'.*listed at",
+            "listed at .*dataset='cifar11'.*Did you mean .*cifar10",
         ),
         ({"split": "dev"}, "one of train, test.*split='dev'"),
         ({"image_key": "picture"}, "image, label. Received: image_key"),
