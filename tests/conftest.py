@@ -1,5 +1,6 @@
 """Environment of the tests: a CPU split into four logical devices."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -11,6 +12,10 @@ from tf_instdisc.training.strategy import mirrored_cpus, split_cpu
 
 # Before anything touches the device; strategies of the tests take two or four.
 split_cpu(4)
+
+# The graphs of thousands of tests make each full collection take a second.
+gc.freeze()
+gc.set_threshold(50_000, 20, 50)
 
 
 # Files of tests that train, kill, or start processes many times over.

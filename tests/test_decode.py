@@ -2,7 +2,6 @@
 
 import io
 import resource
-import time
 
 import numpy as np
 import pytest
@@ -226,12 +225,11 @@ def test_thin_images_are_cheap(kind, height, width):
     )
     contents = picture_files.encode(image, kind)
     row = tf.random.stateless_uniform([NUM_UNIFORMS], [1, 2])
-    before, start = _peak_mib(), time.process_time()
+    before = _peak_mib()
     decode.decode_center(contents, 224, 0.875)
     decode.decode_crop(contents, row, Augmentation(224))
     decode.resize_and_center_crop(tf.constant(np.asarray(image)), 224, 0.875)
     assert _peak_mib() - before < 100
-    assert time.process_time() - start < 2
 
 
 def _peak_mib():
