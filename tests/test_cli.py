@@ -173,11 +173,11 @@ def test_help_groups_the_flags_without_tensorflow():
         ("--encoder=resnet19", ["--encoder", "resnet19", "resnet18"]),
         ("--mean=124,116,104", ["--mean", "as fractions of 255"]),
         ("--batch_size=0", ["--batch_size", "at least 1", "batch_size=0"]),
-        ("--schedule_epochs=160,120", ["--schedule_epochs", "rise"]),
+        ("--schedule_epochs=160,120", ["--schedule_epochs", "increasing"]),
         ("--images=photos", ["either --dataset or --images"]),
         (
             "--test_images=x",
-            ["--test_images does not go with --dataset", "test_split"],
+            ["--test_images cannot be combined with --dataset", "test_split"],
         ),
         ("--bank_placement=host", ["bank_placement='host'", "info_nce"]),
         (

@@ -187,9 +187,15 @@ def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     (
-        ({"images": "x", "split": "dev"}, "`split` does not go with"),
-        ({"images": "x", "image_key": "x"}, "`image_key` does not go with"),
-        ({"test_images": "x"}, "`test_images` does not go with `dataset`"),
+        ({"images": "x", "split": "dev"}, "`split` cannot be combined with"),
+        (
+            {"images": "x", "image_key": "x"},
+            "`image_key` cannot be combined with",
+        ),
+        (
+            {"test_images": "x"},
+            "`test_images` cannot be combined with `dataset`",
+        ),
     ),
 )
 def test_flags_that_would_not_be_heeded_are_refused(moved, overrides, named):
@@ -332,7 +338,7 @@ def test_train_refuses_flags_of_a_data_set_beside_a_folder(tmp_path, flag):
         "train", f"--images={tmp_path}", f"--run_dir={tmp_path / 'r'}", flag
     )
     assert ended.returncode == 2
-    assert "does not go with --images" in ended.stderr
+    assert "cannot be combined with --images" in ended.stderr
 
 
 def test_a_test_split_without_labels_is_no_test(place, moved):

@@ -74,7 +74,10 @@ def test_help_needs_no_tensorflow():
         (["--run_dir=r"], "export_dir"),
         (["--export_dir=m"], "run_dir"),
         (["--export_dir=m", "--run_dir=missing"], "must hold a run"),
-        (["--export_dir=m", "--run_dir=r", "--batch_sizes=4,2"], "must rise"),
+        (
+            ["--export_dir=m", "--run_dir=r", "--batch_sizes=4,2"],
+            "must be positive and increasing",
+        ),
         (["--export_dir=m", "--run_dir=r", "--bank_dtype=int4"], "int8"),
         (["--export_dir=m", "--run_dir=r", "--tflite=int8"], "calibration"),
     ],

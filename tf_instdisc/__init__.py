@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:  # What an editor sees.
+if TYPE_CHECKING:  # For editors and type checkers.
     from tf_instdisc.config import (
         AugmentationConfig,
         DataConfig,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # What an editor sees.
     from tf_instdisc.training.callbacks import KNNMonitor
     from tf_instdisc.training.health import BankHealth
 
-# The same names, by the modules that have them.
+# The modules of the same names.
 _PUBLIC = {
     "Augmentation": "data.augment",
     "AugmentationConfig": "config",
@@ -85,7 +85,7 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used.
 
-    The commands' `--help` and `import tf_instdisc` so stay quick.
+    This keeps `import tf_instdisc` and the commands' `--help` fast.
     """
     if name not in _PUBLIC:
         raise AttributeError(f"module 'tf_instdisc' has no attribute {name!r}")

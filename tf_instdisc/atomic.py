@@ -1,7 +1,7 @@
-"""The one way to write a file whole or not at all.
+"""Atomic writes: a file is written completely or not at all.
 
-A file is written under another name in its own directory, synced to the disk,
-and then renamed: a reader, a kill or a power cut never meets half of it.
+A file is written under a temporary name in the same directory, synced to disk
+and then renamed. No reader sees half of it, even after a kill or a power loss.
 """
 
 import contextlib
@@ -24,20 +24,20 @@ def replacing(
     """Replaces a file with what the block writes, unless the block fails.
 
     The temporary file has the same suffix and a fixed name, so that the next
-    attempt overwrites what a killed process has left behind. Symbolic links
-    are followed, and an existing file keeps its mode. What cannot be replaced,
-    such as `/dev/stdout`, is written directly.
+    attempt overwrites what a killed process left behind. Symbolic links are
+    followed, and an existing file keeps its mode. A path that cannot be
+    replaced, such as `/dev/stdout`, is written directly.
 
     Args:
         path: The file.
-        before_rename: Called with the temporary file when all of it is on
-            the disk.
+        before_rename: Called with the temporary file once it is completely
+            on disk.
 
     Yields:
-        Where to write.
+        The path to write to.
 
     Raises:
-        OSError: If the file cannot be written; it is as before.
+        OSError: If the file cannot be written. The old file is unchanged.
         ValueError: If `path` is a URL.
     """
     target = pathlib.Path(os.path.realpath(local_path(path, "output")))
@@ -62,7 +62,7 @@ def replacing(
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
@@ -70,12 +70,12 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 def write_text(
     path: str | os.PathLike, text: str, errors: str = "strict"
 ) -> None:
-    """Writes a file whole or not at all, as UTF-8."""
+    """Writes a file atomically, in UTF-8."""
     write_bytes(path, text.encode("utf-8", errors))
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Waits until a file or a directory is on the disk."""
+    """Waits until a file or a directory is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -88,7 +88,7 @@ def sync(path: str | os.PathLike) -> None:
 
 
 def sync_tree(directory: str | os.PathLike) -> None:
-    """Waits until a directory and all that is in it is on the disk."""
+    """Waits until a directory and everything in it is on disk."""
     for folder, _, files in os.walk(os.fspath(directory)):
         for name in (*files, "."):
             sync(os.path.join(folder, name))
@@ -97,7 +97,7 @@ def sync_tree(directory: str | os.PathLike) -> None:
 def rename_directory(
     partial: str | os.PathLike, path: str | os.PathLike
 ) -> None:
-    """Gives a directory its name when everything in it is on the disk.
+    """Renames a directory once everything in it is on disk.
 
     Raises:
         OSError: If `path` exists and is not an empty directory.

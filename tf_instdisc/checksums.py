@@ -1,12 +1,12 @@
 """Checksums of the files of a directory, in `checksums.json` beside them.
 
-A file that is written through this module and read through it is either what
-was written, or reported by name. A file that is not listed is not checked, so
-that directories of earlier versions open.
+A file that is written and read through this module either has the content
+that was written, or is reported by name. A file that is not listed is not
+checked, so that directories of earlier versions can still be opened.
 
 Before a file is replaced, the digest of the new content is listed beside that
-of the old one; afterwards the new one remains. A process that is killed in
-between leaves a list that either content satisfies.
+of the old one; afterwards only the new one remains. If the process is killed
+in between, either content satisfies the list.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _updating = threading.Lock()
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """As `atomic.replacing`, and lists the digest of the new content."""
+    """Works as `atomic.replacing`, and lists the digest of the new content."""
     announce = functools.partial(_announce, path)
     with atomic.replacing(path, announce) as partial:
         yield partial
@@ -42,43 +42,43 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """As `atomic.write_text`, and lists the digest of the text."""
+    """Works as `atomic.write_text`, and lists the digest of the text."""
     with replacing(path) as partial:
         partial.write_bytes(text.encode())
 
 
 def is_missing(path: pathlib.Path) -> bool:
-    """Whether a file is listed and not there."""
+    """Returns whether a file is listed but does not exist."""
     if path.exists():
         return False
     return _ABSENT not in _load(path.parent).get(path.name, [_ABSENT])
 
 
 def require_present(path: pathlib.Path, cure: str) -> None:
-    """Raises DamagedFileError if a file is listed and not there."""
+    """Raises DamagedFileError if a file is listed but does not exist."""
     if is_missing(path):
         raise DamagedFileError(f"{path} is missing. {cure}")
 
 
 def digest(path: pathlib.Path, cure: str) -> str:
-    """The SHA-256 of a file.
+    """Returns the SHA-256 of a file.
 
     Args:
         path: The file.
-        cure: What the message of the error ends with.
+        cure: The last sentence of the error message.
 
     Raises:
-        DamagedFileError: If it is not the listed one.
+        DamagedFileError: If the digest is not the listed one.
     """
     with opened(path, cure) as (_, found):
         return found
 
 
 def read_text(path: pathlib.Path, cure: str) -> str:
-    """The text of a file.
+    """Returns the text of a file.
 
     Raises:
-        DamagedFileError: If it is not what was written.
+        DamagedFileError: If the text is not what was written.
     """
     with opened(path, cure) as (file, _), parsing(path, cure):
         return file.read().decode()
@@ -92,14 +92,14 @@ def opened(
 
     Args:
         path: The file.
-        cure: What the message of the error ends with.
+        cure: The last sentence of the error message.
 
     Yields:
         The file, and its SHA-256.
 
     Raises:
-        DamagedFileError: If it is missing although it is listed, or if its
-            digest is not listed.
+        DamagedFileError: If the file is listed but missing, or if its digest
+            is not listed.
     """
     require_present(path, cure)
     for attempt in range(2):
@@ -119,7 +119,7 @@ def opened(
 
 @contextlib.contextmanager
 def parsing(path: pathlib.Path, cure: str) -> Iterator[None]:
-    """Turns whatever fails while a file's content is read into one error.
+    """Turns any failure to read a file's content into DamagedFileError.
 
     Raises:
         DamagedFileError: If the block fails.
@@ -136,7 +136,7 @@ def parsing(path: pathlib.Path, cure: str) -> Iterator[None]:
 
 
 def forget(path: pathlib.Path) -> None:
-    """Takes a file off the list."""
+    """Removes a file from the list."""
     with _updating:
         files = _load(path.parent)
         if files.pop(path.name, None):
@@ -161,8 +161,8 @@ def _load(directory: pathlib.Path) -> dict[str, list[str | None]]:
     except FileNotFoundError:
         return {}
     cure = (
-        "Restore it from a copy; or, if the files beside it are as they should "
-        "be, remove it: they are then not checked."
+        "Restore it from a copy. If the files beside it are as they should "
+        "be, you can also remove it; they are then not checked."
     )
     with parsing(path, cure):
         content = json.loads(text)
@@ -177,13 +177,13 @@ def _save(directory: pathlib.Path, files: dict) -> None:
 
 
 def sha256_of_file(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, listed or not."""
+    """Returns the SHA-256 of a file, listed or not."""
     with open(path, "rb") as file:
         return _sha256(file)
 
 
 def sha256_of_json(content: Any) -> str:
-    """The SHA-256 of a value's JSON, with sorted keys."""
+    """Returns the SHA-256 of a value's JSON, with sorted keys."""
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,7 +1,7 @@
-"""All that the package takes from inside Keras 3.15, each with its reason.
+"""Everything the package uses from inside Keras 3.15, with the reasons.
 
-None of it is part of Keras' public interface, so that setup.cfg admits no
-other minor version. With a new one, try these first.
+None of it is part of Keras' public interface, so setup.cfg allows no other
+minor version. When you try a new version, begin with these functions.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 
 def is_functional(model: keras.Model) -> bool:
-    """Whether a model is a graph of layers.
+    """Returns whether a model is a graph of layers.
 
     `keras.Model(inputs, outputs)` is public; the class of what it returns
     (3.15: `keras.src.models.Functional`) has no public name.
@@ -21,11 +21,11 @@ def is_functional(model: keras.Model) -> bool:
 
 
 def tf_variable(weight: keras.Variable) -> tf.Variable:
-    """The TensorFlow variable behind a weight.
+    """Returns the TensorFlow variable behind a weight.
 
-    Keras documents `value` as a tensor. With TensorFlow as the backend it is
-    the variable itself (3.15), under a strategy the distributed one: it can
-    be scattered into, updated on each replica and checkpointed.
+    Keras documents `value` as a tensor. With the TensorFlow backend it is the
+    variable itself (3.15); under a strategy, it is the distributed variable,
+    which can be scattered into, updated on each replica and checkpointed.
     """
     return weight.value
 
@@ -37,10 +37,10 @@ def add_state(
     value: float,
     dtype: str,
 ) -> keras.Variable:
-    """Adds a weight that no gradient reaches, equal on all replicas.
+    """Adds a non-trainable weight that is equal on all replicas.
 
-    `aggregation` is public but its values are not: this one (3.15) has
-    TensorFlow keep a copy on each replica and save the first.
+    `aggregation` is public but its values are not: with this one (3.15),
+    TensorFlow keeps a copy on each replica and saves the first.
     """
     return layer.add_weight(
         shape=shape,
@@ -56,26 +56,26 @@ def add_state(
 class OwnLoop(keras.Model):
     """A model whose `fit` and `evaluate` run functions of its own.
 
-    Keras' functions (3.15) return the mean over replicas of what is the same
-    on each of them, and fail on more than one host. Before the first step
-    Keras would build the model from a batch averaged over replicas, instance
-    ids included. `make_train_function`, `make_test_function` and
-    `_maybe_symbolic_build` are where `fit` and `evaluate` call for these.
+    Keras' functions (3.15) average over replicas what is the same on each of
+    them, and fail on more than one host. Before the first step, Keras would
+    build the model from a batch averaged over replicas, including its instance
+    ids. `fit` and `evaluate` call `make_train_function`, `make_test_function`
+    and `_maybe_symbolic_build` for this.
     """
 
     train_function: Callable | None
     test_function: Callable | None
 
     def build_training_state(self) -> None:
-        """Creates what training keeps beside the model."""
+        """Creates the state that training keeps beside the model."""
         raise NotImplementedError
 
     def new_train_function(self) -> Callable:
-        """A function that takes an iterator, trains, and returns logs."""
+        """Returns a function that trains on an iterator and returns logs."""
         raise NotImplementedError
 
     def new_test_function(self) -> Callable:
-        """A function that takes an iterator, evaluates, and returns logs."""
+        """Returns a function that evaluates an iterator and returns logs."""
         raise NotImplementedError
 
     def make_train_function(self, force: bool = False) -> None:

@@ -1,28 +1,28 @@
-"""Paths as users write them; it imports nothing heavy."""
+"""Paths as users write them; the module imports nothing heavy."""
 
 import os
 import re
 
 from tf_instdisc.errors import UsageError
 
-# `pathlib` turns `gs://bucket` into `gs:/bucket`. One letter is a drive.
+# `pathlib` turns `gs://bucket` into `gs:/bucket`. A single letter is a drive.
 _URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def local_path(path: str | os.PathLike, name: str = "path") -> str:
-    """Expands `~`, and refuses URLs.
+    """Expands `~`, and rejects URLs.
 
     Args:
         path: A path on a local or mounted file system; `~` and `~user` at its
             beginning are replaced by the user's home directory.
-        name: The argument or flag that the path was given for.
+        name: The argument or flag for which the path was given.
 
     Returns:
-        The path; only its `~` is changed.
+        The path, in which only `~` is changed.
 
     Raises:
         UsageError: If the path is a URL such as `gs://bucket/run`, or begins
-            with `~` and names nobody's home directory.
+            with `~` and the name of no existing user.
     """
     text = os.fsdecode(path)
     if _URL.match(text):

@@ -1,9 +1,9 @@
-"""Streams of random numbers that never come from the same bits.
+"""Streams of random numbers that never share a seed.
 
-A seed of TensorFlow's stateless generators is two words of 64 bits. Here the
-first word holds the stream, an epoch and the run's seed, each in bits of its
-own, and the second word a counter. What is drawn is a function of these four
-numbers alone, on any number of replicas and after a restart.
+The seed of TensorFlow's stateless generators consists of two 64-bit words.
+Here the first word holds the stream, the epoch and the run's seed, each in its
+own bits, and the second word holds a counter. The numbers depend only on these
+four values, for any number of replicas and after a restart.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_instdisc.errors import UsageError
 
-# Never renumber them: a run that is continued would draw other numbers.
+# Never renumber them: a continued run would draw different numbers.
 EPOCH_ORDER = 1
 AUGMENTATION = 2
 NEGATIVES = 3
@@ -26,7 +26,7 @@ def seed_of(
     counter: int | tf.Tensor = 0,
     epoch: int | tf.Tensor = 0,
 ) -> tf.Tensor:
-    """The seed of one draw.
+    """Returns the seed of one draw.
 
     Args:
         stream: One of the constants of this module.
@@ -49,7 +49,7 @@ def seed_of(
 def bank_rows(
     seed: int, part: int, shape: tuple[int, int], dtype: str
 ) -> tf.Tensor:
-    """Random rows of unit length, uniform on the sphere."""
+    """Returns random rows of unit length, uniform on the sphere."""
     random = tf.random.stateless_normal(
         shape, seed_of(BANK_ROWS, seed, part), dtype=dtype
     )
@@ -57,7 +57,7 @@ def bank_rows(
 
 
 def class_weights(seed: int, stddev: float) -> Callable[..., tf.Tensor]:
-    """An initializer of Keras for normal numbers of the given deviation."""
+    """Returns a Keras initializer for normal numbers of this deviation."""
     return lambda shape, dtype: tf.random.stateless_normal(
         shape, seed_of(CLASS_WEIGHTS, seed), stddev=stddev, dtype=dtype
     )

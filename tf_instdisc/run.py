@@ -1,7 +1,7 @@
-"""The life of a run from Python: train, evaluate, report, export.
+"""The life of a run in Python: train, evaluate, report, export.
 
-What the commands do, without flags. Heavy parts are imported when they are
-used.
+These functions do what the commands do, without flags. Heavy modules are
+imported when they are used.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A finished run, or one that can be continued.
+    """A finished run, or a run that can be continued.
 
     ```python
     run = tf_instdisc.Run("runs/cifar10")
@@ -39,13 +39,13 @@ class Run:
     ```
 
     Args:
-        run_dir: The run's directory.
+        run_dir: The directory of the run.
 
     Attributes:
         directory: Reads and writes the files of the run.
 
     Raises:
-        RunDirectoryError: If the directory holds no run.
+        RunDirectoryError: If the directory does not hold a run.
     """
 
     def __init__(self, run_dir: str | os.PathLike):
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def path(self) -> pathlib.Path:
-        """The run's directory."""
+        """The directory of the run."""
         return self.directory.path
 
     @property
@@ -70,30 +70,30 @@ class Run:
         return self.directory.read_metrics()
 
     def load_encoder(self) -> "keras.Model":
-        """The trained encoder."""
+        """Loads the trained encoder."""
         from tf_instdisc.runs.load import load_encoder
 
         return load_encoder(self.path)
 
     def load_bank(self) -> Bank:
-        """The rows of the images, with ids, names and labels."""
+        """Loads the rows of the images, with ids, names and labels."""
         return self.directory.load_bank()
 
     def evaluate(self, *protocols: str, **options: Any) -> "list[Measurement]":
-        """Measures the run as the paper does, and keeps the results.
+        """Measures the run as the paper does, and saves the results.
 
         Args:
             *protocols: Names such as `"knn"`, `"linear"`, `"svm"`,
                 `"semi_supervised"` or `"finetune"`, each with its default
                 options.
-            **options: Protocols with options of their own:
+            **options: Protocols with other options:
                 `knn=tf_instdisc.KNNOptions(num_neighbors=20)`.
 
         Returns:
-            What was measured, each beside the paper's number.
+            The measurements, each with the paper's number beside it.
 
         Raises:
-            UsageError: If a protocol is unknown, or labels do not suffice.
+            UsageError: If a protocol is unknown, or there are too few labels.
         """
         from tf_instdisc.evaluation import registry
         from tf_instdisc.evaluation.evaluate import evaluate
@@ -102,13 +102,14 @@ class Run:
         return evaluate(self.directory, {**chosen, **options})
 
     def report(self, output: str | os.PathLike | None = None) -> pathlib.Path:
-        """Writes one HTML page about the run; needs the extra `report`.
+        """Writes an HTML page about the run; needs the extra `report`.
 
         Args:
-            output: The page; by default `report.html` in the run's directory.
+            output: Path of the page; by default `report.html` in the run's
+                directory.
 
         Returns:
-            The page.
+            The path of the page.
         """
         from tf_instdisc.retrieval.pages import pages, run_page
         from tf_instdisc.runs import images
@@ -123,10 +124,11 @@ class Run:
     def export(
         self, export_dir: str | os.PathLike, **options: Any
     ) -> pathlib.Path:
-        """Writes the next version of a model for TF Serving.
+        """Exports the next version of a model for TF Serving.
 
         Args:
-            export_dir: Directory of the model; its last part is the name.
+            export_dir: Directory of the model; its last part is the name of
+                the model.
             **options: Fields of `ExportOptions`, such as
                 `bank_dtype="int8"`.
 
@@ -150,23 +152,23 @@ def train(
     *,
     finish: bool = False,
 ) -> Run:
-    """Trains an encoder, or goes on with a run, as `instdisc-train` does.
+    """Trains an encoder, or continues a run, as `instdisc-train` does.
 
     Args:
         config: The settings.
-        run_dir: Missing, empty, or the directory of a run to continue.
-        source: Images to train on; by default those of `config.data`.
-        test_source: Images to classify by kNN, beside `source`.
-        finish: Whether to train no further, and to write the results of the
-            newest checkpoint.
+        run_dir: A missing or empty directory, or that of a run to continue.
+        source: The images to train on; by default those of `config.data`.
+        test_source: The images to classify by kNN, if `source` is given.
+        finish: Whether to stop training and write the results of the newest
+            checkpoint.
 
     Returns:
         The run.
 
     Raises:
-        UsageError: If settings do not fit each other, the images, or the run
-            in the directory.
-        RunError: If the run cannot go on; its message says why.
+        UsageError: If the settings do not fit each other, the images, or the
+            run in the directory.
+        RunError: If the run cannot continue. The message states the reason.
     """
     from tf_instdisc.training.train import train as train_run
 
@@ -181,16 +183,16 @@ def save_run(
     run_dir: str | os.PathLike,
     config: RunConfig | None = None,
 ) -> Run:
-    """Makes a run of a model that was trained by `model.fit`.
+    """Saves a model that was trained with `model.fit` as a run.
 
-    The images are encoded as a whole, as at the end of `train`.
+    All images are encoded, as at the end of `train`.
 
     Args:
         model: The trained model.
-        source: The images it was trained on.
-        run_dir: Missing or empty.
-        config: Settings to keep with the run; by default those that model
-            and source tell.
+        source: The images that it was trained on.
+        run_dir: A missing or empty directory.
+        config: Settings to save with the run; by default those that can be
+            derived from the model and the source.
 
     Returns:
         The run.

@@ -1,6 +1,6 @@
 """Clients of a served model: gRPC (`GrpcClient`) and REST (`RestClient`).
 
-The name under which users import what is in `tf_instdisc.serving.client`.
+Users import the contents of `tf_instdisc.serving.client` by this name.
 """
 
 from typing import Any

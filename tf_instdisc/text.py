@@ -1,6 +1,6 @@
 """Text from outside (file names, checkpoints, servers) for people and tools.
 
-It imports nothing heavy.
+The module imports nothing heavy.
 """
 
 import difflib
@@ -8,12 +8,12 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 # Control characters, invisible and bidirectional formatting, surrogates, and
-# the separators of lines and paragraphs: what moves a cursor, breaks a line,
-# reverses what follows, or cannot be encoded.
+# the separators of lines and paragraphs: anything that moves the cursor, breaks
+# a line, reverses the text after it, or cannot be encoded.
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 UNTRUSTED_LIMIT = 200
-"""Characters that a message shows of what a file or a server holds."""
+"""The characters of a file's or a server's text that a message shows."""
 
 
 def shown(text: str, limit: int | None = None) -> str:
@@ -22,19 +22,19 @@ def shown(text: str, limit: int | None = None) -> str:
     Control characters, line ends, tabs, invisible and bidirectional
     formatting characters and lone surrogates are written as Python escapes
     (`\n`, `\t`, `\x1b`, `\u202e`), and a backslash as `\\`. Nothing is lost:
-    `text.encode("ascii", "backslashreplace").decode("unicode_escape")` gives
-    the text back.
+    `text.encode("ascii", "backslashreplace").decode("unicode_escape")`
+    restores the text.
 
     Args:
-        text: Of a file name, a class name, a checkpoint or a server.
-        limit: Largest length of the result; a longer one ends in `...`.
-            Without one, all of it is shown.
+        text: A file name, a class name, or text from a checkpoint or a server.
+        limit: Largest length of the result; a longer text is cut and ends in
+            `...`. By default, the whole text is shown.
 
     Returns:
-        Text that can be printed as it is and holds neither tabs nor line ends.
+        Printable text without tabs or line ends.
     """
     if limit is not None:
-        # No character becomes shorter, so that the rest need not be looked at.
+        # No character becomes shorter, so the rest cannot appear.
         text = text[: limit + 1]
     if not text.isprintable() or "\\" in text:
         text = "".join(
@@ -49,7 +49,7 @@ def shown(text: str, limit: int | None = None) -> str:
 def shown_message(message: str) -> str:
     """Escapes what a terminal would act on; line ends and `\\` are kept.
 
-    For whole messages, whose parts have been escaped before or are ours.
+    Use it for whole messages, whose parts are already escaped or our own.
     """
     if message.isprintable():
         return message
@@ -68,16 +68,16 @@ def _escaped(character: str) -> str:
 def did_you_mean(
     value: str, known: Iterable[str], most: int = 1, prefix: str = ""
 ) -> str:
-    """A question that ends a message about an unknown name.
+    """Returns a question that ends a message about an unknown name.
 
     Args:
-        value: What was given.
-        known: What could have been.
-        most: Most names that are suggested.
-        prefix: Stands before each, such as `--`.
+        value: The name that was given.
+        known: The known names.
+        most: The largest number of suggestions.
+        prefix: A prefix for each suggestion, such as `--`.
 
     Returns:
-        `" Did you mean a or b?"`, or nothing where no name is close.
+        `" Did you mean a or b?"`, or an empty string if no name is close.
     """
     close = difflib.get_close_matches(value.lower(), list(known), n=most)
     if not close:
@@ -86,7 +86,7 @@ def did_you_mean(
 
 
 def tsv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """Tab-separated lines; every value is escaped as `shown` does."""
+    """Returns tab-separated lines; every value is escaped as by `shown`."""
     lines = [header, *rows]
     return "".join(
         "\t".join(shown(str(value)) for value in line) + "\n" for line in lines

@@ -1,8 +1,8 @@
-"""Everything that a run can be told, in frozen dataclasses.
+"""The settings of a run, as frozen dataclasses.
 
-Commands make their flags from the fields, `run.json` holds them, and whatever
-needs a setting of a run reads it from its `RunConfig`. It imports nothing
-heavy.
+The commands derive their flags from the fields, `run.json` stores them, and
+any code that needs a setting of a run reads it from the run's `RunConfig`.
+The package imports nothing heavy.
 """
 
 from tf_instdisc.config.data import AugmentationConfig, DataConfig

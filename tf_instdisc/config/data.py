@@ -1,4 +1,4 @@
-"""Settings of images and augmentation."""
+"""Settings of the images and their augmentation."""
 
 import dataclasses
 from typing import Any
@@ -10,9 +10,9 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif"),
     *(".png", ".gif", ".bmp", ".webp"),
 )
-"""What is taken for an image in a folder, in lower case."""
+"""Suffixes of the files that count as images in a folder, in lower case."""
 MAX_PIXELS = 2**27
-"""Of an image in a folder; larger ones are refused undecoded."""
+"""The limit for images in a folder. Larger images are rejected undecoded."""
 
 BAD_IMAGES = ("fail", "skip")
 CACHES = ("auto", "memory", "none")
@@ -30,26 +30,26 @@ class DataConfig:
     test_split: str | None = setting(
         None,
         "Split of --dataset whose images are classified by kNN; by default "
-        "test, or validation if there is no test. Empty for none.",
+        "test, or validation if there is no test split. Empty for none.",
     )
     image_key: str | None = setting(
         None,
         "Feature of --dataset that holds the images; image by default. A / "
-        "leads into nested features.",
+        "separates the levels of nested features.",
     )
     label_key: str | None = setting(
         None,
-        "Feature of --dataset that holds the labels: a class, a whole number "
-        "or a text. By default label, if there is one; empty for no labels.",
+        "Feature of --dataset that holds the labels: a class, an integer or a "
+        "string. By default label, if there is one; empty for no labels.",
     )
     data_dir: str | None = setting(
         None,
-        "Where TFDS keeps its data; TFDS' own choice by default.",
+        "Directory in which TFDS keeps its data; by default, TFDS chooses it.",
         is_path=True,
     )
     images: str | None = setting(
         None,
-        "Folder of images to train on, in place of --dataset.",
+        "Folder of images to train on, instead of --dataset.",
         is_path=True,
     )
     test_images: str | None = setting(
@@ -65,14 +65,14 @@ class DataConfig:
     )
     cache: str = setting(
         "auto",
-        "Whether --dataset is decoded once into memory, or read in every "
-        "epoch; auto: into memory if its images have one shape and take up to "
-        "2 GiB.",
+        "Whether --dataset is decoded into memory once or read in every "
+        "epoch. auto: into memory if all images have the same shape and take "
+        "up at most 2 GiB.",
         choices=CACHES,
     )
     shuffle_buffer: int = setting(
         16_384,
-        "Encoded images among which the next one is drawn, without a cache.",
+        "Size of the shuffle buffer, in encoded images, without a cache.",
         least=1,
     )
     image_size: int = setting(
@@ -80,16 +80,16 @@ class DataConfig:
     )
     train_image_size: int | None = setting(
         None,
-        "Side of the crops in training; --image_size by default. Random crops "
-        "show things larger than whole images do, so that three quarters of "
-        "--image_size fits them, and is faster (Touvron et al. 2019, arXiv "
+        "Side of the training crops; --image_size by default. Objects appear "
+        "larger in random crops than in whole images, so three quarters of "
+        "--image_size is a good value, and faster (Touvron et al. 2019, arXiv "
         "1906.06423).",
         least=8,
     )
     crop_fraction: float = setting(
         1.0,
-        "Evaluation: center crop as a fraction of the resized shorter side; "
-        "0.875 is usual on ImageNet.",
+        "Center crop in evaluation, as a fraction of the resized shorter "
+        "side; 0.875 is common on ImageNet.",
         least=0.1,
         most=1.0,
     )
@@ -106,13 +106,13 @@ class DataConfig:
                 value = getattr(self, field.name)
                 if field.name in OF_A_DATASET and value != field.default:
                     raise UsageError(
-                        f"`{field.name}` does not go with `images`. Received: "
-                        f"{field.name}={value} and images={self.images}. "
-                        "Leave one of them out."
+                        f"`{field.name}` cannot be combined with `images`. "
+                        f"Received: {field.name}={value} and "
+                        f"images={self.images}. Leave one of them out."
                     )
         elif self.test_images:
             raise UsageError(
-                "`test_images` does not go with `dataset`. Received: "
+                "`test_images` cannot be combined with `dataset`. Received: "
                 f"test_images={self.test_images} and dataset={self.dataset}. "
                 "Use `test_split`."
             )
@@ -127,10 +127,10 @@ class DataConfig:
 
 
 def data_overrides(settings: Settings) -> dict[str, Any]:
-    """The values of other settings that stand in place of a run's images.
+    """Returns the settings that override those of a run's images.
 
     Returns:
-        Fields of `DataConfig` by name; those that are None are left out.
+        Fields of `DataConfig` by name, without those that are None.
     """
     names = {field.name for field in dataclasses.fields(DataConfig)}
     return {
@@ -146,18 +146,18 @@ class AugmentationConfig:
 
     min_crop_area: float = setting(
         0.2,
-        "Smallest fraction of the image's area that is cropped.",
+        "Smallest fraction of the image's area that a crop covers.",
         least=0.01,
         most=1,
     )
     brightness: float = setting(
-        0.4, "Brightness factor in [1 - x, 1 + x].", least=0
+        0.4, "Range of the brightness factor: [1 - x, 1 + x].", least=0
     )
     contrast: float = setting(
-        0.4, "Contrast factor in [1 - x, 1 + x].", least=0
+        0.4, "Range of the contrast factor: [1 - x, 1 + x].", least=0
     )
     saturation: float = setting(
-        0.4, "Saturation factor in [1 - x, 1 + x].", least=0
+        0.4, "Range of the saturation factor: [1 - x, 1 + x].", least=0
     )
     hue: float = setting(
         0.4,
@@ -166,7 +166,7 @@ class AugmentationConfig:
         most=0.5,
     )
     grayscale_probability: float = setting(
-        0.2, "Probability of dropping an image's color.", least=0, most=1
+        0.2, "Probability of conversion to grayscale.", least=0, most=1
     )
     flip: bool = setting(True, "Mirror half of the images.")
 

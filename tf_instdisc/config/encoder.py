@@ -9,18 +9,18 @@ from tf_instdisc.errors import UsageError
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 SIZED_BACKBONES = ("alexnet", "vgg16", "vit_small")
-"""Those whose weights fit one image size."""
+"""Backbones whose weights fit only one image size."""
 BACKBONES = (*RESNETS, *SIZED_BACKBONES)
-LARGEST_CIFAR_STEM = 64  # pixels up to which the small stem is chosen
+LARGEST_CIFAR_STEM = 64  # The largest image size for the small stem.
 PATCH_SIZES = {"cifar": 4, "imagenet": 16}
-"""Side of a ViT's patches in pixels, by stem."""
+"""Side of a ViT's patches, in pixels, for each stem."""
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "embedding")
 
 CHANNEL_MEANS = {
     "imagenet": (0.485, 0.456, 0.406),
     "cifar10": (0.4914, 0.4822, 0.4465),
 }
-"""Means of R, G and B as fractions of 255; CIFAR's are the authors'."""
+"""Means of R, G and B, divided by 255; CIFAR's are those of the authors."""
 CHANNEL_STDS = {
     "imagenet": (0.229, 0.224, 0.225),
     "cifar10": (0.2023, 0.1994, 0.2010),
@@ -46,13 +46,13 @@ class EncoderConfig:
     )
     width: int = setting(
         64,
-        "Filters of the first stage, or length of a ViT's head; 64 is the "
-        "paper's.",
+        "Filters of the first stage, or the size of a ViT's attention heads; "
+        "the paper uses 64.",
         least=1,
     )
     stem_width: int | None = setting(
         None,
-        "Filters of a ResNet's first convolution; by default those of --width.",
+        "Filters of a ResNet's first convolution; by default --width.",
         least=1,
     )
     stem: str | None = setting(
@@ -62,24 +62,24 @@ class EncoderConfig:
     )
     mean: str = setting(
         "imagenet",
-        "Mean of the input's channels: imagenet, cifar10 or three numbers, "
-        "R,G,B as fractions of 255.",
+        "Mean of the input channels: imagenet, cifar10 or three numbers "
+        "R,G,B, divided by 255.",
     )
     std: str = setting(
         "imagenet",
-        "Standard deviation of the input's channels, given as the mean is.",
+        "Standard deviation of the input channels, in the same form.",
     )
     precision: str = setting(
         "float32",
-        "In what the encoder computes; weights, embeddings and losses are "
-        "float32. mixed_float16 scales the loss.",
+        "Precision of the encoder's computations. Weights, embeddings and "
+        "losses are float32. mixed_float16 uses loss scaling.",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
     jit_encoder: bool = setting(
-        False, "Compile the encoder, and only it, with XLA."
+        False, "Compile the encoder, and nothing else, with XLA."
     )
     sync_batch_norm: bool = setting(
-        False, "Take the statistics of batch norm over all replicas."
+        False, "Synchronize batch normalization across all replicas."
     )
     embedding_dim: int = setting(128, "Length of the embedding.", least=1)
 
@@ -90,8 +90,8 @@ class EncoderConfig:
         require_stem_width(self.backbone, self.stem_width)
         if self.jit_encoder and self.sync_batch_norm:
             raise UsageError(
-                "`jit_encoder` does not go with `sync_batch_norm`: XLA cannot "
-                "compile what replicas tell each other. Received: "
+                "`jit_encoder` cannot be combined with `sync_batch_norm`: XLA "
+                "cannot compile the communication between replicas. Received: "
                 "jit_encoder=True, sync_batch_norm=True. Leave one of them "
                 "out."
             )
@@ -100,18 +100,18 @@ class EncoderConfig:
 def channel_values(
     name: str, value: str | Sequence[float]
 ) -> tuple[float, float, float]:
-    """Reads the mean or the standard deviation of the input's channels.
+    """Reads the mean or the standard deviation of the input channels.
 
     Args:
         name: `"mean"` or `"std"`.
         value: A key of `CHANNEL_MEANS`, or three numbers, as fractions of
-            255; in a text they are separated by commas.
+            255; a string separates them by commas.
 
     Returns:
         The values of R, G and B.
 
     Raises:
-        UsageError: If it is neither, or a number is out of range.
+        UsageError: If `value` is neither, or a number is out of range.
     """
     known = CHANNEL_MEANS if name == "mean" else CHANNEL_STDS
     parts: Sequence = value
@@ -135,7 +135,7 @@ def channel_values(
 
 
 def default_stem(image_size: int) -> str:
-    """The stem for images of this size, in pixels."""
+    """Returns the default stem for images of this size, in pixels."""
     return "cifar" if image_size <= LARGEST_CIFAR_STEM else "imagenet"
 
 
@@ -145,7 +145,7 @@ def require_image_size(
     stem: str | None,
     train_image_size: int | None = None,
 ) -> None:
-    """Raises UsageError unless the backbone takes images of these sizes."""
+    """Raises UsageError unless the backbone accepts images of these sizes."""
     stem = stem or default_stem(image_size)
     least = _LEAST_IMAGE_SIZES.get((backbone, stem), 1)
     if image_size < least:
@@ -162,16 +162,16 @@ def require_image_size(
     is_bound = backbone in SIZED_BACKBONES
     if is_bound and train_image_size not in (None, image_size):
         raise UsageError(
-            f"`train_image_size` must be `image_size` for {backbone}, whose "
-            "weights fit one size. Received: train_image_size="
+            f"`train_image_size` must equal `image_size` for {backbone}, whose "
+            "weights fit only one size. Received: train_image_size="
             f"{train_image_size}, image_size={image_size}. Leave it out."
         )
 
 
 def require_stem_width(backbone: str, stem_width: int | None) -> None:
-    """Raises UsageError if a stem's width is given for no ResNet."""
+    """Raises UsageError if a stem width is given for another backbone."""
     if stem_width is not None and backbone not in RESNETS:
         raise UsageError(
-            "`stem_width` belongs to ResNets. Received: stem_width="
+            "`stem_width` applies only to ResNets. Received: stem_width="
             f"{stem_width}, encoder={backbone}. Leave it out."
         )

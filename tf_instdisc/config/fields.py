@@ -1,7 +1,7 @@
 """Typed settings: dataclass fields that carry their help, range and flag.
 
-From these fields come the checks of a settings object, its form in `run.json`
-and the commands' flags. It imports nothing heavy.
+The checks of a settings object, its form in `run.json` and the flags of the
+commands are derived from these fields. The module imports nothing heavy.
 """
 
 import dataclasses
@@ -21,19 +21,20 @@ class Rule:
     """What a field accepts, and how it is shown.
 
     Attributes:
-        help: What the field is, as `--help` shows it.
-        choices: The accepted values; all if empty.
-        least: Smallest value.
-        most: Largest value.
+        help: A description of the field, as `--help` shows it.
+        choices: The accepted values; if empty, all values are accepted.
+        least: The smallest value.
+        most: The largest value.
         is_above: Whether `least` itself is out of range.
         is_below: Whether `most` itself is out of range.
-        is_filled: Whether a tuple without values is refused.
-        is_rising: Whether values of a tuple must rise from above 0.
-        is_path: Whether the text is a path, whose `~` is expanded.
-        is_required: Whether None, the default, is refused.
+        is_filled: Whether an empty tuple is rejected.
+        is_rising: Whether the values of a tuple must be positive and
+            strictly increasing.
+        is_path: Whether the text is a path, in which `~` is expanded.
+        is_required: Whether None, the default, is rejected.
         is_repeatable: Whether the flag takes one member of a tuple, and is
             given once for each.
-        flag: Name of the flag; the field's own by default.
+        flag: The name of the flag; by default the name of the field.
         aliases: Other names of the flag.
     """
 
@@ -53,31 +54,31 @@ class Rule:
 
 
 def setting(default: Any, help: str, **rule: Any) -> Any:
-    """A dataclass field with a `Rule`; arguments are the rule's."""
+    """Returns a dataclass field with a `Rule` of the given arguments."""
     return dataclasses.field(
         default=default, metadata={"rule": Rule(help, **rule)}
     )
 
 
 class Settings(Protocol):
-    """A frozen dataclass whose fields are made by `setting`."""
+    """A frozen dataclass whose fields are created by `setting`."""
 
     __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field]]
 
 
 def rule_of(field: dataclasses.Field) -> Rule:
-    """The rule of a field."""
+    """Returns the rule of a field."""
     return field.metadata["rule"]
 
 
 def flag_of(field: dataclasses.Field) -> str:
-    """The name of a field's flag, without dashes."""
+    """Returns the name of a field's flag, without dashes."""
     return rule_of(field).flag or field.name
 
 
 def kind_of(settings: type, field: dataclasses.Field) -> tuple[type, bool]:
-    """The type of a field's value or of a tuple's members, and whether it is
-    a tuple. None is left out."""
+    """Returns the type of a field's value, or of a tuple's members, and
+    whether it is a tuple. None is ignored in a union."""
     kind = typing.get_type_hints(settings)[field.name]
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
@@ -87,17 +88,17 @@ def kind_of(settings: type, field: dataclasses.Field) -> tuple[type, bool]:
 
 
 def is_setting(field: dataclasses.Field) -> bool:
-    """Whether a field is made by `setting`; else it holds settings itself."""
+    """Returns whether a field is created by `setting` or holds settings."""
     return "rule" in field.metadata
 
 
 def check(settings: Settings) -> None:
     """Checks every field, and expands `~` in paths.
 
-    Call it in `__post_init__`.
+    Call this function in `__post_init__`.
 
     Raises:
-        UsageError: If a value is of another type or out of range.
+        UsageError: If a value is of the wrong type or out of range.
     """
     for field in dataclasses.fields(settings):
         if is_setting(field):
@@ -107,10 +108,10 @@ def check(settings: Settings) -> None:
 
 
 def checked(settings: type, field: dataclasses.Field, value: Any) -> Any:
-    """A value as the field of a settings class holds it.
+    """Returns a value in the form that the settings class stores.
 
     Raises:
-        UsageError: If it is of another type or out of range.
+        UsageError: If the value is of the wrong type or out of range.
     """
     rule = rule_of(field)
     kind, is_tuple = kind_of(settings, field)
@@ -132,7 +133,7 @@ def checked(settings: type, field: dataclasses.Field, value: Any) -> Any:
         low >= high for low, high in zip((0, *value), value, strict=False)
     ):
         raise UsageError(
-            f"`{field.name}` must rise, from above 0. Received: "
+            f"`{field.name}` must be positive and increasing. Received: "
             f"{field.name}={list(value)}"
         )
     return value
@@ -160,7 +161,7 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
 
 
 def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    """Raises UsageError unless a value is one of the known ones."""
+    """Raises UsageError unless a value is one of the choices."""
     if value not in choices:
         hint = did_you_mean(str(value), choices)
         raise UsageError(
@@ -188,7 +189,7 @@ def _range(rule: Rule) -> str:
 
 
 def to_json(settings: Settings) -> dict[str, Any]:
-    """The fields by name, as JSON has them: a tuple becomes a list."""
+    """Returns the fields by name, as JSON stores them: tuples as lists."""
     return {
         field.name: list(value) if isinstance(value, tuple) else value
         for field in dataclasses.fields(settings)
@@ -200,7 +201,7 @@ def parse(settings: type, field: dataclasses.Field, text: str) -> Any:
     """Reads a field's value from the text of a flag.
 
     Raises:
-        UsageError: If the text is no such value.
+        UsageError: If the text does not represent such a value.
     """
     kind, is_tuple = kind_of(settings, field)
     if is_tuple:
@@ -225,7 +226,7 @@ def _parsed(name: str, text: str, kind: type) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """A value as the text of a flag."""
+    """Returns a value as the text of a flag."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -234,7 +235,7 @@ def text_of(value: Any) -> str:
 
 
 def to_texts(settings: Settings) -> dict[str, str]:
-    """Values of the flags by name, as text; a value of None is left out."""
+    """Returns the values of the flags as text, by name, without None."""
     return {
         flag_of(field): text_of(value)
         for field in dataclasses.fields(settings)
@@ -243,7 +244,7 @@ def to_texts(settings: Settings) -> dict[str, str]:
 
 
 def read_flagfile(text: str) -> dict[str, str]:
-    """Values of a flagfile by name, as text; the last of a name counts."""
+    """Returns a flagfile's values as text, by name; the last one counts."""
     values = {}
     for line in text.splitlines():
         line = line.strip()
@@ -260,7 +261,7 @@ def read_flagfile(text: str) -> dict[str, str]:
 
 
 def from_texts(settings: type, values: Mapping[str, str]) -> Any:
-    """A settings object from the text of flags; others are ignored."""
+    """Creates a settings object from the text of flags; ignores others."""
     return settings(
         **{
             field.name: parse(settings, field, values[flag_of(field)])

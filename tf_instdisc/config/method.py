@@ -17,15 +17,15 @@ class MethodConfig:
 
     objective: str = setting(
         "nce",
-        "What is minimized.",
+        "Objective to minimize.",
         choices=("softmax", "nce", "info_nce", "parametric"),
     )
     num_negatives: int = setting(
-        4096, "Negatives of nce and info_nce.", least=1
+        4096, "Number of negatives of nce and info_nce.", least=1
     )
     negatives: str = setting(
         "shared",
-        "Whether a batch shares its negatives.",
+        "Whether the examples of a batch share their negatives.",
         choices=("shared", "per_example"),
     )
     temperature: float = setting(
@@ -33,36 +33,36 @@ class MethodConfig:
     )
     normalizer: str = setting(
         "ema",
-        "Z of nce: a moving average, or the first batch's as in the authors' "
-        "code.",
+        "Z of nce: a moving average, or the estimate of the first batch, as "
+        "in the authors' code.",
         choices=("ema", "first_batch"),
     )
     normalizer_momentum: float = setting(
-        0.99, "Fraction of the old Z in its moving average.", **_MOMENTUM
+        0.99, "Weight of the old Z in its moving average.", **_MOMENTUM
     )
     bank_momentum: float = setting(
-        0.5, "Fraction of the old row in a new one.", **_MOMENTUM
+        0.5, "Weight of the old row in its update.", **_MOMENTUM
     )
     bank_init: str = setting(
         "random",
-        "First rows: random, or the untrained encoder's embeddings.",
+        "Initial rows: random, or the embeddings of the untrained encoder.",
         choices=("random", "encode"),
     )
     bank_dtype: str = setting(
         "float32",
-        "How the bank's rows are kept.",
+        "Data type in which the rows of the bank are stored.",
         choices=("float32", "bfloat16", "float16"),
     )
     bank_placement: str = setting(
         "device",
         "device: each GPU has a copy of the bank. host: one copy in the "
-        "memory of each host; with shared negatives a step moves only the "
-        "rows it needs.",
+        "memory of each host; with shared negatives, a step transfers only "
+        "the rows that it needs.",
         choices=("device", "host"),
     )
     proximal_weight: float = setting(
         0.0,
-        "Weight of the squared distance to the row of the step before.",
+        "Weight of the squared distance to the image's previous row.",
         least=0,
     )
 
@@ -70,7 +70,7 @@ class MethodConfig:
         check(self)
         if self.objective == "softmax" and self.bank_placement == "host":
             raise UsageError(
-                "`objective` 'softmax' takes the whole bank in each step, and "
+                "`objective` 'softmax' uses the whole bank in each step, and "
                 "needs it on the device. Received: bank_placement='host'. Use "
                 "'nce' or 'info_nce'."
             )
@@ -83,13 +83,13 @@ class OptimizerConfig:
     epochs: int = setting(200, "Epochs.", least=1)
     batch_size: int = setting(256, "Images in a global batch.", least=1)
     optimizer: str = setting(
-        "sgd", "Optimizer; sgd is the paper's.", choices=OPTIMIZERS
+        "sgd", "Optimizer; the paper uses sgd.", choices=OPTIMIZERS
     )
     learning_rate: float = setting(0.03, "Highest learning rate.", least=0)
     learning_rate_scaling: str = setting(
         "none",
-        "Whether --learning_rate is that of a batch of 256 images, and grows "
-        "with the images between two updates.",
+        "linear: --learning_rate is for 256 images per update, and is scaled "
+        "in proportion to the actual number.",
         choices=("none", "linear"),
     )
     accumulate_steps: int = setting(
@@ -97,12 +97,12 @@ class OptimizerConfig:
     )
     schedule: str = setting(
         "steps",
-        "How the learning rate falls: not at all, by ten at each of "
-        "--schedule_epochs, or along a cosine to zero.",
+        "How the learning rate decays: not at all, by a factor of ten at each "
+        "of --schedule_epochs, or along a cosine to zero.",
         choices=SCHEDULES,
     )
     schedule_epochs: tuple[int, ...] = setting(
-        (120, 160), "Epochs after which `steps` falls.", is_rising=True
+        (120, 160), "Epochs after which `steps` decays.", is_rising=True
     )
     warmup_epochs: float = setting(
         0.0, "Epochs in which the learning rate rises from zero.", least=0
@@ -118,7 +118,7 @@ class OptimizerConfig:
         check(self)
         if self.warmup_epochs >= self.epochs:
             raise UsageError(
-                "`warmup_epochs` must be below `epochs`; warmup_epochs=0 does "
-                "without a warm-up. Received: warmup_epochs="
+                "`warmup_epochs` must be below `epochs`; warmup_epochs=0 "
+                "disables the warmup. Received: warmup_epochs="
                 f"{self.warmup_epochs:g}, epochs={self.epochs}"
             )

@@ -1,7 +1,8 @@
-"""The recipes: flagfiles that say what they need and what to expect.
+"""The recipes: flagfiles that state what they need and what to expect.
 
-They lie in the repository's `flags/`, which `tf_instdisc/recipes` links to and
-the wheel holds in its place. It imports nothing heavy.
+They are in the directory `flags/` of the repository, to which
+`tf_instdisc/recipes` links; the wheel contains the files themselves. This
+module imports nothing heavy.
 """
 
 import dataclasses
@@ -14,13 +15,13 @@ FOLDER = pathlib.Path(__file__).parent.parent / "recipes"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A recipe as its comments describe it.
+    """A recipe as described in its comments.
 
     Attributes:
-        name: Of the file, without its ending.
+        name: The name of the file, without its suffix.
         summary: The first sentences.
-        time: How long it is expected to train.
-        score: What it is expected to reach.
+        time: The expected training time.
+        score: The expected score.
     """
 
     name: str
@@ -30,12 +31,12 @@ class Recipe:
 
 
 def names() -> tuple[str, ...]:
-    """The recipes, sorted."""
+    """Returns the names of the recipes, sorted."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.flags")))
 
 
 def path_of(name: str) -> pathlib.Path:
-    """The flagfile of a recipe.
+    """Returns the path of a recipe's flagfile.
 
     Raises:
         UsageError: If there is no such recipe.

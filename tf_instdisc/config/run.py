@@ -1,4 +1,4 @@
-"""Settings of a run and its monitoring, and all settings together."""
+"""Settings of a run and its monitoring, and the configuration as a whole."""
 
 import dataclasses
 import typing
@@ -20,8 +20,8 @@ from tf_instdisc.errors import UsageError
 
 DISTRIBUTIONS = ("auto", "one_device", "mirrored", "multi_worker")
 
-# What a run that goes on may change; of the others below, what decides its
-# outcome must stay.
+# What may change when a run is continued. Of the groups below, only the
+# settings that determine the outcome must stay the same.
 _CHANGEABLE = (
     "epochs",
     "batch_size",
@@ -45,13 +45,13 @@ class TrainingConfig:
 
     init_run: str | None = setting(
         None,
-        "A finished run, or what instdisc-update made of it: this run begins "
-        "with its encoder and rows, and keeps the ids of its images.",
+        "A finished run, or one that instdisc-update has updated: this run "
+        "starts from its encoder and rows, and keeps the ids of its images.",
         is_path=True,
     )
     seed: int = setting(
         0,
-        "Seeds weights, bank, shuffling, augmentation and negatives.",
+        "Seed of the weights, bank, shuffling, augmentation and negatives.",
         least=0,
         most=2**31 - 1,
     )
@@ -59,41 +59,41 @@ class TrainingConfig:
     knn_every: int = setting(1, "Epochs between two kNN measurements.", least=1)
     keep_best: bool = setting(
         False,
-        "Keep the encoder of the epoch with the best kNN top-1 beside the "
-        "last one, as encoder_best.keras. Needs kNN.",
+        "Keep the encoder of the epoch with the best kNN top-1 accuracy "
+        "beside the last one, as encoder_best.keras. Needs kNN.",
     )
     knn_encode: bool = setting(
         False,
-        "Measure kNN also with the training images encoded by the present "
+        "Also measure kNN with the training images encoded by the current "
         "encoder.",
     )
     baselines: bool = setting(
         False,
-        "Compare at the end with the untrained encoder and with raw pixels.",
+        "Compare with the untrained encoder and with raw pixels at the end.",
     )
     grid_every: int = setting(
         0,
-        "Epochs between two neighbor grids in TensorBoard, which at the end "
-        "also gets the embedding projector; 0 for none. Needs the extra "
+        "Epochs between two neighbor grids in TensorBoard, which also gets "
+        "the embedding projector at the end; 0 for none. Needs the extra "
         "'report'.",
         least=0,
     )
     checkpoint_minutes: float = setting(
         15.0,
-        "Minutes between two checkpoints inside an epoch; each epoch ends "
-        "with one.",
+        "Minutes between two checkpoints within an epoch; every epoch ends "
+        "with a checkpoint.",
         least=0,
     )
-    keep_checkpoints: int = setting(3, "Checkpoints that stay.", least=1)
+    keep_checkpoints: int = setting(3, "Checkpoints to keep.", least=1)
     distribution: str = setting(
         "auto",
         "auto: all visible GPUs of this host. multi_worker: the hosts in the "
-        "environment's TF_CONFIG, each of which is given the same command.",
+        "environment variable TF_CONFIG; run the same command on each.",
         choices=DISTRIBUTIONS,
     )
     logical_cpus: int = setting(
         1,
-        "Splits the CPU into this many devices, to try "
+        "Number of devices into which the CPU is split, to try "
         "--distribution=mirrored without GPUs.",
         least=1,
     )
@@ -114,16 +114,16 @@ class RunConfig:
     ```
 
     Attributes:
-        data: Which images, and at what size.
-        augmentation: What is drawn for each training image.
+        data: The images and their size.
+        augmentation: The random changes to each training image.
         encoder: The network.
-        method: Objective and memory bank.
-        optimizer: Epochs, batches, rates.
-        training: Seed, monitoring, checkpoints, devices.
+        method: The objective and the memory bank.
+        optimizer: Epochs, batches and learning rates.
+        training: Seed, monitoring, checkpoints and devices.
 
     Raises:
-        UsageError: If a setting is unknown, out of range, or does not go
-            with another one.
+        UsageError: If a setting is unknown, out of range, or cannot be
+            combined with another one.
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -146,19 +146,19 @@ class RunConfig:
         )
 
     def flags(self) -> dict[str, str]:
-        """The settings as flags by name, as text; None is left out."""
+        """Returns the settings as text by flag name, without None."""
         texts = {}
         for group in dataclasses.fields(self):
             texts.update(to_texts(getattr(self, group.name)))
         return texts
 
     def flagfile(self) -> str:
-        """A flagfile of the settings, for people and for `--flagfile`."""
+        """Returns a flagfile of the settings, for `--flagfile`."""
         lines = [f"--{name}={text}" for name, text in self.flags().items()]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        """The settings by group and name, for `json.dumps`."""
+        """Returns the settings by group and name, for `json.dumps`."""
         return {
             group.name: to_json(getattr(self, group.name))
             for group in dataclasses.fields(self)
@@ -166,13 +166,13 @@ class RunConfig:
 
 
 def group_kinds() -> dict[str, type]:
-    """The classes of the groups of `RunConfig`, by name and in its order."""
+    """Returns the classes of the groups of `RunConfig` by name, in order."""
     kinds = typing.get_type_hints(RunConfig)
     return {f.name: kinds[f.name] for f in dataclasses.fields(RunConfig)}
 
 
 def from_json(content: Mapping[str, Mapping[str, Any]]) -> RunConfig:
-    """The settings of `RunConfig.to_json`.
+    """Creates a configuration from the output of `RunConfig.to_json`.
 
     Raises:
         UsageError: If a setting is unknown or out of range.
@@ -183,7 +183,7 @@ def from_json(content: Mapping[str, Mapping[str, Any]]) -> RunConfig:
         names = {field.name for field in dataclasses.fields(kind)}
         if unknown := sorted(set(values) - names):
             raise UsageError(
-                f"The settings in `{group}` must be known ones. Received: "
+                f"The settings in `{group}` must be known. Received: "
                 f"{', '.join(unknown)}. Use the version of tf_instdisc that "
                 "wrote them."
             )
@@ -192,9 +192,9 @@ def from_json(content: Mapping[str, Mapping[str, Any]]) -> RunConfig:
 
 
 def from_flagfile(*texts: str) -> RunConfig:
-    """The settings in the text of flagfiles; the last of a name counts.
+    """Reads the settings in the text of flagfiles; the last one counts.
 
-    Flags that are no settings of a run are ignored.
+    Flags that are not settings of a run are ignored.
 
     Raises:
         UsageError: If a value is out of range.
@@ -203,7 +203,7 @@ def from_flagfile(*texts: str) -> RunConfig:
 
 
 def from_flags(values: Mapping[str, str]) -> RunConfig:
-    """The settings in flags by name, as text; other flags are ignored.
+    """Reads the settings in flags by name, as text; ignores other flags.
 
     Raises:
         UsageError: If a value is out of range.
@@ -219,11 +219,12 @@ def from_flags(values: Mapping[str, str]) -> RunConfig:
 def differences(
     old: RunConfig, new: RunConfig
 ) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
-    """What differs between a run and the settings that it is to go on with.
+    """Compares the settings of a run with those to continue it with.
 
     Returns:
         Old and new values by name: of settings that may change, and of
-        settings that must not. What does not bear on the outcome is left out.
+        settings that must not. Settings without effect on the outcome are
+        left out.
     """
     changed: dict[str, tuple[Any, Any]] = {}
     refused: dict[str, tuple[Any, Any]] = {}
