@@ -460,7 +460,7 @@ ENCODERS = {
     ),
     "not built": (
         lambda: keras.Sequential([L.Flatten(), L.Dense(4)]),
-        "Sequential that knows no input shape; begin it with keras.Input",
+        "Sequential without an input shape; begin it with keras.Input",
     ),
     "two outputs": (two_outputs, "1 inputs, 2 outputs"),
 }
@@ -524,7 +524,7 @@ def test_an_encoder_of_another_scope_is_copied(encoder_first):
     with scopes[0].scope():
         encoder = linear_encoder()
     with (
-        pytest.warns(UserWarning, match="outside of the scope"),
+        pytest.warns(UserWarning, match="outside the scope"),
         scopes[1].scope(),
     ):
         model = build(encoder)

@@ -1,1 +1,1 @@
-"""The paper's method: encoder, memory bank, objectives and train step."""
+"""The paper's method: encoder, memory bank, objectives and training step."""

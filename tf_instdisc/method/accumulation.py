@@ -1,4 +1,4 @@
-"""What becomes of gradients: sums over replicas and steps, and the update."""
+"""Gradients: sums over replicas and steps, and the update."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from tf_instdisc.method import replicas
 
 
 class Accumulation(OwnLoop):
-    """A Keras model that averages the gradients of some steps.
+    """A Keras model that averages the gradients of several steps.
 
     Args:
-        accumulate_steps: Steps whose gradients are averaged into one
-            application, at least 1.
+        accumulate_steps: Number of steps whose gradients are averaged into
+            one update, at least 1.
 
     Attributes:
-        gradient_sums: Those of the steps since the last application, one for
-            each trainable variable; empty where each step is applied.
+        gradient_sums: The sums of the gradients since the last update, one
+            for each trainable variable; empty without accumulation.
     """
 
     def __init__(self, accumulate_steps: int = 1, **kwargs: Any):
@@ -39,7 +39,7 @@ class Accumulation(OwnLoop):
         with self.distribute_strategy.scope():
             if not self.optimizer.built and shapes:
                 self.optimizer.build(self.trainable_variables)
-            # Others if layers were frozen or released since.
+            # The shapes change if layers were frozen or unfrozen since.
             if self.accumulate_steps > 1 and sums != shapes:
                 self.gradient_sums = [
                     tf.Variable(
@@ -52,7 +52,7 @@ class Accumulation(OwnLoop):
                 ]
 
     def regularization(self) -> tf.Tensor | float:
-        """This replica's part of the losses that layers add."""
+        """Returns this replica's part of the losses that layers add."""
         if not self.losses:
             return 0.0
         return tf.add_n(self.losses) / replicas.num_replicas()
@@ -62,10 +62,10 @@ class Accumulation(OwnLoop):
         gradients: Sequence[tf.Tensor | tf.IndexedSlices],
         applies_gradients: bool,
     ) -> None:
-        """Applies gradients, or keeps them for a later step.
+        """Applies gradients, or adds them to the sums for a later step.
 
         Args:
-            gradients: One for each trainable variable; replicas' are summed.
+            gradients: One for each trainable variable, summed over replicas.
             applies_gradients: Whether this step ends an accumulation.
         """
         variables = self.trainable_variables
@@ -76,9 +76,9 @@ class Accumulation(OwnLoop):
             self.optimizer, keras.optimizers.LossScaleOptimizer
         )
         if num_replicas > 1 and (self.gradient_sums or scales_loss):
-            # The sums must be the same on all replicas to be saved and to
-            # be restored on another number of them. Keras' loss scaling
-            # (3.15) asks the first replica alone whether all is finite.
+            # The sums must be the same on all replicas so that they can be
+            # saved, and restored on another number of replicas. Keras' loss
+            # scaling (3.15) checks only the first replica for finite values.
             gradients = [
                 replicas.sum_over_replicas(tf.convert_to_tensor(gradient))
                 for gradient in gradients
@@ -98,7 +98,7 @@ class Accumulation(OwnLoop):
                 kept = tf.zeros_like(gradient)
                 total.assign(kept if applies_gradients else gradient)
         if applies_gradients:
-            # Keras sums over replicas once more.
+            # Keras sums over the replicas a second time.
             share = 1.0 / (num_replicas * self.accumulate_steps)
             if share != 1:
                 gradients = [gradient * share for gradient in gradients]

@@ -1,4 +1,4 @@
-"""Batches as Keras hands them over: images, instance ids, sample weights."""
+"""Batches as Keras passes them: images, instance ids, sample weights."""
 
 import contextlib
 import re
@@ -17,20 +17,20 @@ ID_KEYS = ("instance_id", "instance_ids", "id", "ids")
 _NEEDS_IDS = (
     "Training needs the instance id of each image: an integer in [0, "
     "num_instances) that numbers the images. Give batches (image, "
-    'instance_id) or {"image": ..., "instance_id": ...}; of a tf.data data '
+    'instance_id) or {"image": ..., "instance_id": ...}; for a tf.data data '
     "set, dataset.enumerate() numbers the elements."
 )
 _OUT_OF_RANGE = (
     "`instance_ids` must be in [0, {}), the rows of the memory bank. "
     "Received: an instance id of"
 )
-_LENGTH_TOLERANCE = 0.02  # beyond the rounding of half precision
+_LENGTH_TOLERANCE = 0.02  # More than half precision's error.
 
 
 def unpack(
     data: Any, num_instances: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-    """Takes a batch apart, in a replica's step.
+    """Splits a batch into its parts, in a replica's step.
 
     Args:
         data: `(images, instance_ids)`, `(images, instance_ids,
@@ -42,9 +42,9 @@ def unpack(
         The images, int64 ids `[batch]` and float weights `[batch]` or None.
 
     Raises:
-        UsageError: If the ids are missing, or of another type or shape. Ids
-            that are out of range raise it when the step runs
-            (`named_errors`).
+        UsageError: If the ids are missing, or have the wrong type or shape.
+            Ids that are out of range raise it when the step runs (see
+            `named_errors`).
     """
     x, ids, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     images = images_of(x)
@@ -82,10 +82,10 @@ def unpack(
 
 
 def images_of(x: tf.Tensor | Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """The images of what Keras calls x, which may be a dictionary.
+    """Returns the images in Keras' x, which may be a dictionary.
 
     Raises:
-        UsageError: If a dictionary has none.
+        UsageError: If x is a dictionary without images.
     """
     if not isinstance(x, Mapping):
         return x
@@ -126,17 +126,17 @@ def checked_ids(x: Any, ids: Any, num_instances: int) -> Any:
     """Checks the ids of whole arrays before training; supplies missing ones.
 
     Args:
-        x: What `fit` takes as x.
-        ids: What it takes as y, or None. Without ids, an array that holds
-            each of the images once is numbered by position.
+        x: The argument x of `fit`.
+        ids: The argument y of `fit`, or None. Without ids, the images are
+            numbered by position if x is an array with one image per instance.
         num_instances: n.
 
     Returns:
         The ids to train with.
 
     Raises:
-        UsageError: If ids are missing, of another type, out of range, or so
-            often the same that they are labels.
+        UsageError: If ids are missing, of the wrong type, out of range, or
+            repeat so often that they must be labels.
     """
     if ids is None and isinstance(x, np.ndarray | tf.Tensor):
         if len(x) == num_instances:
@@ -144,7 +144,7 @@ def checked_ids(x: Any, ids: Any, num_instances: int) -> Any:
         raise UsageError(
             f"{_NEEDS_IDS} Received: {len(x)} images without ids for "
             f"num_instances={num_instances}; only an array of all images is "
-            "numbered by itself."
+            "numbered automatically."
         )
     if not isinstance(ids, np.ndarray | tf.Tensor | list | tuple):
         return ids
@@ -166,7 +166,7 @@ def checked_ids(x: Any, ids: Any, num_instances: int) -> Any:
 
 
 def warn_of_labels(ids: np.ndarray) -> None:
-    """Warns if the ids of a first batch repeat as labels do."""
+    """Warns if the ids of the first batch repeat as labels do."""
     distinct = len(np.unique(ids))
     if len(ids) >= 16 and 2 * distinct <= len(ids):
         warnings.warn(
@@ -176,13 +176,13 @@ def warn_of_labels(ids: np.ndarray) -> None:
         )
 
 
-# === Conditions on values, which are known only when the step runs ===
+# === Conditions on values, which are only known when the step runs ===
 
 
 def require_unit_length(embeddings: tf.Tensor) -> tf.Tensor:
-    """The embeddings `[batch, embedding_dim]`, which must have unit length."""
+    """Returns embeddings `[batch, embedding_dim]` if they have unit length."""
     lengths = tf.cast(tf.norm(embeddings, axis=-1), tf.float32)
-    # A dead or diverged encoder has zeros or NaN, of which others tell.
+    # Other checks report a dead or diverged encoder, with zeros or NaN.
     is_meant = tf.math.is_finite(lengths) & (lengths > 1e-3)
     errors = tf.where(is_meant, tf.abs(lengths - 1), 0.0)
     is_unit = require(
@@ -200,7 +200,7 @@ _FAILED = re.compile(r"assertion failed: \[(`.*?)\] \[(.*?)\]", re.DOTALL)
 
 
 def require(condition: tf.Tensor, message: str, value: tf.Tensor) -> list:
-    """Requires a condition when the step runs.
+    """Requires that a condition holds when the step runs.
 
     Args:
         condition: bool scalar.
@@ -208,7 +208,7 @@ def require(condition: tf.Tensor, message: str, value: tf.Tensor) -> list:
         value: Scalar, printed after the message.
 
     Returns:
-        Operations to depend on.
+        Operations to use as control dependencies.
 
     Raises:
         UsageError: If the step runs eagerly and the condition is false. In a
@@ -223,10 +223,10 @@ def require(condition: tf.Tensor, message: str, value: tf.Tensor) -> list:
 
 @contextlib.contextmanager
 def named_errors() -> Iterator[None]:
-    """Turns a failed `require` of a graph into its sentence.
+    """Turns a failed `require` of a graph into its error message.
 
     Raises:
-        UsageError: If one failed.
+        UsageError: If a condition failed.
     """
     try:
         yield

@@ -1,9 +1,9 @@
-"""Batch norm by TensorFlow's fused kernel, on an encoder of plain layers.
+"""Batch normalization by TensorFlow's fused kernel, for plain encoders.
 
-Keras 3.15 computes batch norm from elementary ops (moments, then scale and
-offset), which makes a ResNet's training step on a CPU a quarter to 40%
-slower than with the fused kernel. The encoder keeps Keras' own layers, so
-that its file loads anywhere; only the training step runs through the kernel.
+Keras 3.15 computes batch normalization from elementary ops (moments, then
+scale and offset). On a CPU, this makes a ResNet's training step 25 to 40%
+slower than with the fused kernel. The encoder keeps Keras' own layers, so that
+its file loads anywhere; only the training step uses the kernel.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from tf_instdisc import keras_internals
 def training_call(
     encoder: keras.Model, jit_compile: bool = False
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The encoder's call with `training=True`, with fused batch norm.
+    """Returns the encoder's call with `training=True` and fused batch norm.
 
-    It reads and writes the encoder's own variables. Batch norm that the
-    kernel does not know (synchronised, renormalised, frozen, masked, float64,
-    another axis than the last) stays as it is. An encoder without a layer
-    that is bound to its input's size takes images of any size here.
+    It reads and writes the encoder's own variables. Layers that the kernel
+    does not support (synchronized, renormalized, frozen, masked, float64, or
+    another axis than the last) are left unchanged. An encoder without layers
+    that depend on the input size accepts images of any size here.
 
     Args:
-        encoder: A functional model; any other is called unchanged.
-        jit_compile: Whether XLA compiles it. Its moving statistics are
-            written outside, where replicas can meet.
+        encoder: A functional model; any other model is called unchanged.
+        jit_compile: Whether XLA compiles the encoder. The moving statistics
+            are written outside, where replicas can be synchronized.
 
     Returns:
         A function from images to embeddings.
@@ -106,7 +106,7 @@ class _Fused(keras.layers.Layer):
     ):
         super().__init__(name=f"{layer.name}_fused", dtype=layer.dtype_policy)
         self.layer = layer
-        self._new_statistics = lambda: new_statistics  # Not to be tracked.
+        self._new_statistics = lambda: new_statistics  # Avoids tracking.
         self.built = True
 
     def compute_output_shape(
@@ -132,7 +132,7 @@ class _Fused(keras.layers.Layer):
             epsilon=layer.epsilon,
             is_training=True,
         )
-        # The kernel divides by count - 1, Keras by count.
+        # The kernel divides by count - 1, Keras divides by count.
         count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
         variance *= (count - 1.0) / count
         for moving, new in (

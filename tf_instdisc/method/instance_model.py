@@ -1,4 +1,4 @@
-"""What Keras calls on any model, for one whose targets are instance ids."""
+"""The Keras interface of a model whose targets are instance ids."""
 
 import dataclasses
 import inspect
@@ -18,17 +18,17 @@ from tf_instdisc.method.training_loop import FitLoop
 class InstanceModel(FitLoop):
     """Compiles, fits and evaluates a model without labels.
 
-    Every argument of Keras' methods either works or is refused with what to
-    do instead. A subclass has a `memory_bank`.
+    Every argument of Keras' methods either works, or is rejected with a
+    message that says what to do instead. A subclass has a `memory_bank`.
 
     Args:
-        arguments: The local variables of the subclass's constructor when it
-            begins: its arguments, which `get_config` returns.
+        arguments: The local variables at the beginning of the subclass's
+            constructor: its arguments, which `get_config` returns.
 
     Attributes:
         encoder: The encoder, in the scope of the strategy.
         num_instances: n.
-        objective: Its name.
+        objective: The name of the objective.
         negatives: `"shared"` or `"per_example"`.
         temperature: τ.
         proximal_weight: λ.
@@ -66,11 +66,11 @@ class InstanceModel(FitLoop):
     def encode_bank(self, dataset: tf.data.Dataset) -> None:
         """Fills the bank with the untrained encoder's embeddings.
 
-        Batch norm works as in training, and adapts: the moving statistics of
-        an untrained encoder say nothing of its activations.
+        Batch normalization works as in training and is updated: an untrained
+        encoder's moving statistics do not describe its activations.
 
         Args:
-            dataset: Gives (images, instance_ids, labels).
+            dataset: Yields (images, instance_ids, labels).
         """
         encode = tf.function(
             lambda images: self.encoder(images, training=True),
@@ -96,7 +96,7 @@ class InstanceModel(FitLoop):
         auto_scale_loss: bool = True,
     ) -> None:
         _refuse(
-            "The loss is the model's own: choose it with `objective`.",
+            "The model has its own loss: choose it with `objective`.",
             loss=loss,
             loss_weights=loss_weights,
         )
@@ -157,7 +157,7 @@ class InstanceModel(FitLoop):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> float | dict[str, float]:
-        # Within `fit`, the data set of the first epoch is used again.
+        # Within `fit`, the data set of the first epoch is reused.
         if not kwargs.get("_use_cached_eval_dataset"):
             y = batches.checked_ids(x, y, self.num_instances)
         logs = super().evaluate(x, y, *args, return_dict=True, **kwargs)
@@ -192,12 +192,12 @@ class InstanceModel(FitLoop):
     def export(
         self, filepath: str | os.PathLike, *args: Any, **kwargs: Any
     ) -> None:
-        """Exports the encoder, which is what a call of the model runs.
+        """Exports the encoder, which is what calling the model runs.
 
         Args:
-            filepath: As `keras.Model.export` takes it.
-            *args: Likewise.
-            **kwargs: Likewise.
+            filepath: As in `keras.Model.export`.
+            *args: As in `keras.Model.export`.
+            **kwargs: As in `keras.Model.export`.
         """
         self.encoder.export(filepath, *args, **kwargs)
 
@@ -213,8 +213,8 @@ class InstanceModel(FitLoop):
 
     def get_config(self) -> dict[str, Any]:
         encoder = keras.saving.serialize_keras_object(self.encoder)
-        # Here in full: an encoder that describes itself for other versions
-        # and backends leaves out that its batch norm is synchronized.
+        # The full configuration: an encoder that describes itself for other
+        # versions and backends omits that its batch norm is synchronized.
         encoder["config"] = type(self.encoder).get_config(self.encoder)
         return {"encoder": encoder, **self._config}
 
@@ -249,7 +249,7 @@ def _refuse_class_weight(class_weight: object) -> None:
 
 
 def require_encoder(encoder: keras.Model) -> None:
-    """Raises UsageError unless a model maps images to embeddings."""
+    """Raises UsageError unless the model maps images to embeddings."""
     wanted = (
         "`encoder` must be a functional or Sequential Keras model from images "
         "to embeddings [batch, embedding_dim] of unit length."
@@ -260,8 +260,8 @@ def require_encoder(encoder: keras.Model) -> None:
     outputs = getattr(encoder, "outputs", None)
     if not inputs or not outputs:
         raise UsageError(
-            f"{wanted} Received: a {type(encoder).__name__} that knows no "
-            "input shape; begin it with keras.Input((size, size, 3))."
+            f"{wanted} Received: a {type(encoder).__name__} without an input "
+            "shape; begin it with keras.Input((size, size, 3))."
         )
     if len(inputs) != 1 or len(outputs) != 1:
         raise UsageError(

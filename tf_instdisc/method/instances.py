@@ -1,4 +1,4 @@
-"""Which instances take part in training: all but the absent ones."""
+"""The instances that take part in training: all but the absent ones."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from tf_instdisc.errors import UsageError
 
 
 class Instances:
-    """The ids that have an image, numbered from 0 in rising order.
+    """The ids that have an image, numbered from 0 in ascending order.
 
     Args:
-        num_instances: Number of ids, at least 2; they count from 0.
+        num_instances: Number of ids, at least 2; ids begin at 0.
         absent_ids: Ids without an image, at most `num_instances` - 2.
 
     Attributes:
         count: n, the number of ids that have an image.
-        ids: int64 `[count]`, rising; None if no id is absent.
+        ids: int64 `[count]`, ascending; None if no id is absent.
 
     Raises:
         UsageError: If an argument is out of range.
@@ -47,16 +47,16 @@ class Instances:
             self.ids = tf.constant(present, tf.int64)
 
     def ids_at(self, positions: tf.Tensor) -> tf.Tensor:
-        """The ids at positions in [0, count)."""
+        """Returns the ids at positions in [0, count)."""
         return positions if self.ids is None else tf.gather(self.ids, positions)
 
     def positions_of(self, ids: tf.Tensor) -> tf.Tensor:
-        """The positions of ids that have an image."""
+        """Returns the positions of ids that have an image."""
         return ids if self.ids is None else tf.searchsorted(self.ids, ids)
 
 
 def last_of_same_id(ids: tf.Tensor) -> tf.Tensor:
-    """For each of the ids `[batch]`, where its last occurrence stands."""
+    """Returns, for each of the ids `[batch]`, its last position."""
     order = tf.argsort(ids, stable=True)
     behind = tf.searchsorted(tf.gather(ids, order), ids, side="right")
     return tf.gather(order, behind - 1)

@@ -1,6 +1,6 @@
 """The memory bank: one embedding for each image, and the normalizer Z.
 
-Both are weights without a gradient: what saves weights takes them along.
+Both are non-trainable weights, so they are saved together with the model.
 """
 
 import math
@@ -17,7 +17,7 @@ from tf_instdisc.keras_internals import add_state, tf_variable
 from tf_instdisc.method import normalizer, replicas
 from tf_instdisc.method.instances import Instances, last_of_same_id
 
-_PART = 65_536  # rows drawn at once: a large bank fits into memory but once
+_PART = 65_536  # Rows drawn at once, so that a large bank is not held twice.
 
 
 class MemoryBank(keras.layers.Layer):
@@ -26,18 +26,18 @@ class MemoryBank(keras.layers.Layer):
     Args:
         num_instances: Number of rows, at least 2.
         embedding_dim: Length of a row, at least 1.
-        momentum: Fraction of the old row in the new one, in [0, 1).
+        momentum: Weight of the old row in its update, in [0, 1).
         normalizer_momentum: The same for Z; 1 keeps that of the first batch.
-        seed: Seeds the random rows.
-        dtype: Of log Z, of what `lookup` returns, and of the arithmetic.
-        rows_dtype: Of the rows as they are kept; `dtype` by default.
+        seed: Seed of the random rows.
+        dtype: Type of log Z, of the output of `lookup`, and of the arithmetic.
+        rows_dtype: Type of the stored rows; `dtype` by default.
         placement: `"device"`, a copy on each replica, or `"host"`, one copy.
-        absent_ids: Ids without an image; their rows take no part in losses.
+        absent_ids: Ids without an image; the losses ignore their rows.
 
     Attributes:
         rows: `[num_instances, embedding_dim]`, of unit length from the start.
         log_normalizer: Scalar, log Z; NaN until the first estimate.
-        instances: The ids that take part.
+        instances: The ids that take part in training.
     """
 
     def __init__(
@@ -79,19 +79,19 @@ class MemoryBank(keras.layers.Layer):
         return tf_variable(self._log_z)
 
     def lookup(self, ids: tf.Tensor) -> tf.Tensor:
-        """Rows of the given ids, `[..., embedding_dim]`."""
+        """Returns the rows of the given ids, `[..., embedding_dim]`."""
         return tf.cast(tf.gather(self.rows, ids), self.dtype)
 
     def fill(self, ids: np.ndarray, embeddings: np.ndarray) -> None:
-        """Sets the rows of different ids, in the strategy's scope.
+        """Sets the rows of distinct ids, in the scope of the strategy.
 
         Raises:
             NonFiniteError: If an embedding is not finite; no row is set.
         """
         if not np.isfinite(embeddings).all():
             raise NonFiniteError(
-                "Rows of the memory bank must be finite. Received: others for "
-                f"ids among {ids[0]} .. {ids[-1]}. Try --precision=float32."
+                "Rows of the memory bank must be finite. Received: NaN or inf "
+                f"for ids among {ids[0]} .. {ids[-1]}. Try --precision=float32."
             )
         new = tf.cast(embeddings, self.rows.dtype)
         replicas.update_outside_of_steps(self.rows, _scatter, (ids, new))
@@ -99,9 +99,9 @@ class MemoryBank(keras.layers.Layer):
     def update(self, ids: tf.Tensor, embeddings: tf.Tensor) -> None:
         """Moves rows `[batch]` towards embeddings `[batch, embedding_dim]`.
 
-        The new row is momentum * old + (1 - momentum) * v, renormalized. Of
-        an id that the global batch holds more than once, the last embedding
-        counts. A row whose new value is not finite stays as it is.
+        The new row is momentum * old + (1 - momentum) * v, renormalized. If
+        an id occurs more than once in the global batch, its last embedding
+        is used. A row whose new value is not finite is left unchanged.
         """
         ids = replicas.gather_over_replicas(ids)
         v = replicas.gather_over_replicas(embeddings)
@@ -119,7 +119,7 @@ class MemoryBank(keras.layers.Layer):
         return _scatter(rows, ids, tf.cast(new, rows.dtype))
 
     def normalize(self, estimate: tf.Tensor, training: bool) -> tf.Tensor:
-        """The log Z of a step, from its estimate; training moves Z."""
+        """Returns a step's log Z from its estimate; training updates Z."""
         momentum = self.normalizer_momentum if training else 1.0
         old = self.log_normalizer.value()
         new = normalizer.moving_average(old, estimate, momentum)

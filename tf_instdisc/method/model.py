@@ -1,8 +1,8 @@
 """Instance discrimination: the whole method on one page.
 
 Source: Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), section 3. In its
-words: f is the encoder, v = f(x) the embedding of an image x, v_i row i of the
-memory bank, n the number of instances, τ the temperature, Z the normalizer.
+notation, f is the encoder, v = f(x) the embedding of an image x, v_i row i of
+the memory bank, n the number of instances, τ the temperature, Z the normalizer.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,18 +25,18 @@ from tf_instdisc.method.memory_bank import MemoryBank
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")
 class InstanceDiscrimination(InstanceModel):
-    """Trains an encoder to tell every image from every other.
+    """Trains an encoder to distinguish every image from all others.
 
     Create it in the scope of the strategy that trains it. `fit` takes batches
-    `(images, instance_ids)`: what the encoder takes, and int `[batch]` in
-    [0, num_instances); or dictionaries with `image` and `instance_id`. A third
+    `(images, instance_ids)`, where the ids are int `[batch]` in
+    [0, num_instances), or dictionaries with `image` and `instance_id`. A third
     part, `sample_weight`, float `[batch]`, scales the losses of the examples,
-    and not how their rows and Z move. `evaluate` and `validation_data` give
-    the mean loss with the encoder in inference mode, and write nothing.
+    but not the updates of their rows and Z. `evaluate` and `validation_data`
+    give the mean loss with the encoder in inference mode and update nothing.
 
     The bank, log Z and the step are weights of the model: `get_weights`,
     `save_weights` and `keras.callbacks.EarlyStopping(restore_best_weights=
-    True)` include them. `predict` and `export` are the encoder's.
+    True)` include them. `predict` and `export` use only the encoder.
 
     Args:
         encoder: f, a model from images to unit vectors
@@ -44,27 +44,27 @@ class InstanceDiscrimination(InstanceModel):
         num_instances: n, the number of training images, at least 2.
         objective: `"softmax"` (exact), `"nce"`, `"info_nce"` or
             `"parametric"`.
-        num_negatives: m, the negatives of `"nce"` and `"info_nce"`.
+        num_negatives: m, the number of negatives of `"nce"` and `"info_nce"`.
         negatives: `"shared"` by the batch, or drawn `"per_example"`.
         temperature: τ, in [0.01, 1].
         normalizer: Z of `"nce"`: `"ema"`, or `"first_batch"` as in the
             authors' code.
-        normalizer_momentum: Fraction of the old Z in its moving average.
-        bank_momentum: Fraction of the old row in the new one.
+        normalizer_momentum: Weight of the old Z in its moving average.
+        bank_momentum: Weight of the old row in its update.
         proximal_weight: λ of the proximal term, at least 0.
-        bank_dtype: Of the rows as they are kept; the encoder's by default.
-        bank_placement: `"device"`, or `"host"`: one copy in the memory of
-            the host, for banks beyond a GPU's; not for `"softmax"`.
-        jit_encoder: Whether XLA compiles the encoder. The bank's part is
-            never compiled: XLA would copy the bank.
-        accumulate_steps: Steps whose gradients are averaged before they are
-            applied. Bank rows and Z are still written in each step.
-        seed: Seeds the bank and the negatives.
-        absent_ids: Ids without an image, or with one that cannot be read; no
-            batch holds them, and their rows are left out of the loss.
+        bank_dtype: Type of the stored rows; by default that of the encoder.
+        bank_placement: `"device"`, or `"host"`: one copy in the memory of the
+            host, for banks too large for a GPU; not with `"softmax"`.
+        jit_encoder: Whether XLA compiles the encoder. The bank is never
+            compiled, because XLA would copy it.
+        accumulate_steps: Number of steps whose gradients are averaged into
+            one update. Bank rows and Z are still updated in each step.
+        seed: Seed of the bank and the negatives.
+        absent_ids: Ids without a readable image. No batch may contain them,
+            and the losses ignore their rows.
 
     Raises:
-        UsageError: If an argument is unknown or out of range; it is a
+        UsageError: If an argument is unknown or out of range. It is a
             ValueError.
     """
 
@@ -132,7 +132,7 @@ class InstanceDiscrimination(InstanceModel):
             loss = self._mean_loss(v, ids, sample_weight, training=True)
             total = loss + self.regularization()
             total = self.optimizer.scale_loss(total)
-        # Before the optimizer counts the step: the rate that the step takes.
+        # Read before the optimizer counts the step: the rate of this step.
         learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         gradients = tape.gradient(total, self.trainable_variables)
         self.take_gradients(gradients, applies_gradients)
@@ -160,7 +160,7 @@ class InstanceDiscrimination(InstanceModel):
         sample_weight: tf.Tensor | None,
         training: bool,
     ) -> tf.Tensor:
-        """This replica's part of the mean loss of the global batch."""
+        """Returns this replica's part of the global batch's mean loss."""
         v = batches.require_unit_length(v)
         bank = self.memory_bank
         losses = self._losses_of(v, ids, bank, self.step, training)  # [batch]
@@ -169,7 +169,7 @@ class InstanceDiscrimination(InstanceModel):
             losses += self.proximal_weight * distances  # λ |v - v_i|²
         if sample_weight is not None:
             losses *= tf.cast(sample_weight, losses.dtype)
-        # Losses and gradients are summed over replicas, each of which has as
-        # many examples. In half precision, a mean has two digits.
+        # Losses and gradients are summed over replicas, all of which have
+        # equally many examples. In half precision, a mean has two digits.
         mean = tf.reduce_mean(tf.cast(losses, keras.config.floatx()))
         return mean / replicas.num_replicas()

@@ -1,7 +1,7 @@
 """Negatives: rows of the bank drawn uniformly, P_n = 1 / n.
 
-Draws are a function of (seed, step, position in the global batch) alone, so
-that one device, many replicas and a restarted run see the same negatives.
+Draws depend only on the seed, the step and the position in the global batch,
+so one device, many replicas and a restarted run draw the same negatives.
 """
 
 import tensorflow as tf
@@ -16,17 +16,17 @@ def draw_negatives(
     num_instances: int,
     shape: list[int | tf.Tensor],
 ) -> tf.Tensor:
-    """Draws instances, with replacement.
+    """Draws instances with replacement.
 
     Args:
         seed: The run's seed.
         step: int64 scalar, the number of steps taken.
         num_instances: n.
-        shape: Of the result: `[num_negatives]`, or
+        shape: Shape of the result: `[num_negatives]`, or
             `[global_batch, num_negatives]`.
 
     Returns:
-        int64 numbers in [0, num_instances).
+        int64 positions in [0, num_instances).
     """
     return tf.random.stateless_uniform(
         shape,
@@ -46,12 +46,12 @@ def draw_for_replica(
     """Draws the negatives of a replica.
 
     Args:
-        seed: As in `draw_negatives`, and so the two following.
-        step: See above.
-        num_instances: See above.
+        seed: As in `draw_negatives`.
+        step: As in `draw_negatives`.
+        num_instances: As in `draw_negatives`.
         num_negatives: m.
-        batch_size: The replica's examples, which each have negatives of
-            their own; None if all examples share theirs.
+        batch_size: Number of the replica's examples, if each has its own
+            negatives; None if all examples share them.
 
     Returns:
         int64 `[num_negatives]`, the same on every replica, or

@@ -1,6 +1,6 @@
 """The normalizer Z of P(i|v) = exp(v·v_i / τ) / Z, in log space, section 3.2.
 
-At a temperature of 0.01, Z is beyond float32.
+At a temperature of 0.01, Z exceeds the range of float32.
 """
 
 import math
@@ -13,11 +13,11 @@ from tf_instdisc.method import replicas
 def estimate_log_z(negative: tf.Tensor, n: int) -> tf.Tensor:
     """Estimates log Z by Monte Carlo, equation 8.
 
-    Z is about n times the mean of exp(v·v_j / τ) over uniformly drawn j.
+    Z is approximately n times the mean of exp(v·v_j / τ) over random j.
 
     Args:
         negative: float `[batch, num_negatives]`, the logits v·v_j / τ.
-        n: Number of instances.
+        n: The number of instances.
 
     Returns:
         Scalar: the estimate from the global batch, the same on every replica.
@@ -34,18 +34,18 @@ def estimate_log_z(negative: tf.Tensor, n: int) -> tf.Tensor:
 def moving_average(
     log_z: tf.Tensor, estimate: tf.Tensor, momentum: float
 ) -> tf.Tensor:
-    """Moves Z towards an estimate.
+    """Moves Z toward an estimate.
 
     Args:
-        log_z: Scalar, log Z, or NaN if it is still unknown.
+        log_z: Scalar, log Z, or NaN if it is unknown.
         estimate: Scalar, an estimate of log Z.
-        momentum: Fraction of the old Z in the new one, in [0, 1].
+        momentum: Weight of the old Z in the new one, in [0, 1].
 
     Returns:
         Scalar, the new log Z: the estimate itself if Z was unknown. An
-        estimate that is not finite changes nothing.
+        estimate that is not finite is ignored.
     """
-    # In Python's float64: in half precision, 1 - 0.99 is off by a fifth.
+    # In Python's float64: in half precision, 1 - 0.99 is off by 20%.
     log_old, log_new = (
         math.log(fraction) if fraction > 0 else -math.inf
         for fraction in (momentum, 1.0 - momentum)

@@ -3,9 +3,9 @@
 An objective is called as `objective(v, ids, bank, step, training)` with
 embeddings v `[batch, dim]`, their instance ids `[batch]`, the memory bank and
 the number of steps taken, and returns losses `[batch]`. A logit is v·v_i / τ,
-the cosine of an embedding and a row over the temperature. Nothing is
-exponentiated before a maximum is taken out, so that every loss is finite for
-unit vectors and temperatures from 0.01 to 1.
+the cosine similarity of an embedding and a row over the temperature. Maxima
+are subtracted before any exponentiation, so every loss is finite for unit
+vectors and temperatures from 0.01 to 1.
 
 Source: Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), sections 3.1 to 3.3.
 """
@@ -47,7 +47,7 @@ class Softmax:
 
 @dataclasses.dataclass(frozen=True)
 class Parametric:
-    """Softmax with trained class weights w_j for rows, equation 1."""
+    """Softmax with trained class weights w_j instead of rows, equation 1."""
 
     temperature: float
     class_weights: keras.Variable
@@ -69,7 +69,7 @@ class Parametric:
 
 @dataclasses.dataclass(frozen=True)
 class _Sampled:
-    """Negatives drawn for the batch, if they are shared, or per example."""
+    """Negatives that the batch shares, or that are drawn for each example."""
 
     temperature: float
     num_negatives: int
@@ -79,7 +79,7 @@ class _Sampled:
     def logits(
         self, v: tf.Tensor, ids: tf.Tensor, bank: MemoryBank, step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Logits `[batch]` and `[batch, m]`, and the negatives' ids."""
+        """Returns logits `[batch]` and `[batch, m]`, and the negatives' ids."""
         m, n = self.num_negatives, bank.instances.count
         batch = None if self.is_shared else tf.shape(v)[0]
         drawn = negatives.draw_for_replica(self.seed, step, n, m, batch)
@@ -109,9 +109,9 @@ class NCE(_Sampled):
 
 
 class InfoNCE(_Sampled):
-    """Cross-entropy of the positive among itself and the negatives.
+    """Cross-entropy of the positive against itself and the negatives.
 
-    A draw that hits the example's own row is no negative. Source: van den Oord
+    A draw of the example's own row is not a negative. Source: van den Oord
     et al. 2018 (arXiv 1807.03748), equation 4.
     """
 
@@ -132,30 +132,30 @@ class InfoNCE(_Sampled):
 
 
 def pair_logits(v: tf.Tensor, rows: tf.Tensor, temperature: float) -> tf.Tensor:
-    """v·v_i / τ of each v and its own row: `[batch, dim]` twice, `[batch]`."""
+    """Returns v·v_i / τ, `[batch]`, of v and its own rows `[batch, dim]`."""
     return tf.reduce_sum(v * rows, axis=-1) / temperature
 
 
 def negative_logits(
     v: tf.Tensor, rows: tf.Tensor, temperature: float
 ) -> tf.Tensor:
-    """v·v_j / τ of each v and its negatives, `[batch, m]`.
+    """Returns v·v_j / τ of each v and its negatives, `[batch, m]`.
 
-    The rows are `[m, dim]` where the batch shares them, and
-    `[batch, m, dim]` where each example has its own.
+    The rows are `[m, dim]` if the batch shares them, and `[batch, m, dim]`
+    if each example has its own.
     """
     v = v / temperature
     if rows.shape.rank == 2:
         return tf.matmul(v, tf.transpose(rows))
-    # The vector on the left: this product and its gradient take two thirds of
-    # the time that the other order takes in TensorFlow on a CPU.
+    # The vector is on the left: in TensorFlow on a CPU, this product and its
+    # gradient take two thirds of the time of the opposite order.
     return tf.matmul(v[:, None, :], rows, transpose_b=True)[:, 0]
 
 
 def softmax_loss(
     v: tf.Tensor, positions: tf.Tensor, rows: tf.Tensor, temperature: float
 ) -> tf.Tensor:
-    """-log P(i|v) over all rows `[n, dim]`; `positions` `[batch]` are i."""
+    """Returns -log P(i|v) over rows `[n, dim]`, with i = `positions`."""
     logits = negative_logits(v, rows, temperature)  # [batch, n]
     positive = tf.gather(logits, positions, axis=1, batch_dims=1)
     return tf.reduce_logsumexp(logits, axis=-1) - positive
@@ -164,7 +164,7 @@ def softmax_loss(
 def nce_loss(
     positive: tf.Tensor, negative: tf.Tensor, log_z: tf.Tensor, n: int
 ) -> tf.Tensor:
-    """-log h(i, v) - Σ log(1 - h(i, v')) over the m negatives, equation 7.
+    """Returns -log h(i, v) - Σ log(1 - h(i, v')), m negatives, equation 7.
 
     P(i|v) = exp(v·v_i / τ) / Z and h(i, v) = P(i|v) / (P(i|v) + m P_n). With
     a = log P(i|v) - log(m P_n), h is sigmoid(a): both terms are softplus.
@@ -177,7 +177,7 @@ def nce_loss(
 def info_nce_loss(
     positive: tf.Tensor, negative: tf.Tensor, is_positive: tf.Tensor
 ) -> tf.Tensor:
-    """-log of the positive's softmax; `is_positive` `[batch, m]` left out."""
+    """Returns -log softmax of the positive, masking where `is_positive`."""
     impossible = tf.constant(-math.inf, negative.dtype)
     negative = tf.where(is_positive, impossible, negative)
     logits = tf.concat([positive[:, None], negative], axis=-1)
@@ -185,5 +185,5 @@ def info_nce_loss(
 
 
 def proximal_term(v: tf.Tensor, previous: tf.Tensor) -> tf.Tensor:
-    """|v - v_i|² to the row of the step before, section 3.3; `[batch]`."""
+    """Returns |v - v_i|², `[batch]`, to the previous row, section 3.3."""
     return tf.reduce_sum(tf.square(v - previous), axis=-1)

@@ -1,9 +1,9 @@
-"""What crosses replicas. All else in the package is written for one device.
+"""Communication between replicas; all other code is written for one device.
 
-Every replica has as many examples as the others (`in_equal_parts`). Replicas
-may be those of one host (`tf.distribute.MirroredStrategy`) or of many
-(`tf.distribute.MultiWorkerMirroredStrategy`): only sums over replicas are
-used, as TensorFlow 2.21 has gathers that abort (BUILD_NOTES.md).
+All replicas have equally many examples (`in_equal_parts`). They may be on one
+host (`tf.distribute.MirroredStrategy`) or on many
+(`tf.distribute.MultiWorkerMirroredStrategy`). Only sums over replicas are
+used, because gathers abort in TensorFlow 2.21 (BUILD_NOTES.md).
 """
 
 import concurrent.futures
@@ -21,7 +21,7 @@ from tf_instdisc.keras_internals import tf_variable
 
 
 def num_replicas() -> int:
-    """Replicas that take part in a step."""
+    """Returns the number of replicas that take part in a step."""
     return tf.distribute.get_replica_context().num_replicas_in_sync
 
 
@@ -30,13 +30,13 @@ def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return value
-    # An argument of the step has no device, which TensorFlow 2.21 asks for
+    # An argument of the step has no device, but TensorFlow 2.21 requires one
     # on many hosts.
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
 
 def gather_over_replicas(value: tf.Tensor) -> tf.Tensor:
-    """Joins `[batch, ...]` of all replicas along the batch, in their order.
+    """Concatenates `[batch, ...]` of all replicas, in their order.
 
     Args:
         value: A tensor of rank 1 or more.
@@ -55,10 +55,10 @@ def gather_over_replicas(value: tf.Tensor) -> tf.Tensor:
 
 
 def place_in_global_batch(batch_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where this replica's examples stand in the global batch.
+    """Returns where this replica's examples are in the global batch.
 
     Args:
-        batch_size: int scalar, the examples of this replica.
+        batch_size: int scalar, the number of examples of this replica.
 
     Returns:
         The position of this replica's first example and the global batch
@@ -74,9 +74,9 @@ def update_on_all_replicas(
 ) -> None:
     """Runs `update(variable, *args)` once on every copy of a variable.
 
-    The copies stay equal bit for bit only if `args` are the same on every
-    replica (`gather_over_replicas`). A plain assignment in a replica's
-    context would keep the first replica's rows and lose the others'.
+    The copies stay identical only if `args` are the same on every replica
+    (`gather_over_replicas`). A plain assignment in a replica's context would
+    keep the first replica's rows and lose those of the others.
     """
 
     def merge(strategy: tf.distribute.Strategy, *merged: tf.Tensor) -> None:
@@ -86,13 +86,13 @@ def update_on_all_replicas(
     tf.distribute.get_replica_context().merge_call(merge, args=args)
 
 
-# === Outside of a step ===
+# === Outside a step ===
 
 
 def update_outside_of_steps(
     variable: tf.Variable, update: Callable[..., tf.Variable], args: tuple
 ) -> None:
-    """`update_on_all_replicas`, from a strategy's scope."""
+    """Works as `update_on_all_replicas`, in the scope of a strategy."""
     _update_copies(tf.distribute.get_strategy(), variable, update, args)
 
 
@@ -121,8 +121,8 @@ def create(
 ) -> keras.Variable:
     """Creates a weight, on each `"device"` or once on the `"host"`.
 
-    Replicas of one host share that one. A strategy would give each of them a
-    copy; its scope holds for one thread only.
+    The replicas of one host share the latter. A strategy would give each of
+    them a copy; its scope applies to one thread only.
     """
     if placement == "device":
         return make()
@@ -136,13 +136,13 @@ def create(
 
 
 def model_in_scope(model: keras.Model) -> keras.Model:
-    """A model whose variables belong to the strategy in scope.
+    """Returns a model whose variables belong to the strategy in scope.
 
     Args:
         model: A functional or Sequential model.
 
     Returns:
-        The model, or a copy if it was built outside of the scope.
+        The model, or a copy if it was built outside the scope.
     """
     extended = tf.distribute.get_strategy().extended
     if all(
@@ -151,7 +151,7 @@ def model_in_scope(model: keras.Model) -> keras.Model:
     ):
         return model
     warnings.warn(
-        f"{model.name} was built outside of the scope of the strategy. A copy "
+        f"{model.name} was built outside the scope of the strategy. A copy "
         "of it, `model.encoder`, is trained; the original keeps its weights.",
         stacklevel=3,
     )
@@ -161,7 +161,7 @@ def model_in_scope(model: keras.Model) -> keras.Model:
 
 
 def first_replica(strategy: tf.distribute.Strategy, value: Any) -> Any:
-    """This host's first part of a value that a replica's step returned."""
+    """Returns this host's first part of a result of a replica's step."""
     return strategy.experimental_local_results(value)[0]
 
 
@@ -170,17 +170,17 @@ def in_equal_parts(
 ) -> tuple[Any, int]:
     """Divides this host's batch equally among its replicas.
 
-    Of a smaller last batch, Keras gives the first replicas a whole part and
-    the others fewer examples or none. If the examples cannot be divided
+    If the last batch is smaller, Keras gives the first replicas a full part
+    and the others fewer examples or none. If the examples cannot be divided
     equally, the first ones are repeated with a weight of 0, and the weights
-    of all others are raised such that the mean loss remains the same.
+    of all others are increased so that the mean loss remains the same.
 
     Args:
-        strategy: The strategy whose replicas take the batch.
-        batch: A batch of a distributed data set, as Keras takes it.
+        strategy: The strategy whose replicas receive the batch.
+        batch: A batch of a distributed data set, as Keras receives it.
 
     Returns:
-        The batch, itself if its parts are equal, and its size on this host.
+        The batch, unchanged if its parts are equal, and its size on this host.
     """
     first = next(v for v in keras.tree.flatten(batch) if v is not None)
     parts = strategy.experimental_local_results(first)

@@ -1,8 +1,8 @@
 """Exact softmax over a bank of any size, without the [batch, n] matrix.
 
 The gradient of log Σ_j exp(v·v_j/τ) is the softmax-weighted mean of the rows
-over τ. One pass over the rows carries both: a running maximum, the sum of the
-exponentials and the sum of the rows that they weigh.
+over τ. One pass over the rows computes both, from a running maximum, the sum
+of the exponentials and the sum of the rows weighted by them.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,21 @@ def log_sum_exp(
     num_rows: int,
     temperature: float,
 ) -> tf.Tensor:
-    """log Σ_j exp(v·v_j/τ) over all rows, with its gradient.
+    """Returns log Σ_j exp(v·v_j/τ) over all rows, with its gradient.
 
-    It holds one chunk of rows and its logits at a time: about 6 MB in
+    Only one chunk of rows and its logits are held at a time: about 6 MB in
     float32 for 128-d rows and a batch of 256. No gradient reaches the rows.
 
     Args:
         embeddings: float `[batch, embedding_dim]`, v.
-        read_rows: From int `[chunk]`, positions of rows, to the rows
-            `[chunk, embedding_dim]`. It is called for each chunk, so that
-            no copy of the whole bank is made.
+        read_rows: A function from positions of rows, int `[chunk]`, to the
+            rows `[chunk, embedding_dim]`. It is called once per chunk, so
+            the whole bank is never copied.
         num_rows: n.
         temperature: τ, above 0.
 
     Returns:
-        `[batch]`, of the embeddings' dtype.
+        `[batch]`, with the dtype of the embeddings.
     """
 
     @tf.custom_gradient
@@ -55,7 +55,7 @@ def _one_pass(
     num_rows: int,
     temperature: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """log Σ_j exp(v·v_j/τ), and Σ_j P(j|v) v_j."""
+    """Returns log Σ_j exp(v·v_j/τ) and Σ_j P(j|v) v_j."""
     batch = tf.shape(v)[0]
     chunk = tf.maximum(_LOGITS_PER_CHUNK // batch, 1024)
     queries = v / temperature
@@ -85,8 +85,8 @@ def _one_pass(
             tf.zeros([batch], v.dtype),
             tf.zeros_like(v),
         ),
-        # The loop's variables depend on the turn before; more than one
-        # turn at a time would only hold more chunks.
+        # Each iteration depends on the previous one; parallel iterations
+        # would only hold more chunks in memory.
         parallel_iterations=1,
     )
     return largest + tf.math.log(total), weighted / total[:, None]

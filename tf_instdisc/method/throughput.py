@@ -1,4 +1,4 @@
-"""How fast a training loop runs, and how long it waits for its input."""
+"""The speed of a training loop, and the time it waits for its input."""
 
 import time
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ class Stopwatch:
     """Counts images and time over one epoch.
 
     Attributes:
-        images: Images of the finished steps.
+        images: Number of images in the finished steps.
         waited: Seconds spent waiting for input.
     """
 
@@ -23,14 +23,14 @@ class Stopwatch:
         self._started = time.perf_counter()
 
     def wait_for(self, iterator: Iterator[Any]) -> Any:
-        """Returns `next(iterator)`, and counts the time until it came."""
+        """Returns `next(iterator)`, and adds the time that it took."""
         asked = time.perf_counter()
         item = next(iterator)
         self.waited += time.perf_counter() - asked
         return item
 
     def read(self) -> dict[str, float]:
-        """Images a second, and the share of time spent waiting, in [0, 1]."""
+        """Returns images per second, and the fraction of time waited."""
         elapsed = max(time.perf_counter() - self._started, 1e-9)
         return {
             "images_per_second": self.images / elapsed,

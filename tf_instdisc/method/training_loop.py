@@ -21,10 +21,10 @@ class FitLoop(Accumulation):
     """A Keras model whose `fit` runs on any number of replicas and hosts.
 
     A subclass has `train_step(data, applies_gradients)` and
-    `test_step(data)`. They return logs that are the same on each replica;
-    of the `loss` among them, `fit` and `evaluate` show the mean over the
-    examples. A batch may have any size: each replica gets an equal part of
-    it. On many hosts all batches must have one size.
+    `test_step(data)`. They return logs that are the same on each replica.
+    For `loss`, `fit` and `evaluate` show the mean over the examples. A batch
+    may have any size: each replica gets an equal part of it. With many hosts,
+    all batches must have the same size.
 
     Args:
         accumulate_steps: As in `Accumulation`.
@@ -32,11 +32,11 @@ class FitLoop(Accumulation):
     Attributes:
         step: int64, the number of steps taken.
         loss_tracker: Mean loss of the epoch.
-        skip_steps: Steps of the next epoch that were done before; `fit`
-            counts them, takes no input for them and changes nothing.
+        skip_steps: Steps of the next epoch that are already done; `fit`
+            counts them without taking input or changing anything.
         stop_requested: Whether `request_stop` was called on this host.
-        stopped: Whether training shall end after this step. All hosts come
-            to know it after the same step.
+        stopped: Whether training should end after this step. All hosts learn
+            this after the same step.
     """
 
     def __init__(self, accumulate_steps: int = 1, **kwargs: Any):
@@ -56,16 +56,16 @@ class FitLoop(Accumulation):
         """Stops training after this step; a signal handler may call it."""
         self.stop_requested = True
         if not _has_many_hosts(self.distribute_strategy):
-            # Also where no other step will come, as at the end of an epoch.
+            # Also needed if no further step comes, as at an epoch's end.
             self.stopped = True
 
     # === What a run saves ===
 
     def metric_values(self) -> list[float]:
-        """What the metrics have counted in this epoch.
+        """Returns the state of the metrics in this epoch.
 
-        Each replica counts the same. Reading the variables as a whole would
-        sum them over all hosts, each of which had to take part.
+        It is the same on each replica. Reading a variable as a whole would
+        sum it over all hosts, and all of them would have to take part.
         """
         return [
             float(
@@ -77,7 +77,7 @@ class FitLoop(Accumulation):
         ]
 
     def set_metric_values(self, values: list[float]) -> None:
-        """Brings the metrics back."""
+        """Restores the state of the metrics."""
         strategy = self.distribute_strategy
         for variable, value in zip(self.metrics_variables, values, strict=True):
             for copy in strategy.experimental_local_results(
@@ -86,7 +86,7 @@ class FitLoop(Accumulation):
                 copy.assign(value)
 
     def training_state(self) -> dict[str, tf.Variable]:
-        """All other variables that a run needs to go on."""
+        """Returns all other variables that a run needs to continue."""
         named = self.named_state()
         taken = {id(variable) for variable in named.values()}
         groups = {
@@ -105,7 +105,7 @@ class FitLoop(Accumulation):
         return state
 
     def named_state(self) -> dict[str, keras.Variable]:
-        """Weights that checkpoints hold by name, not by position."""
+        """Returns the weights that checkpoints store by name."""
         return {}
 
     # === Steps ===
@@ -124,7 +124,7 @@ class FitLoop(Accumulation):
             is_first = False
             for batch, size, spec in self._execution(iterator):
                 applies_gradients = self._applies_gradients()
-                # A later `fit` may bring batches of another form.
+                # A later `fit` may use batches of another form.
                 kind = applies_gradients, repr(spec)
                 if kind not in graphs:
                     is_first = True
@@ -139,7 +139,7 @@ class FitLoop(Accumulation):
                 self._stopwatch.images += size
             speed = self._stopwatch.read()
             if is_first:
-                # A first step compiles; it says nothing about speed.
+                # The first step compiles, so its speed is not typical.
                 self._stopwatch.restart()
             return {**logs, **speed}
 
@@ -164,7 +164,7 @@ class FitLoop(Accumulation):
     def _execution(
         self, iterator: Iterator[Any]
     ) -> Iterator[tuple[Any, int, Any]]:
-        """The batches of one execution: the first, and those that follow."""
+        """Returns the batches of one execution, the first one at once."""
         first = self._next_batch(iterator)  # Its StopIteration ends the epoch.
         return itertools.chain([first], self._others(iterator))
 
@@ -179,8 +179,8 @@ class FitLoop(Accumulation):
             yield batch
 
     def _next_batch(self, iterator: Iterator[Any]) -> tuple[Any, int, Any]:
-        """A batch, its examples on this host, and the form of all batches."""
-        # Keras marks what is None in some batches by an Optional.
+        """Returns a batch, its size on this host, and the form of batches."""
+        # If a part is None in some batches, Keras wraps it in an Optional.
         given = keras.tree.map_structure(
             lambda v: None if isinstance(v, tf.experimental.Optional) else v,
             self._stopwatch.wait_for(iterator),
@@ -205,7 +205,7 @@ class FitLoop(Accumulation):
                 logs, _ = step(batch, size, 0)
                 self.stopped = self.stop_requested
                 return logs
-            # Each host's wish reaches all of them within the step.
+            # Each host's request reaches all of them within the step.
             logs, votes = step(batch, size, int(self.stop_requested))
             self.stopped = int(votes) > 0
             return logs
@@ -230,7 +230,7 @@ class FitLoop(Accumulation):
             batch: Any, size: tf.Tensor, stop: tf.Tensor
         ) -> tuple[Logs, tf.Tensor | int]:
             results = strategy.run(replica_step, args=(batch, size, stop))
-            # The same on each replica.
+            # All replicas have the same values.
             return tf.nest.map_structure(
                 lambda value: distribution.first_replica(strategy, value),
                 results,
@@ -238,7 +238,7 @@ class FitLoop(Accumulation):
 
         if self.run_eagerly:
             return step
-        # Nothing here is for autograph, which takes a seventh of a start.
+        # Nothing here needs autograph, which takes a seventh of startup time.
         has_spec = batch_spec is not None and not any(
             isinstance(spec, tf.OptionalSpec)
             for spec in keras.tree.flatten(batch_spec)
