@@ -324,7 +324,7 @@ def test_sets_without_labels_have_none_and_a_word_is_said(tmp_path, capsys):
     assert read("species").class_names == ("iris", "rose")
     with pytest.raises(ValueError, match="Classes are in: species"):
         read("label")
-    with pytest.raises(ValueError, match=r"a whole number or a text.*float32"):
+    with pytest.raises(ValueError, match=r"an integer or a string.*float32"):
         read("size")
 
 

@@ -1,13 +1,13 @@
-"""The paper's four augmentations, by torchvision's definitions.
+"""The paper's four augmentations, as torchvision defines them.
 
-Every function is a pure function of the images and of uniform numbers that
-the caller drew, one row per image. An image is therefore augmented alike on
+Every function is a pure function of the images and of uniform numbers drawn by
+the caller, one row per image. An image is therefore augmented identically on
 any replica, worker or restart, and the same code runs on every Keras backend.
 
 Definitions: torchvision.transforms RandomResizedCrop, ColorJitter,
 RandomGrayscale and RandomHorizontalFlip. `keras_cv` draws crops and jitter
-from other distributions (BUILD_NOTES.md); where its definition is the same,
-the tests hold both against each other pixel for pixel.
+from different distributions (BUILD_NOTES.md); where the definitions agree, the
+tests compare the two pixel by pixel.
 """
 
 import dataclasses
@@ -26,28 +26,29 @@ _CROP_ATTEMPTS = 10
 _CROP_DRAWS = 2 * _CROP_ATTEMPTS + 2
 _JITTER_DRAWS = 8
 NUM_UNIFORMS = _CROP_DRAWS + _JITTER_DRAWS + 2
-"""Uniform numbers in [0, 1) that one image needs."""
+"""Number of uniform values in [0, 1) that one image needs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is drawn for each image, and from which range.
+    """The random changes to each image, and their ranges.
 
     Attributes:
         image_size: Side of the square output, in pixels.
         crop_area: Range of the cropped fraction of the image's area, in (0, 1].
-        crop_aspect_ratio: Range of width / height of the crop; drawn
-            uniformly in the logarithm.
+        crop_aspect_ratio: Range of width / height of the crop; sampled
+            uniformly on a logarithmic scale.
         brightness: Half-width of the factor's range around 1, at least 0.
-        contrast: As brightness.
-        saturation: As brightness.
+        contrast: As for brightness.
+        saturation: As for brightness.
         hue: Half-width of the rotation, as a fraction of the color circle, in
             [0, 0.5].
-        grayscale_probability: Probability of dropping color, in [0, 1].
-        flip: Whether half of the images are mirrored left to right.
+        grayscale_probability: Probability of conversion to grayscale, in
+            [0, 1].
+        flip: Whether half of the images are flipped left to right.
 
     Raises:
-        ValueError: If an attribute is out of its range.
+        ValueError: If an attribute is out of range.
     """
 
     image_size: int
@@ -87,15 +88,15 @@ def augment(
     augmentation: Augmentation,
     crop: bool = True,
 ) -> Tensor:
-    """Crops, jitters, drops color and flips a batch.
+    """Crops, jitters, converts to grayscale and flips a batch.
 
     Args:
         images: uint8 or float `[batch, height, width, 3]`, RGB in 0..255.
         uniforms: float32 `[batch, NUM_UNIFORMS]` in [0, 1), drawn
             independently.
-        augmentation: What to draw, and from which range.
-        crop: False if the images were cropped while they were decoded, with
-            `crop_boxes` on the same uniforms.
+        augmentation: The random changes, and their ranges.
+        crop: False if the images were cropped when they were decoded, by
+            `crop_boxes` with the same uniforms.
 
     Returns:
         float32 `[batch, image_size, image_size, 3]`, RGB in 0..255.
@@ -131,8 +132,8 @@ def crop_boxes(
     """Draws the boxes of torchvision's RandomResizedCrop.
 
     An area and an aspect ratio are drawn up to ten times until the box fits
-    into the image; if none does, the largest centred box of an allowed
-    aspect ratio is taken.
+    into the image. If none fits, the largest centered box with an allowed
+    aspect ratio is used.
 
     Args:
         uniforms: float32 `[batch, >= 22]` in [0, 1).
@@ -175,7 +176,7 @@ def crop_boxes(
     )
 
     none_fits = ops.logical_not(ops.any(fits, axis=-1, keepdims=True))
-    # At least a pixel, which torchvision's fallback does not promise.
+    # At least one pixel, which torchvision's fallback does not guarantee.
     full_height = ops.minimum(height, ops.round(width / ratio_low))
     full_height = ops.maximum(full_height, 1.0)
     full_width = ops.minimum(width, ops.round(height * ratio_high))
@@ -189,10 +190,10 @@ def crop_boxes(
 
 
 def crop_and_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cuts a box out of each image and resizes it, all by matrix products.
+    """Crops a box from each image and resizes it, using matrix products.
 
     The filter is the triangle of Pillow's BILINEAR, widened when it shrinks
-    (antialiasing), and it sees nothing outside of the box.
+    (antialiasing). It ignores everything outside the box.
 
     Args:
         images: float32 `[batch, height, width, channels]`.
@@ -221,7 +222,7 @@ def crop_and_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 def _resize_matrix(
     start: Tensor, length: Tensor, full_length: int, size: int
 ) -> Tensor:
-    """Weights `[batch, size, full_length]` of one axis of a resize."""
+    """Returns the weights `[batch, size, full_length]` of one axis."""
     start = start[:, None, None]
     length = length[:, None, None]
     scale = length / size
@@ -235,14 +236,14 @@ def _resize_matrix(
 
 
 def random_flip(images: Tensor, uniforms: Tensor) -> Tensor:
-    """Mirrors an image left to right where its uniform is below one half.
+    """Flips an image left to right if its uniform is below one half.
 
     Args:
         images: `[batch, height, width, channels]`.
         uniforms: float32 `[batch]` in [0, 1).
 
     Returns:
-        As `images`.
+        The flipped images, in the form of `images`.
     """
     chosen = ops.reshape(uniforms < 0.5, (-1, 1, 1, 1))
     return ops.where(chosen, ops.flip(images, axis=2), images)

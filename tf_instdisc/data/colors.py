@@ -1,4 +1,4 @@
-"""Changes of color, by torchvision's definitions, on every Keras backend."""
+"""Color transformations as torchvision defines them, on any Keras backend."""
 
 from typing import Any
 
@@ -21,16 +21,16 @@ def color_jitter(
     """torchvision's ColorJitter: four changes in an order drawn per image.
 
     Brightness, contrast and saturation blend the image with black, with its
-    mean luma and with its luma, by a factor in [1 - range, 1 + range]; hue
+    mean luma and with its luma, by a factor in [1 - range, 1 + range]. The hue
     is rotated by [-hue, hue] of the circle. Each result is clipped to 0..255.
 
     Args:
         images: float32 `[batch, height, width, 3]`, RGB in 0..255.
         uniforms: float32 `[batch, 8]` in [0, 1): four factors, then four keys
-            whose ranks are the order.
+            whose ranks give the order.
         brightness: Half-width of the factor's range, at least 0.
-        contrast: Likewise.
-        saturation: Likewise.
+        contrast: As for brightness.
+        saturation: As for brightness.
         hue: Half-width of the rotation, as a fraction of the color circle,
             in [0, 0.5].
 
@@ -40,7 +40,7 @@ def color_jitter(
     ranges = (brightness, contrast, saturation)
     if not any(ranges) and not hue:
         return images
-    # The three blends are one form: a * pixel + b * luma + c * mean luma.
+    # All three blends have one form: a * pixel + b * luma + c * mean luma.
     factors = ops.stack(
         [
             max(0.0, 1 - r) + (1 + r - max(0.0, 1 - r)) * uniforms[:, i]
@@ -70,7 +70,7 @@ def color_jitter(
             planes = _blend(planes, a_[:, i], b_[:, i], c_[:, i])
         return planes
 
-    # A plane for each channel: what stands side by side is computed at once.
+    # One plane per channel: adjacent values are computed together.
     batch = ops.shape(images)[0]
     _, height, width, _ = images.shape
     planes = ops.transpose(
@@ -89,7 +89,7 @@ def _luma_weights() -> Tensor:
 
 
 def _blend(planes: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """a * pixel + b * luma + c * mean luma, of planes `[batch, 3, pixels]`."""
+    """Returns a * pixel + b * luma + c * mean luma of `[batch, 3, pixels]`."""
     a, b, c = (ops.reshape(t, (-1, 1, 1)) for t in (a, b, c))
     luma = ops.sum(planes * _luma_weights(), axis=1, keepdims=True)
     mean = ops.mean(luma, axis=2, keepdims=True)
@@ -113,7 +113,7 @@ def _rotate_hue(planes: Tensor, rotations: Tensor) -> Tensor:
         ),
     )  # in sixths of the circle
     hue = hue + 6.0 * ops.reshape(rotations, (-1, 1))
-    # Not `ops.mod`, which takes a pixel at a time.
+    # `ops.mod` is not used, because it computes one pixel at a time.
     hue = hue - 6.0 * ops.floor(hue * (1 / 6))
     ramps = (
         ops.abs(hue - 3.0) - 1.0,
@@ -128,7 +128,7 @@ def _rotate_hue(planes: Tensor, rotations: Tensor) -> Tensor:
 def random_grayscale(
     images: Tensor, uniforms: Tensor, probability: float
 ) -> Tensor:
-    """Replaces RGB by its luma, with a probability.
+    """Replaces RGB by its luma, with a given probability.
 
     Args:
         images: float32 `[batch, height, width, 3]`.

@@ -1,8 +1,8 @@
-"""Encoded images to pixels as people see them, with stock TensorFlow ops.
+"""Decodes images to pixels as viewers show them, with stock TensorFlow ops.
 
-Every image of the package is decoded here: in training, evaluation, pictures
-and exported models. A file's structure is read first (`data/formats`), so
-that what it costs is known and bounded before it is decoded.
+Every image of the package is decoded here: in training, evaluation, figures
+and exported models. The structure of a file is read first (`data/formats`), so
+that the cost of decoding it is known and bounded in advance.
 """
 
 import tensorflow as tf
@@ -13,11 +13,11 @@ from tf_instdisc.data.formats import exif, image_file, jpeg
 from tf_instdisc.data.formats.image_file import FORMATS as FORMATS
 from tf_instdisc.data.formats.stored import Stored
 
-# A JPEG is decoded at a fraction of its size as long as this many of its
-# pixels, along each axis, make one pixel of the result.
+# A JPEG is decoded at a fraction of its size as long as at least this many of
+# its pixels, along each axis, contribute to one pixel of the result.
 _OVERSAMPLING = 2.0
 
-# Pixels decoded around a crop: chroma is interpolated across its border.
+# Pixels decoded around a crop, because chroma is interpolated at its border.
 _MARGIN = 8
 
 
@@ -26,19 +26,19 @@ def decode_whole(
 ) -> tf.Tensor:
     """Decodes an image as viewers show it.
 
-    EXIF orientation is applied, alpha is dropped, of 16 bits the upper 8 are
-    taken, and of an animation the first frame.
+    EXIF orientation is applied and alpha is dropped. Of 16-bit images the
+    upper 8 bits are used, and of an animation the first frame.
 
     Args:
         contents: Scalar string, one of `FORMATS`.
-        max_pixels: Larger images are refused undecoded.
+        max_pixels: Larger images are rejected without being decoded.
 
     Returns:
         uint8 `[height, width, 3]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: When run, if the image is of another
-            format, too large, broken, or costs more than its pixels.
+        tf.errors.InvalidArgumentError: At run time, if the image has another
+            format, is too large, is broken, or costs more than its pixels.
     """
     kind, stored = image_file.read(contents, max_pixels)
     height, width = _int32(stored.height), _int32(stored.width)
@@ -50,16 +50,16 @@ def decode_whole(
 
 
 def decode_smallest(contents: tf.Tensor) -> tf.Tensor:
-    """Decodes all of an image as cheaply as it can be, to see whether it can.
+    """Decodes a whole image as cheaply as possible, to test if it decodes.
 
     Args:
         contents: Scalar string.
 
     Returns:
-        int32 scalar, numbers that were decoded.
+        int32 scalar, the number of decoded values.
 
     Raises:
-        tf.errors.InvalidArgumentError: As `decode_whole`.
+        tf.errors.InvalidArgumentError: As in `decode_whole`.
     """
     kind, stored = image_file.read(contents, MAX_PIXELS)
     ratio = tf.where(kind == image_file.JPEG, jpeg.RATIOS[-1], 1)
@@ -73,8 +73,8 @@ def decode_crop(
 ) -> tf.Tensor:
     """Decodes the box that RandomResizedCrop draws, and resizes it.
 
-    Of a JPEG, only the box is decoded, at a fraction of its size where it is
-    much larger than the result.
+    Only the box of a JPEG is decoded, at a fraction of its size if it is much
+    larger than the result.
 
     Args:
         contents: Scalar string, an encoded image.
@@ -85,7 +85,7 @@ def decode_crop(
         float32 `[image_size, image_size, 3]` in 0..255.
 
     Raises:
-        tf.errors.InvalidArgumentError: As `decode_whole`.
+        tf.errors.InvalidArgumentError: As in `decode_whole`.
     """
     kind, stored = image_file.read(contents, MAX_PIXELS)
     shape = _shown_shape(stored)
@@ -94,7 +94,7 @@ def decode_crop(
     sides = tf.cast(box[2:], tf.float32)
     scales = augmentation.image_size / sides
     ratio = _ratio(kind, scales)
-    # Whole pixels at the fraction of the size that hold the box.
+    # The smallest box of whole pixels, at this ratio, that contains the box.
     first = box[:2] // ratio
     last = -(-(box[:2] + box[2:]) // ratio)
     image = image_file.decode_box(
@@ -118,20 +118,20 @@ def decode_center(
 ) -> tf.Tensor:
     """Decodes, resizes and crops an image for evaluation.
 
-    Equal to `resize_and_center_crop` of the whole image, but only the crop is
-    decoded of a JPEG, and only the crop is resized.
+    The result equals `resize_and_center_crop` of the whole image, but only the
+    crop is decoded from a JPEG, and only the crop is resized.
 
     Args:
         contents: Scalar string, an encoded image.
         image_size: Side of the output, in pixels.
         crop_fraction: In (0, 1].
-        max_pixels: Larger images are refused undecoded.
+        max_pixels: Larger images are rejected without being decoded.
 
     Returns:
         float32 `[image_size, image_size, 3]` in 0..255.
 
     Raises:
-        tf.errors.InvalidArgumentError: As `decode_whole`.
+        tf.errors.InvalidArgumentError: As in `decode_whole`.
     """
     kind, stored = image_file.read(contents, max_pixels)
     shape = tf.cast(tf.stack([stored.height, stored.width]), tf.int32)
@@ -153,7 +153,7 @@ def decode_center(
 def center(
     image: tf.Tensor, image_size: int, crop_fraction: float
 ) -> tf.Tensor:
-    """What evaluation sees of an image of a source, encoded or not.
+    """Returns an image of a source, encoded or not, as evaluation sees it.
 
     Args:
         image: Scalar string, or uint8 `[height, width, 1 or 3]`.
@@ -189,21 +189,21 @@ def crop_decoded(
 
 
 def resize(image: tf.Tensor, size: list[int] | tf.Tensor) -> tf.Tensor:
-    """Resizes with Pillow's BILINEAR: a triangle, antialiased."""
+    """Resizes as Pillow's BILINEAR: a triangle filter with antialiasing."""
     return tf.image.resize(image, size, "bilinear", antialias=True)
 
 
 def to_rgb(image: tf.Tensor) -> tf.Tensor:
-    """Repeats the channel of a grey image."""
+    """Repeats the channel of a grayscale image."""
     return tf.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 def resize_and_center_crop(
     image: tf.Tensor, image_size: int, crop_fraction: float
 ) -> tf.Tensor:
-    """Shorter side to `image_size / crop_fraction`, then the center.
+    """Resizes the shorter side to `image_size / crop_fraction`, then crops.
 
-    Only what is seen in the center is resized, so that long images cost no
+    Only what is visible in the center is resized, so that long images cost no
     more than square ones.
 
     Args:
@@ -226,7 +226,7 @@ def resize_and_center_crop(
 def _center(
     shape: tf.Tensor, image_size: int, crop_fraction: float, flips: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Scale of each axis, and the first scaled pixel of the center."""
+    """Returns the scale of each axis and the center's first scaled pixel."""
     shorter = round(image_size / crop_fraction)
     sides = tf.cast(shape, tf.float32)
     scaled = tf.round(sides * (shorter / tf.reduce_min(sides)))
@@ -240,7 +240,7 @@ def _center(
 def _needed(
     shape: tf.Tensor, image_size: int, scales: tf.Tensor, starts: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pixels of each axis that the center is computed from: first, last."""
+    """Returns the first and last pixel that the center needs, on each axis."""
     radius = tf.maximum(1.0, 1.0 / scales) + _MARGIN
     first = tf.floor(starts / scales - radius)
     last = tf.math.ceil((starts + image_size) / scales + radius)
@@ -251,7 +251,7 @@ def _needed(
 def _scale(
     image: tf.Tensor, size: list[int], scales: tf.Tensor, offsets: tf.Tensor
 ) -> tf.Tensor:
-    """Resizes as `resize`: out = scale * in + offset."""
+    """Resizes as `resize` does: out = scale * in + offset."""
     scaled = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=size,
@@ -264,7 +264,7 @@ def _scale(
 
 
 def _ratio(kind: tf.Tensor, scales: tf.Tensor) -> tf.Tensor:
-    """Fraction of its size at which a JPEG is decoded; others at their own."""
+    """Returns the ratio at which a JPEG is decoded; 1 for other formats."""
     most = 1 / (_OVERSAMPLING * tf.reduce_max(scales))
     fits = tf.cast(jpeg.RATIOS, tf.float32) <= most
     ratio = tf.reduce_max(tf.where(fits, jpeg.RATIOS, 1))
@@ -278,7 +278,7 @@ def _shown_shape(stored: Stored) -> tf.Tensor:
 
 
 def _stored_box(box: tf.Tensor, stored: Stored) -> tf.Tensor:
-    """A box of the shown image in the coordinates of the stored one."""
+    """Converts a box of the shown image to coordinates of the stored one."""
     vertical, horizontal = exif.flips(stored.orientation)
     shape = _shown_shape(stored)
     corner, sides = box[:2], box[2:]

@@ -1,7 +1,7 @@
 """From images with boxes to batches for a detector.
 
-Which images of an epoch are mirrored is a function of (seed, epoch, position),
-and so is their order.
+The order of an epoch's images, and which of them are flipped, depend only on
+the seed, the epoch and the position.
 """
 
 import numpy as np
@@ -12,20 +12,20 @@ from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.sources import buffer_shuffled
 
 PADDING = -1.0
-"""Edges and class of what is no object."""
+"""Edges and class of padding, which is not an object."""
 
-_CACHE_LIMIT = 2 * 2**30  # bytes of pixels that are kept in memory
-_SHUFFLE_BUFFER = 1024  # images among which the next is drawn
+_CACHE_LIMIT = 2 * 2**30  # Bytes of pixels to keep in memory.
+_SHUFFLE_BUFFER = 1024  # images
 
 
 def square_images(source: DetectionSource, image_size: int) -> tf.data.Dataset:
-    """Decoded images in order, resized to squares.
+    """Returns the decoded images in order, resized to squares.
 
     They are kept in memory if they take up to 2 GiB.
 
     Args:
         source: The images.
-        image_size: Side in pixels.
+        image_size: Side of the output, in pixels.
 
     Returns:
         A data set of uint8 `[image_size, image_size, 3]`.
@@ -43,19 +43,19 @@ def square_images(source: DetectionSource, image_size: int) -> tf.data.Dataset:
 
 
 def examples(source: DetectionSource, image_size: int) -> tf.data.Dataset:
-    """Images with their objects, in order.
+    """Returns the images with their objects, in order.
 
     Difficult objects are left out, as is usual in training.
 
     Args:
         source: The images.
-        image_size: Side in pixels.
+        image_size: Side of the output, in pixels.
 
     Returns:
         A data set of (position, image, boxes, classes): int64; uint8
         `[image_size, image_size, 3]`; float32 `[most, 4]`, left, top, right,
         bottom edge in pixels of the square; float32 `[most]`. Both are padded
-        to the most objects that an image has, with `PADDING`.
+        with `PADDING` to the largest number of objects in an image.
     """
     most = max(int(np.sum(~entry.difficult)) for entry in source.objects)
     boxes = np.full([source.num_images, most, 4], PADDING, np.float32)
@@ -74,11 +74,11 @@ def examples(source: DetectionSource, image_size: int) -> tf.data.Dataset:
 def epoch_batches(
     examples: tf.data.Dataset, batch_size: int, epoch: int, seed: int
 ) -> tf.data.Dataset:
-    """Shuffled batches of one epoch, half of the images mirrored.
+    """Returns shuffled batches of one epoch; half of the images are flipped.
 
     Args:
-        examples: As `examples` gives them.
-        batch_size: Images in a batch; the last one may be smaller.
+        examples: The output of `examples`.
+        batch_size: Number of images in a batch; the last may be smaller.
         epoch: In [0, 2**31).
         seed: In [0, 2**31).
 
@@ -87,7 +87,7 @@ def epoch_batches(
         dictionary of `boxes`, float32 `[batch, most, 4]`, and `classes`,
         float32 `[batch, most]`.
     """
-    # A stateless seed is two words: epoch and seed, and the position.
+    # A stateless seed has two words: epoch and seed, and the position.
     epoch_and_seed = (epoch << 32) | seed
     shuffle_seed = tf.constant([seed, epoch], tf.int64)
 

@@ -1,4 +1,4 @@
-"""Images with boxes, whatever they are read from."""
+"""Images with boxes, independent of the format they are read from."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ _NAMED_AT_MOST = 20
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """What is to be found in one image.
+    """The objects in one image.
 
     Attributes:
         boxes: float32 `[num_objects, 4]`: left, top, right, bottom edge in
             pixels of the stored image.
         classes: int64 `[num_objects]`.
-        difficult: bool `[num_objects]`: neither to be found nor wrong.
+        difficult: bool `[num_objects]`: objects that evaluation ignores.
     """
 
     boxes: np.ndarray
@@ -35,11 +35,11 @@ class DetectionSource:
     """Images with their objects, all in the same order.
 
     Attributes:
-        name: For people.
+        name: A name for messages.
         class_names: One for each class.
         sizes: int64 `[num_images, 2]`, height and width in pixels.
-        objects: One for each image; an image may be without objects.
-        images: Gives the images as a data set of scalar strings, encoded.
+        objects: One for each image; an image may have no objects.
+        images: Returns the images as a data set of encoded scalar strings.
     """
 
     name: str
@@ -50,7 +50,7 @@ class DetectionSource:
 
     @property
     def num_images(self) -> int:
-        """Images of an epoch."""
+        """The number of images in an epoch."""
         return len(self.objects)
 
 
@@ -61,10 +61,10 @@ def build_source(
     objects: Sequence[Objects],
     images: Callable[[], tf.data.Dataset],
 ) -> DetectionSource:
-    """A source with something to find.
+    """Returns a source that has objects to detect.
 
     Raises:
-        ValueError: If all objects are difficult, or there is none.
+        ValueError: If there are no objects, or all of them are difficult.
     """
     if all(entry.difficult.all() for entry in objects):
         raise UsageError(
@@ -77,11 +77,11 @@ def build_source(
 
 
 def image_sizes(images: tf.data.Dataset, places: Sequence[str]) -> np.ndarray:
-    """Height and width of all images, int64 `[num_images, 2]`.
+    """Returns height and width of all images, int64 `[num_images, 2]`.
 
     Args:
-        images: Encoded, scalar strings; each is decoded.
-        places: Where each one lies, for people.
+        images: Encoded images, scalar strings; each is decoded.
+        places: The location of each image, for messages.
 
     Raises:
         ValueError: If an image cannot be decoded.
@@ -111,7 +111,7 @@ def image_sizes(images: tf.data.Dataset, places: Sequence[str]) -> np.ndarray:
 def require_none(
     bad: Sequence[str], requirement: str, error: type[Exception]
 ) -> None:
-    """Raises an error that names what is bad, unless nothing is."""
+    """Raises an error that names the bad items, if there are any."""
     if bad:
         named = ", ".join(shown(str(name)) for name in bad[:_NAMED_AT_MOST])
         raise error(f"{requirement}. Received {len(bad)} that fail: {named}")
@@ -124,22 +124,22 @@ def build_objects(
     size: np.ndarray,
     place: str,
 ) -> Objects:
-    """Objects, their boxes cut to the image.
+    """Returns objects whose boxes are clipped to the image.
 
     Args:
         boxes: `[num_objects, 4]`, as in `Objects`.
         classes: `[num_objects]`.
         difficult: `[num_objects]`.
         size: `[2]`, height and width of the image.
-        place: Where the image lies, for people.
+        place: The location of the image, for messages.
 
     Raises:
-        ValueError: If nothing is left of a box.
+        ValueError: If a box is empty after clipping.
     """
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     height, width = size
     cut = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    # NaN is not greater either.
+    # Comparisons with NaN are false.
     is_box = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
     if not is_box.all():
         raise UsageError(

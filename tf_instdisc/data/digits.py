@@ -1,6 +1,6 @@
-"""The handwritten digits that scikit-learn carries, as a TFDS builder.
+"""The handwritten digits included in scikit-learn, as a TFDS builder.
 
-Importing this module makes `tfds.builder("instdisc_digits")` known.
+Importing this module registers `tfds.builder("instdisc_digits")`.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 class InstdiscDigits(tfds.core.GeneratorBasedBuilder):
     """1,797 digits of 8x8 pixels; nothing is downloaded.
 
-    Source: test part of the UCI optical recognition of handwritten digits
+    Source: the test part of the UCI optical recognition of handwritten digits
     data set (Alpaydin, Kaynak 1998), as in `sklearn.datasets.load_digits`.
-    Every fifth image is in `test` (360), the others in `train` (1,437).
+    Every fifth image is in `test` (360), the others are in `train` (1,437).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -47,7 +47,7 @@ class InstdiscDigits(tfds.core.GeneratorBasedBuilder):
         from sklearn import datasets
 
         digits = datasets.load_digits()
-        # Pixels are 0..16 there.
+        # scikit-learn stores pixels in 0..16.
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)
         for i, (image, label) in enumerate(
             zip(images, digits.target, strict=True)

@@ -21,17 +21,18 @@ _MISSING = 0
 def readable_files(
     folder: str, names: list[str], memory: pathlib.Path | None = None
 ) -> np.ndarray:
-    """Finds out which images decode; each file is decoded once.
+    """Determines which images can be decoded; each file is decoded once.
 
-    A file is known again by its name, its size and the time of its last
+    A file is recognized by its name, its size and the time of its last
     change.
 
     Args:
-        folder: Path.
-        names: Paths below the folder.
-        memory: `.npz` that holds what was found before, and then what is found
-            now; or None to decode everything. It is also written in between,
-            so that a start that is killed does not begin again.
+        folder: Path of the folder.
+        names: Paths relative to the folder.
+        memory: `.npz` file with the results of earlier starts, to which the
+            new results are added; or None to decode everything. It is also
+            written during the checks, so that a start after a kill does not
+            begin from scratch.
 
     Returns:
         bool `[len(names)]`.
@@ -62,7 +63,7 @@ def readable_files(
 
 
 def _decodable(paths: list[str]) -> tf.data.Dataset:
-    """Positions of the files that decode, in order."""
+    """Returns the positions of the files that can be decoded, in order."""
 
     def decode_one(index: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
         size = decode.decode_smallest(tf.io.read_file(path))
@@ -85,7 +86,7 @@ def _key(name: str, path: str) -> int:
 
 
 def _load(memory: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted keys and whether their files are readable; never empty."""
+    """Returns sorted keys and whether their files are readable; not empty."""
     nothing = np.array([_MISSING], np.uint64), np.array([False])
     if memory is None or not memory.exists():
         return nothing
@@ -118,7 +119,7 @@ def _save(
     if memory is None:
         return
     order = np.argsort(keys)
-    # Without it, the next start takes longer, and nothing else.
+    # If this fails, the next start takes longer, but nothing else changes.
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         with (

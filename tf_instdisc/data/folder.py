@@ -21,7 +21,7 @@ _NAMED_AT_MOST = 20
 
 
 class UnreadableImageError(UsageError):
-    """A folder holds images that cannot be decoded."""
+    """A folder contains images that cannot be decoded."""
 
 
 def folder_source(
@@ -33,29 +33,29 @@ def folder_source(
 ) -> ImageSource:
     """Reads all images below a folder.
 
-    The sorted relative paths are the instances, unless they have ids already;
-    an id without an image then counts as unreadable. The first part of a path
-    is the image's class; images beside the subfolders have none, and if they
-    are most, no image has one. Every image is decoded once, to find those that
-    cannot be.
+    The sorted relative paths are the instances, unless the images already have
+    ids; an id without an image then counts as unreadable. The first part of a
+    path is the class of the image. Images beside the subfolders have no label;
+    if they are the majority, no image has one. Every image is decoded once, to
+    find those that cannot be decoded.
 
     Args:
-        folder: Path; searched as `image_paths` does.
-        bad_images: `"fail"` if an image cannot be read, or `"skip"` it: it
-            keeps its id, and is never trained on.
-        known_ids: Ids by relative path, as an earlier run gave them.
-        num_instances: With `known_ids`: one more than the highest id that
-            was ever given.
-        memory: File that remembers which images were decoded, so that the
-            next start decodes only what is new.
+        folder: Path, searched by `image_paths`.
+        bad_images: `"fail"` if an image cannot be read, or `"skip"`: the image
+            keeps its id, but is never trained on.
+        known_ids: Ids by relative path, as assigned by an earlier run.
+        num_instances: With `known_ids`: one more than the highest id ever
+            assigned.
+        memory: File that remembers which images can be decoded, so that the
+            next start decodes only new ones.
 
     Returns:
         The source; its examples are encoded.
 
     Raises:
-        FileNotFoundError: If the folder is missing or holds no image.
-        UnreadableImageError: If an image cannot be read and is not to be
-            skipped, or if none can be read.
+        FileNotFoundError: If the folder is missing or contains no image.
+        UnreadableImageError: If an image cannot be read and must not be
+            skipped, or if no image can be read.
         ValueError: If `bad_images` is unknown, an image has no known id, or
             the folder is a URL.
     """
@@ -85,9 +85,9 @@ def folder_source(
             label_of[name.split("/")[0]] if "/" in name else NO_LABEL
             for name in found
         ]
-        # Their rows are never trained, and must not vote in kNN.
+        # Their rows are never trained, so they must not vote in kNN.
         labels[~readable] = NO_LABEL
-    # On the host, and not as Python lists, which every graph would copy.
+    # A tensor on the host: every graph would copy a Python list.
     with tf.device("CPU:0"):
         path_tensor, label_tensor = tf.constant(paths), tf.constant(labels)
         readable_ids = tf.constant(np.flatnonzero(readable), tf.int64)
@@ -125,14 +125,14 @@ def _ids_of(
         named = ", ".join(map(shown, unknown[:_NAMED_AT_MOST]))
         raise UsageError(
             f"Every image of {folder} must have a row in the run that this "
-            f"one begins with; {len(unknown)} have none: {named}. Run "
+            f"one starts from; {len(unknown)} have none: {named}. Run "
             "instdisc-update first."
         )
     return np.array([known_ids[name] for name in names], np.int64)
 
 
 def _class_names(names: list[str], folder: str) -> list[str]:
-    """Subfolders that are classes; says which images have none."""
+    """Returns the class subfolders; reports images that have no class."""
     beside = [name for name in names if "/" not in name]
     if len(beside) == len(names):
         return []
@@ -161,17 +161,17 @@ def _class_names(names: list[str], folder: str) -> list[str]:
 def report_unreadable(
     bad_names: list[str], num_images: int, folder: str, bad_images: str
 ) -> None:
-    """Names images that cannot be read, and says what becomes of them.
+    """Names the images that cannot be read, and says how they are handled.
 
     Args:
         bad_names: At least one.
-        num_images: Images in the folder.
-        folder: Path.
+        num_images: Number of images in the folder.
+        folder: Path of the folder.
         bad_images: `"fail"` or `"skip"`.
 
     Raises:
-        UnreadableImageError: If they are not to be skipped, or if they are
-            all.
+        UnreadableImageError: If the images must not be skipped, or if no
+            image can be read.
     """
     named = "".join(f"\n  {shown(name)}" for name in bad_names[:_NAMED_AT_MOST])
     if len(bad_names) > _NAMED_AT_MOST:
@@ -182,7 +182,7 @@ def report_unreadable(
     )
     if bad_images == "fail" or len(bad_names) == num_images:
         raise UnreadableImageError(
-            f"{message}\nMend or remove them, or leave them out with "
+            f"{message}\nRepair or remove them, or leave them out with "
             "bad_images='skip'."
         )
     print(f"{message}\nThey are left out.", flush=True)

@@ -1,4 +1,4 @@
-"""Finds the images below a folder; says what it does not take."""
+"""Finds the images below a folder, and reports the files that it skips."""
 
 import collections
 import os
@@ -18,19 +18,19 @@ def image_paths(
     """Lists the images below a folder, by their suffixes.
 
     Symbolic links are followed. Below each entry of the folder, a directory
-    is read once, so that links in a circle end. What is left out is counted
-    and said on standard error; hidden files are left out silently.
+    is read only once, so that cycles of links end. Skipped files are counted
+    and reported on standard error; hidden files are skipped silently.
 
     Args:
-        folder: Path; searched through all levels.
-        suffixes: Lower case, with their dots.
+        folder: Path; all levels are searched.
+        suffixes: Suffixes in lower case, with their dots.
 
     Returns:
-        Relative paths with forward slashes, sorted by code point. A broken
-        link is among them: it is an image that cannot be read.
+        Relative paths with forward slashes, sorted by code point. They
+        include broken links, which are images that cannot be read.
 
     Raises:
-        FileNotFoundError: If the folder is missing or holds no image.
+        FileNotFoundError: If the folder is missing or contains no image.
         ValueError: If a name is not UTF-8, or a directory cannot be read.
     """
     folder = local_path(folder, "folder")
@@ -41,12 +41,12 @@ def image_paths(
     names: list[str] = []
     left_out: collections.Counter[str] = collections.Counter()
     for entry in _entries(folder, ""):
-        # The folder itself counts as read: a link to it leads in a circle.
+        # The folder itself counts as read: a link to it is a cycle.
         seen = {_identity(folder)}
         _search(entry, entry.name, suffixes, seen, names, left_out)
     names.sort()
     for name in names:
-        # Python stands bytes that are no UTF-8 in for by surrogates.
+        # Python represents bytes that are not UTF-8 by surrogates.
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise UsageError(
                 "Names of images must be UTF-8. Received: "
@@ -77,10 +77,10 @@ def _search(
     names: list[str],
     left_out: collections.Counter[str],
 ) -> None:
-    """Adds an entry, or all that is below it."""
+    """Adds an entry, or everything below it."""
     if entry.name.startswith("."):
         return
-    # Of a link to itself, `DirEntry.is_dir` raises.
+    # `DirEntry.is_dir` raises for a link to itself.
     is_link = entry.is_symlink()
     if os.path.isdir(entry.path) if is_link else entry.is_dir():
         identity = _identity(entry.path)
@@ -102,7 +102,7 @@ def _search(
 
 
 def _entries(path: str, name: str) -> list[os.DirEntry[str]]:
-    """Directories before links, so that a link to one is what is left out."""
+    """Lists directories before links, so that a link is what is skipped."""
     try:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda e: (e.is_symlink(), e.name))
@@ -119,7 +119,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _said(left_out: collections.Counter[str]) -> str:
-    """Counts by suffix, the most frequent first; safe to print."""
+    """Returns counts by suffix, the most frequent first; safe to print."""
     parts = [
         f"{count} {shown(what)}"
         for what, count in left_out.most_common(_NAMED_AT_MOST)

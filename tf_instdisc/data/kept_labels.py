@@ -1,4 +1,4 @@
-"""Labels of a streamed data set, kept between starts."""
+"""Labels of a streamed data set, cached between starts."""
 
 import contextlib
 import hashlib
@@ -18,16 +18,16 @@ def kept(
     shards: Sequence,
     *origin: object,
 ) -> np.ndarray:
-    """Labels that an earlier start has kept, or else what is read now.
+    """Returns the labels cached by an earlier start, or reads them now.
 
-    Kept labels are taken if they are of the same origin and of the same
-    shards, by name, size and time of the last change.
+    Cached labels are used if they have the same origin and come from the same
+    shards, as identified by name, size and time of the last change.
 
     Args:
-        memory: `.npz` that keeps the labels; or None to read them.
+        memory: `.npz` file that caches the labels; or None to read them.
         read: Reads the labels, int64 `[size]`.
-        shards: The instructions of TFDS by which the shards are read.
-        *origin: What else decides the labels; its text counts.
+        shards: The instructions with which TFDS reads the shards.
+        *origin: Anything else that determines the labels; compared as text.
 
     Returns:
         int64 `[size]`.
@@ -38,7 +38,7 @@ def kept(
     labels = _load(memory, key)
     if labels is None:
         labels = read()
-        # Without it, the next start takes longer, and nothing else.
+        # If this fails, the next start takes longer, but nothing else changes.
         with contextlib.suppress(OSError):
             _save(memory, key, labels)
     return labels
@@ -60,7 +60,7 @@ def _key(shards: Sequence, origin: tuple[object, ...]) -> str:
 
 
 def _load(memory: pathlib.Path, key: str) -> np.ndarray | None:
-    """None where there are none of this key."""
+    """Returns the labels cached under this key, or None."""
     if not memory.exists():
         return None
     try:

@@ -1,7 +1,7 @@
-"""From a source to batches: for training, and in the order of the ids.
+"""From a source to batches, for training or in the order of the ids.
 
-What an image goes through in training is a function of (seed, epoch,
-instance id): neither the number of threads nor a restart changes it.
+The random changes to an image depend only on the seed, the epoch and the
+instance id, not on the number of threads or on restarts.
 """
 
 import dataclasses
@@ -15,29 +15,29 @@ from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, augment
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
 
-# Pixels of a side from which on augmentation is compiled by XLA: it then takes
-# a third of the time, and seconds to compile.
+# Side in pixels from which XLA compiles the augmentation. It then takes a
+# third of the time, but seconds to compile.
 _COMPILED_FROM = 128
 
 
 def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
-    """Whole batches of one epoch, at least 1; see `training_dataset`."""
+    """Returns the full batches of an epoch, at least 1 (`training_dataset`)."""
     return source.num_readable // min(batch_size, source.num_readable)
 
 
 def largest_batch_size(
     source: ImageSource, batch_size: int, replicas: int = 1
 ) -> int:
-    """The batch size, or the largest one that the images can fill.
+    """Returns the batch size, or the largest one that the images can fill.
 
     Args:
         source: The images.
         batch_size: Images in a global batch, a multiple of the replicas.
-        replicas: Replicas that share a batch.
+        replicas: Number of replicas that share a batch.
 
     Returns:
-        A multiple of the replicas. If it is below `batch_size`, one line on
-        standard output says so.
+        A multiple of the replicas. If it is below `batch_size`, a line on
+        standard output reports it.
 
     Raises:
         UsageError: If there are fewer images than replicas.
@@ -59,12 +59,12 @@ def largest_batch_size(
 
 @dataclasses.dataclass(frozen=True)
 class HostShare:
-    """Which part of each batch one host reads.
+    """The part of each batch that one host reads.
 
     Attributes:
         host: In [0, num_hosts).
-        num_hosts: Hosts that share a batch; its size is a multiple of them.
-        replicas: Replicas of this host; each takes a batch of its own.
+        num_hosts: Number of hosts that share a batch; divides its size.
+        replicas: Number of replicas of this host; each takes its own batch.
     """
 
     host: int = 0
@@ -82,25 +82,25 @@ def training_dataset(
     skip_images: int = 0,
     share: HostShare | None = None,
 ) -> tf.data.Dataset:
-    """Augmented batches of many epochs, one epoch after the other.
+    """Returns augmented batches of several epochs, one epoch after the other.
 
-    Every epoch has an order of its own and holds no image twice. All batches
-    are full: the images that remain at the end of an epoch are dropped, which
-    are others in each epoch. If there are fewer images than `batch_size`,
-    each batch holds all of them. Train with
+    Every epoch has its own order and contains no image twice. All batches are
+    full: the images that remain at the end of an epoch are dropped, and differ
+    between epochs. If there are fewer images than `batch_size`, each batch
+    contains all of them. Train with
     `model.fit(dataset, steps_per_epoch=steps_per_epoch(source, batch_size))`.
 
     Args:
         source: The images.
-        augmentation: What is drawn for each image.
+        augmentation: The random changes to each image.
         batch_size: Images in a global batch.
-        epochs: The last epoch, not included.
+        epochs: The end of the range of epochs, exclusive.
         seed: In [0, 2**31).
         initial_epoch: The first epoch, counted from 0.
-        skip_images: Images of the first epoch to leave out, as they were
-            seen before.
-        share: Gives the batches of one host's replicas, one after the other,
-            in place of global batches.
+        skip_images: Number of images of the first epoch to skip, because they
+            were already seen.
+        share: Selects the batches of one host's replicas, one after the
+            other, instead of global batches.
 
     Returns:
         A data set of (images, instance_ids): float32
@@ -155,13 +155,13 @@ def training_dataset(
         skipped = tf.where(epoch == initial_epoch, skip_images, 0)
         skipped = tf.cast(skipped, tf.int64)
         steps = (source.num_readable - skipped) // batch_size
-        # Whole global batches: each host has as many batches as the others.
+        # Only full global batches, so that all hosts have equally many.
         examples = examples.skip(skipped).take(steps * batch_size)
         examples = _take_share(examples, batch_size, host_batch, share.host)
         cropped = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
         batches = cropped.batch(
             local_batch,
-            drop_remainder=True,  # Of none; it makes the shape static.
+            drop_remainder=True,  # Drops none; the shape is static.
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         return batches.map(augment_batch, num_parallel_calls=tf.data.AUTOTUNE)
@@ -176,10 +176,10 @@ def evaluation_dataset(
     batch_size: int,
     crop_fraction: float = DataConfig.crop_fraction,
 ) -> tf.data.Dataset:
-    """Each image once, in the order of the ids, without chance.
+    """Returns each image once, in the order of the ids, without randomness.
 
     The image is resized so that its shorter side is
-    `image_size / crop_fraction`, and its centre is cut out.
+    `image_size / crop_fraction`, and then center-cropped.
 
     Args:
         source: The images.
@@ -207,7 +207,7 @@ def evaluation_dataset(
 def _take_share(
     examples: tf.data.Dataset, batch_size: int, host_batch: int, host: int
 ) -> tf.data.Dataset:
-    """Leaves the part of each batch that one host reads."""
+    """Selects the part of each batch that one host reads."""
     if host_batch == batch_size:
         return examples
 

@@ -19,23 +19,23 @@ NO_LABEL = -1
 
 @dataclasses.dataclass(frozen=True)
 class ImageSource:
-    """Images that can be read again and again.
+    """Images that can be read repeatedly.
 
     Attributes:
-        name: For people.
-        num_instances: Number of ids; they are 0 .. num_instances - 1.
+        name: A name for messages.
+        num_instances: Number of ids, which are 0 .. num_instances - 1.
         examples: Reads all images once. It takes the seed of the order, an
-            int64 tensor `[2]`, or None for the order of the ids, and gives a
-            data set of dictionaries: `image`, uint8
+            int64 tensor `[2]`, or None for the order of the ids, and returns
+            a data set of dictionaries: `image`, uint8
             `[height, width, 1 or 3]` or an encoded image as a scalar string;
             `instance_id`, int64 scalar; `label`, int64 scalar, `NO_LABEL`
-            where there is none. The order is a function of the seed alone.
-        class_names: One for each label, or None where there are no labels.
-        instance_name: Gives the name of an id: a path, or split and position.
-        labels: int64 `[num_instances]`, `NO_LABEL` where there is none.
+            for unlabeled images. The order depends on the seed alone.
+        class_names: One for each label, or None without labels.
+        instance_name: Returns the name of an id: a path, or split and position.
+        labels: int64 `[num_instances]`, `NO_LABEL` for unlabeled images.
         unreadable: Ids whose image cannot be read; `examples` leaves them
             out.
-        folder: Where the images lie, if they are files of a folder.
+        folder: The folder of the images, if they are files in a folder.
     """
 
     name: str
@@ -49,12 +49,12 @@ class ImageSource:
 
     @property
     def num_readable(self) -> int:
-        """Images of an epoch."""
+        """The number of images in an epoch."""
         return self.num_instances - len(self.unreadable)
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, 0 where there are no labels."""
+        """The number of classes; 0 without labels."""
         return len(self.class_names or ())
 
 
@@ -64,19 +64,20 @@ def array_source(
     class_names: Sequence[str] | None = None,
     name: str = "array",
 ) -> ImageSource:
-    """A source of images that are in memory; the position is the id.
+    """Returns a source of images in memory; the position is the id.
 
     Args:
         images: uint8 `[num_instances, height, width, 1 or 3]`.
         labels: int `[num_instances]`, or None.
         class_names: One for each label.
-        name: For people.
+        name: A name for messages.
 
     Returns:
         The source.
 
     Raises:
-        ValueError: If `images` has another form, or labels are missing.
+        ValueError: If `images` has another shape or type, or labels are
+            missing.
     """
     num_instances = len(images)
     if images.ndim != 4 or images.dtype != np.uint8 or not num_instances:
@@ -109,16 +110,16 @@ def array_source(
 def in_memory(
     images: np.ndarray | Sequence[tf.Tensor], labels: np.ndarray
 ) -> Callable[[tf.Tensor | None], tf.data.Dataset]:
-    """`examples` of images that are kept in memory; the position is the id.
+    """Returns `examples` of images in memory; the position is the id.
 
     Args:
-        images: `[size, ...]`, images of one shape or encoded ones.
+        images: `[size, ...]`, decoded images of one shape, or encoded images.
         labels: int64 `[size]`.
 
     Returns:
-        As `ImageSource.examples`.
+        As in `ImageSource.examples`.
     """
-    # On the host: a GPU has better use for its memory.
+    # On the host, to save GPU memory.
     with tf.device("CPU:0"):
         image_tensor = tf.convert_to_tensor(images)
         label_tensor = tf.convert_to_tensor(labels)
@@ -139,7 +140,7 @@ def in_memory(
 
 
 def fingerprint(source: ImageSource) -> str:
-    """A checksum of the names of all images, in the order of their ids."""
+    """Returns a checksum of the names of all images, in id order."""
     digest = hashlib.sha256()
     for instance_id in range(source.num_instances):
         digest.update(source.instance_name(instance_id).encode() + b"\n")
@@ -147,7 +148,7 @@ def fingerprint(source: ImageSource) -> str:
 
 
 def shuffled(size: int, shuffle_seed: tf.Tensor | None) -> tf.Tensor:
-    """int64 0 .. size - 1, in an order that is a function of the seed."""
+    """Returns int64 0 .. size - 1, in an order that depends on the seed."""
     ids = tf.range(size, dtype=tf.int64)
     if shuffle_seed is None:
         return ids
@@ -157,14 +158,14 @@ def shuffled(size: int, shuffle_seed: tf.Tensor | None) -> tf.Tensor:
 def buffer_shuffled(
     dataset: tf.data.Dataset, buffer_size: int, shuffle_seed: tf.Tensor
 ) -> tf.data.Dataset:
-    """Shuffles within a buffer, in an order that is a function of the seed.
+    """Shuffles with a buffer, in an order that depends only on the seed.
 
     `Dataset.shuffle` mixes TensorFlow's global seed into its own, and fails
     on a tensor if the global seed is 0 (TensorFlow 2.21).
 
     Args:
         dataset: Elements in a fixed order.
-        buffer_size: Elements among which the next one is drawn.
+        buffer_size: Number of elements from which the next one is drawn.
         shuffle_seed: int64 `[2]`, each at least 0.
     """
     spec = dataset.element_spec
@@ -172,7 +173,7 @@ def buffer_shuffled(
     shuffled_variant = tf.raw_ops.ShuffleDataset(
         input_dataset=tf.data.experimental.to_variant(dataset),
         buffer_size=tf.constant(buffer_size, tf.int64),
-        # Two zeros stand for a random seed.
+        # Two zeros would mean a random seed.
         seed=shuffle_seed[0] + 1,
         seed2=shuffle_seed[1],
         output_types=[part.dtype for part in flat],

@@ -1,4 +1,4 @@
-"""Some images of a source as a source of their own."""
+"""A subset of a source's images as a source of its own."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,17 +13,17 @@ _IN_MEMORY = 20_000  # images; 2 GiB of ImageNet's files
 
 
 def subset(source: ImageSource, instance_ids: np.ndarray) -> ImageSource:
-    """Takes some images, which get the ids 0 .. len(instance_ids) - 1.
+    """Selects some images, which get the ids 0 .. len(instance_ids) - 1.
 
-    Up to 20,000 of them are read once and kept in memory, as they are stored;
-    more are picked out of the whole source in every epoch.
+    Up to 20,000 images are read once and kept in memory as they are stored.
+    Larger subsets are selected from the whole source in every epoch.
 
     Args:
         source: The images.
-        instance_ids: int `[size]`, of readable images, each once.
+        instance_ids: int `[size]`, distinct ids of readable images.
 
     Returns:
-        The source; its ids are in the order of the old ones.
+        The source; its ids follow the order of the old ones.
 
     Raises:
         ValueError: If ids are missing, repeated or without an image.

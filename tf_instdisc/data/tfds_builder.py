@@ -16,16 +16,16 @@ _TEST_SPLITS = ("test", "validation", "val", "valid", "dev")
 def test_split_of(
     dataset: str, data_dir: str | None, test_split: str | None
 ) -> str | None:
-    """The split of a data set that images are tested on.
+    """Returns the split of a data set that images are tested on.
 
     Args:
-        dataset: As `tfds_source` takes it.
-        data_dir: As `tfds_source` takes it.
-        test_split: A split. None stands for `test`, or for what is there in
-            its place: `validation`, `val`, `valid` or `dev`. `""` for none.
+        dataset: As in `tfds_source`.
+        data_dir: As in `tfds_source`.
+        test_split: A split. None stands for `test` or, if it is missing, for
+            `validation`, `val`, `valid` or `dev`. `""` for none.
 
     Returns:
-        A split, or None where there is none.
+        A split, or None if there is none.
     """
     if test_split is not None:
         return test_split or None
@@ -40,17 +40,17 @@ def test_split_of(
             flush=True,
         )
     elif found != "test":
-        print(f"{dataset} has no split test: {found} is taken.", flush=True)
+        print(f"{dataset} has no split test: {found} is used.", flush=True)
     return found
 
 
 def open_builder(
     dataset: str, data_dir: str | None
 ) -> tfds.core.DatasetBuilder:
-    """Finds a builder by its name.
+    """Finds a builder by name.
 
     Raises:
-        ValueError: If there is none, or `data_dir` is a URL.
+        ValueError: If there is no such builder, or `data_dir` is a URL.
     """
     if data_dir is not None:
         data_dir = local_path(data_dir, "data_dir")
@@ -59,7 +59,7 @@ def open_builder(
     except (ValueError, AssertionError) as error:
         reason = ""
         if not isinstance(error, tfds.core.DatasetNotFoundError):
-            # What TFDS puts around it repeats the arguments.
+            # The text that TFDS adds repeats the arguments.
             reason = str(error).partition('}": ')[2] or str(error)
             first_sentence = re.split(r"[.]?\s*\n|[.] |[.]$", reason)[0]
             reason = f" ({first_sentence})"
@@ -71,7 +71,7 @@ def open_builder(
 
 
 def _suggestion(dataset: str) -> str:
-    """Asks for datasets of a similar name, or for what the dataset has."""
+    """Suggests data sets with similar names, or versions of the data set."""
     name = re.split("[/:]", dataset)[0]
     known = tfds.list_builders(with_community_datasets=False)
     if name not in known:
@@ -88,10 +88,10 @@ def _suggestion(dataset: str) -> str:
 
 
 def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
-    """Downloads and prepares a data set, unless that was done.
+    """Downloads and prepares a data set, unless it is already prepared.
 
     Raises:
-        ValueError: If files are missing that are to be downloaded by hand.
+        ValueError: If files are missing that must be downloaded manually.
     """
     try:
         builder.download_and_prepare()
@@ -117,7 +117,7 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
 def require_split(
     builder: tfds.core.DatasetBuilder, split: str
 ) -> tfds.core.SplitInfo:
-    """Information on a split of a prepared data set.
+    """Returns information on a split of a prepared data set.
 
     Raises:
         ValueError: If there is no such split, or it is empty.

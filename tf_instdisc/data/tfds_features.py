@@ -1,6 +1,6 @@
 """Features of a TFDS data set, and the images among them.
 
-A key is the name of a feature; `/` leads into nested features.
+A key is the name of a feature; `/` separates the levels of nested features.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from tf_instdisc.errors import UsageError
 
 _CHANNELS = (1, 3, 4)
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-_SAMPLED = 1000  # images whose values decide on the range of float images
+_SAMPLED = 1000  # Images that determine the value range.
 _NAMED_AT_MOST = 20
 
 
@@ -25,10 +25,10 @@ class ImageFeature:
     """The feature that holds the images.
 
     Attributes:
-        key: Its key.
+        key: The key of the feature.
         shape: Height, width and channels; None where they vary.
         dtype: Name of the type of the stored values.
-        is_file: Whether an example holds an image file of 8 bits.
+        is_file: Whether an example contains an 8-bit image file.
     """
 
     key: str
@@ -48,12 +48,12 @@ def find_image(
         dataset: The name of the data set, for messages.
 
     Raises:
-        ValueError: If there is no such feature, or it holds no single image;
-            the message suggests the keys of those that do.
+        ValueError: If there is no such feature, or it is not a single image.
+            The message suggests the keys of features that are.
     """
     known = dict(walk(features))
     fitting = [name for name, feature in known.items() if _is_image(feature)]
-    # Masks are images too, but nobody trains on them unasked.
+    # Masks are images too, but are not suggested for training.
     fitting = [
         name
         for name in fitting
@@ -83,14 +83,14 @@ def find_image(
 
 
 def at(example: Mapping[str, Any], key: str) -> Any:
-    """The value of a key in nested dictionaries."""
+    """Returns the value of a key in nested dictionaries."""
     return functools.reduce(
         lambda tree, part: tree[part], key.split("/"), example
     )
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by key as nested dictionaries."""
+    """Converts values by key to nested dictionaries."""
     tree: dict[str, Any] = {}
     for key, value in values.items():
         *parts, last = key.split("/")
@@ -104,10 +104,10 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 def value_range(
     images: tf.data.Dataset, dtype: str, dataset: str
 ) -> tuple[float, float]:
-    """The values that stand for black and white.
+    """Returns the values that represent black and white.
 
-    Those of uint8 and uint16 are the limits of the type. Float images are in
-    [0, 1] if the first 1,000 are, and else in [0, 255].
+    For uint8 and uint16, these are the limits of the type. Float images are
+    in [0, 1] if the first 1,000 are, and otherwise in [0, 255].
 
     Args:
         images: Images of one split, in a fixed order.
@@ -115,7 +115,7 @@ def value_range(
         dataset: The name of the data set, for messages.
 
     Raises:
-        ValueError: If values of float images are below 0, above 255 or NaN.
+        ValueError: If float images have values below 0, above 255 or NaN.
     """
     if dtype not in _FLOATS:
         return 0.0, float(np.iinfo(dtype).max)
@@ -129,7 +129,7 @@ def value_range(
     )
     found = np.stack(list(sampled.as_numpy_iterator()))
     low, high = float(found[:, 0].min()), float(found[:, 1].max())
-    # NaN is in no range.
+    # NaN fails every comparison.
     if not (low >= 0 and high <= 255):
         raise UsageError(
             "Float images must have values in [0, 1] or in [0, 255]. "
@@ -139,7 +139,7 @@ def value_range(
 
 
 def to_uint8(image: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
-    """Rounds an image to 0..255, and drops its alpha channel.
+    """Scales and rounds an image to 0..255, and drops its alpha channel.
 
     Args:
         image: `[height, width, 1, 3 or 4]`.
@@ -160,7 +160,7 @@ def to_uint8(image: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
 def walk(
     features: tfds.features.FeaturesDict, prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Keys and features, those of nested ones too."""
+    """Yields keys and features, including nested ones."""
     for name, feature in features.items():
         if isinstance(feature, tfds.features.FeaturesDict):
             yield from walk(feature, f"{prefix}{name}/")
@@ -179,7 +179,7 @@ def _is_image(feature: tfds.features.FeatureConnector) -> bool:
 
 
 def described(feature: tfds.features.FeatureConnector) -> str:
-    """A feature for a message."""
+    """Describes a feature in a message."""
     kind = type(feature).__name__
     if not hasattr(feature, "tf_dtype") or isinstance(feature.shape, dict):
         return kind
@@ -188,7 +188,7 @@ def described(feature: tfds.features.FeatureConnector) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message."""
+    """Lists names in a message."""
     names = list(names)
     more = ", ..." if len(names) > _NAMED_AT_MOST else ""
     return ", ".join(names[:_NAMED_AT_MOST]) + more

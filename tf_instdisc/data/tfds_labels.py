@@ -1,4 +1,4 @@
-"""The labels of a TFDS data set: classes, whole numbers or texts."""
+"""The labels of a TFDS data set: classes, integers or strings."""
 
 import dataclasses
 import functools
@@ -18,9 +18,9 @@ class LabelFeature:
     """The feature that holds the labels.
 
     Attributes:
-        key: Its key.
+        key: The key of the feature.
         class_names: One for each label.
-        index: Turns the feature's value into an int64 scalar, negative where
+        index: Converts the feature's value to an int64 scalar, negative if
             there is no label.
     """
 
@@ -34,20 +34,20 @@ def find_label(
 ) -> LabelFeature | None:
     """Finds the labels of a data set.
 
-    Whole numbers and texts are classes of the values that the data set's
-    splits hold, in ascending order; all splits are read for that. Negative
-    numbers and empty texts are no label.
+    For integers and strings, the classes are the values that occur in the
+    data set's splits, in ascending order; all splits are read to find them.
+    Negative numbers and empty strings are not labels.
 
     Args:
         builder: A prepared data set.
         key: The key of the labels. None stands for `label`, which may be
-            missing or be no class; `""` for no labels.
+            missing or unsuitable; `""` for no labels.
 
     Returns:
-        The labels, or None where there are none.
+        The labels, or None if there are none.
 
     Raises:
-        ValueError: If there is no such feature, or it is no class.
+        ValueError: If there is no such feature, or it is not suitable.
     """
     if key == "":
         return None
@@ -57,7 +57,7 @@ def find_label(
     if feature is None and key is None:
         if classes:
             _say(
-                f"{builder.name} has no feature 'label', and is taken without "
+                f"{builder.name} has no feature 'label', and is used without "
                 f"labels. Classes are in: {listed(classes)} (--label_key)."
             )
         return None
@@ -65,18 +65,18 @@ def find_label(
         raise UsageError(
             f"`label_key` must be a feature of {builder.name}: "
             f"{listed(known)}. Received: label_key={key!r}. Classes are in: "
-            f"{listed(classes) or 'none'}; an empty one is for no labels."
+            f"{listed(classes) or 'none'}; leave it empty for no labels."
         )
     if not _is_label(feature):
         if key is None:
             _say(
                 f"The feature 'label' of {builder.name} is a "
-                f"{described(feature)}, and no class: the images are taken "
+                f"{described(feature)}, not a class: the images are used "
                 "without labels."
             )
             return None
         raise UsageError(
-            "`label_key` must be a class, a whole number or a text. Received: "
+            "`label_key` must be a class, an integer or a string. Received: "
             f"label_key={key!r}, a {described(feature)}"
         )
     key = key or "label"
@@ -124,7 +124,7 @@ def _is_label(feature: tfds.features.FeatureConnector) -> bool:
 
 @functools.cache
 def _say(text: str) -> None:
-    """Prints once, though a data set is opened for each of its splits."""
+    """Prints a text once, even if a data set is opened for several splits."""
     print(text, flush=True)
 
 
@@ -132,7 +132,7 @@ _values_by_place: dict[tuple[str, str], list] = {}
 
 
 def _values(builder: tfds.core.DatasetBuilder, key: str) -> list[int | bytes]:
-    """Ascending values of whole numbers or texts that are labels."""
+    """Returns the integers or strings that are labels, in ascending order."""
     place = str(builder.data_path), key
     if place not in _values_by_place:
         found: set = set()

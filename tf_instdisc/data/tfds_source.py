@@ -26,7 +26,7 @@ from tf_instdisc.data.tfds_features import ImageFeature
 from tf_instdisc.data.tfds_labels import LabelFeature, find_label
 from tf_instdisc.errors import UsageError
 
-_MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that `auto` keeps in memory
+_MEMORY_LIMIT = 2 * 2**30  # Bytes of pixels that `auto` keeps in memory.
 _OPEN_SHARDS = 16
 
 
@@ -40,29 +40,30 @@ def tfds_source(
     label_key: str | None = None,
     memory: pathlib.Path | None = None,
 ) -> ImageSource:
-    """Reads a split of a TFDS data set; prepares it first, if need be.
+    """Reads a split of a TFDS data set; prepares it first if necessary.
 
     Images have one, three or four channels, of which the fourth is dropped.
-    Those of 16 bits are scaled from 0..65535 to 0..255. Float images are read
-    as their values: from [0, 1] if the first 1,000 images of the split are in
-    that range, and else from [0, 255].
+    16-bit images are scaled from 0..65535 to 0..255. The range of float images
+    depends on their values: it is [0, 1] if the first 1,000 images of the
+    split are in that range, and otherwise [0, 255].
 
     Args:
         dataset: Name of a builder, with version and configuration if any.
         split: A split or a part of one: `"train"`, `"train[:10000]"`.
-        data_dir: Where TFDS keeps its data; by default its own choice.
+        data_dir: Directory in which TFDS keeps its data; by default, TFDS
+            chooses it.
         cache: `"memory"` decodes all images once and keeps them, `"none"`
             reads the shards in every epoch, `"auto"` keeps images of one
             shape that take up to 2 GiB.
-        shuffle_buffer: Encoded images among which the next is drawn, where
+        shuffle_buffer: Size of the shuffle buffer, in encoded images, if the
             shards are read in every epoch.
         image_key: Name of the feature that holds the images, `image` by
-            default; `/` leads into nested features.
-        label_key: Name of the feature that holds the labels: a class, a whole
-            number or a text. `label` by default, if there is one; empty for
-            no labels.
-        memory: `.npz` that keeps the labels where shards are read in every
-            epoch, so that the next start does not read all of them.
+            default; `/` separates the levels of nested features.
+        label_key: Name of the feature that holds the labels: a class, an
+            integer or a string. `label` by default, if there is one; empty
+            for no labels.
+        memory: `.npz` file that caches the labels if the shards are read in
+            every epoch, so that the next start need not read all of them.
 
     Returns:
         The source.
@@ -70,7 +71,7 @@ def tfds_source(
     Raises:
         ValueError: If the data set, split, feature or `cache` is unknown, the
             data set cannot be prepared, `data_dir` is a URL, or the feature
-            holds no single image, such as a video or a sequence.
+            is not a single image, such as a video or a sequence.
     """
     require_choice("cache", cache, CACHES)
     builder = open_builder(dataset, data_dir)
@@ -104,7 +105,7 @@ def _in_memory(
         decoders=tfds.decode.PartialDecoding(
             tfds_features.nested(dict.fromkeys(keys, True))
         ),
-        # One shard after the other: the position is the id.
+        # Shards are read one after the other, as the position is the id.
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
     name = f"{builder.name}/{split}"
@@ -123,7 +124,7 @@ def _parser(
     label: LabelFeature | None,
     name: str,
 ) -> Callable[[dict[str, Any]], tuple[tf.Tensor, tf.Tensor]]:
-    """Takes the image and the label out of an example.
+    """Returns a function that extracts image and label from an example.
 
     Returns:
         A function from a dictionary of features to an image, uint8
@@ -154,7 +155,7 @@ def _parser(
 def _record_reader(
     shards: Sequence, shuffle_buffer: int
 ) -> Callable[[tf.Tensor | None], tf.data.Dataset]:
-    """Reads the records of shards with their ids, in the order of a seed."""
+    """Reads records of shards with their ids, in an order set by a seed."""
     paths = tf.constant([os.fspath(shard.filename) for shard in shards])
     skips = tf.constant([shard.skip for shard in shards], tf.int64)
     takes = np.array([shard.take for shard in shards], np.int64)
@@ -207,7 +208,7 @@ def _streamed(
     features = partial.extract_features(builder.info.features)
     decoders = None
     if image.is_file:
-        # The pipeline decodes only the part of a file that it crops.
+        # The pipeline decodes only the cropped part of a file.
         skipped = {image.key: tfds.decode.SkipDecoding()}
         decoders = tfds_features.nested(skipped)
 

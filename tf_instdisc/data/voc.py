@@ -1,8 +1,8 @@
-"""Images with boxes in the form of PASCAL VOC: a folder, or TFDS.
+"""Images with boxes in the format of PASCAL VOC: a folder, or TFDS.
 
-VOC counts pixels from 1, and a box holds its last ones: `xmin=1, xmax=10` are
-ten columns, with edges at 0 and 10. With edges, areas and overlaps are those
-of VOC's own evaluation.
+VOC counts pixels from 1, and a box includes its last pixel: `xmin=1, xmax=10`
+means ten columns, with edges at 0 and 10. With edges, areas and overlaps equal
+those of VOC's own evaluation.
 """
 
 import os
@@ -31,24 +31,23 @@ def voc_folder(
 ) -> DetectionSource:
     """Reads a split of a folder with Annotations, ImageSets and JPEGImages.
 
-    Every image is decoded and every annotation checked at once.
+    Every image is decoded and every annotation checked immediately.
 
     Args:
         folder: Path of the folder.
-        split: Name of a file in `ImageSets/Main`, without `.txt`; it holds
-            one image's name, without suffix, in each line.
-        class_names: The known classes; by default those that the split has,
-            sorted.
+        split: Name of a file in `ImageSets/Main`, without `.txt`; each of its
+            lines holds the name of one image, without suffix.
+        class_names: The known classes; by default those in the split, sorted.
 
     Returns:
         The source.
 
     Raises:
-        FileNotFoundError: If folder, split, an image or an annotation is
-            missing.
-        ValueError: If an image cannot be decoded, an annotation is no VOC
-            annotation, holds an unknown class or does not fit its image, or
-            if the split has no object at all.
+        FileNotFoundError: If the folder, the split, an image or an annotation
+            is missing.
+        ValueError: If an image cannot be decoded, an annotation is not in
+            VOC's format, has an unknown class or does not fit its image, or
+            if the split has no objects.
     """
     folder = local_path(folder, "folder")
     names = _split_names(folder, split)
@@ -107,23 +106,24 @@ def voc_tfds(
     image_key: str = "image",
     label_key: str = "label",
 ) -> DetectionSource:
-    """Reads a split of a TFDS data set with boxes; prepares it, if need be.
+    """Reads a split of a TFDS data set with boxes; prepares it if necessary.
 
     Args:
-        dataset: Name of a builder whose `objects` hold `bbox` and `label`,
-            such as `"voc/2007"`; `is_difficult` is heeded where it is.
+        dataset: Name of a builder whose `objects` have `bbox` and `label`,
+            such as `"voc/2007"`; `is_difficult` is used if it exists.
         split: A split or a sum of splits: `"train+validation"`.
-        data_dir: Where TFDS keeps its data; by default its own choice.
-        image_key: Name of the feature that holds the images, files of 8
-            bits.
+        data_dir: Directory in which TFDS keeps its data; by default, TFDS
+            chooses it.
+        image_key: Name of the feature that holds the images, which must be
+            8-bit files.
         label_key: Name of the class in `objects`.
 
     Returns:
         The source.
 
     Raises:
-        ValueError: If the data set or split is unknown, the data set holds no
-            boxes or images, or the split holds no object.
+        ValueError: If the data set or split is unknown, the data set has no
+            boxes or images, or the split has no objects.
     """
     import tensorflow_datasets as tfds
 
@@ -135,7 +135,7 @@ def voc_tfds(
     image = tfds_features.find_image(features, image_key, dataset)
     if not image.is_file:
         raise UsageError(
-            "The images of a detection must be files of 8 bits. Received: "
+            "The images of a detection must be 8-bit files. Received: "
             f"image_key={image_key!r}, of {image.dtype}"
         )
     tfds_source.prepare(builder, dataset)
@@ -147,7 +147,7 @@ def voc_tfds(
             decoders=tfds_features.nested(
                 {image_key: tfds.decode.SkipDecoding()}
             ),
-            # One shard after the other, for one order at each reading.
+            # Shards are read one after the other, for a fixed order.
             read_config=tfds.ReadConfig(interleave_cycle_length=1),
         )
 
@@ -157,7 +157,7 @@ def voc_tfds(
     found = [example["objects"] for example in tfds.as_numpy(read())]
     places = [f"{dataset}/{split}/{i}" for i in range(len(found))]
     sizes = image_sizes(images(), places)
-    # TFDS divides VOC's own numbers, which begin with 1, by the size.
+    # TFDS divides VOC's own coordinates, which begin at 1, by the size.
     first = 1.0 if builder.name == "voc" else 0.0
     objects = []
     for entry, size, place in zip(found, sizes, places, strict=True):
@@ -189,7 +189,7 @@ def _class_names(
 
 
 def _edges(relative: np.ndarray, size: np.ndarray, first: float) -> np.ndarray:
-    """Boxes of TFDS in pixels: left, top, right, bottom, `[n, 4]`."""
+    """Converts boxes of TFDS to pixels: left, top, right, bottom, `[n, 4]`."""
     height, width = size
     top, left, bottom, right = relative.reshape(-1, 4).T
     return np.stack(
@@ -226,15 +226,15 @@ def _split_names(folder: str, split: str) -> list[str]:
         names = [line.strip() for line in file if line.strip()]
     if not names or any(len(name.split()) > 1 for name in names):
         raise UsageError(
-            f"{path} must hold one image's name in each line, and at least "
-            f"one. Received: {len(names)} lines, {names[0] if names else ''!r} "
-            "the first one"
+            f"{path} must list at least one image, with one name in each "
+            f"line. Received: {len(names)} lines, of which "
+            f"{names[0] if names else ''!r} is the first"
         )
     return names
 
 
 def _image_files(folder: str) -> dict[str, str]:
-    """Paths of images by their names without suffix."""
+    """Returns the paths of images by their names without suffix."""
     directory = os.path.join(folder, "JPEGImages")
     return {
         os.path.splitext(name)[0]: os.path.join(directory, name)
@@ -251,7 +251,7 @@ def _read_files(paths: Sequence[str]) -> tf.data.Dataset:
 def _read_annotation(
     path: str,
 ) -> tuple[list[str], list[list[float]], list[bool], tuple[int, int] | None]:
-    """Names, boxes `[n, 4]`, difficult flags; (height, width) if stated."""
+    """Returns names, boxes `[n, 4]`, difficult flags and any stated size."""
     try:
         root = xml.etree.ElementTree.parse(path).getroot()
         names, boxes, difficult = [], [], []
@@ -274,7 +274,7 @@ def _read_annotation(
         ValueError,
     ) as error:
         raise UsageError(
-            "An annotation must be XML in VOC's form: objects with a name, "
+            "An annotation must be XML in VOC's format: objects with a name, "
             "bndbox of xmin, ymin, xmax, ymax, and difficult 0 or 1. "
             f"Received: {path}: {type(error).__name__}: {error}"
         ) from error
