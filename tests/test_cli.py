@@ -213,7 +213,7 @@ def test_a_missing_test_split_says_what_would_do(tmp_path, data_dir):
         *QUICK, data_dir, f"--run_dir={run_dir}", "--test_split=dev"
     )
     assert result.returncode == 2
-    for part in ("--test_split=dev", "--test_split= does", "train, test"):
+    for part in ("--test_split=dev", "--test_split= disables", "train, test"):
         assert part in result.stderr
     assert not run_dir.exists()
 

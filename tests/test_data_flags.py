@@ -238,7 +238,7 @@ def test_pictures_of_a_run_are_read_by_its_keys(place, moved, cache):
     moved.set_data(data_dir=str(place / "tfds"))
     pictures, _ = run_images.open_images(moved).read(np.array([3]), SIZE)
     assert pictures.min() == OTHER_KEY
-    with pytest.raises(ValueError, match="goes with a run over a folder"):
+    with pytest.raises(ValueError, match="requires a run over a folder"):
         run_images.open_images(moved, {"images": str(place / "train")})
 
 

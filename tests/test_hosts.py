@@ -125,7 +125,7 @@ def test_a_killed_worker_ends_the_others_and_the_run_goes_on(
     codes, outputs = wait(processes)
     assert time.monotonic() - killed < 60
     assert codes == [69, -signal.SIGKILL], outputs
-    assert "Another host of the run went away" in outputs[0]
+    assert "Another host of the run was lost" in outputs[0]
 
     codes, outputs = wait(start(run_dir, 2, **one_process[0]))
     assert codes == [0, 0], outputs

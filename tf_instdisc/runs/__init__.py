@@ -1,1 +1,1 @@
-"""Run directories: their files, their images, and what is made of them."""
+"""Run directories: their files, their images, and what is derived from them."""

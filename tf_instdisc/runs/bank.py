@@ -1,4 +1,4 @@
-"""The memory bank of a finished run: its rows, and what they are rows of."""
+"""The memory bank of a finished run: its rows, and the images they encode."""
 
 import contextlib
 import dataclasses
@@ -14,12 +14,12 @@ from tf_instdisc import checksums
 
 @dataclasses.dataclass(frozen=True)
 class EncodedBy:
-    """The encoder that gave a bank's rows, from the whole images.
+    """The encoder that computed a bank's rows from the whole images.
 
     Attributes:
         encoder: SHA-256 of `encoder.keras`.
-        epochs: Epochs of its training; -1 where that is not known.
-        images: Images of the next epoch that it was trained on besides.
+        epochs: Epochs of its training; -1 if unknown.
+        images: Images of the next epoch on which it was also trained.
     """
 
     encoder: str
@@ -29,16 +29,16 @@ class EncodedBy:
 
 @dataclasses.dataclass(frozen=True)
 class Bank:
-    """What a finished run is searched by: a row for each image.
+    """The rows by which a finished run is searched, one for each image.
 
     Attributes:
         rows: float32 `[size, embedding_dim]`, of unit length.
         instance_ids: int64 `[size]`, ascending.
         names: str `[size]`, paths or positions in a split.
-        labels: int64 `[size]`, negative where there is none.
+        labels: int64 `[size]`, negative for unlabeled images.
         class_names: One for each label; empty without labels.
-        encoded_by: What encoded the rows; None where they are the training's
-            own, as earlier versions wrote them and converted runs have them.
+        encoded_by: The origin of the rows; None for rows left by training, as
+            in banks of earlier versions and of converted runs.
     """
 
     rows: np.ndarray
@@ -50,7 +50,7 @@ class Bank:
 
 
 def write(path: pathlib.Path, bank: Bank) -> None:
-    """Writes the bank, whole or not at all."""
+    """Writes the bank atomically."""
     fields: dict[str, Any] = {}
     if bank.encoded_by is not None:
         origin = json.dumps(dataclasses.asdict(bank.encoded_by))
@@ -72,10 +72,10 @@ def read(path: pathlib.Path, cure: str) -> Bank:
 
     Args:
         path: The file.
-        cure: What the message of an error ends with.
+        cure: The last sentence of an error message.
 
     Raises:
-        DamagedFileError: If it is not what was written.
+        DamagedFileError: If the file is not what was written.
     """
     with _opened(path, cure) as file:
         names = ("rows", "instance_ids", "names", "labels")
@@ -89,7 +89,7 @@ def read(path: pathlib.Path, cure: str) -> Bank:
 def read_instances(
     path: pathlib.Path, cure: str
 ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
-    """Ids, names and origin of the bank's rows, without the rows."""
+    """Reads ids, names and origin of the bank's rows, without the rows."""
     with _opened(path, cure) as file:
         return file["instance_ids"], file["names"], _origin(file)
 

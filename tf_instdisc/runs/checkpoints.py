@@ -1,8 +1,8 @@
-"""Checkpoints: whole or absent, with checksums, the last few kept.
+"""Checkpoints: complete or absent, with checksums; the last few are kept.
 
 A checkpoint is a directory `checkpoint-000012` of TensorFlow's files and a
-manifest: how far the run was, and the SHA-256 of each file. It gets its name
-when all of it is on the disk.
+manifest with the progress of the run and the SHA-256 of each file. The
+directory gets its name once all of it is on disk.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ _STATE = "state"
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A checkpoint that was read and found whole.
+    """A checkpoint that was read and verified.
 
     Attributes:
         path: Its directory.
-        progress: What was given to `write`.
+        progress: The progress that was given to `write`.
     """
 
     path: pathlib.Path
@@ -47,16 +47,16 @@ def write(
     """Writes a checkpoint, then removes old ones.
 
     Args:
-        directory: Of the run's checkpoints.
-        state: What is saved.
-        progress: How far the run is, for JSON.
-        keep: Checkpoints that stay, at least 1.
+        directory: The directory of the run's checkpoints.
+        state: The objects to save.
+        progress: The progress of the run, for JSON.
+        keep: Number of checkpoints to keep, at least 1.
 
     Returns:
         The checkpoint's directory.
 
     Raises:
-        StorageError: If it cannot be written; older ones are as before.
+        StorageError: If it cannot be written. Older ones are unchanged.
     """
     partial = directory / _PARTIAL
     older = _list(directory)
@@ -78,24 +78,24 @@ def write(
         kept = f"{older[-1]} is kept." if older else "There is no older one."
         raise StorageError(
             f"The checkpoint {path} cannot be written: {_reason(error)}. "
-            f"{kept} Make room or make the directory writable, then start "
-            "the same command again."
+            f"{kept} Make room or make the directory writable, then start the "
+            "same command again."
         ) from error
     return path
 
 
 def find_newest(directory: pathlib.Path) -> tuple[Saved | None, list[str]]:
-    """Looks for the newest checkpoint that is whole.
+    """Finds the newest valid checkpoint.
 
     Args:
-        directory: Of the run's checkpoints; may be missing.
+        directory: The directory of the run's checkpoints; may be missing.
 
     Returns:
         The checkpoint, None if there is none at all, and a message for each
         newer one that is damaged.
 
     Raises:
-        StorageError: If there are checkpoints and all are damaged.
+        StorageError: If there are checkpoints but all are damaged.
     """
     damages: list[str] = []
     for path in reversed(_list(directory)):
@@ -112,10 +112,10 @@ def find_newest(directory: pathlib.Path) -> tuple[Saved | None, list[str]]:
 
 
 def restore(saved: Saved, state: tf.train.Checkpoint) -> None:
-    """Reads a checkpoint into objects of the same form.
+    """Restores a checkpoint into objects of the same structure.
 
     Raises:
-        StorageError: If it does not fit.
+        StorageError: If the objects do not fit.
     """
     try:
         status = state.read(os.fspath(saved.path / _STATE))
@@ -150,10 +150,10 @@ def _number(path: pathlib.Path) -> int:
 def _verified_progress(path: pathlib.Path) -> dict[str, Any]:
     manifest = json.loads((path / _MANIFEST).read_text())
     if manifest.pop("sha256", None) != sha256_of_json(manifest):
-        raise ValueError(f"{_MANIFEST} has another checksum")
+        raise ValueError(f"{_MANIFEST} has the wrong checksum")
     for name, checksum in manifest["files"].items():
         if sha256_of_file(path / name) != checksum:
-            raise ValueError(f"{name} has another checksum")
+            raise ValueError(f"{name} has the wrong checksum")
     return manifest["progress"]
 
 
@@ -161,5 +161,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror} ({error.filename})"
     text = str(getattr(error, "message", error)).partition("\n")[0]
-    # TensorFlow names its node before the file, and its op behind.
+    # TensorFlow puts its node before the file, and its op after it.
     return re.sub(r"\{\{.*\}\} | \[Op:\w+\]", "", text)

@@ -1,4 +1,4 @@
-"""Reads and writes the files of one run; each is whole, or named as damaged."""
+"""Reads and writes the files of a run; reports damaged files by name."""
 
 import contextlib
 import functools
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 
 class RunDirectoryError(UsageError):
-    """A directory does not hold what it should."""
+    """A directory does not contain what it should."""
 
 
 class RunDirectory(RunFiles):
     """Reads and writes the files of one run.
 
-    Every reader raises DamagedFileError where a file is not what was written.
+    Every reader raises DamagedFileError if a file is not what was written.
     """
 
     # === Settings ===
 
     def save_record(self, written: RunRecord) -> None:
-        """Writes settings and facts; makes the directory of a new run.
+        """Writes settings and facts; creates the directory of a new run.
 
         Raises:
             StorageError: If they cannot be written.
         """
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            # With it the directory is a run's.
+            # This file marks the directory as a run's.
             checksums.write_text(self.settings, written.text())
             checksums.write_text(self.flags, written.config.flagfile())
 
     def read_record(self) -> RunRecord:
-        """Settings and facts, also of a run of version 0.1."""
+        """Reads settings and facts, also of a run of version 0.1."""
         checksums.require_present(self.settings, CURES[self.settings.name])
         content = self._read_json(self.settings) or {}
         if "format" in content:
@@ -60,7 +60,7 @@ class RunDirectory(RunFiles):
             return record.parse_first_format(content, flagfile)
 
     def read_config(self) -> RunConfig:
-        """The settings of the run."""
+        """Returns the settings of the run."""
         return self.read_record().config
 
     def set_data(self, **changes: Any) -> None:
@@ -72,12 +72,12 @@ class RunDirectory(RunFiles):
     def save_instances(
         self, removed_ids: np.ndarray, digests: dict[str, str]
     ) -> None:
-        """Writes tombstones and the files' digests, whole or not at all."""
+        """Writes tombstones and the files' digests, atomically."""
         content = {"removed_ids": removed_ids.tolist(), "digests": digests}
         checksums.write_text(self.instances, json.dumps(content))
 
     def load_instances(self) -> tuple[np.ndarray, dict[str, str]]:
-        """Tombstones, int64, and digests; both empty before an update.
+        """Returns tombstones, int64, and digests; empty before an update.
 
         Raises:
             DamagedFileError: If the file is missing or damaged.
@@ -92,7 +92,7 @@ class RunDirectory(RunFiles):
             return removed_ids, content["digests"]
 
     def ids_by_name(self) -> tuple[dict[str, int], int]:
-        """Ids of the images, and one more than the highest ever given."""
+        """Returns the images' ids, and one more than the highest id ever."""
         bank = self.load_bank()
         removed_ids, _ = self.load_instances()
         highest = max(bank.instance_ids.max(), removed_ids.max(initial=-1))
@@ -103,7 +103,7 @@ class RunDirectory(RunFiles):
     # === Metrics and results ===
 
     def append_metrics(self, metrics: dict[str, float]) -> None:
-        """Adds one line to the metrics.
+        """Appends a line to the metrics.
 
         Raises:
             StorageError: If it cannot be written.
@@ -113,7 +113,7 @@ class RunDirectory(RunFiles):
             self._save_lines(self.metrics, lines)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """One dictionary for each epoch; none in a converted run."""
+        """Returns one dictionary per epoch; none for a converted run."""
         cure = CURES[self.metrics.name]
         checksums.require_present(self.metrics, cure)
         if not self.metrics.exists():
@@ -121,7 +121,7 @@ class RunDirectory(RunFiles):
         text = checksums.read_text(self.metrics, cure)
         lines = text.splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):
-            # A process of an earlier version was killed while it wrote.
+            # A process of an earlier version was killed while writing.
             lines.pop()
         with checksums.parsing(self.metrics, cure):
             return [json.loads(line) for line in lines]
@@ -131,13 +131,13 @@ class RunDirectory(RunFiles):
         checksums.write_text(path, text)
 
     def save_detection(self, lines: list[dict]) -> None:
-        """Writes the epochs of detectors anew, whole or not at all."""
+        """Rewrites the epochs of detectors, atomically."""
         self._save_lines(self.detection, lines)
 
     def keep_metrics(self, epochs: int) -> None:
-        """Removes the metrics of all epochs but the first ones.
+        """Removes the metrics of all epochs after the first ones.
 
-        A run that goes on from a checkpoint writes them again.
+        A run that continues from a checkpoint writes them again.
         """
         lines = self.read_metrics()
         kept = [line for line in lines if line["epoch"] <= epochs]
@@ -145,19 +145,19 @@ class RunDirectory(RunFiles):
             self._save_lines(self.metrics, kept)
 
     def save_results(self, results: dict) -> None:
-        """Writes what was measured, whole or not at all."""
+        """Writes the measurements, atomically."""
         checksums.write_text(self.results, json.dumps(results, indent=1) + "\n")
 
     def load_results(self) -> dict:
-        """What was measured; empty before the first evaluation.
+        """Returns the measurements; empty before the first evaluation.
 
         Raises:
             DamagedFileError: If the file is damaged.
         """
         if checksums.is_missing(self.results):
             print(
-                f"warning: {self.results} is missing; what it held is to be "
-                "measured again.",
+                f"warning: {self.results} is missing; its measurements must "
+                "be repeated.",
                 file=sys.stderr,
             )
         return self._read_json(self.results) or {}
@@ -165,11 +165,11 @@ class RunDirectory(RunFiles):
     # === Encoder ===
 
     def save_encoder(self, encoder: "keras.Model") -> None:
-        """Writes the encoder, whole or not at all."""
+        """Writes the encoder, atomically."""
         encoder_file.write(self.encoder, encoder)
 
     def load_encoder_file(self, path: pathlib.Path) -> "keras.Model":
-        """An encoder of the run as it was saved.
+        """Loads an encoder of the run as it was saved.
 
         Args:
             path: `encoder` or `best_encoder`.
@@ -179,7 +179,7 @@ class RunDirectory(RunFiles):
     def save_best(
         self, encoder: "keras.Model", epoch: int, knn_top1: float
     ) -> None:
-        """Writes the best encoder so far, then what it is."""
+        """Writes the best encoder so far, then its description."""
         encoder_file.write(self.best_encoder, encoder)
         record = {
             "epoch": epoch,
@@ -189,7 +189,7 @@ class RunDirectory(RunFiles):
         checksums.write_text(self.best, json.dumps(record) + "\n")
 
     def load_best(self) -> dict | None:
-        """Epoch and kNN top-1 of the best encoder; None if none is whole.
+        """Returns epoch and kNN top-1 of the best encoder, None without one.
 
         Raises:
             DamagedFileError: If one of its files is damaged.
@@ -202,7 +202,7 @@ class RunDirectory(RunFiles):
             return record if record["sha256"] == digest else None
 
     def encoder_digest(self) -> str:
-        """SHA-256 of the encoder's file.
+        """Returns the SHA-256 of the encoder's file.
 
         Raises:
             DamagedFileError: If the file is damaged.
@@ -212,15 +212,15 @@ class RunDirectory(RunFiles):
     # === Memory bank ===
 
     def save_bank(self, bank: Bank) -> None:
-        """Writes the bank, whole or not at all."""
+        """Writes the bank, atomically."""
         bank_file.write(self.bank, bank)
 
     def load_bank(self) -> Bank:
         """Reads the bank.
 
         Raises:
-            RunDirectoryError: If the run has not finished, or was killed
-                while it replaced its results.
+            RunDirectoryError: If the run is not finished, or was killed while
+                it replaced its results.
         """
         if not self.bank.exists():
             raise RunDirectoryError(
@@ -244,11 +244,11 @@ class RunDirectory(RunFiles):
     def read_instances(
         self,
     ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
-        """Ids, names and origin of the bank's rows, without the rows."""
+        """Reads ids, names and origin of the bank's rows, without the rows."""
         return bank_file.read_instances(self.bank, CURES[self.bank.name])
 
     def _read_json(self, path: pathlib.Path) -> Any:
-        """None if there is no such file."""
+        """Reads a JSON file; returns None if there is no such file."""
         if not path.exists():
             return None
         cure = CURES[path.name]
@@ -259,7 +259,7 @@ class RunDirectory(RunFiles):
 
 @functools.cache
 def _say_rows_are_of_training(run: RunDirectory) -> None:
-    """Says once what to do about rows that are not the encoder's."""
+    """Explains once what to do about rows that the encoder did not compute."""
     is_converted = "converted_from" in run.read_record().facts
     if is_converted and run.read_config().data.images is None:
         return
@@ -278,12 +278,12 @@ def _say_rows_are_of_training(run: RunDirectory) -> None:
 
 @contextlib.contextmanager
 def _writing(directory: pathlib.Path) -> Iterator[None]:
-    """Says of which directory a write failed, and what to do."""
+    """Adds to a failed write the directory and what to do."""
     try:
         yield
     except OSError as error:
         raise StorageError(
             f"{directory} cannot be written: {error.strerror or error}. Make "
-            "room or make the directory writable, then start the same "
+            "room or make the directory writable, then run the same "
             "command again."
         ) from error

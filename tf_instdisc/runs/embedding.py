@@ -12,12 +12,12 @@ from tf_instdisc.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """Embeddings with what belongs to them, in the order of the data set.
+    """Embeddings with their ids and labels, in the order of the data set.
 
     Attributes:
         embeddings: float `[size, embedding_dim]`.
         instance_ids: int64 `[size]`.
-        labels: int64 `[size]`, negative where there is none.
+        labels: int64 `[size]`, negative for unlabeled images.
     """
 
     embeddings: np.ndarray
@@ -26,9 +26,9 @@ class Embedded:
 
 
 def inference(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Compiles an encoder for any number of `embed`."""
-    # Not `predict`: on many replicas each would embed the whole batch, and on
-    # many hosts it waits for all of them.
+    """Compiles an encoder once, for any number of calls of `embed`."""
+    # Not `predict`: each replica would embed the whole batch, and with many
+    # hosts it waits for all of them.
     return tf.function(
         lambda images: encoder(images, training=False), reduce_retracing=True
     )
@@ -42,18 +42,18 @@ def embed(
     """Embeds every image of an evaluation data set.
 
     Args:
-        encoder: A model from images to `[batch, embedding_dim]`, or what
-            `inference` has made of it, which is compiled only once.
-        dataset: Gives (images, instance_ids, labels), as
+        encoder: A model from images to `[batch, embedding_dim]`, or the
+            output of `inference`, which is compiled only once.
+        dataset: Yields (images, instance_ids, labels), as
             `evaluation_dataset` does.
-        num_images: Number of its images, where it is known: the embeddings
-            are then held once, and otherwise twice at the end.
+        num_images: Number of its images, if known: the embeddings are then
+            held once in memory, and otherwise twice at the end.
 
     Returns:
         The embeddings.
 
     Raises:
-        ValueError: If the data set has another number of images.
+        ValueError: If the data set has a different number of images.
     """
     encode = inference(encoder) if isinstance(encoder, keras.Model) else encoder
     batches: list[np.ndarray] = []

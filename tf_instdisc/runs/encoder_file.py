@@ -1,6 +1,6 @@
-"""The file of an encoder: written whole, checked when it is read.
+"""The file of an encoder: written atomically, and checked when it is read.
 
-Keras is imported only where an encoder is read or written.
+Keras is only imported when an encoder is read or written.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write(path: pathlib.Path, encoder: "keras.Model") -> None:
-    """Writes an encoder, whole or not at all."""
+    """Writes an encoder atomically."""
     from tf_instdisc.method.encoders.portable import make_portable
 
     with checksums.replacing(path) as partial:
@@ -26,7 +26,7 @@ def read(path: pathlib.Path, cure: str) -> "keras.Model":
 
     Args:
         path: The file.
-        cure: What the message of an error ends with.
+        cure: The last sentence of an error message.
 
     Raises:
         DamagedFileError: If the file is damaged.
@@ -37,7 +37,7 @@ def read(path: pathlib.Path, cure: str) -> "keras.Model":
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception:
-        # A run of an earlier version has no digest of it.
+        # A run of an earlier version has no digest of the file.
         with checksums.parsing(path, cure):
             _require_whole_archive(path)
         raise

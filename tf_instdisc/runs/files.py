@@ -1,24 +1,24 @@
-"""The names of the files in a run's directory, and what to do about damage.
+"""The names of the files in a run's directory, and remedies for damage.
 
 run.json        settings, and facts about the images (`record.py`)
 flags.txt       the settings as a flagfile, for people; nothing reads it
-checkpoints/    where a run goes on that was stopped
+checkpoints/    what a stopped run continues from
 metrics.jsonl   one JSON object for each epoch
 tensorboard/    the same for TensorBoard
 encoder.keras   the trained encoder
 encoder_best.keras  with --keep_best, the encoder of the best epoch by kNN
 best.json       its epoch and kNN accuracy
 bank.npz        rows, instance ids, names, labels, class names
-report.html     what instdisc-report writes
+report.html     the output of instdisc-report
 instances.json  what instdisc-update has removed, and digests of the files
-results.json    what instdisc-evaluate has measured
-features/       layers' activations that instdisc-evaluate keeps
+results.json    the measurements of instdisc-evaluate
+features/       activations of layers, cached by instdisc-evaluate
 detection.jsonl one JSON object for each epoch of each detector
 checksums.json  SHA-256 of the files above, which are checked when read
-lock            who is writing; only while it is there
+lock            who is writing; exists only meanwhile
 checked_images.npz       which files of the folder can be decoded
-checked_test_images.npz  the same of the test folder
-labels.npz      those of a data set whose shards are read in every epoch
+checked_test_images.npz  the same for the test folder
+labels.npz      labels of a data set whose shards are read in every epoch
 """
 
 import dataclasses
@@ -28,15 +28,14 @@ from typing import Any
 from tf_instdisc.paths import local_path
 
 _COPY = "Restore it from a copy"
-_ACCEPT = "remove checksums.json: the files are then taken as they are"
+_ACCEPT = "remove checksums.json: the files are then accepted as they are"
 _TRAIN = (
-    "Start the run's instdisc-train command again, which writes it again; "
-    "what instdisc-convert or instdisc-update has written, write by these "
-    "again. Or restore it from a copy."
+    "Start the run's instdisc-train command again, or the instdisc-convert or "
+    "instdisc-update command that wrote the file. Or restore it from a copy."
 )
 BEST_CURE = (
     f"{_COPY}; or remove encoder_best.keras and best.json, and the best of the "
-    "epochs that come is kept."
+    "following epochs is kept."
 )
 # What to do if a file is not what was written.
 CURES = {
@@ -46,11 +45,11 @@ CURES = {
     "encoder_best.keras": BEST_CURE,
     "best.json": BEST_CURE,
     "bank.npz": _TRAIN,
-    "metrics.jsonl": f"{_COPY}; or, to go on without its epochs, remove it "
+    "metrics.jsonl": f"{_COPY}; or, to continue without its epochs, remove it "
     "and checksums.json.",
     "instances.json": f"{_COPY}; or remove it and checksums.json: then "
-    "instdisc-update does not know which files have changed, and may give the "
-    "id of a removed image again.",
+    "instdisc-update does not know which files have changed, and may reuse "
+    "the id of a removed image.",
     "results.json": "Remove it, and measure with instdisc-evaluate again.",
 }
 

@@ -1,4 +1,4 @@
-"""The images of a finished run, found again through its settings and names."""
+"""The images of a finished run, located by its settings and names."""
 
 import dataclasses
 import os
@@ -22,14 +22,14 @@ _MISSING_GREY = 128
 class RunImages:
     """Reads images by their position in the bank.
 
-    Images of a folder are found by name, those of a TFDS data set by id. An
-    image that is gone or cannot be decoded is missing, which is no error; so
-    are all of a converted run that knows no folder.
+    Images in a folder are found by name, those of a TFDS data set by id. An
+    image that no longer exists or cannot be decoded counts as missing, which
+    is not an error, as do all images of a converted run without a folder.
 
     Attributes:
         bank: The run's bank.
         config: The run's settings.
-        source: Where images of a TFDS data set are read, if it is open.
+        source: The source of images of a TFDS data set, if it is open.
     """
 
     bank: Bank
@@ -51,7 +51,7 @@ class RunImages:
         size: int,
         crop_fraction: float = DataConfig.crop_fraction,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads images, resized and cut to a square.
+        """Reads images, resized and cropped to a square.
 
         Args:
             positions: int `[count]`, rows of the bank; repeats are read once.
@@ -59,8 +59,8 @@ class RunImages:
             crop_fraction: As in `evaluation_dataset`.
 
         Returns:
-            uint8 `[count, size, size, 3]`, grey where the image is missing,
-            and bool `[count]`, whether it was found.
+            uint8 `[count, size, size, 3]`, gray for missing images, and bool
+            `[count]`, whether an image was found.
         """
         unique, inverse = np.unique(positions, return_inverse=True)
         images = np.full([len(unique), size, size, 3], _MISSING_GREY, np.uint8)
@@ -76,16 +76,16 @@ class RunImages:
         size: int,
         crop_fraction: float = DataConfig.crop_fraction,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Reads images in batches, in any order; missing ones are left out.
+        """Reads images in batches, in any order; skips missing ones.
 
         Args:
-            positions: int `[count]`, rows of the bank, each once.
+            positions: int `[count]`, distinct rows of the bank.
             size: Side of the images, in pixels.
             crop_fraction: As in `evaluation_dataset`.
 
         Yields:
-            Places in `positions`, int64 `[batch]`, and their images, float32
-            `[batch, size, size, 3]` in 0..255.
+            Indices into `positions`, int64 `[batch]`, and their images,
+            float32 `[batch, size, size, 3]` in 0..255.
         """
         positions = np.asarray(positions, np.int64)
         data = self.config.data
@@ -136,17 +136,17 @@ def open_images(
 
     Args:
         run: The run.
-        overrides: `images` or `data_dir`, where the images were moved to.
+        overrides: `images` or `data_dir`, if the images were moved.
 
     Raises:
-        RunDirectoryError: If the run has not finished.
+        RunDirectoryError: If the run is not finished.
         ValueError: If `images` is given for a run over a data set.
     """
     config = run.read_config()
     data = config.data
     if "images" in (overrides or {}) and data.dataset:
         raise UsageError(
-            "`images` goes with a run over a folder. Received: a run over "
+            "`images` requires a run over a folder. Received: a run over "
             f"--dataset={data.dataset}. Give --data_dir if the data set was "
             "moved."
         )

@@ -1,4 +1,4 @@
-"""Loads a trained encoder from wherever it lies."""
+"""Loads a trained encoder from a run directory or a file."""
 
 import os
 import pathlib
@@ -19,8 +19,8 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
 
     Args:
         path: A run directory, or its `encoder.keras`.
-        best: Whether to take the encoder of the best epoch by kNN in place
-            of the last one, from the directory of a run with `--keep_best`.
+        best: Whether to load the encoder of the best epoch by kNN instead of
+            the last one, from the directory of a run with `--keep_best`.
 
     Returns:
         The encoder: images `[batch, size, size, 3]`, RGB in 0..255, to
@@ -47,8 +47,8 @@ def _file_of(run: directory.RunDirectory, best: bool) -> pathlib.Path:
     if best:
         if run.load_best() is None:
             raise directory.RunDirectoryError(
-                f"{run.path} holds no encoder_best.keras that is whole. Train "
-                "the run with --keep_best."
+                f"{run.path} holds no complete encoder_best.keras. Train the "
+                "run with --keep_best."
             )
         return run.best_encoder
     if not run.encoder.exists():

@@ -1,9 +1,9 @@
-"""One process at a time writes into a directory.
+"""A lock that lets only one process write to a directory.
 
 The lock is `fcntl.flock` on the file `lock`: the kernel releases it when the
-process ends, however it ends. The file says who holds it. That is for people,
-and for file systems whose `flock` is missing or does not reach other hosts,
-as with some network file systems: there, what the file says decides.
+process ends, however it ends. The file names the holder of the lock. This is
+for people, and for file systems whose `flock` is missing or does not reach
+other hosts, as on some network file systems: there, the file decides.
 """
 
 import contextlib
@@ -22,25 +22,25 @@ from tf_instdisc.errors import LockedError, StorageError, UsageError
 FILE = "lock"
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
-# Directories that this process has locked; whoever locks one again inside is
-# part of the same work.
+# Directories that this process has locked; code that locks one of them again
+# is part of the same work.
 _held: set[pathlib.Path] = set()
 
 
 @contextlib.contextmanager
 def holding(directory: str | os.PathLike) -> Iterator[None]:
-    """Keeps all other processes from writing into a directory.
+    """Prevents all other processes from writing to a directory.
 
-    A lock that a dead process of this host has left is taken over. The
-    directory is made if it is missing, and removed again if it stays empty.
+    A lock left by a dead process of this host is taken over. The directory is
+    created if it is missing, and removed again if it stays empty.
 
     Args:
         directory: The directory.
 
     Raises:
-        UsageError: If there is a file in its place.
-        LockedError: If another process writes into it, or one of another
-            host may do.
+        UsageError: If there is a file at this path.
+        LockedError: If another process is writing to it, or one on another
+            host may be.
         StorageError: If the lock cannot be written.
     """
     path = pathlib.Path(os.path.realpath(directory))
@@ -67,7 +67,7 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
     finally:
         _held.discard(path)
         with contextlib.suppress(OSError):
-            # Before it is released: afterwards it may be another one's.
+            # Before the release: afterwards it may belong to another process.
             file.unlink()
         os.close(descriptor)
         if is_new:
@@ -76,7 +76,7 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
 
 
 def _acquire(file: pathlib.Path) -> int:
-    """A descriptor of the locked file, which says that it is ours."""
+    """Returns a descriptor of the locked file, after naming us as holder."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -106,7 +106,7 @@ def _lock(descriptor: int, file: pathlib.Path) -> None:
     except BlockingIOError:
         raise _refusal(file, _read(descriptor)) from None
     except OSError as error:
-        # What the file says must do.
+        # The contents of the file must suffice.
         if error.errno not in _UNSUPPORTED:
             raise
 
@@ -119,11 +119,11 @@ def _is_at(descriptor: int, file: pathlib.Path) -> bool:
 
 
 def _read(descriptor: int) -> dict:
-    """Who holds the lock; empty if it does not say."""
+    """Returns the holder of the lock; empty if the file does not name it."""
     try:
         found = json.loads(os.pread(descriptor, 10_000, 0))
     except ValueError:
-        # Killed while it was written.
+        # The process was killed while writing it.
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -139,7 +139,7 @@ def _identity() -> dict:
 
 
 def _may_live(holder: dict) -> bool:
-    """Whether a process may be running that another one's lock names."""
+    """Returns whether the process named by a lock may still be running."""
     if holder.get("host") != socket.gethostname():
         return True
     if holder.get("boot") != _boot():
@@ -153,17 +153,17 @@ def _may_live(holder: dict) -> bool:
         return False
     except PermissionError:
         pass
-    # Another process may have been given its number since.
+    # The process id may have been reused since.
     return _start_of(process) == holder.get("process_started")
 
 
 def _start_of(process: int) -> str | None:
-    """When a process was started, in the kernel's ticks since it booted."""
+    """Returns the start time of a process, in kernel ticks since boot."""
     try:
         text = pathlib.Path(f"/proc/{process}/stat").read_text()
     except OSError:
         return None
-    # The name before it stands in parentheses and may hold anything.
+    # The name before it is in parentheses and may contain anything.
     return text.rpartition(")")[2].split()[19]
 
 

@@ -1,4 +1,4 @@
-"""Opens the directory of a new run, or of one that is there."""
+"""Opens the directory of a new run, or of an existing one."""
 
 import pathlib
 
@@ -37,7 +37,7 @@ def check_usable(path: str) -> None:
 
 
 def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
-    """Whether a process that was killed as it began has left this file."""
+    """Returns whether a process killed at its start has left this file."""
     if path == run.flags:
         # Version 0.1 wrote the flags first.
         return f"--run_dir={run.path}" in path.read_text("utf-8").splitlines()
@@ -50,10 +50,10 @@ def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
 
 
 def open_run(path: str, wanted: RunRecord) -> RunDirectory:
-    """Makes the directory of a new run, or opens it to continue.
+    """Creates the directory of a new run, or opens it to continue.
 
     Args:
-        path: Missing, empty, or a run's.
+        path: A missing or empty directory, or that of a run.
         wanted: Settings and facts of the run.
 
     Returns:
@@ -70,7 +70,7 @@ def open_run(path: str, wanted: RunRecord) -> RunDirectory:
 
 
 def check_record(path: str, wanted: RunRecord) -> RunDirectory:
-    """Does of `open_run` what writes nothing."""
+    """Performs the checks of `open_run`, without writing anything."""
     check_usable(path)
     run = RunDirectory(pathlib.Path(path))
     if not run.settings.exists():
@@ -79,11 +79,11 @@ def check_record(path: str, wanted: RunRecord) -> RunDirectory:
     if refused:
         raise RunDirectoryError(
             f"`run_dir` holds a run with other settings. Received: "
-            f"run_dir={path}, with\n" + _listed(refused) + "\nSet them "
-            "back to continue the run, or choose another directory."
+            f"run_dir={path}, with\n" + _listed(refused) + "\nRestore "
+            "them to continue the run, or choose another directory."
         )
     if changed:
-        said = "The run goes on with changed settings:\n" + _listed(changed)
+        said = "The run continues with new settings:\n" + _listed(changed)
         print(shown_message(said))
     return run
 
@@ -103,7 +103,7 @@ def load(path: str) -> RunDirectory:
     """
     run = RunDirectory(pathlib.Path(path))
     checksums.require_present(run.settings, CURES[run.settings.name])
-    # Some of version 0.1 have flags alone.
+    # Some runs of version 0.1 have only the flags.
     if not run.settings.exists() and not run.flags.exists():
         raise RunDirectoryError(
             f"`run_dir` must hold a run: {run.settings} is missing."

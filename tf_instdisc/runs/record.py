@@ -1,4 +1,4 @@
-"""What `run.json` holds: the settings of a run, and facts about its images."""
+"""The content of `run.json`: a run's settings, and facts about its images."""
 
 import dataclasses
 import json
@@ -27,11 +27,11 @@ _FACTS = (
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """The settings of a run, and facts that it must not change.
+    """The settings of a run, and facts that must not change.
 
     Attributes:
-        config: Its settings.
-        facts: For JSON, by name: `images`, the name of the source;
+        config: The settings.
+        facts: Values for JSON, by name: `images`, the name of the source;
             `num_instances`; `unreadable_images`, a count; `names_of_images`, a
             digest; `converted_from`, the file of a converted run.
     """
@@ -40,13 +40,13 @@ class RunRecord:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def with_data(self, **changes: Any) -> "RunRecord":
-        """The same with other settings of its images."""
+        """Returns a copy with other settings of the images."""
         data = dataclasses.replace(self.config.data, **changes)
         config = dataclasses.replace(self.config, data=data)
         return dataclasses.replace(self, config=config)
 
     def text(self) -> str:
-        """The content of `run.json`."""
+        """Returns the content of `run.json`."""
         content = {
             "format": FORMAT,
             "config": self.config.to_json(),
@@ -59,7 +59,7 @@ def parse(content: Mapping[str, Any]) -> RunRecord:
     """Reads the content of `run.json`.
 
     Raises:
-        UsageError: If a later version has written it.
+        UsageError: If it was written by a later version.
     """
     if content["format"] > FORMAT:
         raise UsageError(
@@ -79,7 +79,7 @@ def parse_first_format(settings: Mapping[str, Any], flagfile: str) -> RunRecord:
     """
     values = read_flagfile(flagfile)
     if "images" in values:
-        # They had no effect beside a folder, and were written with it.
+        # They had no effect with a folder, but were written along with it.
         values = {n: v for n, v in values.items() if n not in OF_A_DATASET}
     scaling = values.get("learning_rate_scaling")
     if scaling == "sqrt" and "learning_rate" in settings:
@@ -92,7 +92,7 @@ def parse_first_format(settings: Mapping[str, Any], flagfile: str) -> RunRecord:
 def changes(
     old: RunRecord, new: RunRecord
 ) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
-    """What a run would go on with: old and new values by name.
+    """Returns old and new values of what changes when a run continues.
 
     Returns:
         Settings that may change, and settings and facts that must not.

@@ -1,4 +1,4 @@
-"""Opens the images that a run is trained and tested on; nothing else does."""
+"""The only module that opens a run's training and test images."""
 
 import dataclasses
 import pathlib
@@ -20,7 +20,7 @@ def open_train(
     """Opens the images to train on.
 
     Args:
-        data: Which ones.
+        data: The settings of the images.
         known_ids: As in `folder_source`.
         num_instances: As in `folder_source`.
         memory: As in `folder_source` or `tfds_source`.
@@ -49,11 +49,11 @@ def open_test(
     """Opens the images to test on.
 
     Args:
-        data: Which ones.
+        data: The settings of the images.
         memory: As in `folder_source`.
 
     Returns:
-        The source, or None where there are no test images.
+        The source, or None if there are no test images.
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
@@ -76,29 +76,29 @@ def open_test(
     except UsageError as error:
         raise UsageError(
             f"--test_split={split} cannot be read; an empty --test_split= "
-            f"does without test images. {error}"
+            f"disables test images. {error}"
         ) from error
 
 
 def with_overrides(
     data: DataConfig, overrides: Mapping[str, Any]
 ) -> DataConfig:
-    """The images of a run, with others in their place.
+    """Returns the settings of a run's images, with overrides.
 
-    A data set takes the place of another one with its splits and keys, and of
-    folders; a folder takes the place of a data set.
+    A data set replaces another one together with its splits and keys, and it
+    replaces folders; a folder replaces a data set.
 
     Args:
-        data: The run's images.
+        data: The settings of the run's images.
         overrides: Fields of `DataConfig` by name.
 
     Raises:
-        UsageError: If an override does not go with the images, such as a
-            split with a folder.
+        UsageError: If an override cannot be combined with the images, such as
+            a split with a folder.
     """
     replaced: set[str] = set()
     if "dataset" in overrides:
-        # Another data set is looked for in the same place.
+        # The other data set is expected in the same directory.
         replaced = {"images", "test_images", *OF_A_DATASET} - {"data_dir"}
     elif "images" in overrides:
         replaced = {"dataset", *OF_A_DATASET}

@@ -1,7 +1,7 @@
-"""A run's bank for a folder that has changed: added, removed, re-read images.
+"""A run's bank for a changed folder: added, removed and re-encoded images.
 
-An instance is its name. A renamed file therefore is a removed and an added
-one, unless its bytes tell that it is the same.
+An instance is identified by its name. A renamed file is therefore a removed
+and an added one, unless its bytes show that it is the same file.
 """
 
 import dataclasses
@@ -27,26 +27,26 @@ def update_run(
     reread: bool = False,
     output: str | None = None,
 ) -> tuple[RunDirectory, Update]:
-    """Brings a run's bank up to a folder that has changed.
+    """Updates a run's bank to a folder that has changed.
 
-    A call that was killed is repeated: the outcome is the same.
+    A call that was killed can be repeated; the outcome is the same.
 
     Args:
         run: A finished run over a folder of images.
         folder: The images as they are now.
-        reread: Whether images that stayed are encoded again too.
-        output: Directory of the updated run, missing, empty, or what an
-            earlier update of this run has written there, which then goes
-            on from its own ids; by default `run` itself is updated.
+        reread: Whether to encode the remaining images again, too.
+        output: Directory of the updated run: missing, empty, or the output of
+            an earlier update of this run, which is then updated with its own
+            ids. By default, `run` itself is updated.
 
     Returns:
-        The updated run, and what was done.
+        The updated run, and what was changed.
 
     Raises:
-        RunDirectoryError: If the run has not finished, or `output` holds
+        RunDirectoryError: If the run is not finished, or `output` holds
             another one.
-        ValueError: If it is no run over a folder.
-        FileNotFoundError: If the folder is missing or holds no image.
+        ValueError: If the run is not over a folder.
+        FileNotFoundError: If the folder is missing or contains no image.
         UnreadableImageError: If no image can be read.
     """
     with lock.holding(output or run.path):
@@ -69,10 +69,10 @@ def _update_locked(
         state = target if target.bank.exists() else run
     bank = state.load_bank()
     removed_ids, digests = state.load_instances()
-    # A killed update may have buried what it did not remove.
+    # A killed update may have recorded tombstones of ids it did not remove.
     removed_ids = np.setdiff1d(removed_ids, bank.instance_ids)
     if not digests:
-        # Settings are written when training begins.
+        # The settings are written when training begins.
         trained = run.flags.stat().st_mtime
         digests = folder_digests(data.images, bank.names, trained)
     done = update_bank(
@@ -88,8 +88,8 @@ def _update_locked(
     if updated.encoded_by is None and reread:
         encoded_by = EncodedBy(target.encoder_digest())
         updated = dataclasses.replace(updated, encoded_by=encoded_by)
-    # Killed in between, an update gives no id twice, and does again what the
-    # old digests tell.
+    # An update killed in between assigns no id twice, and repeats whatever
+    # follows from the old digests.
     target.save_instances(done.removed_ids, digests)
     target.save_bank(updated)
     target.save_instances(done.removed_ids, done.digests)
@@ -98,7 +98,7 @@ def _update_locked(
 
 
 def _open_output(run: RunDirectory, output: str, folder: str) -> RunDirectory:
-    """The directory of the updated run, with the encoder in it."""
+    """Opens the directory of the updated run and copies the encoder to it."""
     written = run.read_record()
     target = opening.check_record(output, written)
     if target.encoder.exists():
@@ -106,8 +106,8 @@ def _open_output(run: RunDirectory, output: str, folder: str) -> RunDirectory:
             return target
         raise RunDirectoryError(
             "`output` must be missing, empty, or hold an update of the same "
-            f"run. Received: output={output}, which has another encoder than "
-            f"{run.path}."
+            f"run. Received: output={output}, whose encoder differs from that "
+            f"of {run.path}."
         )
     target.save_record(written.with_data(images=folder))
     run.encoder_digest()
@@ -119,17 +119,17 @@ def _open_output(run: RunDirectory, output: str, folder: str) -> RunDirectory:
 def folder_digests(
     folder: str, names: Iterable[str], trained: float
 ) -> dict[str, str]:
-    """SHA-256 of the files that a run was trained on, by name.
+    """Returns the SHA-256 of the files that a run was trained on, by name.
 
     Args:
         folder: The run's images.
-        names: Names of the bank.
-        trained: When training began, seconds as in `os.stat`. A file written
-            after that is another one than was trained on: its digest is
+        names: Names in the bank.
+        trained: When training began, in seconds as in `os.stat`. A file
+            written later is not the one that was trained on: its digest is
             empty.
 
     Returns:
-        Digests; files that are gone are left out.
+        Digests, without those of files that no longer exist.
     """
     digests = {}
     for name in map(str, names):

@@ -1,4 +1,4 @@
-"""Compares a bank with a folder, and merges what is new into it."""
+"""Compares a bank with a folder, and merges new images into it."""
 
 import dataclasses
 import os
@@ -22,18 +22,18 @@ from tf_instdisc.text import shown
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """A bank for the images as they are now, and what became of the old.
+    """A bank for the images as they are now, and the changes to the old one.
 
     Attributes:
-        bank: Rows of kept and added images. Kept ids have the row and the
-            name that they had, bit for bit; those of removed images are gone
-            and are never given again.
-        removed_ids: int64, tombstones: all ids that once were and are no more.
+        bank: Rows of kept and added images. Kept ids have the same row and
+            name as before, bit for bit; those of removed images are gone and
+            are never assigned again.
+        removed_ids: int64, tombstones: all ids that existed and no longer do.
         digests: SHA-256 of each image's file by name.
-        kept: Names that are as they were.
+        kept: Names that are unchanged.
         added: New names.
-        removed: Names that are gone.
-        changed: Names whose file is another one; encoded anew.
+        removed: Names that no longer exist.
+        changed: Names whose file has changed; re-encoded.
         renamed: Pairs of an old and a new name of the same file; the id and
             the row are kept, the name is the new one.
     """
@@ -60,26 +60,26 @@ def update_bank(
     """Compares a bank with a folder, and encodes what is new.
 
     Args:
-        bank: The bank as it is.
+        bank: The current bank.
         removed_ids: Tombstones of earlier updates.
-        old_digests: SHA-256 by name, as the last update has left them; a name
-            that is missing here counts as unchanged.
+        old_digests: SHA-256 by name, as of the last update; a name that is
+            missing here counts as unchanged.
         folder: The images as they are now.
         config: The run's settings.
         encoder: The run's encoder.
-        reread: Whether images that stayed are encoded again too.
+        reread: Whether to encode the remaining images again, too.
 
     Returns:
-        The new bank and what was done.
+        The new bank and what was changed.
 
     Raises:
-        FileNotFoundError: If the folder is missing or holds no image.
+        FileNotFoundError: If the folder is missing or contains no image.
         UnreadableImageError: If no image can be read.
         ValueError: If the folder has class subfolders other than the run's.
     """
     folder = local_path(folder, "folder")
     changes = _compare(bank, folder, old_digests)
-    # All else was decoded when it came into the bank.
+    # All other images were decoded when they were added to the bank.
     fresh = [*changes.added, *changes.changed]
     if reread:
         fresh = list(changes.digests)
@@ -108,10 +108,10 @@ def update_bank(
 
 @dataclasses.dataclass(frozen=True)
 class _Changes:
-    """What a folder has other than a bank.
+    """The differences between a folder and a bank.
 
     Attributes:
-        position_of: Rows of the bank by name; a renamed file's by the new one.
+        position_of: Rows of the bank by name; renamed files by the new name.
         digests: SHA-256 of the files, by name.
         labels: Labels in the bank's numbering, by name.
     """
@@ -126,12 +126,12 @@ class _Changes:
 
     @property
     def kept(self) -> list[str]:
-        """Names of the bank that are still there, in the bank's order."""
+        """Returns the bank's names that still exist, in the bank's order."""
         names = [name for name in self.position_of if name in self.digests]
         return sorted(names, key=self.position_of.__getitem__)
 
     def without(self, bad: Collection[str]) -> "_Changes":
-        """The same where files that cannot be read count as removed."""
+        """Returns the changes if files that cannot be read are removed."""
         return dataclasses.replace(
             self,
             digests={n: d for n, d in self.digests.items() if n not in bad},
@@ -182,7 +182,7 @@ def _merge(
     rows_of: dict[str, np.ndarray],
     removed_ids: np.ndarray,
 ) -> Bank:
-    """Kept rows first, as their ids are lower than those of the added."""
+    """Puts kept rows first, as their ids are lower than those of the added."""
     positions = np.array(
         [changes.position_of[name] for name in changes.kept], np.int64
     )
@@ -210,7 +210,7 @@ def _renames(
     old_digests: dict[str, str],
     digests: dict[str, str],
 ) -> list[tuple[str, str]]:
-    """Pairs of names of one file, where there is exactly one of each."""
+    """Returns name pairs of a file that occurs exactly once in each."""
     by_digest: dict[str, list[str]] = {}
     for name in added:
         by_digest.setdefault(digests[name], []).append(name)
@@ -226,7 +226,7 @@ def _renames(
 
 
 def _labels(names: Collection[str], bank: Bank) -> list[int]:
-    """Labels in the bank's numbering; none outside of the class subfolders."""
+    """Returns labels in the bank's numbering; none outside the subfolders."""
     if not bank.class_names:
         return [NO_LABEL] * len(names)
     known = {name: i for i, name in enumerate(bank.class_names)}
@@ -244,7 +244,7 @@ def _labels(names: Collection[str], bank: Bank) -> list[int]:
 def _encode(
     names: list[str], folder: str, config: RunConfig, encoder: keras.Model
 ) -> dict[str, np.ndarray]:
-    """Rows by name; of what cannot be read there is none."""
+    """Returns rows by name, except those of images that cannot be read."""
     size = len(names)
     bank = Bank(
         np.zeros([size, 0]), np.arange(size), np.array(names), np.zeros(size)

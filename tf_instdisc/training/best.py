@@ -9,10 +9,10 @@ from tf_instdisc.training.saving import Progress
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Writes `encoder_best.keras` after an epoch whose kNN top-1 is the best.
+    """Writes `encoder_best.keras` after an epoch with the best kNN top-1.
 
-    Put it behind the `Checkpointer`: a run that is killed in between begins
-    behind that epoch, and `catch_up` then writes what is missing.
+    Put it after the `Checkpointer`. If the run is killed between the two, it
+    continues after that epoch, and `catch_up` then writes what is missing.
 
     Args:
         run: The run's directory.
@@ -32,12 +32,12 @@ class KeepBest(keras.callbacks.Callback):
 def catch_up(
     run: RunDirectory, encoder: keras.Model, progress: Progress
 ) -> None:
-    """Does what a killed process left undone after its last epoch.
+    """Completes what a killed process left undone after its last epoch.
 
     Args:
         run: The run's directory.
         encoder: The encoder of its newest checkpoint.
-        progress: How far that is.
+        progress: The progress of that checkpoint.
     """
     if progress.images:
         return
@@ -50,7 +50,7 @@ def _keep(
     run: RunDirectory, encoder: keras.Model, epoch: int, score: float
 ) -> None:
     best = run.load_best()
-    # One of a later epoch is from before the run went back to a checkpoint.
+    # One of a later epoch is older than the return to a checkpoint.
     is_better = (
         best is None
         or score > best["knn_top1"]

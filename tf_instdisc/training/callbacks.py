@@ -1,4 +1,4 @@
-"""Keras callbacks: kNN accuracy while training, and the metrics file."""
+"""Keras callbacks: kNN accuracy during training, and the metrics file."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,23 +15,23 @@ from tf_instdisc.runs.embedding import Embedded, embed, inference
 
 
 class KNNMonitor(keras.callbacks.Callback):
-    """Weighted kNN accuracy of test images, each epoch.
+    """Measures the weighted kNN accuracy of test images in each epoch.
 
-    Adds `knn_top1` and `knn_top5` to the epoch's logs, taken from the rows of
-    the memory bank; with `train_dataset`, also `knn_top1_encoded` and
-    `knn_top5_encoded`, taken from the training images encoded anew. Put it
-    before the callbacks that read the logs. The bank is never written.
+    Adds `knn_top1` and `knn_top5` to the epoch's logs, computed from the rows
+    of the memory bank. With `train_dataset`, it also adds `knn_top1_encoded`
+    and `knn_top5_encoded`, computed from re-encoded training images. Put it
+    before the callbacks that read the logs. It does not change the bank.
 
     Args:
-        test_dataset: Gives (images, instance_ids, labels).
-        train_labels: int `[num_instances]`, by instance id; negative ones are
-            left out.
+        test_dataset: Yields (images, instance_ids, labels).
+        train_labels: int `[num_instances]`, by instance id; images with
+            negative labels are left out.
         num_classes: Number of classes of the training set.
-        num_neighbors: k; 200 in the paper.
-        temperature: τ of the weights; the model's by default.
-        train_dataset: Gives (images, instance_ids, labels) of the training
+        num_neighbors: k; the paper uses 200.
+        temperature: τ of the weights; by default that of the model.
+        train_dataset: Yields (images, instance_ids, labels) of the training
             images.
-        every: Epochs between two measurements; the last epoch always counts.
+        every: Epochs between two measurements; the last is always measured.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -105,7 +105,7 @@ class KNNMonitor(keras.callbacks.Callback):
 
 
 class MetricsFile(keras.callbacks.Callback):
-    """Writes one object for each epoch into the run's `metrics.jsonl`.
+    """Writes one object per epoch to the run's `metrics.jsonl`.
 
     Args:
         run: The run's directory.

@@ -1,12 +1,12 @@
-"""How many numbers an encoder holds, and a step keeps of its layers."""
+"""The number of values in an encoder, and those that a step keeps of it."""
 
 import dataclasses
 import math
 
 import keras
 
-# Their outputs are not kept: they are computed within the layer behind them,
-# or are the same numbers in another shape.
+# Their outputs are not kept: they are computed within the next layer, or hold
+# the same values in another shape.
 _NOT_KEPT = (
     keras.layers.Add,
     keras.layers.BatchNormalization,
@@ -19,14 +19,14 @@ _NOT_KEPT = (
 
 @dataclasses.dataclass(frozen=True)
 class EncoderSizes:
-    """Numbers of an encoder.
+    """The sizes of an encoder, as numbers of values.
 
     Attributes:
-        weights: That are trained.
-        statistics: Moving statistics of batch norm.
-        activations: That a training step holds for each image at its peak:
+        weights: Trainable weights.
+        statistics: Moving statistics of batch normalization.
+        activations: Values that a training step holds per image at its peak:
             what is kept until its gradients need it, and twice the largest
-            map, for gradients. Within a quarter of what TensorFlow takes.
+            map, for gradients. Within a quarter of what TensorFlow uses.
     """
 
     weights: int
@@ -54,11 +54,11 @@ def encoder_sizes(encoder: keras.Model) -> EncoderSizes:
 
 
 def _numbers(tensor: keras.KerasTensor) -> int:
-    """Numbers of one example."""
+    """Returns the number of values of one example."""
     return math.prod(tensor.shape[1:])
 
 
 def _attention(layer: keras.layers.MultiHeadAttention) -> int:
-    """Queries, keys, values, what is made of them, scores, their softmax."""
+    """Counts queries, keys, values, their products, scores and softmax."""
     _, tokens, dim = layer.output.shape
     return 5 * tokens * dim + 2 * layer.num_heads * tokens**2

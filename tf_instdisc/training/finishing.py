@@ -1,9 +1,9 @@
 """Finishes a run: rows encoded from the whole images, encoder and bank.
 
-While a run trains, the rows of its memory bank are those of augmented views,
-each written by the encoder of its time. They stay in the checkpoint. What a
-finished run is searched by are rows that its final encoder gives for the
-whole images, so that an image finds itself.
+While a run trains, the rows of its memory bank come from augmented views, each
+written by the encoder at that time. They stay in the checkpoint. A finished
+run is searched by rows that its final encoder computes from the whole images,
+so that an image finds itself.
 """
 
 import dataclasses
@@ -24,23 +24,23 @@ from tf_instdisc.training.saving import Progress
 
 
 def readable_ids(source: ImageSource) -> np.ndarray:
-    """int64: ids of the images that have a row, ascending."""
+    """Returns the ids of the images that have a row: int64, ascending."""
     return np.setdiff1d(np.arange(source.num_instances), source.unreadable)
 
 
 def training_bank(memory_bank: MemoryBank, source: ImageSource) -> Bank:
-    """The rows that training has left, with their names and labels."""
+    """Returns the rows left by training, with their names and labels."""
     ids = readable_ids(source)
     return _named(memory_bank.rows.numpy()[ids].astype(np.float32), source, ids)
 
 
 def training_rows(run: RunDirectory) -> Bank:
-    """A finished run's bank with the rows that training has left.
+    """Returns a finished run's bank with the rows left by training.
 
-    They are averages of augmented views, each encoded at its time.
+    They are averages of augmented views, encoded at different times.
 
     Raises:
-        RunDirectoryError: If the run has not finished, has no checkpoint, or
+        RunDirectoryError: If the run is not finished, has no checkpoint, or
             `instdisc-update` has added images that it was not trained on.
         StorageError: If the checkpoints are damaged.
     """
@@ -69,11 +69,11 @@ def encode(
 ) -> Embedded:
     """Encodes every readable image, in the order of the ids.
 
-    Besides its result it holds a batch.
+    Besides the result, only one batch is held in memory.
 
     Args:
         encoder: The encoder, which runs in inference mode.
-        images: What `evaluation_dataset` gives for the source.
+        images: The output of `evaluation_dataset` for the source.
         source: The images.
 
     Returns:
@@ -100,23 +100,23 @@ def write(
     encoded_at: float,
     init_run: RunDirectory | None = None,
 ) -> None:
-    """Writes the results of a run: encoder, instances, and the bank last.
+    """Writes the results of a run: encoder, instances, and finally the bank.
 
-    The bank names the encoder that its rows are from, so that a process that
-    is killed in between leaves no pair that passes for one.
+    The bank names the encoder of its rows, so that a process killed in
+    between cannot leave two files that seem to belong together.
 
     Args:
         run: The run's directory.
         encoder: Its encoder.
-        embedded: What `encode` gave.
+        embedded: The output of `encode`.
         source: Its images.
-        progress: How far the run is.
-        encoded_at: When encoding began, in seconds as in `os.stat`. A file
-            that was written since may be another one than was encoded.
-        init_run: The run that this one began with.
+        progress: The progress of the run.
+        encoded_at: The time when encoding began, in seconds as in `os.stat`.
+            A file written since may differ from the one that was encoded.
+        init_run: The run from which this one started.
     """
-    # Another file with the same weights would make what was measured of the
-    # encoder look like that of another one.
+    # If another file with the same weights were written, the measurements of
+    # the encoder would seem to belong to another one.
     if not _holds(run, encoder):
         run.save_encoder(encoder)
     encoded_by = EncodedBy(
@@ -140,21 +140,21 @@ def is_finished(
     epochs: int,
     as_it_is: bool = False,
 ) -> bool:
-    """Whether a run's results are those of its newest checkpoint.
+    """Returns whether a run's results are those of its newest checkpoint.
 
     Args:
         run: The run's directory.
         source: Its images.
         encoder: The encoder of its newest checkpoint.
-        progress: How far the checkpoint is; None if there is none.
-        epochs: Epochs that are wanted.
-        as_it_is: Whether the checkpoint is to be finished, however far it is.
+        progress: The progress of the checkpoint; None if there is none.
+        epochs: The requested number of epochs.
+        as_it_is: Whether to finish the checkpoint, whatever its progress.
 
     Returns:
         Whether there is nothing left to do.
 
     Raises:
-        RunDirectoryError: If the run cannot go on: there is nothing to
+        RunDirectoryError: If the run cannot continue: there is nothing to
             finish, or `instdisc-update` has changed its instances.
     """
     if as_it_is and progress is None:
@@ -186,13 +186,13 @@ def is_finished(
     if is_own or is_of_checkpoint:
         return is_of_checkpoint
     if is_trained and encoded_by is None:
-        # Rows of an earlier version do not say how they came about.
+        # The origin of rows written by earlier versions is unknown.
         return True
     raise RunDirectoryError(
         "`run_dir` must hold a bank over the images that the run was trained "
         f"on. Received: run_dir={run.path}, whose bank instdisc-update has "
-        "changed. To train on the images that it now has, start a new run "
-        f"from it: instdisc-train --init_run={run.path} --run_dir=NEW."
+        "changed. To train on its current images, start a new run from it: "
+        f"instdisc-train --init_run={run.path} --run_dir=NEW."
     )
 
 
@@ -207,7 +207,7 @@ def _named(rows: np.ndarray, source: ImageSource, ids: np.ndarray) -> Bank:
 
 
 def _holds(run: RunDirectory, encoder: keras.Model) -> bool:
-    """Whether the run's file is this encoder already."""
+    """Returns whether the run's file already holds this encoder."""
     try:
         kept = run.load_encoder_file(run.encoder)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Health of a memory bank while it trains: figures and warnings."""
+"""The health of a memory bank during training: metrics and warnings."""
 
 import math
 import sys
@@ -15,20 +15,20 @@ from tf_instdisc.retrieval.bank_statistics import (
 
 
 class BankHealth(keras.callbacks.Callback):
-    """Measures the memory bank in each epoch, and warns.
+    """Measures the memory bank in each epoch, and warns of problems.
 
     Adds to the epoch's logs, with the prefix `bank_`: `norm`, `mean_cosine`
-    and `effective_rank` (`bank_statistics`); also `weight_growth`, the length
-    of the encoder's weights over that of the measurement before, or since the
-    restart. Put it before the callbacks that read the logs. It copies the
-    bank to the host.
+    and `effective_rank` (see `bank_statistics`); also `weight_growth`, the
+    norm of the encoder's weights divided by that of the previous measurement
+    or of the restart. Put it before the callbacks that read the logs. It
+    copies the bank to the host.
 
     Args:
-        every: Epochs between two measurements; the last epoch always counts.
+        every: Epochs between two measurements; the last is always measured.
 
     Attributes:
-        warnings: Sentences of the last measurement; each is also printed to
-            the standard error.
+        warnings: Sentences of the last measurement, which are also printed to
+            standard error.
 
     Raises:
         ValueError: If `every` is out of range.

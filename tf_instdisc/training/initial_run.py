@@ -1,4 +1,4 @@
-"""Begins a run with the encoder and the rows of a finished one."""
+"""Starts a run from the encoder and the rows of a finished one."""
 
 import keras
 import numpy as np
@@ -10,11 +10,11 @@ from tf_instdisc.runs.load import load_encoder
 
 
 def begin_with(init_run: str, model: InstanceDiscrimination) -> None:
-    """Gives a model the weights and the rows of a finished run.
+    """Copies the weights and the rows of a finished run into a model.
 
     Args:
         init_run: The directory of that run.
-        model: A new model; its ids must be those of the run.
+        model: A new model, whose ids must be those of the run.
 
     Raises:
         UsageError: If the run's encoder or ids do not fit the model.
@@ -30,7 +30,7 @@ def begin_with(init_run: str, model: InstanceDiscrimination) -> None:
         raise UsageError(
             "`init_run` must hold an encoder of the same kind, and ids below "
             f"{model.num_instances}. Received: init_run={run.path}, with "
-            f"{trained.count_params()} parameters for "
+            f"{trained.count_params()} parameters instead of "
             f"{model.encoder.count_params()} and the highest id "
             f"{bank.instance_ids.max()}"
         )
@@ -41,7 +41,7 @@ def begin_with(init_run: str, model: InstanceDiscrimination) -> None:
         raise UsageError(
             "`mean` and `std` must be those of `init_run`. Received: "
             f"init_run={run.path}, with scale and offset "
-            f"{normalized.tolist()} for {wanted_normalized.tolist()}"
+            f"{normalized.tolist()} instead of {wanted_normalized.tolist()}"
         )
     model.encoder.set_weights(trained.get_weights())
     with model.distribute_strategy.scope():
@@ -49,7 +49,7 @@ def begin_with(init_run: str, model: InstanceDiscrimination) -> None:
 
 
 def _normalization(encoder: keras.Model) -> np.ndarray:
-    """Scale and offset of the channels, `[2, 3]`."""
+    """Returns scale and offset of the channels, `[2, 3]`."""
     for layer in encoder.layers:
         if layer.name == "normalize":
             return np.stack(np.broadcast_arrays(layer.scale, layer.offset))

@@ -1,4 +1,4 @@
-"""Optimizers, and how the learning rate falls."""
+"""Optimizers and learning rate schedules."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -21,15 +21,15 @@ def build_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Builds an optimizer.
 
-    `"sgd"` is PyTorch's (`SGD`), as the authors' code uses it. `"adamw"`
-    (Loshchilov, Hutter 2019) learns more from few steps; its weight decay is
-    that of the paper's own form.
+    `"sgd"` is PyTorch's SGD (see `SGD`), as used by the authors' code.
+    `"adamw"` (Loshchilov, Hutter 2019) learns more from few steps; its weight
+    decay is that of the paper.
 
     Args:
         optimizer: `"sgd"` or `"adamw"`.
-        learning_rate: A rate, or what `build_schedule` gives.
-        momentum: Of `"sgd"`, in [0, 1).
-        weight_decay: As PyTorch's optimizer of this name has it, at least 0.
+        learning_rate: A rate, or the output of `build_schedule`.
+        momentum: Momentum of `"sgd"`, in [0, 1).
+        weight_decay: As in PyTorch's optimizer of this name, at least 0.
 
     Returns:
         The optimizer.
@@ -54,22 +54,22 @@ def build_schedule(
     schedule_epochs: Sequence[int] = (120, 160),
     warmup_epochs: float = 0.0,
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Builds how the learning rate rises and falls.
+    """Builds a learning rate schedule.
 
     Args:
         schedule: `"constant"`, `"steps"` (a tenth after each of
             `schedule_epochs`) or `"cosine"` (to 0 at the end).
         learning_rate: The highest rate.
-        steps_per_epoch: Steps of one epoch.
-        epochs: Epochs of the run.
-        schedule_epochs: Rising; those beyond the run have no effect.
-        warmup_epochs: Epochs in which the rate rises from 0, linearly.
+        steps_per_epoch: Number of steps in an epoch.
+        epochs: Number of epochs of the run.
+        schedule_epochs: Increasing; those after the run have no effect.
+        warmup_epochs: Epochs in which the rate rises linearly from 0.
 
     Returns:
         The schedule.
 
     Raises:
-        ValueError: If the name is unknown, or the warm-up is as long as the
+        ValueError: If the name is unknown, or the warmup is as long as the
             run.
     """
     require_choice("schedule", schedule, SCHEDULES)
@@ -83,7 +83,7 @@ def build_schedule(
     rate = learning_rate
     if schedule == "steps":
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            # Keras keeps a value up to and with its boundary.
+            # Keras keeps a value up to and including its boundary.
             [epoch * steps_per_epoch - 1 for epoch in schedule_epochs],
             [learning_rate * 0.1**i for i in range(len(schedule_epochs) + 1)],
         )
@@ -92,8 +92,8 @@ def build_schedule(
             learning_rate, epochs * steps_per_epoch
         )
     if warmup_steps or schedule == "constant":
-        # A constant by itself would be a variable: a checkpoint would bring
-        # the old one back.
+        # A plain constant would become a variable, and a checkpoint would
+        # restore the old rate.
         rate = Warmup(rate, max(warmup_steps, 1))
     return rate
 
@@ -104,8 +104,8 @@ def optimizer_of(
     """Builds the optimizer of a run from its settings.
 
     Args:
-        config: The settings.
-        steps_per_epoch: Batches of an epoch; updates are fewer where steps
+        steps_per_epoch: Number of batches in an epoch; with accumulation,
+            there are fewer updates.
             are accumulated.
     """
     images_per_update = config.batch_size * config.accumulate_steps
@@ -132,16 +132,16 @@ def optimizer_of(
 def scaled_learning_rate(
     learning_rate: float, scaling: str, images_per_update: int
 ) -> float:
-    """Learning rate of a batch that is not of 256 images.
+    """Scales the learning rate for a batch that is not of 256 images.
 
     Args:
-        learning_rate: That of 256 images.
+        learning_rate: The rate for 256 images.
         scaling: `"none"`, or `"linear"` (Goyal et al. 2017, arXiv
             1706.02677).
-        images_per_update: Global batch times accumulated steps.
+        images_per_update: Global batch size times accumulated steps.
 
     Returns:
-        The rate; a scaled one is printed.
+        The rate. If it is scaled, it is printed.
     """
     if scaling == "none":
         return learning_rate
@@ -149,14 +149,14 @@ def scaled_learning_rate(
     print(
         f"learning rate: {learning_rate:g} x {factor:g} = "
         f"{learning_rate * factor:g}, {scaling} scaling to "
-        f"{images_per_update} images an update"
+        f"{images_per_update} images per update"
     )
     return learning_rate * factor
 
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")
 class SGD(keras.optimizers.SGD):
-    """SGD with momentum and weight decay as `torch.optim.SGD` defines them.
+    """SGD with momentum and weight decay as defined by `torch.optim.SGD`.
 
     Update rule for parameter `w` with gradient `g`:
 
@@ -165,15 +165,15 @@ class SGD(keras.optimizers.SGD):
     w = w - learning_rate * velocity
     ```
 
-    Keras (3.15) multiplies by the learning rate before momentum, so that
-    after a drop of the rate its velocity goes on at the old one, and its
-    weight decay bypasses momentum.
+    Keras (3.15) multiplies by the learning rate before the momentum, so that
+    after a decay of the rate its velocity still follows the old one, and its
+    weight decay bypasses the momentum.
 
     Args:
         learning_rate: A float or a schedule.
         momentum: In [0, 1].
-        coupled_weight_decay: Added to the gradient as a fraction of the
-            weight, at least 0.
+        coupled_weight_decay: Fraction of the weight that is added to the
+            gradient, at least 0.
         **kwargs: Other arguments of `keras.optimizers.SGD`, of which
             `nesterov` and `weight_decay` must keep their defaults.
 
@@ -218,10 +218,10 @@ class SGD(keras.optimizers.SGD):
         self.assign_sub(variable, rate * step)
 
     def convert_keras_momentum(self) -> None:
-        """Brings velocities of `keras.optimizers.SGD` to this class' units.
+        """Converts velocities of `keras.optimizers.SGD` to this class' units.
 
-        They hold -learning_rate times the gradients; the present rate stands
-        for all the rates that they were collected at.
+        They hold -learning_rate times the gradients. The current rate is used
+        for all the rates at which they were accumulated.
         """
         rate = float(ops.convert_to_numpy(self.learning_rate))
         for velocity in self.momentums if self.momentum else ():
@@ -236,11 +236,11 @@ class SGD(keras.optimizers.SGD):
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Scales a schedule by step / warmup_steps until that reaches 1.
+    """Scales a schedule by step / warmup_steps until the factor reaches 1.
 
     Args:
         schedule: A schedule, or a constant rate.
-        warmup_steps: At least 1.
+        warmup_steps: Number of steps, at least 1.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a run is made from, checked and built from its settings."""
+"""The parts of a run, checked and built from its settings."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ _EVALUATION_BATCH = 256
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a run is made from."""
+    """The parts of a run."""
 
     config: RunConfig
     run: RunDirectory
@@ -55,7 +55,7 @@ class Work:
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Sets Keras' dtype policy, by name, for the time of a context."""
+    """Sets Keras' dtype policy, by name, within a context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
@@ -67,7 +67,7 @@ def precision(name: str) -> Iterator[None]:
 def open_sources(
     config: RunConfig, run: RunDirectory, is_chief: bool
 ) -> tuple[ImageSource, ImageSource | None]:
-    """Training and test images; the run remembers which can be decoded."""
+    """Opens training and test images; remembers which can be decoded."""
     known: tuple[Any, Any] = (None, None)
     if config.training.init_run and config.data.images:
         known = opening.load(config.training.init_run).ids_by_name()
@@ -87,7 +87,7 @@ def prepare(
     test_source: ImageSource | None,
     strategy: tf.distribute.Strategy,
 ) -> Work:
-    """Checks that all goes together, and builds the model."""
+    """Checks that all settings fit together, and builds the model."""
     has_knn = knn.has_knn(source, test_source)
     if config.training.keep_best and not has_knn:
         raise UsageError(
@@ -102,7 +102,7 @@ def prepare(
     )
     if strategies.is_chief(strategy):
         opening.check_record(str(run.path), record)
-        run.load_instances()  # Raises now, and not after training.
+        run.load_instances()  # Raises now instead of after training.
     train_images, test_images = (
         s
         and pipeline.evaluation_dataset(
@@ -144,7 +144,7 @@ def prepare(
 
 
 def facts_of(source: ImageSource) -> dict[str, Any]:
-    """What a run keeps of its images, as `RunRecord` has it."""
+    """Returns what a run records about its images, as in `RunRecord`."""
     return {
         "images": source.name,
         "num_instances": source.num_instances,
@@ -154,7 +154,7 @@ def facts_of(source: ImageSource) -> dict[str, Any]:
 
 
 def augmentation_of(config: RunConfig) -> Augmentation:
-    """What is drawn for each training image of a run."""
+    """Returns the random changes to each training image of a run."""
     ranges = dict(vars(config.augmentation))
     return Augmentation(
         image_size=config.data.train_image_size or config.data.image_size,
@@ -164,7 +164,7 @@ def augmentation_of(config: RunConfig) -> Augmentation:
 
 
 def require_multiple(batch_size: int, num_replicas: int) -> None:
-    """Raises UsageError unless each replica gets as much of a batch."""
+    """Raises UsageError unless a batch divides equally among replicas."""
     if batch_size % num_replicas:
         raise UsageError(
             "`batch_size` is global and must be a multiple of the "

@@ -1,4 +1,4 @@
-"""What a run will need, counted before anything of it is started."""
+"""The resources that a run will need, computed before it starts."""
 
 import dataclasses
 import math
@@ -22,14 +22,14 @@ class Plan:
     Attributes:
         bank_on_replica: The bank's copy on each replica.
         bank_on_host: The bank's copies in the memory of each host.
-        head: What a replica's step needs beside the encoder: rows of
+        head: What a replica's step needs besides the encoder: rows of
             negatives, logits, and their gradients.
-        activations: What a replica's step holds of the encoder's layers, at
-            its peak; within a quarter.
+        activations: The layers' values that a replica's step holds at its
+            peak; accurate within a quarter.
         state: Weights, their gradients and the optimizer's slots.
         checkpoint: One checkpoint.
-        steps_per_epoch: Steps of an epoch.
-        warnings: What will not fit.
+        steps_per_epoch: Number of steps in an epoch.
+        warnings: Requirements that will not be met.
     """
 
     bank_on_replica: int
@@ -44,15 +44,15 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Machines:
-    """What a run is to be trained on.
+    """The machines on which a run will be trained.
 
     Attributes:
-        hosts: Hosts of the run.
-        replicas_per_host: Replicas on each.
+        hosts: Number of hosts.
+        replicas_per_host: Number of replicas on each host.
         device_memory: Bytes of one replica's device, or None if the device
             is the host's CPU.
         host_memory: Bytes of a host, or None if unknown.
-        disk: Free bytes where the run's directory will be, or None.
+        disk: Free bytes at the run's directory, or None.
     """
 
     hosts: int = 1
@@ -65,12 +65,12 @@ class Machines:
 def make_plan(
     config: RunConfig, machines: Machines, num_instances: int
 ) -> Plan:
-    """Counts what a run needs.
+    """Computes what a run needs.
 
     Args:
         config: The settings of the run.
-        machines: What it is to be trained on.
-        num_instances: Images of the training set.
+        machines: The machines on which it will be trained.
+        num_instances: Number of images in the training set.
 
     Returns:
         The plan.
@@ -109,7 +109,7 @@ def make_plan(
 
 
 def _at_train_size(config: RunConfig) -> RunConfig:
-    """With the stem of the image size, and the crops' size as input."""
+    """Returns a configuration with the crops' size as input, same stem."""
     data, stem = config.data, config.encoder.stem
     return dataclasses.replace(
         config,
@@ -123,11 +123,11 @@ def _at_train_size(config: RunConfig) -> RunConfig:
 
 
 def _head(config: RunConfig, num_instances: int, local_batch: int) -> int:
-    """Bytes of a replica's step beside the encoder."""
+    """Returns the bytes of a replica's step besides the encoder."""
     method = config.method
     row = 4 * config.encoder.embedding_dim
     if method.objective in ("softmax", "parametric"):
-        # The rows as they are read, logits, their exponentials and gradients.
+        # The rows as read, the logits, their exponentials and gradients.
         return num_instances * row + 3 * 4 * local_batch * num_instances
     sets = 1 if method.negatives == "shared" else local_batch
     head = 2 * sets * method.num_negatives * row
@@ -141,13 +141,13 @@ def _head(config: RunConfig, num_instances: int, local_batch: int) -> int:
 def _warnings(
     plan: Plan, config: RunConfig, machines: Machines
 ) -> Iterator[str]:
-    """What will be refused, or will not fit."""
+    """Returns sentences about what will be rejected, or will not fit."""
     batch_size = config.optimizer.batch_size
     replicas = machines.hosts * machines.replicas_per_host
     if batch_size % replicas:
         yield (
             f"--batch_size={batch_size} is not a multiple of the {replicas} "
-            "replicas and will be refused."
+            "replicas and will be rejected."
         )
     smaller = "Use --bank_dtype=bfloat16 or --bank_placement=host"
     if config.method.objective == "softmax":
@@ -188,5 +188,5 @@ def _warnings(
         if available is not None and needed > available:
             yield (
                 f"{what}: {needed / GIB:.2f} GiB are needed, "
-                f"{available / GIB:.2f} GiB are there. {cure}"
+                f"{available / GIB:.2f} GiB are available. {cure}"
             )

@@ -1,4 +1,4 @@
-"""Saves a run while it trains, and brings it back."""
+"""Saves a run during training, and restores it."""
 
 import contextlib
 import dataclasses
@@ -31,16 +31,16 @@ _STOPPING = (
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        epochs: Finished epochs.
-        images: Images of the next epoch that were seen already.
-        batch_size: Of the run up to here.
-        metrics: What the metrics counted in the epoch up to here.
-        baselines: What was measured before training.
-        format_version: Of the variables' meaning: in version 1 the momentum
-            of SGD held gradients times -learning_rate.
+        epochs: Number of finished epochs.
+        images: Number of images of the next epoch that were already seen.
+        batch_size: The batch size so far.
+        metrics: State of the metrics in the current epoch.
+        baselines: Measurements from before training.
+        format_version: Version of the variables' meaning: in version 1, the
+            momentum of SGD held gradients times -learning_rate.
     """
 
     epochs: int = 0
@@ -51,7 +51,7 @@ class Progress:
     format_version: int = _FORMAT_VERSION
 
     def in_whole_batches(self, num_images: int, batch_size: int) -> "Progress":
-        """The same, or the next epoch if no whole batch is left of this one.
+        """Skips to the next epoch if no full batch is left of this one.
 
         This happens only if the batch size was changed.
         """
@@ -63,21 +63,21 @@ class Progress:
 
 
 def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
-    """Brings a model back to the newest whole checkpoint, if there is one.
+    """Restores a model from the newest valid checkpoint, if there is one.
 
     Args:
         run: The run's directory.
-        model: Compiled as when it was saved.
+        model: The model, compiled as when it was saved.
 
     Returns:
-        How far the run was, or None if it has to start.
+        The progress of the run, or None if it has to start.
 
     Raises:
         StorageError: If all checkpoints are damaged, or do not fit.
     """
     saved, damages = checkpoints.find_newest(run.checkpoints)
     for damage in damages:
-        print(f"warning: {damage}; taking the one before.")
+        print(f"warning: {damage}; using the previous one.")
     if saved is None:
         return None
     model.build_training_state()
@@ -101,8 +101,8 @@ def _in_present_format(progress: Progress, model: FitLoop) -> Progress:
     if isinstance(optimizer, optimization.SGD):
         optimizer.convert_keras_momentum()
         print(
-            "An older version began this run with a momentum in other units; "
-            "it was converted at the present learning rate."
+            "An older version started this run with a momentum in other units; "
+            "it was converted at the current learning rate."
         )
     return dataclasses.replace(progress, format_version=_FORMAT_VERSION)
 
@@ -113,8 +113,8 @@ def require_one_beginning(
     """Raises unless all hosts have read the same checkpoint.
 
     Raises:
-        StorageError: If they have not.
-        WorkerLostError: If a host went away.
+        StorageError: If the checkpoints differ.
+        WorkerLostError: If a host was lost.
     """
     mine = [progress.epochs, progress.images, int(model.step.numpy())]
     hosts = strategies.num_hosts(strategy)
@@ -133,18 +133,18 @@ def _state(model: FitLoop) -> tf.train.Checkpoint:
 
 
 class Checkpointer(keras.callbacks.Callback):
-    """Saves the run after each epoch, each few minutes, and when stopped.
+    """Saves the run after each epoch, every few minutes, and when stopped.
 
-    Put it behind the callbacks whose output belongs to the epoch.
+    Put it after the callbacks whose output belongs to the epoch.
 
     Args:
         run: The run's directory.
-        progress: How far the run is.
+        progress: The progress of the run.
         batch_size: Images in a global batch.
-        num_images: Images of an epoch.
-        minutes: Between two checkpoints inside an epoch.
-        keep: Checkpoints that stay.
-        writes: Whether this host writes.
+        num_images: Number of images in an epoch.
+        minutes: Minutes between two checkpoints within an epoch.
+        keep: Number of checkpoints to keep.
+        writes: Whether this host writes checkpoints.
     """
 
     def __init__(
@@ -216,8 +216,8 @@ class Checkpointer(keras.callbacks.Callback):
         raise RunStoppedError(
             f"The run was stopped after {self.progress.epochs} epochs and "
             f"{self.progress.images} images, and saved in "
-            f"{path or self.run.checkpoints}. Start the same command again "
-            "to continue."
+            f"{path or self.run.checkpoints}. Start the same command again to "
+            "continue."
         )
 
     def _save(self) -> pathlib.Path | None:
@@ -252,19 +252,19 @@ def _raise_not_finite(model: FitLoop, what: str) -> NoReturn:
     raise NonFiniteError(
         f"{what} is not finite after step {int(model.step.numpy())}, at a "
         f"learning rate of {float(model.optimizer.learning_rate):.3g}. The "
-        "checkpoints are from before. Try a lower --learning_rate, a longer "
+        "checkpoints are older. Try a lower --learning_rate, a longer "
         "--warmup_epochs, a higher --temperature or --precision=float32."
     )
 
 
 @contextlib.contextmanager
 def stop_on_signals(model: FitLoop) -> Iterator[None]:
-    """Within the context, SIGTERM and SIGINT stop training after its step.
+    """Within the context, SIGTERM and SIGINT stop training after the step.
 
-    A second SIGINT does what it did before the context was entered.
+    A second SIGINT has the effect that it had before the context.
     """
     if threading.current_thread() is not threading.main_thread():
-        # Python leaves signals to the main thread.
+        # Python handles signals only in the main thread.
         yield
         return
 

@@ -1,4 +1,4 @@
-"""Strategies: on which devices and hosts a run's replicas are."""
+"""Strategies: the devices and hosts that hold a run's replicas."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,15 +13,15 @@ from tf_instdisc.method import replicas as distribution
 
 
 def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
-    """Builds the strategy that a model is created under.
+    """Builds the strategy in whose scope a model is created.
 
-    Call it before anything else touches a device.
+    Call it before anything else uses a device.
 
     Args:
         name: `"one_device"`; `"mirrored"`, all GPUs of this host, or all
-            logical CPU devices where there is no GPU; `"multi_worker"`, the
-            hosts in the environment's `TF_CONFIG`; `"auto"`, all GPUs of
-            this host if there are any.
+            logical CPU devices if there is no GPU; `"multi_worker"`, the
+            hosts in the environment variable `TF_CONFIG`; `"auto"`, all GPUs
+            of this host if there are any.
 
     Returns:
         The strategy.
@@ -42,7 +42,7 @@ def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
 
 
 def split_cpu(num_devices: int) -> None:
-    """Splits the CPU into logical devices, before anything touches it."""
+    """Splits the CPU into logical devices, before anything uses it."""
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * num_devices,
@@ -50,10 +50,10 @@ def split_cpu(num_devices: int) -> None:
 
 
 def mirrored_cpus(devices: list[str]) -> tf.distribute.MirroredStrategy:
-    """Replicas on logical CPU devices, to try out what replicas do.
+    """Builds replicas on logical CPU devices, to try out distribution.
 
-    Not with collective operations: those of TensorFlow 2.21 are numbered from
-    0 in each strategy, so that two strategies of one process collide.
+    It does not use collective operations: TensorFlow 2.21 numbers them from 0
+    in each strategy, so two strategies of one process would collide.
     """
     return tf.distribute.MirroredStrategy(
         devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
@@ -61,7 +61,7 @@ def mirrored_cpus(devices: list[str]) -> tf.distribute.MirroredStrategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the run's files."""
+    """Returns whether this process writes the run's files."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return True
@@ -89,7 +89,7 @@ def sum_over_hosts(
 
 
 def num_hosts(strategy: tf.distribute.Strategy) -> int:
-    """Number of processes that take part."""
+    """Returns the number of processes that take part."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     spec = strategy.cluster_resolver.cluster_spec().as_dict()
@@ -98,7 +98,7 @@ def num_hosts(strategy: tf.distribute.Strategy) -> int:
 
 @contextlib.contextmanager
 def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Turns the many errors of a broken collective operation into one.
+    """Turns the various errors of a broken collective operation into one.
 
     Raises:
         WorkerLostError: If an operation fails on one of many hosts.
@@ -109,8 +109,8 @@ def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if num_hosts(strategy) == 1:
             raise
         raise WorkerLostError(
-            "Another host of the run went away; this one ends, too. Start "
-            "the same command again on all hosts: the run goes on from its "
+            "Another host of the run was lost; this one ends, too. Start "
+            "the same command again on all hosts: the run continues from its "
             f"newest checkpoint. ({type(error).__name__}: "
             f"{error.message.partition(chr(10))[0]})"
         ) from error
@@ -123,17 +123,17 @@ def distribute(
     """Has each host read its own part of every batch.
 
     Args:
-        strategy: Of the run.
-        dataset: Makes the batches of one host's replicas, or, from None,
-            global batches; all hosts' have one number of batches.
+        strategy: The strategy of the run.
+        dataset: Returns the batches of one host's replicas or, for None,
+            global batches. All hosts must have equally many batches.
 
     Returns:
-        What `fit` takes.
+        A data set for `fit`.
     """
     if strategy.num_replicas_in_sync == 1:
         return dataset(None)
-    # The steps are counted: asking all hosts whether they have a batch
-    # would cost a message in each step.
+    # The number of steps is known: asking all hosts whether they have a batch
+    # would require communication in each step.
     strategy.extended.experimental_enable_get_next_as_optional = False
     replicas = strategy.num_replicas_in_sync // num_hosts(strategy)
     return strategy.distribute_datasets_from_function(

@@ -1,7 +1,7 @@
 """A whole run: settings in, a run directory out.
 
-Everything here is put together from the public parts; another training
-script would use the same parts in its own way.
+This module only combines the public parts; another training script could
+combine the same parts in its own way.
 """
 
 import contextlib
@@ -46,32 +46,32 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     finish: bool = False,
 ) -> RunDirectory:
-    """Trains an encoder and fills the run's directory, or goes on with it.
+    """Trains an encoder and fills the run's directory, or continues a run.
 
-    On more than one host each calls it with the same arguments, and the
-    directory is on a file system that they share; the chief alone writes.
+    With more than one host, each calls it with the same arguments, and the
+    directory is on a file system that they share; only the chief writes.
 
     Args:
         config: The settings.
-        run_dir: Missing, empty, or the directory of a run to continue.
-        source: Images to train on; by default those of `config.data`.
-        test_source: Images to classify by kNN, beside `source`. Without
-            labels on both sides there is no kNN.
-        strategy: In place of the one that `config.training` names.
-        finish: Whether the newest checkpoint is finished as it is, however
-            far it is: nothing is trained. The run can still go on later.
+        run_dir: A missing or empty directory, or that of a run to continue.
+        source: The images to train on; by default those of `config.data`.
+        test_source: The images to classify by kNN, if `source` is given.
+            kNN requires labels of both.
+        strategy: Overrides the strategy that `config.training` names.
+        finish: Whether to finish the newest checkpoint without further
+            training, whatever its progress. The run can be continued later.
 
     Returns:
         The run.
 
     Raises:
-        UsageError: If settings do not fit the images, the test classes are
-            other than the training classes, or the directory holds a run
+        UsageError: If the settings do not fit the images, the test classes
+            differ from the training classes, or the directory holds a run
             with other settings.
-        RunError: If the run cannot go on; its message says why.
+        RunError: If the run cannot continue. The message states the reason.
     """
     opening.check_usable(run_dir)
-    # First, as it configures the devices.
+    # This comes first, because it configures the devices.
     if config.training.logical_cpus > 1:
         strategies.split_cpu(config.training.logical_cpus)
     strategy = strategy or strategies.build_strategy(
@@ -87,7 +87,7 @@ def train(
         run = RunDirectory(pathlib.Path(run_dir))
         if source is None:
             source, test_source = parts.open_sources(config, run, is_chief)
-        # Not before: preparing a data set takes from Python's random numbers.
+        # Not earlier: preparing a data set uses Python's random numbers.
         keras.utils.set_random_seed(config.training.seed)
         work = parts.prepare(config, run, source, test_source, strategy)
         progress = _begin(work, finish)
@@ -96,14 +96,14 @@ def train(
                 progress = _fit(work, progress)
             if is_chief:
                 _write_results(work, progress)
-            # No host ends while the chief still writes.
+            # No host ends while the chief is still writing.
             with strategies.lost_workers_named(strategy):
                 strategies.sum_over_hosts(strategy, [1])
     return run
 
 
 def _begin(work: Work, finish: bool) -> saving.Progress | None:
-    """Restores or begins the run; None if nothing is left to do."""
+    """Restores or starts the run; returns None if nothing is left to do."""
     config, run, model = work.config, work.run, work.model
     epochs = config.optimizer.epochs
     progress = saving.restore_newest(run, model)
@@ -125,7 +125,7 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
         elif config.method.bank_init == "encode":
             model.encode_bank(work.train_images)
     elif progress.batch_size != work.batch_size:
-        # The learning rate goes by the fraction of the run that is done.
+        # The learning rate depends on the completed fraction of the run.
         images = work.source.num_readable - progress.images
         left = images // work.batch_size
         done = (progress.epochs + 1) * work.steps - left
@@ -133,7 +133,7 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
             done // config.optimizer.accumulate_steps
         )
     saving.require_one_beginning(work.strategy, progress, model)
-    # The chief may write results before another host has looked for them.
+    # The chief may write results before another host has checked for them.
     if any(strategies.sum_over_hosts(work.strategy, [int(is_finished)])):
         print(_finished_line(run, progress, epochs))
         return None
@@ -141,7 +141,7 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
 
 
 def _baselines(work: Work) -> dict[str, list[float]]:
-    """kNN of raw pixels and of the untrained encoder, if they are wanted."""
+    """Returns the kNN of raw pixels and the untrained encoder, if wanted."""
     is_wanted = work.config.training.baselines and work.is_chief
     if not is_wanted or work.test_images is None:
         return {}
@@ -184,8 +184,8 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
             steps_per_epoch=work.steps,
             initial_epoch=progress.epochs,
             epochs=config.optimizer.epochs,
-            shuffle=False,  # The data set shuffles by itself.
-            # A bar fills a log file with a line for every step.
+            shuffle=False,  # The data set is already shuffled.
+            # A progress bar adds a line per step to a log file.
             verbose=verbose if work.is_chief else 0,
             callbacks=callbacks,
         )
@@ -285,10 +285,10 @@ def _finished_line(
     if progress.epochs >= epochs:
         return (
             f"The run in {run.path} is finished: {progress.epochs} epochs. "
-            "To go on, raise --epochs."
+            "To continue, raise --epochs."
         )
     more = f" and {progress.images} images of the next" * bool(progress.images)
     return (
         f"The run in {run.path} is finished as it is: {progress.epochs} of "
-        f"{epochs} epochs{more}. To go on, leave --finish out."
+        f"{epochs} epochs{more}. To continue, leave --finish out."
     )
