@@ -235,7 +235,7 @@ OTHERS = {
     "no network": ({"epoch": 3, "acc": 0.5}, "must hold `state_dict` or `net`"),
     "an empty network": ({"net": {}}, "no weights"),
     "a number": ({"net": 3}, "no weights"),
-    "a weight that is a number": ({"net": {"a": 3}}, "'a' is no tensor"),
+    "a weight that is a number": ({"net": {"a": 3}}, "'a' is not a tensor"),
     "a list": ([1], "dictionary"),
 }
 

@@ -144,8 +144,8 @@ def of_name(name):
             "feature map .* or a vector.*None, 64, 3",
         ),
         (lambda: of_name("pool"), {}, "leave the names.*names pool"),
-        (sequential, {"width": 32}, "`width` belongs.*width=32"),
-        (sequential, {"stem": "cifar"}, "`stem` belongs.*'cifar'"),
+        (sequential, {"width": 32}, "`width` applies only.*width=32"),
+        (sequential, {"stem": "cifar"}, "`stem` applies only.*'cifar'"),
         (sequential, {"sync_batch_norm": True}, "sync_batch_norm=True"),
     ),
 )

@@ -254,7 +254,7 @@ def test_packed_entries_are_refused(tmp_path):
     content = {"state_dict": {"a": np.zeros(25_000_000, np.float32)}}
     data = torch_files.zip_bytes(content, zipfile.ZIP_DEFLATED)
     assert len(data) < 200_000
-    with pytest.raises(CheckpointError, match="packed"):
+    with pytest.raises(CheckpointError, match="compressed"):
         read_everything(write(tmp_path, data))
 
 

@@ -284,6 +284,6 @@ def _writing(directory: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"{directory} cannot be written: {error.strerror or error}. Make "
-            "room or make the directory writable, then run the same "
+            "room or make the directory writable, then start the same "
             "command again."
         ) from error

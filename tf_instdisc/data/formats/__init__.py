@@ -1,1 +1,1 @@
-"""Readers of image files' structure: what is decoded, and at what cost."""
+"""Readers of image file structures: what is decoded, and at what cost."""

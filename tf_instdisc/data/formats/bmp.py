@@ -1,4 +1,4 @@
-"""BMP files, read here: TensorFlow takes the numbers of colors for gray."""
+"""BMP files, decoded here: TensorFlow takes their color count for gray."""
 
 import tensorflow as tf
 
@@ -9,12 +9,12 @@ BITS = (1, 4, 8, 16, 24, 32)
 
 _RGB, _BITFIELDS, _ALPHA_BITFIELDS = 0, 3, 6
 _FILE_HEADER = 14
-_OLD_HEADER = 12  # of OS/2; its palette has three bytes a color
+_OLD_HEADER = 12  # OS/2's; its palette has three bytes per color.
 _MASKS_AT = 54
 
 
 def read(file: FileBytes, max_pixels: int) -> Stored:
-    """Reads the size; the file itself is decoded."""
+    """Reads the size; the file itself is decoded later."""
     del max_pixels
     header = _Header(file)
     checks = [
@@ -30,7 +30,7 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
             "compression:",
             [header.bits, header.compression],
         ),
-        # Without its pixels it is cut off.
+        # A file without all of its pixels is cut off.
         *require(
             header.offset + header.stride * header.height
             <= tf.cast(file.length, tf.int64),
@@ -44,7 +44,7 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
 
 
 class _Header:
-    """Numbers of a header, int64."""
+    """The fields of a header, int64."""
 
     def __init__(self, file: FileBytes):
         size = file.little(14, 4)
@@ -59,7 +59,7 @@ class _Header:
         self.offset = file.little(10, 4)
         self.width = number(18, 2, 18, 4)
         height = number(20, 2, 22, 4)
-        # A negative height means: from top to bottom.
+        # A negative height means that rows go from top to bottom.
         self.is_downward = height >= 2**31
         self.height = tf.where(self.is_downward, 2**32 - height, height)
         self.bits = number(24, 2, 28, 2)
@@ -69,7 +69,7 @@ class _Header:
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """uint8 `[height, width, 3]`."""
+    """Returns uint8 `[height, width, 3]`."""
     file = file_bytes(contents)
     header = _Header(file)
     height, width, stride, offset = (
@@ -93,7 +93,7 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
     ]
     index = tf.argmax(header.bits == BITS)
     image = tf.switch_case(tf.cast(index, tf.int32), branches)
-    # What stands behind the last pixel fills the row up.
+    # Pixels after the last column only pad the row.
     image = tf.ensure_shape(image, [None, None, 3])[:, :width]
     return tf.cond(header.is_downward, lambda: image, lambda: image[::-1])
 
@@ -163,6 +163,6 @@ def _of_32_bits(file: FileBytes, header: _Header, rows: tf.Tensor) -> tf.Tensor:
 
 
 def _masks(file: FileBytes, header: _Header, default: tf.Tensor) -> tf.Tensor:
-    """Which bits are red, green and blue, int64 `[3]`."""
+    """Returns the bits of red, green and blue, int64 `[3]`."""
     stated = [file.little(_MASKS_AT + 4 * place, 4) for place in range(3)]
     return tf.where(header.compression != _RGB, tf.stack(stated), default)

@@ -1,4 +1,4 @@
-"""The orientation in EXIF data: how a stored image is to be shown."""
+"""The orientation in EXIF data: how a stored image should be shown."""
 
 import tensorflow as tf
 
@@ -11,17 +11,17 @@ from tf_instdisc.data.formats.file_bytes import (
 _ORIENTATION = 0x0112
 _PREFIX = b"Exif\0\0"
 _TAG_BYTES = 12
-# Bytes of a value by TIFF type: a byte, a short or a long number.
+# Bytes per value by TIFF type: byte, short and long.
 _VALUE_BYTES = {1: 1, 3: 2, 4: 4}
 
 
 def orientation(file: FileBytes, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
-    """Reads the orientation; whatever is garbage counts as upright.
+    """Reads the orientation; invalid data counts as upright.
 
     Args:
         file: The file.
-        start: Where the EXIF data begins, with or without `Exif\\0\\0`.
-        end: Where it ends; equal to `start` if there is none.
+        start: Start of the EXIF data, with or without `Exif\\0\\0`.
+        end: End of the EXIF data; equal to `start` if there is none.
 
     Returns:
         int32 scalar in 1..8.
@@ -60,21 +60,21 @@ def _read(file: FileBytes, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
     is_orientation = (number(tags[:, :2]) == _ORIENTATION) & (
         number(tags[:, 4:8]) == 1
     )
-    # Of a tag that stands twice, the last one counts, as in Pillow.
+    # If a tag occurs twice, the last one counts, as in Pillow.
     found = tf.concat([[1], tf.boolean_mask(values, is_orientation)], 0)[-1]
     is_valid = is_tiff & (found >= 1) & (found <= 8)
     return tf.where(is_valid, tf.cast(found, tf.int32), 1)
 
 
 def is_transposed(orientation: tf.Tensor) -> tf.Tensor:
-    """Whether rows are shown as columns; bool scalar."""
+    """Returns whether rows are shown as columns; bool scalar."""
     return orientation >= 5
 
 
 def flips(orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Whether the shown image is mirrored top to bottom, and left to right.
+    """Returns whether to flip the image top to bottom, and left to right.
 
-    The flips come after the transposition.
+    The flips are applied after the transposition.
     """
     vertical = tf.reduce_any(orientation == [3, 4, 7, 8])
     horizontal = tf.reduce_any(orientation == [2, 3, 6, 7])
@@ -82,7 +82,7 @@ def flips(orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def orient(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """A stored image `[height, width, channels]` as it is to be shown."""
+    """Orients a stored image `[height, width, channels]` as it is shown."""
 
     def turned() -> tf.Tensor:
         shown = tf.cond(

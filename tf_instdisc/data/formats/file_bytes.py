@@ -7,21 +7,21 @@ import tensorflow as tf
 _LETTERS = [bytes([value]) for value in range(256)]
 
 
-# Zeros behind the last byte, as many as are read at a time.
+# Zeros after the last byte, as many as are read at once.
 _PADDING = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class FileBytes:
-    """A file as text and as numbers.
+    """A file as a string and as numbers.
 
-    Reading beyond the end gives zeros, so that a file that is cut off needs no
-    branch of its own.
+    Reading beyond the end returns zeros, so that a truncated file needs no
+    special case.
 
     Attributes:
         contents: Scalar string.
-        data: uint8 `[length + 64]`, the same bytes and zeros.
-        length: Bytes of the file, int32 scalar.
+        data: uint8 `[length + 64]`, the same bytes followed by zeros.
+        length: Number of bytes in the file, int32 scalar.
     """
 
     contents: tf.Tensor
@@ -29,26 +29,26 @@ class FileBytes:
     length: tf.Tensor
 
     def at(self, start: int | tf.Tensor, count: int) -> tf.Tensor:
-        """int32 `[count]`, the bytes from `start` on; 64 at most."""
+        """Returns int32 `[count]`, the bytes from `start`; at most 64."""
         start = tf.clip_by_value(start, 0, self.length)
         return tf.cast(tf.slice(self.data, [start], [count]), tf.int32)
 
     def gather(self, positions: tf.Tensor) -> tf.Tensor:
-        """int32, the bytes at some positions, of the same shape."""
+        """Returns int32, the bytes at some positions, in the same shape."""
         inside = (positions >= 0) & (positions < self.length)
         positions = tf.where(inside, positions, self.length)
         return tf.cast(tf.gather(self.data, positions), tf.int32)
 
     def little(self, start: tf.Tensor, count: int) -> tf.Tensor:
-        """A little-endian number of up to four bytes, int64."""
+        """Returns a little-endian number of up to four bytes, int64."""
         return little_endian(self.at(start, count))
 
     def big(self, start: tf.Tensor, count: int) -> tf.Tensor:
-        """A big-endian number of up to four bytes, int64."""
+        """Returns a big-endian number of up to four bytes, int64."""
         return big_endian(self.at(start, count))
 
     def slice(self, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
-        """Scalar string; cut off where the file ends."""
+        """Returns a scalar string, truncated at the end of the file."""
         start = tf.clip_by_value(start, 0, self.length)
         return tf.strings.substr(
             self.contents, start, tf.maximum(end - start, 0)
@@ -63,33 +63,33 @@ def file_bytes(contents: tf.Tensor) -> FileBytes:
 
 
 def little_endian(values: tf.Tensor) -> tf.Tensor:
-    """int64 `[...]` from bytes `[..., count]`."""
+    """Converts bytes `[..., count]` to int64 `[...]`."""
     places = [256**place for place in range(values.shape[-1])]
     return tf.reduce_sum(tf.cast(values, tf.int64) * places, axis=-1)
 
 
 def big_endian(values: tf.Tensor) -> tf.Tensor:
-    """int64 `[...]` from bytes `[..., count]`."""
+    """Converts bytes `[..., count]` to int64 `[...]`."""
     return little_endian(values[..., ::-1])
 
 
 def to_string(values: tf.Tensor) -> tf.Tensor:
-    """Scalar string of bytes `[count]` in 0..255."""
+    """Converts bytes `[count]` in 0..255 to a scalar string."""
     return tf.strings.reduce_join(tf.gather(tf.constant(_LETTERS), values))
 
 
 def little_string(number: tf.Tensor, count: int) -> tf.Tensor:
-    """Scalar string: a number as little-endian bytes."""
+    """Converts a number to little-endian bytes, a scalar string."""
     number = tf.cast(number, tf.int64)
     return to_string(number // [256**place for place in range(count)] % 256)
 
 
 def require(condition: tf.Tensor, message: str, values: list) -> list:
-    """A control dependency that fails with InvalidArgumentError.
+    """Returns control dependencies that fail with InvalidArgumentError.
 
     Args:
-        condition: bool, scalar.
-        message: What is required.
+        condition: bool scalar.
+        message: The requirement.
         values: Tensors to show.
 
     Returns:

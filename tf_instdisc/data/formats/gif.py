@@ -10,19 +10,20 @@ from tf_instdisc.data.formats.file_bytes import (
 )
 from tf_instdisc.data.formats.stored import Stored
 
-_STEPS = 4000  # blocks, or runs of blocks of one size, up to the first frame
+_STEPS = 4000  # Blocks or runs of equal blocks before a frame.
 _RUN = 256
 _HEADER_END = 13
 _DESCRIPTOR_BYTES = 10
-# Behind the trailer: left, top, background, and a byte of padding.
+# After the trailer: left, top, background, and a byte of padding.
 _CANVAS_FIELDS = 8
 
 
 def read(file: FileBytes, max_pixels: int) -> Stored:
-    """Makes a file of the first frame alone.
+    """Creates a file of the first frame alone.
 
-    Blocks for animation, text and transparency are left out: they say nothing
-    of the colors. Place and canvas are kept behind the trailer, for `decode`.
+    Blocks for animation, text and transparency are omitted, as they do not
+    affect the colors. The frame's position and the canvas are stored after
+    the trailer, for `decode`.
     """
     del max_pixels
     height, width = _short(file, 8), _short(file, 6)
@@ -80,13 +81,13 @@ def _palette_bytes(file: FileBytes, at: int | tf.Tensor) -> tf.Tensor:
 def _first_frame(
     file: FileBytes, position: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The frame's descriptor, its end, and the transparent color or 0."""
+    """Returns the frame's descriptor, its end, and the transparent color."""
     run = tf.range(_RUN)
 
     def in_data(
         position: tf.Tensor, frame: tf.Tensor, transparent: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """A block of data, or many of one size; an empty one is the last."""
+        """Skips data blocks, or a run of equal ones; the last is empty."""
         (length,) = tf.unstack(file.at(position, 1))
         heads = file.gather(position + (length + 1) * run)
         alike = tf.math.cumprod(tf.cast(heads == length, tf.int32))
@@ -153,7 +154,7 @@ def _first_frame(
 def decode(
     contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
-    """uint8 `[height, width, 3]`: the first frame on its canvas."""
+    """Returns uint8 `[height, width, 3]`: the first frame on its canvas."""
     image = tf.io.decode_image(contents, channels=3, expand_animations=False)
     image = tf.ensure_shape(image, [None, None, 3])
     fields = tf.strings.substr(contents, -_CANVAS_FIELDS, _CANVAS_FIELDS)
@@ -174,14 +175,14 @@ def place(
     width: tf.Tensor,
     background: tf.Tensor,
 ) -> tf.Tensor:
-    """Puts a frame on a canvas.
+    """Places a frame on a canvas.
 
     Args:
         image: uint8 `[frame_height, frame_width, 3]`.
         top: int32, row of the canvas at which the frame begins.
-        left: int32, column.
-        height: Of the canvas.
-        width: Of the canvas.
+        left: int32, column of the canvas at which the frame begins.
+        height: Height of the canvas.
+        width: Width of the canvas.
         background: uint8 `[3]`, color of the rest.
 
     Returns:
@@ -192,7 +193,7 @@ def place(
     def placed() -> tf.Tensor:
         below = tf.cast(height, tf.int32) - top - shape[0]
         right = tf.cast(width, tf.int32) - left - shape[1]
-        # Differences to the background, so that zeros are the background.
+        # Differences from the background, so that zero is the background.
         differences = tf.pad(
             tf.bitwise.bitwise_xor(image, background),
             [[top, below], [left, right], [0, 0]],

@@ -1,4 +1,4 @@
-"""An image file of any format: its header, and then its pixels."""
+"""An image file of any format: first its header, then its pixels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,25 +10,25 @@ from tf_instdisc.data.formats.file_bytes import file_bytes, require
 from tf_instdisc.data.formats.stored import Stored
 
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
-"""What is decoded, everywhere."""
+"""The formats that are decoded, everywhere in the package."""
 
 JPEG, _PNG, _GIF, _BMP, _WEBP, _UNKNOWN = range(6)
-"""Formats, in the order of the readers."""
+"""The formats, in the order of the readers."""
 
 
 def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
-    """Reads the header of a file, and bounds what its pixels cost.
+    """Reads the header of a file, and bounds the cost of its pixels.
 
     Args:
         contents: Scalar string.
-        max_pixels: Larger images are refused.
+        max_pixels: Larger images are rejected.
 
     Returns:
-        The format, int32 scalar, and what the header says.
+        The format, int32 scalar, and the content of the header.
 
     Raises:
-        tf.errors.InvalidArgumentError: When run, if the file is of another
-            format, too large, or costs more than its pixels.
+        tf.errors.InvalidArgumentError: At run time, if the file has another
+            format, is too large, or costs more than its pixels.
     """
     file = file_bytes(contents)
     start = file.slice(0, 12)
@@ -61,7 +61,7 @@ def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
     height, width = stored.height, stored.width
     checks = [
         *require((height > 0) & (width > 0), "An image must have pixels.", []),
-        # Not a product, which could be beyond 64 bits.
+        # Not a product, which could exceed 64 bits.
         *require(
             height <= max_pixels // tf.maximum(width, 1),
             f"An image must have at most {max_pixels} pixels. Received "
@@ -74,10 +74,10 @@ def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
 
 
 def _called(branch: Callable[..., Any]) -> Callable[[], Any]:
-    """Keeps a branch from being inlined.
+    """Prevents a branch from being inlined.
 
-    Of an inlined branch that is not taken, TensorFlow still visits each op,
-    which takes longer than decoding a small image.
+    If an inlined branch is not taken, TensorFlow still visits each of its
+    ops, which takes longer than decoding a small image.
     """
     return tf.function(
         branch, autograph=False, experimental_attributes={"_noinline": True}
@@ -90,8 +90,8 @@ def decode_box(
     """Decodes a box of an image.
 
     Args:
-        kind: As `read` gives it.
-        stored: As `read` gives it.
+        kind: As returned by `read`.
+        stored: As returned by `read`.
         box: int32 `[4]`: top, left, height and width, in pixels of the stored
             image divided by `ratio`.
         ratio: int32 scalar, one of `jpeg.RATIOS`; 1 for other formats.

@@ -8,16 +8,16 @@ from tf_instdisc.data.formats import exif
 from tf_instdisc.data.formats.file_bytes import FileBytes, require
 from tf_instdisc.data.formats.stored import Stored
 
-_SEGMENTS = 1000  # of a header
-_SCANS = 200  # of an image
-# A scan visits each block. Libjpeg's progressive images have 10 scans.
+_SEGMENTS = 1000  # In a header.
+_SCANS = 200  # In an image.
+# Every scan visits each block. Libjpeg's progressive images have 10 scans.
 _USUAL_SCANS = 10
-_MORE_SCANS = 20  # of an image of the most pixels
+_MORE_SCANS = 20  # In an image of the largest size.
 
-# TensorFlow takes CMYK without Adobe's marker as it is, Pillow inverts it.
+# TensorFlow uses CMYK without Adobe's marker as it is; Pillow inverts it.
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
-# What follows FF: fill bytes, numbers of restarts and garbage are skipped.
+# What follows FF: fill bytes, restart markers and garbage are skipped.
 _SKIPPED, _SEGMENT, _FRAME, _SCAN = range(4)
 _KINDS = [_SKIPPED] * 0xC0 + [_SEGMENT] * 0x40
 _KINDS[0xC0:0xD0] = [_FRAME] * 0x10
@@ -31,7 +31,7 @@ RATIOS = (1, 2, 4, 8)
 
 
 def read(file: FileBytes, max_pixels: int) -> Stored:
-    """Reads what is before the first scan, and counts the scans."""
+    """Reads everything before the first scan, and counts the scans."""
     starts, is_whole = _segments(file)
     scan = starts[-1]
     heads = file.gather(starts[:, None] + tf.range(10))
@@ -39,7 +39,7 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     is_frame = tf.gather(_KINDS, kinds) == _FRAME
     frame = tf.reduce_max(tf.where(is_frame, starts, 0))
     is_exif = (kinds == 0xE1) & _reads(heads, b"Exif\0\0")
-    # An empty one stands in where there is none; the first one counts.
+    # If there is none, an empty segment is used; otherwise the first counts.
     exif_at = tf.concat([tf.boolean_mask(starts, is_exif), [frame]], 0)[0]
     exif_end = exif_at + 2 + tf.cast(file.big(exif_at + 2, 2), tf.int32)
     exif_end = tf.where(tf.reduce_any(is_exif), exif_end, 0)
@@ -47,7 +47,7 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     height = file.big(frame + 5, 2)
     width = file.big(frame + 7, 2)
     is_cmyk = file.at(frame + 9, 1)[0] == 4
-    # In scans, FF is never followed by D9 or DA. What lies beyond the first
+    # Within scans, FF is never followed by D9 or DA. Anything after the first
     # end (a second image, a film) is cut off.
     marks = tf.where(file.data[scan : file.length] == 0xFF)[:, 0]
     marks = tf.cast(marks, tf.int32) + scan
@@ -81,7 +81,7 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
 
 
 def _segments(file: FileBytes) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where segments begin, up to the first scan; whether it was found."""
+    """Returns where segments begin, and whether a first scan was found."""
 
     def step(
         count: tf.Tensor,
@@ -136,7 +136,7 @@ def decode(contents: tf.Tensor, box: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
     """
 
     def at(ratio: int) -> Callable[[], tf.Tensor]:
-        # The default DCT is 1 of 255 away from what others decode.
+        # The default DCT differs by 1 of 255 from other decoders.
         return lambda: tf.io.decode_and_crop_jpeg(
             contents,
             box,

@@ -1,6 +1,7 @@
-"""PNG files: chunks that decoding needs, without the others.
+"""PNG files: the chunks that decoding needs, without the others.
 
-Text and color profiles are compressed: a kilobyte of them can take megabytes.
+Text and color profiles are compressed: a kilobyte of them can expand to
+megabytes.
 """
 
 import tensorflow as tf
@@ -11,13 +12,13 @@ from tf_instdisc.data.formats.stored import Stored
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_CHUNKS = 2000  # or runs of chunks of one size
+_CHUNKS = 2000  # Chunks, or runs of equal chunks.
 _RUN = 256
 _HEADER_END = 33
 _END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"
 _CHANNELS = (1, 0, 3, 1, 2, 0, 4)
-"""By color type."""
-_SPARE = 65_536  # bytes of pixel data beyond what pixels can take
+"""Channels by color type."""
+_SPARE = 65_536  # Bytes of pixel data beyond the pixels'.
 
 
 def read(file: FileBytes, max_pixels: int) -> Stored:
@@ -29,7 +30,7 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     channels = tf.gather(_CHANNELS, tf.clip_by_value(color_type, 0, 6))
     bits = width * tf.cast(depth * channels, tf.int64)
     most = height * (bits // 8 + 2)
-    # Libpng inflates all, also what follows the last row.
+    # Libpng inflates everything, even data after the last row.
     length = tf.cast(pixels[1] - pixels[0], tf.int64)
     is_header = tf.reduce_all(file.at(12, 4) == list(b"IHDR"))
     checks = [
@@ -61,8 +62,8 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
 def _chunks(
     file: FileBytes,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Begin and end of palette, pixel data and EXIF; whether all were seen."""
-    # libpng, too, wants the pixel data in consecutive chunks.
+    """Returns begin and end of palette, pixels and EXIF; if all were seen."""
+    # Like libpng, this requires the pixel data in consecutive chunks.
     run = tf.range(_RUN)[:, None]
     nothing = tf.constant([0, 0])
 
@@ -96,7 +97,7 @@ def _chunks(
             alike = tf.math.cumprod(tf.cast(is_alike, tf.int32))
             return tf.reduce_sum(alike)
 
-        # The first run of chunks counts; it may be of several steps.
+        # The first run of chunks counts; it may span several steps.
         is_first = is_pixels & ((pixels[1] == 0) | (pixels[1] == position))
         is_long = is_first & (position < 2**30 // _RUN)
         is_long &= size < 2**30 // _RUN
@@ -134,5 +135,5 @@ def _chunks(
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """uint8 `[height, width, 3]`; of 16 bits the upper 8, without alpha."""
+    """Returns uint8 `[height, width, 3]`, the upper 8 bits, without alpha."""
     return tf.io.decode_png(contents, channels=3)

@@ -1,4 +1,4 @@
-"""What a file's header says of the image in it."""
+"""What a file's header says about the image in it."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ class Stored(NamedTuple):
     """An image that is not decoded yet.
 
     Attributes:
-        contents: Scalar string; a file with only what decoding needs, so that
+        contents: Scalar string, a file with only what decoding needs, so that
             nothing in it costs more than its pixels.
-        height: Of the stored image, int64 scalar.
-        width: Of the stored image, int64 scalar.
+        height: Height of the stored image, int64 scalar.
+        width: Width of the stored image, int64 scalar.
         orientation: As in EXIF, int32 scalar in 1..8.
     """
 

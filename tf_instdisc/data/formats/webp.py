@@ -13,21 +13,21 @@ from tf_instdisc.data.formats.file_bytes import (
 from tf_instdisc.data.formats.stored import Stored
 
 _CHUNKS = 1000
-_FRAME_BYTES = 16  # of an animation's frame, before its own chunks
+_FRAME_BYTES = 16  # Of an animation's frame, before its chunks.
 _CANVAS_FIELDS = 4
 _ALPHA_BIT = 16
 
 
 def read(file: FileBytes, max_pixels: int) -> Stored:
-    """Makes a still and opaque file of the image, or of the first frame.
+    """Creates a still and opaque file of the image, or of the first frame.
 
-    The place of the frame on its canvas is kept at the end, for `decode`.
+    The frame's position on its canvas is stored at the end, for `decode`.
     """
     del max_pixels
     bits, canvas, frame, exif_at = _chunks(file)
     is_lossless = file.at(bits[0] + 3, 1)[0] == ord("L")
     body = bits[0] + 8
-    # Of alpha, a lossless image says that it is there, which changes no color.
+    # A lossless image only states that it has alpha, which changes no color.
     packed = file.at(body, 5)
     sides = little_endian(packed[1:])
     lossless_size = tf.stack([sides // 2**14, sides]) % 2**14 + 1
@@ -88,7 +88,7 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
 def _chunks(
     file: FileBytes,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The image's chunk, canvas, the first frame, and the EXIF chunk."""
+    """Returns image chunk, canvas, first frame and EXIF chunk."""
 
     def step(
         count: tf.Tensor,
@@ -147,7 +147,7 @@ def _chunks(
 def decode(
     contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
-    """uint8 `[height, width, 3]`: the image on its canvas, without alpha."""
+    """Returns uint8 `[height, width, 3]`: the image on its canvas, opaque."""
     fields = tf.strings.substr(contents, -_CANVAS_FIELDS, _CANVAS_FIELDS)
     corner = tf.ensure_shape(tf.io.decode_raw(fields, tf.uint16), [2])
     left, top = tf.unstack(2 * tf.cast(corner, tf.int32))

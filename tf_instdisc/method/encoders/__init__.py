@@ -1,8 +1,8 @@
-"""Encoders: images to embeddings on the unit sphere.
+"""Encoders: from images to embeddings on the unit sphere.
 
-An encoder is a functional Keras model of built-in layers, so that its
-`.keras` file loads with `keras.saving.load_model` in Keras 3.5 and later,
-without this package.
+An encoder is a functional Keras model of built-in layers, so its `.keras` file
+loads with `keras.saving.load_model` in Keras 3.5 and later, without this
+package.
 """
 
 from collections.abc import Sequence
@@ -46,15 +46,15 @@ def build_encoder(
 ) -> keras.Model:
     """Builds f of the paper: v = f(x) / |f(x)|.
 
-    The encoder takes RGB in 0..255, uint8 or float, and normalises it itself.
+    The encoder takes RGB in 0..255, uint8 or float, and normalizes it itself.
     Its initial weights follow `keras.utils.set_random_seed`.
-    Its activations `conv1` .. `conv5` are reached by name:
-    `keras.Model(encoder.input, encoder.get_layer("conv5").output)`, and what
-    the projection takes as `pool`, float `[batch, features]`.
+    Its activations `conv1` .. `conv5` are accessible by name:
+    `keras.Model(encoder.input, encoder.get_layer("conv5").output)`. The input
+    of the projection is `pool`, float `[batch, features]`.
 
-    Of a Keras model as backbone, the encoder gets copies of the layers, with
-    their names and weights; `conv1` .. `conv5` are then names only if the
-    model has them. The file loads anywhere if the layers are built-in ones.
+    If the backbone is a Keras model, the encoder gets copies of its layers,
+    with their names and weights; it then has `conv1` .. `conv5` only if the
+    model does. The file loads anywhere if the layers are built-in ones.
 
     Args:
         backbone: A name in `config.encoder.BACKBONES`, or a functional or
@@ -62,22 +62,22 @@ def build_encoder(
             `[batch, height, width, channels]`, which is averaged, or to a
             vector `[batch, features]`.
         image_size: Side of the square input, in pixels. `alexnet` and `vgg16`
-            need 15 and 16 (63 and 32 with the ImageNet stem), `vit_small`
-            a multiple of its patches.
+            need at least 15 and 16 (63 and 32 with the ImageNet stem),
+            `vit_small` a multiple of its patch size.
         embedding_dim: Length of the embedding.
-        width: Filters of the first stage, or length of a ViT's head; 64 is
-            the paper's.
+        width: Filters of the first stage, or the size of a ViT's attention
+            heads; the paper uses 64.
         stem: `"cifar"` (3x3, stride 1; VGG16 does not pool after its first
             block; patches of 4 x 4) or `"imagenet"` (7x7, stride 2, max
             pooling; AlexNet 11x11, stride 4; patches of 16 x 16). By default
             `"cifar"` up to 64 pixels.
-        normalize: Whether `mean` and `std` are applied; without, the backbone
-            gets RGB in 0..255, for models that normalise it themselves.
+        normalize: Whether `mean` and `std` are applied. Otherwise the backbone
+            gets RGB in 0..255, for models that normalize it themselves.
         mean: Mean of the three channels as fractions of 255, in [0, 1], or
-            `"imagenet"` or `"cifar10"`. The encoder's file carries it.
-        std: Standard deviation of the three channels, likewise, above 0.
-        sync_batch_norm: Whether batch norm takes its statistics over all
-            replicas.
+            `"imagenet"` or `"cifar10"`. It is stored in the encoder's file.
+        std: Standard deviation of the three channels, in the same form,
+            above 0.
+        sync_batch_norm: Whether batch norm is synchronized across replicas.
         stem_width: Filters of a ResNet's first convolution, by default
             `width`. The widened ResNets of CMC keep 64.
 
@@ -127,7 +127,7 @@ def build_encoder(
             sync_batch_norm,
             stem_width,
         )
-    # Under mixed precision the embedding is still computed in full.
+    # Even with mixed precision, the embedding is computed in full precision.
     full = keras.config.dtype_policy().variable_dtype
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D(name="pool", dtype=full)(x)
@@ -208,6 +208,6 @@ def _require_defaults(**values: tuple[object, object]) -> None:
     for name, (value, default) in values.items():
         if value != default:
             raise UsageError(
-                f"`{name}` belongs to the backbones known by name; a model "
-                f"is taken as it is. Received: {name}={value!r}"
+                f"`{name}` applies only to named backbones; a model is used "
+                f"as it is. Received: {name}={value!r}"
             )

@@ -2,8 +2,8 @@
 
 The convolutions are torchvision's (64, 192, 384, 256, 256 filters; Krizhevsky
 2014, arXiv 1404.5997). The authors have released no AlexNet. As in later
-unsupervised AlexNets, batch norm follows every layer and stands in for
-dropout, whose random numbers would belong to no image.
+unsupervised AlexNets, batch norm follows every layer and replaces dropout,
+whose random numbers would not belong to any image.
 """
 
 import keras
@@ -12,9 +12,9 @@ from keras import layers
 from tf_instdisc.method.encoders import parts
 
 _WIDTHS = (1, 3, 6, 4, 4)
-"""Filters of conv1 .. conv5, times the width."""
+"""Filters of conv1 .. conv5, multiplied by the width."""
 FULLY_CONNECTED = 64
-"""Units of the two dense layers, times the width; VGG16 has as many."""
+"""Units of the two dense layers, multiplied by the width, as in VGG16."""
 
 
 def alexnet(
@@ -26,14 +26,13 @@ def alexnet(
     """Applies AlexNet, up to its second dense layer.
 
     The activations of the convolutions, before any pooling, are layers named
-    `conv1` .. `conv5`, those of the dense layers `fc6` and `fc7`.
+    `conv1` .. `conv5`; those of the dense layers are `fc6` and `fc7`.
 
     Args:
-        images: float `[batch, size, size, 3]`, normalised.
-        width: Filters of the first convolution; 64 is the paper's.
+        images: float `[batch, size, size, 3]`, normalized.
+        width: Filters of the first convolution; the paper uses 64.
         stem: `"imagenet"` (11x11, stride 4) or `"cifar"` (3x3, stride 1).
-        synchronized: Whether batch norm takes its statistics over all
-            replicas.
+        synchronized: Whether batch norm is synchronized across replicas.
 
     Returns:
         float `[batch, 64 * width]`.

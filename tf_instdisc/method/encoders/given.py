@@ -1,4 +1,4 @@
-"""Any Keras model as a backbone."""
+"""An arbitrary Keras model as the backbone."""
 
 from typing import Any
 
@@ -14,20 +14,20 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
     """Raises ValueError unless the model can be a backbone.
 
     Args:
-        backbone: From images to a feature map or a vector.
+        backbone: A model from images to a feature map or a vector.
         image_size: Side of the images, in pixels.
     """
     is_sequential = isinstance(backbone, keras.Sequential)
     if not is_sequential and not is_functional(backbone):
         raise UsageError(
             "`backbone` must be a functional or Sequential model, so that its "
-            "layers are reached by name and its file loads anywhere. "
+            "layers are accessible by name and its file loads anywhere. "
             f"Received: backbone={type(backbone).__name__}"
         )
     if not backbone.built:
         raise UsageError(
             "`backbone` must be built: begin it with keras.Input((size, size, "
-            "3)). Received: a Sequential model that knows no input"
+            "3)). Received: a Sequential model without an input"
         )
     shapes = []
     for name, tensors in (
@@ -52,10 +52,10 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
         )
     if len(given) not in (2, 4) or given[-1] is None:
         raise UsageError(
-            "`backbone` must give a feature map [batch, height, width, "
+            "`backbone` must output a feature map [batch, height, width, "
             "channels] or a vector [batch, features]. Received: a model of "
-            f"output {given}. Cut it before its head, as "
-            "keras.applications does with include_top=False."
+            f"output {given}. Remove its head, as keras.applications does "
+            "with include_top=False."
         )
     clashes = sorted(
         layer.name
@@ -77,16 +77,16 @@ def apply(
 ) -> keras.KerasTensor:
     """Applies copies of a model's layers, with their names and weights.
 
-    Called whole, or with its own layers, the model would keep them where
-    they cannot be reached from our input.
+    If the model were called as a whole, or with its own layers, the layers
+    could not be accessed from the encoder's input.
 
     Args:
-        backbone: A model that `require_usable` lets pass.
+        backbone: A model that `require_usable` accepts.
         inputs: The encoder's input.
-        images: float `[batch, size, size, 3]`, made from it.
+        images: float `[batch, size, size, 3]`, computed from it.
 
     Returns:
-        The copy's output.
+        The output of the copy.
     """
 
     def call(
@@ -97,7 +97,7 @@ def apply(
         )
         return layer(*args, **kwargs)
 
-    # The same for Sequential models, and for inputs that stand in a list.
+    # Unifies Sequential models and models whose inputs are in a list.
     functional = keras.Model(backbone.inputs[0], backbone.outputs[0])
     copy = keras.models.clone_model(
         functional, input_tensors=inputs, call_function=call

@@ -1,4 +1,4 @@
-"""Convolution and batch norm as PyTorch has them, from Keras' own layers."""
+"""Convolution and batch norm as in PyTorch, from Keras' own layers."""
 
 import keras
 from keras import layers
@@ -12,23 +12,23 @@ def conv(
     name: str,
     padding: int | None = None,
 ) -> keras.KerasTensor:
-    """A convolution without bias, padded alike on all sides.
+    """Applies a convolution without bias, padded equally on all sides.
 
     Args:
         x: float `[batch, height, width, channels]`.
-        filters: Channels of the result.
+        filters: Number of output channels.
         kernel_size: Side of the kernel, odd.
-        strides: Pixels between two places of the kernel.
-        name: Of the layer.
-        padding: Pixels on each side, half the kernel by default.
+        strides: Stride of the kernel, in pixels.
+        name: Name of the layer.
+        padding: Pixels on each side; by default half the kernel.
 
     Returns:
         float `[batch, height, width, filters]`.
     """
     mode = "same"
     if strides > 1:
-        # Keras' "same" pads strided convolutions at the far side only, so
-        # that PyTorch's weights would see images moved by a pixel.
+        # With "same", Keras pads strided convolutions only at the far side,
+        # which would shift the images by a pixel for PyTorch's weights.
         pixels = kernel_size // 2 if padding is None else padding
         x = layers.ZeroPadding2D(pixels, name=f"{name}_pad")(x)
         mode = "valid"
@@ -48,7 +48,7 @@ def conv(
 def batch_norm(
     x: keras.KerasTensor, name: str, synchronized: bool
 ) -> keras.KerasTensor:
-    """Batch norm with PyTorch's momentum and epsilon, over the last axis."""
+    """Applies batch norm with PyTorch's momentum and epsilon."""
     return layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name
     )(x)
@@ -57,7 +57,7 @@ def batch_norm(
 def fully_connected(
     x: keras.KerasTensor, units: int, name: str, synchronized: bool
 ) -> keras.KerasTensor:
-    """A dense layer, batch norm and ReLU; the last of them has the name."""
+    """Applies a dense layer, batch norm and ReLU; the last has the name."""
     x = layers.Dense(
         units,
         use_bias=False,

@@ -1,8 +1,8 @@
-"""Encoder files that any Keras from 3.5 on can read.
+"""Encoder files that Keras 3.5 and later versions can read.
 
-Keras writes every argument of every layer into a file's configuration, those
-that an older Keras has never heard of included, which it refuses. An argument
-at its default says nothing, so it can be left out.
+Keras writes every argument of every layer to a file's configuration, including
+those that an older Keras does not know and therefore rejects. An argument at
+its default has no effect, so it can be left out.
 """
 
 import os
@@ -15,7 +15,7 @@ import keras
 from tf_instdisc import atomic
 from tf_instdisc.errors import UsageError
 
-# Arguments that Keras has gained from 3.6 to 3.15, with their defaults.
+# Arguments added to Keras from 3.6 to 3.15, with their defaults.
 _NEWER: dict[str, tuple[Any, ...]] = {
     "antialias": (False,),
     "bounding_box_format": (None,),
@@ -29,8 +29,8 @@ _NEWER: dict[str, tuple[Any, ...]] = {
     "ragged": (None, False),
     "renorm": (False,),
     "sliding_window": (None,),
-    # Not newer, but refused by every backend except TensorFlow; what a trained
-    # encoder computes is the same without.
+    # Not new, but rejected by every backend except TensorFlow. It does not
+    # affect the output of a trained encoder.
     "synchronized": (False, True),
     "use_gate": (False,),
 }
@@ -40,14 +40,14 @@ _RENORM_DETAILS = ("renorm_clipping", "renorm_momentum")
 def save_encoder(encoder: keras.Model, path: str | os.PathLike) -> None:
     """Saves an encoder as a `.keras` file that Keras 3.5 and later load.
 
-    The file is written whole or not at all. An encoder that `build_encoder`
-    or `load_encoder` has returned writes the same file with `encoder.save`.
-    For any other model, `save` writes a configuration that only the installed
-    version of Keras and later ones are sure to read.
+    The file is written atomically. For an encoder returned by `build_encoder`
+    or `load_encoder`, `encoder.save` writes the same file. For any other
+    model, `save` writes a configuration that only the installed version of
+    Keras and later ones are certain to read.
 
     Args:
         encoder: A functional or Sequential model of Keras' own layers.
-        path: Must end in `.keras`.
+        path: A path that ends in `.keras`.
 
     Raises:
         ValueError: If `path` has another suffix.
@@ -62,7 +62,7 @@ def save_encoder(encoder: keras.Model, path: str | os.PathLike) -> None:
 
 
 def make_portable(encoder: keras.Model) -> keras.Model:
-    """Has a model describe itself in terms that Keras 3.5 knows.
+    """Makes a model describe itself in terms that Keras 3.5 knows.
 
     Args:
         encoder: A model; it is changed in place.
@@ -74,7 +74,7 @@ def make_portable(encoder: keras.Model) -> keras.Model:
     def get_config(self: keras.Model) -> dict[str, Any]:
         return _portable(type(self).get_config(self))
 
-    # On the object, as the file must name Keras' own class.
+    # Set on the object, because the file must name Keras' own class.
     encoder.get_config = types.MethodType(get_config, encoder)
     return encoder
 

@@ -1,7 +1,7 @@
 """ResNets (He et al. 2016) from Keras' own layers.
 
 The layout is torchvision's and therefore the paper's: explicit padding before
-strided convolutions, batch norm with momentum 0.9 and epsilon 1e-5, the
+strided convolutions, batch norm with momentum 0.9 and epsilon 1e-5, and the
 stride of a bottleneck on its 3x3 convolution.
 """
 
@@ -17,7 +17,7 @@ STAGES = {
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
 }
-"""Block and number of blocks in each of the four stages."""
+"""Block type, and number of blocks in each of the four stages."""
 
 _BOTTLENECK_EXPANSION = 4
 
@@ -36,13 +36,12 @@ def resnet(
     named `conv1` .. `conv5`.
 
     Args:
-        images: float `[batch, size, size, 3]`, normalised.
+        images: float `[batch, size, size, 3]`, normalized.
         name: A key of `STAGES`.
-        width: Filters of the first stage; 64 is the paper's.
+        width: Filters of the first stage; the paper uses 64.
         stem: `"imagenet"` (7x7 stride 2, then 3x3 max pooling stride 2) or
             `"cifar"` (3x3 stride 1).
-        synchronized: Whether batch norm takes its statistics over all
-            replicas.
+        synchronized: Whether batch norm is synchronized across replicas.
         stem_width: Filters of the stem, by default `width`.
 
     Returns:
@@ -128,9 +127,10 @@ def _shortcut(
     if strides == 1 and x.shape[-1] == filters:
         return x
     if strides > 1:
-        # Every other pixel, then a convolution without a stride: the same
-        # numbers. TensorFlow 2.21 with oneDNN corrupts the heap in the filter
-        # gradient of a strided 1x1 convolution from less than 16 channels.
+        # Selects every other pixel, then applies a convolution without a
+        # stride; the result is the same. TensorFlow 2.21 with oneDNN corrupts
+        # the heap in the filter gradient of a strided 1x1 convolution with
+        # fewer than 16 channels.
         x = layers.AveragePooling2D(1, strides, name=f"{prefix}_0_pixels")(x)
     x = parts.conv(x, filters, 1, 1, f"{prefix}_0_conv")
     return parts.batch_norm(x, f"{prefix}_0_bn", **norm)

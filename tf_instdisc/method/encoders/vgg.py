@@ -1,7 +1,7 @@
 """VGG16 with batch norm (Simonyan, Zisserman 2015), from Keras' own layers.
 
 The convolutions are torchvision's `vgg16_bn`. Batch norm also follows the two
-dense layers, in place of dropout; see `alexnet.py`.
+dense layers, instead of dropout; see `alexnet.py`.
 """
 
 import keras
@@ -11,7 +11,7 @@ from tf_instdisc.method.encoders import parts
 from tf_instdisc.method.encoders.alexnet import FULLY_CONNECTED
 
 _STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
-"""Filters, times the width, and convolutions of each block."""
+"""Filters, multiplied by the width, and number of convolutions per block."""
 
 
 def vgg16(
@@ -23,15 +23,14 @@ def vgg16(
     """Applies VGG16, up to its second dense layer.
 
     The activations at the end of the five blocks, before pooling, are layers
-    named `conv1` .. `conv5`, those of the dense layers `fc6` and `fc7`.
+    named `conv1` .. `conv5`; those of the dense layers are `fc6` and `fc7`.
 
     Args:
-        images: float `[batch, size, size, 3]`, normalised.
-        width: Filters of the first block; 64 is the paper's.
-        stem: `"imagenet"` pools after each block, `"cifar"` not after the
+        images: float `[batch, size, size, 3]`, normalized.
+        width: Filters of the first block; the paper uses 64.
+        stem: `"imagenet"` pools after each block, `"cifar"` after all but the
             first.
-        synchronized: Whether batch norm takes its statistics over all
-            replicas.
+        synchronized: Whether batch norm is synchronized across replicas.
 
     Returns:
         float `[batch, 64 * width]`.

@@ -1,8 +1,8 @@
 """ViT-small (arXiv 2010.11929, 2012.12877) from Keras' own layers.
 
-There is no class token: the embedding is made of the mean over all patches.
-The position embedding is the bias of the patch projection, one row for each
-patch; the sum of the two is what the papers write, and no layer of our own is
+There is no class token: the embedding is computed from the mean over all
+patches. The position embedding is the bias of the patch projection, with one
+row per patch. The sum is the same as in the papers, and no custom layer is
 needed.
 """
 
@@ -20,17 +20,17 @@ _PROBED_BLOCKS = {3: "conv2", 6: "conv3", 9: "conv4", 12: "conv5"}
 def vit_small(
     images: keras.KerasTensor, width: int, stem: str
 ) -> keras.KerasTensor:
-    """Applies a ViT of 12 blocks with 6 heads, up to its last norm.
+    """Applies a ViT of 12 blocks with 6 heads, up to its last normalization.
 
     For the probes of the convolutional networks, `conv1` is the grid of
-    embedded patches, `conv2` .. `conv5` that after 3, 6, 9 and 12 blocks
-    (`conv5` after the last norm).
+    embedded patches, and `conv2` .. `conv5` are the grids after 3, 6, 9 and
+    12 blocks (`conv5` after the last normalization).
 
     Args:
-        images: float `[batch, size, size, 3]`, normalised.
-        width: Length of a head; with 64, as in ViT-S, a patch has 384
-            numbers.
-        stem: `"imagenet"` cuts patches of 16 x 16 pixels, `"cifar"` of 4 x 4.
+        images: float `[batch, size, size, 3]`, normalized.
+        width: Size of a head; with 64, as in ViT-S, a patch has 384
+            features.
+        stem: `"imagenet"` uses patches of 16 x 16 pixels, `"cifar"` of 4 x 4.
 
     Returns:
         float `[batch, size / patch, size / patch, 6 * width]`.

@@ -1,1 +1,1 @@
-"""From checkpoints of PyTorch to run directories, without PyTorch."""
+"""From PyTorch checkpoints to run directories, without PyTorch."""

@@ -1,4 +1,4 @@
-"""A released checkpoint to a run directory."""
+"""Converts a released checkpoint to a run directory."""
 
 import dataclasses
 import pathlib
@@ -28,7 +28,7 @@ from tf_instdisc.runs.opening import check_usable, open_run
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
-# The authors' evaluation: shorter side 256, centre 224.
+# The authors' evaluation: shorter side 256, center crop 224.
 _CROP_FRACTION = 0.875
 
 _ENCODER = (
@@ -45,12 +45,12 @@ _NETWORKS = ("state_dict", "net", "model")
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """What a checkpoint holds, by the names of the method.
+    """The contents of a checkpoint, by their names in the method.
 
     Attributes:
         weights: The network's tensors, by name.
         memory: The memory bank, or None.
-        params: What the bank's module keeps beside it, or None.
+        params: The parameters of the bank's module, or None.
         is_softmax: Whether the loss was a softmax over the negatives.
     """
 
@@ -66,35 +66,35 @@ def convert(
     image_size: int | None = None,
     images: str | None = None,
 ) -> RunDirectory:
-    """Turns a checkpoint of PyTorch into a run directory.
+    """Converts a PyTorch checkpoint to a run directory.
 
-    Known are the authors' (zhirongw/lemniscate.pytorch): of `main.py`, with
-    `state_dict` and `lemniscate`, and of `cifar.py`, with `net`, as weights or
-    as a module, and `lemniscate`; and CMC's InsDis of any width
-    (HobbitLong/CMC: `model` and `contrast`). Nothing of the file is run, and
-    PyTorch is not needed.
+    Supported are the authors' checkpoints (zhirongw/lemniscate.pytorch): those
+    of `main.py`, with `state_dict` and `lemniscate`, and those of `cifar.py`,
+    with `net`, as weights or as a module, and `lemniscate`; and CMC's InsDis
+    of any width (HobbitLong/CMC: `model` and `contrast`). No code in the file
+    is run, and PyTorch is not needed.
 
     Args:
         checkpoint: The file.
-        run_dir: Missing, empty, or what a killed call has left of the same
-            conversion.
+        run_dir: A missing or empty directory, or what a killed call of the
+            same conversion left behind.
         image_size: Side of the encoder's input, in pixels. By default 32 for
-            checkpoints of `cifar.py`, which are neither resized nor cropped,
-            and 224 for others.
-        images: The folder that the bank was made from, sorted by class and
-            name as torchvision does: names and labels of the rows. Without
-            it they are numbered, without labels.
+            checkpoints of `cifar.py`, which neither resizes nor crops, and
+            224 for others.
+        images: The folder from which the bank was computed, sorted by class
+            and name as in torchvision. It gives the rows names and labels;
+            without it, they are numbered and have no labels.
 
     Returns:
         The run: encoder, flags, and the bank if the checkpoint has one.
 
     Raises:
-        FileNotFoundError: If the checkpoint is missing, or the folder.
+        FileNotFoundError: If the checkpoint or the folder is missing.
         CheckpointError: If the checkpoint is damaged, unknown, or asks for
             anything but tensors.
         RunDirectoryError: If `run_dir` is not empty.
-        ValueError: If the folder has another number of images than the bank
-            has rows.
+        ValueError: If the number of images in the folder differs from the
+            number of rows in the bank.
     """
     checkpoint = local_path(checkpoint, "from")
     run_dir = local_path(run_dir, "to")
@@ -118,7 +118,7 @@ def convert(
             data=DataConfig(
                 images=images,
                 image_size=config["image_size"],
-                # Of the normalization follows which of their programs it was.
+                # The normalization shows which of their programs it was.
                 crop_fraction=1.0 if "mean" in config else _CROP_FRACTION,
             ),
             encoder=EncoderConfig(
@@ -140,7 +140,7 @@ def convert(
 
 
 def _require_unused(run_dir: str, name: str) -> None:
-    """Raises unless a conversion of this file can begin or begin again."""
+    """Raises unless a conversion of this file can begin, or begin again."""
     run = RunDirectory(pathlib.Path(run_dir))
     if run.settings.exists():
         facts = run.read_record().facts
@@ -174,7 +174,7 @@ def _find_parts(content: Any) -> _Parts:
     options = content.get("opt")
     options = options.state if isinstance(options, Inert) else {}
     memory = buffers.get("memory")
-    # MoCo's is a queue of batches, not a row for each image.
+    # MoCo's memory is a queue of batches, not a row for each image.
     is_queue = bool(options.get("moco")) or "model_ema" in content
     params = buffers.get("params")
     return _Parts(
@@ -186,7 +186,7 @@ def _find_parts(content: Any) -> _Parts:
 
 
 def _find_weights(content: dict) -> dict[str, Tensor]:
-    """The network's tensors by name, from wherever they are kept."""
+    """Finds the network's tensors by name, wherever they are stored."""
     found = [content[key] for key in _NETWORKS if key in content]
     weights = found[0] if found else content
     if isinstance(weights, Inert):
@@ -215,7 +215,7 @@ def _find_weights(content: dict) -> dict[str, Tensor]:
     for name, tensor in weights.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             named = shown(str(name), UNTRUSTED_LIMIT)
-            raise CheckpointError(f"The weight '{named}' is no tensor.")
+            raise CheckpointError(f"The weight '{named}' is not a tensor.")
     return weights
 
 
@@ -229,13 +229,13 @@ def _rows(memory: np.ndarray, embedding_dim: int) -> np.ndarray:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
         raise CheckpointError("The bank holds NaN, infinity or empty rows.")
-    # The authors begin with rows of other lengths.
+    # The authors initialize rows of other lengths.
     rows /= lengths
     return rows
 
 
 def _method(params: np.ndarray | None, is_softmax: bool) -> MethodConfig:
-    """What the bank's module says of the training; the default if nothing."""
+    """Derives the method's settings from the bank's module, or defaults."""
     values = [] if params is None else params.reshape(-1).tolist()
     found: dict[str, Any] = {}
     try:
@@ -258,7 +258,7 @@ def _method(params: np.ndarray | None, is_softmax: bool) -> MethodConfig:
 
 
 def _short(value: float) -> float:
-    """0.07 for the float32 nearest to it."""
+    """Rounds a float32 value, so that 0.07 remains 0.07."""
     return float(f"{value:.6g}")
 
 
@@ -270,7 +270,7 @@ def _name_rows(rows: np.ndarray, images: str | None) -> Bank:
         names = sorted(image_paths(images), key=lambda name: name.split("/"))
         if len(names) != len(rows):
             raise UsageError(
-                "`images` must be the folder that the bank was made from, "
+                "`images` must be the folder from which the bank was computed, "
                 f"with an image for each of its {len(rows):,} rows. Received: "
                 f"images={images!r}, with {len(names):,} images"
             )

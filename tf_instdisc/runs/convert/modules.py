@@ -1,27 +1,27 @@
-"""Weights of a pickled module, as its `state_dict` would give them."""
+"""Weights of a pickled module, as in its `state_dict`."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from tf_instdisc.runs.convert.records import CheckpointError, Inert, Tensor
 
-# Of any network that is known; a hostile file may have any.
+# No known network has more, but a hostile file may have any number.
 _MAX_WEIGHTS = 10_000
 _MAX_NAME = 500
 
 
 def module_weights(module: Inert) -> dict[str, Tensor]:
-    """Collects parameters and buffers of a module and of those within it.
+    """Collects parameters and buffers of a module and its submodules.
 
     Args:
-        module: Of a pickle.
+        module: A module in a pickle.
 
     Returns:
         The tensors, by the names that PyTorch gives them.
 
     Raises:
-        CheckpointError: If a module stands in it twice, or there are more
-            weights or longer names than any network has.
+        CheckpointError: If a module occurs twice in it, or there are more
+            weights or longer names than in any known network.
     """
     weights: dict[str, Tensor] = {}
     seen = set()
@@ -29,7 +29,7 @@ def module_weights(module: Inert) -> dict[str, Tensor]:
     while waiting:
         prefix, node = waiting.pop()
         if id(node) in seen:
-            raise CheckpointError("A module stands in the network twice.")
+            raise CheckpointError("A module occurs twice in the network.")
         seen.add(id(node))
         for kind in ("_parameters", "_buffers"):
             for name, value in _named(node.state.get(kind)):

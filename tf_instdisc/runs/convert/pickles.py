@@ -1,9 +1,9 @@
-"""Reads pickles of PyTorch without running anything that they name.
+"""Reads PyTorch pickles without running any code that they name.
 
 A pickle is a program whose instructions may call any function that can be
-imported. Here a name never becomes an object, and a call never happens: tensors
-and the objects of known names become records of what was written, and all else
-is refused.
+imported. Here a name never becomes an object, and a call never happens. Tensors
+and objects with known names become records of what was written, and everything
+else is rejected.
 """
 
 import io
@@ -26,7 +26,7 @@ from tf_instdisc.runs.convert.records import (
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 MAX_PICKLE_BYTES = 4 * 2**20
-"""Longest pickle. ResNet-152 with its optimizer takes a tenth of it."""
+"""The longest pickle. ResNet-152 with its optimizer takes a tenth of it."""
 
 _MAX_AXES = 8
 _NAMES = {known.code: known.name for known in pickletools.opcodes}
@@ -36,8 +36,8 @@ _PARAMETER = "torch._utils._rebuild_parameter"
 _SIZE = "torch.Size"
 _CALLED = frozenset({_ORDERED_DICT, *_TENSORS, _PARAMETER, _SIZE})
 
-# What PyTorch writes, in protocol 2 and with names and texts of protocol 4.
-# None of these takes more memory than it is long, but for some 100 bytes.
+# What PyTorch writes, in protocol 2 and with names and strings of protocol 4.
+# None of these takes more memory than its length plus about 100 bytes.
 _INSTRUCTIONS = (
     *("PROTO", "FRAME", "STOP", "MARK"),
     *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2"),
@@ -53,29 +53,30 @@ _INSTRUCTIONS = (
 def read(
     stream: io.BytesIO, where: str, storages: dict[str, Storage] | None = None
 ) -> Any:
-    """Carries out the instructions of one pickle, up to its end.
+    """Executes the instructions of one pickle, up to its end.
 
     Memory and time are bounded by a multiple of the pickle's length. The
-    result may hold one object in many places; it must be neither printed,
-    compared nor hashed as a whole.
+    result may contain one object in many places; it must not be printed,
+    compared or hashed as a whole.
 
     Args:
-        stream: Stands at the first instruction; afterwards behind the last.
-        where: What messages call it; escaped.
-        storages: Gets the storages that are named, by key.
+        stream: A stream at the first instruction; afterwards it is at the end.
+        where: The name of the pickle in messages; escaped.
+        storages: Collects the storages that are named, by key.
 
     Returns:
-        Numbers, texts, lists, tuples and dictionaries; `Tensor`, `Storage`,
+        Numbers, strings, lists, tuples and dictionaries; `Tensor`, `Storage`,
         `Name` and `Inert`.
 
     Raises:
-        CheckpointError: If it is damaged, or asks for what is refused.
+        CheckpointError: If the pickle is damaged, or asks for something that
+            is rejected.
     """
     try:
         return _Reader(stream, where, storages).load()
     except CheckpointError:
         raise
-    # All that broken instructions can lead to: nothing of the pickle's runs.
+    # All errors that broken instructions can cause; no pickled code is run.
     except (
         ArithmeticError,
         AttributeError,
@@ -92,7 +93,7 @@ def read(
         if stream.tell() >= MAX_PICKLE_BYTES:
             said = f"its pickle has more than {MAX_PICKLE_BYTES:,} bytes"
         raise CheckpointError(
-            f"{where} is cut short, damaged, or no pickle of PyTorch's: {said}."
+            f"{where} is cut short, damaged, or not a PyTorch pickle: {said}."
         ) from error
 
 
@@ -109,14 +110,14 @@ class _Dispatch(dict):
 
 
 class _Reader(pickle._Unpickler):
-    """Python's own reader, with nothing that could run or grow.
+    """Python's own unpickler, without anything that could run or grow.
 
-    The one in C cannot be used: it allocates a memo as long as the highest
-    index, and hashes what keys a dictionary, which takes 2**n steps for n
-    nested pairs.
+    The C version cannot be used: it allocates a memo as long as the highest
+    index, and hashes dictionary keys, which takes 2**n steps for n nested
+    pairs.
     """
 
-    # Of the base class; typeshed does not know them.
+    # Attributes of the base class that typeshed does not know.
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
@@ -133,7 +134,7 @@ class _Reader(pickle._Unpickler):
         where: str,
         storages: dict[str, Storage] | None,
     ):
-        # Texts of Python 2 are bytes that may be anything.
+        # Strings of Python 2 are bytes with any content.
         super().__init__(stream, encoding="latin-1")
         self._stream = stream
         self._where = where
@@ -143,13 +144,13 @@ class _Reader(pickle._Unpickler):
     def refusal(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"{self._where} asks for {what}, which no checkpoint of this kind "
-            "needs: it is refused, and nothing of it has been run."
+            "needs: it is rejected, and none of its code has been run."
         )
 
     def damage(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self._where} is damaged: {what}.")
 
-    # === What Python's reader asks for ===
+    # === Methods that Python's unpickler calls ===
 
     def find_class(self, module: str, name: str) -> Name:
         whole = f"{module}.{name}"
@@ -197,7 +198,7 @@ class _Reader(pickle._Unpickler):
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        # A dictionary's own attributes are of no use here.
+        # A dictionary's own attributes are not needed.
         if isinstance(target, Inert) and isinstance(state, dict):
             target.state = state
         elif not isinstance(target, dict | Inert):
@@ -244,7 +245,7 @@ class _Reader(pickle._Unpickler):
     def _made(self, function: Name, arguments: tuple) -> Any:
         name = function.name
         if name == _ORDERED_DICT:
-            # Python 2 gives the items here.
+            # Python 2 passes the items here.
             items = arguments[0] if arguments else []
             if not isinstance(items, list):
                 raise self.refusal("a dictionary of something that is no list")
@@ -260,7 +261,7 @@ class _Reader(pickle._Unpickler):
         if name == _PARAMETER:
             return arguments[0]
         if name == _SIZE:
-            # What is no tuple of sizes is refused where it becomes a tensor.
+            # Anything but a tuple of sizes is rejected by the tensor.
             return arguments[0]
         return self._inert(function)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's pickle becomes: records, none of which does anything."""
+"""Inert records, which are what a checkpoint's pickle becomes."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ from tf_instdisc.errors import UsageError
 
 INERT = frozenset(
     {
-        # The authors' and CMC's modules, and what they hold.
+        # The modules of the authors and of CMC, and their contents.
         "models.resnet.BasicBlock",
         "models.resnet.Bottleneck",
         "models.resnet.ResNet",
@@ -26,7 +26,7 @@ INERT = frozenset(
         "torch.nn.parallel.data_parallel.DataParallel",
         "torch.nn.parallel.distributed.DistributedDataParallel",
         "torch.device",
-        # Arguments and figures that lie beside the tensors.
+        # Arguments and metrics stored beside the tensors.
         "argparse.Namespace",
         "_codecs.encode",
         "builtins.set",
@@ -36,10 +36,10 @@ INERT = frozenset(
         "numpy._core.multiarray.scalar",
     }
 )
-"""Names of which an inert record is made."""
+"""Names from which an inert record is created."""
 
 INERT_PREFIX = "torch.nn.modules."
-"""Of the layers of PyTorch, which are inert as well."""
+"""Names of PyTorch's layers, which become inert records as well."""
 
 ITEM_BYTES = {
     "torch.DoubleStorage": 8,
@@ -53,30 +53,30 @@ ITEM_BYTES = {
     "torch.ByteStorage": 1,
     "torch.BoolStorage": 1,
 }
-"""Kinds of storage, with the bytes of one number."""
+"""Kinds of storage, with the bytes per number."""
 
 
 class CheckpointError(UsageError):
-    """A checkpoint is damaged, unknown, or holds what is refused."""
+    """A checkpoint is damaged, unknown, or contains something rejected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """A name of the pickle, which is never looked up."""
+    """A name in the pickle, which is never looked up."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """Numbers that lie outside of the pickle.
+    """Numbers that are stored outside the pickle.
 
     Attributes:
         kind: A key of `ITEM_BYTES`.
-        key: Of the numbers in the file.
-        size: How many there are.
-        start: Where those of a view begin.
-        view_size: How many of them belong to it.
+        key: The key of the numbers in the file.
+        size: The number of numbers.
+        start: The first number of a view.
+        view_size: The number of numbers in the view.
     """
 
     kind: str
@@ -98,7 +98,7 @@ class Tensor:
 
 @dataclasses.dataclass
 class Inert:
-    """An object of the pickle: its name and its state, without behaviour."""
+    """An object in the pickle: its name and its state, without behavior."""
 
     name: str
     state: dict[Any, Any] = dataclasses.field(default_factory=dict)

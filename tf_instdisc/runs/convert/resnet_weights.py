@@ -1,4 +1,4 @@
-"""Weights of PyTorch's ResNets in ours: other names, other axes."""
+"""Converts weights of PyTorch's ResNets: other names, other axes."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,25 +16,25 @@ _STEMS = {7: "imagenet", 3: "cifar"}
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _MARKER = "layer1.0.conv1.weight"
 
-# Of the authors' cifar.py.
+# The normalization of the authors' cifar.py.
 _CIFAR = {"mean": "cifar10", "std": "cifar10"}
 _CIFAR_NAMES = ((r"\.shortcut\.", ".downsample."), (r"^linear\.", "fc."))
 
-# Parts of names that tell networks which cannot be converted.
+# Parts of names that identify networks which cannot be converted.
 _OTHERS = (
     (
         r"l_to_ab\.|ab_to_l\.",
         "two networks of CMC, one for the lightness and one for the colors of "
-        "an image (L and ab), and an encoder here takes RGB. CMC's InsDis and "
+        "an image (L and ab), but an encoder here takes RGB. CMC's InsDis and "
         "MoCo checkpoints can be converted",
     ),
     (
         r"conv_block_1\.",
-        "one half of CMC's AlexNet, which takes L or ab in place of RGB",
+        "one half of CMC's AlexNet, which takes L or ab instead of RGB",
     ),
     (
         r"features\.(module\.)?\d",
-        "an AlexNet or VGG, and ResNets alone are converted",
+        "an AlexNet or VGG, but only ResNets can be converted",
     ),
     (r"patch_embed\.|blocks\.0\.", "a vision transformer"),
     (r"encoder_q\..*layer1\.", "MoCo's own code: two encoders and a queue"),
@@ -49,26 +49,26 @@ def build_from(
     """Builds the encoder that a state dictionary belongs to.
 
     Args:
-        weights: By torchvision's names (`layer1.0.conv1.weight`, `fc` is the
-            projection) or by those of the authors' CIFAR networks
-            (`shortcut`, `linear`), with or without a prefix that all share.
-        read: Gives a tensor's numbers.
-        image_size: Side of the input, in pixels; the weights fit any. By
+        weights: Tensors by torchvision's names (`layer1.0.conv1.weight`; `fc`
+            is the projection) or by those of the authors' CIFAR networks
+            (`shortcut`, `linear`), with or without a common prefix.
+        read: Returns a tensor's numbers.
+        image_size: Side of the input, in pixels; the weights fit any size. By
             default 32 for the authors' CIFAR networks, 224 for others.
 
     Returns:
-        The encoder, and the arguments of `build_encoder` that made it.
+        The encoder, and the arguments of `build_encoder` that created it.
 
     Raises:
-        CheckpointError: If the weights are of another network, or one is
-            missing, left over, of another shape or not finite.
+        CheckpointError: If the weights belong to another network, or a weight
+            is missing, left over, of the wrong shape or not finite.
     """
     weights = _without_prefix(weights)
     is_cifars = "linear.weight" in weights and "fc.weight" not in weights
     if is_cifars:
         weights = {_torchvision_name(name): weights[name] for name in weights}
     config = _describe(weights)
-    # Before anything as large as the network is made.
+    # Checked before anything as large as the network is created.
     expected = _expected_shapes(config)
     _require_shapes(weights, expected, config["backbone"])
     values = {name: _finite(name, read(weights[name])) for name in expected}
@@ -112,7 +112,7 @@ def _torchvision_name(name: str) -> str:
 
 
 def _describe(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `build_encoder`, from names and shapes."""
+    """Derives the arguments of `build_encoder` from names and shapes."""
     for name, rank in (("conv1.weight", 4), (_MARKER, 4), ("fc.weight", 2)):
         if name not in weights or len(weights[name].shape) != rank:
             raise CheckpointError(
@@ -158,7 +158,7 @@ def _describe(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all weights, in PyTorch's axes, by torchvision's names."""
+    """Returns the shapes of all weights by torchvision's names and axes."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def add(conv: str, norm: str, inputs: int, outputs: int, size: int) -> None:
@@ -254,7 +254,7 @@ def _torch_names(layer_name: str) -> tuple[str, ...]:
 
 
 def _turned(value: np.ndarray) -> np.ndarray:
-    """PyTorch's axes (out, in, height, width) in Keras' order."""
+    """Moves PyTorch's axes (out, in, height, width) to Keras' order."""
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     return value.T

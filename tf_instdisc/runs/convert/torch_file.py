@@ -1,4 +1,4 @@
-"""PyTorch's two file formats: the pickle of PyTorch 0.4, and the zip."""
+"""PyTorch's two file formats: the pickles of PyTorch 0.4, and the zip file."""
 
 import io
 import math
@@ -38,15 +38,15 @@ _TYPES = {
     "torch.ByteStorage": np.dtype("u1"),
     "torch.BoolStorage": np.dtype("?"),
 }
-# Of each storage: where its numbers begin, their bytes and checksum if any.
+# For each storage: the start of its numbers, their bytes and any checksum.
 _Places = dict[str, tuple[int, int, int | None]]
 
 
 class TorchFile:
-    """A checkpoint whose numbers are read when they are asked for.
+    """A checkpoint whose numbers are read on demand.
 
     Attributes:
-        content: What was saved, as `pickles.read` gives it.
+        content: The saved object, as returned by `pickles.read`.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class TorchFile:
         self._unread = 2 * len(mapped)
 
     def read(self, tensor: Tensor) -> np.ndarray:
-        """Reads a tensor; all of them together fit in the file.
+        """Reads a tensor; all tensors together must fit in the file.
 
         Raises:
-            CheckpointError: If the file does not hold all of it, or tensors
-                that share their numbers come to more than the file holds.
+            CheckpointError: If the file does not contain all of it, or if
+                tensors that share numbers add up to more than the file holds.
         """
         storage = tensor.storage
         dtype = _TYPES[storage.kind]
@@ -85,13 +85,13 @@ class TorchFile:
                 "the file."
             )
         if checksum is not None:
-            # Once: tensors may share a storage.
+            # Only once: tensors may share a storage.
             self._places[storage.key] = (place, size, None)
             with memoryview(self._mapped) as whole:
                 found = zlib.crc32(whole[place : place + size])
             if found != checksum:
                 raise CheckpointError(
-                    f"{self._path} is damaged: storage '{key}' has another "
+                    f"{self._path} is damaged: storage '{key}' has the wrong "
                     "checksum. Download it again."
                 )
         numbers = np.frombuffer(
@@ -110,18 +110,18 @@ class TorchFile:
 
 @contextmanager
 def open_file(path: str) -> Iterator[TorchFile]:
-    """Opens a file that `torch.save` has written; PyTorch is not needed.
+    """Opens a file written by `torch.save`; PyTorch is not needed.
 
     Args:
         path: The file, of PyTorch 0.1.11 or later, in either format.
 
     Yields:
-        The file; its tensors can be read until the context is left.
+        The file. Its tensors can be read until the context is left.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If it is damaged or cut short, is no checkpoint, or
-            asks for anything but tensors and the records of `pickles`.
+        CheckpointError: If the file is damaged, truncated or not a checkpoint,
+            or asks for anything but tensors and the records of `pickles`.
     """
     if not os.path.isfile(path):
         raise MissingFileError(f"The checkpoint {path!r} does not exist.")
@@ -141,7 +141,7 @@ def open_file(path: str) -> Iterator[TorchFile]:
 def _parse_legacy(
     title: str, _: BinaryIO, mapped: mmap.mmap
 ) -> tuple[Any, _Places]:
-    # Five pickles, then the numbers.
+    # Five pickles, followed by the numbers.
     start = io.BytesIO(mapped[: pickles.MAX_PICKLE_BYTES])
 
     def read(what: str) -> Any:
@@ -158,7 +158,7 @@ def _parse_legacy(
     if type(protocol) is not int or protocol != _PROTOCOL:
         raise CheckpointError(f"{title} is of an unknown protocol.")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise CheckpointError(f"{title} must be little-endian. Save it anew.")
+        raise CheckpointError(f"{title} must be little-endian. Save it again.")
     storages: dict[str, Storage] = {}
     content = pickles.read(start, title, storages)
     keys = read("the list of storages")
@@ -213,16 +213,17 @@ def _parse_archive(
     pickled = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickled) != 1:
         raise CheckpointError(
-            f"{title} is a zip file that torch.save has not written."
+            f"{title} is a zip file that was not written by torch.save."
         )
     prefix = pickled[0].removesuffix("data.pkl")
     for name, entry in entries.items():
-        # PyTorch stores; what must be unpacked may become any size.
+        # PyTorch does not compress; compressed data may expand to any size.
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise CheckpointError(
-                f"{title} is damaged: {shown(name, UNTRUSTED_LIMIT)} is packed."
+                f"{title} is damaged: {shown(name, UNTRUSTED_LIMIT)} is "
+                "compressed."
             )
-        # `zipfile` allocates what the directory claims before it reads.
+        # `zipfile` allocates the size that the directory claims.
         if entry.compress_size != entry.file_size:
             raise CheckpointError(
                 f"{title} is damaged: {shown(name, UNTRUSTED_LIMIT)} is "
@@ -233,7 +234,7 @@ def _parse_archive(
         raise CheckpointError(f"{title} has a pickle of {size:,} bytes.")
     order = entries.get(f"{prefix}byteorder")
     if order is not None and archive.read(order)[:10] != b"little":
-        raise CheckpointError(f"{title} must be little-endian. Save it anew.")
+        raise CheckpointError(f"{title} must be little-endian. Save it again.")
     content = pickles.read(io.BytesIO(archive.read(pickled[0])), title)
     places: _Places = {}
     for name, entry in entries.items():
@@ -249,7 +250,7 @@ def _parse_archive(
 
 
 def _place(mapped: mmap.mmap, entry: zipfile.ZipInfo) -> int:
-    """Where an entry's bytes begin: behind a header of its own."""
+    """Returns where an entry's bytes begin: after a header of its own."""
     header = mapped[entry.header_offset : entry.header_offset + 30]
     if header[:4] != b"PK\x03\x04" or len(header) < 30:
         raise zipfile.BadZipFile(f"{entry.filename} has no header")
