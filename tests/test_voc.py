@@ -93,8 +93,8 @@ _NO_NAME = "<annotation><object><bndbox/></object></annotation>"
         (_write("Annotations/1.xml", "<annotation>"), ValueError, "ParseError"),
         (_write("Annotations/1.xml", _NO_NAME), ValueError, "1.xml"),
         (_two_boxes(("cat", 0, 0, 9, 9)), ValueError, "cat in .*1.xml"),
-        (_two_boxes(("red", 9, 9, 9, 20)), ValueError, "hold a pixel"),
-        (_two_boxes(("red", 70, 9, 80, 20)), ValueError, "hold a pixel"),
+        (_two_boxes(("red", 9, 9, 9, 20)), ValueError, "cover a pixel"),
+        (_two_boxes(("red", 70, 9, 80, 20)), ValueError, "cover a pixel"),
         (
             _two_boxes(("red", 0, 0, 9, 9), size=(32, 64)),
             ValueError,
@@ -112,7 +112,7 @@ def test_a_split_without_anything_to_find(folder):
     for i in range(4):
         text = voc_form.annotation([("red", 0, 0, 9, 9)], difficult=[0])
         (folder / f"Annotations/{i}.xml").write_text(text)
-    with pytest.raises(ValueError, match="none of the 4 images"):
+    with pytest.raises(ValueError, match="whose 4 images have none"):
         voc.voc_folder(str(folder), "train")
 
 

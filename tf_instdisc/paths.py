@@ -34,7 +34,7 @@ def local_path(path: str | os.PathLike, name: str = "path") -> str:
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise UsageError(
-            f"`{name}` must name an existing user where it begins with `~`. "
+            f"`{name}` must name an existing user if it begins with `~`. "
             f"Received: {name}={text!r}. Write ./{text} for a file or "
             "directory of that name."
         )

@@ -69,7 +69,7 @@ def build_source(
     if all(entry.difficult.all() for entry in objects):
         raise UsageError(
             "A split must hold objects that are not difficult. Received: "
-            f"{name}, of which none of the {len(objects)} images has one"
+            f"{name}, whose {len(objects)} images have none"
         )
     return DetectionSource(
         name, tuple(class_names), sizes, tuple(objects), images
@@ -143,7 +143,7 @@ def build_objects(
     is_box = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
     if not is_box.all():
         raise UsageError(
-            "A box must hold a pixel of its image. Received: "
+            "A box must cover a pixel of its image. Received: "
             f"{boxes[~is_box][0].tolist()} (left, top, right, bottom edge) "
             f"in {place}, an image of {width} x {height}"
         )

@@ -62,7 +62,7 @@ def image_paths(
     if said:
         print(
             f"In {shown(folder)}, "
-            f"{len(names)} images are taken; left out: {said}",
+            f"{len(names)} images are used; left out: {said}",
             file=sys.stderr,
             flush=True,
         )
@@ -85,7 +85,7 @@ def _search(
     if os.path.isdir(entry.path) if is_link else entry.is_dir():
         identity = _identity(entry.path)
         if identity in seen:
-            left_out["links to directories that are read already"] += 1
+            left_out["links to directories that were already read"] += 1
             return
         seen.add(identity)
         for below in _entries(entry.path, name):

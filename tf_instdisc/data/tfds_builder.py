@@ -36,7 +36,7 @@ def test_split_of(
     if found is None:
         print(
             f"{dataset} has no test split, only {', '.join(known)}; "
-            "--test_split names another.",
+            "use --test_split to name another.",
             flush=True,
         )
     elif found != "test":
@@ -104,7 +104,7 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
         hint = ""
         if versions:
             hint = (
-                f" Other versions are there: --dataset={builder.name}:"
+                f" Other versions are available: --dataset={builder.name}:"
                 f"{versions[-1]}."
             )
         raise UsageError(

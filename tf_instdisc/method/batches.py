@@ -187,8 +187,8 @@ def require_unit_length(embeddings: tf.Tensor) -> tf.Tensor:
     errors = tf.where(is_meant, tf.abs(lengths - 1), 0.0)
     is_unit = require(
         tf.reduce_max(errors) < _LENGTH_TOLERANCE,
-        "`encoder` must end in unit vectors: let keras.layers."
-        "UnitNormalization() be its last layer. Received: an embedding of "
+        "`encoder` must end in unit vectors: add keras.layers."
+        "UnitNormalization() as its last layer. Received: an embedding of "
         "length",
         lengths[tf.argmax(errors)],
     )

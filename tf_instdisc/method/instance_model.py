@@ -243,7 +243,7 @@ def _refuse(cure: str, **arguments: object) -> None:
 
 def _refuse_class_weight(class_weight: object) -> None:
     _refuse(
-        "There are no classes; weigh examples with `sample_weight`.",
+        "There are no classes; weight examples with `sample_weight`.",
         class_weight=class_weight,
     )
 

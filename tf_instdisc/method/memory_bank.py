@@ -97,7 +97,7 @@ class MemoryBank(keras.layers.Layer):
         replicas.update_outside_of_steps(self.rows, _scatter, (ids, new))
 
     def update(self, ids: tf.Tensor, embeddings: tf.Tensor) -> None:
-        """Moves rows `[batch]` towards embeddings `[batch, embedding_dim]`.
+        """Moves rows `[batch]` toward embeddings `[batch, embedding_dim]`.
 
         The new row is momentum * old + (1 - momentum) * v, renormalized. If
         an id occurs more than once in the global batch, its last embedding

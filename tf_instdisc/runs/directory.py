@@ -266,12 +266,12 @@ def _say_rows_are_of_training(run: RunDirectory) -> None:
     cure = f"instdisc-update --run_dir={run.path} --images=FOLDER --reread"
     if not is_converted:
         cure = (
-            "Its instdisc-train command with --finish, or of a run that was "
-            f"updated {cure},"
+            "Its instdisc-train command with --finish (or, if the run was "
+            f"updated, {cure})"
         )
     print(
-        f"note: the rows of {run.path} are those of its training and not of "
-        f"the whole images. {cure} encodes them again.",
+        f"note: the rows of {run.path} were left by its training, not encoded "
+        f"from the whole images. {cure} encodes them again.",
         file=sys.stderr,
     )
 

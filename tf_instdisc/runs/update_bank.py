@@ -210,7 +210,7 @@ def _renames(
     old_digests: dict[str, str],
     digests: dict[str, str],
 ) -> list[tuple[str, str]]:
-    """Returns name pairs of a file that occurs exactly once in each."""
+    """Returns name pairs for files that occur exactly once on both sides."""
     by_digest: dict[str, list[str]] = {}
     for name in added:
         by_digest.setdefault(digests[name], []).append(name)

@@ -26,7 +26,7 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
             & (header.height < 2**31)
             & (header.width < 2**31),
             "A BMP must not be compressed, with "
-            f"{', '.join(map(str, BITS))} bits a pixel. Received bits, "
+            f"{', '.join(map(str, BITS))} bits per pixel. Received bits, "
             "compression:",
             [header.bits, header.compression],
         ),
@@ -34,7 +34,7 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
         *require(
             header.offset + header.stride * header.height
             <= tf.cast(file.length, tf.int64),
-            "A BMP must be whole.",
+            "A BMP must be complete.",
             [],
         ),
     ]
@@ -125,7 +125,7 @@ def _of_16_bits(file: FileBytes, header: _Header, rows: tf.Tensor) -> tf.Tensor:
     is_known = tf.reduce_all(masks == default) | tf.reduce_all(
         masks == [0xF800, 0x07E0, 0x001F]
     )
-    checks = require(is_known, "Masks of a BMP must be usual.", [masks])
+    checks = require(is_known, "Masks of a BMP must be standard.", [masks])
     with tf.control_dependencies(checks):
         low, high = rows[:, ::2], rows[:, 1::2]
         numbers = tf.cast(low, tf.int32) + 256 * tf.cast(high, tf.int32)

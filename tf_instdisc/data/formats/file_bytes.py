@@ -7,7 +7,7 @@ import tensorflow as tf
 _LETTERS = [bytes([value]) for value in range(256)]
 
 
-# Zeros after the last byte, as many as are read at once.
+# Zeros after the last byte; no more bytes are read at once.
 _PADDING = 64
 
 

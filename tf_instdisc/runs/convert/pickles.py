@@ -163,15 +163,15 @@ class _Reader(pickle._Unpickler):
 
     def persistent_load(self, reference: Any) -> Any:
         if not isinstance(reference, tuple) or len(reference) < 2:
-            raise self.refusal("something outside of it that is no storage")
+            raise self.refusal("something outside of it that is not a storage")
         if reference[0] == "module":
             # A class, with its source.
             return reference[1]
         if reference[0] != "storage" or len(reference) < 5:
-            raise self.refusal("something outside of it that is no storage")
+            raise self.refusal("something outside of it that is not a storage")
         _, kind, key, _, size, *views = reference
         if not isinstance(kind, Name) or kind.name not in ITEM_BYTES:
-            raise self.refusal("a storage of unknown numbers")
+            raise self.refusal("a storage of an unknown type")
         start, view_size = 0, size
         if views and views[0] is not None:
             _, start, view_size = views[0]
@@ -188,7 +188,7 @@ class _Reader(pickle._Unpickler):
         arguments = self.stack.pop()
         function = self.stack.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            raise self.refusal("a call of something that is no name")
+            raise self.refusal("a call of something that is not a name")
         self.append(self._made(function, arguments))
 
     def load_newobj(self) -> None:
@@ -231,15 +231,15 @@ class _Reader(pickle._Unpickler):
             or kind.name in ITEM_BYTES
             or kind.name in _CALLED
         ):
-            raise self.refusal("an object of something that is no class")
+            raise self.refusal("an object of something that is not a class")
         return Inert(kind.name)
 
     def _set_items(self, target: Any, items: list) -> None:
         if not isinstance(target, dict) or len(items) % 2:
-            raise self.refusal("an entry in something that is no dictionary")
+            raise self.refusal("an entry in something that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int):
-                raise self.refusal("a key that is neither text nor integer")
+                raise self.refusal("a key of an unknown type")
             target[key] = value
 
     def _made(self, function: Name, arguments: tuple) -> Any:
@@ -248,10 +248,10 @@ class _Reader(pickle._Unpickler):
             # Python 2 passes the items here.
             items = arguments[0] if arguments else []
             if not isinstance(items, list):
-                raise self.refusal("a dictionary of something that is no list")
+                raise self.refusal("a dictionary of what is not a list")
             self._copied += len(items)
             if self._copied > self._stream.tell():
-                raise self.damage("the same items again and again")
+                raise self.damage("the same items repeated too often")
             made: dict[Any, Any] = {}
             for key, value in items:
                 self._set_items(made, [key, value])
