@@ -212,7 +212,7 @@ def test_rows_of_an_earlier_version_are_read_and_encoded_again(
     assert np.abs(rows - one_epoch.load_bank().rows).max() > 0.01
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "those of its training" in said
+    assert "left by its training" in said
     assert "--finish" in said
     old.load_bank()
     assert not capsys.readouterr().err  # Once is enough.

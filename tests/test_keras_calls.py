@@ -374,7 +374,7 @@ REFUSED = {
     ),
     "class_weight": (
         lambda m: m.fit(IMAGES, IDS, class_weight={0: 1.0}),
-        "no classes; weigh examples with `sample_weight`",
+        "no classes; weight examples with `sample_weight`",
     ),
     "class_weight of a batch": (
         lambda m: m.train_on_batch(IMAGES, IDS, class_weight={0: 1.0}),
