@@ -1,5 +1,6 @@
 # `make train` and `make test` only need Python 3.11 to 3.13.
-# `make test-all` adds the tests that take minutes.
+# `make test-all` adds the tests that take minutes, as CI runs them, and
+# `make test-exhaustive` the rest (half an hour on two cores).
 PYTHON ?= python3
 VENV ?= .venv
 RUN_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
@@ -8,16 +9,19 @@ BIN := $(VENV)/bin
 # One process per core. The tests of a file stay together, as they share fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: train test test-all lint bench clean
+.PHONY: train test test-all test-exhaustive lint bench clean
 
 train: RUN := $(RUN_DIR)
 train: $(VENV)/.installed
 	$(BIN)/instdisc train --recipe=digits --run_dir=$(RUN)
 
 test: $(VENV)/.installed
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not exhaustive" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed
+	$(PYTEST) -m "not exhaustive" $(PYTEST_ARGS)
+
+test-exhaustive: $(VENV)/.installed
 	$(PYTEST) $(PYTEST_ARGS)
 
 # PyTorch and faiss are compared where they are installed: pip install '.[bench]'.

@@ -56,10 +56,57 @@ _SLOW = {
 }
 
 
+# Starts of the names of tests that take long and repeat with other values, or in
+# whole processes, what cheaper tests check.
+_EXHAUSTIVE = (
+    "test_benchmarks",
+    "test_data::test_jpeg_crops_equal_crops_of_the_whole_image",
+    "test_detection::test_both_detectors_learn",
+    "test_evaluate_command::test_a_moved_folder",
+    "test_evaluate_command::test_a_second_evaluation",
+    "test_evaluate_command::test_one_class_is_refused",
+    "test_evaluation::test_svm_of_two_classes",
+    "test_evaluation::test_untrained_network",
+    "test_fine_tuning::test_a_class_without",
+    "test_fine_tuning::test_a_training_repeats",
+    "test_finish::test_an_updated_run_is_not_trained_on[True]",
+    "test_finish::test_each_image_is_its_own_first_neighbor[folder]",
+    "test_first_format::test_commands_open_it",
+    "test_health::test_the_command_warns",
+    "test_health::test_tensorboard",
+    "test_hosts::test_sigterm",
+    "test_hosts::test_three_workers",
+    "test_kills::test_evaluation",
+    "test_kills::test_processes_that_are_killed",
+    "test_kills::test_results_of_training[True]",
+    "test_neighbors_command::test_the_command_writes_pictures",
+    "test_notebook",
+    "test_other_networks::test_training_lowers_the_loss",
+    "test_plan::test_activations",
+    "test_precision",
+    "test_recipes::test_a_recipe_trains[cifar10",
+    "test_recipes::test_a_recipe_trains[imagenet_alexnet",
+    "test_recipes::test_a_recipe_trains[imagenet_resnet50",
+    "test_recipes::test_a_recipe_trains[imagenet_vgg16",
+    "test_replicas::test_a_users_smaller_last_batch[dictionaries",
+    "test_replicas::test_a_users_smaller_last_batch[pairs-16",
+    "test_replicas::test_a_users_smaller_last_batch[weights-3",
+    "test_replicas::test_with_synchronised_or_frozen_batch_norm[float32",
+    "test_replicas::test_replicas_equal_one_device[nce-shared-0.0-3-float32",
+    "test_report::test_a_run_without",
+    "test_serving_client::test_labels_lead",
+    "test_serving_client::test_load_with",
+    "test_update::test_training_goes_on",
+)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
+        name = f"{item.path.stem}::{item.name}"
         if item.path.stem in _SLOW:
             item.add_marker(pytest.mark.slow)
+        if name.startswith(_EXHAUSTIVE):
+            item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture(scope="session")
