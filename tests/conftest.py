@@ -56,8 +56,8 @@ _SLOW = {
 }
 
 
-# Starts of the names of tests that take long and repeat with other values, or in
-# whole processes, what cheaper tests check.
+# Prefixes of the names of slow tests that repeat, with other values or in whole
+# processes, what cheaper tests check.
 _EXHAUSTIVE = (
     "test_benchmarks",
     "test_data::test_jpeg_crops_equal_crops_of_the_whole_image",
