@@ -1,1 +1,1 @@
-"""The paper's evaluations, one protocol a file."""
+"""The paper's evaluations, with one protocol in each file."""

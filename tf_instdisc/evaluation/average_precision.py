@@ -1,7 +1,7 @@
-"""Average precision of detections: PASCAL VOC's and COCO's.
+"""Average precision of detections, as defined by PASCAL VOC and COCO.
 
-VOC's is computed here as its development kit does (Everingham et al. 2010,
-section 4.2); COCO's by pycocotools, the reference itself.
+VOC's is computed here as in its development kit (Everingham et al. 2010,
+section 4.2). COCO's is computed by pycocotools, the reference implementation.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
 MAX_DETECTIONS = 100
-"""Detections of one image that COCO counts."""
+"""Maximum number of detections per image that COCO counts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """What was found in one image.
+    """The detections in one image.
 
     Attributes:
-        boxes: float32 `[num_detections, 4]`: left, top, right, bottom edge
-            in pixels of the stored image.
+        boxes: float32 `[num_detections, 4]`: the left, top, right and bottom
+            edge in pixels of the stored image.
         classes: int64 `[num_detections]`.
-        scores: float32 `[num_detections]`; higher is surer.
+        scores: float32 `[num_detections]`; higher is more confident.
     """
 
     boxes: np.ndarray
@@ -56,25 +56,26 @@ def voc_average_precision(
     eleven_points: bool = False,
     iou_threshold: float = 0.5,
 ) -> np.ndarray:
-    """VOC's average precision of each class.
+    """Returns VOC's average precision of each class.
 
-    The surest detection of an object is right if their intersection over
-    union reaches the threshold; any other of the same object is wrong.
-    Detections of difficult objects do not count.
+    The highest-scoring detection of an object is correct if their intersection
+    over union reaches the threshold; any other detection of the same object is
+    wrong. Detections of difficult objects do not count.
 
     Args:
         objects: One for each image.
         detections: One for each image, in the same order.
         num_classes: Number of classes.
-        eleven_points: The mean of the best precision at recalls 0, 0.1 ..
-            1, as up to VOC 2009; otherwise the area below the curve.
-        iou_threshold: In (0, 1].
+        eleven_points: Whether to average the best precision at recalls of
+            0, 0.1 .. 1, as VOC did up to 2009, instead of computing the area
+            under the curve.
+        iou_threshold: The threshold, in (0, 1].
 
     Returns:
-        float64 `[num_classes]` in [0, 1]; NaN where there is nothing to find.
+        float64 `[num_classes]` in [0, 1]; NaN for classes without objects.
 
     Raises:
-        ValueError: If there are not as many detections as images.
+        ValueError: If the numbers of entries differ.
     """
     _require_as_many(objects, detections)
     values = np.full([num_classes], np.nan)
@@ -96,31 +97,31 @@ def coco_average_precision(
     detections: Sequence[Detections],
     num_classes: int,
 ) -> dict[str, float]:
-    """COCO's mean average precision, by pycocotools.
+    """Returns COCO's mean average precision, computed by pycocotools.
 
-    Difficult objects are COCO's crowds: detections that they hold do not
-    count.
+    Difficult objects are treated as COCO's crowds: detections inside them do
+    not count.
 
     Args:
         objects: One for each image.
-        detections: One for each image, in the same order; the surest 100
-            count.
+        detections: One for each image, in the same order. Only the 100
+            highest-scoring ones of an image count.
         num_classes: Number of classes.
 
     Returns:
-        `coco_map`, the mean over intersections over union of 0.50, 0.55 ..
-        0.95, `coco_ap50` and `coco_ap75`, each in [0, 1]; NaN if there is
-        nothing to find.
+        `coco_map`, the mean over IoU thresholds of 0.50, 0.55 .. 0.95,
+        `coco_ap50` and `coco_ap75`, each in [0, 1]; NaN if there are no
+        objects.
 
     Raises:
-        ValueError: If pycocotools is missing, or there are not as many
-            detections as images.
+        ValueError: If pycocotools is missing, or if the numbers of entries
+            differ.
     """
     _require_as_many(objects, detections)
     require_pycocotools()
     from pycocotools.cocoeval import COCOeval
 
-    # It reports on standard output.
+    # pycocotools reports its progress on standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _to_coco(
@@ -140,7 +141,7 @@ def coco_average_precision(
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()
         evaluation.accumulate()
-    # [thresholds, recalls, classes]; -1 where there is nothing to find.
+    # [thresholds, recalls, classes]; -1 for classes without objects.
     precision = evaluation.eval["precision"][..., 0, 0]
     known = precision[:, :, precision[0, 0] > -1]
 
@@ -159,7 +160,7 @@ def _to_coco(
     num_classes: int,
     extras: Callable[[Any, int], dict[str, float]],
 ) -> "COCO":
-    """pycocotools' form of boxes, each with the `extras` of its entry."""
+    """Converts boxes to pycocotools' format, adding `extras` to each."""
     from pycocotools.coco import COCO
 
     annotations: list[dict[str, Any]] = []
@@ -193,7 +194,7 @@ def _require_as_many(
 ) -> None:
     if len(objects) != len(detections):
         raise UsageError(
-            "Every image must have its detections, if only none. Received: "
+            "Every image must have an entry, even if it is empty. Received: "
             f"{len(objects)} images, {len(detections)} detections"
         )
 
@@ -204,7 +205,7 @@ def _judge(
     label: int,
     iou_threshold: float,
 ) -> np.ndarray:
-    """bool: which detections are right, surest first; without the ignored."""
+    """Returns whether each counted detection is correct, by falling score."""
     found = [
         (score, image, index)
         for image, entry in enumerate(detections)
@@ -233,7 +234,7 @@ def _judge(
 
 
 def intersection_over_union(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Overlap of a box `[4]` with boxes `[count, 4]`: float64 `[count]`."""
+    """Returns the IoU of a box `[4]` with boxes `[count, 4]`, float64."""
     box = box.astype(np.float64)
     boxes = boxes.astype(np.float64)
     shared = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(
@@ -248,7 +249,7 @@ def _eleven_points(
     right: np.ndarray, precision: np.ndarray, wanted: int
 ) -> float:
     best = [
-        # In whole numbers: 0.3 as a float is beyond a recall of 3 in 10.
+        # In integers: as a float, 0.3 exceeds a recall of 3 out of 10.
         np.max(precision[10 * right >= tenth * wanted], initial=0.0)
         for tenth in range(11)
     ]

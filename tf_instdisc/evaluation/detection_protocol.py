@@ -1,7 +1,7 @@
-"""Detection: a RetinaNet on the trained encoder, against one from scratch.
+"""Detection: compares a RetinaNet on the trained encoder and from scratch.
 
-The paper fine-tunes Fast R-CNN and Faster R-CNN on VOC 2007 (its section on
-object detection), so that none of its numbers stands beside these.
+The paper fine-tunes Fast R-CNN and Faster R-CNN on VOC 2007 (in its section on
+object detection), so its numbers cannot be compared with these.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ _METRICS = ("coco_map", "coco_ap50", "coco_ap75", "voc_map", "voc07_map")
 class DetectionOptions:
     """Detection
 
-    A detector from scratch has nothing to keep: it trains all layers and
-    batch norm.
+    A detector from scratch has no trained weights to keep, so all its layers
+    are trained, including batch normalization.
     """
 
     dataset: str | None = setting(
@@ -36,19 +36,19 @@ class DetectionOptions:
     )
     images: str | None = setting(
         None,
-        "Folder with Annotations, ImageSets and JPEGImages, in place of "
+        "Folder with Annotations, ImageSets and JPEGImages, instead of "
         "--detection_dataset.",
         is_path=True,
         flag="detection_images",
     )
     train_split: str | None = setting(
         None,
-        "Split to train detectors on; by default train+validation of a data "
-        "set, trainval of a folder.",
+        "Training split; by default train+validation of a data set or "
+        "trainval of a folder.",
         flag="detection_train_split",
     )
     test_split: str = setting(
-        "test", "Split to measure detectors on.", flag="detection_test_split"
+        "test", "Test split.", flag="detection_test_split"
     )
     data_dir: str | None = setting(
         None,
@@ -64,55 +64,55 @@ class DetectionOptions:
     )
     label_key: str = setting(
         "label",
-        "Class in the feature 'objects' of --detection_dataset.",
+        "Class label in the feature 'objects' of --detection_dataset.",
         flag="detection_label_key",
     )
     image_size: int = setting(
         512,
-        "Side in pixels to which images are resized; a multiple of 32.",
+        "Side of the resized images in pixels; a multiple of 32.",
         least=32,
         flag="detection_image_size",
     )
     epochs: int = setting(
         12,
-        "Epochs of a detector; it is measured after each.",
+        "Epochs of a detector, which is measured after each epoch.",
         least=1,
         flag="detection_epochs",
     )
     batch_size: int = setting(
-        16, "Images in a batch.", least=1, flag="detection_batch_size"
+        16, "Images per batch.", least=1, flag="detection_batch_size"
     )
     learning_rate: float = setting(
         1e-3,
-        "Highest learning rate of a detector (AdamW; it falls along a cosine).",
+        "Peak learning rate of a detector (AdamW with cosine decay).",
         least=1e-9,
         flag="detection_learning_rate",
     )
     frozen_layers: tuple[str, ...] = setting(
         (),
-        "Layers of the trained encoder that the detector leaves as they are, "
-        "by how their names begin: conv1,conv2. Not from scratch.",
+        "Prefixes of layers of the trained encoder that are frozen, such as "
+        "conv1,conv2. Not from scratch.",
     )
     frozen_batch_norm: bool = setting(
         False,
-        "Leave batch norm of the trained encoder as it is. Not from scratch.",
+        "Freeze batch norm of the trained encoder. Not from scratch.",
     )
     head_filters: int = setting(
         256,
-        "Filters of pyramid and heads; 256 is RetinaNet's.",
+        "Filters of the pyramid and the heads; RetinaNet has 256.",
         least=1,
         flag="detection_head_filters",
     )
     anchor_scale: float = setting(
         4.0,
-        "Side of the smallest anchors of a level, in its strides; 4 is "
-        "RetinaNet's, small objects need less.",
+        "Side of the smallest anchors of a level in strides. RetinaNet has 4; "
+        "small objects need less.",
         least=0.1,
         flag="detection_anchor_scale",
     )
     seed: int = setting(
         0,
-        "Seeds new weights, the order of images and flips.",
+        "Random seed of new weights, the order of images and flips.",
         least=0,
         most=2**31 - 1,
         flag="detection_seed",
@@ -132,11 +132,11 @@ class DetectionOptions:
 class Detection(Protocol):
     """Mean average precision of a detector from scratch and a pre-trained one.
 
-    Both begin with the same heads and see the same batches. Metrics of each
-    epoch are kept in the run directory. Measured, after the last epoch, are
-    COCO's mean average precision (`coco_map`, `coco_ap50`, `coco_ap75`) and
-    VOC's: the area below the curve (`voc_map`), and eleven points as in VOC
-    2007 (`voc07_map`).
+    Both start from the same heads and are trained on the same batches. The
+    metrics of each epoch are kept in the run directory. The results are those
+    after the last epoch: COCO's mean average precision (`coco_map`,
+    `coco_ap50`, `coco_ap75`) and VOC's, both as the area under the curve
+    (`voc_map`) and with eleven points as in VOC 2007 (`voc07_map`).
     """
 
     name = "detection"
@@ -159,7 +159,7 @@ class Detection(Protocol):
         return DetectionInputs(images.run, encoder, options)
 
     def check(self, inputs: "DetectionInputs") -> None:
-        # Sizes and names of layers, before any image is read.
+        # Checks sizes and layer names before any image is read.
         inputs.build(num_classes=1, pretrained=True)
         _ = inputs.sources
 

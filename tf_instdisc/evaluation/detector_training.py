@@ -1,4 +1,4 @@
-"""Trains detectors for the protocol of detection, and measures them."""
+"""Trains and evaluates detectors for the detection protocol."""
 
 import dataclasses
 import functools
@@ -25,12 +25,12 @@ _WARMUP_FRACTION = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class DetectionInputs:
-    """A trained encoder, and images with boxes.
+    """A trained encoder and images with boxes.
 
     Attributes:
         run: The run.
         encoder: Its encoder, with layers `conv1` .. `conv5`.
-        options: What detectors learn from, and how.
+        options: The data and training settings of the detectors.
     """
 
     run: RunDirectory
@@ -39,7 +39,7 @@ class DetectionInputs:
 
     @functools.cached_property
     def sources(self) -> tuple[DetectionSource, DetectionSource]:
-        """Images to train on and images to measure on.
+        """The training and test images.
 
         Raises:
             FileNotFoundError: If a folder, split, image or annotation is
@@ -69,7 +69,7 @@ class DetectionInputs:
         return train, test
 
     def build(self, num_classes: int, pretrained: bool) -> keras.Model:
-        """A new detector on the encoder, or one of the same layers.
+        """Builds a detector on the encoder, or on a copy with new weights.
 
         Raises:
             UsageError: If the options do not fit the encoder.
@@ -89,7 +89,7 @@ class DetectionInputs:
     def train(
         self, model: keras.Model
     ) -> Iterator[tuple[int, dict[str, float]]]:
-        """Trains; gives the epoch, from 1, with its loss and metrics."""
+        """Trains; yields each epoch, from 1, with its loss and metrics."""
         options = self.options
         train, test = self.sources
         steps = (
@@ -108,7 +108,7 @@ class DetectionInputs:
             optimizer=keras.optimizers.AdamW(
                 rate, weight_decay=_WEIGHT_DECAY, global_clipnorm=_GRADIENT_NORM
             ),
-            # XLA, which Keras 3.15 turns on beside a GPU, does not know the
+            # Keras 3.15 enables XLA on a GPU, and XLA does not support the
             # decoder's CombinedNonMaxSuppression (TensorFlow 2.21).
             jit_compile=False,
         )
@@ -116,8 +116,8 @@ class DetectionInputs:
         images = detection_pipeline.square_images(test, options.image_size)
         images = images.batch(options.batch_size)
         with warnings.catch_warnings():
-            # RetinaNet of keras_cv 0.9 names its input and is called without
-            # the name, of which Keras 3.15 warns.
+            # The RetinaNet of keras_cv 0.9 names its input but is called
+            # without the name, about which Keras 3.15 warns.
             warnings.filterwarnings("ignore", "The structure of `inputs`")
             for epoch in range(options.epochs):
                 batches = detection_pipeline.epoch_batches(
@@ -138,7 +138,7 @@ class DetectionInputs:
 def metrics_of(
     source: DetectionSource, found: list[Detections]
 ) -> dict[str, float]:
-    """All metrics by name, and VOC's of each class as `voc_ap/NAME`."""
+    """Returns all metrics by name; VOC's per class are `voc_ap/NAME`."""
     num_classes = len(source.class_names)
     area, points = (
         average_precision.voc_average_precision(

@@ -18,23 +18,22 @@ def evaluate(
 ) -> list[Measurement]:
     """Measures a finished run and keeps the results in its directory.
 
-    Everything that can be wrong with the run, the labels or the options is
-    found before the first protocol begins. What a protocol has measured is
-    kept, even if a later one fails.
+    The run, the labels and the options are checked before the first protocol
+    begins. The results of a protocol are kept even if a later one fails.
 
     Args:
         run: A finished run, or the path of its directory.
-        options: The options of each protocol, in the order in which they are
-            to be run: `{"knn": KNNOptions()}`.
+        options: The options of each protocol, such as
+            `{"knn": KNNOptions()}`. The protocols run in this order.
         overrides: As in `open_inputs`.
 
     Returns:
-        All that was measured.
+        All measurements.
 
     Raises:
         RunDirectoryError: If the run has not finished.
-        UsageError: If a protocol is unknown, or labels, images or options do
-            not fit.
+        UsageError: If a protocol is unknown, or if the labels, images or
+            options do not fit.
     """
     if not isinstance(run, RunDirectory):
         run = opening.load(os.fspath(run))
@@ -47,7 +46,7 @@ def _evaluate(
     options: Mapping[str, Any],
     overrides: Mapping[str, Any] | None,
 ) -> list[Measurement]:
-    run.load_results()  # Raises now, and not after measuring.
+    run.load_results()  # Raises an error now, not after measuring.
     images = RunImages(run, overrides or {})
     steps = []
     for name, chosen in options.items():

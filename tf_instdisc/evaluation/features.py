@@ -1,4 +1,4 @@
-"""Activations of an encoder's layers, computed once and kept on disk."""
+"""Computes the activations of an encoder's layers and caches them on disk."""
 
 import contextlib
 import dataclasses
@@ -32,9 +32,9 @@ class Features:
     """Activations of labeled images.
 
     Attributes:
-        values: For each layer, float16 `[size, num_features]`, mapped from
-            the disk.
-        labels: int64 `[size]`, none negative.
+        values: For each layer, float16 `[size, num_features]`, memory-mapped
+            from disk.
+        labels: Non-negative int64 `[size]`.
     """
 
     values: dict[str, np.ndarray]
@@ -42,7 +42,7 @@ class Features:
 
 
 def available_layers(encoder: keras.Model) -> tuple[str, ...]:
-    """Which of `conv1` .. `conv5` and `embedding` an encoder has."""
+    """Returns which of `conv1` .. `conv5` and `embedding` exist."""
     names = {layer.name for layer in encoder.layers}
     return tuple(
         name for name in LAYERS if name in names or name == "embedding"
@@ -59,17 +59,17 @@ def require_layers(encoder: keras.Model, names: Sequence[str]) -> None:
 def feature_model(
     encoder: keras.Model, names: Sequence[str], num_features: int
 ) -> keras.Model:
-    """A model from images to pooled, flat activations.
+    """Builds a model that maps images to pooled, flattened activations.
 
-    Maps are averaged to a square grid whose side is the whole number nearest
-    to the root of `num_features` / channels, as the paper's linear
-    classifiers take about 9,000 numbers of each layer (Zhang et al. 2017,
-    arXiv 1611.09842). Maps that are smaller stay as they are.
+    Feature maps are average-pooled to a square grid whose side is the square
+    root of `num_features` / channels, rounded to the nearest integer: the
+    paper's linear classifiers use about 9,000 values of each layer (Zhang et
+    al. 2017, arXiv 1611.09842). Smaller maps are left unchanged.
 
     Args:
         encoder: A functional model.
-        names: Layers; `embedding` is the encoder's output.
-        num_features: About how many numbers a layer is pooled to.
+        names: Names of layers; `embedding` is the encoder's output.
+        num_features: Approximate number of values to which a layer is pooled.
 
     Returns:
         A model with one output for each name, `[batch, num_features]`.
@@ -100,27 +100,27 @@ def extract(
     crop_fraction: float = DataConfig.crop_fraction,
     digest: str | None = None,
 ) -> Features:
-    """Activations of all labeled images, from the disk where they are there.
+    """Returns the activations of all labeled images, cached on disk.
 
-    They are found again by the encoder's weights, the images' bytes and
-    labels, and how images and maps are resized. Those of another encoder
-    are removed from the directory. Memory holds a batch.
+    The cache is keyed by the encoder's weights, the images' bytes and labels,
+    and the resizing of images and feature maps. Activations of another encoder
+    are removed from the directory. Only one batch is held in memory at a time.
 
     Args:
         encoder: A functional model.
         source: The images.
-        names: Layers, as in `feature_model`.
-        directory: Where they are kept; made if it is missing.
+        names: Names of layers, as in `feature_model`.
+        directory: The directory of the cache; it is created if it is missing.
         num_features: As in `feature_model`.
         crop_fraction: As in `evaluation_dataset`.
-        digest: What `data_digest` gives for the source, where it is known:
-            it reads all images.
+        digest: The `data_digest` of the source, if it is known. Computing it
+            reads all images.
 
     Returns:
         The activations.
 
     Raises:
-        StorageError: If the disk has not enough room.
+        StorageError: If there is not enough disk space.
     """
     place = directory / f"{_ENCODER_PREFIX}{encoder_digest(encoder)}"
     if directory.exists():
@@ -150,7 +150,7 @@ def extract(
 
 @contextlib.contextmanager
 def kept_in(directory: pathlib.Path, keep: bool) -> Iterator[pathlib.Path]:
-    """A directory for features; without `keep` it is removed at the end."""
+    """Yields a directory, which is removed at the end unless `keep`."""
     try:
         yield directory
     finally:
@@ -159,7 +159,7 @@ def kept_in(directory: pathlib.Path, keep: bool) -> Iterator[pathlib.Path]:
 
 
 def encoder_digest(encoder: keras.Model) -> str:
-    """Another one where any layer or weight is another."""
+    """Returns a digest of the encoder's layers and weights."""
     digest = hashlib.sha256(encoder.to_json().encode())
     for weight in encoder.weights:
         digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
@@ -167,7 +167,7 @@ def encoder_digest(encoder: keras.Model) -> str:
 
 
 def data_digest(source: ImageSource) -> str:
-    """Another one where any image, id or label is another."""
+    """Returns a digest of the images, ids and labels."""
     digest = hashlib.sha256()
     for batch in source.examples(None).batch(_BATCH).as_numpy_iterator():
         for name in ("instance_id", "label"):
@@ -182,7 +182,7 @@ def _is_whole(file: pathlib.Path) -> bool:
     if not file.exists():
         return False
     try:
-        checksums.digest(file, "It is computed again.")
+        checksums.digest(file, "It is recomputed.")
     except DamagedFileError as error:
         print(f"warning: {error}", file=sys.stderr)
         return False

@@ -1,4 +1,4 @@
-"""Fine-tuning of the whole network with few labels, or with all."""
+"""Fine-tuning of the whole network with some or all of the labels."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class FineTuneOptions:
     """Fine-tuning
 
-    The defaults (70 epochs, SGD 0.01, a tenth after 30 and 60 of them) were
-    written down from memory as the paper's and were not compared with it. The
-    pre-trained network and the one from scratch get the same images, updates
-    and augmentation.
+    The defaults (70 epochs of SGD with a learning rate of 0.01, divided by ten
+    after 30 and 60 epochs) are the paper's as we remember them; they were not
+    checked against it. The pre-trained network and the one from scratch are
+    trained with the same images, updates and augmentation.
     """
 
     fractions: tuple[float, ...] = setting(
@@ -44,33 +44,33 @@ class FineTuneOptions:
     )
     min_updates: int = setting(
         0,
-        "Updates that few images get at least; the schedule is stretched.",
+        "Minimum number of updates; the schedule is stretched to fit.",
         least=0,
         flag="finetune_min_updates",
     )
     batch_size: int = setting(
-        256, "Images in a batch.", least=1, flag="finetune_batch_size"
+        256, "Images per batch.", least=1, flag="finetune_batch_size"
     )
     optimizer: str = setting(
         "sgd", "Optimizer.", choices=OPTIMIZERS, flag="finetune_optimizer"
     )
     learning_rate: float = setting(
-        0.01, "Highest learning rate.", least=0, flag="finetune_learning_rate"
+        0.01, "Peak learning rate.", least=0, flag="finetune_learning_rate"
     )
     scratch_learning_rate: float | None = setting(
         None,
-        "That of the network from scratch; the same by default.",
+        "Peak learning rate from scratch; the same by default.",
         least=0,
     )
     schedule: str = setting(
         "steps",
-        "How the learning rate falls.",
+        "Learning rate schedule.",
         choices=SCHEDULES,
         flag="finetune_schedule",
     )
     schedule_epochs: tuple[int, ...] = setting(
         (30, 60),
-        "Epochs after which `steps` falls.",
+        "Epochs after which the rate falls under `steps`.",
         is_rising=True,
         flag="finetune_schedule_epochs",
     )
@@ -82,7 +82,7 @@ class FineTuneOptions:
     )
     min_crop_area: float | None = setting(
         None,
-        "Smallest fraction of an image that is cropped; the run's by default.",
+        "Smallest crop, as a fraction of the image; the run's by default.",
         least=0.01,
         most=1,
         flag="finetune_min_crop_area",
@@ -111,7 +111,7 @@ class _FineTuning(Protocol):
     def _measure(
         self, inputs: "EvaluationInputs", fractions: tuple[float, ...]
     ) -> list[Measurement]:
-        """Fine-tunes with each fraction of the labels, and from scratch."""
+        """Fine-tunes the network with each fraction of the labels."""
         from tf_instdisc.data.subset import subset
         from tf_instdisc.evaluation import network_tuning
 
@@ -157,7 +157,7 @@ class SemiSupervised(_FineTuning):
 
 
 class FineTuning(_FineTuning):
-    """The same with all labels; the options' fractions play no part."""
+    """Top-1 and top-5 accuracy after fine-tuning with all labels."""
 
     name = "finetune"
 

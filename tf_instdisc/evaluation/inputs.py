@@ -1,4 +1,4 @@
-"""Opens what a protocol needs: a finished run, and labeled images."""
+"""Opens the inputs of a protocol: a finished run and labeled images."""
 
 import dataclasses
 import functools
@@ -34,9 +34,9 @@ class EvaluationInputs:
 
     Attributes:
         run: The run.
-        config: Its settings, with the images that are measured on.
-        source: Images with labels to learn from.
-        test_source: Images with labels to be told; the same classes.
+        config: Its settings, with the images of the evaluation.
+        source: Labeled training images.
+        test_source: Labeled test images of the same classes.
     """
 
     run: RunDirectory
@@ -61,26 +61,26 @@ class EvaluationInputs:
 
     @property
     def crop_fraction(self) -> float:
-        """As in `evaluation_dataset`."""
+        """The crop fraction, as in `evaluation_dataset`."""
         return self.config.data.crop_fraction
 
     @functools.cached_property
     def source_digest(self) -> str:
-        """`data_digest` of the images to learn from."""
+        """The `data_digest` of the training images."""
         return data_digest(self.source)
 
     @functools.cached_property
     def test_digest(self) -> str:
-        """`data_digest` of the images to test on."""
+        """The `data_digest` of the test images."""
         return data_digest(self.test_source)
 
     @property
     def num_classes(self) -> int:
-        """Classes of the labels."""
+        """Number of classes."""
         return self.source.num_classes
 
     def images(self, source: ImageSource) -> tf.data.Dataset:
-        """Each image once: (images, instance_ids, labels)."""
+        """Returns batches `(images, instance_ids, labels)` of all images."""
         return pipeline.evaluation_dataset(
             source, self.image_size, _BATCH, self.crop_fraction
         )
@@ -92,7 +92,7 @@ class EvaluationInputs:
         directory: pathlib.Path,
         num_features: int,
     ) -> tuple[Features, Features]:
-        """Activations of the training and of the test images.
+        """Returns the activations of the training and test images.
 
         Args:
             encoder: As in `extract`.
@@ -119,7 +119,7 @@ class EvaluationInputs:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """int64: labels of the images to learn from that have one."""
+        """The int64 labels of the labeled training images."""
         return labels_of(self.source)
 
 
@@ -137,12 +137,12 @@ class RunImages:
 
     @functools.cached_property
     def labeled(self) -> EvaluationInputs:
-        """The run with labeled images, opened once."""
+        """The run with its labeled images, which are opened only once."""
         return open_inputs(self.run, self.overrides)
 
 
 def labels_of(source: ImageSource) -> np.ndarray:
-    """int64: labels of the readable images that have one."""
+    """Returns the int64 labels of the readable, labeled images."""
     labels = np.delete(source.labels(), source.unreadable)
     return labels[labels >= 0]
 
@@ -150,14 +150,14 @@ def labels_of(source: ImageSource) -> np.ndarray:
 def open_inputs(
     run: RunDirectory, overrides: Mapping[str, Any] | None = None
 ) -> EvaluationInputs:
-    """Opens a run with the images that it was trained on, or others.
+    """Opens a run with the images that it was trained on, or with others.
 
     Args:
         run: A finished run.
-        overrides: Fields of `DataConfig` in place of the run's, for data
-            that was moved or is another: `images`, `test_images`,
+        overrides: Fields of `DataConfig` that replace the run's, for data
+            that has moved or for other data: `images`, `test_images` and
             `bad_images`; or `dataset`, `split`, `test_split`, `data_dir`,
-            `image_key`, `label_key`, `cache`.
+            `image_key`, `label_key` and `cache`.
 
     Returns:
         The run and its images.
@@ -165,11 +165,12 @@ def open_inputs(
     Raises:
         RunDirectoryError: If the run has not finished.
         FileNotFoundError: If a folder is missing.
-        ValueError: If there are no test images, labels are missing, training
-            and test images have other classes, or there is one class only.
+        ValueError: If there are no test images, if labels are missing, if
+            the classes of the training and test images differ, or if there
+            is only one class.
     """
     if not run.bank.exists():
-        run.load_bank()  # Raises, and says what is missing.
+        run.load_bank()  # Raises an error that says what is missing.
     config = run.read_config()
     data = with_overrides(config.data, overrides or {})
     config = dataclasses.replace(config, data=data)
@@ -177,13 +178,13 @@ def open_inputs(
 
 
 def open_labeled(data: DataConfig) -> tuple[ImageSource, ImageSource]:
-    """Opens images to learn from and to test on.
+    """Opens labeled training and test images.
 
     Args:
-        data: Which ones.
+        data: The data settings.
 
     Returns:
-        Images to learn from and to test on, with labels of the same classes.
+        The training and test images, with labels of the same classes.
 
     Raises:
         FileNotFoundError: If a folder is missing.
@@ -195,7 +196,7 @@ def open_labeled(data: DataConfig) -> tuple[ImageSource, ImageSource]:
 
 
 def require_labels(source: ImageSource, test_source: ImageSource) -> None:
-    """Raises ValueError unless both sides have labels of the same classes."""
+    """Raises ValueError unless both have labels of the same classes."""
     for what, part in (("training", source), ("test", test_source)):
         if part.class_names is None or not len(labels_of(part)):
             raise UsageError(

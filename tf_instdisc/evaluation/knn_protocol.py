@@ -1,4 +1,4 @@
-"""Weighted kNN, section 3.4 of the paper."""
+"""Weighted kNN as in section 3.4 of the paper."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ class KNNOptions:
 
     num_neighbors: int = setting(
         TrainingConfig.num_neighbors,
-        "Neighbors that vote; the nearest alone is measured too.",
+        "Number of neighbors that vote; one neighbor is measured too.",
         least=1,
     )
     temperature: float | None = setting(
@@ -37,9 +37,9 @@ class KNNOptions:
     )
     rows: tuple[str, ...] = setting(
         ("encoded",),
-        "Which rows vote: encoded, those that the trained encoder gives for "
-        "the whole images; training, those that training has left in its "
-        "newest checkpoint; or both.",
+        "Rows that vote: encoded, the trained encoder's embeddings of the "
+        "whole images; training, the memory bank of the newest training "
+        "checkpoint; or both.",
         choices=("encoded", "training"),
         is_filled=True,
         flag="knn_rows",
@@ -52,10 +52,10 @@ class KNNOptions:
 
 
 class KNN(Protocol):
-    """Top-1 and top-5 accuracy of the votes of the nearest rows.
+    """Top-1 and top-5 accuracy of a vote of the nearest rows.
 
-    For each kind of rows it measures top-1 with many neighbors and with one,
-    and top-5 with many.
+    For each kind of rows, it measures top-1 accuracy with `num_neighbors`
+    neighbors and with one, and top-5 accuracy with `num_neighbors`.
     """
 
     name = "knn"
@@ -143,7 +143,7 @@ class KNN(Protocol):
             found.append(
                 Measurement(self.name, title, "top1", values["top1"], *number)
             )
-            if k > 1:  # One neighbor names one class.
+            if k > 1:  # A single neighbor votes for a single class.
                 found.append(
                     Measurement(self.name, title, "top5", values["top5"])
                 )
@@ -157,7 +157,7 @@ def _rows_of(bank: "Bank") -> "Embedded":
 
 
 def _encoded(inputs: "EvaluationInputs") -> "Embedded":
-    """The run's bank if it is of these images, which else are encoded."""
+    """Returns the run's bank if it fits the images; else encodes them."""
     from tf_instdisc.runs.embedding import embed
 
     source, bank = inputs.source, inputs.bank

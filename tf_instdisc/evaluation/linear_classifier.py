@@ -1,4 +1,4 @@
-"""A linear classifier, trained on features of one layer."""
+"""Trains a linear classifier on the features of one layer."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
 
 _CHUNK = 1024
-_EPSILON = 1e-5  # of a batch norm
+_EPSILON = 1e-5  # As in batch normalization.
 
 
 def accuracy(
@@ -17,7 +17,7 @@ def accuracy(
     layer: str,
     options: LinearOptions,
 ) -> dict[str, float]:
-    """Accuracy of a linear classifier on one layer, `{"top1", "top5"}`."""
+    """Returns `{"top1", "top5"}` of a linear classifier on one layer."""
     num_classes = 1 + int(max(train.labels.max(), test.labels.max()))
     classifier = train_classifier(
         train.values[layer], train.labels, num_classes, options
@@ -39,20 +39,20 @@ def train_classifier(
     num_classes: int,
     options: LinearOptions,
 ) -> keras.Model:
-    """Trains a softmax classifier on standardized features, by SGD.
+    """Trains a softmax classifier on standardized features with SGD.
 
-    The features go through a batch norm without scale and offset whose
-    statistics are those of all training images. Memory holds a batch, so
-    that the features may be mapped from the disk.
+    The features are normalized with the mean and variance of all training
+    images, without a learned scale or offset. Only one batch is held in
+    memory at a time, so the features may be memory-mapped from disk.
 
     Args:
         values: float `[size, num_features]`.
         labels: int `[size]`, below `num_classes`.
         num_classes: Number of classes.
-        options: How it is trained; its layers play no part.
+        options: The training settings. `options.layers` is ignored.
 
     Returns:
-        A model from `[batch, num_features]` to logits
+        A model that maps `[batch, num_features]` to logits of shape
         `[batch, num_classes]`.
     """
     mean, variance = _moments(values)
@@ -92,12 +92,15 @@ def train_classifier(
 
 
 def top_accuracies(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Fractions of images whose label is first, and among the first five.
+    """Returns the top-1 and top-5 accuracy.
 
     Args:
-        logits: float `[size, num_classes]`; of equal ones the lower label
-            comes first.
+        logits: float `[size, num_classes]`. Ties are broken in favor of the
+            lower label.
         labels: int `[size]`.
+
+    Returns:
+        `{"top1", "top5"}`, as fractions in [0, 1].
     """
     ranking = np.argsort(-logits, axis=1, kind="stable")[:, :5]
     hits = ranking == labels[:, None]
@@ -108,7 +111,7 @@ def top_accuracies(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each column, float32."""
+    """Returns the float32 mean and variance of each column."""
     total = np.zeros(values.shape[1])
     squares = np.zeros(values.shape[1])
     for start in range(0, len(values), _CHUNK):
@@ -121,7 +124,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Rows(keras.utils.PyDataset):
-    """Batches of rows in a new order in each epoch."""
+    """Batches of rows, reshuffled in each epoch."""
 
     def __init__(
         self, values: np.ndarray, labels: np.ndarray, batch_size: int, seed: int

@@ -23,34 +23,37 @@ if TYPE_CHECKING:
 class LinearOptions:
     """Linear classifiers
 
-    The paper names split-brain autoencoders (arXiv 1611.09842) as its
-    protocol and no rates, and the authors' code has no linear classifiers.
-    The defaults are those of DeepCluster's `eval_linear.py`, which pools five
-    layers to 9,216 to 9,600 numbers: SGD 0.01, momentum 0.9, weight decay
-    1e-4, batch 256, 90 epochs; with a tenth of the rate after 30 and 60, as in
-    OpenSelfSup's `r50_multihead.py`. CMC's `eval_moco_ins.py`
-    measures it on one layer with 0.1, a fifth after 30, 40 and 50 of 60
-    epochs, and no weight decay.
+    The paper follows the protocol of split-brain autoencoders (arXiv
+    1611.09842) but gives no learning rates, and the authors' code contains no
+    linear classifiers. The defaults are those of DeepCluster's
+    `eval_linear.py`, which pools five layers to between 9,216 and 9,600
+    values: SGD with a learning rate of 0.01, momentum 0.9, weight decay 1e-4,
+    batch size 256 and 90 epochs. The learning rate is divided by ten after 30
+    and 60 epochs, as in OpenSelfSup's `r50_multihead.py`. CMC's
+    `eval_moco_ins.py` trains on one layer with a learning rate of 0.1, divided
+    by five after 30, 40 and 50 of 60 epochs, and no weight decay.
     """
 
     layers: tuple[str, ...] | None = setting(
         None,
-        "Layers that are classified; by default all there are.",
+        "Layers to classify; by default all available layers.",
         choices=LAYERS,
         is_filled=True,
         flag="linear_layers",
     )
     num_features: int = num_features_setting()
-    epochs: int = setting(90, "Epochs.", least=1, flag="linear_epochs")
+    epochs: int = setting(
+        90, "Number of epochs.", least=1, flag="linear_epochs"
+    )
     batch_size: int = setting(
-        256, "Images in a batch.", least=1, flag="linear_batch_size"
+        256, "Images per batch.", least=1, flag="linear_batch_size"
     )
     learning_rate: float = setting(
-        0.01, "The first learning rate.", least=0, flag="linear_learning_rate"
+        0.01, "Initial learning rate.", least=0, flag="linear_learning_rate"
     )
     schedule_epochs: tuple[int, ...] = setting(
         (30, 60),
-        "Epochs after which the learning rate falls by ten.",
+        "Epochs after which the learning rate is divided by ten.",
         is_rising=True,
         flag="linear_schedule_epochs",
     )
@@ -59,7 +62,7 @@ class LinearOptions:
     )
     weight_decay: float = setting(
         1e-4,
-        "Weight decay as in PyTorch's SGD; the bias is left out.",
+        "Weight decay as in PyTorch's SGD; it excludes the bias.",
         least=0,
         flag="linear_weight_decay",
     )
@@ -88,7 +91,8 @@ class Linear(Protocol):
         """Measures the run.
 
         Raises:
-            StorageError: If the disk has no room for the activations.
+            StorageError: If there is not enough disk space for the
+                activations.
         """
         from tf_instdisc.evaluation import features, linear_classifier
         from tf_instdisc.evaluation.untrained import encoder_like

@@ -1,19 +1,19 @@
-"""What a protocol gives: numbers, each beside the paper's."""
+"""A measured value and the paper's value."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One number of a protocol.
+    """One value that a protocol measured.
 
     Attributes:
-        protocol: `"knn"`, `"linear"`, ...
-        name: What was measured: `"conv3"`, `"1% of the labels, pre-trained"`.
-        metric: `"top1"`, `"top5"`, `"voc_map"`, ...
+        protocol: Name of the protocol, such as `"knn"` or `"linear"`.
+        name: What was measured, such as `"linear, conv3"`.
+        metric: Name of the metric, such as `"top1"` or `"voc_map"`.
         value: A fraction in [0, 1].
-        paper: The paper's number, in the same unit; None if it has none.
-        paper_setting: Network and data of the paper's number.
+        paper: The paper's value, also a fraction; None if there is none.
+        paper_setting: The network and data of the paper's value.
     """
 
     protocol: str

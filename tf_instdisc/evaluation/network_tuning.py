@@ -1,4 +1,4 @@
-"""Trains a whole network with labels, from the run's weights or new ones."""
+"""Trains a whole network with labels, from pre-trained or new weights."""
 
 import math
 
@@ -20,18 +20,19 @@ from tf_instdisc.training.optimizer import build_optimizer, build_schedule
 def class_balanced_ids(
     source: ImageSource, fraction: float, seed: int
 ) -> np.ndarray:
-    """Draws a fraction of the labeled images, as many of each class.
+    """Draws a class-balanced fraction of the labeled images.
 
-    A larger fraction holds the smaller ones of the same seed. A class with too
-    few images gives all it has.
+    With the same seed, a larger fraction contains the smaller ones. If a class
+    has too few images, all of them are drawn.
 
     Args:
         source: The images.
-        fraction: In (0, 1]; 1 takes all labeled images.
-        seed: Seeds the draw.
+        fraction: A fraction in (0, 1]; 1 takes all labeled images.
+        seed: Random seed of the draw.
 
     Returns:
-        int64 ids, ascending; at least one of each class that has images.
+        int64 ids in ascending order, with at least one image of each class
+        that has images.
     """
     labels = np.array(source.labels())
     labels[list(source.unreadable)] = -1
@@ -49,18 +50,18 @@ def class_balanced_ids(
 
 
 class NetworkTuning:
-    """A classifier on the encoder's backbone, trained again and again.
+    """A classifier on the encoder's backbone that can be retrained.
 
-    The run's encoder itself stays as it is. Trainings of equal length and
-    rate share one graph: to make it takes as long as hundreds of updates of
-    a small network.
+    The run's encoder is not modified. Trainings with the same number of updates
+    and learning rate share one graph, because tracing takes as long as
+    hundreds of updates of a small network.
 
     Args:
-        inputs: The run; its settings say size and flip of the training images.
-        options: How the network is trained.
+        inputs: The run; its settings give the image size and flipping.
+        options: The training settings.
 
     Attributes:
-        network: The model from images to logits `[batch, num_classes]`.
+        network: A model that maps images to logits `[batch, num_classes]`.
     """
 
     def __init__(self, inputs: EvaluationInputs, options: FineTuneOptions):
@@ -85,8 +86,8 @@ class NetworkTuning:
         """Trains all layers, from the run's weights or from new ones.
 
         Args:
-            source: Images, each with a label.
-            pretrained: Whether to begin with the run's weights.
+            source: Images, all of which are labeled.
+            pretrained: Whether to start from the run's weights.
         """
         options = self._options
         self.network.set_weights(
@@ -111,7 +112,7 @@ class NetworkTuning:
         )
 
     def accuracies(self, dataset: tf.data.Dataset) -> dict[str, float]:
-        """Accuracy on (images, instance_ids, labels): `{"top1", "top5"}`."""
+        """Returns `{"top1", "top5"}` on (images, instance_ids, labels)."""
         logits, labels = [], []
         for images, _, batch_labels in dataset:
             is_labeled = batch_labels.numpy() >= 0
@@ -144,7 +145,7 @@ class NetworkTuning:
 
 
 def _last_features(encoder: keras.Model) -> keras.KerasTensor:
-    """What goes into the projection, or the output of other encoders."""
+    """Returns the projection's input, or the output if there is none."""
     for layer in encoder.layers:
         if layer.name == "projection":
             return layer.input
@@ -154,7 +155,7 @@ def _last_features(encoder: keras.Model) -> keras.KerasTensor:
 def _augmentation(
     inputs: EvaluationInputs, options: FineTuneOptions
 ) -> Augmentation:
-    """Crops and mirrors as the run does; colors stay as they are."""
+    """Returns the run's crops and flips, without color jitter."""
     config = inputs.config
     area = options.min_crop_area
     if area is None:
@@ -172,7 +173,7 @@ def _augmentation(
 
 
 class _Trained(keras.Model):
-    """Trains a network through TensorFlow's fused batch norm."""
+    """Trains a network with TensorFlow's fused batch normalization."""
 
     def __init__(self, network: keras.Model):
         super().__init__(name="fine_tuning")

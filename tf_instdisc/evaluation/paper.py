@@ -1,14 +1,14 @@
-"""The paper's numbers, with network, data and source of each.
+"""The paper's numbers, with the network, data and source of each.
 
 Wu, Xiong, Yu, Lin: Unsupervised Feature Learning via Non-Parametric
 Instance-level Discrimination, CVPR 2018, arXiv 1805.01978.
 
-A number stands beside a measurement only where network and data are those of
-the paper. The CIFAR-10 table was compared with the paper. The 41.0 of a
-ResNet-18 also stands in the README of the authors' code. All others were
-written down from memory, without the paper at hand, and are marked so: compare
-them before you quote them. The paper's detectors (Fast and Faster R-CNN) are
-not the one that is measured here, so detection has no number.
+A number is shown next to a measurement only if the network and the data are
+those of the paper. The CIFAR-10 table was checked against the paper. The 41.0
+of a ResNet-18 is also given in the README of the authors' code. All others
+were written down from memory, without the paper at hand, and are marked as
+such: check them before you quote them. The paper's detectors (Fast and Faster
+R-CNN) are not the one that is measured here, so detection has no number.
 """
 
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ class PaperNumber(NamedTuple):
     """A number of the paper.
 
     Attributes:
-        value: A fraction in [0, 1]; None where the paper has no such number.
-        setting: Network and data, and where the number was taken from.
+        value: A fraction in [0, 1]; None if the paper has no such number.
+        setting: The network and data, and where the number was taken from.
     """
 
     value: float | None = None
@@ -34,7 +34,7 @@ FROM_MEMORY = "from memory, not compared with the paper"
 _NONE = PaperNumber()
 _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "knn")
 
-# Linear SVM, kNN; by objective and number of negatives.
+# Linear SVM and kNN, by objective and number of negatives.
 _CIFAR10 = {
     ("parametric", None): (60.3, 63.0),
     ("softmax", None): (75.4, 80.8),
@@ -44,7 +44,7 @@ _CIFAR10 = {
     ("nce", 4096): (70.2, 80.4),
 }
 
-# Linear classifiers on conv1 .. conv5, kNN.
+# Linear classifiers on conv1 .. conv5, and kNN.
 _IMAGENET = {
     "alexnet": (16.8, 26.5, 31.8, 34.1, 35.6, 31.3),
     "vgg16": (16.5, 21.4, 27.6, 35.1, 39.2, 33.9),
@@ -58,12 +58,12 @@ _PLACES = {
     "resnet50": (18.1, 22.3, 29.7, 42.1, 45.5, 41.6),
 }
 
-# Of Misra, van der Maaten 2020 (arXiv 1912.01991); a curve in the paper, which
-# has no table of it.
+# From Misra and van der Maaten 2020 (arXiv 1912.01991); the paper itself has
+# only a curve.
 _SEMI_SUPERVISED_TOP5 = {0.01: 39.2, 0.1: 77.4}
 
-# kNN of a ResNet-18 on ImageNet, by embedding size and by the fraction of the
-# training images; as fractions.
+# kNN accuracy, as a fraction, of a ResNet-18 on ImageNet, by embedding size
+# and by the fraction of the training images.
 EMBEDDING_SIZE_KNN = {32: 0.340, 64: 0.388, 128: 0.410, 256: 0.401}
 TRAINING_FRACTION_KNN = {
     0.001: 0.039,
@@ -73,7 +73,7 @@ TRAINING_FRACTION_KNN = {
     1: 0.410,
 }
 
-# What a run must have been trained on and with.
+# Settings that a run must have been trained with.
 _OF_PAPER: dict[str, Any] = {
     "width": 64,
     "embedding_dim": 128,
@@ -100,14 +100,14 @@ _ON_IMAGENET = {
 def cifar10(
     objective: str, num_negatives: int | None = None
 ) -> tuple[float | None, float | None]:
-    """Top-1 of linear SVM and kNN on CIFAR-10, ResNet-18.
+    """Returns the top-1 of the linear SVM and kNN on CIFAR-10 (ResNet-18).
 
     Args:
-        objective: As `InstanceDiscrimination` has it.
-        num_negatives: m, where the objective is `"nce"`.
+        objective: As in `InstanceDiscrimination`.
+        num_negatives: m, if the objective is `"nce"`.
 
     Returns:
-        Fractions; None where the paper has no such line.
+        Fractions; None if the paper has no such row.
     """
     if objective != "nce":
         num_negatives = None
@@ -116,13 +116,13 @@ def cifar10(
 
 
 def imagenet(encoder: str, layer: str) -> float | None:
-    """Top-1 on ImageNet of `conv1` .. `conv5`, linear, or of `"knn"`."""
+    """Returns the ImageNet top-1 of a layer's classifier or `"knn"`."""
     row = dict(zip(_LAYERS, _IMAGENET.get(encoder, ()), strict=False))
     return _fraction(row.get(layer))
 
 
 def semi_supervised(fraction: float) -> float | None:
-    """Top-5 of a ResNet-50 on ImageNet, by the fraction of the labels."""
+    """Returns the ImageNet top-5 of a ResNet-50 for a label fraction."""
     return _fraction(_SEMI_SUPERVISED_TOP5.get(fraction))
 
 
@@ -132,18 +132,18 @@ def beside(
     trained: RunConfig,
     measured: RunConfig,
 ) -> PaperNumber:
-    """The paper's number for a measurement, if it has the paper's setting.
+    """Returns the paper's number for a measurement in the same setting.
 
     Args:
         protocol: `"knn"`, `"svm"`, `"linear"`, `"transfer"` or
             `"semi_supervised"`.
-        name: `"knn"` or a layer; of `"semi_supervised"` the fraction of the
+        name: `"knn"` or a layer; for `"semi_supervised"`, the fraction of the
             labels.
         trained: The run's settings.
-        measured: The same with what the measurement has put in their place.
+        measured: The same settings, with the overrides of the measurement.
 
     Returns:
-        The number; without a value where network or data are others.
+        The number; its value is None if the network or the data differ.
     """
     encoder = trained.encoder.backbone
     data = _data(measured.data)
@@ -183,7 +183,7 @@ def _fraction(percent: float | None) -> float | None:
 
 
 def _data(data: DataConfig) -> tuple[str, str, str]:
-    """Name of a TFDS data set, and its splits."""
+    """Returns the name of a TFDS data set, and its splits."""
     name = (data.dataset or "").partition(":")[0].partition("/")[0]
     test_split = data.test_split
     if test_split is None:

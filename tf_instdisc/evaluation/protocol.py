@@ -1,4 +1,4 @@
-"""What a protocol of evaluation is, and the settings that several have."""
+"""The base class of evaluation protocols, and their common settings."""
 
 import abc
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Protocol(abc.ABC):
-    """A protocol of evaluation, with the options that it is given.
+    """An evaluation protocol with its options.
 
     To add one, add a file to this package whose name ends in `_protocol.py`
-    and in which a subclass stands. Nothing else changes: `instdisc-evaluate`
-    finds it, and has its name and its flags.
+    and which defines a subclass. Nothing else has to be changed:
+    `instdisc-evaluate` finds the class and offers its name and its flags.
 
     ```python
     @dataclasses.dataclass(frozen=True)
@@ -41,22 +41,23 @@ class Protocol(abc.ABC):
             return [Measurement(self.name, "most frequent", "top1", value)]
     ```
 
-    Such a file is imported for `--help` too. It imports TensorFlow, Keras and
-    NumPy inside of methods, or leaves them to a module of another name beside
-    it.
+    Such a file is also imported for `--help`. Therefore, it should import
+    TensorFlow, Keras and NumPy only inside methods, or in a separate module
+    whose name has another ending.
 
     Args:
         options: An object of `options_kind`.
 
     Attributes:
-        name: What `--protocol` calls it, and under which its results stand.
+        name: The name of the protocol in `--protocol` and in the results.
         options_kind: A frozen dataclass whose fields are made by `setting`,
             or hold the options of other protocols. The first line of its
-            docstring is the title of its flags. Protocols may share a class.
+            docstring is the heading of its flags. Several protocols may use
+            the same class.
         options: The options.
 
     Raises:
-        UsageError: If the options are of another class.
+        UsageError: If `options` is not an `options_kind`.
     """
 
     name: ClassVar[str]
@@ -71,31 +72,31 @@ class Protocol(abc.ABC):
         self.options = options
 
     def open(self, images: "RunImages") -> Any:
-        """Opens what is measured on.
+        """Opens the data for the measurement.
 
         Args:
-            images: The run, and which images stand in place of its own.
+            images: The run, and the images that replace its own.
 
         Returns:
-            What `check` and `measure` are given: by default the
+            The inputs for `check` and `measure`. By default, these are the
             `EvaluationInputs` that all protocols of an evaluation share.
 
         Raises:
             RunDirectoryError: If the run has not finished.
-            UsageError: If the images cannot be measured on.
+            UsageError: If the images cannot be used.
         """
         return images.labeled
 
     def check(self, inputs: Any) -> None:
         """Checks that the options fit the run and its images.
 
-        An evaluation checks all protocols before it measures the first.
+        All protocols are checked before the first measurement begins.
 
         Args:
-            inputs: What `open` has given.
+            inputs: The result of `open`.
 
         Raises:
-            UsageError: If they do not.
+            UsageError: If the options do not fit.
         """
         del inputs
 
@@ -104,37 +105,40 @@ class Protocol(abc.ABC):
         """Measures the run.
 
         Args:
-            inputs: What `open` has given, after `check`.
+            inputs: The result of `open`, which `check` has accepted.
 
         Returns:
-            What was measured, in the order of the table.
+            The measurements, in the order of the table.
         """
 
 
 def seed_setting() -> Any:
-    """The field of the flag --seed."""
+    """Returns the field of the flag --seed."""
     return setting(
-        0, "Seeds weights, order and what is drawn.", least=0, most=2**31 - 1
+        0,
+        "Random seed of the weights, the order and the draws.",
+        least=0,
+        most=2**31 - 1,
     )
 
 
 def baselines_setting() -> Any:
-    """The field of the flag --baselines."""
-    return setting(False, "knn, linear: measure the untrained network too.")
+    """Returns the field of the flag --baselines."""
+    return setting(False, "knn, linear: also measure the untrained network.")
 
 
 def num_features_setting() -> Any:
-    """The field of the flag --linear_features."""
+    """Returns the field of the flag --linear_features."""
     return setting(
         9000,
-        "About how many numbers a layer is pooled to.",
+        "Approximate number of values to which a layer is pooled.",
         least=1,
         flag="linear_features",
     )
 
 
 def keep_features_setting() -> Any:
-    """The field of the flag --keep_features."""
+    """Returns the field of the flag --keep_features."""
     return setting(
         True,
         "Keep the layers' activations in the run's directory for the next "

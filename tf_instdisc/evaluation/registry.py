@@ -1,4 +1,4 @@
-"""Finds the protocols: every `*_protocol.py` of this package holds some."""
+"""Finds the protocols in the `*_protocol.py` files of this package."""
 
 import importlib
 import pkgutil
@@ -11,7 +11,7 @@ _ENDING = "_protocol"
 
 
 def protocols() -> dict[str, type[Protocol]]:
-    """All protocols by name; it imports neither TensorFlow nor Keras."""
+    """Returns all protocols by name, without importing TensorFlow."""
     found: dict[str, type[Protocol]] = {}
     for module in pkgutil.iter_modules(evaluation.__path__):
         if module.name.endswith(_ENDING):
@@ -26,7 +26,7 @@ def protocols() -> dict[str, type[Protocol]]:
 
 
 def find(name: str) -> type[Protocol]:
-    """The protocol of a name.
+    """Returns the protocol with the given name.
 
     Raises:
         UsageError: If there is none.
@@ -37,7 +37,7 @@ def find(name: str) -> type[Protocol]:
 
 
 def _protocols_of(module: str) -> list[type[Protocol]]:
-    """The public subclasses that a module defines."""
+    """Returns the public subclasses that a module defines."""
     return [
         kind
         for kind in vars(importlib.import_module(module)).values()

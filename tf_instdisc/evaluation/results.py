@@ -1,4 +1,4 @@
-"""What becomes of measurements: a table, a file, and TensorBoard."""
+"""Writes measurements to a table, a file and TensorBoard."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tf_instdisc.text import shown
 
 
 def table(measurements: Sequence[Measurement]) -> str:
-    """A Markdown table, each number beside the paper's, in percent."""
+    """Returns a Markdown table of our and the paper's values in percent."""
     lines = [
         "| protocol | what | metric | here | paper | the paper's setting |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -26,14 +26,14 @@ def table(measurements: Sequence[Measurement]) -> str:
 
 
 def save(run: RunDirectory, measurements: Sequence[Measurement]) -> None:
-    """Adds to the run's results, or replaces what was measured again.
+    """Adds measurements to the run's results, or replaces earlier ones.
 
-    Results of another encoder, from before the run went on, are dropped. The
-    file is written whole or not at all.
+    Results of another encoder, from before the run was continued, are
+    dropped. The file is written atomically.
 
     Args:
         run: The run.
-        measurements: What was measured.
+        measurements: The measurements.
     """
     encoder = run.encoder_digest()
     is_of_encoder = run.load_results().get("encoder") == encoder
@@ -48,7 +48,7 @@ def save(run: RunDirectory, measurements: Sequence[Measurement]) -> None:
 
 
 def load(run: RunDirectory) -> list[Measurement]:
-    """All results of a run, as far as it was evaluated."""
+    """Returns all results of a run; none if it was not evaluated."""
     content = run.load_results()
     return [Measurement(**one) for one in content.get("measurements", [])]
 
@@ -56,7 +56,7 @@ def load(run: RunDirectory) -> list[Measurement]:
 def write_scalars(
     run: RunDirectory, measurements: Sequence[Measurement]
 ) -> None:
-    """Writes measurements to the run's TensorBoard, at its last epoch."""
+    """Writes measurements to the run's TensorBoard logs at its last epoch."""
     epochs = [0]
     epochs += [int(line["epoch"]) for line in run.read_metrics()]
     writer = tf.summary.create_file_writer(str(run.tensorboard / "evaluation"))

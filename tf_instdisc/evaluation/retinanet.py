@@ -1,8 +1,8 @@
 """A RetinaNet (Lin et al. 2017, arXiv 1708.02002) on a trained encoder.
 
-The model, its losses, targets and anchors are keras_cv's; its pyramid and
-heads are built here, as keras_cv 0.9 knows them with 256 filters only. All
-that keras_cv 0.9.0 needs under Keras 3.15 stands in this file.
+The model, its losses, targets and anchors come from keras_cv. The pyramid and
+the heads are built here, because those of keras_cv 0.9 always have 256
+filters. All workarounds for keras_cv 0.9.0 under Keras 3.15 are in this file.
 """
 
 import math
@@ -23,7 +23,7 @@ _SCALES = [2 ** (i / 3) for i in range(3)]
 _ASPECT_RATIOS = [0.5, 1.0, 2.0]
 _NUM_ANCHORS = len(_SCALES) * len(_ASPECT_RATIOS)
 _NUM_HEAD_LAYERS = 4
-# Probability of an object in an untrained anchor: section 4.1.
+# Initial probability of an object in an anchor; see section 4.1.
 _PRIOR = 0.01
 _SCORE_THRESHOLD = 0.01
 _OVERLAP_THRESHOLD = 0.5
@@ -40,36 +40,37 @@ def build_retinanet(
     head_filters: int = 256,
     anchor_scale: float = 4.0,
 ) -> keras_cv.models.RetinaNet:
-    """Builds a detector upon the layers `conv1` .. `conv5` of an encoder.
+    """Builds a detector on the layers `conv1` .. `conv5` of an encoder.
 
-    The pyramid stands on three feature maps with strides of 4 or more, each
-    twice the one before: `conv3` .. `conv5` of a ResNet with the ImageNet
-    stem; `conv4`, `conv5` and `conv5` in half size with the CIFAR stem.
-    Initial weights follow `keras.utils.set_random_seed`; those of pyramid and
+    The pyramid uses three feature maps with strides of at least 4, each twice
+    the previous one: `conv3` .. `conv5` of a ResNet with the ImageNet stem;
+    `conv4`, `conv5` and `conv5` at half size with the CIFAR stem. Initial
+    weights follow `keras.utils.set_random_seed`; those of the pyramid and the
     heads are the same with and without `pretrained`.
 
     Args:
         encoder: A functional model with layers of these names.
-        image_size: Side of the square input in pixels, a multiple of the
+        image_size: Side of the square input in pixels; a multiple of the
             largest stride.
-        num_classes: Number of classes, without a background.
-        pretrained: Whether the layers begin with the encoder's weights, or
-            with new ones.
-        frozen_layers: Names of which those layers are not trained, batch
-            norm included, that bear it or begin with it and `_`: `"conv1"`,
-            `"conv2_block1"`.
-        frozen_batch_norm: Whether all batch norm keeps its statistics,
-            scale and offset.
-        head_filters: Filters of pyramid and heads; 256 in the paper.
+        num_classes: Number of classes, excluding the background.
+        pretrained: Whether the layers start from the encoder's weights
+            instead of new ones.
+        frozen_layers: Layers that are not trained, including their batch
+            normalization: those with one of these names, or whose names start
+            with one followed by `_`, such as `"conv1"` or `"conv2_block1"`.
+        frozen_batch_norm: Whether all batch normalization keeps its
+            statistics, scale and offset.
+        head_filters: Filters of the pyramid and the heads; 256 in the paper.
         anchor_scale: Side of a level's smallest anchors in strides; 4 in the
             paper.
 
     Returns:
-        The detector, from RGB in 0..255 `[batch, image_size, image_size, 3]`.
+        The detector. Its input is RGB in [0, 255] of shape
+        `[batch, image_size, image_size, 3]`.
 
     Raises:
-        ValueError: If the encoder has no such feature maps, `image_size` does
-            not fit them, or a name of `frozen_layers` is unknown.
+        ValueError: If the encoder has no such feature maps, if `image_size`
+            does not fit them, or if a name in `frozen_layers` is unknown.
     """
     backbone, strides = _backbone(encoder, image_size, pretrained)
     _freeze(backbone, frozen_layers, frozen_batch_norm)
@@ -98,8 +99,8 @@ def build_retinanet(
             bias=-math.log((1 - _PRIOR) / _PRIOR),
         ),
         box_head=_head("box_head", head_filters, _NUM_ANCHORS * 4, bias=0.0),
-        # keras_cv's default drops a box for a surer one of another class, and
-        # all below a score of 0.5.
+        # keras_cv's default suppresses a box in favor of a higher-scoring one
+        # of another class, and drops all boxes with a score below 0.5.
         prediction_decoder=keras_cv.layers.MultiClassNonMaxSuppression(
             BOX_FORMAT,
             from_logits=True,
@@ -114,7 +115,7 @@ def build_retinanet(
 def _backbone(
     encoder: keras.Model, image_size: int, pretrained: bool
 ) -> tuple[keras.Model, list[int]]:
-    """A copy of the encoder's stages at this size, and all five strides."""
+    """Copies the encoder's stages at this size; also returns all strides."""
     known = {layer.name for layer in encoder.layers}
     stages = [name for name in _STAGES if name in known]
     if not stages:
@@ -130,7 +131,7 @@ def _backbone(
     if pretrained:
         copy.set_weights(features.get_weights())
 
-    # The deepest one of each stride.
+    # The deepest feature map of each stride.
     maps: dict[float, tuple[str, keras.KerasTensor]] = {}
     for name in stages:
         output = copy.get_layer(name).output
@@ -186,7 +187,7 @@ def _freeze(
 
 
 def _pyramid(channels: Sequence[int], filters: int) -> keras.Model:
-    """Feature pyramid network: P3 .. P5 to P3 .. P7, all of `filters`."""
+    """Builds a feature pyramid network from P3 .. P5 to P3 .. P7."""
     inputs = {
         f"P{level}": keras.Input((None, None, count), name=f"P{level}")
         for level, count in zip((3, 4, 5), channels, strict=True)
@@ -214,8 +215,8 @@ def _pyramid(channels: Sequence[int], filters: int) -> keras.Model:
 def _head(
     name: str, filters: int, outputs: int, bias: float
 ) -> keras.Sequential:
-    """Four convolutions and the prediction, shared by all levels."""
-    # The paper's deviation of 0.01 fits 256 filters; fewer need more.
+    """Builds four convolutions and the prediction for all levels."""
+    # The paper's standard deviation of 0.01 is too small for fewer filters.
     hidden = [
         layers.Conv2D(
             filters,
@@ -233,7 +234,7 @@ def _head(
         padding="same",
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         bias_initializer=keras.initializers.Constant(bias),
-        # Under mixed precision boxes and classes are still computed in full.
+        # With mixed precision, the predictions remain float32.
         dtype="float32",
         name=f"{name}_prediction",
     )

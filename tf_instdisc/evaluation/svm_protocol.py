@@ -1,4 +1,4 @@
-"""A linear SVM on one layer, its cost picked by cross-validation."""
+"""A linear SVM on one layer, with a cross-validated cost."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -27,21 +27,21 @@ class SVMOptions:
 
     layer: str = setting(
         "embedding",
-        "Layer that is classified.",
+        "Layer to classify.",
         choices=LAYERS,
         flag="svm_layer",
     )
     costs: tuple[float, ...] = setting(
         (1e-4, 1e-3, 1e-2, 1e-1),
-        "Costs of a misclassification, on standardized features, among which "
-        "cross-validation picks.",
+        "Costs of a misclassification on standardized features, from which "
+        "cross-validation chooses.",
         least=0,
         is_above=True,
         is_filled=True,
         flag="svm_costs",
     )
     folds: int = setting(
-        3, "Parts of the cross-validation.", least=2, flag="svm_folds"
+        3, "Number of cross-validation folds.", least=2, flag="svm_folds"
     )
     num_features: int = num_features_setting()
     keep_features: bool = keep_features_setting()
@@ -54,7 +54,7 @@ class SVMOptions:
 class SVM(Protocol):
     """Top-1 and top-5 accuracy of a linear SVM.
 
-    The layer's features of all training images go into memory, in float64.
+    The layer's features of all training images are held in memory as float64.
     """
 
     name = "svm"
@@ -115,15 +115,15 @@ class SVM(Protocol):
 def train_svm(
     values: "np.ndarray", labels: "np.ndarray", options: SVMOptions
 ) -> Any:
-    """Fits scikit-learn's LinearSVC at the best of the costs.
+    """Fits scikit-learn's LinearSVC with the best of the costs.
 
     Args:
         values: float `[size, num_features]`.
         labels: int `[size]`.
-        options: Costs and folds.
+        options: The costs, the number of folds and the random seed.
 
     Returns:
-        The `GridSearchCV`, fit to all rows with the cost that it picked.
+        The `GridSearchCV`, fitted to all rows with the chosen cost.
     """
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import make_pipeline
@@ -150,7 +150,7 @@ def _accuracies(
 
     from tf_instdisc.evaluation.linear_classifier import top_accuracies
 
-    if scores.ndim == 1:  # Of two classes scikit-learn scores the second.
+    if scores.ndim == 1:  # scikit-learn scores only the second of two.
         scores = np.stack([-scores, scores], axis=1)
     all_scores = np.full([len(scores), max(*classes, *labels) + 1], -np.inf)
     all_scores[:, classes] = scores

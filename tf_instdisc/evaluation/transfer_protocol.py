@@ -1,4 +1,4 @@
-"""kNN and linear classifiers on another data set than the run's."""
+"""kNN and linear classifiers on a data set other than the run's."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from tf_instdisc.evaluation.protocol import Protocol
 if TYPE_CHECKING:
     from tf_instdisc.evaluation.inputs import EvaluationInputs, RunImages
 
-# What says where the run's images are holds for the other ones too.
+# Settings that apply to the run's images and to the other data set alike.
 _SHARED = ("data_dir", "cache", "bad_images")
 
 
@@ -23,23 +23,23 @@ class TransferOptions:
     """Transfer: the other data set
 
     Attributes:
-        knn: How neighbors vote; they are always encoded images.
-        linear: Layers and training of the linear classifiers.
+        knn: Options of kNN. `rows` is ignored: the rows are always encoded.
+        linear: Options of the linear classifiers.
     """
 
     dataset: str | None = setting(
         None,
-        "TFDS data set to learn from and to test on.",
+        "TFDS data set to train and test on.",
         flag="transfer_dataset",
     )
     split: str | None = setting(
         None,
-        "Its split to learn from; train by default.",
+        "Its training split; train by default.",
         flag="transfer_split",
     )
     test_split: str | None = setting(
         None,
-        "Its split to test on; test by default.",
+        "Its test split; test by default.",
         flag="transfer_test_split",
     )
     data_dir: str | None = setting(
@@ -60,13 +60,13 @@ class TransferOptions:
     )
     images: str | None = setting(
         None,
-        "Folder of images to learn from.",
+        "Folder of training images.",
         is_path=True,
         flag="transfer_images",
     )
     test_images: str | None = setting(
         None,
-        "Folder of images to test on.",
+        "Folder of test images.",
         is_path=True,
         flag="transfer_test_images",
     )
@@ -84,7 +84,7 @@ class TransferOptions:
             )
         if (self.images is None) != (self.test_images is None):
             raise UsageError(
-                "A folder to learn from goes with a folder to test on. "
+                "A folder of training images needs a folder of test images. "
                 f"Received: images={self.images}, test_images="
                 f"{self.test_images}. Give --transfer_images and "
                 "--transfer_test_images."
@@ -100,7 +100,7 @@ class Transfer(Protocol):
 
     def __init__(self, options: TransferOptions):
         super().__init__(options)
-        # The bank's rows are of the run's own images.
+        # The bank's rows belong to the run's own images.
         knn = dataclasses.replace(options.knn, rows=("encoded",))
         self._parts = _KNN(knn), _Linear(options.linear)
 

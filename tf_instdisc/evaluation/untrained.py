@@ -1,4 +1,4 @@
-"""The same network without what it has learned."""
+"""Builds networks of the same architecture with new weights."""
 
 import keras
 import tensorflow as tf
@@ -8,23 +8,23 @@ from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.sources import ImageSource
 
 _BATCH = 256
-# Enough for a moving average of momentum 0.9 to forget its beginning.
+# Enough for a moving average of momentum 0.9 to forget its initial value.
 _CALIBRATION_BATCHES = 40
 
 
 def encoder_like(
     encoder: keras.Model, source: ImageSource, seed: int = 0
 ) -> keras.Model:
-    """A network of the same layers with new weights, fit to be compared.
+    """Builds an untrained network of the same architecture as a baseline.
 
-    Its batch norm has the statistics of the images: with the initial ones,
-    the deeper layers hardly tell images apart, which would make an untrained
-    network look worse than it is.
+    Its batch normalization uses the statistics of the images. With the initial
+    statistics, the deeper layers hardly distinguish images, which would make
+    an untrained network look worse than it is.
 
     Args:
         encoder: A functional model.
         source: The images.
-        seed: Seeds weights and order of the images.
+        seed: Random seed of the weights and the order of the images.
 
     Returns:
         The network.
@@ -53,6 +53,6 @@ def encoder_like(
 
 
 def fresh_copy(model: keras.Model, seed: int) -> keras.Model:
-    """A model of the same layers with new initial weights."""
+    """Builds a model of the same architecture with new initial weights."""
     keras.utils.set_random_seed(seed)
     return keras.models.clone_model(model)

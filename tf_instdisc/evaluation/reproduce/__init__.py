@@ -1,1 +1,1 @@
-"""The paper's tables: what to train, what to measure, how to show it."""
+"""The paper's tables: trains their runs, measures them and shows them."""

@@ -1,4 +1,4 @@
-"""Makes a table: trains, measures, writes; what is done is kept."""
+"""Makes a table: trains and measures its runs, and writes the result."""
 
 import dataclasses
 import json
@@ -24,21 +24,21 @@ def make_table(
     command: str,
     rows: Sequence[str] | None = None,
 ) -> None:
-    """Makes `NAME.md`, and `NAME.png` where the paper has a figure.
+    """Writes `NAME.md`, and `NAME.png` if the paper has a figure.
 
-    Finished runs are not trained again, and what was measured of them, kept
-    in `NAME.json`, is not measured again unless their encoder has changed.
+    Finished runs are not trained again. Their measurements are kept in
+    `NAME.json` and are not repeated unless the encoder has changed.
 
     Args:
         name: A key of `TABLES`.
-        scale: Its scale.
+        scale: The scale of its runs.
         training: How its runs are trained.
-        tables_dir: Where the table goes.
-        command: What the table says it was made by.
-        rows: Names of the runs to make, all by default.
+        tables_dir: The directory of the table.
+        command: The command that the table says it was made with.
+        rows: Names of the runs to make; all by default.
 
     Raises:
-        ValueError: If the table has not one of the rows.
+        ValueError: If the table does not have one of the rows.
     """
     table = TABLES[name]
     if rows is not None:
@@ -84,7 +84,7 @@ def _with_rows(table: Table, names: Sequence[str]) -> Table:
 
 @dataclasses.dataclass(frozen=True)
 class _Kept:
-    """What has been measured, in a file."""
+    """The measurements so far, kept in a file."""
 
     path: pathlib.Path
 

@@ -1,4 +1,4 @@
-"""What is measured of a run, on the recipe's data."""
+"""Measures a run on the recipe's data."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -24,14 +24,15 @@ from tf_instdisc.runs.embedding import Embedded, embed
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What every run of a table is measured on.
+    """The data on which every run of a table is measured.
 
     Attributes:
-        source: The recipe's training images, all of them also for runs that
-            were trained on a fraction.
+        source: All training images of the recipe, even for runs that were
+            trained on a fraction of them.
         test_source: Its test images.
         config: The recipe's settings.
-        scale: Its options of fine-tuning and linear classifiers.
+        scale: The scale, for its options of fine-tuning and linear
+            classifiers.
     """
 
     source: ImageSource
@@ -40,13 +41,13 @@ class Inputs:
     scale: Scale
 
     def of(self, run: Run) -> EvaluationInputs:
-        """The inputs of the protocols, for one run."""
+        """Returns the inputs of the protocols for one run."""
         return EvaluationInputs(
             run.directory, self.config, self.source, self.test_source
         )
 
     def embed(self, run: Run) -> tuple[Embedded, Embedded]:
-        """Embeddings of training and test images."""
+        """Returns the embeddings of the training and test images."""
         inputs = self.of(run)
         train, test = (
             embed(inputs.encoder, inputs.images(source))
@@ -57,11 +58,11 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Numbers of one run.
+    """The measurements of one run.
 
     Attributes:
-        values: By line and column of the table.
-        curve: The loss of each epoch, where it is asked for.
+        values: The measured values by row and column of the table.
+        curve: The loss of each epoch, if the table shows it.
     """
 
     values: dict[tuple[str, str], float]
@@ -78,14 +79,15 @@ def open_inputs(config: RunConfig, scale: Scale) -> Inputs:
 
 
 def fluctuation(curve: Sequence[float]) -> float:
-    """How far epochs lie from their neighbors.
+    """Returns how much the loss of an epoch differs from its neighbors'.
 
     Args:
-        curve: The loss of each epoch; the first quarter, where it falls
-            fast, is left out.
+        curve: The loss of each epoch. The first quarter, in which it falls
+            quickly, is ignored.
 
     Returns:
-        Mean of |loss - (loss before + loss after) / 2|; 0 for a line.
+        The mean of |loss - (previous loss + next loss) / 2|, which is 0 for a
+        straight line.
     """
     late = np.asarray(curve)[len(curve) // 4 :]
     if len(late) < 3:

@@ -1,4 +1,4 @@
-"""The runs of a table: where they lie, their flags, and training them."""
+"""The runs of a table: their directories, flags and training."""
 
 import concurrent.futures
 import dataclasses
@@ -14,7 +14,7 @@ from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import shown
 
 Train = Callable[[str, Sequence[str], dict[str, str]], None]
-"""Given a run's directory, flags of instdisc-train, and the environment."""
+"""Trains a run, given its directory, training flags and environment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Run:
     """One row with one seed.
 
     Attributes:
-        row: What it is a run of.
-        seed: Its seed.
-        directory: Where it lies.
-        flags: All flags of instdisc-train, the recipe's flagfile first.
-        epochs: Epochs after which it is finished.
+        row: The row of the table.
+        seed: The random seed.
+        directory: The run directory.
+        flags: All flags of instdisc-train, with the recipe's flagfile first.
+        epochs: Number of epochs after which the run is finished.
     """
 
     row: Row
@@ -37,13 +37,13 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether there are results, and they are those of all epochs."""
+        """Whether the run has the results of all its epochs."""
         if not self.directory.bank.exists():
             return False
         try:
             _, _, encoded_by = self.directory.read_instances()
         except (OSError, DamagedFileError):
-            return False  # Damaged: training writes it again.
+            return False  # Training rewrites a damaged file.
         if encoded_by is None or encoded_by.epochs < 0:
             return True
         return (
@@ -58,11 +58,11 @@ class Training:
 
     Attributes:
         recipes: The folder of the recipes.
-        more: Flags of instdisc-train, added to every run.
-        num_seeds: Seeds of each row.
-        runs_dir: Where runs are kept.
-        train: Trains a run.
-        num_jobs: Runs trained at the same time.
+        more: Flags of instdisc-train that are added to every run.
+        num_seeds: Number of seeds for each row.
+        runs_dir: The directory of the runs.
+        train: The function that trains a run.
+        num_jobs: Number of runs that are trained at the same time.
     """
 
     recipes: pathlib.Path
@@ -74,7 +74,7 @@ class Training:
 
 
 def find_recipes(recipes_dir: str | None) -> pathlib.Path:
-    """The folder of flagfiles: the given one, or the package's own.
+    """Returns the given folder of flagfiles, or the package's own.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -90,7 +90,7 @@ def find_recipes(recipes_dir: str | None) -> pathlib.Path:
 
 
 def recipe_config(path: pathlib.Path, more: Sequence[str]) -> RunConfig:
-    """The settings of a recipe, changed by flags."""
+    """Returns the settings of a recipe, changed by flags."""
     return from_flagfile(path.read_text(encoding="utf-8"), *more)
 
 
@@ -102,15 +102,15 @@ def plan_runs(
     num_seeds: int,
     runs_dir: pathlib.Path,
 ) -> list[Run]:
-    """Lists all runs of a table, seed by seed.
+    """Returns all runs of a table, ordered by seed.
 
     Args:
         table: The table.
         recipe: The flagfile.
-        more: Flags added to every run.
-        num_images: Training images of the recipe.
-        num_seeds: Seeds of each row, from 0.
-        runs_dir: Where runs are kept.
+        more: Flags that are added to every run.
+        num_images: Number of training images of the recipe.
+        num_seeds: Number of seeds for each row; they start at 0.
+        runs_dir: The directory of the runs.
 
     Returns:
         The runs.
@@ -121,8 +121,8 @@ def plan_runs(
         for row in table.rows:
             flags = [f"--flagfile={recipe}", *more, *row.flags]
             if row.share < 1:
-                # The paper does not say how long it trained on a share of the
-                # images; here it is for as many epochs as on all.
+                # The paper does not say how long it trained on a fraction of
+                # the images. Here, the number of epochs is the same.
                 count = max(2, round(row.share * num_images))
                 flags.append(f"--split={split}[:{count}]")
             path = pathlib.Path(runs_dir, recipe.stem, row.run, f"seed{seed}")
@@ -148,9 +148,9 @@ def train_missing(
     """Trains the runs that are not finished.
 
     Args:
-        runs: Runs; two of one directory are trained once.
-        train: Trains a run in a process of its own; raises if that fails.
-        num_jobs: Runs at the same time, each with its part of the cores.
+        runs: The runs. Those with the same directory are trained only once.
+        train: Trains a run in a separate process; raises if that fails.
+        num_jobs: Number of runs at the same time, which divide the cores.
     """
     missing = {r.directory.path: r for r in runs if not r.is_finished}
     environment = dict(os.environ)

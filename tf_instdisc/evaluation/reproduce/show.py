@@ -1,4 +1,4 @@
-"""A table as Markdown and as a plot."""
+"""Shows a table as Markdown and as a plot."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tf_instdisc.evaluation.reproduce.measure import Measured
 from tf_instdisc.evaluation.reproduce.runs import Run
 from tf_instdisc.evaluation.reproduce.tables import Table
 
-_SHARES = ("kNN", "SVM", "top1", "top5")  # shown in percent
+_SHARES = ("kNN", "SVM", "top1", "top5")  # Shown in percent.
 
 
 def markdown(
@@ -19,17 +19,17 @@ def markdown(
     command: str,
     plot: str | None,
 ) -> str:
-    """The table, with the paper's numbers beside.
+    """Returns the table in Markdown, including the paper's numbers.
 
     Args:
         table: The table.
-        measured: Runs and their measurements.
-        command: What makes it again.
+        measured: The runs and their measurements.
+        command: The command that makes the table.
         plot: File name of its plot, if there is one.
 
     Returns:
-        A Markdown document. Of several seeds it shows mean and standard
-        deviation.
+        A Markdown document. For several seeds, it shows the mean and the
+        standard deviation.
     """
     values = _by_cell(measured)
     lines = list(dict.fromkeys(line for line, _ in values))
@@ -77,8 +77,8 @@ def markdown(
 def save_plot(
     path: str, table: Table, measured: Sequence[tuple[Run, Measured]]
 ) -> None:
-    """Draws what the paper drew: numbers over the axis, or curves of loss."""
-    # Not pyplot, which keeps global state.
+    """Plots the measured values over the axis, or the loss curves."""
+    # pyplot is avoided because it keeps global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
@@ -133,7 +133,7 @@ def _paper(table: Table) -> dict[tuple[str, str], float]:
 
 
 def _changes(run: Run) -> str:
-    """What the run changes of its recipe."""
+    """Returns the flags with which the run changes its recipe."""
     kept = [
         flag
         for flag in run.flags[1:]
@@ -165,7 +165,7 @@ def _curves(
 def _series(
     table: Table, measured: Sequence[tuple[Run, Measured]]
 ) -> dict[str, list[tuple[float, float, float]]]:
-    """Points (position, mean, spread) by name of the series."""
+    """Returns points (position, mean, spread) by the name of the series."""
     positions = {
         row.label: row.position
         for row in table.rows

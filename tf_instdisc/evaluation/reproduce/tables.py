@@ -1,8 +1,8 @@
-"""What the paper's tables hold: runs, measurements, and its own numbers.
+"""The paper's tables: their runs, measurements and numbers.
 
 A row is a run of a recipe with some flags changed. Rows of different tables
-share runs. The paper's numbers are those of arXiv 1805.01978 unless a table
-says otherwise.
+may use the same run. The paper's numbers are those of arXiv 1805.01978 unless
+a table says otherwise.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ class Row:
     """One run of a table.
 
     Attributes:
-        label: What stands in the first column.
-        run: Name of the run, a folder for its seeds.
+        label: The text of the first column.
+        run: Name of the run, which is the folder of its seeds.
         flags: Flags that the run adds to its recipe.
-        share: Part of the recipe's training images, in (0, 1].
-        paper: The paper's numbers by column, shares in [0, 1].
-        position: On the plot's horizontal axis, where there is one.
+        share: Fraction of the recipe's training images, in (0, 1].
+        paper: The paper's numbers by column, as fractions in [0, 1].
+        position: Position on the plot's horizontal axis, if there is one.
     """
 
     label: str
@@ -37,14 +37,14 @@ class Table:
     """One of the paper's tables.
 
     Attributes:
-        title: Its heading.
-        source: Where its numbers stand, and of which network and data.
-        recipe: What the paper trained: a key of `Scale.recipes`.
-        protocol: What is measured: a key of `measure.PROTOCOLS`.
-        rows: Its runs.
-        axis: Label of the plot's horizontal axis; None without a plot.
-        paper: The paper's numbers by line and column, of a protocol that
-            gives many lines for one run.
+        title: The heading of the table.
+        source: The table or figure of the paper, with its network and data.
+        recipe: What the paper trained, as a key of `Scale.recipes`.
+        protocol: What is measured, as a key of `measure.PROTOCOLS`.
+        rows: The runs of the table.
+        axis: Label of the plot's horizontal axis; None if there is no plot.
+        paper: The paper's numbers by row and column, for a protocol that
+            measures several rows of one run.
     """
 
     title: str
@@ -63,9 +63,9 @@ class Scale:
     """How large the runs are.
 
     Attributes:
-        recipes: For each of the paper's recipes the flagfile in its place.
-        fine_tuning: Options of fine-tuning other than the paper's.
-        linear: Options of linear classifiers other than the paper's.
+        recipes: The flagfile for each of the paper's recipes.
+        fine_tuning: Options of fine-tuning that differ from the paper's.
+        linear: Options of linear classifiers that differ from the paper's.
     """
 
     recipes: dict[str, str]
@@ -81,8 +81,8 @@ SCALES = {
             "imagenet_resnet50": "cifar10_small.flags",
         },
         fine_tuning={
-            # As many updates for each share, up to 20%, so that all of them
-            # share one graph.
+            # All fractions up to 20% get the same number of updates, so they
+            # can use the same graph.
             "epochs": 8,
             "min_updates": 256,
             "batch_size": 64,
@@ -102,7 +102,7 @@ SCALES = {
     ),
 }
 
-BASE = "base"  # The run of a recipe as it is.
+BASE = "base"  # The run of an unchanged recipe.
 _IMAGENET = f"ResNet-18 on ImageNet; {paper.FROM_MEMORY}"
 
 
@@ -191,12 +191,12 @@ TABLES = {
         axis="embedding size",
     ),
     "training_size": Table(
-        "Share of the training images",
+        "Fraction of the training images",
         f"table 5: {_IMAGENET}",
         "imagenet",
         "knn",
         _training_shares(),
-        axis="share of the training images, in percent",
+        axis="fraction of the training images, in percent",
     ),
     "proximal": Table(
         "Weight of the proximal term",
@@ -207,13 +207,13 @@ TABLES = {
         axis="epoch",
     ),
     "semi_supervised": Table(
-        "Fine-tuning with a share of the labels",
+        "Fine-tuning with a fraction of the labels",
         "figure 6, as arXiv 1912.01991 gives it: ResNet-50 on ImageNet; "
         + paper.FROM_MEMORY,
         "imagenet_resnet50",
         "semi_supervised",
         (Row("exact softmax", BASE),),
-        axis="share of the labels, in percent",
+        axis="fraction of the labels, in percent",
         paper={
             (f"{share:.0%} of the labels, pre-trained", "top5"): (
                 paper.semi_supervised(share)
