@@ -146,7 +146,7 @@ def test_rows_and_queries_without_label_are_left_out():
 
 @pytest.mark.parametrize(
     ("row_labels", "classes", "message"),
-    [([-1, -1], 2, "0 labelled rows"), ([0, 5], 2, "highest label 5")],
+    [([-1, -1], 2, "0 labeled rows"), ([0, 5], 2, "highest label 5")],
 )
 def test_labels_that_do_not_fit_are_refused(row_labels, classes, message):
     rows = np.float32([[1, 0], [0, 1]])

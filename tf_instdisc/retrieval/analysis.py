@@ -1,4 +1,4 @@
-"""What a bank says of its images: map, confusions, hard and lonely ones."""
+"""Analyzes a bank: kNN votes, confusions, a map and clusters."""
 
 import dataclasses
 
@@ -14,14 +14,14 @@ _CLUSTERS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Votes:
-    """Each sampled row, classified by its neighbours in the whole bank.
+    """Sampled rows, classified by their neighbors in the whole bank.
 
     Attributes:
         positions: int64 `[size]`, the sampled rows.
         nearest: Cosine with the nearest other row, float32 `[size]`.
-        predicted: int `[size]`, the elected label, or None without labels.
-        margin: float `[size]`, share of the votes for the row's own label, in
-            [0, 1], or None without labels.
+        predicted: int `[size]`, the predicted label; None without labels.
+        margin: float `[size]`, the fraction of the votes for the row's own
+            label, in [0, 1]; None without labels.
     """
 
     positions: np.ndarray
@@ -36,13 +36,13 @@ def classify_rows(
     num_neighbors: int = TrainingConfig.num_neighbors,
     temperature: float = MethodConfig.temperature,
 ) -> Votes:
-    """Leave-one-out kNN of rows of the bank, weighted as in section 3.4.
+    """Classifies rows by leave-one-out kNN, weighted as in section 3.4.
 
     Args:
         bank: The bank.
         positions: int `[size]`, the rows to classify.
-        num_neighbors: Neighbours that vote.
-        temperature: Of the weights.
+        num_neighbors: Number of neighbors that vote.
+        temperature: Temperature of the weights.
     """
     wanted = min(num_neighbors + 1, len(bank.rows))
     scores, neighbors = top_k(bank.rows[positions], bank.rows, wanted)
@@ -63,7 +63,7 @@ def classify_rows(
 
 
 def confusion_matrix(bank: Bank, votes: Votes) -> np.ndarray:
-    """int64 `[num_classes, num_classes]`: rows true, columns predicted."""
+    """Returns int64 `[num_classes, num_classes]`; rows are the true labels."""
     size = len(bank.class_names)
     matrix = np.zeros([size, size], np.int64)
     predicted = np.asarray(votes.predicted)
@@ -72,18 +72,18 @@ def confusion_matrix(bank: Bank, votes: Votes) -> np.ndarray:
 
 
 def most_confused(matrix: np.ndarray, count: int) -> np.ndarray:
-    """Classes with the most errors, given or received; ascending.
+    """Returns the classes with the most errors in ascending order.
 
     Args:
-        matrix: As `confusion_matrix` gives it.
-        count: Classes at most.
+        matrix: The result of `confusion_matrix`.
+        count: Maximum number of classes.
     """
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
     return np.sort(np.argsort(-errors, kind="stable")[:count])
 
 
 def map_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
-    """A 2-d map by t-SNE, float `[num_rows, 2]`; alike rows lie together."""
+    """Returns a t-SNE map, float `[num_rows, 2]`; similar rows are close."""
     from sklearn.manifold import TSNE
 
     if len(rows) < 3:
@@ -96,7 +96,7 @@ def map_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def clusters_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
-    """int `[num_rows]`, k-means clusters by which a map is coloured."""
+    """Returns k-means clusters, int `[num_rows]`, for coloring a map."""
     from sklearn.cluster import MiniBatchKMeans
 
     count = min(_CLUSTERS, len(rows))

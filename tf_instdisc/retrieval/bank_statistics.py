@@ -1,4 +1,4 @@
-"""How the rows of a memory bank lie on the sphere, and what is wrong."""
+"""Statistics of a memory bank's rows, and warnings about its health."""
 
 import math
 
@@ -7,21 +7,21 @@ import numpy as np
 _CHUNK = 65_536
 _COLLAPSED_COSINE = 0.95
 _COLLAPSED_RANK = 2.0
-_EXPLODED_GROWTH = 10.0  # healthy epochs stay below 2
+_EXPLODED_GROWTH = 10.0  # Healthy epochs stay below 2.
 
 
 def bank_statistics(rows: np.ndarray) -> dict[str, float]:
-    """How a bank's rows lie on the sphere; linear in their number.
+    """Computes statistics of a bank's rows in linear time.
 
     Args:
         rows: float `[num_rows, dim]`.
 
     Returns:
-        `norm`: mean length, 1 in a healthy bank. `mean_cosine`: of all pairs
-        of rows; near 0 in a healthy bank, 1 where all are equal.
-        `effective_rank`: exp of the entropy of the normalised singular values
-        (Roy, Vetterli 2007), in [1, dim]; 1 where all rows lie on one line.
-        All are NaN where a row is not finite.
+        `norm`: the mean length, which is 1 in a healthy bank. `mean_cosine`:
+        the mean cosine of all pairs of rows; close to 0 in a healthy bank, 1
+        if all rows are equal. `effective_rank`: exp of the entropy of the
+        normalized singular values (Roy and Vetterli 2007), in [1, dim]; 1 if
+        all rows lie on one line. All are NaN if a row is not finite.
     """
     num_rows, dim = rows.shape
     total, gram, length = np.zeros(dim), np.zeros([dim, dim]), 0.0
@@ -49,19 +49,19 @@ def health_warnings(
     loss: float | None = None,
     weight_growth: float | None = None,
 ) -> list[str]:
-    """What is wrong with a run, and what to do.
+    """Returns what is wrong with a run, and what to do about it.
 
-    The loss alone says little: from a random bank it rises at first in
-    healthy runs too.
+    The loss alone is not informative: with a random bank, it rises at first
+    even in healthy runs.
 
     Args:
-        statistics: As `bank_statistics` gives them.
+        statistics: The result of `bank_statistics`.
         loss: Mean loss of the epoch, if known.
-        weight_growth: Length of all weights after the epoch, over that before
-            it, if known.
+        weight_growth: Norm of all weights after the epoch divided by the norm
+            before it, if known.
 
     Returns:
-        Sentences; none for a healthy run.
+        Sentences; an empty list for a healthy run.
     """
     found = []
     cosine = statistics["mean_cosine"]
@@ -72,13 +72,13 @@ def health_warnings(
         if value is not None
     ):
         return [
-            "Training has diverged: loss, weights or memory bank hold numbers "
-            "that are not finite. Nothing can be learned from here on. Start "
+            "Training has diverged: the loss, weights or memory bank hold numbers "
+            "that are not finite. Nothing more can be learned. Start "
             "again with a lower learning_rate, or more warmup_epochs."
         ]
     if cosine > _COLLAPSED_COSINE or rank < _COLLAPSED_RANK:
         found.append(
-            "The embeddings have collapsed: images are hardly told apart "
+            "The embeddings have collapsed: images are hardly distinguished "
             f"(mean cosine of two rows {cosine:.3f}, 1 if all are equal; "
             f"effective rank {rank:.1f}). Start again with a lower "
             "learning_rate, and check that the images differ."

@@ -1,4 +1,4 @@
-"""What has changed between two runs over the same images."""
+"""Compares two runs over the same images."""
 
 import dataclasses
 
@@ -12,17 +12,17 @@ from tf_instdisc.runs.bank import Bank
 
 @dataclasses.dataclass(frozen=True)
 class Diff:
-    """Images that both runs hold, matched by name.
+    """The difference of two runs, whose images are matched by name.
 
     Attributes:
-        names: str `[size]`, the compared images.
-        shared_neighbors: float `[size]`, the share of an image's neighbours
-            that both runs agree on, in [0, 1].
-        drift: float `[size]`, 1 - cosine of an image's two rows after the
-            banks are turned onto each other as well as they can be; NaN where
-            the banks have different widths.
-        num_common: Images that both runs hold.
-        num_only: Images that only the first or only the second holds.
+        names: str `[size]`, the names of the compared images.
+        shared_neighbors: float `[size]`, the fraction of an image's neighbors
+            that are the same in both runs, in [0, 1].
+        drift: float `[size]`, 1 - cosine of an image's two rows after the best
+            rotation of one bank onto the other; NaN if the banks have
+            different widths.
+        num_common: Number of images in both runs.
+        num_only: Numbers of images only in the first and only in the second.
     """
 
     names: np.ndarray
@@ -41,19 +41,19 @@ def compare(
 ) -> Diff:
     """Compares two banks.
 
-    Embeddings of two runs may differ by a turn of the sphere, which changes
-    no neighbour; that turn is taken out first (orthogonal Procrustes).
+    The embeddings of two runs may differ by a rotation of the sphere, which
+    does not change any neighbors. It is removed first (orthogonal Procrustes).
 
     Args:
         first: A bank.
         second: Another bank with images of the same names.
-        num_neighbors: Neighbours that are compared.
-        max_images: Of more common images, so many are drawn at random; their
-            neighbours are sought among all.
-        seed: Seeds the draw.
+        num_neighbors: Number of neighbors that are compared.
+        max_images: If there are more common images, this number is drawn at
+            random; their neighbors are searched among all.
+        seed: Random seed of the draw.
 
     Raises:
-        ValueError: If fewer than two images are common.
+        ValueError: If there are fewer than two common images.
     """
     names, in_first, in_second = np.intersect1d(
         first.names, second.names, return_indices=True

@@ -1,7 +1,7 @@
-"""Pairs of near-duplicates: candidates by embeddings, tests by pictures.
+"""Finds candidate pairs by their embeddings and tests them by their pixels.
 
-Places are one or two collections; positions in the second one come after all
-of the first one.
+`places` are one or two collections. Positions in the second one are offset by
+the size of the first one.
 """
 
 import dataclasses
@@ -17,31 +17,31 @@ from tf_instdisc.retrieval.neighbors import top_k
 if TYPE_CHECKING:
     from tf_instdisc.retrieval.duplicates import Collection
 
-MOST_RIVALS = 2.0  # different images expected as near as a pair
+MOST_RIVALS = 2.0  # Expected number of other images as close as a pair.
 _CANDIDATES_A_ROW = 10
-_BY_CHANCE = 0.05  # of the pairs, where no pictures are compared
+_BY_CHANCE = 0.05  # Fraction of pairs, if no pictures are compared.
 _LEAST_SIMILARITY = 0.94
 _MOST_SIMILARITY = 0.99
 _ALIKE_BY_CHANCE = 0.002
 _NUM_PROBES = 300
-_RANKS = range(10, 41, 3)  # neighbors that are taken for different images
+_RANKS = range(10, 41, 3)  # Neighbors assumed to be different images.
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Pairs of near-duplicates, the highest score first.
+    """Pairs of near-duplicates.
 
     Attributes:
         first: int64 `[num_pairs]`, positions in the collection.
-        second: int64 `[num_pairs]`, positions above `first`; those of a second
-            collection come after all of the first one.
-        scores: float32 `[num_pairs]`: 1 / (1 + rivals), or the cosine where
-            a threshold was given.
+        second: int64 `[num_pairs]`, positions above `first`; those in a second
+            collection are offset by the size of the first one.
+        scores: float32 `[num_pairs]`: 1 / (1 + rivals), or the cosine if a
+            threshold was given.
         cosines: float32 `[num_pairs]`.
-        rivals: float32 `[num_pairs]`, how many different images are expected
-            as near; NaN where a threshold was given.
-        similarities: float32 `[num_pairs]`, of the pictures, as
-            `pixel_similarity` has them; NaN where they were not compared.
+        rivals: float32 `[num_pairs]`, the expected number of other images at
+            least as close; NaN if a threshold was given.
+        similarities: float32 `[num_pairs]` of the pictures, as computed by
+            `pixel_similarity`; NaN if they were not compared.
     """
 
     first: np.ndarray
@@ -67,7 +67,7 @@ def _rows(places: Sequence["Collection"]) -> np.ndarray:
 def above(
     places: Sequence["Collection"], threshold: float, max_pairs: int
 ) -> tuple[Pairs, bool]:
-    """Pairs by their cosine alone, and whether these are all."""
+    """Returns the pairs above a cosine, and whether these are all."""
     rows, *others = (place.bank.rows for place in places)
     found = near_pairs.pairs_above(
         rows, threshold, others[0] if others else None, max_pairs
@@ -83,7 +83,7 @@ def above(
 def candidates(
     places: Sequence["Collection"], max_pairs: int
 ) -> tuple[Pairs, bool]:
-    """Pairs nearer than others are expected, and whether these are all."""
+    """Returns unusually close pairs, and whether these are all."""
     rows = _rows(places)
     scale = local_scale(rows)
     radii = scale.radii(MOST_RIVALS)
@@ -94,7 +94,7 @@ def candidates(
         radii[:split],
         None if among else rows[split:],
         None if among else radii[split:],
-        # Most of them are no near-duplicates.
+        # Most of them are not near-duplicates.
         max_pairs + _CANDIDATES_A_ROW * len(rows),
     )
     second = found.second + (0 if among else split)
@@ -109,10 +109,10 @@ def candidates(
 def surely_near(
     rivals: np.ndarray, places: Sequence["Collection"]
 ) -> np.ndarray:
-    """Where embeddings alone tell: which pairs, 5% of them by chance.
+    """Returns which pairs are close at a false discovery rate of 5%.
 
-    The expected number of chance pairs comes from the rivals, the number of
-    all pairs is counted (Benjamini and Hochberg, 1995).
+    The rivals give the expected number of pairs by chance, which is compared
+    with the number of all pairs (Benjamini and Hochberg, 1995).
     """
     sizes = [len(place.bank.rows) for place in places]
     order = np.argsort(rivals, kind="stable")
@@ -130,11 +130,11 @@ def surely_near(
 def compare(
     places: Sequence["Collection"], pairs: Pairs
 ) -> tuple[Pairs, np.ndarray, float | None]:
-    """Adds the similarity of pictures where there are any.
+    """Adds the similarities of pictures that can be read.
 
     Returns:
-        The pairs, whether both pictures of each are there, and what a
-        similarity must reach; None if there are no pictures.
+        The pairs, whether both pictures of each could be read, and the minimum
+        similarity; None if there are no pictures.
     """
     members = np.unique(np.concatenate([pairs.first, pairs.second]))
     thumbnails, found = _thumbnails(places, members)
@@ -159,7 +159,7 @@ def compare(
 def _thumbnails(
     places: Sequence["Collection"], members: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Small grey pictures of some positions, and which ones were found."""
+    """Returns small gray pictures, and which ones were found."""
     side = pixel_similarity.SIDE
     thumbnails = np.zeros([len(members), side, side], np.uint8)
     found = np.zeros([len(members)], bool)
@@ -175,10 +175,10 @@ def _thumbnails(
 
 
 def _least_similarity(rows: np.ndarray, thumbnails: np.ndarray) -> float:
-    """What few pictures of mere neighbors reach, in this run.
+    """Returns a similarity that pictures of mere neighbors rarely reach.
 
-    Neighbors that are not among the nearest stand for different images. Of
-    digits or of faces even these are alike.
+    Neighbors that are not among the nearest are taken as different images. In
+    data sets such as digits or faces, even these are similar.
     """
     if len(rows) <= _RANKS[0]:
         return _LEAST_SIMILARITY

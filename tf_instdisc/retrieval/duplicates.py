@@ -1,10 +1,10 @@
-"""Near-duplicate images: in a run's data, in a folder, between two folders.
+"""Finds near-duplicate images in a run's data, a folder or two folders.
 
-A pair must pass two tests. Its embeddings are nearer than different images are
-expected to be at that place of the run (`local_scale`), and small grey
-pictures of the two agree (`pixel_similarity`). Where there are no pictures,
-the embeddings alone must be so near that of all such pairs 5% are expected to
-be chance.
+A pair must pass two tests. Its embeddings must be closer than different images
+are expected to be in that region of the embedding space (`local_scale`), and
+small gray pictures of the two must agree (`pixel_similarity`). If there are no
+pictures, the embeddings alone must be so close that only 5% of all such pairs
+are expected to occur by chance.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ _NUM_COPIED = 256
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-    """Embedded images of one place.
+    """The embedded images of a run or a folder.
 
     Attributes:
-        bank: Rows, names and labels; of images that are left out none.
+        bank: The rows, names and labels of the images, without skipped ones.
         images: Reads the pictures.
-        title: For people.
+        title: Name of the collection to show to the user.
     """
 
     bank: Bank
@@ -52,10 +52,10 @@ class Member:
     """An image of a group.
 
     Attributes:
-        collection: Where it is from.
-        position: Its row there.
-        score: That of its best pair in the group.
-        cosine: That of the same pair.
+        collection: The collection of the image.
+        position: Its row in the collection.
+        score: The score of its best pair in the group.
+        cosine: The cosine of the same pair.
     """
 
     collection: Collection
@@ -74,16 +74,17 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """Near-duplicates.
+    """The near-duplicates that were found.
 
     Attributes:
-        pairs: All that were found.
-        groups: In each, every two images that were compared are a pair; the
-            group with the best pair first. An image may be in several.
-        is_complete: False where the search stopped at its limit.
-        threshold: The cosine that was asked for, or None.
-        least_similarity: What pictures of a pair had to reach; None where none
-            were compared.
+        pairs: All pairs.
+        groups: Groups in which all images that were compared are pairwise
+            near-duplicates, ordered by their best pair. An image may belong
+            to several groups.
+        is_complete: Whether the search finished before its limit.
+        threshold: The requested cosine, or None.
+        least_similarity: The minimum similarity of a pair's pictures; None if
+            no pictures were compared.
     """
 
     pairs: Pairs
@@ -94,11 +95,11 @@ class Duplicates:
 
 
 def training_images(images: RunImages, run: RunDirectory) -> Collection:
-    """A run's training images.
+    """Returns a run's training images.
 
-    Rows that training has left are pushed apart even for equal images. Where
-    the bank still has those, as earlier versions wrote it, the images are
-    encoded if they are there.
+    The rows in the memory bank of the training are pushed apart even for equal
+    images. If the bank still has those rows, as earlier versions wrote it, the
+    images are re-encoded if they exist.
 
     Args:
         images: The run's images.
@@ -119,8 +120,8 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
         found[positions] = True
     if not found.any():
         print(
-            f"None of the {len(rows)} images of {title} is where the run has "
-            "it: the rows of its training are compared.",
+            f"None of the {len(rows)} images of {title} was found where the "
+            "run read it. The rows of its training are compared instead.",
             file=sys.stderr,
         )
         return Collection(bank, images, title)
@@ -137,11 +138,11 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
 def folder_images(
     folder: str, config: RunConfig, encoder: keras.Model
 ) -> Collection:
-    """The images of a folder; files that cannot be decoded are left out.
+    """Returns the images of a folder, skipping files that cannot be decoded.
 
     Args:
-        folder: Path.
-        config: The run's settings, for the size of the encoder's input.
+        folder: Path of the folder.
+        config: The run's settings, which give the encoder's input size.
         encoder: The run's encoder.
     """
     data = with_overrides(config.data, {"images": folder, "test_images": None})
@@ -172,14 +173,15 @@ def find_duplicates(
     """Finds near-duplicates.
 
     Args:
-        collection: Images.
-        threshold: Cosine from which on two images are near-duplicates, in
-            (0, 1]. By default that depends on the distances to other
-            neighbors, and on the pictures.
-        other: Images to compare with; by default the images are compared
-            among themselves.
-        max_pairs: Pairs at which the search stops.
-        compare_pixels: Whether to read pictures; with a threshold none are.
+        collection: The images.
+        threshold: Minimum cosine of near-duplicates, in (0, 1]. By default,
+            pairs are judged by the distances to their other neighbors, and by
+            their pictures.
+        other: Images to compare with. By default, the images are compared
+            with each other.
+        max_pairs: Number of pairs at which the search stops.
+        compare_pixels: Whether to compare pictures. They are never compared
+            with a threshold.
 
     Raises:
         ValueError: If `threshold` is out of range.
@@ -217,7 +219,7 @@ def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
     groups: list[dict[int, Member]] = [
         {} for _ in range(group_of_pair.max(initial=-1) + 1)
     ]
-    # The highest score comes first, and stays.
+    # The first pair of a member has its highest score, which is kept.
     for pair, group in enumerate(group_of_pair.tolist()):
         for position in (int(pairs.first[pair]), int(pairs.second[pair])):
             place, row = places[0], position
@@ -238,15 +240,15 @@ def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
 def fraction_of_copies_found(
     collection: Collection, encoder: keras.Model, seed: int = 0
 ) -> float | None:
-    """Makes copies of some images: how many does the encoder find?
+    """Returns the fraction of altered copies that the encoder finds.
 
-    The copies are cut by 2.5% at each side. Where the run was trained with
+    The copies are cropped by 2.5% at each side. If the run was trained with
     flips, half of them are mirrored instead.
 
     Args:
-        collection: Images, with the encoder's rows.
+        collection: The images, with the encoder's rows.
         encoder: The run's encoder.
-        seed: Seeds which images are taken, 256 at most.
+        seed: Random seed for choosing at most 256 images.
 
     Returns:
         A fraction in [0, 1]; None if no image can be read.

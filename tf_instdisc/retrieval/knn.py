@@ -1,4 +1,4 @@
-"""What a run measures beside its training: kNN accuracy, before and after."""
+"""The kNN accuracy that a run measures in addition to its training."""
 
 import dataclasses
 
@@ -13,11 +13,11 @@ from tf_instdisc.runs.embedding import Embedded
 
 @dataclasses.dataclass(frozen=True)
 class KNNMeasure:
-    """Measures top-1 accuracy with many neighbours and with one.
+    """Measures top-1 accuracy with many neighbors and with one.
 
     Attributes:
-        num_neighbors: The many.
-        num_classes: Of the training images.
+        num_neighbors: The larger number of neighbors.
+        num_classes: Number of classes of the training images.
         temperature: τ of the weights.
     """
 
@@ -39,7 +39,7 @@ class KNNMeasure:
         return [accuracies[number]["top1"] for number in wanted]
 
     def table(self, measured: dict[str, list[float]]) -> str:
-        """A Markdown table of what was measured, a name for each row."""
+        """Returns a Markdown table with one row for each name."""
         lines = [
             "",
             f"| embeddings | kNN top-1, k = {self.num_neighbors} "
@@ -53,10 +53,10 @@ class KNNMeasure:
 
 
 def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:
-    """Whether both sides have labels.
+    """Returns whether training and test images have labels.
 
     Raises:
-        ValueError: If the test images have other classes.
+        ValueError: If their classes differ.
     """
     if test_source is None:
         return False
@@ -70,8 +70,8 @@ def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:
 
 
 def pixels(dataset: tf.data.Dataset) -> Embedded:
-    """Raw pixels of unit length in place of embeddings."""
-    # Around mid-grey: the cosine of two images of positive pixels is near 1.
+    """Returns raw pixels, normalized to unit length, as embeddings."""
+    # Centered at mid-gray: with positive pixels, all cosines are close to 1.
     columns = [
         (
             images.numpy().reshape(len(images), -1) - 127.5,

@@ -1,11 +1,11 @@
-"""How far the neighbors of an image are: what "near" means in one run.
+"""Estimates the typical distance between neighbors in a run.
 
-Cosines of a young encoder are all close to 1, those of a trained one are not,
-and both are denser in some places than in others. A distance is therefore
-compared with the distances to the neighbors of both images, of which some ten
-may be copies themselves. The number of neighbors grows with a power of the
-distance, the intrinsic dimension, which is estimated from the run as well
-(Levina and Bickel, NIPS 2004).
+After little training, all cosines are close to 1; later, they are not. In both
+cases, some regions are denser than others. Therefore, a distance is compared
+with the distances to the neighbors of both images, about ten of which may be
+copies themselves. The number of neighbors grows with a power of the distance.
+The exponent, the intrinsic dimension, is also estimated from the run (Levina
+and Bickel, NIPS 2004).
 """
 
 import dataclasses
@@ -14,19 +14,19 @@ import numpy as np
 
 from tf_instdisc.retrieval.neighbors import top_k
 
-_RANK = 20  # the neighbor whose distance is the scale
-_NEAREST = 6  # the first neighbor that is taken for another image
+_RANK = 20  # Rank of the neighbor whose distance is the scale.
+_NEAREST = 6  # Nearer neighbors may be copies.
 _NUM_REFERENCES = 20_000
 _LEAST_QUANTILE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class LocalScale:
-    """Distances that belong to the places of images.
+    """The local scale of distances around each image.
 
     Attributes:
-        distances: float32 `[num_rows]`, within which other images are.
-        count: How many others are expected within that distance.
+        distances: float32 `[num_rows]`, the distance that defines the scale.
+        count: Number of other images that are expected within that distance.
         dimension: Intrinsic dimension of the embeddings, at least 1.
     """
 
@@ -37,7 +37,7 @@ class LocalScale:
     def rivals(
         self, first: np.ndarray, second: np.ndarray, cosines: np.ndarray
     ) -> np.ndarray:
-        """How many different images are expected as near as a pair is.
+        """Returns how many other images are expected at least as close.
 
         Args:
             first: int `[num_pairs]`, positions of rows.
@@ -45,7 +45,8 @@ class LocalScale:
             cosines: float `[num_pairs]`.
 
         Returns:
-            float32 `[num_pairs]`, at least 0, of the two images the larger.
+            Non-negative float32 `[num_pairs]`, the larger of the values of
+            the two images.
         """
         scale = np.minimum(self.distances[first], self.distances[second])
         distances = np.sqrt(np.maximum(2 - 2 * cosines, 0))
@@ -55,7 +56,7 @@ class LocalScale:
         return np.float32(self.count) * ratio ** np.float32(self.dimension)
 
     def radii(self, rivals: float) -> np.ndarray:
-        """Distances within which so many others are expected, `[num_rows]`."""
+        """Returns radii, `[num_rows]`, within which `rivals` are expected."""
         share = (rivals / self.count) ** (1 / self.dimension)
         return self.distances * np.float32(share)
 
@@ -63,14 +64,14 @@ class LocalScale:
 def local_scale(rows: np.ndarray) -> LocalScale:
     """Measures the distances between neighbors.
 
-    At most 20,000 rows, evenly spread, are the neighbors of all.
+    Neighbors are searched among at most 20,000 evenly spaced rows.
 
     Args:
         rows: float `[num_rows, dim]`, of unit length.
 
     Returns:
-        The scale. Of less than four rows it tells nothing: it is infinite, and
-        any two that differ have one rival.
+        The scale. With fewer than four rows, it cannot be estimated: it is
+        infinite, and any two rows that differ have one rival.
     """
     num_rows = len(rows)
     if num_rows < 4:
@@ -78,7 +79,7 @@ def local_scale(rows: np.ndarray) -> LocalScale:
         return LocalScale(infinite, 1.0, 1.0)
     count = min(num_rows, _NUM_REFERENCES)
     chosen = np.linspace(0, num_rows - 1, count).astype(np.int64)
-    # What all rows have in common costs the products their digits.
+    # Subtracting the mean of the rows keeps the products precise.
     center = rows[chosen].mean(axis=0, dtype=np.float64).astype(np.float32)
     references = rows[chosen] - center
     lengths = (references * references).sum(axis=1)
@@ -86,7 +87,7 @@ def local_scale(rows: np.ndarray) -> LocalScale:
     nearest = min(_NEAREST, (rank + 1) // 2)
     kth = np.empty([num_rows], np.float32)
     ratios = np.empty([num_rows], np.float32)
-    # -|a - b|² / 2 as a product of vectors with one more number each.
+    # Appending one value to each vector turns -|a - b|² / 2 into a product.
     extended = np.concatenate([references, -lengths[:, None] / 2], axis=1)
     for start in range(0, num_rows, 65_536):
         part = rows[start : start + 65_536] - center
@@ -96,7 +97,7 @@ def local_scale(rows: np.ndarray) -> LocalScale:
         )
         squared = (part * part).sum(axis=1, keepdims=True) - 2 * products
         own = chosen[found] == np.arange(start, start + len(part))[:, None]
-        own[~own.any(axis=1), -1] = True  # The last one is one too many.
+        own[~own.any(axis=1), -1] = True  # Drop the extra neighbor.
         squared = squared[~own].reshape([len(part), rank])
         distances = np.sqrt(np.maximum(squared, 1e-12))
         kth[start : start + len(part)] = distances[:, -1]
@@ -106,7 +107,7 @@ def local_scale(rows: np.ndarray) -> LocalScale:
     spread = np.median(np.log(np.maximum(ratios, 1)))
     most = rows.shape[1]
     dimension = np.log(rank / nearest) / max(spread, 1e-6)
-    # In a large group of copies, all neighbors are copies.
+    # In a large group of copies, all neighbors may be copies.
     kth = np.maximum(kth, np.quantile(kth, _LEAST_QUANTILE))
     return LocalScale(
         kth, rank * num_rows / count, float(np.clip(dimension, 1, most))

@@ -1,9 +1,9 @@
-"""All pairs of rows that are closer than a distance, exactly.
+"""Finds exactly all pairs of rows that are closer than a distance.
 
-A pair's distance in some of its coordinates is never more than its whole
-distance. Rows are turned so that their first coordinates tell most, and only
-pairs that are near in those are compared in full. Every row may have a radius
-of its own.
+The distance of two rows in some coordinates never exceeds their distance in
+all coordinates. Rows are rotated so that they differ most in their first
+coordinates, and only pairs that are close in those are compared in full. Each
+row may have its own radius.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from tf_instdisc.errors import UsageError
 
 _BLOCK = 2048
 _OTHER_BLOCK = 16_384
-_PREFIX = 24  # coordinates of the first test
-_SLACK = 1e-5  # rounding of float32
-_SAMPLE = 20_000  # rows from which the turn is estimated
-_ROWS_AT_ONCE = 64  # rows of a block whose candidates are held
-_PAIRS_AT_ONCE = 20_000  # candidates that are compared in full
-_PROBE = 1024  # rows on which a prefix is tried
-_MOST_PASSING = 1e-3  # comparing in full costs about 1,000 times as much
+_PREFIX = 24  # Coordinates of the first test.
+_SLACK = 1e-5  # Allows for float32 rounding.
+_SAMPLE = 20_000  # Rows from which the rotation is estimated.
+_ROWS_AT_ONCE = 64  # Rows of a block whose candidates are held.
+_PAIRS_AT_ONCE = 20_000  # Candidates that are compared in full.
+_PROBE = 1024  # Rows on which a prefix is tested.
+_MOST_PASSING = 1e-3  # A full comparison costs about 1,000 times as much.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +31,10 @@ class NearPairs:
 
     Attributes:
         first: int64 `[num_pairs]`, positions in the rows.
-        second: int64 `[num_pairs]`, positions in the others, or in the rows,
-            then above `first`.
+        second: int64 `[num_pairs]`, positions in the others; or in the rows,
+            where they are above `first`.
         scores: Cosines, float32 `[num_pairs]`.
-        is_complete: False where the search stopped at `max_pairs`.
+        is_complete: Whether the search finished before `max_pairs`.
     """
 
     first: np.ndarray
@@ -53,10 +53,11 @@ def pairs_above(
 
     Args:
         rows: float `[num_rows, dim]`, of unit length.
-        threshold: In (0, 1].
-        others: float `[num_others, dim]`, to compare the rows with; by default
-            they are compared among themselves.
-        max_pairs: Where to stop; a collapsed bank has nothing but pairs.
+        threshold: The minimum cosine, in (0, 1].
+        others: float `[num_others, dim]`, to compare the rows with. By
+            default, the rows are compared with each other.
+        max_pairs: Number of pairs at which the search stops. In a collapsed
+            bank, all rows are pairs.
 
     Returns:
         The pairs, in the order of the blocks.
@@ -85,19 +86,19 @@ def pairs_within(
     other_radii: np.ndarray | None = None,
     max_pairs: int = 1_000_000,
 ) -> NearPairs:
-    """Finds pairs of rows of which each lies within the radius of the other.
+    """Finds pairs of rows that are within the radius of each other.
 
-    Besides its arguments it holds 25 numbers for each row (more where so few
-    coordinates do not tell rows apart), blocks of 2048 x 16,384 similarities,
-    and the pairs.
+    Besides its arguments, it holds 25 values for each row (more if these do
+    not suffice to distinguish rows), blocks of 2048 x 16,384 similarities, and
+    the pairs.
 
     Args:
         rows: float `[num_rows, dim]`, of unit length.
-        radii: float `[num_rows]`, Euclidean distances, at least 0.
-        others: float `[num_others, dim]`, to compare the rows with; by default
-            they are compared among themselves.
-        other_radii: float `[num_others]`, where `others` is given.
-        max_pairs: Where to stop.
+        radii: Non-negative Euclidean distances, float `[num_rows]`.
+        others: float `[num_others, dim]`, to compare the rows with. By
+            default, the rows are compared with each other.
+        other_radii: float `[num_others]`, if `others` is given.
+        max_pairs: Number of pairs at which the search stops.
 
     Returns:
         The pairs, in the order of the blocks.
@@ -140,10 +141,10 @@ def pairs_within(
 def _candidates(
     heads: np.ndarray, tails: np.ndarray, radii: np.ndarray, among: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields pairs whose prefixes are near enough, some at a time."""
+    """Yields chunks of pairs whose prefixes are close enough."""
     for start in range(0, len(heads), _BLOCK):
         block = slice(start, start + _BLOCK)
-        # Of pairs among the rows, only those with a later row.
+        # Within the rows, each row is paired only with later rows.
         first_other = start if among else 0
         for other_start in range(first_other, len(tails), _OTHER_BLOCK):
             tail = tails[other_start : other_start + _OTHER_BLOCK]
@@ -160,9 +161,9 @@ def _candidates(
 def _leading_axes(
     rows: np.ndarray, radii: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The axes along which rows differ most, `[dim, prefix]`, and their center.
+    """Returns the principal axes of the rows, `[dim, prefix]`, and their mean.
 
-    As few as rule most pairs out; all of them where no few do.
+    As few axes as suffice to rule out most pairs are returned.
     """
     sample = rows[:: max(1, len(rows) // _SAMPLE)].astype(np.float64)
     center = sample.mean(axis=0)
@@ -184,20 +185,20 @@ def _leading_axes(
 def _prefix(
     rows: np.ndarray, axes: np.ndarray, center: np.ndarray
 ) -> np.ndarray:
-    """Turned rows and half their squared length, `[num_rows, prefix + 1]`."""
-    # Distances stay, and what rows have in common costs no digits.
+    """Returns rotated rows and half their squared lengths."""
+    # Centering preserves distances and improves the precision.
     prefix = rows @ axes - (center @ axes).astype(np.float32)
     half = (prefix * prefix).sum(axis=1, keepdims=True) / 2
     return np.concatenate([prefix, half], axis=1, dtype=np.float32)
 
 
 def _limits(radii: np.ndarray) -> np.ndarray:
-    """What `_closeness` must reach, `[num_rows, 1]`."""
+    """Returns the minimum `_closeness`, `[num_rows, 1]`."""
     return -(radii[:, None] ** 2) / 2 - _SLACK
 
 
 def _closeness(head: np.ndarray, tail: np.ndarray) -> np.ndarray:
-    """-|a - b|² / 2 = a.b - |a|² / 2 - |b|² / 2 in one product."""
+    """Returns -|a - b|² / 2 = a.b - |a|² / 2 - |b|² / 2 in one product."""
     left = np.concatenate(
         [head[:, :-1], -head[:, -1:], -np.ones_like(head[:, -1:])], axis=1
     )
@@ -226,11 +227,11 @@ def _confirm(
     second: np.ndarray,
     limits: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs whose whole distance is small enough, and their cosines."""
+    """Returns the pairs whose full distance is small enough."""
     squared = np.empty([len(first)], np.float32)
     for start in range(0, len(first), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
-        # Of the difference: a product of near rows has lost its last digits.
+        # For close rows, the difference is more precise than the product.
         difference = rows[first[part]] - others[second[part]]
         squared[part] = np.einsum("ij,ij->i", difference, difference)
     is_near = squared <= limits**2

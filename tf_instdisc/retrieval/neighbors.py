@@ -1,4 +1,4 @@
-"""Exact nearest neighbors, for all that ranks the rows of a bank."""
+"""Exact nearest-neighbor search in the rows of a bank."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,32 +10,32 @@ import tensorflow as tf
 from tf_instdisc.errors import UsageError
 
 _QUERY_CHUNK = 512
-_SIMILARITIES = 2**25  # of a chunk of queries and a chunk of rows
+_SIMILARITIES = 2**25  # For a chunk of queries and a chunk of rows.
 _BLOCK = 32
-_FEW = 4  # queries whose products NumPy takes, row by row
-_COPY = 2**22  # numbers of rows in NumPy that are copied at once
-_PART = 2**21  # numbers of the rows that a thread takes at once
+_FEW = 4  # Up to this number of queries, NumPy computes the products.
+_COPY = 2**22  # Values of NumPy rows that are copied at a time.
+_PART = 2**21  # Values of rows that a thread processes at a time.
 
 
 def top_k(
     queries: np.ndarray, rows: np.ndarray | tf.Tensor, num_neighbors: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The most similar rows of each query.
+    """Returns the most similar rows of each query.
 
-    Works in chunks: besides its arguments and results it holds at most
-    2 x 2**25 similarities (256 MiB), and a copy of two chunks of rows
-    (32 MiB) if those are in NumPy. Pass the rows as a tensor to search them
-    many times.
+    The search works in chunks. Besides its arguments and results, it holds at
+    most 2 x 2**25 similarities (256 MiB), and a copy of two chunks of rows
+    (32 MiB) if those are a NumPy array. Pass the rows as a tensor to search
+    them many times.
 
     Args:
         queries: float `[num_queries, dim]`.
-        rows: float `[num_rows, dim]`, in NumPy or a tensor.
-        num_neighbors: At least 1; more than `num_rows` gives `num_rows`.
+        rows: float `[num_rows, dim]`, a NumPy array or a tensor.
+        num_neighbors: At least 1; it is limited to `num_rows`.
 
     Returns:
-        The inner products, float32 `[num_queries, num_neighbors]`, from the
-        largest to the smallest, and the positions of their rows, int64 of the
-        same shape. Of equal rows the first comes first.
+        The inner products, float32 `[num_queries, num_neighbors]`, in
+        descending order, and the positions of their rows, int64 of the same
+        shape. Ties are broken in favor of earlier rows.
 
     Raises:
         ValueError: If `num_neighbors` or a shape is out of range.
@@ -64,9 +64,9 @@ def top_k(
         if visible is not None and visible.dtype == np.float32:
             rows, multiply = visible, _multiply_few
     elif isinstance(rows, np.ndarray) and rows.nbytes <= 4 * _COPY:
-        rows = tf.constant(rows, tf.float32)  # Once for all queries.
-    # Two at a time: while NumPy selects for one, TensorFlow multiplies for
-    # the other.
+        rows = tf.constant(rows, tf.float32)  # Copied once for all queries.
+    # With two threads, NumPy selects rows for one chunk while TensorFlow
+    # multiplies for the other.
     with futures.ThreadPoolExecutor(max_workers=2) as pool:
         found = pool.map(
             lambda c: _top_k_of_chunk(c, rows, num_neighbors, multiply), chunks
@@ -80,16 +80,16 @@ def _multiply(queries: np.ndarray, rows: np.ndarray | tf.Tensor) -> tf.Tensor:
     rows = tf.cast(rows, tf.float32)
     if len(queries) >= _QUERY_CHUNK:
         return tf.matmul(queries, rows, transpose_b=True)
-    # As a batch of one: for some dozens of queries oneDNN's product of
-    # batches is up to 1.7 times as fast as its plain one.
+    # For a few dozen queries, oneDNN's batched product is up to 1.7 times as
+    # fast as its plain product.
     return tf.matmul(queries[None], rows[None], transpose_b=True)[0]
 
 
 def _multiply_few(queries: np.ndarray, rows: np.ndarray) -> tf.Tensor:
-    """For less queries than a matrix product needs to be worth its while.
+    """Multiplies queries that are too few for an efficient matrix product.
 
-    It reads the rows as fast as the memory gives them, which neither
-    TensorFlow's nor NumPy's product of a vector with a matrix does.
+    It reads the rows at the full memory bandwidth, unlike the matrix-vector
+    products of TensorFlow and NumPy.
     """
     queries = queries.astype(np.float32)
     products = np.empty([len(queries), len(rows)], np.float32)
@@ -105,7 +105,7 @@ def _multiply_few(queries: np.ndarray, rows: np.ndarray) -> tf.Tensor:
 
 
 def _in_memory(rows: np.ndarray | tf.Tensor) -> np.ndarray | None:
-    """The rows as NumPy sees them, without a copy; None if it cannot."""
+    """Returns the rows as an array without a copy; None if impossible."""
     if isinstance(rows, np.ndarray):
         return rows
     on_host = "CPU" in rows.device and rows.dtype == tf.float32
@@ -122,13 +122,13 @@ def _top_k_of_chunk(
     positions = np.empty([len(queries), 0], np.int64)
     most = len(rows)
     if multiply is _multiply and isinstance(rows, np.ndarray):
-        # TensorFlow copies them: what is small is copied into memory at hand.
+        # TensorFlow copies the rows; small copies reuse allocated memory.
         most = max(_COPY // rows.shape[1], 1)
     lowest = np.full([len(queries), 1], -np.inf, np.float32)
     for start, stop in _row_chunks(len(queries), len(rows), most):
         similarities = multiply(queries, rows[start:stop])
         values, columns = _candidates(similarities, num_neighbors, lowest)
-        # Earlier rows first, so that ties go to them.
+        # Earlier rows come first, so that ties are broken in their favor.
         scores = np.concatenate([scores, values], axis=1)
         positions = np.concatenate([positions, columns + start], axis=1)
         if stop < len(rows):
@@ -141,7 +141,7 @@ def _top_k_of_chunk(
 def _ranked(
     scores: np.ndarray, positions: np.ndarray, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The largest scores of each row, falling; of equals the first."""
+    """Returns the largest scores of each row in descending order."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :number]
     return (
         np.take_along_axis(scores, order, axis=1),
@@ -152,7 +152,7 @@ def _ranked(
 def _row_chunks(
     num_queries: int, num_rows: int, most: int
 ) -> Iterator[tuple[int, int]]:
-    """Chunks of whole blocks, then the rest that fills no block."""
+    """Yields chunks of whole blocks, then the incomplete block."""
     size = min(_SIMILARITIES // num_queries, most)
     size = max(size // _BLOCK, 1) * _BLOCK
     whole = num_rows // _BLOCK * _BLOCK
@@ -165,21 +165,21 @@ def _row_chunks(
 def _candidates(
     similarities: tf.Tensor, number: int, lowest: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The largest values of each row and maybe some more, by their columns.
+    """Returns the largest values of each row and possibly some others.
 
-    Each of the k largest values stands in one of the k blocks with the
-    largest maxima, and is no smaller than the least of these, so that most
-    blocks, and most values of the others, need not be ranked. That holds for
-    ties as well, where the first of equal maxima is preferred.
+    Each of the k largest values is in one of the k blocks with the largest
+    maxima, and is at least as large as the smallest of these maxima.
+    Therefore, most blocks, and most values of the others, need not be ranked.
+    This also holds for ties if the first of equal maxima is preferred.
 
     Args:
         similarities: Tensor `[num_queries, num_rows]`.
         number: k.
-        lowest: `[num_queries, 1]`; smaller values are left out.
+        lowest: `[num_queries, 1]`; smaller values are ignored.
 
     Returns:
-        Values and columns, `[num_queries, >= 0]`, in rising order of the
-        columns; short rows are filled with -inf.
+        Values and columns, `[num_queries, >= 0]`, in ascending order of the
+        columns; short rows are padded with -inf.
     """
     num_queries, num_rows = similarities.shape
     has_blocks = not num_rows % _BLOCK and num_rows // _BLOCK > number
@@ -197,7 +197,7 @@ def _candidates(
     )
     rows = rows[picked]
     columns = (chosen[picked] - rows * num_blocks) * size + places
-    # Each row's values side by side.
+    # The values of each row are packed to the left.
     counts = np.bincount(rows, minlength=num_queries)
     slots = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
     shape = num_queries, counts.max()
@@ -209,7 +209,7 @@ def _candidates(
 
 
 def _kth_largest(values: np.ndarray, number: int) -> np.ndarray:
-    """Of each row, as a column; -inf where there are less values.
+    """Returns the k-th largest value of each row; -inf if there are fewer.
 
     NumPy's partition is several times as fast as `tf.math.top_k` on a CPU.
     """
@@ -222,7 +222,7 @@ def _kth_largest(values: np.ndarray, number: int) -> np.ndarray:
 def _first_at_least(
     values: np.ndarray, lowest: np.ndarray, number: int
 ) -> np.ndarray:
-    """Which values are at least that, the first of equals if it is too many."""
+    """Returns which values are large enough, at most `number` in each row."""
     is_chosen = values >= lowest
     crowded = np.flatnonzero(np.count_nonzero(is_chosen, axis=1) > number)
     if len(crowded):

@@ -1,4 +1,4 @@
-"""Groups of rows in which every two are a pair."""
+"""Groups of rows in which all rows are pairwise connected."""
 
 import numpy as np
 
@@ -10,23 +10,23 @@ def groups(
 ) -> np.ndarray:
     """Joins pairs into groups in which every two rows are a pair.
 
-    The best pairs are joined first (complete linkage), so that no chain of
-    pairs makes a group. A pair that cannot be joined is a group of its own:
-    each pair lies in one group, and a row may lie in several.
+    The best pairs are joined first (complete linkage), so a mere chain of
+    pairs does not form a group. A pair that cannot be joined forms a separate
+    group. Each pair belongs to one group, and a row may belong to several.
 
     Args:
-        pairs: Pairs of rows among themselves, each once.
-        is_of_second: bool `[num_rows]`; where it is given, only rows of which
-            it differs were compared, and can be a pair.
+        pairs: Unique pairs of rows.
+        is_of_second: bool `[num_rows]`. If it is given, only rows for which it
+            differs were compared, and can be a pair.
 
     Returns:
-        The group of each pair, int64 `[num_pairs]`: 0 is that of the pair with
-        the highest score, and so on.
+        The group of each pair, int64 `[num_pairs]`. Group 0 contains the pair
+        with the highest score, and so on.
     """
     order = np.argsort(-pairs.scores, kind="stable")
     ends = np.stack([pairs.first, pairs.second], 1)[order].tolist()
     group_of: dict[int, int] = {}
-    # Rows of either side, for each group; how many pairs join two groups.
+    # Number of rows on either side of each group, and of pairs between groups.
     sizes: dict[int, tuple[int, int]] = {}
     members: dict[int, list[int]] = {}
     links: dict[int, dict[int, int]] = {}

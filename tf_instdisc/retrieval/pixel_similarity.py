@@ -1,23 +1,23 @@
-"""Do two small pictures show the same? Mirrored or cut a little, too.
+"""Compares small pictures, which may be mirrored or slightly cropped.
 
-An encoder that has been trained for a few epochs takes pictures of the same
-colors for near-duplicates. Their pixels tell them apart.
+An encoder that has been trained for only a few epochs confuses pictures of the
+same colors with near-duplicates. Their pixels distinguish them.
 """
 
 import numpy as np
 
 from tf_instdisc.data.colors import LUMA
 
-SIDE = 32  # of the thumbnails, in pixels
-_GRID = 8  # cells that are compared
-_CUTS = (0.95, 0.9, 0.8)  # sides of the parts that are compared with the whole
+SIDE = 32  # Side of the thumbnails in pixels.
+_GRID = 8  # Number of cells on each side that are compared.
+_CUTS = (0.95, 0.9, 0.8)  # Relative sides of the crops.
 _PAIRS_AT_ONCE = 2048
-_LEAST_DEVIATION = 2.0  # of grey levels; flatter pictures have no structure
-_SAME = 1.5  # grey levels on average
+_LEAST_DEVIATION = 2.0  # Gray levels; flatter pictures have no structure.
+_SAME = 1.5  # Mean difference in gray levels.
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """Grey levels of pictures that have the right size.
+    """Converts pictures of the right size to gray levels.
 
     Args:
         images: float `[batch, 32, 32, 3]` in 0..255.
@@ -35,18 +35,18 @@ def similarities(
 ) -> np.ndarray:
     """Correlates pairs of pictures.
 
-    Each picture is compared with the other one, whole and mirrored, and with
-    27 parts of the other one that have 0.95, 0.9 or 0.8 of its sides. What
-    changes brightness or contrast of all pixels changes nothing.
+    Each picture, and its mirror image, is compared with the other one and with
+    27 crops of the other one whose sides are 0.95, 0.9 or 0.8 of the original.
+    The result does not depend on the brightness and contrast of a picture.
 
     Args:
-        thumbnails: uint8 `[num_images, 32, 32]`, grey.
+        thumbnails: Gray pictures, uint8 `[num_images, 32, 32]`.
         first: int `[num_pairs]`, positions of pictures.
         second: int `[num_pairs]`, positions of pictures.
 
     Returns:
-        The best correlation of 8 x 8 means, float32 `[num_pairs]` in [-1, 1];
-        1 where pixels are the same but for 1.5 grey levels.
+        The best correlation of 8 x 8 means, float32 `[num_pairs]` in [-1, 1].
+        It is 1 if the pixels differ by at most 1.5 gray levels on average.
     """
     result = np.empty([len(first)], np.float32)
     for start in range(0, len(first), _PAIRS_AT_ONCE):
@@ -71,10 +71,10 @@ def similarities(
 
 
 def _views(pictures: np.ndarray) -> np.ndarray:
-    """Cells of each part, of mean 0 and length 1, `[batch, 28, 64]`."""
+    """Returns normalized cells of the picture and crops, `[batch, 28, 64]`."""
     lines = [(1.0, 0.0)] + [(cut, at) for cut in _CUTS for at in (0, 0.5, 1)]
     means = np.concatenate([_means(*line) for line in lines])
-    # Parts are cut and averaged along one axis after the other.
+    # Crops are taken and averaged along one axis at a time.
     cells = means @ pictures @ means.T
     cells = cells.reshape([len(cells), len(lines), _GRID, len(lines), _GRID])
     rows, columns = np.array(
@@ -93,7 +93,7 @@ def _views(pictures: np.ndarray) -> np.ndarray:
 
 
 def _means(size: float, place: float) -> np.ndarray:
-    """From a line of pixels to the means of its cells, `[grid, side]`."""
+    """Returns a matrix that averages pixels to cells, `[grid, side]`."""
     start = place * (1 - size) * SIDE
     edges = start + np.linspace(0, size * SIDE, _GRID + 1)
     pixels = np.arange(SIDE)

@@ -1,4 +1,4 @@
-"""Queries against a run's bank: a photograph, a folder, or rows of it."""
+"""Queries of a run's bank: an image file, a folder, or rows of the bank."""
 
 import dataclasses
 import os
@@ -26,16 +26,16 @@ _BATCH = 256
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """Images to find the neighbours of.
+    """Images whose neighbors are searched.
 
     Attributes:
         names: One for each query.
-        labels: int64 `[num_queries]` in the run's numbering, `NO_LABEL` where
+        labels: int64 `[num_queries]` in the run's numbering; `NO_LABEL` if
             there is none.
         embeddings: float32 `[num_queries, embedding_dim]`, of unit length.
         images: uint8 `[num_queries, size, size, 3]`.
-        positions: int64 `[num_queries]`, the row of the bank that is the
-            query itself, or None where queries come from outside.
+        positions: int64 `[num_queries]`, the queries' own rows in the bank;
+            None if the queries are not in the bank.
     """
 
     names: list[str]
@@ -47,7 +47,7 @@ class Queries:
 
 @dataclasses.dataclass(frozen=True)
 class Neighbors:
-    """The nearest rows of each query, the nearest first.
+    """The nearest rows of each query, starting with the nearest.
 
     Attributes:
         scores: Cosines, float32 `[num_queries, num_neighbors]`.
@@ -59,12 +59,12 @@ class Neighbors:
 
 
 def nearest(queries: Queries, bank: Bank, num_neighbors: int) -> Neighbors:
-    """Finds neighbours by exhaustive search; no query is its own neighbour."""
+    """Finds the neighbors of queries, excluding the queries themselves."""
     if queries.positions is None:
         return Neighbors(*top_k(queries.embeddings, bank.rows, num_neighbors))
     scores, positions = top_k(queries.embeddings, bank.rows, num_neighbors + 1)
     is_self = positions == queries.positions[:, None]
-    # Among more equal rows than neighbours, the query may not be there.
+    # If more rows than neighbors are equal, the query may be missing.
     is_self[~is_self.any(axis=1), -1] = True
     shape = [len(positions), positions.shape[1] - 1]
     return Neighbors(
@@ -75,13 +75,13 @@ def nearest(queries: Queries, bank: Bank, num_neighbors: int) -> Neighbors:
 def random_queries(
     images: RunImages, count: int, size: int, seed: int = 0
 ) -> Queries:
-    """Rows of the bank, drawn at random and sorted.
+    """Draws rows of the bank at random, sorted by position.
 
     Args:
         images: The run's images.
-        count: Number of queries; at most all rows are taken.
-        size: Side of the pictures, in pixels.
-        seed: Seeds the draw.
+        count: Number of queries; at most the number of rows is used.
+        size: Side of the pictures in pixels.
+        seed: Random seed of the draw.
     """
     bank = images.bank
     positions = np.random.default_rng(seed).choice(
@@ -91,7 +91,7 @@ def random_queries(
 
 
 def row_queries(images: RunImages, positions: np.ndarray, size: int) -> Queries:
-    """The given rows of the bank as queries."""
+    """Returns the given rows of the bank as queries."""
     bank = images.bank
     return Queries(
         names=[str(name) for name in bank.names[positions]],
@@ -105,19 +105,19 @@ def row_queries(images: RunImages, positions: np.ndarray, size: int) -> Queries:
 def file_queries(
     run: RunDirectory, images: RunImages, path: str, size: int
 ) -> Queries:
-    """An image file, or all images of a folder, encoded by the run's encoder.
+    """Encodes an image file or all images of a folder.
 
-    Files that cannot be decoded are named and left out. The classes of a
+    Files that cannot be decoded are reported and skipped. The classes of a
     folder are matched with the run's by name.
 
     Args:
         run: The run.
         images: The run's images.
         path: A file or a folder.
-        size: Side of the pictures, in pixels.
+        size: Side of the pictures in pixels.
 
     Raises:
-        ValueError: If there is nothing at `path`, or no image can be read.
+        ValueError: If `path` does not exist, or if no image can be read.
     """
     path = local_path(path, "query")
     if not os.path.exists(path):
@@ -175,10 +175,10 @@ def _match_labels(
 def parse_query(
     run: RunDirectory, images: RunImages, query: str, size: int, seed: int
 ) -> Queries:
-    """Queries from what a user writes: a path, or `random:COUNT`.
+    """Returns the queries for a path or `random:COUNT`.
 
     Raises:
-        ValueError: If COUNT is no positive number.
+        ValueError: If COUNT is not a positive number.
     """
     kind, _, count = query.partition(":")
     if kind == "random" and not pathlib.Path(query).exists():

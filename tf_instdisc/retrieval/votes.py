@@ -1,6 +1,6 @@
-"""The weighted vote of section 3.4, and its accuracy.
+"""The weighted kNN vote of section 3.4 and its accuracy.
 
-The one implementation for monitoring and evaluation.
+Monitoring and evaluation both use this implementation.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tf_instdisc.config import MethodConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.neighbors import top_k
 
-_VOTING_CHUNK = 4096  # queries whose votes, one a class, are held at a time
+_VOTING_CHUNK = 4096  # Queries whose votes are held at a time.
 
 
 def weighted_votes(
@@ -20,17 +20,17 @@ def weighted_votes(
     num_classes: int,
     temperature: float,
 ) -> np.ndarray:
-    """Votes of the neighbours: Σ exp(cos / τ) for each class, section 3.4.
+    """Returns the votes Σ exp(cos / τ) of the neighbors for each class.
 
     Args:
-        scores: float `[num_queries, num_neighbors]`, cosines.
+        scores: Cosines, float `[num_queries, num_neighbors]`.
         neighbor_labels: int `[num_queries, num_neighbors]`.
         num_classes: Number of classes.
         temperature: τ, above 0.
 
     Returns:
-        float64 `[num_queries, num_classes]`; each query's nearest neighbour
-        weighs 1, which changes no order and cannot overflow.
+        float64 `[num_queries, num_classes]`. The votes are scaled so that each
+        query's nearest neighbor has a weight of 1, which prevents overflow.
     """
     num_queries = len(scores)
     best = scores.max(axis=1, keepdims=True)
@@ -51,13 +51,13 @@ def knn_accuracy(
     num_neighbors: Sequence[int] = (200,),
     temperature: float = MethodConfig.temperature,
 ) -> dict[int, dict[str, float]]:
-    """Weighted kNN accuracy for several numbers of neighbours.
+    """Computes the weighted kNN accuracy for several numbers of neighbors.
 
-    Rows and queries with a negative label are left out. Of classes with equal
-    votes the lowest label wins. A class without a vote is never among the top
-    five, so that one neighbor gives a top-5 that equals its top-1. Memory
-    grows with the rows and with the queries, but not with queries x rows or
-    queries x classes.
+    Rows and queries with a negative label are ignored. If classes have equal
+    votes, the lowest label wins. A class without a vote is never among the top
+    five, so the top-5 accuracy of a single neighbor equals its top-1 accuracy.
+    Memory grows with the rows and with the queries, but not with queries x
+    rows or queries x classes.
 
     Args:
         rows: float `[num_rows, dim]`, of unit length.
@@ -65,25 +65,25 @@ def knn_accuracy(
         queries: float `[num_queries, dim]`, of unit length.
         query_labels: int `[num_queries]`.
         num_classes: Number of classes.
-        num_neighbors: Numbers of neighbours, each at least 1.
+        num_neighbors: Numbers of neighbors, each at least 1.
         temperature: τ of the weights, above 0.
 
     Returns:
-        For each number of neighbours `{"top1": ..., "top5": ...}`, shares in
-        [0, 1].
+        For each number of neighbors, `{"top1": ..., "top5": ...}` as fractions
+        in [0, 1].
 
     Raises:
-        ValueError: If there are no labelled rows or queries, or a label is
-            outside of the classes.
+        ValueError: If there are no labeled rows or queries, or if a label is
+            not below `num_classes`.
     """
     rows, row_labels = _labelled(rows, row_labels)
     queries, query_labels = _labelled(queries, query_labels)
     highest = max(row_labels.max(initial=-1), query_labels.max(initial=-1))
     if not len(rows) or not len(queries) or highest >= num_classes:
         raise UsageError(
-            "kNN needs labelled rows and queries with labels below "
-            f"`num_classes`. Received: {len(rows)} labelled rows, "
-            f"{len(queries)} labelled queries, num_classes={num_classes}, "
+            "kNN needs labeled rows and queries with labels below "
+            f"`num_classes`. Received: {len(rows)} labeled rows, "
+            f"{len(queries)} labeled queries, num_classes={num_classes}, "
             f"highest label {highest}"
         )
     hits = {number: np.zeros([2], np.int64) for number in num_neighbors}

@@ -1,4 +1,4 @@
-"""Pictures and pages of what a run has learned; needs the extra `report`."""
+"""Pictures and pages about a run; they need the extra `report`."""
 
 import importlib.util
 

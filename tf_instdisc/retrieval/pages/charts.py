@@ -1,4 +1,4 @@
-"""Charts, by Bokeh: they lie in the page, script included."""
+"""Bokeh charts that are embedded in a page, including their script."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 _PALETTE = palettes.Category20_20
 NUM_COLORS = len(_PALETTE)
-_TEXT = "#7d8590"  # readable on white and on black
+_TEXT = "#7d8590"  # Readable on white and on black.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Charts:
     """Parts of a page.
 
     Attributes:
-        library: Bokeh's script, without its tags' surroundings.
-        script: Draws the charts.
-        divs: The charts' places by name.
+        library: Bokeh's script.
+        script: The script that draws the charts.
+        divs: The elements of the charts by name.
     """
 
     library: Markup
@@ -30,7 +30,7 @@ class Charts:
 
 
 def embed(figures: dict[str, models.Model]) -> Charts:
-    """Turns figures into parts of a page that needs no network."""
+    """Converts figures to parts of a page that needs no network."""
     script, divs = bokeh.embed.components(figures)
     library = bokeh.resources.Resources(
         mode="inline", components=["bokeh"]
@@ -66,9 +66,9 @@ def _figure(**options: Any) -> plotting.figure:
 def curve(
     metrics: list[dict[str, float]], name: str, title: str
 ) -> plotting.figure | None:
-    """A measured quantity over the epochs; None if it never was measured."""
+    """Plots a metric over the epochs; returns None if it has no values."""
     points = [
-        # Six digits: an axis should not show what is rounding.
+        # Six digits, so that the axis does not show rounding errors.
         (epoch["epoch"], float(f"{epoch[name]:.6g}"))
         for epoch in metrics
         if name in epoch and np.isfinite(epoch[name])
@@ -94,17 +94,17 @@ def embedding_map(
     captions: list[str],
     sheet_side: int,
 ) -> plotting.figure:
-    """The map; hovering over a point shows its picture and name.
+    """Plots the map; hovering over a point shows its picture and name.
 
-    Pictures stand in one sheet, the CSS variable `--sheet`; a point knows its
-    place in it.
+    All pictures are in one sheet, the CSS variable `--sheet`, and each point
+    stores its place in the sheet.
 
     Args:
         points: float `[size, 2]`.
         colors: int `[size]`, as in `legend`.
         names: One for each point.
         captions: One for each point.
-        sheet_side: Pictures in a line of the sheet.
+        sheet_side: Number of pictures in a row of the sheet.
     """
     places = np.arange(len(points))
     steps = max(1, sheet_side - 1)
@@ -113,7 +113,7 @@ def embedding_map(
             "x": np.round(points[:, 0], 2).astype(np.float32),
             "y": np.round(points[:, 1], 2).astype(np.float32),
             "color": [_PALETTE[int(c) % len(_PALETTE)] for c in colors],
-            # Bokeh escapes them where a tooltip shows them.
+            # Bokeh escapes these in tooltips.
             "name": names,
             "caption": captions,
             "left": np.round(places % sheet_side * 100 / steps, 3),
@@ -143,7 +143,7 @@ def embedding_map(
             renderers=[points_drawn],
             tooltips=tooltip,
             point_policy="snap_to_data",
-            # One picture, where many points lie together.
+            # Only one picture is shown if many points overlap.
             limit=1,
         )
     )
@@ -151,7 +151,7 @@ def embedding_map(
 
 
 def legend(groups: list[str]) -> list[tuple[str, str]]:
-    """Names of groups with their colours in the map."""
+    """Returns the names of groups with their colors in the map."""
     return [
         (name, _PALETTE[i % len(_PALETTE)]) for i, name in enumerate(groups)
     ]
@@ -160,15 +160,16 @@ def legend(groups: list[str]) -> list[tuple[str, str]]:
 def confusion(
     matrix: np.ndarray, shares: np.ndarray, class_names: list[str]
 ) -> plotting.figure:
-    """The confusion matrix as a heat map.
+    """Plots the confusion matrix as a heat map.
 
     Args:
-        matrix: Images, int `[size, size]`: rows true, columns predicted.
-        shares: Of the true class, float `[size, size]` in [0, 1].
-        class_names: Of the `size` classes.
+        matrix: Numbers of images, int `[size, size]`. Rows are the true
+            classes, columns the predicted ones.
+        shares: The same as fractions of the true class, in [0, 1].
+        class_names: Names of the `size` classes.
     """
     size = len(class_names)
-    # Short and unique: names may be long, or equal when they are cut.
+    # Indices keep the names unique after they are truncated.
     short = [f"{i} {name[:18]}" for i, name in enumerate(class_names)]
     true, predicted = (axis.ravel() for axis in np.indices(matrix.shape))
     source = models.ColumnDataSource(
@@ -185,14 +186,14 @@ def confusion(
         height=min(900, 180 + 26 * size),
         x_range=short,
         y_range=short[::-1],
-        x_axis_label="neighbours say",
+        x_axis_label="predicted by the neighbors",
         y_axis_label="label",
         tools="hover",
         tooltips=[
             ("label", "@true_name"),
-            ("neighbours say", "@predicted_name"),
+            ("predicted", "@predicted_name"),
             ("images", "@count"),
-            ("share of the label", "@share{0.0%}"),
+            ("fraction of the label", "@share{0.0%}"),
         ],
     )
     chart.xaxis.major_label_orientation = 1.0

@@ -1,4 +1,4 @@
-"""Groups of near-duplicates as TSV and as a page."""
+"""Formats groups of near-duplicates as TSV and as a page."""
 
 from collections import defaultdict
 
@@ -13,7 +13,7 @@ _MEMBERS_SHOWN = 24
 
 
 def summary(duplicates: Duplicates) -> str:
-    """What was found and how, in some sentences."""
+    """Summarizes what was found, and how, in a few sentences."""
     members = {
         (id(member.collection), member.position)
         for group in duplicates.groups
@@ -27,24 +27,25 @@ def summary(duplicates: Duplicates) -> str:
         text += f" with a cosine of at least {duplicates.threshold}."
     elif duplicates.least_similarity is None:
         text += (
-            ", by their embeddings alone: each is nearer than its neighbors "
-            "let expect, and about 5% are there by chance."
+            ", by their embeddings alone: each pair is closer than its "
+            "neighbors suggest, and about 5% of the pairs occur by chance."
         )
     else:
         text += (
-            ": each is nearer than its neighbors let expect, and its pictures "
-            f"correlate by {duplicates.least_similarity:.2f} or more."
+            ": each pair is closer than its neighbors suggest, and its "
+            "pictures have a correlation of at least "
+            f"{duplicates.least_similarity:.2f}."
         )
     if not duplicates.is_complete:
         text += (
-            " The search stopped at this number of pairs, and there are "
-            "more: raise --threshold, or --max_pairs."
+            " The search stopped at this number of pairs, but there are "
+            "more. Raise --threshold or --max_pairs."
         )
     return text
 
 
 def duplicates_tsv(duplicates: Duplicates) -> str:
-    """One line for each image of a group, the best group first."""
+    """Returns one line for each image of a group, best group first."""
     header = ("group", "place", "instance_id", "name", "score", "cosine")
     return tsv(
         header,
@@ -64,7 +65,7 @@ def duplicates_tsv(duplicates: Duplicates) -> str:
 
 
 def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:
-    """The groups with their pictures; long lists are cut, and that is said."""
+    """Returns a page of the groups; it states how many it leaves out."""
     shown = [group[:_MEMBERS_SHOWN] for group in duplicates.groups]
     shown = shown[:_GROUPS_SHOWN]
     pictures = read_pictures([m for group in shown for m in group], size)
@@ -93,7 +94,7 @@ def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:
 
 
 def read_pictures(members: list[Member], size: int) -> dict[int, np.ndarray]:
-    """Pictures by `id(member)`; every collection is read once."""
+    """Returns pictures by `id(member)`, reading each collection once."""
     by_collection: dict[int, list[Member]] = defaultdict(list)
     collections: dict[int, Collection] = {}
     for member in members:

@@ -10,12 +10,13 @@ from tf_instdisc.runs.bank import Bank
 
 
 def confusion(bank: Bank, votes: analysis.Votes, most_classes: int) -> Any:
-    """The confusion matrix of the neighbors' votes, a figure.
+    """Returns a figure of the confusion matrix of the neighbors' votes.
 
     Args:
         bank: The run's bank.
         votes: The votes.
-        most_classes: Of more classes, those with the most errors are shown.
+        most_classes: Maximum number of classes; those with the most errors
+            are shown.
     """
     matrix = analysis.confusion_matrix(bank, votes)
     fractions = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
@@ -28,12 +29,12 @@ def confusion(bank: Bank, votes: analysis.Votes, most_classes: int) -> Any:
 def map_of(
     bank: Bank, positions: np.ndarray, seed: int
 ) -> tuple[Any, list[tuple[str, str]]]:
-    """The map of some rows, a figure, and its legend.
+    """Returns a figure of the map of some rows, and its legend.
 
     Args:
         bank: The run's bank.
         positions: int `[count]`, the rows.
-        seed: Seeds the layout.
+        seed: Random seed of the layout.
     """
     rows = bank.rows[positions]
     labels = bank.labels[positions]

@@ -1,4 +1,4 @@
-"""The neighbour grid: query first, then its neighbours, as in the paper."""
+"""The neighbor grid: each query and its neighbors, as in the paper."""
 
 import dataclasses
 
@@ -26,15 +26,16 @@ _CAPTION = 14
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One neighbour.
+    """One neighbor.
 
     Attributes:
         image: uint8 `[size, size, 3]`.
-        name: The training image's.
-        instance_id: Its id.
+        name: Name of the training image.
+        instance_id: Id of the training image.
         score: Cosine with the query.
-        label: Name of its class, or empty.
-        match: `RIGHT` if its class is the query's, `WRONG`, or `UNKNOWN`.
+        label: Name of its class; empty if there is none.
+        match: `RIGHT` if it has the class of the query, else `WRONG`;
+            `UNKNOWN` without labels.
     """
 
     image: np.ndarray
@@ -47,7 +48,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A query and its neighbours."""
+    """A query and its neighbors."""
 
     image: np.ndarray
     name: str
@@ -58,7 +59,7 @@ class Row:
 def grid_rows(
     queries: Queries, neighbors: Neighbors, images: RunImages
 ) -> list[Row]:
-    """Puts pictures, names and labels of a search together."""
+    """Combines the results of a search with pictures, names and labels."""
     bank = images.bank
     size = queries.images.shape[1]
     pictures, _ = images.read(neighbors.positions.ravel(), size)
@@ -85,7 +86,7 @@ def grid_rows(
 
 
 def class_name(bank: Bank, label: int) -> str:
-    """The name of a label; empty where there is none."""
+    """Returns the name of a label; empty if there is none."""
     return bank.class_names[label] if label >= 0 else ""
 
 
@@ -96,10 +97,10 @@ def _match(query_label: int, label: int) -> str:
 
 
 def draw(rows: list[Row]) -> np.ndarray:
-    """Draws a grid: frames say whether the classes agree, captions the cosine.
+    """Draws a grid whose frames show matching classes, and captions cosines.
 
     Args:
-        rows: Of at least one query, all with as many neighbours.
+        rows: At least one query; all have the same number of neighbors.
 
     Returns:
         uint8 `[height, width, 3]`.
@@ -148,6 +149,6 @@ def save_png(path: str, rows: list[Row]) -> None:
 
 
 def _short(text: str, width: int) -> str:
-    """What of a caption fits; the font has Latin letters only."""
+    """Truncates a caption; the font has only Latin letters."""
     letters = text.encode("latin-1", "replace").decode("latin-1")
     return letters[: max(1, width // 6)]

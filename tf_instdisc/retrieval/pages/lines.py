@@ -1,4 +1,4 @@
-"""Neighbours as lines for the shell."""
+"""Formats neighbors as lines for the shell."""
 
 import json
 
@@ -7,7 +7,7 @@ from tf_instdisc.text import tsv
 
 
 def neighbors_tsv(rows: list[Row]) -> str:
-    """One line for each neighbour."""
+    """Returns one line for each neighbor."""
     header = (
         "query",
         "query_label",
@@ -36,7 +36,7 @@ def neighbors_tsv(rows: list[Row]) -> str:
 
 
 def neighbors_json(rows: list[Row]) -> str:
-    """One JSON object for each query, on a line of its own, in ASCII."""
+    """Returns one line for each query, a JSON object in ASCII."""
     return "".join(
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""HTML pages that need no network: every part lies inside the file."""
+"""Self-contained HTML pages, which need no network."""
 
 import pathlib
 
@@ -24,10 +24,10 @@ def render(template: str, **values: object) -> str:
 
 
 def write(path: str | pathlib.Path, page: str) -> None:
-    """Writes a page as UTF-8; names that are no Unicode are spelled out."""
+    """Writes a page as UTF-8, escaping names that are not valid Unicode."""
     atomic.write_text(path, page, errors="backslashreplace")
 
 
 def neighbor_page(rows: list[Row], run_name: str) -> str:
-    """The neighbour grid as a page of its own."""
+    """Returns a page with the neighbor grid."""
     return render("neighbors.html", rows=rows, run_name=run_name)

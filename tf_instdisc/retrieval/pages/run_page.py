@@ -1,4 +1,4 @@
-"""The report of a run: one page that shows what it has learned."""
+"""The report of a run: a page that shows what it has learned."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,7 +35,7 @@ CURVES = {
     "knn_top5": "kNN top-5",
     "learning_rate": "learning rate",
     "images_per_second": "images per second",
-    "input_wait": "share of time waiting for input",
+    "input_wait": "fraction of time waiting for input",
     "bank_mean_cosine": "mean cosine of two rows",
     "bank_effective_rank": "effective rank",
     "bank_norm": "mean norm of the rows",
@@ -44,15 +44,15 @@ _PICTURE = 64  # pixels
 _SHEET_PICTURE = 32
 _QUERIES = 8
 _NEIGHBORS = 8
-_SHOWN = 18  # hardest, loneliest
+_SHOWN = 18  # Hardest and most isolated images.
 _GROUPS_SHOWN = 12
-_CLASSES_SHOWN = 40  # in the confusion matrix
-_DUPLICATES_UP_TO = 60_000  # rows; more would take minutes
+_CLASSES_SHOWN = 40  # In the confusion matrix.
+_DUPLICATES_UP_TO = 60_000  # More rows would take minutes.
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sample:
-    """The rows that are drawn and classified."""
+    """The sampled rows with their votes and pictures."""
 
     positions: np.ndarray
     votes: analysis.Votes
@@ -69,17 +69,17 @@ def report(
     num_neighbors: int = TrainingConfig.num_neighbors,
     seed: int = 0,
 ) -> str:
-    """Makes the page.
+    """Builds the page.
 
     Args:
         run: A finished run.
-        images: Its images; where they are gone, pictures are grey.
-        max_points: Of more rows, so many are drawn for the map, the
-            classification and the pictures.
-        threshold: Cosine of near-duplicates; None lets `find_duplicates`
-            decide.
-        num_neighbors: Neighbours that vote.
-        seed: Seeds the sample.
+        images: Its images; pictures of missing ones are gray.
+        max_points: If there are more rows, this number is drawn for the map,
+            the classification and the pictures.
+        threshold: Minimum cosine of near-duplicates; None lets
+            `find_duplicates` decide.
+        num_neighbors: Number of neighbors that vote.
+        seed: Random seed of the sample.
 
     Returns:
         HTML that needs no network.
@@ -174,9 +174,9 @@ def _health(
 ) -> dict[str, str]:
     dim = images.bank.rows.shape[1]
     health = {
-        "mean norm of a row": f"{statistics['norm']:.4f} (1 is right)",
+        "mean norm of a row": f"{statistics['norm']:.4f} (should be 1)",
         "mean cosine of two rows": (
-            f"{statistics['mean_cosine']:.4f} (1: all are equal)"
+            f"{statistics['mean_cosine']:.4f} (1 if all are equal)"
         ),
         "effective rank": (
             f"{statistics['effective_rank']:.1f} of {dim} dimensions"
@@ -184,7 +184,7 @@ def _health(
     }
     agreement = _agreement(run, images, sample)
     if agreement is not None:
-        health["row against its image, encoded now"] = (
+        health["row and its re-encoded image"] = (
             f"mean cosine {agreement.mean():.3f}, least {agreement.min():.3f}"
         )
     return health
@@ -193,7 +193,7 @@ def _health(
 def _agreement(
     run: RunDirectory, images: RunImages, sample: _Sample
 ) -> np.ndarray | None:
-    """Cosine of sampled rows with their images encoded by the final encoder."""
+    """Returns cosines of sampled rows with their re-encoded images."""
     known = sample.positions[sample.found][:1000]
     if not len(known) or not run.encoder.exists():
         return None
@@ -226,7 +226,7 @@ def _pick(
 
 
 def _hardest(bank: Bank, sample: _Sample) -> list[dict[str, Any]]:
-    """Images whose neighbours vote least for their own label."""
+    """Returns the images whose neighbors vote least for their label."""
     votes = sample.votes
     predicted = votes.predicted
     if predicted is None or votes.margin is None:
@@ -235,7 +235,7 @@ def _hardest(bank: Bank, sample: _Sample) -> list[dict[str, Any]]:
     def caption(i: int) -> str:
         label = grid.class_name(bank, bank.labels[votes.positions[i]])
         said = bank.class_names[predicted[i]]
-        return f"{label}, neighbours say {said}"
+        return f"{label}, predicted {said}"
 
     order = np.argsort(votes.margin, kind="stable")
     order = order[predicted[order] != bank.labels[votes.positions[order]]]
@@ -243,7 +243,7 @@ def _hardest(bank: Bank, sample: _Sample) -> list[dict[str, Any]]:
 
 
 def _loneliest(bank: Bank, sample: _Sample) -> list[dict[str, Any]]:
-    """Images whose nearest neighbour is farthest away."""
+    """Returns the images whose nearest neighbor is farthest away."""
     nearest_score = sample.votes.nearest
     return _pick(
         bank,

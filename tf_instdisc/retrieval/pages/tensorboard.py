@@ -1,4 +1,4 @@
-"""TensorBoard: neighbour grids while training, and the projector."""
+"""TensorBoard: neighbor grids during training, and the projector."""
 
 import os
 import pathlib
@@ -23,20 +23,21 @@ _PICTURE = 64  # pixels
 _SPRITE = 32
 _NUM_QUERIES = 8
 _NUM_NEIGHBORS = 10
-_PROJECTED = 5000  # more rows make the browser slow
+_PROJECTED = 5000  # More rows make the browser slow.
 
 
 class EmbeddingView(keras.callbacks.Callback):
-    """Shows in TensorBoard how neighbours change, and at the end all rows.
+    """Shows in TensorBoard how neighbors change, and finally the rows.
 
-    Every N epochs, writes a grid of the neighbours of 8 images, drawn once;
-    after training, a sample of 5,000 rows for the embedding projector, with
-    names, labels and pictures.
+    Every `every` epochs, it writes a grid with the neighbors of the same 8
+    random images. After training, it writes a sample of 5,000 rows, with
+    names, labels and pictures, for the embedding projector.
 
     Args:
         log_dir: TensorBoard's directory.
-        open_images: Gives the images, with the bank as it stands.
-        every: Epochs between two grids; the last epoch always has one.
+        open_images: Returns the images with the current bank.
+        every: Number of epochs between two grids; the last epoch always has
+            one.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ def write_projector(
     Args:
         log_dir: TensorBoard's directory.
         images: The run's images.
-        max_rows: Of more rows, so many are drawn at random.
+        max_rows: If there are more rows, this number is drawn at random.
     """
     log_dir = pathlib.Path(log_dir)
     log_dir.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ def write_projector(
 
 
 def sample_rows(num_rows: int, max_rows: int, seed: int = 0) -> np.ndarray:
-    """Positions of at most `max_rows` rows, drawn at random, ascending."""
+    """Draws positions of at most `max_rows` rows in ascending order."""
     if num_rows <= max_rows:
         return np.arange(num_rows)
     rng = np.random.default_rng(seed)

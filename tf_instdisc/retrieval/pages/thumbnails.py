@@ -1,4 +1,4 @@
-"""Small pictures for pages: JPEG data URIs, and sheets of many pictures."""
+"""Small pictures for pages: JPEG data URIs and sprite sheets."""
 
 import base64
 import io
@@ -8,11 +8,11 @@ from PIL import Image
 
 
 def data_uri(image: np.ndarray, quality: int = 85) -> str:
-    """A JPEG as a `data:` URI.
+    """Returns an image as the `data:` URI of a JPEG.
 
     Args:
         image: uint8 `[height, width, 3]`.
-        quality: Of the JPEG, 1..95.
+        quality: JPEG quality, 1..95.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality, optimize=True)
@@ -21,14 +21,14 @@ def data_uri(image: np.ndarray, quality: int = 85) -> str:
 
 
 def sheet(images: np.ndarray) -> np.ndarray:
-    """Lays pictures side by side, row by row, into a near square.
+    """Arranges pictures row by row in a square.
 
     Args:
         images: uint8 `[count, size, size, 3]`.
 
     Returns:
         uint8 `[side * size, side * size, 3]` with `side` = ceil(sqrt(count));
-        picture i stands in row i // side, column i % side.
+        picture i is in row i // side and column i % side.
     """
     count, size = images.shape[:2]
     side = max(1, int(np.ceil(np.sqrt(count))))
