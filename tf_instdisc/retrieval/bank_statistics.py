@@ -72,8 +72,8 @@ def health_warnings(
         if value is not None
     ):
         return [
-            "Training has diverged: the loss, weights or memory bank hold numbers "
-            "that are not finite. Nothing more can be learned. Start "
+            "Training has diverged: the loss, weights or memory bank hold "
+            "numbers that are not finite. Nothing more can be learned. Start "
             "again with a lower learning_rate, or more warmup_epochs."
         ]
     if cosine > _COLLAPSED_COSINE or rank < _COLLAPSED_RANK:

@@ -1,1 +1,1 @@
-"""A trained encoder and its bank as a SavedModel for TF Serving."""
+"""Exports a trained encoder and its bank as a SavedModel for TF Serving."""

@@ -1,4 +1,4 @@
-"""The memory bank as an index inside of a SavedModel."""
+"""The memory bank as a search index inside a SavedModel."""
 
 import numpy as np
 import tensorflow as tf
@@ -8,30 +8,30 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving.options import INDEX_DTYPES
 
-_PIECE = 8192  # rows that stay in a core's cache as float32
-_FEW = 32  # times the rows of the best blocks: cosines that are kept
+_PIECE = 8192  # Rows that fit in a core's cache as float32.
+_FEW = 32  # Up to this multiple of the best blocks, cosines are kept.
 _BLOCK = 32
 
 
 class BankIndex(tf.Module):
-    """Rows of a bank in few bytes, and the search for the nearest.
+    """Stores the rows of a bank compactly and finds the nearest ones.
 
-    The search is exhaustive, and exact for float32. An int8 row is rounded
-    to 255 levels of its own largest entry, and scored as the unit vector
-    that its integers point along.
+    The search is exhaustive, and exact for float32. An int8 row is quantized
+    to 255 levels relative to its largest entry, and is scored as the unit
+    vector in the direction of its integers.
 
     Args:
-        bank: The bank of a run. Rows without a label are put last, so that
-            those with a label are one block.
+        bank: The bank of a run. Rows without a label are moved to the end, so
+            that those with a label are contiguous.
         dtype: `"float32"`, `"float16"` or `"int8"`.
 
     Attributes:
-        num_rows: Rows of the bank.
-        num_labelled: Rows that have a label.
-        num_classes: Number of classes, 0 where there are no labels.
+        num_rows: Number of rows.
+        num_labelled: Number of rows that have a label.
+        num_classes: Number of classes; 0 if there are no labels.
 
     Raises:
-        ValueError: If the type is unknown, or the bank is empty.
+        ValueError: If the type is unknown, or if the bank is empty.
     """
 
     def __init__(self, bank: Bank, dtype: str = "float32"):
@@ -50,7 +50,7 @@ class BankIndex(tf.Module):
             bank.instance_ids[order].astype(np.int64), "instance_ids"
         )
         self.labels = _fixed(bank.labels[order].astype(np.int64), "labels")
-        # Not a constant: those lie in the graph, which 2 GB limit.
+        # A constant would be part of the graph, which is limited to 2 GB.
         self.names = _fixed(
             np.char.encode(bank.names[order].astype(str), "utf-8").astype(
                 object
@@ -62,16 +62,16 @@ class BankIndex(tf.Module):
     def search(
         self, queries: tf.Tensor, num_neighbors: int, labelled: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The most similar rows of each query.
+        """Returns the most similar rows of each query.
 
         Args:
             queries: float32 `[batch, embedding_dim]`.
-            num_neighbors: At least 1; more than there are rows gives all.
-            labelled: Whether only rows with a label are searched.
+            num_neighbors: At least 1; it is limited to the number of rows.
+            labelled: Whether to search only the rows with a label.
 
         Returns:
-            Cosines, float32 `[batch, num_neighbors]`, falling, and positions
-            of their rows, int64 of the same shape.
+            Cosines, float32 `[batch, num_neighbors]`, in descending order, and
+            the positions of their rows, int64 of the same shape.
         """
         num_rows = self.num_labelled if labelled else self.num_rows
         number = min(num_neighbors, num_rows)
@@ -83,9 +83,9 @@ class BankIndex(tf.Module):
             cosines = [self._cosines(queries, piece) for piece in pieces]
             scores, rows = _top_k_by_blocks(tf.concat(cosines, 0), number)
             return scores, tf.cast(rows, tf.int64)
-        # The k largest values stand in the k blocks with the largest maxima,
-        # see `neighbors`. These few are computed again, so that the others
-        # need not be kept.
+        # The k largest values are in the k blocks with the largest maxima; see
+        # `neighbors`. Only these few are recomputed, so that the others need
+        # not be kept.
         maxima = [self._block_maxima(queries, piece) for piece in pieces]
         _, blocks = tf.math.top_k(tf.transpose(tf.concat(maxima, 0)), number)
         rows = _rows_of(blocks)
@@ -96,8 +96,8 @@ class BankIndex(tf.Module):
         return scores, tf.cast(rows, tf.int64)
 
     def _cosines(self, queries: tf.Tensor, piece: slice) -> tf.Tensor:
-        """Of the rows of a piece, `[rows, batch]`."""
-        # Rows on the left: the other order takes a fifth longer.
+        """Returns the cosines of the rows of a piece, `[rows, batch]`."""
+        # With the rows on the right, the product would take 20% longer.
         rows = tf.cast(self.rows[piece], tf.float32)
         cosines = tf.matmul(rows, queries, transpose_b=True)
         if self.scales is not None:
@@ -105,7 +105,7 @@ class BankIndex(tf.Module):
         return tf.ensure_shape(cosines, [piece.stop - piece.start, None])
 
     def _block_maxima(self, queries: tf.Tensor, piece: slice) -> tf.Tensor:
-        """The largest cosine of each block, `[blocks, batch]`."""
+        """Returns the largest cosine of each block, `[blocks, batch]`."""
         cosines = self._cosines(queries, piece)
         missing = -(piece.stop - piece.start) % _BLOCK
         if missing:
@@ -116,8 +116,8 @@ class BankIndex(tf.Module):
         return tf.reduce_max(blocks, axis=1)
 
     def _cosines_of(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Of each query and its own rows, `[batch, rows]`."""
-        # Gathered from a variable itself, each later read would copy it.
+        """Returns the cosines of each query and its rows, `[batch, rows]`."""
+        # Gathering from the variable itself would make later reads copy it.
         own = tf.cast(tf.gather(self.rows.value(), rows), tf.float32)
         cosines = tf.linalg.matvec(own, queries)
         if self.scales is not None:
@@ -127,15 +127,15 @@ class BankIndex(tf.Module):
     def vote(
         self, scores: tf.Tensor, positions: tf.Tensor, temperature: float
     ) -> tf.Tensor:
-        """Shares of the classes in the vote of `neighbors.weighted_votes`.
+        """Returns the fraction of `weighted_votes` for each class.
 
         Args:
-            scores: float32 `[batch, num_neighbors]`, falling.
-            positions: int64 `[batch, num_neighbors]`, of labelled rows.
+            scores: float32 `[batch, num_neighbors]`, in descending order.
+            positions: int64 `[batch, num_neighbors]` of labeled rows.
             temperature: τ of the weights, above 0.
 
         Returns:
-            float32 `[batch, num_classes]`, which sum to 1.
+            float32 `[batch, num_classes]`, which sums to 1 for each query.
         """
         weights = tf.nn.softmax(scores / temperature)
         labels = tf.gather(self.labels, positions)
@@ -147,9 +147,9 @@ class BankIndex(tf.Module):
 def _top_k_by_blocks(
     scores: tf.Tensor, number: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """`tf.math.top_k` of the columns, most blocks of rows being ruled out.
+    """Computes `tf.math.top_k` of the columns, skipping most blocks of rows.
 
-    The k largest values stand in the k blocks with the largest maxima, see
+    The k largest values are in the k blocks with the largest maxima; see
     `neighbors`.
 
     Args:
@@ -175,8 +175,8 @@ def _top_k_by_blocks(
 
 
 def _rows_of(blocks: tf.Tensor) -> tf.Tensor:
-    """Rows of the blocks of each query, `[batch, blocks * 32]`, rising."""
-    blocks = tf.sort(blocks, axis=-1)  # Ties go to earlier rows.
+    """Returns the ascending rows of each query's blocks."""
+    blocks = tf.sort(blocks, axis=-1)  # Ties favor earlier rows.
     rows = blocks[:, :, None] * _BLOCK + tf.range(_BLOCK)
     return tf.reshape(rows, [-1, blocks.shape[1] * _BLOCK])
 
@@ -184,15 +184,15 @@ def _rows_of(blocks: tf.Tensor) -> tf.Tensor:
 def quantize(
     rows: np.ndarray, dtype: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Stores rows of unit length in fewer bytes.
+    """Quantizes rows of unit length.
 
     Args:
         rows: float32 `[num_rows, dim]`.
         dtype: `"float32"`, `"float16"` or `"int8"`.
 
     Returns:
-        The rows as `dtype`, and for int8 what each one is multiplied with:
-        float32 `[num_rows]`.
+        The rows as `dtype` and, for int8, the scale of each row, float32
+        `[num_rows]`.
     """
     if dtype != "int8":
         return rows.astype(dtype), None

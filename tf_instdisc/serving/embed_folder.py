@@ -1,4 +1,4 @@
-"""Embeds a folder of images into one file, in parts that survive a stop."""
+"""Embeds a folder of images into one file, in resumable parts."""
 
 import concurrent.futures
 import dataclasses
@@ -19,12 +19,12 @@ from tf_instdisc.text import shown
 
 FORMATS = (".npz", ".parquet")
 
-# Images of a part: what a stop loses at most.
+# Number of images in a part, which is the most that an interruption loses.
 _PART = 512
 
 _TASK = "task.json"
 
-# One batch is read from disk while another is embedded.
+# One batch is read from disk while another one is embedded.
 _WORKERS = 2
 
 Embedder = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
@@ -32,11 +32,11 @@ Embedder = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a folder.
+    """The result of embedding a folder.
 
     Attributes:
-        num_embedded: Images in the output.
-        failed: Paths below the folder, of images that could not be read.
+        num_embedded: Number of images in the output.
+        failed: Relative paths of images that could not be read.
     """
 
     num_embedded: int
@@ -52,29 +52,29 @@ def embed_folder(
 ) -> Outcome:
     """Embeds all images below a folder.
 
-    The same call goes on where an earlier one was stopped: finished parts
-    lie in `OUTPUT.parts` until all are there.
+    The same call continues after an interruption: finished parts are kept in
+    `OUTPUT.parts` until all are complete.
 
     Args:
-        folder: Searched through all levels.
+        folder: The folder, including its subfolders.
         output: `.npz` with `names` and `embeddings`, or `.parquet` with
-            `name` and `embedding`; must not exist. Names are paths below the
-            folder.
-        embedder: Takes files as bytes; gives `embedding` and `valid`, as the
-            signature `image_bytes` does.
-        source: Says which model embeds; parts of another one are refused.
-        batch_size: Images that the embedder gets at a time.
+            `name` and `embedding`; must not exist. Names are paths relative to
+            the folder.
+        embedder: Takes files as bytes and returns `embedding` and `valid`,
+            like the signature `image_bytes`.
+        source: Identifies the model; parts of another model are rejected.
+        batch_size: Number of images in each call of the embedder.
 
     Returns:
-        How many were embedded, and which failed; these are also listed in
-        `OUTPUT.failed.txt`, escaped as `text.shown` does.
+        The number of embedded images and the failed ones, which are also
+        listed in `OUTPUT.failed.txt`, escaped by `text.shown`.
 
     Raises:
-        FileNotFoundError: If the folder is missing or holds no image.
-        ValueError: If the output exists or is of another format, a path is a
-            URL, no image can be read, the parts are of another model or other
-            images, or the embedder gives anything but a row of finite numbers
-            for each image. A wrong answer is not kept.
+        FileNotFoundError: If the folder is missing or contains no images.
+        ValueError: If the output exists or has another format, a path is a
+            URL, no image can be read, the parts belong to another model or
+            other images, or the embedder does not return a row of finite
+            numbers for each image. A wrong answer is not kept.
     """
     folder = local_path(folder, "folder")
     output = local_path(output, "output")
@@ -91,7 +91,7 @@ def embed_folder(
         )
     names = image_paths(folder)
     if target.exists() and not any(parts.iterdir()):
-        parts.rmdir()  # Nothing else was left to do.
+        parts.rmdir()  # Only this step was left.
         return _outcome_of(names, target)
     _open_parts(parts, {"source": source, "names": names})
     if target.exists():
@@ -123,14 +123,14 @@ def embed_folder(
         atomic.write_text(f"{output}.failed.txt", listing)
     else:
         pathlib.Path(f"{output}.failed.txt").unlink(missing_ok=True)
-    # The last file: with it only the parts are left to be removed.
+    # This file is written last; then only the parts remain to be removed.
     _write_output(target, kept, embeddings[valid])
     _remove(parts)
     return Outcome(len(kept), tuple(failed))
 
 
 def _outcome_of(names: Sequence[str], target: pathlib.Path) -> Outcome:
-    """What an earlier call has written."""
+    """Returns the outcome of an earlier call."""
     if target.suffix == ".npz":
         with np.load(target) as file:
             kept = file["names"].tolist()
@@ -143,7 +143,7 @@ def _outcome_of(names: Sequence[str], target: pathlib.Path) -> Outcome:
 
 
 def _remove(parts: pathlib.Path) -> None:
-    """Removes the parts; what they are parts of is known to the last."""
+    """Removes the parts, and finally the file that describes them."""
     task = parts / _TASK
     for file in parts.iterdir():
         if file != task:
@@ -153,14 +153,14 @@ def _remove(parts: pathlib.Path) -> None:
 
 
 def one_by_one(embedder: Embedder) -> Embedder:
-    """Makes a model that fails on a bad image name it instead.
+    """Wraps an embedder that fails on bad images so that it marks them.
 
-    A model that was exported with `bad_bytes="error"` fails the whole batch;
-    its images then are asked about singly.
+    A model that was exported with `bad_bytes="error"` fails the whole batch.
+    In this case, the images are sent one at a time.
 
     Args:
         embedder: As in `embed_folder`; it may raise TensorFlow's
-            InvalidArgumentError, or a `ServingError` of that code.
+            InvalidArgumentError, or a `ServingError` with that code.
 
     Returns:
         An embedder for `embed_folder`.
@@ -172,7 +172,7 @@ def one_by_one(embedder: Embedder) -> Embedder:
         except Exception as error:
             if not _is_refusal(error):
                 raise
-        # If even this one fails, it is not for the images.
+        # If even this image fails, the images are not the cause.
         dim = np.shape(embedder([_good_image()])["embedding"])[1]
         rows = np.zeros([len(contents), dim], np.float32)
         valid = np.zeros([len(contents)], bool)
@@ -189,7 +189,7 @@ def one_by_one(embedder: Embedder) -> Embedder:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether what was asked is wrong, and not that nobody answers."""
+    """Returns whether the request was rejected as invalid."""
     is_from_server = getattr(error, "code", None) == "INVALID_ARGUMENT"
     return is_from_server or isinstance(error, tf.errors.InvalidArgumentError)
 
@@ -206,7 +206,7 @@ def _open_parts(parts: pathlib.Path, task: dict) -> None:
         atomic.write_text(file, text)
     elif file.read_text("utf-8") != text:
         raise UsageError(
-            f"{parts} holds parts of another model or of other images. "
+            f"{parts} contains parts of another model or of other images. "
             "Remove it, or choose another `output`."
         )
 
@@ -230,7 +230,7 @@ def _write_part(
             dims.add(part["embedding"].shape[1])
     if len(dims) > 1:
         raise UsageError(
-            "The model must give embeddings of one length. Received: lengths "
+            "The model must return embeddings of one length. Received: lengths "
             f"{sorted(dims)}. If another model is served now, remove "
             f"{file.parent} and start again."
         )
@@ -249,7 +249,7 @@ def _embed(
         try:
             return pathlib.Path(folder, name).read_bytes()
         except OSError:
-            return b""  # Is no image, and so fails as the others do.
+            return b""  # Fails like other bytes that are not an image.
 
     answer = embedder([read(name) for name in names])
     embedding = np.asarray(answer["embedding"])

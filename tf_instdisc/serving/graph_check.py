@@ -1,4 +1,4 @@
-"""Refuses a SavedModel that stock TensorFlow, and so a server, cannot run."""
+"""Rejects a SavedModel that a stock TensorFlow server cannot run."""
 
 import os
 
@@ -8,27 +8,26 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_instdisc.errors import UsageError
 
-# They are registered everywhere, and need the Python or the XLA that made
-# them.
+# These are registered everywhere, but need the Python process or the XLA that
+# created them.
 _REFUSED = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 _REFUSED_PREFIX = "Xla"
 _REFUSED_ATTRIBUTE = "_XlaMustCompile"
 
 
 class UnservableGraphError(UsageError):
-    """A graph holds something that a stock server does not run."""
+    """A graph contains something that a stock server cannot run."""
 
 
 def check_saved_model(path: str) -> None:
-    """Looks at every node of the graph and of all its functions.
+    """Checks every node of the graph and of all its functions.
 
     Args:
         path: Directory of a SavedModel.
 
     Raises:
-        UnservableGraphError: If there is an op that calls Python, that is not
-            TensorFlow's own, or that must be compiled by XLA. It names the
-            op and where it stands.
+        UnservableGraphError: If an op calls Python, is not part of TensorFlow,
+            or must be compiled by XLA. The error names the op and its place.
     """
     model = saved_model_pb2.SavedModel()
     with open(os.path.join(path, "saved_model.pb"), "rb") as file:
@@ -40,13 +39,13 @@ def check_saved_model(path: str) -> None:
     ]
     if faults:
         raise UnservableGraphError(
-            "An exported graph must hold stock TensorFlow ops only. Received: "
-            + "; ".join(faults)
+            "An exported graph may only contain stock TensorFlow ops. "
+            "Received: " + "; ".join(faults)
         )
 
 
 def find_faults(graph: graph_pb2.GraphDef) -> list[str]:
-    """What a stock server would refuse in a graph, one line for each node."""
+    """Describes each node of a graph that a stock server would reject."""
     functions = {f.signature.name for f in graph.library.function}
     bodies = {"": graph.node} | {
         f.signature.name: f.node_def for f in graph.library.function
@@ -77,7 +76,7 @@ def _called(node: node_def_pb2.NodeDef) -> set[str]:
 
 
 def _place(name: str, callers: dict[str, str]) -> str:
-    """The function and those that call it, from the inside out."""
+    """Returns the function and its callers, from the inside out."""
     chain: list[str] = []
     while name and name not in chain:
         chain.append(name)

@@ -1,6 +1,6 @@
-"""Decodes untrusted image bytes in-graph, without raising.
+"""Decodes untrusted image bytes in-graph, without raising errors.
 
-`data.decode` bounds what an image costs before it is decoded.
+`data.decode` limits the cost of an image before it is decoded.
 """
 
 import functools
@@ -20,18 +20,19 @@ def decode_batch(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes, resizes and crops images as in evaluation; never fails.
 
-    A graph has no "try", but `ignore_errors` of tf.data leaves out what
-    fails; what is left goes back to its place. These are stock ops.
+    A graph has no "try", but `ignore_errors` of tf.data skips images that
+    fail. The others are then scattered to their positions. All ops are stock.
 
     Args:
         contents: string `[batch]`, not empty.
-        image_size: Side of the output, in pixels.
+        image_size: Side of the output in pixels.
         crop_fraction: As in `evaluation_dataset`.
-        max_pixels: Larger images are refused, by what their header says.
+        max_pixels: Images with more pixels, according to their header, are
+            rejected.
 
     Returns:
-        float32 `[batch, image_size, image_size, 3]` in 0..255, zeros where an
-        image is refused, and bool `[batch]`: which images were decoded.
+        float32 `[batch, image_size, image_size, 3]` in [0, 255], with zeros
+        for rejected images, and bool `[batch]`, which images were decoded.
     """
     read = functools.partial(
         decode.decode_center,
@@ -45,7 +46,7 @@ def decode_batch(
         num_parallel_calls=_PARALLEL_DECODERS,
         deterministic=True,
     ).ignore_errors()
-    # A batch must not be empty, even if all images are refused.
+    # A batch must not be empty, even if all images are rejected.
     blank = tf.zeros([image_size, image_size, 3])
     blanks = tf.data.Dataset.from_tensors((tf.constant(0, tf.int64), blank))
     size = tf.size(contents, tf.int64) + 1
@@ -64,10 +65,10 @@ def decode_batch_or_fail(
     crop_fraction: float,
     max_pixels: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `decode_batch`, but one bad image is an error of the whole batch.
+    """Like `decode_batch`, but one bad image fails the whole batch.
 
     Raises:
-        tf.errors.InvalidArgumentError: When run, if an image is refused.
+        tf.errors.InvalidArgumentError: When run, if an image is rejected.
     """
     images = tf.map_fn(
         functools.partial(

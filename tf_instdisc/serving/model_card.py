@@ -1,4 +1,4 @@
-"""What the users of a served model should know about it."""
+"""The model card of a served model."""
 
 import dataclasses
 import shlex
@@ -15,16 +15,16 @@ _RANGES = {
     "images": "RGB, 0 to 255",
     "image_bytes": f"{FORMATS}, of any size; `b64` over REST",
     "embedding": "unit length; zeros where `valid` is false",
-    "valid": "false where the bytes are no image that is accepted",
+    "valid": "false where the bytes are not an accepted image",
     "instance_ids": "ids of the bank, nearest first; -1 where not `valid`",
     "names": "of these images when the bank was trained",
     "labels": "of these images; -1 where there is none",
     "classes": "names of the classes, the same in each row",
 }
 _SCORES = {
-    "neighbors": "cosines in [-1, 1], falling",
-    "neighbors_bytes": "cosines in [-1, 1], falling; 0 where not `valid`",
-    "classify_bytes": "shares of the vote in [0, 1], summing to 1; "
+    "neighbors": "cosines in [-1, 1], descending",
+    "neighbors_bytes": "cosines in [-1, 1], descending; 0 where not `valid`",
+    "classify_bytes": "fractions of the vote in [0, 1], summing to 1; "
     "0 where not `valid`",
 }
 
@@ -38,19 +38,16 @@ def model_card(
     config: RunConfig,
     metrics: dict[str, float],
 ) -> str:
-    """Writes the card, in Markdown.
+    """Returns the model card in Markdown.
 
     Args:
-        model_name: Name under which the server knows the model.
+        model_name: Name of the model on the server.
         encoder: The encoder.
         index: The bank, or None.
-        options: Of the export.
+        options: The options of the export.
         functions: The signatures.
-        config: Settings of the run.
-        metrics: The last epoch's.
-
-    Returns:
-        The text.
+        config: The settings of the run.
+        metrics: The last value of each metric.
     """
     images = config.data
     data = images.dataset or images.images or "not known"
@@ -86,7 +83,7 @@ def model_card(
         *_signature_rows(functions),
         "",
         f"Bytes: the shorter side is resized to {encoder.input_shape[1]} / "
-        f"{options.crop_fraction} pixels, and the centre cut out, as in",
+        f"{options.crop_fraction} pixels, and the center cut out, as in",
         f"evaluation. Images of more than {options.max_pixels:,} pixels are "
         "refused.",
         "",
@@ -116,7 +113,7 @@ def _bank(index: BankIndex | None, options: ExportOptions) -> str:
 
 
 def _recipe(config: RunConfig) -> list[str]:
-    """Lines of a command that trains such a run."""
+    """Returns the lines of a command that trains such a run."""
     words = ["instdisc-train"]
     for name, value in config.flags().items():
         if name != "data_dir":

@@ -1,4 +1,4 @@
-"""What an export may be told; it imports nothing heavy."""
+"""The options of an export; this module imports no large packages."""
 
 import dataclasses
 
@@ -27,22 +27,22 @@ class ExportOptions:
     )
     image_dtype: str = setting(
         "uint8",
-        "Type of the images that serving_default takes; float32 takes four "
+        "Type of the images that serving_default takes; float32 needs four "
         "times the bytes.",
         choices=("uint8", "float32"),
     )
     precision: str = setting(
-        "float32", "What the encoder computes in.", choices=PRECISIONS
+        "float32", "Precision of the encoder.", choices=PRECISIONS
     )
     bank_dtype: str = setting(
         "float32",
-        "How the bank is stored; int8 takes a quarter of float32.",
+        "Type of the stored bank; int8 needs a quarter of float32.",
         choices=INDEX_DTYPES,
     )
-    num_neighbors: int = setting(10, "Neighbors that are given.", least=1)
+    num_neighbors: int = setting(10, "Number of neighbors to return.", least=1)
     num_votes: int = setting(
         TrainingConfig.num_neighbors,
-        "Neighbors that vote on the class; the run's.",
+        "Number of neighbors that vote; the run's.",
         least=1,
     )
     temperature: float = setting(
@@ -52,18 +52,18 @@ class ExportOptions:
     )
     bad_bytes: str = setting(
         "mask",
-        "What bytes do that are no image: mask gives a zero embedding and "
-        "valid = false, error fails their request.",
+        "What to do with bytes that are not an image: mask returns a zero "
+        "embedding and valid = false, error fails their request.",
         choices=("mask", "error"),
     )
     max_pixels: int = setting(
         50_000_000,
-        "Images with more pixels are refused before they are decoded.",
+        "Images with more pixels are rejected before they are decoded.",
         least=1,
     )
     batch_sizes: tuple[int, ...] = setting(
         (1, 2, 4, 8, 16, 32),
-        "Rising batch sizes that the server may form; each one is warmed up.",
+        "Batch sizes of the server, in ascending order; each is warmed up.",
         is_rising=True,
     )
 
@@ -71,5 +71,5 @@ class ExportOptions:
         check(self)
         if not self.batch_sizes:
             raise UsageError(
-                "`batch_sizes` must hold a size. Received: batch_sizes=()"
+                "`batch_sizes` must not be empty. Received: batch_sizes=()"
             )

@@ -1,4 +1,4 @@
-"""The same encoder in another precision."""
+"""Converts an encoder to another precision."""
 
 import keras
 
@@ -7,21 +7,21 @@ from tf_instdisc.serving.options import PRECISIONS
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
-# Always float32, so that the embedding's length is 1 to seven digits.
+# These remain float32, so that embeddings have unit length to seven digits.
 _FULL = ("pool", "projection", "embedding")
 
 
 def with_precision(encoder: keras.Model, precision: str) -> keras.Model:
-    """Computes an encoder in another precision; its weights stay float32.
+    """Returns an encoder in another precision with float32 weights.
 
     Args:
-        encoder: As `build_encoder` gives it.
-        precision: `"float32"`, or `"bfloat16"` for all layers but the last
+        encoder: An encoder from `build_encoder`.
+        precision: `"float32"`, or `"bfloat16"` for all layers except the last
             three.
 
     Returns:
-        An encoder with copies of the weights, or the same one if nothing is
-        to be changed.
+        An encoder with copies of the weights, or the given one if it already
+        has the precision.
 
     Raises:
         ValueError: If the precision is unknown.

@@ -1,4 +1,4 @@
-"""A run directory to the next version of a served model."""
+"""Exports a run directory as the next version of a served model."""
 
 import dataclasses
 import os
@@ -30,16 +30,13 @@ MODEL_CARD = "model_card.md"
 def options_of(
     run: RunDirectory, options: ExportOptions | None = None, **changes: Any
 ) -> ExportOptions:
-    """Options that follow from how a run was trained and measured.
+    """Returns export options that match a run's settings.
 
     Args:
         run: A finished run.
-        options: Those that do not follow from the run; the defaults if None.
-        **changes: Options by name; None leaves the run's or that of
-            `options`.
-
-    Returns:
-        The options.
+        options: The options that do not depend on the run; the defaults if
+            None.
+        **changes: Options to change, by name; None values are ignored.
     """
     config = run.read_config()
     followed: dict = {
@@ -64,25 +61,26 @@ def export_run(
     """Writes the next version of a served model.
 
     The SavedModel is checked and its warm-up records are replayed before the
-    version appears under its number.
+    version becomes visible under its number.
 
     Args:
         run: A finished run.
         export_dir: Directory of the model; its last part is the model's
-            name. It holds numbered versions, which are not touched.
-        options: Those that follow from the run by default.
-        with_bank: Whether the bank travels with the encoder.
-        tflite_types: Any of `"float32"` and `"int8"`: also writes
-            `tflite/encoder_TYPE.tflite`.
+            name. Existing versions in it are not changed.
+        options: The export options; by default, those of `options_of`.
+        with_bank: Whether to export the bank with the encoder.
+        tflite_types: Any of `"float32"` and `"int8"`; for each, the file
+            `tflite/encoder_TYPE.tflite` is also written.
         calibration_images: uint8 or float `[num_images, size, size, 3]` in
-            0..255, to choose the ranges of the int8 TFLite model from.
+            [0, 255], from which the ranges of the int8 TFLite model are
+            chosen.
 
     Returns:
         The directory of the version.
 
     Raises:
         RunDirectoryError: If the run has not finished.
-        UnservableGraphError: If the graph holds an op that is not stock.
+        UnservableGraphError: If a stock server cannot run the graph.
         WarmupError: If a warm-up record fails.
         ValueError: If an argument is out of range, or `export_dir` is a URL.
     """
@@ -121,16 +119,16 @@ def save(
     model_name: str,
     batch_sizes: tuple[int, ...],
 ) -> None:
-    """Saves, checks and warms up signatures.
+    """Saves and checks signatures and their warm-up records.
 
     Args:
         serving: The signatures.
-        path: Where to; not under a version's number.
-        model_name: Name under which the server knows the model.
-        batch_sizes: Of the warm-up records.
+        path: The directory to write, which must not be a version's number.
+        model_name: Name of the model on the server.
+        batch_sizes: Batch sizes of the warm-up records.
 
     Raises:
-        UnservableGraphError: If the graph holds an op that is not stock.
+        UnservableGraphError: If a stock server cannot run the graph.
         WarmupError: If a warm-up record fails.
     """
     tf.saved_model.save(

@@ -1,4 +1,4 @@
-"""The functions that a server calls: images or bytes in, answers out."""
+"""The signatures of a served model, which take images or bytes."""
 
 import dataclasses
 import functools
@@ -14,18 +14,18 @@ from tf_instdisc.serving.options import ExportOptions
 
 Function: TypeAlias = tf.types.experimental.PolymorphicFunction
 
-# Concurrent requests are joined for so long where the graph batches itself.
+# How long the graph waits to batch concurrent requests, if it batches.
 _BATCH_TIMEOUT_MICROS = 2000
 
 
 @dataclasses.dataclass(frozen=True)
 class Serving:
-    """Signatures, and the variables that they read.
+    """The signatures and the variables that they read.
 
     Attributes:
-        functions: The signatures by name. Each takes one tensor and gives a
-            dictionary of tensors; all have the batch as first dimension.
-        variables: Holds the variables, for saving; nothing of Keras.
+        functions: The signatures by name. Each takes one tensor and returns a
+            dictionary of tensors. The first dimension of all is the batch.
+        variables: Holds the variables for saving, but no Keras objects.
     """
 
     functions: dict[str, Function]
@@ -37,21 +37,22 @@ def build_serving(
 ) -> Serving:
     """Builds the signatures of an encoder and its bank.
 
-    A SavedModel that tracks a Keras 3 model restores one set of variables
-    and reads another in every session loader, TF Serving's among them (keras
-    issue 20095). The raw variables are tracked here; the model itself lives
-    in the functions' closures only.
+    If a SavedModel tracks a Keras 3 model, session loaders such as TF
+    Serving's restore one set of variables and read another (keras issue
+    20095). Therefore, the raw variables are tracked here, and the model itself
+    is only captured by the functions.
 
     Args:
-        encoder: Images `[batch, size, size, 3]` to unit embeddings.
-        index: The bank, or None for an encoder alone.
-        options: Of the export.
+        encoder: A model that maps images `[batch, size, size, 3]` to
+            embeddings of unit length.
+        index: The bank, or None for the encoder alone.
+        options: The options of the export.
 
     Returns:
         The signatures and their variables.
 
     Raises:
-        ValueError: If the encoder takes or gives something else.
+        ValueError: If the input or output of the encoder has another shape.
     """
     variables = tf.Module(name="instdisc")
     variables.encoder = [variable.value for variable in encoder.variables]
@@ -86,7 +87,7 @@ def _functions(
     )
     bytes_of = tf.TensorSpec([None], tf.string, "image_bytes")
 
-    # One function that all signatures call: its graph is stored once.
+    # All signatures call this function, so its graph is stored only once.
     @tf.function(
         input_signature=[tf.TensorSpec(images_of.shape, tf.float32, "images")]
     )
@@ -97,8 +98,8 @@ def _functions(
     embed_decoded = embed
     decode_batch = image_bytes.decode_batch
     if fails:
-        # The request with the bad image fails while it is decoded; the others
-        # meet in a batch only after that.
+        # A request with a bad image fails during decoding, before requests are
+        # batched, so the others are not affected.
         decode_batch = image_bytes.decode_batch_or_fail
         embed_decoded = tf.nondifferentiable_batch_function(
             num_batch_threads=2,

@@ -1,4 +1,4 @@
-"""The encoder alone for telephones and small boards."""
+"""Exports the encoder alone for phones and embedded devices."""
 
 import os
 import pathlib
@@ -24,14 +24,15 @@ def write(
     """Writes `tflite/encoder_TYPE.tflite` below a directory.
 
     Args:
-        encoder: Images `[batch, size, size, 3]` to embeddings.
-        path: A directory.
+        encoder: A model that maps images `[batch, size, size, 3]` to
+            embeddings.
+        path: The directory.
         types: Any of `"float32"` and `"int8"`.
-        calibration_images: For int8: uint8 or float
-            `[num_images, size, size, 3]` in 0..255.
+        calibration_images: uint8 or float `[num_images, size, size, 3]` in
+            [0, 255]; required for int8.
 
     Raises:
-        ValueError: If a type is unknown, or int8 has no calibration images.
+        ValueError: If a type is unknown, or if int8 has no calibration images.
     """
     for kind in types:
         require_choice("tflite", kind, TFLITE_TYPES)
@@ -39,8 +40,8 @@ def write(
         calibration_images is None or not len(calibration_images)
     ):
         raise UsageError(
-            "TFLite in int8 needs `calibration_images`, some hundred like "
-            "those that will come. Received: none"
+            "TFLite in int8 needs `calibration_images`, a few hundred like "
+            "those in use. Received: none"
         )
     for kind in types:
         file = pathlib.Path(path, "tflite", f"encoder_{kind}.tflite")
@@ -53,12 +54,13 @@ def convert(
     kind: str,
     calibration_images: np.ndarray | None = None,
 ) -> bytes:
-    """Converts an encoder; input and output stay float32, the batch is 1.
+    """Converts an encoder to TFLite with float32 inputs and batch size 1.
 
     Args:
-        encoder: Images `[batch, size, size, 3]` to embeddings.
+        encoder: A model that maps images `[batch, size, size, 3]` to
+            embeddings.
         kind: `"float32"`, or `"int8"` for weights and activations.
-        calibration_images: For int8, as in `write`.
+        calibration_images: As in `write`; required for int8.
 
     Returns:
         The TFLite file.
@@ -71,8 +73,8 @@ def convert(
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embedding": encoder(images, training=False)}
 
-    # The raw variables: given the Keras model, the converter silently leaves
-    # the weights out, and given nothing, the signature.
+    # The converter needs the raw variables: with the Keras model, it silently
+    # omits the weights, and without any argument, the signature.
     variables = tf.Module()
     variables.encoder = [variable.value for variable in encoder.variables]
     converter = tf.lite.TFLiteConverter.from_concrete_functions(

@@ -1,4 +1,4 @@
-"""Numbered versions of a model, each one there as a whole or not at all."""
+"""Numbered versions of a model, which are published atomically."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ _PARTIAL = ".partial-"
 
 
 def versions(export_dir: str) -> list[int]:
-    """The version numbers below a directory, ascending; [] if it is missing."""
+    """Returns the sorted versions in a directory; [] if it is missing."""
     if not os.path.isdir(export_dir):
         return []
     return sorted(int(n) for n in os.listdir(export_dir) if n.isdecimal())
@@ -23,16 +23,16 @@ def versions(export_dir: str) -> list[int]:
 
 @contextlib.contextmanager
 def new_version(export_dir: str) -> Iterator["PendingVersion"]:
-    """Gives a hidden directory to fill, and removes it unless published.
+    """Yields a hidden directory to fill, and removes it unless published.
 
-    A server takes every child with a number for a version, and looks each
-    second: nothing may lie under a number that is not whole.
+    A server polls for numbered directories every second and treats each as a
+    version, so an incomplete version must never have a number.
 
     Args:
-        export_dir: Directory of the model; made if missing.
+        export_dir: Directory of the model; it is created if it is missing.
 
     Yields:
-        The directory to fill, on the same file system as the versions.
+        The version to fill, on the same file system as the other versions.
 
     Raises:
         ValueError: If `export_dir` is a file.
@@ -44,7 +44,7 @@ def new_version(export_dir: str) -> Iterator["PendingVersion"]:
         )
     os.makedirs(export_dir, exist_ok=True)
     partial, descriptor = _make_partial(export_dir)
-    # mkdtemp makes it for its owner only; a server is another user.
+    # mkdtemp grants access only to its owner, but the server is another user.
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(partial, 0o777 & ~umask)
@@ -56,10 +56,10 @@ def new_version(export_dir: str) -> Iterator["PendingVersion"]:
 
 
 def _make_partial(export_dir: str) -> tuple[str, int]:
-    """A new hidden directory, locked; removes those of killed processes."""
+    """Creates a locked hidden directory; removes those of killed processes."""
     parent = os.open(export_dir, os.O_RDONLY)
     try:
-        # Some network file systems have no locks; what was left stays there.
+        # Without locks, as on some network file systems, leftovers are kept.
         can_lock = _flock(parent, fcntl.LOCK_EX)
         for left in pathlib.Path(export_dir).glob(f"{_PARTIAL}*"):
             if can_lock and _is_left_over(left):
@@ -103,7 +103,7 @@ class PendingVersion:
         self._export_dir = export_dir
 
     def publish(self) -> pathlib.Path:
-        """Moves the directory to the next free number, once it is on the disk.
+        """Renames the directory to the next free number after syncing it.
 
         Returns:
             The directory of the version.

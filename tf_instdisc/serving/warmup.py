@@ -1,4 +1,4 @@
-"""Requests that a server replays before it opens a version to traffic."""
+"""Warm-up requests that a server replays before it serves a version."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tf_instdisc.serving.signatures import Function
 
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
-# TF Serving refuses a version with more.
+# TF Serving rejects a version with more records.
 MAX_RECORDS = 1000
 
 
@@ -30,18 +30,18 @@ def write_records(
 
     Args:
         path: Directory of a SavedModel.
-        model_name: Name under which the server knows the model.
-        functions: `tf.function`s with an input signature of one tensor:
-            images, or bytes of images.
+        model_name: Name of the model on the server.
+        functions: `tf.function`s whose input signature is a single tensor of
+            images or encoded images.
         batch_sizes: Sizes of the server's batches.
 
     Raises:
-        WarmupError: If there would be more records than a server takes.
+        WarmupError: If there would be more records than a server accepts.
     """
     num_records = len(functions) * len(batch_sizes)
     if num_records > MAX_RECORDS:
         raise WarmupError(
-            f"A server takes {MAX_RECORDS} warm-up records. Received: "
+            f"A server accepts {MAX_RECORDS} warm-up records. Received: "
             f"{num_records}. Give fewer `batch_sizes`."
         )
     file = os.path.join(path, FILE)
@@ -68,13 +68,13 @@ def _tensor_proto(
 ) -> Any:
     if spec.dtype == tf.string:
         return tf.make_tensor_proto([picture.numpy()] * batch_size)
-    # One value stands for all of the same: a record of some bytes.
+    # A constant tensor is stored as a single value, so the record is small.
     grey = np.array(128, spec.dtype.as_numpy_dtype)
     return tf.make_tensor_proto(grey, shape=[batch_size, *spec.shape[1:]])
 
 
 def read_records(path: str) -> Iterator[predict_pb2.PredictRequest]:
-    """The requests of a SavedModel's warm-up file."""
+    """Yields the requests in a SavedModel's warm-up file."""
     records = tf.data.TFRecordDataset(os.path.join(path, FILE))
     for record in records.as_numpy_iterator():
         log = prediction_log_pb2.PredictionLog.FromString(record)
@@ -82,16 +82,16 @@ def read_records(path: str) -> Iterator[predict_pb2.PredictRequest]:
 
 
 def replay(path: str) -> None:
-    """Runs every record through a session, as a server does.
+    """Runs every record in a session, as a server does.
 
-    A record that fails would keep the server from loading the version.
+    A record that fails would prevent the server from loading the version.
 
     Args:
         path: Directory of a SavedModel with warm-up records.
 
     Raises:
-        WarmupError: If a request fails, or an answer is not finite or has
-            not one row for each image.
+        WarmupError: If a request fails, or if an answer is not finite or does
+            not have one row for each image.
     """
     requests = list(read_records(path))
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:

@@ -1,4 +1,4 @@
-"""What a server may answer: one check for REST and gRPC."""
+"""Checks the answers of a server over REST or gRPC."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _OUTPUTS = {
     "classes": ("str", 2),
     "scores": ("float32", 2),
 }
-"""Type and rank of the outputs of an exported model."""
+"""The type and rank of each output of an exported model."""
 
 _NEIGHBORS = ("instance_ids", "names", "scores", "labels")
 _SIGNATURES = {
@@ -28,18 +28,18 @@ _SIGNATURES = {
     "neighbors_bytes": (*_NEIGHBORS, "valid"),
     "classify_bytes": ("classes", "scores", "valid"),
 }
-"""Outputs of the signatures of an exported model."""
+"""The outputs of each signature of an exported model."""
 
 _KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float", "U": "str"}
 _MAX_RANK = 8
 
 
 class WrongAnswerError(Exception):
-    """A server answered what no exported model gives."""
+    """A server gave an answer that no exported model gives."""
 
 
 def expected_dtype(signature_name: str, output: str) -> str | None:
-    """The type of an output of an exported model, or None where unknown."""
+    """Returns the type of an exported model's output; None if unknown."""
     if output not in _SIGNATURES.get(signature_name, ()):
         return None
     return _OUTPUTS[output][0]
@@ -50,20 +50,20 @@ def check_answer(
 ) -> Answer:
     """Checks the answer to one request.
 
-    Of the signatures of an exported model, names, types, ranks and common
-    shapes are known. Any signature gives one row for each input, of finite
-    numbers, truth values or text.
+    For the signatures of an exported model, the names, types, ranks and common
+    shapes are checked. Any signature must return one row of finite numbers,
+    booleans or text for each input.
 
     Args:
-        signature_name: What was asked.
+        signature_name: The requested signature.
         columns: The outputs by name.
-        num_inputs: Images that were sent.
+        num_inputs: Number of images that were sent.
 
     Returns:
         The outputs.
 
     Raises:
-        WrongAnswerError: If anything is otherwise.
+        WrongAnswerError: If a check fails.
     """
     known = _SIGNATURES.get(signature_name, ())
     missing = [name for name in known if name not in columns]
@@ -98,12 +98,12 @@ def join_answers(answers: Sequence[Answer]) -> Answer:
 
 
 def from_lists(values: list, dtype: str | None, max_bytes: int) -> np.ndarray:
-    """Makes an array of nested lists of JSON, without converting anything.
+    """Converts nested JSON lists to an array without changing types.
 
     Args:
-        values: Lists of equal lengths that hold numbers, truth values or text.
-        dtype: The type that is expected; whole numbers will do for float32.
-        max_bytes: Largest size of an array of text.
+        values: Lists of equal lengths of numbers, booleans or text.
+        dtype: The expected type; integers are accepted for float32.
+        max_bytes: Maximum size of an array of text.
 
     Raises:
         WrongAnswerError: If lengths or types differ, or a number does not fit.
@@ -137,13 +137,13 @@ def from_lists(values: list, dtype: str | None, max_bytes: int) -> np.ndarray:
 def text_array(
     values: Sequence[str], shape: Sequence[int], max_bytes: int
 ) -> np.ndarray:
-    """Makes an array of text, each element as long as the longest.
+    """Returns an array of text, padded to the longest element.
 
     Raises:
-        WrongAnswerError: If that needs more than `max_bytes`.
+        WrongAnswerError: If the array needs more than `max_bytes`.
     """
     longest = max(map(len, values), default=0)
-    # NumPy takes four bytes a character.
+    # NumPy uses four bytes per character.
     if 4 * longest * len(values) > max_bytes:
         raise WrongAnswerError(f"a text of {longest:,} characters")
     return np.array(values, f"U{max(longest, 1)}").reshape(shape)

@@ -1,4 +1,4 @@
-"""What both clients share: the signatures, batches, and errors."""
+"""The base class of both clients: signatures, batches and errors."""
 
 import abc
 import math
@@ -23,13 +23,13 @@ MAX_BACKOFF = 2.0  # seconds
 
 
 class ServingError(RuntimeError):
-    """A server did not answer, refused, or gave a wrong answer.
+    """A server did not answer, rejected a request or gave a wrong answer.
 
     Attributes:
-        code: Name of the gRPC status, or of its like over REST, such as
+        code: Name of the gRPC status, or of its equivalent over REST:
             `"UNAVAILABLE"`, `"DEADLINE_EXCEEDED"`, `"NOT_FOUND"`,
-            `"INVALID_ARGUMENT"`, `"RESOURCE_EXHAUSTED"`, and `"INTERNAL"`
-            for an answer that no exported model gives.
+            `"INVALID_ARGUMENT"` or `"RESOURCE_EXHAUSTED"`, for example, and
+            `"INTERNAL"` for an answer that no exported model gives.
     """
 
     def __init__(self, code: str, message: str):
@@ -38,19 +38,19 @@ class ServingError(RuntimeError):
 
 
 class Client(abc.ABC):
-    """Asks a served model, in batches.
+    """Sends requests to a served model in batches.
 
     Args:
-        address: Of the server, for people.
+        address: Address of the server for error messages.
         model_name: Name of the model on the server.
-        version: A version's number, or None for the newest.
-        label: A label of a version, such as `"stable"`, or None.
-        deadline: Seconds that one batch may take, with all its retries.
-        batch_size: Images in one request.
-        max_message_bytes: Largest answer.
+        version: Number of a version, or None for the newest.
+        label: Label of a version, such as `"stable"`, or None.
+        deadline: Maximum seconds for one batch, including retries.
+        batch_size: Number of images in one request.
+        max_message_bytes: Maximum size of an answer.
 
     Raises:
-        ValueError: If an argument is out of range, or both `version` and
+        ValueError: If an argument is out of range, or if both `version` and
             `label` are given.
     """
 
@@ -111,15 +111,15 @@ class Client(abc.ABC):
         """Embeds images of the encoder's size.
 
         Args:
-            images: `[number, size, size, 3]` in 0..255, of the type that the
-                model was exported for (uint8 by default).
+            images: `[number, size, size, 3]` in [0, 255], of the type that
+                the model was exported for (uint8 by default).
 
         Returns:
             float32 `[number, embedding_dim]`.
 
         Raises:
-            ServingError: If the server does not answer, refuses, or gives a
-                wrong answer.
+            ServingError: If the server does not answer, rejects the request or
+                gives a wrong answer.
             ValueError: If there are no images.
         """
         return self.predict("serving_default", images)["embedding"]
@@ -132,7 +132,8 @@ class Client(abc.ABC):
 
         Returns:
             `embedding`, float32 `[number, embedding_dim]`, and `valid`, bool
-            `[number]`: zeros and false for what is no image.
+            `[number]`. They are zeros and False for bytes that are not an
+            image.
 
         Raises:
             ServingError: As in `embed`.
@@ -140,7 +141,7 @@ class Client(abc.ABC):
         return self.predict("image_bytes", contents)
 
     def neighbors(self, images: np.ndarray) -> Answer:
-        """The nearest rows of the bank, of images as in `embed`.
+        """Returns the nearest rows of the bank for images as in `embed`.
 
         Returns:
             `instance_ids` (int64), `names` (str), `scores` (float32) and
@@ -152,11 +153,11 @@ class Client(abc.ABC):
         return self.predict("neighbors", images)
 
     def neighbors_bytes(self, contents: Sequence[bytes]) -> Answer:
-        """As `neighbors`, of encoded images; also gives `valid`."""
+        """Like `neighbors`, for encoded images; also returns `valid`."""
         return self.predict("neighbors_bytes", contents)
 
     def classify_bytes(self, contents: Sequence[bytes]) -> Answer:
-        """The weighted vote of the nearest rows, of encoded images.
+        """Returns the weighted kNN vote for encoded images.
 
         Returns:
             `classes` (str) and `scores` (float32), each
@@ -170,7 +171,7 @@ class Client(abc.ABC):
     def predict(
         self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
     ) -> Answer:
-        """Asks any signature, batch after batch.
+        """Calls any signature in batches.
 
         Args:
             signature_name: Name of the signature.
@@ -181,8 +182,8 @@ class Client(abc.ABC):
 
         Raises:
             ServingError: As in `embed`.
-            ValueError: If there are no inputs, or they are neither images nor
-                bytes.
+            ValueError: If there are no inputs, or if they are neither images
+                nor bytes.
         """
         if not isinstance(signature_name, str) or not signature_name:
             raise UsageError(
@@ -206,18 +207,18 @@ class Client(abc.ABC):
     def _predict_batch(
         self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
     ) -> Answer:
-        """Asks once, with retries, within the deadline.
+        """Sends one batch, with retries until the deadline.
 
         Returns:
-            The outputs, which are checked afterwards.
+            The outputs, which are checked by the caller.
 
         Raises:
             ServingError: As in `embed`.
-            WrongAnswerError: If no outputs can be made of the answer.
+            WrongAnswerError: If the answer cannot be parsed.
         """
 
     def status(self) -> dict[int, str]:
-        """States of the model's versions by number, such as `"AVAILABLE"`.
+        """Returns the states of the versions, such as `"AVAILABLE"`.
 
         Raises:
             ServingError: If the server does not answer, does not know the
@@ -233,10 +234,10 @@ class Client(abc.ABC):
 
     @abc.abstractmethod
     def _states(self) -> dict[int, str]:
-        """Asks for the states; raises as `_predict_batch` does."""
+        """Requests the states; raises errors like `_predict_batch`."""
 
-    def close(self) -> None:  # noqa: B027  Nothing to give back over REST.
-        """Gives the connection back."""
+    def close(self) -> None:  # noqa: B027  REST keeps no connection.
+        """Closes the connection."""
 
     def __enter__(self) -> Self:
         return self

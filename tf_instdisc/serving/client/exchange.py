@@ -1,4 +1,4 @@
-"""One HTTP exchange that ends in time and within bounds."""
+"""An HTTP exchange with a time limit and a size limit."""
 
 import contextlib
 import dataclasses
@@ -18,17 +18,17 @@ _PIECE = 2**16  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """A status and the whole body that belongs to it."""
+    """The status and the complete body of a reply."""
 
     status: int
     body: bytes
 
 
 class ExchangeError(Exception):
-    """There was no reply.
+    """There was no usable reply.
 
     Attributes:
-        code: Name of the gRPC status that comes closest.
+        code: Name of the closest gRPC status.
     """
 
     def __init__(self, code: str, details: str):
@@ -44,20 +44,21 @@ def exchange(
 ) -> Reply:
     """Sends a request and reads the whole reply.
 
-    It runs in a thread of its own, as a socket's timeout holds for each
-    single read, and for name resolution not at all. At the end the socket is
-    shut down, which ends the thread; one that still waits for a name ends by
-    itself. Redirects are not followed: they would turn POST into GET.
+    It runs in a separate thread, because the timeout of a socket applies to
+    each single read and not at all to name resolution. At the end, the socket
+    is shut down, which ends the thread; a thread that still waits for a name
+    ends by itself. Redirects are not followed, because they would turn POST
+    into GET.
 
     Args:
-        request: Its URL is HTTP or HTTPS.
-        end: When it must be over, in seconds of `time.monotonic`.
-        max_bytes: Largest body.
-        context: For HTTPS.
+        request: A request with an HTTP or HTTPS URL.
+        end: The deadline, in seconds of `time.monotonic`.
+        max_bytes: Maximum size of the body.
+        context: The TLS context for HTTPS.
 
     Raises:
-        ExchangeError: If the time is over, the connection fails or breaks
-            off, the body is too long, or it is not HTTP.
+        ExchangeError: If the deadline is exceeded, the connection fails or is
+            interrupted, the body is too long, or the reply is not HTTP.
     """
     remaining = end - time.monotonic()
     if remaining <= 0:
@@ -68,7 +69,7 @@ def exchange(
     def run() -> None:
         try:
             outcome.put(_ask(request, remaining, max_bytes, context, sockets))
-        # Whatever it is, the caller's thread says it.
+        # The caller's thread raises it.
         except Exception as error:
             outcome.put(error)
 
@@ -119,7 +120,7 @@ def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
 
 
 def _meaning(error: Exception) -> ExchangeError:
-    """What a failed exchange comes to."""
+    """Converts the error of a failed exchange."""
     if isinstance(error, ExchangeError):
         return error
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -127,16 +128,16 @@ def _meaning(error: Exception) -> ExchangeError:
     if isinstance(reason, TimeoutError):
         return ExchangeError("DEADLINE_EXCEEDED", details)
     if isinstance(reason, ssl.SSLCertVerificationError):
-        # Asking again would not help.
+        # A retry would not help.
         return ExchangeError("UNAUTHENTICATED", details)
     if isinstance(reason, OSError | http.client.IncompleteRead):
         return ExchangeError("UNAVAILABLE", details)
-    # Of the standard library, about what is not HTTP.
+    # The standard library raises these for replies that are not HTTP.
     return ExchangeError("INTERNAL", details)
 
 
 class _AsItIs(urllib.request.HTTPErrorProcessor):
-    """Gives every reply back; Python's own raises or follows some."""
+    """Returns every reply; Python's own class raises or follows some."""
 
     def http_response(
         self,
@@ -149,7 +150,7 @@ class _AsItIs(urllib.request.HTTPErrorProcessor):
 
 
 class _Sockets:
-    """Those of one exchange, which another thread may end."""
+    """The sockets of one exchange, which another thread may shut down."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -167,13 +168,13 @@ class _Sockets:
         with self._lock:
             self._is_over = True
             for opened in self._opened:
-                # SSLSocket's own would take the TLS state from the thread.
+                # SSLSocket.shutdown would drop TLS state that the thread uses.
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
 
 class _Kept(http.client.HTTPConnection):
-    """A connection whose socket can be shut down from elsewhere."""
+    """A connection whose socket can be shut down by another thread."""
 
     def __init__(self, *arguments: Any, sockets: _Sockets, **options: Any):
         super().__init__(*arguments, **options)

@@ -1,4 +1,4 @@
-"""What clients send: images, or files as bytes."""
+"""Checks the inputs of clients: images, or files as bytes."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from tf_instdisc.errors import UsageError
 def checked_inputs(
     inputs: np.ndarray | Sequence[bytes],
 ) -> np.ndarray | Sequence[bytes]:
-    """Raises UsageError unless inputs are images or files, one kind of them."""
+    """Raises UsageError unless all inputs are images, or all are bytes."""
     if isinstance(inputs, str | bytes) or not hasattr(inputs, "__len__"):
         raise UsageError(
             "`inputs` must be images, or a list of files as bytes. "
@@ -34,6 +34,6 @@ def checked_inputs(
 
 
 def input_name(inputs: np.ndarray | Sequence[bytes]) -> str:
-    """Name of the one tensor that a signature takes."""
+    """Returns the name of the tensor that a signature takes."""
     is_bytes = isinstance(inputs[0], bytes)
     return "image_bytes" if is_bytes else "images"

@@ -1,4 +1,4 @@
-"""TF Serving over gRPC."""
+"""A client of TF Serving over gRPC."""
 
 import json
 import math
@@ -34,29 +34,29 @@ from tf_instdisc.text import shown
 
 
 class GrpcClient(Client):
-    """Asks a server over gRPC; threads may share it.
+    """A thread-safe client over gRPC.
 
-    A server that is away is waited for, and a request that was broken off is
-    sent again, up to five times within the deadline. That is safe: a
-    prediction changes nothing.
+    The client waits for an unavailable server, and sends an interrupted
+    request up to five times within the deadline. This is safe because
+    predictions have no side effects.
 
     Args:
-        target: `host:port`; TF Serving listens on 8500.
+        target: `host:port`; TF Serving listens on port 8500.
         model_name: Name of the model on the server.
-        version: A version's number, or None for the newest.
-        label: A label of a version, such as `"stable"`, or None.
-        deadline: Seconds that one batch may take, with all its retries.
-        batch_size: Images in one request.
-        max_message_bytes: Largest request and answer; gRPC's own 4 MiB would
-            refuse a batch of large images.
+        version: Number of a version, or None for the newest.
+        label: Label of a version, such as `"stable"`, or None.
+        deadline: Maximum seconds for one batch, including retries.
+        batch_size: Number of images in one request.
+        max_message_bytes: Maximum size of requests and answers; gRPC's default
+            of 4 MiB is too small for a batch of large images.
         root_certificates: PEM file of the authority that signed the server's
-            certificate; turns TLS on.
-        private_key: PEM file of this client, if the server asks for it.
-        certificate_chain: PEM file of this client, likewise.
+            certificate; enables TLS.
+        private_key: PEM file of the client's key, if the server requires it.
+        certificate_chain: PEM file of the client's certificate, likewise.
 
     Raises:
-        ValueError: As in `Client`, or if this client's files are given
-            without `root_certificates`: nothing would be encrypted.
+        ValueError: As in `Client`, or if the client's files are given without
+            `root_certificates`, in which case nothing would be encrypted.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class GrpcClient(Client):
         options = [
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
-            # Requests longer than this buffer, 256 KiB by default, would
-            # silently not be sent again.
+            # Requests larger than this buffer, 256 KiB by default, would
+            # silently not be retried.
             ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
             ("grpc.service_config", json.dumps(config)),
             ("grpc.initial_reconnect_backoff_ms", int(1000 * FIRST_BACKOFF)),
@@ -210,9 +210,9 @@ _VALUES = (
 
 
 def _to_array(proto: Any, max_bytes: int) -> np.ndarray:
-    """Makes an array of a tensor that may be anything.
+    """Converts an untrusted tensor to an array.
 
-    `make_ndarray` fills a tensor up to the shape that it claims.
+    `make_ndarray` alone would fill a tensor up to the shape that it claims.
     """
     shape = [axis.size for axis in proto.tensor_shape.dim]
     count = math.prod(shape)

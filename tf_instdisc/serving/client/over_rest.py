@@ -1,4 +1,4 @@
-"""TF Serving over REST, with Python's own HTTP."""
+"""A client of TF Serving over REST, using Python's HTTP library."""
 
 import base64
 import json
@@ -31,34 +31,34 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 
-# A signature with one output answers without its name.
+# A signature with a single output answers without the name of the output.
 _ONLY_OUTPUT = "embedding"
 
 
 class RestClient(Client):
-    """Asks a server over REST; threads may share it.
+    """A thread-safe client over REST.
 
-    A server that is away is asked again until the deadline.
+    Requests to an unavailable server are retried until the deadline.
 
-    Bytes travel as base64, images as JSON numbers: gRPC is several times
-    faster for the latter.
+    Bytes are sent as base64 and images as JSON numbers. For images, gRPC is
+    several times faster.
 
     Args:
-        url: `http://host:port`; TF Serving listens on 8501. It speaks no
-            TLS there: `https://` needs a proxy before it.
+        url: `http://host:port`; TF Serving listens on port 8501. It does not
+            support TLS there, so `https://` needs a proxy.
         model_name: Name of the model on the server.
-        version: A version's number, or None for the newest.
-        label: A label of a version, such as `"stable"`, or None.
-        deadline: Seconds that one batch may take, with all its retries.
-        batch_size: Images in one request.
+        version: Number of a version, or None for the newest.
+        label: Label of a version, such as `"stable"`, or None.
+        deadline: Maximum seconds for one batch, including retries.
+        batch_size: Number of images in one request.
         root_certificates: PEM file of the authority that signed the
             certificate of an `https://` server; the system's by default.
-        max_message_bytes: Largest answer. Its JSON takes some ten times as
-            much memory while it is read.
+        max_message_bytes: Maximum size of an answer. Parsing its JSON takes
+            about ten times as much memory.
 
     Raises:
         FileNotFoundError: If `root_certificates` is missing.
-        ValueError: As in `Client`, or if the URL is not HTTP, or the
+        ValueError: As in `Client`, or if the URL is not HTTP, or if the
             certificates cannot be read.
     """
 
@@ -143,7 +143,7 @@ class RestClient(Client):
         return states
 
     def _ask(self, method: str, body: dict | None, key: str) -> Any:
-        """Posts, or gets where there is no body; gives a part of the answer."""
+        """Sends POST, or GET without a body; returns a part of the answer."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self._url + method,
@@ -169,7 +169,7 @@ class RestClient(Client):
             is_late = time.monotonic() + pause > end
             if code != "UNAVAILABLE" or is_late:
                 raise self._error(code, details + earlier)
-            # The last attempt may have had no time left to fail by itself.
+            # The last attempt may time out before the server reports a cause.
             earlier = f"; before that: {details}"
             time.sleep(pause)
             backoff = min(2 * backoff, MAX_BACKOFF)
@@ -178,7 +178,7 @@ class RestClient(Client):
 def _part_of(content: bytes, key: str) -> Any:
     try:
         return json.loads(content)[key]
-    # Of some other server, or of a proxy; nested too deeply; out of memory.
+    # Another server or a proxy answered, or the JSON is too deep or large.
     except (
         ValueError,
         LookupError,
