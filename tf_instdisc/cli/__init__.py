@@ -1,2 +1,2 @@
-"""The commands. Only here are there absl flags; nothing imports TensorFlow
-before the flags are parsed."""
+"""The commands. Only this package uses absl flags, and it imports TensorFlow
+only after they are parsed."""

@@ -19,7 +19,7 @@ from tf_instdisc.config.fields import (
 
 _SUMMARY = """
 Prints a script that completes commands, flags, choices, recipes and files.
-Load it when the shell starts, after the installation of tf_instdisc or later:
+Load it when the shell starts:
 
   eval "$(instdisc completion bash)"      # in ~/.bashrc
   eval "$(instdisc completion zsh)"       # in ~/.zshrc, below compinit
@@ -40,7 +40,7 @@ def _completion(shell: str) -> None:
 
 
 def flags_of(command: str) -> list[Flag]:
-    """The flags of a command, in the order of its `--help`."""
+    """Returns the flags of a command in the order of its `--help`."""
     module = importlib.import_module(f"tf_instdisc.cli.{command}")
     without = getattr(module, "WITHOUT", {})
     found = [
@@ -52,7 +52,7 @@ def flags_of(command: str) -> list[Flag]:
         Flag("flagfile", "File of flags", takes="file"),
         Flag("help", "List the flags"),
     ]
-    # Settings that share a flag show it once.
+    # A flag that several settings share is listed once.
     return list({flag.name: flag for flag in found}.values())
 
 

@@ -1,4 +1,4 @@
-"""The scripts that complete commands in bash, zsh and fish."""
+"""Scripts that complete commands in bash, zsh and fish."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +13,14 @@ class Flag:
     """A flag as a shell completes it.
 
     Attributes:
-        name: Without dashes; a switch has one `Flag` with `no` before it, too.
-        help: A few words.
-        values: The choices; none if any value is taken.
-        takes: `"nothing"`, for a switch; `"one"` of the choices or `"several"`
-            with commas between them; `"file"`, for a path or text; or
+        name: The name without dashes. A switch has another `Flag` whose name
+            starts with `no`.
+        help: A short description.
+        values: The choices; empty if any value is accepted.
+        takes: `"nothing"`, for a switch; `"one"` of the choices, or
+            `"several"`, separated by commas; `"file"`, for a path or text; or
             `"number"`.
-        is_repeatable: Whether it may be given more than once.
+        is_repeatable: Whether the flag may be given more than once.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Flag:
 
 Commands = Mapping[str, str]
 Flags = Mapping[str, Sequence[Flag]]
-"""What each command does, and the flags of each."""
+"""The summaries of commands, and the flags of each command."""
 
 _BASH = r"""# Completion of instdisc for bash.
 _instdisc() {
@@ -117,7 +118,7 @@ end
 
 
 def bash(commands: Commands, flags: Flags) -> str:
-    """A script for bash: one function, which both kinds of programs share."""
+    """Returns a script for bash, with one function for all programs."""
     cases = []
     for command in commands:
         words = [
@@ -147,7 +148,7 @@ def bash(commands: Commands, flags: Flags) -> str:
 
 
 def zsh(commands: Commands, flags: Flags) -> str:
-    """A script for zsh: to be evaluated, or a file of `fpath`."""
+    """Returns a script for zsh, to be evaluated or put into `fpath`."""
     cases = []
     for command in commands:
         specs = [_zsh_spec(flag) for flag in flags[command]]
@@ -181,7 +182,7 @@ def _zsh_spec(flag: Flag) -> str:
 
 
 def fish(commands: Commands, flags: Flags) -> str:
-    """A script for fish; `instdisc-train` wraps `instdisc train`."""
+    """Returns a script for fish; `instdisc-train` wraps `instdisc train`."""
     lines = [_FISH.rstrip()]
     for command, text in commands.items():
         lines.append(
@@ -219,7 +220,7 @@ def fish(commands: Commands, flags: Flags) -> str:
 
 
 def _arguments(command: str) -> tuple[str, ...]:
-    """What may stand beside a command's flags, if it can be told."""
+    """Returns the positional arguments of a command, if they are known."""
     return SHELLS if command == "completion" else ()
 
 

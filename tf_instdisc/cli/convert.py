@@ -1,4 +1,4 @@
-"""instdisc-convert: a checkpoint of PyTorch becomes a run directory."""
+"""instdisc-convert: converts a PyTorch checkpoint to a run directory."""
 
 import dataclasses
 
@@ -7,8 +7,9 @@ from tf_instdisc.config.fields import check, setting
 from tf_instdisc.text import shown
 
 _SUMMARY = """
-Turns the authors' released checkpoints, and CMC's of instance discrimination,
-into a run directory. Nothing of the file is run, and PyTorch is not needed.
+Converts the authors' released checkpoints, and CMC's of instance
+discrimination, to a run directory. No code in the file is executed, and
+PyTorch is not needed.
 
   instdisc-convert --from=lemniscate_resnet18.pth --to=runs/authors
 """
@@ -20,27 +21,27 @@ class ConvertOptions:
 
     from_: str = setting(
         None,
-        "Checkpoint of PyTorch, as it was downloaded.",
+        "PyTorch checkpoint, as it was downloaded.",
         is_path=True,
         is_required=True,
         flag="from",
     )
     to: str = setting(
         None,
-        "Run directory to make; missing or empty.",
+        "Run directory to write; missing or empty.",
         is_path=True,
         is_required=True,
     )
     image_size: int | None = setting(
         None,
-        "Side of the encoder's input, in pixels; by default 32 for checkpoints "
-        "of the authors' cifar.py, 224 for others.",
+        "Side of the encoder's input in pixels; by default, 32 for checkpoints "
+        "of the authors' cifar.py and 224 for others.",
         least=8,
     )
     images: str | None = setting(
         None,
-        "The folder that the bank was made from, with a subfolder for each "
-        "class: gives the rows their names and labels.",
+        "Folder of the bank's images, with a subfolder for each class, which "
+        "gives the rows their names and labels.",
         is_path=True,
     )
 

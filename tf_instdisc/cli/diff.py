@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tf_instdisc.runs.directory import RunDirectory
 
 _SUMMARY = """
-Compares two runs: neighbors that they share, kNN, drift of each image.
+Compares the neighbors, the kNN accuracy and the embeddings of two runs.
 
   instdisc-diff RUN_A RUN_B --output=drift.tsv
 """
@@ -21,16 +21,16 @@ _SHOWN = 10
 class DiffOptions:
     """Comparison"""
 
-    num_neighbors: int = setting(20, "Neighbors that are compared.", least=1)
+    num_neighbors: int = setting(20, "Number of neighbors to compare.", least=1)
     max_images: int = setting(
         10_000,
-        "Of more common images, so many are drawn at random.",
+        "Maximum number of common images, which are drawn at random.",
         least=2,
     )
     output: str | None = setting(
-        None, "TSV to write, with a line for each image.", is_path=True
+        None, "TSV file to write, with a line for each image.", is_path=True
     )
-    seed: int = setting(0, "Seeds the draw.", least=0)
+    seed: int = setting(0, "Random seed of the draw.", least=0)
 
     def __post_init__(self) -> None:
         check(self)
@@ -72,7 +72,7 @@ def _diff(options: DiffOptions, first: str, second: str) -> None:
     )
     drift = f"mean {found.drift.mean():.4f}, most {found.drift.max():.4f}"
     if np.isnan(found.drift).any():
-        drift = "none can be given, as the rows have different widths"
+        drift = "not defined, because the rows have different widths"
     print(f"drift: {drift}")
     lines = [
         (name, f"{shared:.4f}", f"{drift:.6f}")

@@ -12,13 +12,13 @@ from tf_instdisc.text import shown
 _ENOUGH_COPIES = 0.9
 
 _SUMMARY = """
-Finds near-duplicates among training images, in a folder, or between two.
+Finds near-duplicates among training images, in a folder or between two folders.
 
   instdisc-duplicates --run_dir=runs/photos
   instdisc-duplicates --run_dir=runs/photos --folders=TRAIN,TEST
 
-A pair is nearer in the embedding than the neighbors of both let expect, and
-small gray pictures of the two agree, mirrored or cut a little.
+The embeddings of a pair are closer than those of other neighbors suggest, and
+small gray pictures of the two agree, even if mirrored or slightly cropped.
 """
 
 
@@ -28,26 +28,25 @@ class DuplicatesOptions:
 
     threshold: float | None = setting(
         None,
-        "Cosine from which on two images are near-duplicates. By default each "
-        "pair is compared with the other neighbors of its images, and by its "
-        "pixels.",
+        "Minimum cosine of near-duplicates. By default, each pair is judged by "
+        "the distances to other neighbors and by its pixels.",
         least=0.01,
         most=1,
     )
     folders: tuple[str, ...] = setting(
         (),
-        "A folder to search in place of the training images, or two folders, "
-        "A,B, to compare with each other.",
+        "A folder to search instead of the training images, or two folders "
+        "A,B to compare with each other.",
         is_path=True,
     )
     pixels: bool = setting(
         True,
-        "Compare small pictures of the candidates. --nopixels goes by the "
-        "embeddings alone: that needs no images, but finds less.",
-        aliases=("encode",),  # --noencode needed no images either.
+        "Compare small pictures of the candidates. --nopixels compares only "
+        "embeddings, which needs no images but finds fewer pairs.",
+        aliases=("encode",),  # --noencode did not need images either.
     )
     max_pairs: int = setting(
-        1_000_000, "Pairs at which the search stops.", least=1
+        1_000_000, "Number of pairs at which the search stops.", least=1
     )
     output: tuple[str, ...] = setting(
         ("duplicates.tsv", "duplicates.html"),
@@ -113,10 +112,10 @@ def _duplicates(
         fraction = fraction_of_copies_found(places[0], encoder)
         if fraction is not None and fraction < _ENOUGH_COPIES:
             print(
-                "warning: This encoder cannot tell well yet. Of copies made "
-                "to try it, cut by 2.5% at each side or mirrored, "
-                f"{fraction:.0%} are near enough to their originals to be "
-                "found. Train for more epochs.",
+                "warning: This encoder does not find duplicates reliably yet. "
+                f"Of test copies that were cropped or mirrored, {fraction:.0%} "
+                "are close enough to their originals to be found. Train for "
+                "more epochs.",
                 file=sys.stderr,
             )
     for path in options.output:

@@ -1,4 +1,4 @@
-"""instdisc-embed: a folder of images to a file of embeddings."""
+"""instdisc-embed: embeds a folder of images into a file."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tf_instdisc.serving.embed_folder import Embedder
 
 _SUMMARY = """
-Embeds a folder of images; started again after a stop, it goes on.
+Embeds a folder of images. After an interruption, the same command continues.
 
   instdisc-embed --run_dir=runs/photos --images=FOLDER --output=photos.npz
 """
@@ -40,7 +40,7 @@ class EmbedOptions:
         is_path=True,
         is_required=True,
     )
-    batch_size: int = setting(32, "Images in a batch.", least=1)
+    batch_size: int = setting(32, "Images per batch.", least=1)
 
     def __post_init__(self) -> None:
         check(self)
@@ -52,18 +52,18 @@ class ModelOptions:
     """Model"""
 
     run_dir: str | None = setting(
-        None, "Embed with a run that has finished: its directory.", is_path=True
+        None, "Directory of a finished run to embed with.", is_path=True
     )
     saved_model: str | None = setting(
         None,
-        "Embed with an exported model: its directory, or that of a version.",
+        "Directory of an exported model, or of a version, to embed with.",
         is_path=True,
     )
     server: str | None = setting(
-        None, "Embed with a server over gRPC: host:port."
+        None, "Address host:port of a server to embed with over gRPC."
     )
     rest: str | None = setting(
-        None, "Embed with a server over REST: http://host:port."
+        None, "Address http://host:port of a server to embed with over REST."
     )
     model_name: str | None = setting(
         None, "Name of the model on --server or --rest."
@@ -73,11 +73,11 @@ class ModelOptions:
     )
     root_certificates: str | None = setting(
         None,
-        "PEM file; speak TLS with --server or --rest.",
+        "PEM file of certificates, to use TLS with --server or --rest.",
         is_path=True,
     )
     deadline: float = setting(
-        60.0, "Seconds for one batch of a server.", least=0.1
+        60.0, "Maximum seconds for one batch on a server.", least=0.1
     )
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
 
 
 def _embedder(options: ModelOptions, batch_size: int) -> tuple["Embedder", str]:
-    """The model as a function, and what tells it from others."""
+    """Returns the model as a function, and text that identifies it."""
     if options.server or options.rest:
         return _from_server(options, batch_size)
     if options.saved_model:
@@ -170,7 +170,7 @@ def _from_server(
     }
     name, label = options.model_name, options.label
     if label is None:
-        # One version for all images, though another be published meanwhile.
+        # All images use one version, even if another is published meanwhile.
         with client_of(address, name, **settings) as client:
             states = client.status()
         settings["version"] = max(

@@ -1,4 +1,4 @@
-"""instdisc-evaluate: the paper's evaluations of a finished run."""
+"""instdisc-evaluate: evaluates a run with the protocols of the paper."""
 
 import dataclasses
 import functools
@@ -18,8 +18,8 @@ from tf_instdisc.evaluation.protocol import baselines_setting, seed_setting
 from tf_instdisc.text import shown
 
 _SUMMARY = """
-Measures a finished run as the paper does, and prints a Markdown table with the
-paper's number beside each; results.json in the run's directory has them too.
+Evaluates a finished run with the protocols of the paper. It prints a Markdown
+table that includes the paper's numbers, and writes results.json.
 
   instdisc-evaluate --run_dir=runs/cifar10 --protocol=knn,linear
 """
@@ -32,50 +32,46 @@ class EvaluateOptions(FinishedRun):
 
     protocol: tuple[str, ...] = setting(
         ("knn",),
-        "What to measure, one after the other.",
+        "Protocols to run, one after the other.",
         choices=tuple(_PROTOCOLS),
         is_filled=True,
     )
     baselines: bool = baselines_setting()
     seed: int = seed_setting()
-    dataset: str | None = setting(None, "TFDS data set, in place of the run's.")
-    split: str | None = setting(
-        None, "Split to learn from, in place of the run's."
-    )
-    test_split: str | None = setting(
-        None, "Split to test on, in place of the run's."
-    )
+    dataset: str | None = setting(None, "TFDS data set, instead of the run's.")
+    split: str | None = setting(None, "Training split, instead of the run's.")
+    test_split: str | None = setting(None, "Test split, instead of the run's.")
     data_dir: str | None = setting(
         None,
-        "Where TFDS keeps its data, if it is not where it was.",
+        "Where TFDS keeps its data, if it was moved.",
         is_path=True,
     )
     image_key: str | None = setting(
-        None, "Feature that holds the images, in place of the run's."
+        None, "Feature that holds the images, instead of the run's."
     )
     label_key: str | None = setting(
-        None, "Feature that holds the labels, in place of the run's."
+        None, "Feature that holds the labels, instead of the run's."
     )
     cache: str | None = setting(
         None,
-        "Whether a TFDS data set is decoded into memory, in place of the "
-        "run's.",
+        "Whether to decode a TFDS data set into memory, instead of the run's "
+        "setting.",
         choices=CACHES,
     )
     bad_images: str | None = setting(
         None,
-        "What to do if files in a folder cannot be read, in place of the "
-        "run's.",
+        "What to do if files in a folder cannot be read, instead of the run's "
+        "setting.",
         choices=BAD_IMAGES,
     )
     images: str | None = setting(
         None,
-        "Folder of images to learn from, in place of the run's.",
+        "Folder of training images, instead of the run's.",
         is_path=True,
     )
     test_images: str | None = setting(
         None,
-        "Folder of images to test on, in place of the run's.",
+        "Folder of test images, instead of the run's.",
         is_path=True,
     )
 
@@ -109,7 +105,7 @@ def _evaluate(
 
     run = options.load()
     if not run.bank.exists():
-        run.load_bank()  # Raises, before anything large is imported.
+        run.load_bank()  # Raises before large imports.
 
     from tf_instdisc.evaluation import results
     from tf_instdisc.evaluation.evaluate import evaluate
@@ -123,7 +119,7 @@ def _evaluate(
 def _require_protocols_of_images(
     groups: Mapping[type, FlagGroup], protocols: tuple[str, ...]
 ) -> None:
-    """Refuses images of a protocol that would not be measured."""
+    """Rejects images of a protocol that is not selected."""
     used = {_PROTOCOLS[name].options_kind for name in protocols}
     for name, protocol in _PROTOCOLS.items():
         for field in ("dataset", "images"):

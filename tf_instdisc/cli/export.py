@@ -1,4 +1,4 @@
-"""instdisc-export: a run directory to the next version of a served model."""
+"""instdisc-export: exports a run as the next version of a served model."""
 
 import dataclasses
 import shlex
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tf_instdisc.runs.directory import RunDirectory
 
 _SUMMARY = """
-Writes the next version of a model for TF Serving, whole or not at all.
+Exports a finished run as the next version of a model for TF Serving.
 
   instdisc-export --run_dir=runs/digits --export_dir=models/digits
 """
@@ -34,27 +34,27 @@ class WrittenOptions:
 
     export_dir: str = setting(
         None,
-        "Directory of the model, such as models/NAME; the next numbered "
-        "version is written into it.",
+        "Directory of the model, such as models/NAME, into which the next "
+        "numbered version is written.",
         is_path=True,
         is_required=True,
     )
-    bank: bool = setting(True, "Take the memory bank along, for the neighbors.")
+    bank: bool = setting(True, "Include the memory bank, which neighbors need.")
     num_votes: int | None = setting(
         None,
-        "Neighbors that vote on the class; by default as many as in the run's "
-        "kNN.",
+        "Number of neighbors that vote on the class; by default, that of the "
+        "run's kNN.",
         least=1,
     )
     tflite: tuple[str, ...] = setting(
         (),
-        "Also write the encoder for TFLite; may be given twice.",
+        "Also write the encoder for TFLite; repeatable.",
         choices=TFLITE_TYPES,
         is_repeatable=True,
     )
     calibration_images: str | None = setting(
         None,
-        "Folder of some hundred images for --tflite=int8.",
+        "Folder of a few hundred images for --tflite=int8.",
         is_path=True,
     )
 
@@ -63,12 +63,12 @@ class WrittenOptions:
         if "int8" in self.tflite and not self.calibration_images:
             raise UsageError(
                 "`calibration_images` is required with `tflite`=int8. "
-                "Received: none. Give a folder of some hundred images."
+                "Received: none. Give a folder of a few hundred images."
             )
 
 
 SETTINGS: list[type] = [FinishedRun, WrittenOptions, ExportOptions]
-# These are the run's, or have a flag above.
+# These follow the run, or have a flag above.
 WITHOUT: dict[type, tuple[str, ...]] = {
     ExportOptions: ("crop_fraction", "temperature", "num_votes")
 }

@@ -1,4 +1,4 @@
-"""Tells expected failures from faults in the program."""
+"""Distinguishes expected failures from faults in the program."""
 
 import errno
 import os
@@ -27,23 +27,23 @@ _FULL_OR_BROKEN_DISK = {
     errno.ESTALE,
 }
 _OUT_OF_MEMORY = (
-    "The memory is not enough. Try a smaller --batch_size, --image_size or "
-    "--width; instdisc-plan tells what a run needs."
+    "There is not enough memory. Try a smaller --batch_size, --image_size or "
+    "--width; instdisc-plan prints what a run needs."
 )
 
 
 def end_with_reader() -> None:
-    """Lets the process end quietly once nobody reads its output, as `head`.
+    """Lets the process end quietly when its output is closed, as by `head`.
 
-    For commands that only print. Others would end while they write files.
+    Only commands that do not write files should use this.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def end(message: str, status: int) -> NoReturn:
     """Ends the process with one message and an exit status."""
-    # Parts that come from files or servers have been escaped where they were
-    # put in; whatever has not is at least kept from the terminal here.
+    # Text from files or servers was escaped when it was inserted; anything
+    # else is at least kept from the terminal here.
     print(shown_message(f"error: {message}"), file=sys.stderr, flush=True)
     sys.exit(status)
 
@@ -51,15 +51,15 @@ def end(message: str, status: int) -> NoReturn:
 def describe(
     error: Exception, named_paths: Iterable[str]
 ) -> tuple[str, int] | None:
-    """One sentence and the exit status of an expected failure.
+    """Returns one sentence and the exit status of an expected failure.
 
     Args:
-        error: What ended a command.
-        named_paths: What the user has given and may be a path. An OSError
-            is expected only at these, or where the disk is full or broken.
+        error: The exception that ended a command.
+        named_paths: Values from the user that may be paths. An OSError is
+            only expected at these, or if the disk is full or broken.
 
     Returns:
-        None if the error is a fault in the program.
+        The message and the status; None for a fault in the program.
     """
     if isinstance(error, UsageError | RunError):
         return str(error), error.exit_status
@@ -89,7 +89,7 @@ def _describe_os_error(
 
 
 def _is_near(where: str, named: str) -> bool:
-    """Whether a file is the named one, beside or below it, or on the way."""
+    """Returns whether a file is at, next to, below or above a named one."""
     named = os.path.abspath(os.path.expanduser(named))
     return (
         os.path.dirname(where) == os.path.dirname(named)
@@ -99,8 +99,8 @@ def _is_near(where: str, named: str) -> bool:
 
 
 def _describe_tensorflow_error(error: Exception) -> tuple[str, int] | None:
-    """TensorFlow's errors that cannot be the program's."""
-    # A command that has not imported TensorFlow has none of its errors.
+    """Describes TensorFlow's errors that are not faults in the program."""
+    # Without TensorFlow, there are none of its errors.
     errors = getattr(sys.modules.get("tensorflow"), "errors", None)
     if errors is None or not isinstance(error, errors.OpError):
         return None

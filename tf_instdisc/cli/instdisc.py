@@ -1,4 +1,4 @@
-"""instdisc: all commands under one name."""
+"""instdisc: runs any of the commands."""
 
 import importlib
 import importlib.metadata
@@ -8,25 +8,25 @@ from tf_instdisc.cli.failures import end, end_with_reader
 from tf_instdisc.text import did_you_mean
 
 COMMANDS = {
-    "recipes": "List the recipes, with the time and the score to expect.",
-    "plan": "Print what a run will need, without running anything.",
+    "recipes": "List the recipes, with the expected time and score.",
+    "plan": "Estimate the resources of a run without starting it.",
     "train": "Train an encoder and fill a run directory.",
-    "convert": "Make a run directory of a checkpoint of PyTorch.",
-    "evaluate": "Measure a run as the paper does.",
-    "neighbors": "Show the training images nearest to others.",
-    "report": "Write one page that shows what a run has learned.",
+    "convert": "Convert a PyTorch checkpoint to a run directory.",
+    "evaluate": "Evaluate a run with the protocols of the paper.",
+    "neighbors": "Show the nearest training images of other images.",
+    "report": "Write a page that shows what a run has learned.",
     "duplicates": "Find near-duplicate images.",
-    "update": "Bring a run's bank up to a folder that has changed.",
+    "update": "Update a run's bank after its folder has changed.",
     "diff": "Compare two runs over the same images.",
     "embed": "Embed a folder of images into a file.",
     "export": "Write the next version of a served model.",
-    "reproduce": "Make the paper's tables again.",
+    "reproduce": "Reproduce the tables of the paper.",
     "completion": "Print a script that completes commands in a shell.",
 }
-"""What each command does, in the order of use; `cli/NAME.py` has its `main`."""
+"""The commands and their summaries; `cli/NAME.py` has the `main` of each."""
 
 PARTS = ("recipes", "completion")
-"""Commands that are not installed as programs of their own."""
+"""Commands that are not installed as separate programs."""
 
 _INTRODUCTION = """\
 Instance discrimination for TensorFlow and Keras: `instdisc COMMAND --help`

@@ -1,4 +1,4 @@
-"""Ctrl-C: one line and exit status 130, whatever the command is doing."""
+"""Ends a command at Ctrl-C with one line and exit status 130."""
 
 import contextlib
 import os
@@ -13,18 +13,18 @@ _LINE = "error: interrupted. The same command can be started again.\n"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ends the command as Ctrl-C does, from a handler of its own."""
+    """Ends the command like Ctrl-C, raised by a custom handler."""
 
 
 @contextlib.contextmanager
 def ending_the_command() -> Iterator[None]:
-    """Ends the command at the first Ctrl-C, and at once at the second.
+    """Ends the command at the first Ctrl-C, and immediately at the second.
 
-    The first one raises KeyboardInterrupt, so that what the command has begun
-    is cleaned up. Within the context no exception that it leads to is shown.
+    The first one raises KeyboardInterrupt, so that the command can clean up.
+    Within the context, exceptions that result from it are not shown.
     """
     if threading.current_thread() is not threading.main_thread():
-        # Python leaves signals to the main thread.
+        # Only the main thread can handle signals in Python.
         yield
         return
     is_interrupted = False
@@ -38,7 +38,7 @@ def ending_the_command() -> Iterator[None]:
         raise KeyboardInterrupt
 
     def show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-        # Python swallows what is raised in a destructor or a callback.
+        # Python ignores exceptions in destructors and callbacks.
         if is_interrupted:
             end_at_once()
         unraisable_hook(unraisable)
@@ -59,13 +59,13 @@ def ending_the_command() -> Iterator[None]:
 
 
 def end_at_once() -> None:
-    """Ends the process without cleaning up; files are written whole anyway."""
+    """Ends the process without cleanup; files are written atomically."""
     os.write(2, _LINE.encode())
     os._exit(EXIT_STATUS)
 
 
 def _is_importing(frame: types.FrameType | None) -> bool:
-    """Whether a module is being imported: C extensions may hide the error."""
+    """Returns whether a module is being imported; C may hide the error."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -1,4 +1,4 @@
-"""Starts a command: grouped `--help`, environment, exit statuses."""
+"""Starts a command: grouped `--help`, environment and exit statuses."""
 
 import os
 import sys
@@ -25,17 +25,17 @@ def launch(
     """Parses the flags and runs a command; does not return.
 
     Args:
-        main: The command; it is given a settings object for each class in
-            `groups`, and then the arguments. An expected failure from it ends
+        main: The command. It is called with a settings object for each class
+            in `groups`, followed by the arguments. An expected failure ends
             the command with one sentence and its own exit status; any other
-            exception keeps its traceback, with status 1.
-        summary: What `--help` says first.
+            exception shows its traceback, with status 1.
+        summary: The beginning of `--help`.
         groups: Classes of settings, whose fields become flags, or flags that
-            `setting_flags.define` has made of them. `--help` lists them under
+            were defined by `setting_flags.define`. `--help` lists them under
             the first lines of their docstrings.
-        num_arguments: Arguments besides flags, which `main` is given.
-        unread: Flags that `--help` lists after the others. Each is checked by
-            itself, and `main` reads the groups that it needs.
+        num_arguments: Number of positional arguments, which `main` receives.
+        unread: Flags that `--help` lists after the others. Each flag is
+            checked separately, and `main` reads the groups that it needs.
     """
     read = [
         setting_flags.define(group) if isinstance(group, type) else group
@@ -45,14 +45,14 @@ def launch(
         failures.end_with_reader()
         print(_help(summary, [*read, *unread]))
         sys.exit(0)
-    # The encoder is three times as fast with oneDNN; TensorFlow turns it on
-    # by itself only for processors with AVX-512.
+    # The encoder is three times as fast with oneDNN, which TensorFlow enables
+    # by default only for processors with AVX-512.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     def run(arguments: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
-            # TFDS tells of every file that it opens.
+            # TFDS logs every file that it opens.
             logging.set_verbosity(logging.ERROR)
         if len(arguments) != num_arguments:
             raise UsageError(
@@ -82,12 +82,12 @@ def launch(
 
 
 def _parse(argv: Sequence[str], groups: Sequence[FlagGroup]) -> list[str]:
-    """The arguments besides flags; ends the command if a flag is wrong."""
+    """Returns the positional arguments; ends the command at a wrong flag."""
     try:
         rest = flags.FLAGS(argv)
         recipe = flags.FLAGS["recipe"].value if "recipe" in flags.FLAGS else ""
         if recipe:
-            # First, so that the flags that stand beside it win.
+            # The recipe comes first, so that the other flags override it.
             given = f"--flagfile={recipes.path_of(recipe)}"
             flags.FLAGS.unparse_flags()
             rest = flags.FLAGS([argv[0], given, *argv[1:]])
@@ -112,7 +112,7 @@ def _parse(argv: Sequence[str], groups: Sequence[FlagGroup]) -> list[str]:
 
 
 def _named_paths(arguments: Sequence[str]) -> list[str]:
-    """All that the user has given and that may be a path."""
+    """Returns all given values that may be paths."""
     found = list(arguments)
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
@@ -125,7 +125,11 @@ def _named_paths(arguments: Sequence[str]) -> list[str]:
 
 
 def _help(summary: str, groups: Sequence[FlagGroup]) -> str:
-    parts = [summary.strip(), "", "Flags may stand in a file: --flagfile=PATH"]
+    parts = [
+        summary.strip(),
+        "",
+        "Flags can be read from a file: --flagfile=PATH",
+    ]
     for group in groups:
         parts += ["", *setting_flags.show(group)]
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""instdisc-neighbors: shows the training images nearest to others."""
+"""instdisc-neighbors: shows the nearest training images of queries."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from tf_instdisc.config.fields import check, setting
 from tf_instdisc.text import shown
 
 _SUMMARY = """
-Shows the nearest training images of a photograph, a folder or random rows.
+Shows the nearest training images of an image, a folder or random rows.
 
   instdisc-neighbors --run_dir=runs/digits --query=random:16
   instdisc-neighbors --run_dir=runs/photos --query=cat.jpg --format=tsv
@@ -24,10 +24,12 @@ class NeighborsOptions:
         "An image, a folder of images, or random:COUNT training images.",
         is_path=True,
     )
-    num_neighbors: int = setting(10, "Neighbors of each query.", least=1)
+    num_neighbors: int = setting(
+        10, "Number of neighbors of each query.", least=1
+    )
     format: str = setting(
         "files",
-        "files: writes --output; tsv, json: prints lines, without pictures.",
+        "files: writes --output; tsv, json: prints lines without pictures.",
         choices=("files", "tsv", "json"),
     )
     output: tuple[str, ...] = setting(
@@ -38,7 +40,7 @@ class NeighborsOptions:
     picture_size: int = setting(
         64, "Side of a picture in pixels.", least=8, most=512
     )
-    seed: int = setting(0, "Seeds what is drawn at random.", least=0)
+    seed: int = setting(0, "Random seed of the draw.", least=0)
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ class FinishedRun:
 
     run_dir: str = setting(
         None,
-        "Directory of a run that has finished.",
+        "Directory of a finished run.",
         is_path=True,
         is_required=True,
     )
@@ -30,7 +30,7 @@ class FinishedRun:
         """Opens the directory.
 
         Raises:
-            RunDirectoryError: If it holds no run.
+            RunDirectoryError: If it does not contain a run.
         """
         from tf_instdisc.runs import opening
 
@@ -43,12 +43,12 @@ class MovedImages:
 
     data_dir: str | None = setting(
         None,
-        "Where TFDS keeps its data, if it is not where it was.",
+        "Where TFDS keeps its data, if it was moved.",
         is_path=True,
     )
     images: str | None = setting(
         None,
-        "The run's folder of images, if it is not where it was.",
+        "The run's folder of images, if it was moved.",
         is_path=True,
     )
 
@@ -62,7 +62,7 @@ class MovedImages:
             )
 
     def overrides(self) -> dict[str, str]:
-        """What is given, by the names of `DataConfig`."""
+        """Returns the given options by the names of `DataConfig`."""
         return data_overrides(self)
 
 

@@ -1,4 +1,4 @@
-"""instdisc-plan: prints what a run will need, without running anything."""
+"""instdisc-plan: estimates the resources of a run without starting it."""
 
 import dataclasses
 import json
@@ -19,8 +19,8 @@ from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 
 _SUMMARY = """
-Prints what a run will need: bank, memory of a step, checkpoints, steps. It
-takes the flags of instdisc-train, and runs nothing.
+Estimates the memory, the disk space and the steps of a run without starting
+it. It takes the flags of instdisc-train.
 
   instdisc plan --recipe=imagenet_resnet50 --run_dir=runs/r50
 """
@@ -32,18 +32,18 @@ class PlanOptions:
 
     num_instances: int | None = setting(
         None,
-        "Training images; by default counted in --images, or read from what "
-        "TFDS has prepared in --data_dir.",
+        "Number of training images; by default, that of --images, or of the "
+        "data set that TFDS has prepared in --data_dir.",
         least=2,
     )
     replicas_per_host: int | None = setting(
-        None, "GPUs of each host; by default those of this one.", least=1
+        None, "GPUs of each host; by default, those of this host.", least=1
     )
     device_gib: float | None = setting(
-        None, "Memory of a GPU; by default that of this host's.", least=0.001
+        None, "Memory of a GPU; by default, that of this host's.", least=0.001
     )
     host_gib: float | None = setting(
-        None, "Memory of a host; by default that of this one.", least=0.001
+        None, "Memory of a host; by default, that of this host.", least=0.001
     )
 
     def __post_init__(self) -> None:
@@ -158,7 +158,7 @@ def _count_images(data: DataConfig) -> int:
 
 
 def _count_prepared(data_dir: str, dataset: str, split: str) -> int:
-    """Examples of a split such as train[:10000] or train[5%:]."""
+    """Returns the size of a split such as train[:10000] or train[5%:]."""
     root = pathlib.Path(data_dir).expanduser() / dataset.replace(":", "/")
     infos = sorted(root.rglob("dataset_info.json"))
     match = re.fullmatch(r"(\w+)(?:\[(-?\d*%?):(-?\d*%?)\])?", split)

@@ -8,7 +8,7 @@ from tf_instdisc.config import recipes
 from tf_instdisc.errors import MissingFileError
 
 _SUMMARY = """
-Lists the recipes, with the time and the score to expect.
+Lists the recipes, with the expected time and score.
 
   instdisc train --recipe=digits --run_dir=runs/digits
 """
@@ -25,7 +25,7 @@ def _recipes() -> None:
     names = recipes.names()
     if not names:
         raise MissingFileError(
-            f"The recipes (*.flags) must lie in {recipes.FOLDER}. Received: "
+            f"The recipes (*.flags) must be in {recipes.FOLDER}. Received: "
             "none. Install tf_instdisc again."
         )
     for recipe in map(recipes.read, names):

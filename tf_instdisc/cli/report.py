@@ -1,4 +1,4 @@
-"""instdisc-report: one page that shows what a run has learned."""
+"""instdisc-report: writes a page that shows what a run has learned."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from tf_instdisc.config.fields import check, setting
 from tf_instdisc.text import shown
 
 _SUMMARY = """
-Writes one HTML file, which needs no network, about a finished run.
+Writes a report about a finished run to one HTML file, which needs no network.
 
   instdisc-report --run_dir=runs/digits
 """
@@ -26,20 +26,22 @@ class ReportOptions:
     )
     map_points: int = setting(
         3000,
-        "Images in the map and its pictures, drawn at random from more.",
+        "Maximum number of images in the map, which are drawn at random.",
         least=10,
     )
     num_neighbors: int = setting(
-        TrainingConfig.num_neighbors, "Neighbors that vote in kNN.", least=1
+        TrainingConfig.num_neighbors,
+        "Number of neighbors that vote in kNN.",
+        least=1,
     )
     threshold: float | None = setting(
         None,
-        "Cosine from which on two rows are near-duplicates; by default as "
-        "instdisc-duplicates decides.",
+        "Minimum cosine of near-duplicates; by default, they are found as by "
+        "instdisc-duplicates.",
         least=0.01,
         most=1,
     )
-    seed: int = setting(0, "Seeds what is drawn at random.", least=0)
+    seed: int = setting(0, "Random seed of the sample.", least=0)
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,4 +1,4 @@
-"""instdisc-reproduce: makes the paper's tables again."""
+"""instdisc-reproduce: reproduces the tables of the paper."""
 
 import dataclasses
 import pathlib
@@ -14,9 +14,9 @@ from tf_instdisc.errors import RunStoppedError, UsageError
 from tf_instdisc.evaluation.reproduce import tables
 
 _SUMMARY = """
-Trains what a table of the paper needs and is not there, measures it, and
-writes tables/NAME.md with the paper's numbers beside. The same command again
-goes on where it was stopped.
+Trains and measures the missing runs of a table of the paper, and writes
+tables/NAME.md, which includes the paper's numbers. After an interruption, the
+same command continues.
 
   instdisc-reproduce --table=cifar10_objectives --seeds=3 --jobs=2
 """
@@ -36,42 +36,46 @@ class ReproduceOptions:
     scale: str = setting(
         "small",
         "small: 10,000 images of CIFAR-10 and a narrow network, for two "
-        "cores. paper: what the paper trained, for GPUs.",
+        "cores. paper: the data and networks of the paper, for GPUs.",
         choices=tuple(tables.SCALES),
     )
-    seeds: int = setting(1, "Runs of each row, with seeds from 0.", least=1)
+    seeds: int = setting(
+        1, "Number of seeds for each row; they start at 0.", least=1
+    )
     data_dir: str | None = setting(
         None,
-        "Where TFDS keeps its data; by default its own choice.",
+        "Where TFDS keeps its data; by default, its own directory.",
         is_path=True,
     )
     runs_dir: str = setting(
         "runs/reproduce",
-        "Where runs are kept; finished ones are not trained again.",
+        "Directory of the runs; finished ones are not trained again.",
         is_path=True,
     )
     tables_dir: str = setting(
-        "tables", "Where NAME.md, its plot and its numbers go.", is_path=True
+        "tables",
+        "Directory of NAME.md, its plot and its numbers.",
+        is_path=True,
     )
     recipes_dir: str | None = setting(
         None,
-        "Folder of the recipes; by default the package's own.",
+        "Folder of the recipes; by default, the package's own.",
         is_path=True,
     )
     jobs: int = setting(
         1,
-        "Runs at the same time, each with its part of the cores. Two runs on "
-        "a core each are faster than one after the other on both.",
+        "Number of runs at the same time, which divide the cores. Two runs on "
+        "one core each are faster than one after the other on both.",
         least=1,
     )
     rows: tuple[str, ...] | None = setting(
         None,
-        "Only these runs of the table, by the names of their folders, to "
-        "spread it over machines: base,nce-512.",
+        "Runs of the table to make, by the names of their folders, such as "
+        "base,nce-512; this spreads a table over several machines.",
     )
     train_flag: tuple[str, ...] = setting(
         (),
-        "A flag of instdisc-train for every run, such as "
+        "A flag of instdisc-train for all runs, such as "
         "--train_flag=--epochs=2; repeatable.",
         is_repeatable=True,
     )
@@ -126,7 +130,7 @@ def _command(name: str, options: ReproduceOptions) -> str:
 
 
 class _Trainer:
-    """Runs instdisc-train; processes of their own start from a clean state."""
+    """Runs instdisc-train in separate processes, which start clean."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen] = set()
@@ -137,7 +141,7 @@ class _Trainer:
         train_flags: Sequence[str],
         environment: Mapping[str, str],
     ) -> None:
-        """Trains one run; its output goes beside its directory."""
+        """Trains one run; writes its output next to its directory."""
         log_path = f"{run_dir}.log"
         pathlib.Path(log_path).parent.mkdir(parents=True, exist_ok=True)
         with open(log_path, "a", encoding="utf-8") as log:
@@ -154,23 +158,23 @@ class _Trainer:
             ends = {RunStoppedError.exit_status, -signal.SIGTERM}
             kind = RunStoppedError if status in ends else UsageError
             raise kind(
-                f"Training ended with status {status}; {log_path} says why. "
-                "The same command again goes on."
+                f"Training ended with status {status}; see {log_path}. The "
+                "same command continues it."
             )
 
     def interrupt(self, *_: object) -> None:
-        """Stops the runs, which save, and then this command."""
+        """Stops the runs, which save their state, and then this command."""
         signal.signal(signal.SIGINT, lambda *_: interrupt.end_at_once())
         for process in tuple(self._running):
             process.terminate()
         raise interrupt.Interrupted
 
     def stop(self, *_: object) -> None:
-        """Stops the runs, which save; ends at once where there is none."""
+        """Stops the runs, which save their state; ends if there are none."""
         for process in tuple(self._running):
             process.terminate()
         if not self._running:
-            raise RunStoppedError("Stopped; the same command again goes on.")
+            raise RunStoppedError("Stopped; the same command continues.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Flags of absl, made from the fields of settings."""
+"""Defines absl flags for the fields of settings."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ from tf_instdisc.errors import UsageError
 
 
 class _TupleParser(flags.ListParser):
-    """Parses values with commas between them."""
+    """Parses comma-separated values."""
 
     def __init__(self, kind: type):
         super().__init__()
@@ -37,15 +37,15 @@ class _TupleParser(flags.ListParser):
 
 @dataclasses.dataclass(frozen=True)
 class FlagGroup:
-    """Flags that make one settings object.
+    """The flags of one settings class.
 
     Attributes:
-        settings: Its class; the first line of its docstring is the title.
-        names: The flags, by the fields' names.
-        shared: Fields whose flags another group has already defined, and
-            shows in `--help`.
-        parts: Flags of fields that hold settings themselves, by the fields'
-            names.
+        settings: The class; the first line of its docstring is the title.
+        names: Names of the flags by the names of the fields.
+        shared: Fields whose flags another group defines and shows in
+            `--help`.
+        parts: Groups of fields that hold settings themselves, by the names of
+            the fields.
     """
 
     settings: type
@@ -55,14 +55,14 @@ class FlagGroup:
 
     @property
     def title(self) -> str:
-        """What `--help` shows above the flags."""
+        """The heading of the flags in `--help`."""
         return (self.settings.__doc__ or "").strip().partition("\n")[0]
 
     def read(self) -> Any:
-        """The settings that the flags give.
+        """Returns the settings that the flags give.
 
         Raises:
-            UsageError: If they are out of range; the message names flags.
+            UsageError: If they are out of range. The message names the flags.
         """
         parts = {name: part.read() for name, part in self.parts.items()}
         try:
@@ -71,10 +71,10 @@ class FlagGroup:
             raise self._with_flags(error) from error
 
     def check(self) -> None:
-        """Checks each flag that has a value, by itself.
+        """Checks each flag that has a value, independently of the others.
 
         Raises:
-            UsageError: If one is out of range; the message names flags.
+            UsageError: If one is out of range. The message names the flag.
         """
         fields = {f.name: f for f in dataclasses.fields(self.settings)}
         try:
@@ -108,7 +108,7 @@ def define(settings: type, without: Collection[str] = ()) -> FlagGroup:
 
     Args:
         settings: A class whose fields are made by `config.fields.setting`.
-        without: Fields without a flag.
+        without: Fields that get no flag.
 
     Returns:
         The flags.
@@ -117,10 +117,10 @@ def define(settings: type, without: Collection[str] = ()) -> FlagGroup:
 
 
 def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
-    """Defines the flags of settings classes, which may have some in common.
+    """Defines the flags of settings classes, which may share flags.
 
-    A flag that several classes have is defined, and shown, with the first of
-    them. Where a field holds settings itself, their class is defined first.
+    A flag that several classes share is defined, and shown, with the first of
+    them. If a field holds settings itself, their class is defined first.
 
     Args:
         kinds: Classes whose fields are made by `config.fields.setting`, or
@@ -130,7 +130,7 @@ def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
         The flags by class.
 
     Raises:
-        ValueError: If classes have a flag in common, and not its default.
+        ValueError: If classes share a flag but not its default.
     """
     groups: dict[type, FlagGroup] = {}
     for kind in kinds:
@@ -202,7 +202,7 @@ def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:
 
 
 def show(group: FlagGroup) -> list[str]:
-    """Lines of `--help` for a group."""
+    """Returns the lines of `--help` for a group."""
     lines = [f"{group.title}:"]
     for field in dataclasses.fields(group.settings):
         if field.name not in group.names or field.name in group.shared:

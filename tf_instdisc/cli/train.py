@@ -9,7 +9,7 @@ from tf_instdisc.config.fields import check, setting
 from tf_instdisc.config.run import RunConfig, group_kinds
 
 _SUMMARY = """
-Trains an encoder by instance discrimination, on images without labels.
+Trains an encoder by instance discrimination on images without labels.
 
   instdisc train --recipe=digits --run_dir=runs/digits
 """
@@ -21,20 +21,20 @@ class TrainOptions:
 
     run_dir: str = setting(
         None,
-        "Directory of the run; missing, empty, or a run's to continue.",
+        "Directory of the run: missing, empty, or of a run to continue.",
         is_path=True,
         is_required=True,
     )
     recipe: str | None = setting(
         None,
-        "Recipe to begin with; flags beside it change it, and `instdisc "
-        "recipes` describes all.",
+        "Recipe to start from; other flags change it, and `instdisc recipes` "
+        "describes all recipes.",
         choices=recipes.names(),
     )
     finish: bool = setting(
         False,
-        "Train no further: encode the images with the newest checkpoint, and "
-        "write encoder and bank. The same command without it goes on.",
+        "Stop training: encode the images with the newest checkpoint, and "
+        "write the encoder and the bank. Without it, training continues.",
     )
 
     def __post_init__(self) -> None:

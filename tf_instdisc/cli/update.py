@@ -1,4 +1,4 @@
-"""instdisc-update: brings a run's bank up to a folder that has changed."""
+"""instdisc-update: updates a run's bank after its folder has changed."""
 
 import dataclasses
 
@@ -8,8 +8,9 @@ from tf_instdisc.config.fields import check, setting
 from tf_instdisc.text import shown
 
 _SUMMARY = """
-Adds, removes and re-reads images of a run over a folder: ids that stay keep
-their rows, new images are encoded, removed ones are never given again.
+Updates the bank of a run after its folder of images has changed. Unchanged
+images keep their ids and rows, new images are encoded, and ids of removed
+images are never reused.
 
   instdisc-update --run_dir=runs/photos --images=FOLDER
 """
@@ -22,17 +23,17 @@ class UpdateOptions:
 
     images: str = setting(
         None,
-        "The folder of images as it is now.",
+        "The current folder of images.",
         is_path=True,
         is_required=True,
     )
     reread: bool = setting(
-        False, "Encode images that stayed as they were again too."
+        False, "Also re-encode images that have not changed."
     )
     output: str | None = setting(
         None,
-        "Run directory to write, missing, empty, or from an earlier update of "
-        "the same run; by default --run_dir itself is updated.",
+        "Run directory to write: missing, empty, or from an earlier update of "
+        "the same run; by default, --run_dir itself is updated.",
         is_path=True,
     )
 
