@@ -37,7 +37,7 @@ class LocalScale:
     def rivals(
         self, first: np.ndarray, second: np.ndarray, cosines: np.ndarray
     ) -> np.ndarray:
-        """Returns how many other images are expected at least as close.
+        """Returns the expected number of other images at least as close.
 
         Args:
             first: int `[num_pairs]`, positions of rows.
