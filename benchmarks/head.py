@@ -39,7 +39,9 @@ def ours(num_instances, size, num_negatives, negatives):
     def run():
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
-            losses = objective(embeddings, ids, bank, step, training=True)
+            losses = objective(
+                objectives.Batch(embeddings, ids, bank, step, training=True)
+            )
             loss = tf.reduce_mean(losses)
         gradient = tape.gradient(loss, embeddings)
         bank.update(ids, embeddings)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow import Tensor
 
 from tf_instdisc import random_streams
 from tf_instdisc.config import MethodConfig
@@ -78,7 +79,7 @@ class MemoryBank(keras.layers.Layer):
     def log_normalizer(self) -> tf.Variable:
         return tf_variable(self._log_z)
 
-    def lookup(self, ids: tf.Tensor) -> tf.Tensor:
+    def lookup(self, ids: Tensor) -> Tensor:
         """Returns the rows of the given ids, `[..., embedding_dim]`."""
         return tf.cast(tf.gather(self.rows, ids), self.dtype)
 
@@ -96,7 +97,7 @@ class MemoryBank(keras.layers.Layer):
         new = tf.cast(embeddings, self.rows.dtype)
         replicas.update_outside_of_steps(self.rows, _scatter, (ids, new))
 
-    def update(self, ids: tf.Tensor, embeddings: tf.Tensor) -> None:
+    def update(self, ids: Tensor, embeddings: Tensor) -> None:
         """Moves rows `[batch]` toward embeddings `[batch, embedding_dim]`.
 
         The new row is momentum * old + (1 - momentum) * v, renormalized. If
@@ -108,7 +109,7 @@ class MemoryBank(keras.layers.Layer):
         replicas.update_on_all_replicas(self.rows, self._move, (ids, v))
 
     def _move(
-        self, rows: tf.Variable, ids: tf.Tensor, embeddings: tf.Tensor
+        self, rows: tf.Variable, ids: Tensor, embeddings: Tensor
     ) -> tf.Variable:
         old = tf.cast(tf.gather(rows, ids), embeddings.dtype)
         v = tf.gather(embeddings, last_of_same_id(ids))
@@ -118,7 +119,7 @@ class MemoryBank(keras.layers.Layer):
         new = tf.where(is_finite, new, old)
         return _scatter(rows, ids, tf.cast(new, rows.dtype))
 
-    def normalize(self, estimate: tf.Tensor, training: bool) -> tf.Tensor:
+    def normalize(self, estimate: Tensor, training: bool) -> Tensor:
         """Returns a step's log Z from its estimate; training updates Z."""
         momentum = self.normalizer_momentum if training else 1.0
         old = self.log_normalizer.value()
@@ -128,5 +129,5 @@ class MemoryBank(keras.layers.Layer):
         return new
 
 
-def _scatter(rows: tf.Variable, ids: tf.Tensor, new: tf.Tensor) -> tf.Variable:
+def _scatter(rows: tf.Variable, ids: Tensor, new: Tensor) -> tf.Variable:
     return rows.scatter_update(tf.IndexedSlices(new, ids))

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from tf_instdisc import random_streams
 from tf_instdisc.config import MethodConfig
@@ -105,7 +106,7 @@ class InstanceDiscrimination(InstanceModel):
             absent_ids=absent_ids,
         )
         self.class_weights = None
-        self._losses_of: Callable[..., tf.Tensor]
+        self._losses_of: Callable[..., Tensor]
         if objective == "softmax":
             self._losses_of = objectives.Softmax(temperature)
         elif objective == "parametric":
@@ -125,7 +126,7 @@ class InstanceDiscrimination(InstanceModel):
 
     def train_step(
         self, data: Any, applies_gradients: bool = True
-    ) -> dict[str, tf.Tensor]:
+    ) -> dict[str, Tensor]:
         x, ids, sample_weight = batches.unpack(data, self.num_instances)
         with tf.GradientTape() as tape:
             v = self._encode(x)  # [batch, dim]
@@ -147,7 +148,7 @@ class InstanceDiscrimination(InstanceModel):
             logs["log_normalizer"] = self.memory_bank.log_normalizer.value()
         return logs
 
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def test_step(self, data: Any) -> dict[str, Tensor]:
         x, ids, sample_weight = batches.unpack(data, self.num_instances)
         v = self.encoder(x, training=False)
         loss = self._mean_loss(v, ids, sample_weight, training=False)
@@ -155,15 +156,16 @@ class InstanceDiscrimination(InstanceModel):
 
     def _mean_loss(
         self,
-        v: tf.Tensor,
-        ids: tf.Tensor,
-        sample_weight: tf.Tensor | None,
+        v: Tensor,
+        ids: Tensor,
+        sample_weight: Tensor | None,
         training: bool,
-    ) -> tf.Tensor:
+    ) -> Tensor:
         """Returns this replica's part of the global batch's mean loss."""
         v = batches.require_unit_length(v)
         bank = self.memory_bank
-        losses = self._losses_of(v, ids, bank, self.step, training)  # [batch]
+        batch = objectives.Batch(v, ids, bank, self.step, training)
+        losses = self._losses_of(batch)  # [batch]
         if self.proximal_weight:
             distances = objectives.proximal_term(v, bank.lookup(ids))
             losses += self.proximal_weight * distances  # λ |v - v_i|²
