@@ -237,7 +237,7 @@ def test_the_command_takes_the_width_of_the_stem(backbone, status):
     wide = result("--stem_width=640")
     assert wide.returncode == status
     if status:
-        assert "--stem_width belongs to ResNets" in wide.stderr
+        assert "--stem_width applies only to ResNets" in wide.stderr
     else:
         assert wide.stdout != result().stdout
 
