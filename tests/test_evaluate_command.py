@@ -239,7 +239,7 @@ def test_protocols_are_given_their_own_options(run):
         (["--fractions=1.5"], "--fractions must be in (0, 1]"),
         (["--svm_costs=0,1"], "--svm_costs must be above 0"),
         (["--knn_rows="], "--knn_rows must have at least one value"),
-        (["--linear_schedule_epochs=9,9"], "--linear_schedule_epochs must ris"),
+        (["--linear_schedule_epochs=9,9"], "must be positive and increasing"),
     ],
 )
 def test_wrong_options_end_with_an_error(run, arguments, message):
