@@ -91,7 +91,7 @@ _EXHAUSTIVE = (
     "test_replicas::test_a_users_smaller_last_batch[dictionaries",
     "test_replicas::test_a_users_smaller_last_batch[pairs-16",
     "test_replicas::test_a_users_smaller_last_batch[weights-3",
-    "test_replicas::test_with_synchronised_or_frozen_batch_norm[float32",
+    "test_replicas::test_with_synchronized_or_frozen_batch_norm[float32",
     "test_replicas::test_replicas_equal_one_device[nce-shared-0.0-3-float32",
     "test_report::test_a_run_without",
     "test_serving_client::test_labels_lead",

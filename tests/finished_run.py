@@ -46,7 +46,7 @@ def fill_folder(folder: pathlib.Path, names) -> None:
 
 
 def linear_encoder() -> keras.Model:
-    """Mean colours of lines, projected: alike in, alike out, mirrored too."""
+    """Mean colors of lines, projected: alike in, alike out, mirrored too."""
     inputs = keras.Input([SIZE, SIZE, 3])
     outputs = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
     outputs = keras.layers.AveragePooling2D((1, SIZE))(outputs)

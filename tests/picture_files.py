@@ -77,7 +77,7 @@ def matrix() -> dict[str, bytes]:
     rgba = image.copy()
     rgba.putalpha(alpha)
     colors = image.quantize(64)
-    grey = image.convert("L")
+    gray = image.convert("L")
     other = [smooth(45, 61, seed).quantize(32) for seed in (1, 2)]
     cmyk = encode(image.convert("CMYK"), "JPEG", quality=95)
     files = {
@@ -85,8 +85,8 @@ def matrix() -> dict[str, bytes]:
         "jpeg 4:2:0": encode(image, "JPEG", subsampling=2, quality=90),
         "jpeg progressive": encode(image, "JPEG", progressive=True),
         "jpeg restarts": encode(image, "JPEG", restart_marker_rows=1),
-        "jpeg grey": encode(grey, "JPEG"),
-        "jpeg grey progressive": encode(grey, "JPEG", progressive=True),
+        "jpeg gray": encode(gray, "JPEG"),
+        "jpeg gray progressive": encode(gray, "JPEG", progressive=True),
         "jpeg cmyk": cmyk,
         "jpeg cmyk, no Adobe": without_segment(cmyk, 0xEE),
         "jpeg rgb": encode(image, "JPEG", keep_rgb=True),
@@ -94,7 +94,7 @@ def matrix() -> dict[str, bytes]:
         "jpeg and more": encode(image, "JPEG") + b"\xff\xda\0" * 999,
         "jpeg pair": encode(image, "MPO", save_all=True, append_images=[image]),
         "png 1": encode(image.convert("1"), "PNG"),
-        "png L": encode(grey, "PNG"),
+        "png L": encode(gray, "PNG"),
         "png LA": encode(rgba.convert("LA"), "PNG"),
         "png P": encode(colors, "PNG"),
         "png P of 1 bit": encode(image.quantize(2), "PNG", bits=1),
@@ -102,7 +102,7 @@ def matrix() -> dict[str, bytes]:
         "png P of 4 bits": encode(image.quantize(13), "PNG", bits=4),
         "png P, a color is transparent": encode(colors, "PNG", transparency=3),
         "png P, alphas": encode(colors, "PNG", transparency=bytes(range(64))),
-        "png L, a grey is transparent": encode(grey, "PNG", transparency=100),
+        "png L, a gray is transparent": encode(gray, "PNG", transparency=100),
         "png RGB": encode(image, "PNG"),
         "png RGB, a color is transparent": encode(
             image, "PNG", transparency=image.getpixel((3, 3))
@@ -127,13 +127,13 @@ def matrix() -> dict[str, bytes]:
             append_images=other,
             comment=b"x" * 999,
         ),
-        "gif grey": encode(grey, "GIF"),
+        "gif gray": encode(gray, "GIF"),
         "gif 1 bit": encode(image.convert("1"), "GIF"),
         "gif, part of the canvas": _on_canvas(colors),
         "gif, part and transparent": _on_canvas(colors, transparent=7),
         "bmp 1": encode(image.convert("1"), "BMP"),
         "bmp 4": _bmp(colors, 4),
-        "bmp 8 grey": encode(grey, "BMP"),
+        "bmp 8 gray": encode(gray, "BMP"),
         "bmp 8": encode(colors, "BMP"),
         "bmp 16": _bmp(image, 16),
         "bmp 16, 565": _bmp(image, 565),

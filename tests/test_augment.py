@@ -25,7 +25,7 @@ def draw(batch, seed=0, columns=augment.NUM_UNIFORMS):
 def images_of(batch, height, width, seed=0):
     rng = np.random.default_rng(seed)
     images = 255 * rng.random((batch, height, width, 3))
-    images[:, 0] = np.mean(images[:, 0], axis=-1, keepdims=True)  # grey
+    images[:, 0] = np.mean(images[:, 0], axis=-1, keepdims=True)  # gray
     images[:, :, 0] = np.round(images[:, :, 0] / 255) * 255  # saturated
     return images.astype(np.float32)
 
@@ -191,7 +191,7 @@ def test_resize_equals_pillow_and_tensorflow(size):
         np.testing.assert_allclose(actual, ours, atol=1e-3)
 
 
-# === Colour ===
+# === Color ===
 
 
 def jittered(image, uniforms, ranges):
@@ -321,7 +321,7 @@ def test_an_image_is_augmented_alike_in_any_batch():
 
 @pytest.mark.parametrize("flip", (False, True))
 def test_choices_are_independent_and_as_likely_as_asked(flip):
-    # A dark pixel to the left of a bright one, both of a strong colour.
+    # A dark pixel to the left of a bright one, both of a strong color.
     pixels = np.array([[[[40, 10, 10], [220, 180, 180]]]], np.float32)
     images = augment.augment(
         np.repeat(pixels, 4000, 0),
@@ -370,7 +370,7 @@ def test_range_errors_show_what_was_received(name, values):
 # === keras_cv ===
 
 
-def test_keras_cv_flips_and_drops_colour_alike():
+def test_keras_cv_flips_and_drops_color_alike():
     images = images_of(8, 5, 6)
     flip = keras_cv.layers.RandomFlip("horizontal", rate=1.0)
     np.testing.assert_array_equal(

@@ -1,7 +1,7 @@
 """The bank inside of the model, against NumPy.
 
 INSTDISC_BANKS lists `bank.npz` files of trained runs, separated by colons;
-what int8 keeps of their neighbours is measured there.
+what int8 keeps of their neighbors is measured there.
 """
 
 import os
@@ -49,7 +49,7 @@ def test_rows_are_searched_in_parts(monkeypatch):
 # with a rest that fills no block.
 @pytest.mark.parametrize(("few", "size"), [(100, 576), (1, 576), (1, 550)])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_blocks_that_are_ruled_out_hold_no_neighbour(
+def test_blocks_that_are_ruled_out_hold_no_neighbor(
     monkeypatch, dtype, few, size
 ):
     # Each row is there twice: the first one wins.
@@ -75,8 +75,8 @@ def test_blocks_that_are_ruled_out_hold_no_neighbour(
 def test_rows_without_a_label_do_not_vote():
     rows = _unit([6, 8])
     index = BankIndex(_bank(rows, labels=[-1, 0, -1, 1, 1, -1]))
-    assert (index.num_rows, index.num_labelled) == (6, 3)
-    scores, positions = index.search(tf.constant(rows[:1]), 5, labelled=True)
+    assert (index.num_rows, index.num_labeled) == (6, 3)
+    scores, positions = index.search(tf.constant(rows[:1]), 5, labeled=True)
     assert positions.shape == (1, 3)
     ids = tf.gather(index.instance_ids, positions).numpy()
     assert sorted(ids[0]) == [10, 30, 40]
@@ -133,7 +133,7 @@ def _recall_at_10(rows, queries):
     return np.mean(hits) / 10
 
 
-def test_int8_keeps_the_neighbours_of_trained_banks():
+def test_int8_keeps_the_neighbors_of_trained_banks():
     paths = os.environ.get("INSTDISC_BANKS")
     if not paths:
         pytest.skip("INSTDISC_BANKS names no bank.npz of a trained run")

@@ -155,7 +155,7 @@ def test_evaluation_crops_the_centre_as_pillow_does(folder):
     source = folder_source(str(folder))
     images = next(iter(pipeline.evaluation_dataset(source, 28, 8, 0.875)))[0]
     with Image.open(folder / "a" / "one.png") as image:
-        # Shorter side 30 -> 32; then the centre.
+        # Shorter side 30 -> 32; then the center.
         resized = image.resize((32, 53), Image.Resampling.BILINEAR)
         expected = np.asarray(resized)[12 : 12 + 28, 2 : 2 + 28]
     # Pillow rounds to whole levels twice.
@@ -330,7 +330,7 @@ def test_grey_cmyk_and_misnamed_jpegs_are_cropped(tmp_path):
             np.asarray(expected.convert("RGB")).mean(axis=(0, 1)),
             atol=3,
         )
-        # A crop of what Pillow sees: of no other colour than its own.
+        # A crop of what Pillow sees: of no other color than its own.
         assert (image >= whole.min(axis=(0, 1)) - 3).all()
         assert (image <= whole.max(axis=(0, 1)) + 3).all()
 
@@ -351,7 +351,7 @@ def test_a_name_that_is_no_text_is_refused_at_the_door(folder):
 
 
 def test_jpeg_crops_equal_crops_of_the_whole_image(tmp_path):
-    # A smooth image: libjpeg interpolates colour across the crop's border.
+    # A smooth image: libjpeg interpolates color across the crop's border.
     x = np.linspace(0, 255, 96)
     pixels = np.stack(np.broadcast_arrays(x[:, None], x[None], 128.0), -1)
     Image.fromarray(pixels.astype(np.uint8)).save(

@@ -9,7 +9,7 @@ import pytest
 
 from tests import commands
 from tests.finished_run import SIZE
-from tests.labelled_run import CLASSES, fill_labelled_folder, small_encoder
+from tests.labeled_run import CLASSES, fill_labeled_folder, small_encoder
 from tests.tfds_forms import features, write
 from tf_instdisc.cli.evaluate import EvaluateOptions
 from tf_instdisc.config import DataConfig
@@ -69,8 +69,8 @@ def place(tmp_path_factory):
     write_named(root / "tfds", "named", OWN, TEST)
     write_named(root / "tfds", "other", TRANSFER, TRANSFER)
     write_named(root / "elsewhere", "named", ELSEWHERE, ELSEWHERE)
-    fill_labelled_folder(root / "train", 4)
-    fill_labelled_folder(root / "test", 2, seed=1)
+    fill_labeled_folder(root / "train", 4)
+    fill_labeled_folder(root / "test", 2, seed=1)
     flags = (
         "--dataset=named\n--image_key=picture\n--label_key=kind\n"
         f"--image_size={SIZE}\n--data_dir={root / 'tfds'}\n"

@@ -82,7 +82,7 @@ def test_seed_gives_the_weights():
         ({"mean": np.zeros(3), "std": "1, 1,1"}, (0, 0, 0), (1, 1, 1)),
     ),
 )
-def test_images_are_normalised_inside(options, mean, std, tmp_path):
+def test_images_are_normalized_inside(options, mean, std, tmp_path):
     encoder = build_encoder(image_size=32, width=4, **options)
     # The file carries them.
     encoder.save(tmp_path / "encoder.keras")

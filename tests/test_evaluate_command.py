@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from tests import commands
 from tests.finished_run import save_run
-from tests.labelled_run import (
-    fill_labelled_folder,
+from tests.labeled_run import (
+    fill_labeled_folder,
     keep_rows,
-    make_labelled_run,
+    make_labeled_run,
     small_encoder,
 )
 from tf_instdisc.evaluation import evaluate as evaluation
@@ -31,7 +31,7 @@ from tf_instdisc.runs.bank import Bank
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return make_labelled_run(tmp_path_factory.mktemp("command"))
+    return make_labeled_run(tmp_path_factory.mktemp("command"))
 
 
 def scalars(run):
@@ -44,10 +44,10 @@ def scalars(run):
 
 
 def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
-    other = fill_labelled_folder(
+    other = fill_labeled_folder(
         tmp_path / "train", 6, classes=("red", "blue"), seed=3
     )
-    other_test = fill_labelled_folder(
+    other_test = fill_labeled_folder(
         tmp_path / "test", 4, classes=("red", "blue"), seed=4
     )
     ended = commands.run(
@@ -96,7 +96,7 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
 
 
 def test_a_second_evaluation_keeps_the_others_results(tmp_path):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     keep_rows(run)
     for rows in ("training", "encoded"):
         options = KNNOptions(num_neighbors=4, rows=(rows,))
@@ -266,7 +266,7 @@ def refused(run, monkeypatch, match, options=None, overrides=None):
 
 
 def test_a_run_without_labels_is_refused(tmp_path, monkeypatch):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     flat = tmp_path / "flat"
     shutil.copytree(tmp_path / "train" / "ant", flat)
     run.set_data(images=str(flat))
@@ -274,7 +274,7 @@ def test_a_run_without_labels_is_refused(tmp_path, monkeypatch):
 
 
 def test_test_images_without_labels_are_refused(tmp_path, monkeypatch):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     refused(
         run,
         monkeypatch,
@@ -284,13 +284,13 @@ def test_test_images_without_labels_are_refused(tmp_path, monkeypatch):
 
 
 def test_other_test_classes_are_refused(tmp_path, monkeypatch):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     (tmp_path / "test" / "cat").rename(tmp_path / "test" / "dog")
     refused(run, monkeypatch, "train with 3 .* test with 3 .*dog")
 
 
 def test_other_classes_than_the_runs_are_refused(tmp_path, monkeypatch):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     for part in ("train", "test"):
         (tmp_path / part / "cat").rename(tmp_path / part / "dog")
     # A run that was made by hand has no checkpoint.
@@ -305,7 +305,7 @@ def test_other_classes_than_the_runs_are_refused(tmp_path, monkeypatch):
 
 
 def test_one_class_is_refused(tmp_path, monkeypatch):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     for part in ("train", "test"):
         for name in ("bee", "cat"):
             shutil.rmtree(tmp_path / part / name)
@@ -313,13 +313,13 @@ def test_one_class_is_refused(tmp_path, monkeypatch):
 
 
 def test_fewer_images_than_neighbors_are_refused(tmp_path, monkeypatch):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     options = {"knn": KNNOptions(num_neighbors=25)}
     refused(run, monkeypatch, "num_neighbors=25, 24 images", options)
 
 
 def test_fewer_images_than_folds_are_refused(tmp_path, monkeypatch):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     options = {"svm": SVMOptions(folds=9)}
     refused(run, monkeypatch, "folds=9, 8 images of a class", options)
 
@@ -327,7 +327,7 @@ def test_fewer_images_than_folds_are_refused(tmp_path, monkeypatch):
 def test_a_later_protocols_fault_is_found_before_the_first(
     tmp_path, monkeypatch
 ):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     options = {
         "knn": KNNOptions(num_neighbors=3),
         "transfer": TransferOptions(
@@ -345,13 +345,13 @@ def test_a_transfer_names_its_images(images):
 
 
 def test_missing_test_images_are_named(tmp_path, monkeypatch):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     run.set_data(test_images=None)
     refused(run, monkeypatch, "Give --test_images=FOLDER")
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     run.bank.unlink()
     with pytest.raises(directory.RunDirectoryError, match="finished"):
         open_inputs(run)
@@ -359,7 +359,7 @@ def test_an_unfinished_run_is_refused(tmp_path):
 
 def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
     # As after instdisc-update: ids that are no longer 0, 1, 2 ...
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     (tmp_path / "train").rename(tmp_path / "moved")
     save_run(run, small_encoder(), tmp_path / "moved")
     bank = run.load_bank()

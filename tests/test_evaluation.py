@@ -13,11 +13,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from tests.finished_run import save_run
-from tests.labelled_run import (
+from tests.labeled_run import (
     NUM_TEST,
-    fill_labelled_folder,
+    fill_labeled_folder,
     keep_rows,
-    make_labelled_run,
+    make_labeled_run,
     small_encoder,
 )
 from tests.test_neighbors import loop_accuracy
@@ -36,7 +36,7 @@ from tf_instdisc.runs.embedding import embed
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return make_labelled_run(tmp_path_factory.mktemp("evaluation"))
+    return make_labeled_run(tmp_path_factory.mktemp("evaluation"))
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +215,9 @@ def test_features_are_computed_once_and_again_for_another_encoder(
     images[0, 0, 0, 0] ^= 1
     extract(encoder, array_source(images, labels))
     assert counted.count == 3
-    relabelled = extract(encoder, array_source(images, [1, *labels[1:]]))
+    relabeled = extract(encoder, array_source(images, [1, *labels[1:]]))
     assert counted.count == 4
-    assert relabelled.labels.tolist() == [1, 1, 2, 1, 0]
+    assert relabeled.labels.tolist() == [1, 1, 2, 1, 0]
     # Another weight: computed again, and the old ones are gone.
     kernel = encoder.get_layer("conv3_conv").kernel
     kernel.assign(kernel + 1e-3)
@@ -251,7 +251,7 @@ def cached(inputs, tmp_path_factory):
     root = tmp_path_factory.mktemp("noisy")
     train, test = (
         folder_source(
-            str(fill_labelled_folder(root / name, 40, seed=seed, noise=250))
+            str(fill_labeled_folder(root / name, 40, seed=seed, noise=250))
         )
         for seed, name in enumerate(("train", "test"))
     )
@@ -363,7 +363,7 @@ def test_svm_agrees_with_scikit_learn(cached):
 
 def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
     root = tmp_path / "run"
-    run = make_labelled_run(root)
+    run = make_labeled_run(root)
     # Class 1 of three has images neither here nor there.
     for part in ("train", "test"):
         for file in (root / part / "bee").iterdir():
@@ -395,7 +395,7 @@ def test_results_are_added_and_replaced(run):
 
 
 def test_results_of_an_encoder_that_was_trained_on_are_dropped(tmp_path):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     results.save(run, [Measurement("linear", "conv1", "top1", 0.25)])
     save_run(run, small_encoder(seed=9), tmp_path / "train")
     newer = [Measurement("knn", "kNN, encoded, k = 1", "top1", 0.125)]

@@ -84,7 +84,7 @@ ACCEPTED = {
     "jpeg": exported.encode(IMAGE, "JPEG"),
     "progressive": exported.encode(IMAGE, "JPEG", progressive=True),
     "cmyk": exported.encode(Image.fromarray(IMAGE).convert("CMYK"), "JPEG"),
-    "grey jpeg": exported.encode(Image.fromarray(IMAGE).convert("L"), "JPEG"),
+    "gray jpeg": exported.encode(Image.fromarray(IMAGE).convert("L"), "JPEG"),
     "png": exported.encode(IMAGE, "PNG"),
     "palette": exported.encode(Image.fromarray(IMAGE).convert("P"), "PNG"),
     "rgba": exported.encode(Image.fromarray(IMAGE).convert("RGBA"), "PNG"),
@@ -144,7 +144,7 @@ def test_each_format_is_read_and_each_fault_refused(functions):
     assert (norms[len(ACCEPTED) :] == 0).all()
 
 
-def test_a_bad_image_changes_nothing_for_its_neighbours(functions, good):
+def test_a_bad_image_changes_nothing_for_its_neighbors(functions, good):
     for name in ("image_bytes", "neighbors_bytes", "classify_bytes"):
         alone = functions[name](tf.constant([good]))
         mixed = functions[name](

@@ -146,7 +146,7 @@ def _smoke(*arguments):
     )
 
 
-def test_the_smoke_client_finds_neighbours(server, tmp_path):
+def test_the_smoke_client_finds_neighbors(server, tmp_path):
     image = tmp_path / "image.png"
     image.write_bytes(exported.encode(exported.random_images(1, seed=1)[0]))
     result = _smoke(server, image)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.labelled_run import (
-    fill_labelled_folder,
-    make_labelled_run,
+from tests.labeled_run import (
+    fill_labeled_folder,
+    make_labeled_run,
 )
 from tf_instdisc import Augmentation, array_source, training_dataset
 from tf_instdisc.data import subset as subsets
@@ -72,7 +72,7 @@ def test_a_subset_holds_its_images_under_new_ids(
     if kind == "array":
         source = source_of(np.arange(20) % 3)
     else:
-        fill_labelled_folder(tmp_path, 7)
+        fill_labeled_folder(tmp_path, 7)
         source = folder_source(str(tmp_path))
     ids = np.array([2, 3, 11, 17])
     part = subsets.subset(source, ids)
@@ -107,7 +107,7 @@ def test_a_subset_refuses_wrong_ids(ids):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    return open_inputs(make_labelled_run(tmp_path_factory.mktemp("tuning")))
+    return open_inputs(make_labeled_run(tmp_path_factory.mktemp("tuning")))
 
 
 def test_training_begins_with_the_runs_weights_or_with_new_ones(inputs):
@@ -171,7 +171,7 @@ def test_fine_tuning_learns_colors(inputs):
 
 
 def test_a_class_without_a_training_image_is_refused(tmp_path):
-    run = make_labelled_run(tmp_path)
+    run = make_labeled_run(tmp_path)
     for file in (tmp_path / "train" / "bee").iterdir():
         file.unlink()
     # The folder of the class stays, as do its test images.

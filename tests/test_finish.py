@@ -40,13 +40,13 @@ def pictures(num_images=NUM_IMAGES, seed=0):
     return coarse.repeat(SIZE // 2, axis=1).repeat(SIZE // 2, axis=2)
 
 
-def labelled():
+def labeled():
     return array_source(pictures(), np.arange(NUM_IMAGES) % 2)
 
 
 def streamed():
     """As a source whose images are read from a file each time."""
-    source = labelled()
+    source = labeled()
     return dataclasses.replace(
         source,
         examples=lambda seed: source.examples(seed).map(
@@ -107,14 +107,14 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one_epoch(tmp_path_factory):
     """A run of one epoch; nobody writes into it."""
-    return train(tmp_path_factory.mktemp("one") / "run", labelled())
+    return train(tmp_path_factory.mktemp("one") / "run", labeled())
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory", "streamed"])
 def test_each_image_is_its_own_first_neighbor(kind, images, tmp_path):
     source = {
         "folder": lambda: folder_source(str(images)),
-        "memory": labelled,
+        "memory": labeled,
         "streamed": streamed,
     }[kind]()
     run = train(tmp_path / "run", source, epochs=2)
@@ -153,19 +153,19 @@ def test_a_stopped_run_is_finished_as_it_is_and_goes_on(
     with pytest.raises(RunDirectoryError, match="--finish"):
         stopped.load_bank()
     settings = stopped.settings.read_bytes()
-    train(stopped.path, labelled(), epochs=2, finish=True)
+    train(stopped.path, labeled(), epochs=2, finish=True)
     assert "finished as it is: 1 of 2 epochs." in capsys.readouterr().out
     assert_equal(outcome(stopped), outcome(one_epoch))
     assert stopped.settings.read_bytes() == settings
     before = stopped.encoder.read_bytes(), stopped.bank.read_bytes()
-    train(stopped.path, labelled(), epochs=2, finish=True)
+    train(stopped.path, labeled(), epochs=2, finish=True)
     assert "finished as it is: 1 of 2 epochs." in capsys.readouterr().out
     assert before == (stopped.encoder.read_bytes(), stopped.bank.read_bytes())
 
     # It trains on as if it had not been finished.
-    train(stopped.path, labelled(), epochs=2)
+    train(stopped.path, labeled(), epochs=2)
     assert "is finished: 2 epochs" in capsys.readouterr().out
-    straight = train(tmp_path / "straight", labelled(), epochs=2)
+    straight = train(tmp_path / "straight", labeled(), epochs=2)
     assert_equal(outcome(stopped), outcome(straight))
     assert stopped.load_bank().encoded_by.epochs == 2
 
@@ -178,13 +178,13 @@ def test_a_stopped_run_is_finished_as_it_is_and_goes_on(
         else:
             with pytest.raises(RunDirectoryError, match="was killed"):
                 killed.load_bank()
-        train(killed.path, labelled(), epochs=2)
+        train(killed.path, labeled(), epochs=2)
         assert_equal(outcome(killed), outcome(straight))
 
 
 def test_nothing_is_finished_without_a_checkpoint(tmp_path):
     with pytest.raises(RunDirectoryError, match="Train it without"):
-        train(tmp_path / "run", labelled(), finish=True)
+        train(tmp_path / "run", labeled(), finish=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -217,14 +217,14 @@ def test_rows_of_an_earlier_version_are_read_and_encoded_again(
     old.load_bank()
     assert not capsys.readouterr().err  # Once is enough.
     encoder = old.encoder.read_bytes()
-    train(old.path, labelled(), finish=True)
+    train(old.path, labeled(), finish=True)
     assert_equal(outcome(old), outcome(one_epoch))
     # What was measured of the encoder still counts.
     assert old.encoder.read_bytes() == encoder
 
 
 def test_knn_of_encoded_and_of_training_rows_is_said(tmp_path, capsys):
-    train(tmp_path / "run", labelled(), test_source=labelled())
+    train(tmp_path / "run", labeled(), test_source=labeled())
     lines = capsys.readouterr().out.splitlines()
     cells = {
         name.strip(): float(nearest)
@@ -267,9 +267,9 @@ def test_the_best_encoder_is_kept(tmp_path, capsys):
     for epochs in (1, 3):
         run = train(
             tmp_path / "run",
-            labelled(),
+            labeled(),
             epochs,
-            test_source=labelled(),
+            test_source=labeled(),
             keep_best=True,
         )
     scores = [line["knn_top1"] for line in run.read_metrics()]
@@ -295,7 +295,7 @@ def test_a_run_does_not_begin_with_one_of_another_normalization(
     with pytest.raises(UsageError, match="must be those of `init_run`"):
         train(
             tmp_path / "run",
-            labelled(),
+            labeled(),
             init_run=str(one_epoch.path),
             **{name: "0.3,0.4,0.5"},
         )

@@ -31,7 +31,7 @@ def sequential(size=8):
     )
 
 
-def test_it_is_normalised_averaged_and_projected_and_its_layers_reached():
+def test_it_is_normalized_averaged_and_projected_and_its_layers_reached():
     backbone = mobile_net()
     encoder = build_encoder(backbone, image_size=32, embedding_dim=8)
     images = images_of(3, 32)
@@ -62,7 +62,7 @@ def test_the_model_keeps_its_own_weights():
     )
 
 
-def test_a_model_that_normalises_itself_gets_the_images_as_they_are():
+def test_a_model_that_normalizes_itself_gets_the_images_as_they_are():
     backbone = sequential()
     encoder = build_encoder(backbone, image_size=8, normalize=False)
     images = images_of(2, 8)

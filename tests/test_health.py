@@ -150,7 +150,7 @@ def test_tensorboard_gets_grids_and_the_projector(tmp_path, images):
 
     events = event_accumulator.EventAccumulator(str(tmp_path / "grid"))
     events.Reload()
-    assert len(events.Tensors("neighbours")) == 3  # Epochs 2, 4 and 5.
+    assert len(events.Tensors("neighbors")) == 3  # Epochs 2, 4 and 5.
 
     config = text_format.Parse(
         (tmp_path / "projector_config.pbtxt").read_text(),

@@ -23,7 +23,7 @@ from tests.finished_run import (
     save_picture,
 )
 from tests.kills import assert_same, survive_all
-from tests.labelled_run import make_labelled_run
+from tests.labeled_run import make_labeled_run
 from tf_instdisc import atomic, checksums
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.folder import folder_source
@@ -470,7 +470,7 @@ def eagerly():
 @pytest.mark.usefixtures("eagerly")
 def test_evaluation(tmp_path):
     """Results, and activations that are kept for the next time."""
-    made = make_labelled_run(tmp_path / "made")
+    made = make_labeled_run(tmp_path / "made")
     encoder = load_encoder(made.path)
     # In memory, as tracing what decodes files takes seconds each time.
     rng = np.random.default_rng(0)
@@ -509,7 +509,7 @@ def test_evaluation(tmp_path):
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_pages(tmp_path, is_there):
-    """Report, neighbours, duplicates: the old page or the new one, whole."""
+    """Report, neighbors, duplicates: the old page or the new one, whole."""
 
     def make(path):
         if is_there:

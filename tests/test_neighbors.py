@@ -1,4 +1,4 @@
-"""Nearest neighbours and the weighted vote against NumPy loops."""
+"""Nearest neighbors and the weighted vote against NumPy loops."""
 
 import math
 

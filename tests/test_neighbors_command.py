@@ -1,4 +1,4 @@
-"""Neighbour grids: search, pictures, pages and lines."""
+"""Neighbor grids: search, pictures, pages and lines."""
 
 import html.parser
 import json

@@ -31,7 +31,7 @@ def cut(image, left, top, right, bottom):
 COPIES = {
     "the same": lambda image: image,
     "mirrored": ImageOps.mirror,
-    "grey": ImageOps.grayscale,
+    "gray": ImageOps.grayscale,
     "enlarged": lambda image: image.resize([240, 240], Image.BICUBIC),
     "squeezed": lambda image: image.resize([160, 100], Image.BICUBIC),
     "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),

@@ -175,7 +175,7 @@ def test_replicas_equal_one_device(
     [("float64", True), ("float64", False), ("float32", True)],
     ids=["float64-sync", "float64-frozen", "float32-sync"],
 )
-def test_with_synchronised_or_frozen_batch_norm(strategies, dtype, trainable):
+def test_with_synchronized_or_frozen_batch_norm(strategies, dtype, trainable):
     assert_equal_on_all(
         strategies,
         dtype,

@@ -222,7 +222,7 @@ def test_a_thousand_classes_leave_the_page_small(tmp_path):
     )
     assert len(page) < 3e6
     assert "Of 1,000 classes, the 40 with" in page
-    # Colours would stand for many classes each: clusters have their own.
+    # Colors would stand for many classes each: clusters have their own.
     assert "cluster 12</span>" in page
     assert "class 999</span>" not in page
 

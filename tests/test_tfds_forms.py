@@ -259,8 +259,8 @@ CLASS_NAMES = {
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
-    data_dir = str(tmp_path_factory.mktemp("labelled"))
+def labeled(tmp_path_factory):
+    data_dir = str(tmp_path_factory.mktemp("labeled"))
     declared = {name: feature for name, (feature, _) in LABELS.items()}
     examples = [
         {
@@ -271,7 +271,7 @@ def labelled(tmp_path_factory):
     ]
     write(
         data_dir,
-        "labelled",
+        "labeled",
         {"image": features.Image(shape=(8, 8, 3)), **declared},
         # The other split has one class only, and the same numbers for it.
         {"train": examples, "test": examples[:1]},
@@ -281,10 +281,10 @@ def labelled(tmp_path_factory):
 
 @pytest.mark.parametrize("cache", ("memory", "none"))
 @pytest.mark.parametrize("key", LABELS)
-def test_labels_are_classes_numbers_or_texts(labelled, key, cache):
+def test_labels_are_classes_numbers_or_texts(labeled, key, cache):
     def read(split):
         return tfds_source.tfds_source(
-            "labelled", split, labelled, cache, label_key=key
+            "labeled", split, labeled, cache, label_key=key
         )
 
     source = read("train")

@@ -125,8 +125,8 @@ def _prepare_voc(data_dir, made):
     """Writes `voc/2007` as TFDS does, whose own builder would download it."""
     info = tfds.builder("voc/2007", data_dir=data_dir).info
     known = info.features["objects"].feature["label"].names
-    # Names of VOC in place of colours.
-    label_of = dict(zip(sorted(voc_form.COLOURS), known, strict=False))
+    # Names of VOC in place of colors.
+    label_of = dict(zip(sorted(voc_form.COLORS), known, strict=False))
 
     class Voc(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("5.0.0")
@@ -179,7 +179,7 @@ def _prepare_voc(data_dir, made):
 
 def test_tfds_gives_the_same_as_a_folder(tmp_path):
     data_dir = str(tmp_path)
-    colour_of = _prepare_voc(data_dir, MADE)
+    color_of = _prepare_voc(data_dir, MADE)
     source = voc.voc_tfds("voc/2007", "train", data_dir)
     assert len(source.class_names) == 20
     assert source.name == "voc/2007/train"
@@ -190,7 +190,7 @@ def test_tfds_gives_the_same_as_a_folder(tmp_path):
         np.testing.assert_allclose(
             entry.boxes, [box for _, *box in objects], atol=1e-3
         )
-        names = [colour_of[source.class_names[i]] for i in entry.classes]
+        names = [color_of[source.class_names[i]] for i in entry.classes]
         assert names == [name for name, *_ in objects]
         assert entry.difficult.tolist() == [j == 1 for j in range(len(objects))]
     assert voc.voc_tfds("voc/2007", "train+test", data_dir).num_images == 8
@@ -227,11 +227,11 @@ def test_batches_keep_boxes_on_their_objects(folder):
                 for box, label in zip(boxes[kept], classes[kept], strict=True):
                     left, top, right, bottom = np.round(box).astype(int)
                     inside = image[top + 2 : bottom - 2, left + 2 : right - 2]
-                    colour = voc_form.COLOURS[source.class_names[int(label)]]
+                    color = voc_form.COLORS[source.class_names[int(label)]]
                     assert inside.size
                     np.testing.assert_allclose(
                         inside.astype(int),
-                        np.broadcast_to(colour, inside.shape),
+                        np.broadcast_to(color, inside.shape),
                         atol=1,
                     )
                 mirrored += tuple(map(tuple, boxes)) not in stored

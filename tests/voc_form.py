@@ -1,11 +1,11 @@
-"""Data in VOC's form: coloured rectangles on grey, one colour a class."""
+"""Data in VOC's form: colored rectangles on gray, one color a class."""
 
 import pathlib
 
 import numpy as np
 from PIL import Image
 
-COLOURS = {"blue": (30, 40, 230), "green": (20, 220, 40), "red": (230, 30, 30)}
+COLORS = {"blue": (30, 40, 230), "green": (20, 220, 40), "red": (230, 30, 30)}
 SIZE = 64
 
 
@@ -27,8 +27,8 @@ def rectangles(seed: int, number: int, size: int = SIZE):
             corner = rng.integers(0, size // 2 - side + 1)
             left, top = corner + np.array(divmod(quarter, 2)) * (size // 2)
             right, bottom = np.array([left, top]) + side
-            name = str(rng.choice(sorted(COLOURS)))
-            image[top:bottom, left:right] = COLOURS[name]
+            name = str(rng.choice(sorted(COLORS)))
+            image[top:bottom, left:right] = COLORS[name]
             box = (int(left), int(top), int(right), int(bottom))
             objects.append((name, *box))
         made.append((image, objects))

@@ -76,8 +76,8 @@ def knn_accuracy(
         ValueError: If there are no labeled rows or queries, or if a label is
             not below `num_classes`.
     """
-    rows, row_labels = _labelled(rows, row_labels)
-    queries, query_labels = _labelled(queries, query_labels)
+    rows, row_labels = _labeled(rows, row_labels)
+    queries, query_labels = _labeled(queries, query_labels)
     highest = max(row_labels.max(initial=-1), query_labels.max(initial=-1))
     if not len(rows) or not len(queries) or highest >= num_classes:
         raise UsageError(
@@ -112,7 +112,7 @@ def knn_accuracy(
     }
 
 
-def _labelled(
+def _labeled(
     rows: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     labels = np.asarray(labels)

@@ -15,7 +15,7 @@ from tf_instdisc.runs import sources
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 
-_MISSING_GREY = 128
+_MISSING_GRAY = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RunImages:
             `[count]`, whether an image was found.
         """
         unique, inverse = np.unique(positions, return_inverse=True)
-        images = np.full([len(unique), size, size, 3], _MISSING_GREY, np.uint8)
+        images = np.full([len(unique), size, size, 3], _MISSING_GRAY, np.uint8)
         found = np.zeros([len(unique)], bool)
         for slots, batch in self.batches(unique, size, crop_fraction):
             images[slots] = np.clip(np.round(batch), 0, 255)

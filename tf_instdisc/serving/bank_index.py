@@ -27,7 +27,7 @@ class BankIndex(tf.Module):
 
     Attributes:
         num_rows: Number of rows.
-        num_labelled: Number of rows that have a label.
+        num_labeled: Number of rows that have a label.
         num_classes: Number of classes; 0 if there are no labels.
 
     Raises:
@@ -41,7 +41,7 @@ class BankIndex(tf.Module):
             raise UsageError("A bank must have rows. Received: 0 rows")
         order = np.argsort(bank.labels < 0, kind="stable")
         self.num_rows = len(order)
-        self.num_labelled = int((bank.labels >= 0).sum())
+        self.num_labeled = int((bank.labels >= 0).sum())
         self.num_classes = len(bank.class_names)
         stored, scales = quantize(bank.rows[order], dtype)
         self.rows = _fixed(stored, "rows")
@@ -60,20 +60,20 @@ class BankIndex(tf.Module):
         self.class_names = bank.class_names
 
     def search(
-        self, queries: tf.Tensor, num_neighbors: int, labelled: bool = False
+        self, queries: tf.Tensor, num_neighbors: int, labeled: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the most similar rows of each query.
 
         Args:
             queries: float32 `[batch, embedding_dim]`.
             num_neighbors: At least 1; it is limited to the number of rows.
-            labelled: Whether to search only the rows with a label.
+            labeled: Whether to search only the rows with a label.
 
         Returns:
             Cosines, float32 `[batch, num_neighbors]`, in descending order, and
             the positions of their rows, int64 of the same shape.
         """
-        num_rows = self.num_labelled if labelled else self.num_rows
+        num_rows = self.num_labeled if labeled else self.num_rows
         number = min(num_neighbors, num_rows)
         pieces = [
             slice(start, min(start + _PIECE, num_rows))

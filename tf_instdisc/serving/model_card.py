@@ -107,7 +107,7 @@ def _bank(index: BankIndex | None, options: ExportOptions) -> str:
     if index is None:
         return "none: the encoder alone"
     return (
-        f"{index.num_rows} rows, {index.num_labelled} with a label of "
+        f"{index.num_rows} rows, {index.num_labeled} with a label of "
         f"{index.num_classes} classes, stored in {options.bank_dtype}"
     )
 

@@ -145,7 +145,7 @@ def _functions(
             index, options.num_neighbors, *embed_bytes(contents)
         )
     )
-    if index.num_classes and index.num_labelled:
+    if index.num_classes and index.num_labeled:
         functions["classify_bytes"] = on_bytes(
             lambda contents: _classify(index, options, *embed_bytes(contents))
         )
@@ -178,9 +178,7 @@ def _classify(
     embedding: tf.Tensor,
     valid: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    scores, positions = index.search(
-        embedding, options.num_votes, labelled=True
-    )
+    scores, positions = index.search(embedding, options.num_votes, labeled=True)
     shares = index.vote(scores, positions, options.temperature)
     classes = tf.constant([index.class_names])
     return {

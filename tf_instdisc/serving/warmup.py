@@ -69,8 +69,8 @@ def _tensor_proto(
     if spec.dtype == tf.string:
         return tf.make_tensor_proto([picture.numpy()] * batch_size)
     # A constant tensor is stored as a single value, so the record is small.
-    grey = np.array(128, spec.dtype.as_numpy_dtype)
-    return tf.make_tensor_proto(grey, shape=[batch_size, *spec.shape[1:]])
+    gray = np.array(128, spec.dtype.as_numpy_dtype)
+    return tf.make_tensor_proto(gray, shape=[batch_size, *spec.shape[1:]])
 
 
 def read_records(path: str) -> Iterator[predict_pb2.PredictRequest]:

@@ -67,7 +67,7 @@ class EmbeddingView(keras.callbacks.Callback):
         picture = grid.draw(grid.grid_rows(queries, found, images))
         writer = tf.summary.create_file_writer(str(self.log_dir / "grid"))
         with writer.as_default():
-            tf.summary.image("neighbours", picture[None], step=epoch)
+            tf.summary.image("neighbors", picture[None], step=epoch)
         writer.close()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A finished run over folders of labelled pictures, made without training."""
+"""A finished run over folders of labeled pictures, made without training."""
 
 import pathlib
 
@@ -16,28 +16,28 @@ NUM_TRAIN = 8  # of each class
 NUM_TEST = 5
 
 
-def fill_labelled_folder(
+def fill_labeled_folder(
     folder: pathlib.Path,
     per_class: int,
     classes=CLASSES,
     seed: int = 0,
     noise: int = 60,
 ) -> pathlib.Path:
-    """Pictures of one colour for each class, under noise."""
-    colours = np.random.default_rng(7).integers(60, 196, (len(classes), 3))
+    """Pictures of one color for each class, under noise."""
+    colors = np.random.default_rng(7).integers(60, 196, (len(classes), 3))
     rng = np.random.default_rng(seed)
     for label, name in enumerate(classes):
         for number in range(per_class):
             shift = rng.integers(-noise, noise + 1, (SIZE, SIZE, 3))
-            image = np.clip(colours[label] + shift, 0, 255).astype(np.uint8)
+            image = np.clip(colors[label] + shift, 0, 255).astype(np.uint8)
             save_picture(folder, f"{name}/{number}.png", image)
     return folder
 
 
-def make_labelled_run(root: pathlib.Path, flags: str = ""):
+def make_labeled_run(root: pathlib.Path, flags: str = ""):
     """A run with an untrained network, `root/train` and `root/test`."""
-    train = fill_labelled_folder(root / "train", NUM_TRAIN)
-    test = fill_labelled_folder(root / "test", NUM_TEST, seed=1)
+    train = fill_labeled_folder(root / "train", NUM_TRAIN)
+    test = fill_labeled_folder(root / "test", NUM_TEST, seed=1)
     text = (
         f"--images={train}\n--test_images={test}\n--image_size={SIZE}\n"
         f"--train_image_size={SIZE}\n--temperature=0.1\n--objective=softmax\n"
