@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from tf_instdisc.cli import failures, interrupt, setting_flags
+from tf_instdisc.cli import (
+    failures,
+    interrupt,
+    quiet_start,
+    setting_flags,
+)
 from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.config import recipes
 from tf_instdisc.errors import UsageError
@@ -48,7 +53,6 @@ def launch(
     # The encoder is three times as fast with oneDNN, which TensorFlow enables
     # by default only for processors with AVX-512.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     def run(arguments: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
@@ -63,6 +67,7 @@ def launch(
         settings = [group.read() for group in read]
         for group in unread:
             group.check()
+        quiet_start.start_tensorflow()
         main(*settings, *arguments)
 
     def run_until_failure(arguments: Sequence[str]) -> None:

@@ -1,0 +1,40 @@
+"""TensorFlow's messages about the machine do not hide those of a command."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def report(*search_path):
+    environment = {**os.environ}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    paths = [*map(str, search_path), str(ROOT)]
+    return subprocess.run(
+        [sys.executable, "-m", "tf_instdisc.cli.report", "--run_dir=nowhere"],
+        env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_command_prints_its_own_lines_only():
+    ended = report()
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert "nowhere" in ended.stderr
+
+
+def test_messages_are_shown_if_tensorflow_cannot_start(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\n"
+        "os.write(2, b'the driver is too old\\n')\n"
+        "raise ImportError('no TensorFlow')\n"
+    )
+    ended = report(tmp_path)
+    assert ended.returncode == 1
+    assert "the driver is too old" in ended.stderr
+    assert "no TensorFlow" in ended.stderr
