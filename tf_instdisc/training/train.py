@@ -7,7 +7,6 @@ combine the same parts in its own way.
 import contextlib
 import dataclasses
 import pathlib
-import sys
 import time
 
 import keras
@@ -27,12 +26,14 @@ from tf_instdisc.training import (
     finishing,
     initial_run,
     parts,
+    progress_lines,
     saving,
 )
 from tf_instdisc.training import strategy as strategies
 from tf_instdisc.training.callbacks import KNNMonitor, MetricsFile
 from tf_instdisc.training.health import BankHealth
 from tf_instdisc.training.parts import Work
+from tf_instdisc.training.progress_lines import EpochLines
 
 _EVALUATION_BATCH = 256
 
@@ -174,7 +175,8 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
         )
 
     callbacks = _callbacks(work, progress)
-    verbose = 1 if sys.stdout.isatty() else 2
+    if work.is_chief:
+        progress_lines.print_summary(work)
     with (
         saving.stop_on_signals(work.model),
         strategies.lost_workers_named(work.strategy),
@@ -185,8 +187,7 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
             initial_epoch=progress.epochs,
             epochs=config.optimizer.epochs,
             shuffle=False,  # The data set is already shuffled.
-            # A progress bar adds a line per step to a log file.
-            verbose=verbose if work.is_chief else 0,
+            verbose=0,  # `EpochLines` is shorter.
             callbacks=callbacks,
         )
     return dataclasses.replace(
@@ -225,6 +226,7 @@ def _callbacks(
             )
         )
     callbacks += [
+        EpochLines(),
         BankHealth(),
         MetricsFile(run),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
@@ -277,6 +279,7 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
             f"kNN top-1 {kept['knn_top1']:.3f}"
         )
     print(f"run directory: {shown(str(run.path))}")
+    progress_lines.print_next(str(run.path))
 
 
 def _finished_line(
