@@ -130,6 +130,8 @@ def _become(case):
         module.main()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else bool(end.code)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
         status = 1

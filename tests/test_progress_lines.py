@@ -1,10 +1,11 @@
 """What training prints of its progress."""
 
 import io
+import types
 
 import pytest
 
-from tf_instdisc.training.progress_lines import EpochLines
+from tf_instdisc.training.progress_lines import EpochLines, cleared_at_end
 
 
 class Terminal(io.StringIO):
@@ -12,16 +13,21 @@ class Terminal(io.StringIO):
         return True
 
 
-def printed(output, seconds_a_step, epochs, steps, first_epoch=0, **logs):
+def printed(
+    output, seconds_a_step, epochs, steps, first_epoch=0, skip_steps=0, **logs
+):
     """Returns what a training prints, by a clock that counts its steps."""
     now = [0.0]
     lines = EpochLines(output, clock=lambda: now[0])
     lines.set_params({"epochs": epochs, "steps": steps})
+    lines.set_model(types.SimpleNamespace(skip_steps=skip_steps))
+    lines.on_train_begin()
     for epoch in range(first_epoch, epochs):
         lines.on_epoch_begin(epoch)
-        for batch in range(steps):
+        for batch in range(lines.model.skip_steps, steps):
             now[0] += seconds_a_step
             lines.on_train_batch_end(batch, {"loss": 1.0})
+        lines.model.skip_steps = 0
         lines.on_epoch_end(epoch, {"loss": 2.5, **logs})
     return output.getvalue()
 
@@ -48,6 +54,11 @@ def test_the_time_left_counts_the_epochs_of_this_process():
     ]
 
 
+def test_skipped_steps_of_a_resumed_epoch_take_no_time():
+    text = printed(io.StringIO(), 100, 2, 10, skip_steps=9)
+    assert text.splitlines()[0] == "epoch 1/2  loss 2.5000  16:40 left"
+
+
 def test_a_long_epoch_has_a_line_every_five_minutes():
     text = printed(io.StringIO(), 100, 1, 10)
     assert text.splitlines() == [
@@ -65,3 +76,16 @@ def test_a_terminal_shows_steps_and_keeps_one_line(seconds):
     assert text.count("\n") == 1
     assert "step 4/10" in text
     assert all(len(part) < 80 for part in text.split("\r"))
+
+
+def test_a_stopped_epoch_leaves_no_line_on_a_terminal():
+    output = Terminal()
+    lines = EpochLines(output, clock=iter(range(9)).__next__)
+    lines.set_params({"epochs": 2, "steps": 3})
+    lines.on_train_begin()
+    lines.on_epoch_begin(0)
+    with pytest.raises(KeyboardInterrupt), cleared_at_end([lines]):
+        lines.on_train_batch_end(0)
+        raise KeyboardInterrupt
+    assert "step 1/3" in output.getvalue()
+    assert output.getvalue().endswith("\r\033[K")

@@ -38,3 +38,17 @@ def test_messages_are_shown_if_tensorflow_cannot_start(tmp_path):
     assert ended.returncode == 1
     assert "the driver is too old" in ended.stderr
     assert "no TensorFlow" in ended.stderr
+
+
+def test_ctrl_c_while_tensorflow_starts_is_one_line(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os, signal, time\n"
+        "os.write(2, b'the driver is old\\n')\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "time.sleep(9)\n"
+    )
+    ended = report(tmp_path)
+    assert ended.returncode == 130
+    assert ended.stderr.splitlines() == [
+        "error: interrupted. The same command can be started again."
+    ]

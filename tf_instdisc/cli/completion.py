@@ -30,7 +30,13 @@ SETTINGS: list[type] = []
 
 def main() -> None:
     """Entry point of `instdisc completion`."""
-    launch(_completion, _SUMMARY, SETTINGS, num_arguments=1)
+    launch(
+        _completion,
+        _SUMMARY,
+        SETTINGS,
+        num_arguments=1,
+        needs_tensorflow=False,
+    )
 
 
 def _completion(shell: str) -> None:

@@ -28,19 +28,24 @@ def ending_the_command() -> Iterator[None]:
         yield
         return
     is_interrupted = False
+    # The standard error may be redirected while TensorFlow starts.
+    try:
+        error_fd = os.dup(2)
+    except OSError:  # It is closed.
+        error_fd = 2
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
         del number
         nonlocal is_interrupted
         if is_interrupted or _is_importing(frame):
-            end_at_once()
+            end_at_once(error_fd)
         is_interrupted = True
         raise KeyboardInterrupt
 
     def show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         # Python ignores exceptions in destructors and callbacks.
         if is_interrupted:
-            end_at_once()
+            end_at_once(error_fd)
         unraisable_hook(unraisable)
 
     before = signal.signal(signal.SIGINT, interrupt)
@@ -56,11 +61,14 @@ def ending_the_command() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         sys.unraisablehook = unraisable_hook
+        if error_fd != 2:
+            os.close(error_fd)
 
 
-def end_at_once() -> None:
+def end_at_once(error_fd: int = 2) -> None:
     """Ends the process without cleanup; files are written atomically."""
-    os.write(2, _LINE.encode())
+    with contextlib.suppress(OSError):
+        os.write(error_fd, _LINE.encode())
     os._exit(EXIT_STATUS)
 
 

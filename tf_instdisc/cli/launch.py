@@ -26,6 +26,7 @@ def launch(
     groups: Sequence[type | FlagGroup],
     num_arguments: int = 0,
     unread: Sequence[FlagGroup] = (),
+    needs_tensorflow: bool = True,
 ) -> None:
     """Parses the flags and runs a command; does not return.
 
@@ -41,6 +42,7 @@ def launch(
         num_arguments: Number of positional arguments, which `main` receives.
         unread: Flags that `--help` lists after the others. Each flag is
             checked separately, and `main` reads the groups that it needs.
+        needs_tensorflow: Whether the command starts TensorFlow.
     """
     read = [
         setting_flags.define(group) if isinstance(group, type) else group
@@ -67,7 +69,8 @@ def launch(
         settings = [group.read() for group in read]
         for group in unread:
             group.check()
-        quiet_start.start_tensorflow()
+        if needs_tensorflow:
+            quiet_start.start_tensorflow()
         main(*settings, *arguments)
 
     def run_until_failure(arguments: Sequence[str]) -> None:

@@ -6,29 +6,40 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
 
 def start_tensorflow() -> None:
     """Imports TensorFlow and looks for devices, without their messages.
 
     TensorFlow 2.21 writes to the standard error before it reads
     `TF_CPP_MIN_LOG_LEVEL`, also about drivers that a machine without a GPU
-    does not have. If the variable is set, all messages are shown.
+    does not have. If the variable is set, all messages are shown, for instance
+    those of a process that ends while TensorFlow starts.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if _LEVEL in os.environ:
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    with _held_back():
-        import tensorflow as tf
+    os.environ[_LEVEL] = "2"
+    try:
+        with _held_back():
+            import tensorflow as tf
 
-        tf.config.list_physical_devices()
+            tf.config.list_physical_devices()
+    finally:
+        # TensorFlow has read it. Other processes shall not find it set.
+        del os.environ[_LEVEL]
 
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
     """Shows what native code writes to the standard error only on failure."""
-    sys.stderr.flush()
-    shown = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    try:
+        shown, held = os.dup(2), tempfile.TemporaryFile()
+    except OSError:  # No standard error, or no place for the file.
+        yield
+        return
+    with held:
+        sys.stderr.flush()
         os.dup2(held.fileno(), 2)
         try:
             yield

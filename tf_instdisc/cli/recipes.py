@@ -17,7 +17,7 @@ SETTINGS: list[type] = []
 
 def main() -> None:
     """Entry point of `instdisc recipes`."""
-    launch(_recipes, _SUMMARY, SETTINGS)
+    launch(_recipes, _SUMMARY, SETTINGS, needs_tensorflow=False)
 
 
 def _recipes() -> None:

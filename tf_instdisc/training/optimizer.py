@@ -104,9 +104,9 @@ def optimizer_of(
     """Builds the optimizer of a run from its settings.
 
     Args:
+        config: The settings.
         steps_per_epoch: Number of batches in an epoch; with accumulation,
             there are fewer updates.
-            are accumulated.
     """
     images_per_update = config.batch_size * config.accumulate_steps
     schedule = build_schedule(

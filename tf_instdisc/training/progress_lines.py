@@ -1,9 +1,10 @@
 """What training prints: a summary, a line for each epoch, and what follows."""
 
+import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import keras
@@ -21,7 +22,8 @@ class EpochLines(keras.callbacks.Callback):
 
     Within an epoch, a terminal shows the current step, and a log file gets a
     line every five minutes. `input` is the fraction of the time that training
-    waits for images. Put it after the callbacks that measure.
+    waits for images, and the time left is that of all epochs. Put it after the
+    callbacks that measure.
 
     Args:
         output: Where the lines are written; by default the standard output.
@@ -38,40 +40,52 @@ class EpochLines(keras.callbacks.Callback):
         self._clock = clock
         self._is_terminal = self._output.isatty()
         self._pause = _TERMINAL_SECONDS if self._is_terminal else _LOG_SECONDS
-        self._first_epoch: int | None = None
+        self._is_open = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._begin = self._last_write = self._clock()
+        self._done = 0  # Steps of this process.
 
     def on_epoch_begin(
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
         self._epoch = epoch
-        self._begin = self._last_write = self._clock()
-        if self._first_epoch is None:
-            self._first_epoch, self._train_begin = epoch, self._begin
+        # Steps that an earlier process has done are passed over.
+        self._done -= getattr(self.model, "skip_steps", 0)
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         now, steps = self._clock(), self.params["steps"]
-        is_last = batch + 1 == steps
-        if is_last and self._is_terminal:
-            self._output.write("\r\033[K")
-        elif not is_last and now - self._last_write >= self._pause:
+        if batch + 1 == steps:
+            self.clear()
+        elif now - self._last_write >= self._pause:
             self._last_write = now
-            seconds = (now - self._begin) / (batch + 1) * (steps - batch - 1)
-            step = f"step {batch + 1}/{steps}"
-            line = self._line(step, logs or {}, seconds)
-            end = "" if self._is_terminal else "\n"
-            start = "\r\033[K" if self._is_terminal else ""
-            self._output.write(f"{start}{line}{end}")
-            self._output.flush()
+            line = self._line(
+                batch + 1, f"step {batch + 1}/{steps}", logs or {}
+            )
+            if self._is_terminal:
+                self.clear()
+                self._is_open = True
+            print(
+                line,
+                end="" if self._is_terminal else "\n",
+                file=self._output,
+                flush=True,
+            )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        done = epoch + 1 - (self._first_epoch or 0)
-        left = self.params["epochs"] - epoch - 1
-        seconds = (self._clock() - self._train_begin) / done * left
-        print(self._line("", logs, seconds), file=self._output, flush=True)
+        line = self._line(self.params["steps"], "", logs)
+        print(line, file=self._output, flush=True)
+        self._done += self.params["steps"]
 
-    def _line(self, step: str, logs: dict[str, Any], seconds: float) -> str:
+    def clear(self) -> None:
+        """Removes the line of an unfinished epoch from a terminal."""
+        if self._is_open:
+            print("\r\033[K", end="", file=self._output, flush=True)
+            self._is_open = False
+
+    def _line(self, steps: int, step: str, logs: dict[str, Any]) -> str:
         epochs = self.params["epochs"]
         parts = [f"epoch {self._epoch + 1:{len(str(epochs))}}/{epochs}", step]
         for name, form in (
@@ -82,9 +96,25 @@ class EpochLines(keras.callbacks.Callback):
         ):
             if name in logs:
                 parts.append(form.format(float(logs[name])))
-        if seconds:
+        done = self._done + steps
+        left = (epochs - self._epoch) * self.params["steps"] - steps
+        if left and done > 0:
+            seconds = (self._clock() - self._begin) / done * left
             parts.append(f"{_duration(seconds)} left")
         return "  ".join(filter(None, parts))[:79]
+
+
+@contextlib.contextmanager
+def cleared_at_end(
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> Iterator[None]:
+    """Clears the line of an epoch that a signal or a fault has ended."""
+    try:
+        yield
+    finally:
+        for callback in callbacks:
+            if isinstance(callback, EpochLines):
+                callback.clear()
 
 
 def print_summary(work: Work) -> None:
@@ -107,7 +137,7 @@ def print_summary(work: Work) -> None:
 
 def print_next(run_dir: str) -> None:
     """Prints the commands that usually follow a training."""
-    path = shlex.quote(shown(run_dir))
+    path = shlex.quote(run_dir if run_dir.isprintable() else shown(run_dir))
     print(
         "next:\n"
         f"  instdisc neighbors --run_dir={path}\n"

@@ -180,6 +180,7 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
     with (
         saving.stop_on_signals(work.model),
         strategies.lost_workers_named(work.strategy),
+        progress_lines.cleared_at_end(callbacks),
     ):
         work.model.fit(
             strategies.distribute(work.strategy, dataset),
