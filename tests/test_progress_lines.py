@@ -84,8 +84,8 @@ def test_a_stopped_epoch_leaves_no_line_on_a_terminal():
     lines.set_params({"epochs": 2, "steps": 3})
     lines.on_train_begin()
     lines.on_epoch_begin(0)
+    lines.on_train_batch_end(0)
     with pytest.raises(KeyboardInterrupt), cleared_at_end([lines]):
-        lines.on_train_batch_end(0)
         raise KeyboardInterrupt
     assert "step 1/3" in output.getvalue()
     assert output.getvalue().endswith("\r\033[K")

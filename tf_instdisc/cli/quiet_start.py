@@ -33,12 +33,14 @@ def start_tensorflow() -> None:
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
     """Shows what native code writes to the standard error only on failure."""
-    try:
-        shown, held = os.dup(2), tempfile.TemporaryFile()
-    except OSError:  # No standard error, or no place for the file.
-        yield
-        return
-    with held:
+    with contextlib.ExitStack() as stack:
+        try:
+            held = stack.enter_context(tempfile.TemporaryFile())
+            shown = os.dup(2)
+        except OSError:  # No place for the file, or no standard error.
+            yield
+            return
+        stack.callback(os.close, shown)
         sys.stderr.flush()
         os.dup2(held.fileno(), 2)
         try:
@@ -49,4 +51,3 @@ def _held_back() -> Iterator[None]:
             raise
         finally:
             os.dup2(shown, 2)
-            os.close(shown)
