@@ -17,7 +17,7 @@ def start_tensorflow() -> None:
     does not have. If the variable is set, all messages are shown, for instance
     those of a process that ends while TensorFlow starts.
     """
-    if _LEVEL in os.environ:
+    if _LEVEL in os.environ or sys.stderr is None:
         return
     os.environ[_LEVEL] = "2"
     try:
@@ -37,7 +37,7 @@ def _held_back() -> Iterator[None]:
         try:
             held = stack.enter_context(tempfile.TemporaryFile())
             shown = os.dup(2)
-        except OSError:  # No place for the file, or no standard error.
+        except OSError:  # There is no place for the file.
             yield
             return
         stack.callback(os.close, shown)
