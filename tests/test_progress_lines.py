@@ -1,11 +1,12 @@
 """What training prints of its progress."""
 
+import contextlib
 import io
 import types
 
 import pytest
 
-from tf_instdisc.training.progress_lines import EpochLines, cleared_at_end
+from tf_instdisc.training.progress_lines import EpochLines
 
 
 class Terminal(io.StringIO):
@@ -85,7 +86,7 @@ def test_a_stopped_epoch_leaves_no_line_on_a_terminal():
     lines.on_train_begin()
     lines.on_epoch_begin(0)
     lines.on_train_batch_end(0)
-    with pytest.raises(KeyboardInterrupt), cleared_at_end([lines]):
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(lines):
         raise KeyboardInterrupt
     assert "step 1/3" in output.getvalue()
     assert output.getvalue().endswith("\r\033[K")

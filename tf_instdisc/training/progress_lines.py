@@ -1,10 +1,9 @@
 """What training prints: a summary, a line for each epoch, and what follows."""
 
-import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import keras
@@ -23,7 +22,8 @@ class EpochLines(keras.callbacks.Callback):
     Within an epoch, a terminal shows the current step, and a log file gets a
     line every five minutes. `input` is the fraction of the time that training
     waits for images, and the time left is that of all epochs. Put it after the
-    callbacks that measure.
+    callbacks that measure, and close it after `fit`, which may end within an
+    epoch.
 
     Args:
         output: Where the lines are written; by default the standard output.
@@ -58,14 +58,14 @@ class EpochLines(keras.callbacks.Callback):
     ) -> None:
         now, steps = self._clock(), self.params["steps"]
         if batch + 1 == steps:
-            self.clear()
+            self.close()
         elif now - self._last_write >= self._pause:
             self._last_write = now
             line = self._line(
                 batch + 1, f"step {batch + 1}/{steps}", logs or {}
             )
             if self._is_terminal:
-                self.clear()
+                self.close()
                 self._is_open = True
             print(
                 line,
@@ -79,7 +79,7 @@ class EpochLines(keras.callbacks.Callback):
         print(line, file=self._output, flush=True)
         self._done += self.params["steps"]
 
-    def clear(self) -> None:
+    def close(self) -> None:
         """Removes the line of an unfinished epoch from a terminal."""
         if self._is_open:
             print("\r\033[K", end="", file=self._output, flush=True)
@@ -102,19 +102,6 @@ class EpochLines(keras.callbacks.Callback):
             seconds = (self._clock() - self._begin) / done * left
             parts.append(f"{_duration(seconds)} left")
         return "  ".join(filter(None, parts))[:79]
-
-
-@contextlib.contextmanager
-def cleared_at_end(
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> Iterator[None]:
-    """Clears the line of an epoch that a signal or a fault has ended."""
-    try:
-        yield
-    finally:
-        for callback in callbacks:
-            if isinstance(callback, EpochLines):
-                callback.clear()
 
 
 def print_summary(work: Work) -> None:

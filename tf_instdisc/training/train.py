@@ -174,13 +174,14 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
             share,
         )
 
-    callbacks = _callbacks(work, progress)
+    lines = EpochLines()
+    callbacks = _callbacks(work, progress, lines)
     if work.is_chief:
         progress_lines.print_summary(work)
     with (
         saving.stop_on_signals(work.model),
         strategies.lost_workers_named(work.strategy),
-        progress_lines.cleared_at_end(callbacks),
+        contextlib.closing(lines),
     ):
         work.model.fit(
             strategies.distribute(work.strategy, dataset),
@@ -197,7 +198,7 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
 
 
 def _callbacks(
-    work: Work, progress: saving.Progress
+    work: Work, progress: saving.Progress, lines: EpochLines
 ) -> list[keras.callbacks.Callback]:
     run, source, training = work.run, work.source, work.config.training
     checkpointer = saving.Checkpointer(
@@ -227,7 +228,7 @@ def _callbacks(
             )
         )
     callbacks += [
-        EpochLines(),
+        lines,
         BankHealth(),
         MetricsFile(run),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),

@@ -108,14 +108,9 @@ def _chunks(
         return count + 1, end, palette, pixels, exif_at, is_kind(b"IEND")
 
     def goes_on(
-        count: tf.Tensor,
-        position: tf.Tensor,
-        palette: tf.Tensor,
-        pixels: tf.Tensor,
-        exif_at: tf.Tensor,
-        done: tf.Tensor,
+        count: tf.Tensor, position: tf.Tensor, *others: tf.Tensor
     ) -> tf.Tensor:
-        del palette, pixels, exif_at
+        done = others[-1]
         return ~done & (count < _CHUNKS) & (position < file.length)
 
     count, _, palette, pixels, exif_at, _ = tf.while_loop(
