@@ -6,7 +6,7 @@ from tf_instdisc.errors import UsageError
 
 _missing = [
     name
-    for name in ("PIL", "bokeh", "jinja2")
+    for name in ("PIL", "bokeh", "jinja2", "matplotlib")
     if importlib.util.find_spec(name) is None
 ]
 

@@ -3,9 +3,10 @@
 import dataclasses
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from tf_instdisc import atomic
+from tf_instdisc.retrieval.pages import captions
 from tf_instdisc.retrieval.queries import Neighbors, Queries
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.images import RunImages
@@ -21,7 +22,6 @@ _FRAME_COLORS = {
 }
 _FRAME = 3  # pixels
 _GAP = 4
-_CAPTION = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,10 @@ def _match(query_label: int, label: int) -> str:
 
 
 def draw(rows: list[Row]) -> np.ndarray:
-    """Draws a grid whose frames show matching classes, and captions cosines.
+    """Draws a grid whose frames show matching classes.
+
+    A query is captioned with its class, or else with its name, and a neighbor
+    with its cosine.
 
     Args:
         rows: At least one query; all have the same number of neighbors.
@@ -107,7 +110,7 @@ def draw(rows: list[Row]) -> np.ndarray:
     """
     side = rows[0].image.shape[0]
     cell = side + 2 * _FRAME
-    step_x, step_y = cell + _GAP, cell + _CAPTION + _GAP
+    step_x, step_y = cell + _GAP, cell + captions.HEIGHT + _GAP
     # A wider gap sets the queries apart.
     first = step_x + 2 * _GAP
     canvas = Image.new(
@@ -119,7 +122,6 @@ def draw(rows: list[Row]) -> np.ndarray:
         "white",
     )
     painter = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=11)
 
     def paint(
         image: np.ndarray,
@@ -130,11 +132,18 @@ def draw(rows: list[Row]) -> np.ndarray:
     ) -> None:
         painter.rectangle((x, y, x + cell - 1, y + cell - 1), fill=color)
         canvas.paste(Image.fromarray(image), (x + _FRAME, y + _FRAME))
-        painter.text((x + 1, y + cell), caption, fill="black", font=font)
+        drawn = captions.caption(caption, cell)
+        canvas.paste(Image.fromarray(drawn), (x, y + cell))
 
     for i, row in enumerate(rows):
         y = _GAP + i * step_y
-        paint(row.image, _GAP, y, "white", _short(row.label, side))
+        paint(
+            row.image,
+            _GAP,
+            y,
+            "white",
+            row.label or row.name.rpartition("/")[2],
+        )
         for j, found in enumerate(row.cells):
             x = first + j * step_x
             color = _FRAME_COLORS[found.match]
@@ -146,9 +155,3 @@ def save_png(path: str, rows: list[Row]) -> None:
     """Draws a grid into a PNG file."""
     with atomic.replacing(path) as partial:
         Image.fromarray(draw(rows)).save(partial, "PNG", optimize=True)
-
-
-def _short(text: str, width: int) -> str:
-    """Truncates a caption; the font has only Latin letters."""
-    letters = text.encode("latin-1", "replace").decode("latin-1")
-    return letters[: max(1, width // 6)]
