@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # One process per core. The tests of a file stay together, as they share fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: train test test-all test-exhaustive lint bench clean
+.PHONY: train test test-all test-exhaustive lint docs docs-check bench clean
 
 train: RUN := $(RUN_DIR)
 train: $(VENV)/.installed
@@ -35,14 +35,24 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The site, in the folder site/. Its pages open as files; its search needs a
+# server: python3 -m http.server --directory site
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# The commands and the Python of README and docs/, and of the docstrings.
+docs-check: $(VENV)/.installed
+	$(PYTEST) $(PYTEST_ARGS) tests/test_docs.py tests/test_readme.py \
+	  tests/test_load_elsewhere.py tests/test_export_folder.py tests/test_notebook.py
+
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), \
 	  "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ..."'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt \
-	  --editable '.[test,lint]'
+	  --editable '.[test,lint,docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -11,11 +10,9 @@ import pytest
 import tensorflow as tf
 
 import tf_instdisc
-from tests import exported
+from tests import documents, exported
 from tf_instdisc.runs.directory import RunDirectoryError
 from tf_instdisc.serving import tflite
-
-README = pathlib.Path(__file__).parent.parent / "README.md"
 
 # Stands before every script: neither package can be imported.
 STRANGER = """
@@ -42,12 +39,6 @@ def _run(script, cwd, backend="tensorflow"):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-
-
-def _readme_code(heading, number):
-    """A block of Python of the README."""
-    section = README.read_text().partition(f"## {heading}\n")[2]
-    return section.split("```python\n")[number + 1].partition("```")[0]
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
@@ -85,7 +76,7 @@ labels = rng.integers(0, 2, 256)
 images = rng.uniform(0, 128, (256, 16, 16, 3)).astype("float32")
 images[labels == 1, :, :8] += 100
 
-{_readme_code("Use it elsewhere", 0)}
+{documents.block("README.md", "keras.saving.load_model")}
 
 assert classifier.evaluate(images, labels, verbose=0)[1] > 0.95
 original = keras.saving.load_model("encoder.keras").get_layer("conv1_conv")
@@ -96,13 +87,15 @@ assert np.abs(change).max() > 1e-3
     _run(script, tmp_path)
 
 
-def test_the_readme_uses_the_exported_model(
+def test_the_guide_uses_the_exported_model(
     small_run, small_model_dir, tmp_path
 ):
     images = exported.random_images(3, seed=2)
     np.save(tmp_path / "images.npy", images)
-    code = _readme_code("Use it elsewhere", 1)
-    code = code.replace("models/digits", small_model_dir)
+    code = documents.replaced(
+        documents.block("docs/guides/serving.md", "TFSMLayer"),
+        {"models/digits": small_model_dir},
+    )
     content = exported.encode(exported.random_images(1, seed=2)[0])
     script = f"""
 uint8_images = np.load("images.npy")

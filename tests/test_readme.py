@@ -1,11 +1,11 @@
-"""The README's Python, run as it stands but for sizes."""
+"""The longest Python of README and docs, run as it stands but for sizes."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import documents
+from tests.documents import ROOT
 
 
 def run_code(code, folder):
@@ -22,21 +22,21 @@ def run_code(code, folder):
     assert result.returncode == 0, result.stderr
 
 
-def test_the_readme_trains_from_python(tmp_path):
-    section = (ROOT / "README.md").read_text().partition("## From Python\n")[2]
-    code = section.partition("```python\n")[2].partition("```")[0]
-    for whole, small in (
-        (
-            '"cifar10", "train"',
-            f'"instdisc_digits", "train[:96]", "{tmp_path}"',
-        ),
-        ('"cifar10", "test"', f'"instdisc_digits", "test[:64]", "{tmp_path}"'),
-        ("epochs=200", "epochs=2"),
-        ("batch_size=128", "batch_size=32"),
-        ("(train, 128)", "(train, 32)"),
-    ):
-        assert whole in code
-        code = code.replace(whole, small)
+def test_the_guide_trains_with_fit(tmp_path):
+    code = documents.replaced(
+        documents.block("docs/guides/keras.md", "KNNMonitor"),
+        {
+            '"cifar10", "train"': (
+                f'"instdisc_digits", "train[:96]", "{tmp_path}"'
+            ),
+            '"cifar10", "test"': (
+                f'"instdisc_digits", "test[:64]", "{tmp_path}"'
+            ),
+            "epochs=200": "epochs=2",
+            "batch_size=128": "batch_size=32",
+            "(train, 128)": "(train, 32)",
+        },
+    )
     code += """
 import numpy as np
 
@@ -49,25 +49,22 @@ assert encoder(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 128)
 
 
 def test_the_readme_runs_a_whole_life(tmp_path):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.partition("The whole life of a run works")[2]
-    code = section.partition("```python\n")[2].partition("```")[0]
-    for whole, small in (
-        (
-            'dataset="cifar10", train_image_size=24',
-            'dataset="instdisc_digits", split="train[:96]", '
-            f'test_split="test[:64]", data_dir="{tmp_path}", image_size=8',
-        ),
-        (
-            'objective="softmax")',
-            'objective="softmax"), encoder=tf_instdisc.EncoderConfig(width=1)',
-        ),
-        ("epochs=30", "epochs=1, batch_size=32"),
-        ('"knn", "linear"', "knn=tf_instdisc.KNNOptions(num_neighbors=5)"),
-        ('bank_dtype="int8"', 'bank_dtype="int8", batch_sizes=(1,)'),
-    ):
-        assert whole in code
-        code = code.replace(whole, small)
+    code = documents.replaced(
+        documents.block("README.md", "RunConfig"),
+        {
+            'dataset="cifar10", train_image_size=24': (
+                'dataset="instdisc_digits", split="train[:96]", '
+                f'test_split="test[:64]", data_dir="{tmp_path}", image_size=8'
+            ),
+            'objective="softmax")': (
+                'objective="softmax"), '
+                "encoder=tf_instdisc.EncoderConfig(width=1)"
+            ),
+            "epochs=30": "epochs=1, batch_size=32",
+            '"knn", "linear"': "knn=tf_instdisc.KNNOptions(num_neighbors=5)",
+            'bank_dtype="int8"': 'bank_dtype="int8", batch_sizes=(1,)',
+        },
+    )
     code += """
 import numpy as np
 

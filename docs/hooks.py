@@ -1,0 +1,90 @@
+"""Hooks of MkDocs: what a page takes from a file or from the package.
+
+A page asks for it in a comment of its own line: `<!-- include: FILE -->` for a
+Markdown file of the repository, `<!-- settings: NAME -->` for a table of a
+settings class, or `<!-- recipes -->` for all recipes.
+"""
+
+import dataclasses
+import posixpath
+import re
+from pathlib import Path
+
+from tf_instdisc import config
+from tf_instdisc.config import recipes
+from tf_instdisc.config.fields import flag_of, kind_of, rule_of, text_of
+
+ROOT = Path(__file__).parent.parent
+_PAGES = {
+    "BENCHMARKS.md": "docs/results.md",
+    "BUILD_NOTES.md": "docs/decisions.md",
+    "CHANGELOG.md": "docs/changelog.md",
+    "CONTRIBUTING.md": "docs/contributing.md",
+    "README.md": "docs/index.md",
+}
+"""Files that are included, and the pages that include them."""
+_COMMENT = re.compile(
+    r"^<!-- (include|settings|recipes)(?:: (\S+))? -->$", re.M
+)
+_LINK = re.compile(r"(\]\()(?!\w+:|#)([^)]+)")
+
+
+def on_page_markdown(markdown: str, page, **_) -> str:
+    """Fills in the comments of a page."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def text(match: re.Match) -> str:
+        kind, name = match.groups()
+        if kind == "include":
+            return _file(name, folder)
+        return _settings(name) if kind == "settings" else _recipes()
+
+    return _COMMENT.sub(text, markdown)
+
+
+def _file(name: str, folder: str) -> str:
+    """Returns a file without its title; its links are valid in the page."""
+    text = (ROOT / name).read_text(encoding="utf-8").partition("\n")[2]
+
+    def link(match: re.Match) -> str:
+        target = posixpath.join(posixpath.dirname(name), match[2])
+        target = _PAGES.get(target, target)
+        return match[1] + posixpath.relpath(target, f"docs/{folder}")
+
+    return _LINK.sub(link, text)
+
+
+def _settings(name: str) -> str:
+    """Returns a table of the fields of a settings class."""
+    kind = getattr(config, name)
+    lines = ["| field | type | default | |", "| --- | --- | --- | --- |"]
+    for field in dataclasses.fields(kind):
+        rule = rule_of(field)
+        member, is_tuple = kind_of(kind, field)
+        type_name = (
+            f"tuple of {member.__name__}" if is_tuple else member.__name__
+        )
+        default = "" if field.default is None else f"`{text_of(field.default)}`"
+        choices = ", ".join(f"`{choice}`" for choice in rule.choices)
+        text = rule.help + (f" One of {choices}." if choices else "")
+        if flag_of(field) != field.name:
+            text += f" The flag is `--{flag_of(field)}`."
+        cells = f"`{field.name}`", type_name, default, text.replace("|", "\\|")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _recipes() -> str:
+    """Returns a section for each recipe."""
+    parts = []
+    for recipe in map(recipes.read, recipes.names()):
+        flags = recipes.path_of(recipe.name).read_text(encoding="utf-8")
+        flags = "\n".join(
+            line for line in flags.splitlines() if line.startswith("-")
+        )
+        parts.append(
+            f"## {recipe.name}\n\n{recipe.summary}\n\n"
+            f"- **Time:** {recipe.time}\n- **Score:** {recipe.score}\n\n"
+            f"```text\n{flags}\n```\n"
+        )
+    return "\n".join(parts)

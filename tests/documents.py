@@ -1,0 +1,59 @@
+"""The pages that users read, and the code blocks in them."""
+
+import functools
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = tuple(
+    path.relative_to(ROOT).as_posix()
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "export" / "README.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
+)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@functools.cache
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language, in the order of the page."""
+    return [
+        code for kind, code in _FENCE.findall(text(page)) if kind == language
+    ]
+
+
+def block(page: str, part: str) -> str:
+    """The only Python block of a page that contains some text."""
+    (code,) = [code for code in blocks(page, "python") if part in code]
+    return code
+
+
+def prose(page: str) -> str:
+    """The page without its fenced blocks."""
+    return _FENCE.sub("", text(page))
+
+
+def commands(page: str) -> list[str]:
+    """The command lines of a page, each on one line, without comments."""
+    found = []
+    for code in blocks(page, "sh"):
+        for line in re.sub(r"\s*\\\n\s*", " ", code).splitlines():
+            line = re.sub(r"(^|\s)#.*", "", line).strip()
+            if line:
+                found.append(line)
+    return found
+
+
+def replaced(code: str, replacements: dict[str, str]) -> str:
+    """Code with other words, each of which must be in it."""
+    for old, new in replacements.items():
+        assert old in code, old
+        code = code.replace(old, new)
+    return code
