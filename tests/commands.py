@@ -59,7 +59,8 @@ def run_all(cases: list[dict], cwd=None) -> list[subprocess.CompletedProcess]:
 
     Args:
         cases: Each with `command`, such as "train", `arguments`, and perhaps
-            `bug`, "module:name" of a function that is to fail.
+            `bug`, "module:name" of a function that is to fail, and `absent`,
+            names of packages that are as if they were not installed.
         cwd: Where they run; where the tests do by default.
 
     Returns:
@@ -122,6 +123,7 @@ def _become(case):
     os.environ.update(case["env"])
     sys.argv = [f"instdisc-{case['command']}", *case["arguments"]]
     status = 0
+    sys.modules.update(dict.fromkeys(case.get("absent", ())))
     try:
         if case.get("bug"):
             name, _, attribute = case["bug"].partition(":")

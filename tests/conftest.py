@@ -43,6 +43,7 @@ _SLOW = {
     "test_load_elsewhere",
     "test_lock",
     "test_notebook",
+    "test_plain_install",
     "test_plan",
     "test_precision",
     "test_recipes",

@@ -18,6 +18,7 @@ from tests.finished_run import (
 )
 from tf_instdisc.config import AugmentationConfig, DataConfig, RunConfig
 from tf_instdisc.retrieval import (
+    duplicate_lines,
     duplicates,
     local_scale,
     near_pairs,
@@ -261,7 +262,7 @@ def test_rows_alone_find_what_is_surely_near(tmp_path):
     assert len(pairs & planted) >= 38
     assert len(pairs & planted) / len(pairs) >= 0.9
     assert found.least_similarity is None
-    assert "embeddings alone" in duplicate_page.summary(found)
+    assert "embeddings alone" in duplicate_lines.summary(found)
     none = duplicates.find_duplicates(bare_collection(rows, tmp_path))
     assert len(none.pairs) <= 2
 
@@ -380,6 +381,6 @@ def test_a_collapsed_bank_says_that_there_is_more(run):
         equal, run_images.RunImages(equal, images.config), "run"
     )
     found = duplicates.find_duplicates(collection, 0.98, max_pairs=5)
-    assert "there are more" in duplicate_page.summary(found)
+    assert "there are more" in duplicate_lines.summary(found)
     page = duplicate_page.duplicates_page(found, "run", 16)
     assert page.count("<img") == sum(map(len, found.groups))

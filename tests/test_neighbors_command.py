@@ -16,6 +16,7 @@ from tests.finished_run import (
     save_picture,
 )
 from tf_instdisc.config import DataConfig, RunConfig
+from tf_instdisc.retrieval import neighbor_rows
 from tf_instdisc.retrieval import queries as search
 from tf_instdisc.retrieval.pages import grid, pages
 from tf_instdisc.runs import images as run_images
@@ -135,7 +136,7 @@ def test_a_deleted_image_is_grey_and_no_error(tmp_path):
 def test_names_are_shown_as_they_are_and_do_no_harm(run, images):
     positions = np.arange(len(images.bank.rows))
     queries = search.row_queries(images, positions, 16)
-    rows = grid.grid_rows(
+    rows = neighbor_rows.grid_rows(
         queries, search.nearest(queries, images.bank, 2), images
     )
     page = Page(pages.neighbor_page(rows, "<b>run</b>"))
@@ -157,7 +158,7 @@ def test_frames_say_whether_the_classes_agree(images):
     found = search.Neighbors(
         np.float32([[0.9, 0.8]]), np.array([[same, other]])
     )
-    drawn = grid.draw(grid.grid_rows(queries, found, images))
+    drawn = grid.draw(neighbor_rows.grid_rows(queries, found, images))
     colors = {tuple(c) for c in drawn.reshape(-1, 3)}
     assert (26, 150, 65) in colors
     assert (215, 48, 39) in colors

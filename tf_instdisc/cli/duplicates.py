@@ -79,13 +79,18 @@ def main() -> None:
 def _duplicates(
     finished: FinishedRun, options: DuplicatesOptions, moved: MovedImages
 ) -> None:
+    if any(path.endswith(".html") for path in options.output):
+        # Before the search, as it needs the extra `report`.
+        from tf_instdisc.retrieval.pages import duplicate_page, pages
+
+    from tf_instdisc import atomic
+    from tf_instdisc.retrieval import duplicate_lines
     from tf_instdisc.retrieval.duplicates import (
         find_duplicates,
         folder_images,
         fraction_of_copies_found,
         training_images,
     )
-    from tf_instdisc.retrieval.pages import duplicate_page, pages
     from tf_instdisc.runs import images as run_images
     from tf_instdisc.runs.load import load_encoder
 
@@ -106,7 +111,7 @@ def _duplicates(
         options.max_pairs,
         options.pixels,
     )
-    print(duplicate_page.summary(found), file=sys.stderr)
+    print(duplicate_lines.summary(found), file=sys.stderr)
     if options.threshold is None and options.pixels:
         encoder = load_encoder(run.path)
         fraction = fraction_of_copies_found(places[0], encoder)
@@ -120,16 +125,17 @@ def _duplicates(
             )
     for path in options.output:
         if path == "-":
-            print(duplicate_page.duplicates_tsv(found), end="")
+            print(duplicate_lines.duplicates_tsv(found), end="")
             continue
         if path.endswith(".tsv"):
-            text = duplicate_page.duplicates_tsv(found)
+            text = duplicate_lines.duplicates_tsv(found)
+            atomic.write_text(path, text, errors="backslashreplace")
         else:
             title = " and ".join(place.title for place in places)
-            text = duplicate_page.duplicates_page(
+            page = duplicate_page.duplicates_page(
                 found, title, options.picture_size
             )
-        pages.write(path, text)
+            pages.write(path, page)
         print(shown(str(path)))
 
 

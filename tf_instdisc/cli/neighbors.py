@@ -58,8 +58,12 @@ def main() -> None:
 def _neighbors(
     finished: FinishedRun, options: NeighborsOptions, moved: MovedImages
 ) -> None:
+    if options.format == "files":
+        # Before the search, as these need the extra `report`.
+        from tf_instdisc.retrieval.pages import grid, pages
+
+    from tf_instdisc.retrieval import neighbor_rows
     from tf_instdisc.retrieval import queries as search
-    from tf_instdisc.retrieval.pages import grid, lines, pages
     from tf_instdisc.runs import images as run_images
 
     run = finished.load()
@@ -68,11 +72,12 @@ def _neighbors(
         run, images, options.query, options.picture_size, options.seed
     )
     found = search.nearest(queries, images.bank, options.num_neighbors)
-    rows = grid.grid_rows(queries, found, images)
+    rows = neighbor_rows.grid_rows(queries, found, images)
     if options.format != "files":
-        is_tsv = options.format == "tsv"
-        text = lines.neighbors_tsv if is_tsv else lines.neighbors_json
-        print(text(rows), end="")
+        lines = neighbor_rows.neighbors_json
+        if options.format == "tsv":
+            lines = neighbor_rows.neighbors_tsv
+        print(lines(rows), end="")
         return
     for path in options.output:
         if path.endswith(".png"):

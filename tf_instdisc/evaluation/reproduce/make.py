@@ -1,8 +1,10 @@
 """Makes a table: trains and measures its runs, and writes the result."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +45,14 @@ def make_table(
     table = TABLES[name]
     if rows is not None:
         table = _with_rows(table, rows)
+    has_plot = table.axis is not None
+    if has_plot and importlib.util.find_spec("matplotlib") is None:
+        has_plot = False
+        print(
+            "warning: The table will have no plot, which needs matplotlib: "
+            "pip install 'tf_instdisc[report]'",
+            file=sys.stderr,
+        )
     recipe = training.recipes / scale.recipes[table.recipe]
     config = runs.recipe_config(recipe, training.more)
     inputs = measure.open_inputs(config, scale)
@@ -66,7 +76,7 @@ def make_table(
                 found = measure.PROTOCOLS[table.protocol](run, inputs)
             kept.put(run, found)
         measured.append((run, found))
-    plot = f"{name}.png" if table.axis else None
+    plot = f"{name}.png" if has_plot else None
     if plot:
         show.save_plot(str(tables_dir / plot), table, measured)
     text = show.markdown(table, measured, command, plot)

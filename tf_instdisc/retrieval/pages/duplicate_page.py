@@ -1,67 +1,15 @@
-"""Formats groups of near-duplicates as TSV and as a page."""
+"""A page of the groups of near-duplicates."""
 
 from collections import defaultdict
 
 import numpy as np
 
+from tf_instdisc.retrieval.duplicate_lines import summary
 from tf_instdisc.retrieval.duplicates import Collection, Duplicates, Member
 from tf_instdisc.retrieval.pages import pages
-from tf_instdisc.text import tsv
 
 _GROUPS_SHOWN = 200
 _MEMBERS_SHOWN = 24
-
-
-def summary(duplicates: Duplicates) -> str:
-    """Summarizes what was found, and how, in a few sentences."""
-    members = {
-        (id(member.collection), member.position)
-        for group in duplicates.groups
-        for member in group
-    }
-    text = (
-        f"{len(members)} images in {len(duplicates.groups)} groups, "
-        f"{len(duplicates.pairs)} pairs"
-    )
-    if duplicates.threshold is not None:
-        text += f" with a cosine of at least {duplicates.threshold}."
-    elif duplicates.least_similarity is None:
-        text += (
-            ", by their embeddings alone: each pair is closer than its "
-            "neighbors suggest, and about 5% of the pairs occur by chance."
-        )
-    else:
-        text += (
-            ": each pair is closer than its neighbors suggest, and its "
-            "pictures have a correlation of at least "
-            f"{duplicates.least_similarity:.2f}."
-        )
-    if not duplicates.is_complete:
-        text += (
-            " The search stopped at this number of pairs, but there are "
-            "more. Raise --threshold or --max_pairs."
-        )
-    return text
-
-
-def duplicates_tsv(duplicates: Duplicates) -> str:
-    """Returns one line for each image of a group, best group first."""
-    header = ("group", "place", "instance_id", "name", "score", "cosine")
-    return tsv(
-        header,
-        (
-            (
-                number,
-                member.collection.title,
-                member.instance_id,
-                member.name,
-                f"{member.score:.6f}",
-                f"{member.cosine:.6f}",
-            )
-            for number, group in enumerate(duplicates.groups, start=1)
-            for member in group
-        ),
-    )
 
 
 def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:

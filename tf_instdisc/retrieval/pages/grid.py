@@ -1,19 +1,11 @@
 """The neighbor grid: each query and its neighbors, as in the paper."""
 
-import dataclasses
-
 import numpy as np
 from PIL import Image, ImageDraw
 
 from tf_instdisc import atomic
+from tf_instdisc.retrieval.neighbor_rows import RIGHT, UNKNOWN, WRONG, Row
 from tf_instdisc.retrieval.pages import captions
-from tf_instdisc.retrieval.queries import Neighbors, Queries
-from tf_instdisc.runs.bank import Bank
-from tf_instdisc.runs.images import RunImages
-
-RIGHT = "right"
-WRONG = "wrong"
-UNKNOWN = "unknown"
 
 _FRAME_COLORS = {
     RIGHT: (26, 150, 65),
@@ -22,78 +14,6 @@ _FRAME_COLORS = {
 }
 _FRAME = 3  # pixels
 _GAP = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One neighbor.
-
-    Attributes:
-        image: uint8 `[size, size, 3]`.
-        name: Name of the training image.
-        instance_id: Id of the training image.
-        score: Cosine with the query.
-        label: Name of its class; empty if there is none.
-        match: `RIGHT` if it has the class of the query, else `WRONG`;
-            `UNKNOWN` without labels.
-    """
-
-    image: np.ndarray
-    name: str
-    instance_id: int
-    score: float
-    label: str
-    match: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A query and its neighbors."""
-
-    image: np.ndarray
-    name: str
-    label: str
-    cells: list[Cell]
-
-
-def grid_rows(
-    queries: Queries, neighbors: Neighbors, images: RunImages
-) -> list[Row]:
-    """Combines the results of a search with pictures, names and labels."""
-    bank = images.bank
-    size = queries.images.shape[1]
-    pictures, _ = images.read(neighbors.positions.ravel(), size)
-    pictures = pictures.reshape(*neighbors.positions.shape, size, size, 3)
-    rows = []
-    for i, (name, label) in enumerate(
-        zip(queries.names, queries.labels, strict=True)
-    ):
-        cells = [
-            Cell(
-                image=pictures[i, j],
-                name=str(bank.names[position]),
-                instance_id=int(bank.instance_ids[position]),
-                score=float(neighbors.scores[i, j]),
-                label=class_name(bank, bank.labels[position]),
-                match=_match(label, bank.labels[position]),
-            )
-            for j, position in enumerate(neighbors.positions[i])
-        ]
-        rows.append(
-            Row(queries.images[i], name, class_name(bank, label), cells)
-        )
-    return rows
-
-
-def class_name(bank: Bank, label: int) -> str:
-    """Returns the name of a label; empty if there is none."""
-    return bank.class_names[label] if label >= 0 else ""
-
-
-def _match(query_label: int, label: int) -> str:
-    if query_label < 0 or label < 0:
-        return UNKNOWN
-    return RIGHT if query_label == label else WRONG
 
 
 def draw(rows: list[Row]) -> np.ndarray:

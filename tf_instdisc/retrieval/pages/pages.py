@@ -5,7 +5,7 @@ import pathlib
 import jinja2
 
 from tf_instdisc import atomic
-from tf_instdisc.retrieval.pages.grid import Row
+from tf_instdisc.retrieval.neighbor_rows import Row
 from tf_instdisc.retrieval.pages.thumbnails import data_uri
 
 _ENVIRONMENT = jinja2.Environment(

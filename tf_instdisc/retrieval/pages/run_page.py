@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tf_instdisc.config import TrainingConfig
-from tf_instdisc.retrieval import analysis
+from tf_instdisc.retrieval import analysis, duplicate_lines, neighbor_rows
 from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
     health_warnings,
@@ -17,7 +17,6 @@ from tf_instdisc.retrieval.pages import (
     charts,
     duplicate_page,
     figures_of_run,
-    grid,
     pages,
 )
 from tf_instdisc.retrieval.pages.tensorboard import sample_rows
@@ -117,7 +116,7 @@ def report(
         charts=drawn,
         curve_names=curve_names,
         health=_health(run, images, sample, statistics),
-        rows=grid.grid_rows(
+        rows=neighbor_rows.grid_rows(
             queries, nearest(queries, bank, _NEIGHBORS), images
         ),
         legend=legend,
@@ -233,7 +232,7 @@ def _hardest(bank: Bank, sample: _Sample) -> list[dict[str, Any]]:
         return []
 
     def caption(i: int) -> str:
-        label = grid.class_name(bank, bank.labels[votes.positions[i]])
+        label = neighbor_rows.class_name(bank, bank.labels[votes.positions[i]])
         said = bank.class_names[predicted[i]]
         return f"{label}, predicted {said}"
 
@@ -282,7 +281,7 @@ def _duplicates(
         [member for group in groups for member in group], _PICTURE
     )
     return {
-        "summary": duplicate_page.summary(found),
+        "summary": duplicate_lines.summary(found),
         "note": note,
         "groups": [
             [

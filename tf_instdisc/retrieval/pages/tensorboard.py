@@ -13,6 +13,7 @@ from tensorboard.plugins import projector
 
 from tf_instdisc import atomic
 from tf_instdisc.errors import UsageError
+from tf_instdisc.retrieval import neighbor_rows
 from tf_instdisc.retrieval import queries as search
 from tf_instdisc.retrieval.pages import grid
 from tf_instdisc.retrieval.pages.thumbnails import sheet
@@ -64,7 +65,7 @@ class EmbeddingView(keras.callbacks.Callback):
         images = self.open_images()
         queries = search.random_queries(images, _NUM_QUERIES, _PICTURE)
         found = search.nearest(queries, images.bank, _NUM_NEIGHBORS)
-        picture = grid.draw(grid.grid_rows(queries, found, images))
+        picture = grid.draw(neighbor_rows.grid_rows(queries, found, images))
         writer = tf.summary.create_file_writer(str(self.log_dir / "grid"))
         with writer.as_default():
             tf.summary.image("neighbors", picture[None], step=epoch)
@@ -95,7 +96,7 @@ def write_projector(
         (
             (
                 bank.names[position],
-                grid.class_name(bank, bank.labels[position]),
+                neighbor_rows.class_name(bank, bank.labels[position]),
                 bank.instance_ids[position],
             )
             for position in positions
