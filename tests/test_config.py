@@ -134,7 +134,6 @@ def test_unknown_settings_are_refused():
             {"objective": "softmax", "bank_placement": "host"},
             "device",
         ),
-        (config.OptimizerConfig, {"warmup_epochs": 3.0, "epochs": 3}, "warmup"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(kind, values, said):

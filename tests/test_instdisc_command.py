@@ -169,7 +169,6 @@ def test_a_recipe_trains_by_its_name(tmp_path):
         "--recipe=digits",
         "--split=train[:128]",
         "--epochs=1",
-        "--warmup_epochs=0",
         "--nobaselines",
         f"--data_dir={tmp_path / 'tfds'}",
         f"--run_dir={tmp_path / 'run'}",

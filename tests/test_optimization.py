@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_instdisc.config import OptimizerConfig, recipes
+from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.training.optimizer import (
     SGD,
     Warmup,
     build_optimizer,
     build_schedule,
+    optimizer_of,
 )
 
 
@@ -53,6 +56,31 @@ def test_constant_is_constant():
         "constant", learning_rate=0.1, steps_per_epoch=3, epochs=2
     )
     np.testing.assert_allclose(rates(schedule, 6), [0.1] * 6, rtol=1e-6)
+
+
+def test_a_warmup_as_long_as_the_run_is_shortened_to_half_of_it(capsys):
+    config = OptimizerConfig(
+        epochs=2, warmup_epochs=5.0, schedule="constant", learning_rate=0.4
+    )
+    schedule = optimizer_of(config, steps_per_epoch=4)._learning_rate
+    np.testing.assert_allclose(
+        rates(schedule, 8), [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4], rtol=1e-6
+    )
+    assert capsys.readouterr().out == (
+        "warmup: 1 epochs instead of 5, half of the run\n"
+    )
+
+
+@pytest.mark.parametrize("steps", (1, 20))
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_has_a_schedule_of_one_epoch(name, steps):
+    text = recipes.path_of(name).read_text(encoding="utf-8")
+    config = from_flagfile(text, "--epochs=1").optimizer
+    optimizer = optimizer_of(config, steps)
+    found = rates(optimizer._learning_rate, steps)
+    assert min(found) > 0
+    # A cosine has fallen to a half in the middle of the run.
+    assert max(found) >= 0.45 * config.learning_rate
 
 
 SCHEDULES = [

@@ -105,7 +105,10 @@ class OptimizerConfig:
         (120, 160), "Epochs after which `steps` decays.", is_rising=True
     )
     warmup_epochs: float = setting(
-        0.0, "Epochs in which the learning rate rises from zero.", least=0
+        0.0,
+        "Epochs in which the learning rate rises from zero; half of the run if "
+        "it is not longer.",
+        least=0,
     )
     momentum: float = setting(0.9, "Momentum of SGD.", **_MOMENTUM)
     weight_decay: float = setting(
@@ -116,9 +119,3 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.warmup_epochs >= self.epochs:
-            raise UsageError(
-                "`warmup_epochs` must be below `epochs`; warmup_epochs=0 "
-                "disables the warmup. Received: warmup_epochs="
-                f"{self.warmup_epochs:g}, epochs={self.epochs}"
-            )

@@ -103,12 +103,22 @@ def optimizer_of(
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer of a run from its settings.
 
+    A warmup that is as long as the run is shortened to half of it, and that is
+    printed, so that a recipe can be tried for one epoch.
+
     Args:
         config: The settings.
         steps_per_epoch: Number of batches in an epoch; with accumulation,
             there are fewer updates.
     """
     images_per_update = config.batch_size * config.accumulate_steps
+    warmup_epochs = config.warmup_epochs
+    if warmup_epochs >= config.epochs:
+        warmup_epochs = config.epochs / 2
+        print(
+            f"warmup: {warmup_epochs:g} epochs instead of "
+            f"{config.warmup_epochs:g}, half of the run"
+        )
     schedule = build_schedule(
         config.schedule,
         learning_rate=scaled_learning_rate(
@@ -119,7 +129,7 @@ def optimizer_of(
         steps_per_epoch=steps_per_epoch / config.accumulate_steps,
         epochs=config.epochs,
         schedule_epochs=config.schedule_epochs,
-        warmup_epochs=config.warmup_epochs,
+        warmup_epochs=warmup_epochs,
     )
     return build_optimizer(
         config.optimizer,
