@@ -10,7 +10,9 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 @contextlib.contextmanager
 def open_page(path, width=1200, height=1000, dark=False):
-    """Opens a local file, without a network; skips where there is no browser.
+    """Opens a file or a page of this machine; skips where there is no browser.
+
+    There is no network beyond 127.0.0.1. `path` is a path or an address.
 
     Yields:
         Selenium's driver, and a function that gives the console's messages.
@@ -35,7 +37,9 @@ def open_page(path, width=1200, height=1000, dark=False):
     ):
         options.add_argument(f"--{argument}")
     # Names that must be looked up are not found: there is no network.
-    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND")
+    options.add_argument(
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    )
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(driver_path)
     driver = webdriver.Chrome(options, service)
@@ -56,7 +60,8 @@ def open_page(path, width=1200, height=1000, dark=False):
         driver.execute_cdp_cmd(
             "Emulation.setEmulatedMedia", {"features": [theme]}
         )
-        driver.get(path.resolve().as_uri())
+        is_address = isinstance(path, str)
+        driver.get(path if is_address else path.resolve().as_uri())
         yield driver, lambda: driver.get_log("browser")
     finally:
         driver.quit()

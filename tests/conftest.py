@@ -21,6 +21,7 @@ gc.set_threshold(50_000, 20, 50)
 # Files of tests that train, kill, or start processes many times over.
 _SLOW = {
     "test_benchmarks",
+    "test_browse",
     "test_cli",
     "test_damage",
     "test_data_flags",

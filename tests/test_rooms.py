@@ -16,6 +16,7 @@ ROOMS = (
     "training",
     "serving",
     "serving/client",
+    "retrieval/browse",
     "retrieval/pages",
     "retrieval",
     "runs/convert",
@@ -30,7 +31,7 @@ ROOMS = (
 SAME = {"config": "."}
 # They give what is inside its public names, and are imported by nothing here.
 DOORS = (PACKAGE, f"{PACKAGE}.run", f"{PACKAGE}.serving_client")
-MOST_ARROWS = 50
+MOST_ARROWS = 55
 
 
 @functools.cache

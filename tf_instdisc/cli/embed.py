@@ -15,6 +15,7 @@ from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.text import shown
 
 if TYPE_CHECKING:
+    from tf_instdisc.serving.client.client import Client
     from tf_instdisc.serving.embed_folder import Embedder
 
 _SUMMARY = """
@@ -149,15 +150,19 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
 def _embedder(options: ModelOptions, batch_size: int) -> tuple["Embedder", str]:
     """Returns the model as a function, and text that identifies it."""
     if options.server or options.rest:
-        return _from_server(options, batch_size)
+        client, source = open_client(options, batch_size)
+        return client.embed_bytes, source
     if options.saved_model:
-        return _from_saved_model(pathlib.Path(options.saved_model))
-    return _from_run(options.run_dir or "")
+        return _from_saved_model(options.saved_model)
+    return run_embedder(options.run_dir or "")
 
 
-def _from_server(
-    options: ModelOptions, batch_size: int
-) -> tuple["Embedder", str]:
+def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
+    """Returns a client of one version, and text that identifies it.
+
+    Raises:
+        ServingError: If the server does not answer.
+    """
     from tf_instdisc.serving.client import GrpcClient, RestClient
 
     client_of, address = GrpcClient, options.server
@@ -179,12 +184,14 @@ def _from_server(
         )
     client = client_of(address, name, label=label, **settings)
     version = label or settings["version"]
-    return client.embed_bytes, f"{address} {name} {version}"
+    return client, f"{address} {name} {version}"
 
 
-def _from_saved_model(path: pathlib.Path) -> tuple["Embedder", str]:
+def version_of(saved_model: str) -> pathlib.Path:
+    """Returns the directory of an exported model's newest version."""
     from tf_instdisc.serving import versions
 
+    path = pathlib.Path(saved_model)
     if not (path / "saved_model.pb").exists():
         numbers = versions.versions(os.fspath(path))
         if not numbers:
@@ -193,9 +200,13 @@ def _from_saved_model(path: pathlib.Path) -> tuple["Embedder", str]:
                 f"Received: saved_model={os.fspath(path)!r}"
             )
         path = path / str(numbers[-1])
+    return path
 
+
+def _from_saved_model(saved_model: str) -> tuple["Embedder", str]:
     import tensorflow as tf
 
+    path = version_of(saved_model)
     model = tf.saved_model.load(os.fspath(path))
     if "image_bytes" not in model.signatures:
         raise UsageError(
@@ -210,7 +221,8 @@ def _from_saved_model(path: pathlib.Path) -> tuple["Embedder", str]:
     return embed, f"SavedModel {sha256_of_file(path / 'fingerprint.pb')}"
 
 
-def _from_run(run_dir: str) -> tuple["Embedder", str]:
+def run_embedder(run_dir: str) -> tuple["Embedder", str]:
+    """Returns a run's encoder as a function of files, and its identity."""
     from tf_instdisc.runs import opening
 
     run = opening.load(run_dir)

@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": "Convert a PyTorch checkpoint to a run directory.",
     "evaluate": "Evaluate a run with the protocols of the paper.",
     "neighbors": "Show the nearest training images of other images.",
+    "browse": "Browse images, neighbors, duplicates and a map on a local page.",
     "report": "Write a page that shows what a run has learned.",
     "duplicates": "Find near-duplicate images.",
     "update": "Update a run's bank after its folder has changed.",
@@ -25,7 +26,7 @@ COMMANDS = {
 }
 """The commands and their summaries; `cli/NAME.py` has the `main` of each."""
 
-PARTS = ("recipes", "completion")
+PARTS = ("recipes", "browse", "completion")
 """Commands that are not installed as separate programs."""
 
 _INTRODUCTION = """\

@@ -10,6 +10,8 @@ from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.runs.bank import Bank
 
 _CLUSTERS = 12
+_LANDMARKS = 3000  # t-SNE of more rows takes minutes.
+_NEAREST_LANDMARKS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,57 @@ def map_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
         init="pca", perplexity=perplexity, random_state=seed, max_iter=500
     )
     return method.fit_transform(rows)
+
+
+def map_of_all(rows: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Returns a map of any number of rows within seconds.
+
+    If there are many rows, t-SNE places a sample, and each row is placed
+    between the sampled rows that are nearest to it.
+
+    Args:
+        rows: float32 `[num_rows, dim]`, of unit length.
+        seed: Random seed of the sample and the layout.
+
+    Returns:
+        float `[num_rows, 2]`.
+    """
+    if len(rows) <= _LANDMARKS:
+        return map_of(rows, seed)
+    chosen = np.random.default_rng(seed).choice(
+        len(rows), _LANDMARKS, replace=False
+    )
+    landmarks = rows[np.sort(chosen)]
+    places = map_of(landmarks, seed)
+    scores, nearest = top_k(rows, landmarks, _NEAREST_LANDMARKS)
+    weights = np.exp((scores - scores[:, :1]) / MethodConfig.temperature)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.einsum("nk,nkd->nd", weights, places[nearest])
+
+
+def groups_of(
+    bank: Bank, positions: np.ndarray, most: int, seed: int = 0
+) -> tuple[np.ndarray, list[str]]:
+    """Returns the groups by which a map is colored: classes or clusters.
+
+    Args:
+        bank: The bank.
+        positions: int `[count]`, the rows.
+        most: Maximum number of classes; more are replaced by clusters.
+        seed: Random seed of the clusters.
+
+    Returns:
+        The group of each row, int `[count]`, and the names of the groups.
+    """
+    labels = bank.labels[positions]
+    names = [*bank.class_names]
+    if names and (labels < 0).any():
+        labels = np.where(labels < 0, len(names), labels)
+        names.append("no label")
+    if 0 < len(names) <= most:
+        return labels, names
+    clusters = clusters_of(bank.rows[positions], seed)
+    return clusters, [f"cluster {i + 1}" for i in range(clusters.max() + 1)]
 
 
 def clusters_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:

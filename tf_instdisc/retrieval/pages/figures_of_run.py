@@ -37,17 +37,16 @@ def map_of(
         seed: Random seed of the layout.
     """
     rows = bank.rows[positions]
-    labels = bank.labels[positions]
-    groups = [*bank.class_names]
-    colors = labels
-    if groups and (labels < 0).any():
-        colors = np.where(labels < 0, len(groups), labels)
-        groups.append("no label")
-    captions = [groups[color] for color in colors] if groups else []
-    if not 0 < len(groups) <= charts.NUM_COLORS:
-        colors = analysis.clusters_of(rows, seed)
-        groups = [f"cluster {i + 1}" for i in range(colors.max() + 1)]
-        captions = captions or [groups[color] for color in colors]
+    colors, groups = analysis.groups_of(
+        bank, positions, charts.NUM_COLORS, seed
+    )
+    captions = [groups[color] for color in colors]
+    if bank.class_names:
+        # There may be more classes than colors.
+        captions = [
+            bank.class_names[label] if label >= 0 else "no label"
+            for label in bank.labels[positions]
+        ]
     figure = charts.embedding_map(
         analysis.map_of(rows, seed),
         colors,

@@ -1,0 +1,318 @@
+"""The page of `instdisc browse`: its answers, and what it refuses."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.finished_run import (
+    NASTY_NAMES,
+    fill_folder,
+    make_run,
+    picture,
+    save_picture,
+)
+from tests.test_hostile_names import require_safe
+from tf_instdisc.cli import browse, embed, options
+from tf_instdisc.errors import UsageError
+from tf_instdisc.retrieval.browse import app, server
+from tf_instdisc.retrieval.browse.pictures import FolderPictures, pictures_of
+from tf_instdisc.retrieval.browse.ticked import TickedList
+from tf_instdisc.runs.bank import Bank
+
+PLAIN = [f"{kind}/{i}.png" for kind in ("cats", "собаки") for i in range(20)]
+DECOMPOSED = "Καλημε\u0301ρα"  # noqa: RUF001  Greek.
+COPIES = ("cats/copy.png", "собаки/other copy.png")
+ALL = sorted([*NASTY_NAMES, *PLAIN, *COPIES, "cats/line\nend.png"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("browse")
+    folder = root / "images"
+    fill_folder(folder, sorted({*ALL} - {*COPIES}))
+    for copy in COPIES:
+        save_picture(folder, copy, picture(1_000))
+    return make_run(root / "run", folder)
+
+
+@pytest.fixture(scope="module")
+def collection(run):
+    model = embed.ModelOptions(run_dir=str(run.path))
+    return browse.make_collection(model, options.MovedImages())
+
+
+@pytest.fixture
+def client(collection, tmp_path):
+    return client_of(collection, tmp_path / "ticked.tsv")
+
+
+def client_of(collection, ticked, **settings):
+    from starlette.testclient import TestClient
+
+    built = app.build_app(
+        collection,
+        pictures_of(collection.images),
+        TickedList(ticked, collection.bank),
+    )
+    return TestClient(built, "http://127.0.0.1:8410", **settings)
+
+
+def wait_for(client, path):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        answer = client.get(path).json()
+        if answer["is_ready"]:
+            return answer
+        time.sleep(0.05)
+    raise TimeoutError(path)
+
+
+def names_of(answer):
+    return [item["name"] for item in answer["items"]]
+
+
+def test_images_are_found_by_name_and_class_in_pages(client):
+    about = client.get("/api/about").json()
+    assert about["count"] == len(ALL)
+    cats, dogs = (about["classes"].index(name) for name in ("cats", "собаки"))
+    found = client.get("/api/find?count=7").json()
+    assert found["total"] == len(ALL)
+    assert [item["position"] for item in found["items"]] == list(range(7))
+    following = client.get("/api/find?count=7&start=7").json()
+    assert following["items"][0]["position"] == 7
+    assert client.get("/api/find?start=1000").json()["items"] == []
+
+    found = client.get("/api/find", params={"text": "COPY"}).json()
+    assert names_of(found) == sorted(COPIES)
+    found = client.get("/api/find", params={"text": "copy other"}).json()
+    assert names_of(found) == [COPIES[1]]
+    found = client.get("/api/find", params={"text": "copy", "class": cats})
+    assert names_of(found.json()) == [COPIES[0]]
+    found = client.get("/api/find", params={"text": "СОБАКИ/1"}).json()
+    assert {item["label"] for item in found["items"]} == {dogs}
+    # As macOS writes letters with accents.
+    found = client.get("/api/find", params={"text": DECOMPOSED}).json()
+    assert found["total"] == 1
+
+
+def test_names_are_escaped(client):
+    found = client.get("/api/find?count=500")
+    require_safe(found.text)
+    assert "cats/line\\nend.png" in names_of(found.json())
+    assert found.headers["content-type"] == "application/json"
+
+
+def test_neighbors_of_an_image_and_of_its_file_agree(client, collection):
+    position = ALL.index(COPIES[0])
+    found = client.get(f"/api/neighbors/{position}?count=5").json()
+    assert found["image"]["name"] == COPIES[0]
+    assert len(found["items"]) == 5
+    assert found["items"][0] == {
+        "position": ALL.index(COPIES[1]),
+        "name": COPIES[1],
+        "label": collection.bank.class_names.index("собаки"),
+        "score": 1.0,
+    }
+    path = f"{collection.images.config.data.images}/{COPIES[0]}"
+    with open(path, "rb") as file:
+        dropped = client.post("/api/neighbors?count=6", content=file).json()
+    assert {COPIES[0], COPIES[1]} == set(names_of(dropped)[:2])
+    assert dropped["items"][2:] == found["items"][1:]
+
+
+def test_what_is_no_image_is_refused(client, monkeypatch):
+    answer = client.post("/api/neighbors", content=b"GIF89a, or so it says")
+    assert answer.status_code == 400
+    assert "not an image" in answer.json()["error"]
+    monkeypatch.setattr(app, "MAX_UPLOAD", 10)
+    assert client.post("/api/neighbors", content=b"x" * 11).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    (
+        f"/api/neighbors/{len(ALL)}",
+        "/thumbnails/123456789123456789123456789",
+        "/thumbnails/-1",
+        "/thumbnails/cats/0.png",
+        "/pictures/../app.py",
+        "/pictures/%2e%2e%2fapp.py",
+        "/app.py",
+    ),
+)
+def test_other_paths_do_not_exist(client, path):
+    assert client.get(path).status_code == 404
+
+
+def test_pictures_are_jpegs_of_the_images(client, collection):
+    thumbnail = client.get(f"/thumbnails/{ALL.index(COPIES[0])}")
+    assert thumbnail.headers["content-type"] == "image/jpeg"
+    whole = client.get(f"/pictures/{ALL.index(COPIES[0])}")
+    for content, side in ((thumbnail.content, 128), (whole.content, 48)):
+        shown = Image.open(_stream(content))
+        assert shown.size == (side, side)
+        expected = Image.fromarray(picture(1_000)).resize((8, 8), Image.BOX)
+        difference = np.asarray(shown.resize((8, 8), Image.BOX), float)
+        difference -= np.asarray(expected, float)
+        assert np.abs(difference).mean() < 4
+
+
+def _stream(content):
+    import io
+
+    return io.BytesIO(content)
+
+
+@pytest.mark.parametrize(
+    "name", ("../secret.png", "cats/../../secret.png", "/secret.png", "no.png")
+)
+def test_no_picture_lies_outside_the_folder(tmp_path, name):
+    save_picture(tmp_path, "secret.png", picture(0))
+    save_picture(tmp_path, "images/a.png", picture(0))
+    if name.startswith("/"):
+        name = f"{tmp_path}{name}"
+    found = FolderPictures(str(tmp_path / "images"), np.array([name, "a.png"]))
+    assert found.thumbnail(0) is None
+    assert found.whole(0) is None
+    assert found.thumbnail(1)
+
+
+def test_other_sites_are_refused(client):
+    for host in ("evil.example", "127.0.0.1.evil.example", "10.0.0.1:8410"):
+        answer = client.get("/api/about", headers={"host": host})
+        assert answer.status_code == 400
+    assert client.get("/", headers={"host": "localhost:1"}).status_code == 200
+    ticked = {"position": 0, "ticked": True}
+    for origin in ("http://evil.example", "http://127.0.0.1:9", "null"):
+        headers = {"origin": origin}
+        answer = client.post("/api/ticked", json=ticked, headers=headers)
+        assert answer.status_code == 403
+    assert client.get("/api/about").json()["ticked"] == []
+    headers = {"origin": "http://127.0.0.1:8410"}
+    answer = client.post("/api/ticked", json=ticked, headers=headers)
+    assert answer.status_code == 200
+    answer = client.get("/thumbnails/0")
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_map_has_a_place_and_a_group_for_each_image(client, collection):
+    groups = wait_for(client, "/api/map")["groups"]
+    assert groups == ["cats", "собаки"]
+    content = client.get("/api/map?places=1").content
+    places = np.frombuffer(content, "<u2", 2 * len(ALL)).reshape([-1, 2])
+    labels = np.frombuffer(content, np.uint8, offset=4 * len(ALL))
+    np.testing.assert_array_equal(labels, collection.bank.labels)
+    # It fills the square along one axis at least.
+    assert np.ptp(places.astype(int), axis=0).max() == 65_535
+    first, second = (ALL.index(copy) for copy in COPIES)
+    distances = np.linalg.norm(places.astype(int) - places[first], axis=1)
+    assert (distances < distances[second]).sum() <= 3
+
+
+def test_near_duplicates_are_pairs_that_can_be_ticked(collection, tmp_path):
+    path = tmp_path / "ticked.tsv"
+    client = client_of(collection, path)
+    found = wait_for(client, "/api/duplicates")
+    pairs = [
+        {pair["first"]["name"], pair["second"]["name"]}
+        for pair in found["items"]
+    ]
+    assert pairs[0] == set(COPIES)
+    assert found["total"] == len(pairs)
+    page = client.get("/api/duplicates?start=1000").json()
+    assert page["items"] == []
+
+    assert not path.exists()
+    lines = ALL.index("cats/line\nend.png")
+    for position in (ALL.index(COPIES[1]), lines):
+        ticked = {"position": position, "ticked": True}
+        answer = client.post("/api/ticked", json=ticked).json()
+        assert position in answer["ticked"]
+    assert path.read_text("utf-8").splitlines() == [
+        "instance_id\tname",
+        f"{lines}\tcats/line\\nend.png",
+        f"{ALL.index(COPIES[1])}\t{COPIES[1]}",
+    ]
+    # It goes on when the page is opened again.
+    client = client_of(collection, path)
+    assert len(client.get("/api/about").json()["ticked"]) == 2
+    client.post("/api/ticked", json={"position": lines, "ticked": False})
+    assert len(path.read_text("utf-8").splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ({}, {"position": "0", "ticked": True}, {"position": 0, "ticked": 1}, []),
+)
+def test_a_malformed_tick_is_refused(client, wanted):
+    assert client.post("/api/ticked", json=wanted).status_code == 400
+    wanted = {"position": len(ALL), "ticked": True}
+    assert client.post("/api/ticked", json=wanted).status_code == 404
+
+
+def test_a_list_that_cannot_be_written_is_said(collection, tmp_path):
+    client = client_of(collection, tmp_path / "gone" / "ticked.tsv")
+    wanted = {"position": 0, "ticked": True}
+    answer = client.post("/api/ticked", json=wanted)
+    assert answer.status_code == 507
+    assert "ticked.tsv" in answer.json()["error"]
+    assert client.get("/api/about").json()["ticked"] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    (
+        "a poem\n",
+        "instance_id\tname\n1\tanother.png\n",
+        "instance_id\tname\n99\tcats/0.png\n",
+        "instance_id\tname\nx\n",
+    ),
+)
+def test_a_file_that_is_not_a_list_of_these_images_is_kept(
+    collection, tmp_path, text
+):
+    path = tmp_path / "ticked.tsv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"Received: ticked="):
+        TickedList(path, collection.bank)
+    assert path.read_text() == text
+
+
+def test_a_data_set_is_read_once_in_the_background(tmp_path):
+    from tf_instdisc.data.tfds_source import tfds_source
+    from tf_instdisc.runs.images import RunConfig, RunImages
+
+    source = tfds_source("instdisc_digits", "train[:50]", str(tmp_path))
+    ids = np.arange(0, 50, 2)
+    bank = Bank(np.eye(25), ids, ids.astype(str), np.full(25, -1))
+    pictures = pictures_of(RunImages(bank, RunConfig(), source))
+    end = time.monotonic() + 60
+    while not pictures.is_ready and time.monotonic() < end:
+        time.sleep(0.05)
+    stored = {
+        int(e["instance_id"]): e["image"]
+        for e in source.examples(None).as_numpy_iterator()
+    }
+    for position in (0, 24):
+        shown = Image.open(_stream(pictures.thumbnail(position)))
+        small = np.asarray(shown.convert("L").resize((8, 8), Image.BOX), float)
+        expected = stored[int(ids[position])][:, :, 0]
+        assert np.corrcoef(small.ravel(), expected.ravel())[0, 1] > 0.95
+
+
+def test_a_port_in_use_is_said():
+    with server.listen(0) as listener:
+        address, port = listener.getsockname()
+        assert address == "127.0.0.1"
+        with pytest.raises(UsageError, match=rf"Received: `port`={port}"):
+            server.listen(port)
+
+
+def test_the_answers_are_json(client):
+    answer = client.get("/nowhere")
+    assert answer.status_code == 404
+    assert json.loads(answer.text)["error"]

@@ -1,0 +1,183 @@
+"""instdisc browse: shows images, their neighbors and a map on a local page."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tf_instdisc.cli.embed import ModelOptions
+from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import MovedImages
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+from tf_instdisc.text import shown
+
+if TYPE_CHECKING:
+    from tf_instdisc.retrieval.browse.collection import Collection
+    from tf_instdisc.runs.bank import Bank
+    from tf_instdisc.runs.images import RunImages
+
+_SUMMARY = """
+Shows the images of a run, their neighbors, near-duplicates and a map on a page
+in the browser, which only this machine can open.
+
+  instdisc browse --run_dir=runs/photos
+  instdisc browse --saved_model=models/photos --images=FOLDER
+  instdisc browse --server=localhost:8500 --model_name=photos --images=FOLDER
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class BrowseOptions:
+    """Page"""
+
+    port: int = setting(
+        8410, "Port on 127.0.0.1; 0 chooses a free one.", least=0, most=65_535
+    )
+    ticked: str = setting(
+        "ticked.tsv",
+        "File for the list of ticked near-duplicates; an existing list is "
+        "continued.",
+        is_path=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+SETTINGS = [ModelOptions, MovedImages, BrowseOptions]
+
+
+def main() -> None:
+    """Entry point of `instdisc browse`."""
+    launch(_browse, _SUMMARY, SETTINGS)
+
+
+def _browse(
+    model: ModelOptions, moved: MovedImages, options: BrowseOptions
+) -> None:
+    # The extra is checked before anything is loaded.
+    from tf_instdisc.retrieval.browse import app, background, server
+    from tf_instdisc.retrieval.browse.pictures import pictures_of
+    from tf_instdisc.retrieval.browse.ticked import TickedList
+    from tf_instdisc.serving.client import ServingError
+
+    try:
+        collection = make_collection(model, moved)
+    except ServingError as error:
+        raise UsageError(str(error)) from error
+    ticked = TickedList(options.ticked, collection.bank)
+    listener = server.listen(options.port)
+    pictures = pictures_of(collection.images)
+    background.start(lambda: collection.warm_up(pictures))
+    built = app.build_app(collection, pictures, ticked)
+    port = listener.getsockname()[1]
+    print(
+        f"{shown(collection.title)}: http://127.0.0.1:{port}/ until Ctrl-C",
+        flush=True,
+    )
+    server.serve(built, listener)
+
+
+def make_collection(model: ModelOptions, moved: MovedImages) -> "Collection":
+    """Opens the images of a run, an exported model or a server."""
+    if model.run_dir:
+        return _of_run(model.run_dir, moved)
+    if not moved.images:
+        raise UsageError(
+            "`images` is required unless a `run_dir` is given. Received: "
+            "`images`=None. Give the folder of the images."
+        )
+    if model.saved_model:
+        return _of_saved_model(model.saved_model, moved.images)
+    return _of_server(model, moved.images)
+
+
+def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
+    from tf_instdisc.cli.embed import run_embedder
+    from tf_instdisc.retrieval.browse.collection import Collection
+    from tf_instdisc.retrieval.browse.search import BankSearch
+    from tf_instdisc.retrieval.duplicates import training_images
+    from tf_instdisc.runs import images as run_images
+    from tf_instdisc.runs import opening
+
+    run = opening.load(run_dir)
+    images = run_images.open_images(run, moved.overrides())
+    embed, _ = run_embedder(run_dir)
+    return Collection(
+        run.path.resolve().name,
+        images,
+        BankSearch(images.bank, embed),
+        lambda: training_images(images, run),
+    )
+
+
+def _of_saved_model(path: str, folder: str) -> "Collection":
+    import tensorflow as tf
+
+    from tf_instdisc.cli.embed import version_of
+    from tf_instdisc.retrieval.browse.collection import Collection
+    from tf_instdisc.retrieval.browse.search import BankSearch
+    from tf_instdisc.retrieval.duplicates import Collection as Embedded
+    from tf_instdisc.serving.embed_folder import one_by_one
+    from tf_instdisc.serving.exported_bank import read_bank
+
+    version = version_of(path)
+    model = tf.saved_model.load(str(version))
+    images = _in_folder(read_bank(model), folder)
+    embed = model.signatures["image_bytes"]
+    title = f"{version.resolve().parent.name} {version.name}"
+    search = BankSearch(
+        images.bank,
+        one_by_one(lambda files: embed(image_bytes=tf.constant(files))),
+    )
+    return Collection(
+        title, images, search, lambda: Embedded(images.bank, images, title)
+    )
+
+
+def _of_server(model: ModelOptions, folder: str) -> "Collection":
+    import numpy as np
+
+    from tf_instdisc.cli.embed import open_client
+    from tf_instdisc.data.folder import folder_source
+    from tf_instdisc.retrieval.browse.collection import Collection
+    from tf_instdisc.retrieval.browse.search import ServedSearch
+    from tf_instdisc.runs.bank import Bank
+    from tf_instdisc.serving.client import ServingError
+
+    client, title = open_client(model, batch_size=1)
+
+    def ask(files: Sequence[bytes]) -> Mapping[str, np.ndarray]:
+        try:
+            return client.neighbors_bytes(files)
+        except ServingError as error:
+            if error.code == "INVALID_ARGUMENT":
+                return {"valid": np.array([False])}
+            raise UsageError(str(error)) from error
+
+    source = folder_source(folder, "skip")
+    ids = np.arange(source.num_instances)
+    names = np.array([source.instance_name(int(i)) for i in ids])
+    bank = Bank(
+        np.empty([len(ids), 0], np.float32),
+        ids,
+        names,
+        np.asarray(source.labels()),
+        tuple(source.class_names or ()),
+    )
+    return Collection(
+        title,
+        _in_folder(bank, folder),
+        ServedSearch(folder, names, ask),
+    )
+
+
+def _in_folder(bank: "Bank", folder: str) -> "RunImages":
+    from tf_instdisc.config import DataConfig, RunConfig
+    from tf_instdisc.runs.images import RunImages
+
+    return RunImages(bank, RunConfig(data=DataConfig(images=folder)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Finds the neighbors of images and files, in a bank or at a server."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from tf_instdisc.errors import UsageError
+from tf_instdisc.retrieval.neighbors import top_k
+from tf_instdisc.retrieval.queries import Neighbors, Queries, nearest
+from tf_instdisc.runs.bank import Bank
+
+Model = Callable[[Sequence[bytes]], Mapping[str, np.ndarray]]
+"""Takes files as bytes, like the signatures of an exported model."""
+
+
+class NotAnImageError(UsageError):
+    """The bytes are not an image that the model accepts."""
+
+
+class Search(Protocol):
+    """Finds the neighbors of an image; all results have one row."""
+
+    def of_image(self, position: int, count: int) -> Neighbors:
+        """Returns the neighbors of a row of the bank, without itself."""
+
+    def of_file(self, contents: bytes, count: int) -> Neighbors:
+        """Returns the neighbors of an encoded image.
+
+        Raises:
+            NotAnImageError: If the bytes are not an image.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class BankSearch:
+    """Searches the rows of a bank.
+
+    Attributes:
+        bank: The bank.
+        embed: Returns `embedding` and `valid`, like the signature
+            `image_bytes`.
+    """
+
+    bank: Bank
+    embed: Model
+
+    def of_image(self, position: int, count: int) -> Neighbors:
+        position_of = np.array([position])
+        query = Queries(
+            names=[str(self.bank.names[position])],
+            labels=self.bank.labels[position_of],
+            embeddings=self.bank.rows[position_of],
+            images=np.empty([1, 0, 0, 3], np.uint8),
+            positions=position_of,
+        )
+        return nearest(query, self.bank, count)
+
+    def of_file(self, contents: bytes, count: int) -> Neighbors:
+        answer = self.embed([contents])
+        _require_valid(answer)
+        embedding = np.asarray(answer["embedding"])
+        return Neighbors(*top_k(embedding, self.bank.rows, count))
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedSearch:
+    """Asks a model that has the bank.
+
+    Images of the model that are not in the folder are left out.
+
+    Attributes:
+        folder: The folder of the images.
+        names: Their names, relative to the folder.
+        ask: Returns `names`, `scores` and `valid`, like the signature
+            `neighbors_bytes`.
+    """
+
+    folder: str
+    names: np.ndarray
+    ask: Model
+
+    def of_image(self, position: int, count: int) -> Neighbors:
+        path = pathlib.Path(self.folder, str(self.names[position]))
+        found = self.of_file(path.read_bytes(), count + 1)
+        is_other = found.positions[0] != position
+        return Neighbors(
+            found.scores[:, is_other][:, :count],
+            found.positions[:, is_other][:, :count],
+        )
+
+    def of_file(self, contents: bytes, count: int) -> Neighbors:
+        answer = self.ask([contents])
+        _require_valid(answer)
+        names = np.array([_text(n) for n in np.asarray(answer["names"])[0]])
+        scores = np.asarray(answer["scores"])[0]
+        places = np.searchsorted(self.names, names)
+        places = np.minimum(places, len(self.names) - 1)
+        is_here = self.names[places] == names
+        return Neighbors(
+            scores[None, is_here][:, :count], places[None, is_here][:, :count]
+        )
+
+
+def _text(name: bytes | str) -> str:
+    return name if isinstance(name, str) else os.fsdecode(name)
+
+
+def _require_valid(answer: Mapping[str, np.ndarray]) -> None:
+    if not np.asarray(answer["valid"])[0]:
+        raise NotAnImageError("This file is not an image that can be read.")

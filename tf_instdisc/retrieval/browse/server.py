@@ -1,0 +1,42 @@
+"""Serves the page to this machine until it is interrupted."""
+
+import contextlib
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from tf_instdisc.errors import UsageError
+
+ADDRESS = "127.0.0.1"
+_SECONDS_TO_END = 2
+
+
+def listen(port: int) -> socket.socket:
+    """Opens a port of the loopback address; 0 chooses a free one.
+
+    Raises:
+        UsageError: If the port is not free.
+    """
+    try:
+        return socket.create_server((ADDRESS, port))
+    except OSError as error:
+        raise UsageError(
+            f"`port` must be free. Received: `port`={port}: {error.strerror}. "
+            "Give another one, or 0 for any that is free."
+        ) from error
+
+
+def serve(app: Starlette, listener: socket.socket) -> None:
+    """Answers requests until Ctrl-C, which ends it without an error."""
+    config = uvicorn.Config(
+        app,
+        # It would report the requests that are cut off at the end.
+        log_level="critical",
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
+    # uvicorn raises the signal again when it has ended.
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])

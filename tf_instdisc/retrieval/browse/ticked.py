@@ -1,0 +1,82 @@
+"""The list of ticked images, which is saved whenever it changes."""
+
+import os
+import pathlib
+import threading
+
+from tf_instdisc import atomic
+from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.text import UNTRUSTED_LIMIT, shown, tsv
+
+_HEADER = ("instance_id", "name")
+
+
+class TickedList:
+    """Positions that the user has ticked, kept in a TSV file.
+
+    Args:
+        path: The file; it is written when the first image is ticked. The
+            images of an existing file are ticked at the start.
+        bank: The bank of the images.
+
+    Raises:
+        UsageError: If the file is not such a list, or one of other images.
+    """
+
+    def __init__(self, path: str | os.PathLike, bank: Bank):
+        self._path = pathlib.Path(local_path(path, "ticked"))
+        self._bank = bank
+        self._lock = threading.Lock()
+        self._positions = self._read() if self._path.exists() else set()
+
+    @property
+    def path(self) -> pathlib.Path:
+        return self._path
+
+    @property
+    def positions(self) -> list[int]:
+        """The ticked rows of the bank, ascending."""
+        return sorted(self._positions)
+
+    def tick(self, position: int, is_ticked: bool) -> None:
+        """Ticks an image or removes its tick, and writes the file.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        with self._lock:
+            positions = self._positions - {position}
+            if is_ticked:
+                positions.add(position)
+            chosen = sorted(positions)
+            lines = zip(
+                self._bank.instance_ids[chosen],
+                self._bank.names[chosen],
+                strict=True,
+            )
+            atomic.write_text(self._path, tsv(_HEADER, lines))
+            self._positions = positions
+
+    def _read(self) -> set[int]:
+        header, *lines = self._path.read_text("utf-8").split("\n")
+        if header.split("\t") != list(_HEADER):
+            raise UsageError(
+                "`ticked` must be a new file, or one that this command wrote. "
+                f"Received: ticked={self._path}, which holds something else."
+            )
+        ids = self._bank.instance_ids.tolist()
+        place_of = {str(number): place for place, number in enumerate(ids)}
+        positions = set()
+        for line in filter(None, lines):
+            number, _, name = line.partition("\t")
+            place = place_of.get(number)
+            if place is None or shown(str(self._bank.names[place])) != name:
+                raise UsageError(
+                    "`ticked` must be a list of these images. Received: "
+                    f"ticked={self._path}, which has the line "
+                    f"{shown(line, UNTRUSTED_LIMIT)}. Give another file."
+                )
+            positions.add(place)
+        return positions
