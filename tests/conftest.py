@@ -30,6 +30,7 @@ _SLOW = {
     "test_embed_folder",
     "test_evaluate_command",
     "test_evaluation",
+    "test_example_scripts",
     "test_exit_statuses",
     "test_export",
     "test_export_cli",

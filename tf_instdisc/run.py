@@ -10,6 +10,8 @@ import pathlib
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tf_instdisc.config import (
     DataConfig,
     EncoderConfig,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tf_instdisc.data.sources import ImageSource
     from tf_instdisc.evaluation.measurement import Measurement
     from tf_instdisc.method.model import InstanceDiscrimination
+    from tf_instdisc.retrieval.duplicates import Duplicates
 
 
 class Run:
@@ -100,6 +103,52 @@ class Run:
 
         chosen = {n: registry.find(n).options_kind() for n in protocols}
         return evaluate(self.directory, {**chosen, **options})
+
+    def neighbors(
+        self, images: str | os.PathLike, num_neighbors: int = 10
+    ) -> tuple[list[list[str]], np.ndarray]:
+        """Finds the nearest training images of an image or a folder.
+
+        An image that is among the training images finds itself first.
+
+        Args:
+            images: An image file, or a folder of images.
+            num_neighbors: Number of neighbors of each image, at least 1.
+
+        Returns:
+            The names of the neighbors, one list for each image, and their
+            cosines, float32 `[num_images, num_neighbors]`, the nearest first.
+
+        Raises:
+            UsageError: If nothing can be read, or there are fewer training
+                images than neighbors.
+        """
+        from tf_instdisc.retrieval import queries
+        from tf_instdisc.runs.images import open_images
+
+        own = open_images(self.directory)
+        path = os.fspath(images)
+        asked = queries.file_queries(self.directory, own, path, own.image_size)
+        found = queries.nearest(asked, own.bank, num_neighbors)
+        return own.bank.names[found.positions].tolist(), found.scores
+
+    def duplicates(self, threshold: float | None = None) -> "Duplicates":
+        """Finds near-duplicates among the training images.
+
+        Args:
+            threshold: The lowest cosine of near-duplicates, in (0, 1]. By
+                default, pairs are judged by the distances to their other
+                neighbors and by their pictures.
+
+        Returns:
+            The pairs, and the groups that they form.
+        """
+        from tf_instdisc.retrieval import duplicates
+        from tf_instdisc.runs.images import open_images
+
+        own = open_images(self.directory)
+        collection = duplicates.training_images(own, self.directory)
+        return duplicates.find_duplicates(collection, threshold)
 
     def report(self, output: str | os.PathLike | None = None) -> pathlib.Path:
         """Writes an HTML page about the run; needs the extra `report`.
