@@ -27,7 +27,7 @@ test-exhaustive: $(VENV)/.installed
 # PyTorch and faiss are compared where they are installed: pip install '.[bench]'.
 bench: $(VENV)/.installed
 	for name in head exact_softmax step input neighbors startup growth \
-	  h100 grown serving; do \
+	  grown serving; do \
 	  $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lint: $(VENV)/.installed

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import head, timing
-from tf_instdisc.method import objectives, streamed_softmax
+from tf_instdisc.method import formulas, streamed_softmax
 
 _TEMPERATURE = 0.07
 
@@ -20,10 +20,10 @@ def make(kind: str, num_instances: int, size: int):
 
     def losses():
         if kind == "plain":
-            return objectives.softmax_loss(
+            return formulas.softmax_loss(
                 embeddings, ids, bank.value(), _TEMPERATURE
             )
-        positive = objectives.pair_logits(
+        positive = formulas.pair_logits(
             embeddings, tf.gather(bank, ids), _TEMPERATURE
         )
         return -positive + streamed_softmax.log_sum_exp(

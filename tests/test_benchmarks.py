@@ -1,13 +1,20 @@
 """Each benchmark starts; what it measures stands in BENCHMARKS.md."""
 
+import importlib.util
+import json
+import os
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
-from benchmarks import growth, h100
-from tf_instdisc import build_encoder
+from benchmarks import growth
+from tf_instdisc.config import recipes
+from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.method.encoders import encoder_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -18,7 +25,6 @@ ROOT = pathlib.Path(__file__).parent.parent
         "exact_softmax",
         "grown",
         "growth",
-        "h100",
         "head",
         "imagenet_form",
         "input",
@@ -45,24 +51,6 @@ def test_it_prints_a_table_on_a_tiny_size(name):
     assert all(line.startswith("| ") for line in lines)
 
 
-def test_the_paper_plan_counts_what_is_known_of_resnet50():
-    # torchvision lists 4.09 billion multiply-adds at 224 pixels, and
-    # 25,557,032 weights with a classifier of 1000 classes.
-    encoder = build_encoder("resnet50", image_size=224, embedding_dim=1000)
-    layers = h100.count_layers(encoder)
-    assert layers.weights == 25_557_032
-    assert layers.multiply_adds == pytest.approx(4.09e9, rel=2e-3)
-    # 7x7x3 sums for each of 112 x 112 x 64 outputs.
-    assert layers.first_multiply_adds == 112 * 112 * 64 * 7 * 7 * 3
-
-
-def test_a_part_takes_the_longer_of_memory_and_arithmetic():
-    part = h100.Part("a part", 3.35e9, 67e9, "float32")
-    assert part.seconds == pytest.approx(1e-3)
-    assert h100.Part("a part", 6.7e9, 67e9, "float32").bound_by == "memory"
-    assert h100.Part("a part", 1e9, 67e9, "float32").bound_by == "arithmetic"
-
-
 @pytest.mark.parametrize(
     ("law", "y"),
     [
@@ -72,3 +60,38 @@ def test_a_part_takes_the_longer_of_memory_and_arithmetic():
 )
 def test_a_law_meets_points_that_obey_it(law, y):
     assert growth.expected(law, [1, 10, 100], y) == pytest.approx(y)
+
+
+def test_a_recipe_is_trained_with_jax_and_saved_as_a_run(tmp_path):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed")
+    images = np.random.default_rng(0).integers(0, 255, [40, 32, 32, 3])
+    files = [tf.io.encode_png(image).numpy() for image in images]
+    sizes = [len(file) for file in files]
+    content = np.frombuffer(b"".join(files), np.uint8)
+    np.savez(tmp_path / "images.npz", content=content, sizes=sizes)
+    flags = ["--width=2", "--epochs=2", "--batch_size=8"]
+    config = from_flagfile(
+        recipes.path_of("cifar10_night").read_text("utf-8"), "\n".join(flags)
+    )
+    weights = tmp_path / "weights.npz"
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.accelerator", "train"]
+        + ["--recipe=cifar10_night", f"--images={tmp_path / 'images.npz'}"]
+        + [f"--weights={weights}", *flags],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    first, last = map(json.loads, result.stdout.splitlines())
+    # At first, an image is as likely as any of the 40.
+    assert first["loss"] == pytest.approx(np.log(40), abs=1.5)
+    assert last["epoch"] == 2
+    before = encoder_of(config).get_weights()
+    with np.load(weights) as after:
+        assert [after[name].shape for name in after] == [
+            weight.shape for weight in before
+        ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc.method import objectives
+from tf_instdisc.method import formulas
 from tf_instdisc.method.normalizer import estimate_log_z
 
 DIM = 16
@@ -103,8 +103,8 @@ class Case:
 
     def logits(self, v, t):
         rows = tf.constant(self.rows)
-        positive = objectives.pair_logits(v, tf.gather(rows, self.ids), t)
-        negative = objectives.negative_logits(
+        positive = formulas.pair_logits(v, tf.gather(rows, self.ids), t)
+        negative = formulas.negative_logits(
             v, tf.gather(rows, self.negative_ids), t
         )
         return positive, negative
@@ -162,7 +162,7 @@ def test_softmax_equals_formula(dtype, temperature, n, batch, identical):
     # With rows that are trained, this is the parametric softmax.
     case = Case(dtype, n, batch, "shared", identical)
     actual = loss_and_gradients(
-        lambda v, rows: objectives.softmax_loss(
+        lambda v, rows: formulas.softmax_loss(
             v, tf.constant(case.ids), rows, temperature
         ),
         case.v,
@@ -184,7 +184,7 @@ def test_nce_equals_formula(dtype, temperature, n, batch, identical, sharing):
     log_z = log_z_oracle(case.oracle_v, case.oracle_negatives, temperature, n)
     log_z = float(np.asarray(log_z, dtype))
     actual = loss_and_gradients(
-        lambda v: objectives.nce_loss(
+        lambda v: formulas.nce_loss(
             *case.logits(v, temperature), tf.constant(log_z, dtype), n
         ),
         case.v,
@@ -206,7 +206,7 @@ def test_info_nce_equals_formula(
     # With n = 2 about half of the draws collide with the example's own row.
     mask = tf.constant(case.collisions & masks)
     actual = loss_and_gradients(
-        lambda v: objectives.info_nce_loss(*case.logits(v, temperature), mask),
+        lambda v: formulas.info_nce_loss(*case.logits(v, temperature), mask),
         case.v,
     )
     expected = info_nce_oracle(
@@ -222,7 +222,7 @@ def test_info_nce_equals_formula(
 
 def test_info_nce_without_any_negative_is_zero():
     losses, dv = loss_and_gradients(
-        lambda v: objectives.info_nce_loss(
+        lambda v: formulas.info_nce_loss(
             v[:, 0], tf.stack([v[:, 0]] * 3, 1), tf.ones([2, 3], tf.bool)
         ),
         np.array([[100.0], [-100.0]], np.float32),
@@ -235,7 +235,7 @@ def test_info_nce_without_any_negative_is_zero():
 def test_proximal_term_equals_formula(dtype):
     case = Case(dtype, 10, 5, "shared", False)
     losses, dv, _ = loss_and_gradients(
-        objectives.proximal_term, case.v, case.rows[case.ids]
+        formulas.proximal_term, case.v, case.rows[case.ids]
     )
     difference = case.oracle_v - case.own
     expected = [sum(x * x for x in row) for row in difference]
@@ -263,7 +263,7 @@ def test_normalizer_of_random_rows_is_known(temperature, mean):
     rng = np.random.default_rng(0)
     n = 100_000
     v, rows = (unit(rng.normal(size=(k, 128))) for k in (64, 4096))
-    logits = objectives.negative_logits(
+    logits = formulas.negative_logits(
         *(tf.constant(x, tf.float32) for x in (v, rows)), temperature
     )
     estimate = estimate_log_z(logits, n)
@@ -289,19 +289,19 @@ def test_float32_is_finite(temperature, rows_are, positive):
     t = temperature
 
     def all_losses(v, rows):
-        positive = objectives.pair_logits(v, tf.gather(rows, ids), t)
-        negative = objectives.negative_logits(v, rows, t)
+        positive = formulas.pair_logits(v, tf.gather(rows, ids), t)
+        negative = formulas.negative_logits(v, rows, t)
         estimate = estimate_log_z(negative, 50)
         losses = [
-            objectives.softmax_loss(v, tf.constant(ids), rows, t),
-            objectives.info_nce_loss(
+            formulas.softmax_loss(v, tf.constant(ids), rows, t),
+            formulas.info_nce_loss(
                 positive, negative, tf.zeros_like(negative, tf.bool)
             ),
-            objectives.proximal_term(v, tf.gather(rows, ids)),
+            formulas.proximal_term(v, tf.gather(rows, ids)),
         ]
         # From too small by exp(200) to too large by as much.
         for log_z in (estimate, 0.0, 110.0, -100.0):
-            losses.append(objectives.nce_loss(positive, negative, log_z, 50))
+            losses.append(formulas.nce_loss(positive, negative, log_z, 50))
         return tf.stack(losses)
 
     for result in loss_and_gradients(all_losses, v, rows):

@@ -5,10 +5,12 @@ minor version. When you try a new version, begin with these functions.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
-import tensorflow as tf
+
+if TYPE_CHECKING:  # Encoders are built on any backend, without TensorFlow.
+    import tensorflow as tf
 
 
 def is_functional(model: keras.Model) -> bool:
@@ -20,7 +22,7 @@ def is_functional(model: keras.Model) -> bool:
     return isinstance(model, keras.src.models.Functional)
 
 
-def tf_variable(weight: keras.Variable) -> tf.Variable:
+def tf_variable(weight: keras.Variable) -> "tf.Variable":
     """Returns the TensorFlow variable behind a weight.
 
     Keras documents `value` as a tensor. With the TensorFlow backend it is the

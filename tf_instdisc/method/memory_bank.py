@@ -15,7 +15,7 @@ from tf_instdisc import random_streams
 from tf_instdisc.config import MethodConfig
 from tf_instdisc.errors import NonFiniteError
 from tf_instdisc.keras_internals import add_state, tf_variable
-from tf_instdisc.method import normalizer, replicas
+from tf_instdisc.method import formulas, replicas
 from tf_instdisc.method.instances import Instances, last_of_same_id
 
 _PART = 65_536  # Rows drawn at once, so that a large bank is not held twice.
@@ -113,17 +113,14 @@ class MemoryBank(keras.layers.Layer):
     ) -> tf.Variable:
         old = tf.cast(tf.gather(rows, ids), embeddings.dtype)
         v = tf.gather(embeddings, last_of_same_id(ids))
-        new = self.momentum * old + (1.0 - self.momentum) * v
-        new = tf.math.l2_normalize(new, axis=-1)
-        is_finite = tf.reduce_all(tf.math.is_finite(new), -1, keepdims=True)
-        new = tf.where(is_finite, new, old)
+        new = formulas.moved_rows(old, v, self.momentum)
         return _scatter(rows, ids, tf.cast(new, rows.dtype))
 
     def normalize(self, estimate: Tensor, training: bool) -> Tensor:
         """Returns a step's log Z from its estimate; training updates Z."""
         momentum = self.normalizer_momentum if training else 1.0
         old = self.log_normalizer.value()
-        new = normalizer.moving_average(old, estimate, momentum)
+        new = formulas.moving_average(old, estimate, momentum)
         if training:
             self.log_normalizer.assign(new)
         return new

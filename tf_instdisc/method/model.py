@@ -14,12 +14,8 @@ from tensorflow import Tensor
 
 from tf_instdisc import random_streams
 from tf_instdisc.config import MethodConfig
-from tf_instdisc.method import (
-    batches,
-    fused_batch_norm,
-    objectives,
-    replicas,
-)
+from tf_instdisc.method import batches, formulas, objectives, replicas
+from tf_instdisc.method.fused_batch_norm import training_call
 from tf_instdisc.method.instance_model import InstanceModel
 from tf_instdisc.method.memory_bank import MemoryBank
 
@@ -65,8 +61,7 @@ class InstanceDiscrimination(InstanceModel):
             and the losses ignore their rows.
 
     Raises:
-        UsageError: If an argument is unknown or out of range. It is a
-            ValueError.
+        UsageError: A ValueError, if an argument is unknown or out of range.
     """
 
     def __init__(
@@ -91,7 +86,7 @@ class InstanceDiscrimination(InstanceModel):
     ):
         super().__init__({**locals()})
         # f in training; `self.encoder` is the same f in inference.
-        self._encode = fused_batch_norm.training_call(self.encoder, jit_encoder)
+        self._encode = training_call(self.encoder, jit_encoder)
         embedding_dim = self.encoder.output_shape[-1]
         is_moving = normalizer == "ema"
         self.memory_bank = MemoryBank(
@@ -140,10 +135,8 @@ class InstanceDiscrimination(InstanceModel):
 
         self.memory_bank.update(ids, tf.stop_gradient(v))
         self.step.assign_add(1)
-        logs = {
-            "loss": replicas.sum_over_replicas(loss),
-            "learning_rate": learning_rate,
-        }
+        logs = {"loss": replicas.sum_over_replicas(loss)}
+        logs["learning_rate"] = learning_rate
         if self.objective == "nce":
             logs["log_normalizer"] = self.memory_bank.log_normalizer.value()
         return logs
@@ -167,11 +160,11 @@ class InstanceDiscrimination(InstanceModel):
         batch = objectives.Batch(v, ids, bank, self.step, training)
         losses = self._losses_of(batch)  # [batch]
         if self.proximal_weight:
-            distances = objectives.proximal_term(v, bank.lookup(ids))
+            distances = formulas.proximal_term(v, bank.lookup(ids))
             losses += self.proximal_weight * distances  # λ |v - v_i|²
         if sample_weight is not None:
             losses *= tf.cast(sample_weight, losses.dtype)
-        # Losses and gradients are summed over replicas, all of which have
-        # equally many examples. In half precision, a mean has two digits.
+        # Summed over replicas, all of which have equally many examples. In
+        # half precision, a mean has two digits.
         mean = tf.reduce_mean(tf.cast(losses, keras.config.floatx()))
         return mean / replicas.num_replicas()

@@ -1,15 +1,12 @@
 """The objectives: the loss of each example, in log space.
 
-An objective takes a `Batch` and returns losses `[batch]`. A logit is v·v_i / τ,
-the cosine similarity of an embedding and a row over the temperature. Maxima
-are subtracted before any exponentiation, so every loss is finite for unit
-vectors and temperatures from 0.01 to 1.
+An objective takes a `Batch` and returns losses `[batch]`. It draws negatives
+and reads the bank; the mathematics is in `formulas`.
 
 Source: Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), sections 3.1 to 3.3.
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import keras
@@ -17,7 +14,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from tf_instdisc.keras_internals import tf_variable
-from tf_instdisc.method import negatives, streamed_softmax
+from tf_instdisc.method import formulas, negatives, streamed_softmax
 from tf_instdisc.method.memory_bank import MemoryBank
 from tf_instdisc.method.normalizer import estimate_log_z
 
@@ -46,7 +43,9 @@ class Softmax:
             bank.instances.count,
             self.temperature,
         )
-        return log_sum - pair_logits(v, bank.lookup(ids), self.temperature)
+        return log_sum - formulas.pair_logits(
+            v, bank.lookup(ids), self.temperature
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Parametric:
         if bank.instances.ids is not None:
             rows = tf.gather(rows, bank.instances.ids)
             positions = bank.instances.positions_of(ids)
-        return softmax_loss(v, positions, rows, self.temperature)
+        return formulas.softmax_loss(v, positions, rows, self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +81,8 @@ class _Sampled:
         drawn = negatives.draw_for_replica(self.seed, batch.step, n, m, size)
         negative_ids = bank.instances.ids_at(drawn)  # [m] or [batch, m]
         own, others = bank.lookup(ids), bank.lookup(negative_ids)
-        positive = pair_logits(v, own, self.temperature)
-        negative = negative_logits(v, others, self.temperature)
+        positive = formulas.pair_logits(v, own, self.temperature)
+        negative = formulas.negative_logits(v, others, self.temperature)
         return positive, negative, negative_ids
 
 
@@ -95,7 +94,7 @@ class NCE(_Sampled):
         n = batch.bank.instances.count
         estimate = estimate_log_z(tf.stop_gradient(negative), n)
         log_z = batch.bank.normalize(estimate, batch.training)
-        return nce_loss(positive, negative, log_z, n)
+        return formulas.nce_loss(positive, negative, log_z, n)
 
 
 class InfoNCE(_Sampled):
@@ -108,63 +107,4 @@ class InfoNCE(_Sampled):
     def __call__(self, batch: Batch) -> Tensor:
         positive, negative, negative_ids = self.logits(batch)
         is_positive = tf.equal(negative_ids, batch.ids[:, None])
-        return info_nce_loss(positive, negative, is_positive)
-
-
-# === Formulas ===
-
-
-def pair_logits(v: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """Returns v·v_i / τ, `[batch]`, of v and its own rows `[batch, dim]`."""
-    return tf.reduce_sum(v * rows, axis=-1) / temperature
-
-
-def negative_logits(v: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """Returns v·v_j / τ of each v and its negatives, `[batch, m]`.
-
-    The rows are `[m, dim]` if the batch shares them, and `[batch, m, dim]`
-    if each example has its own.
-    """
-    v = v / temperature
-    if rows.shape.rank == 2:
-        return tf.matmul(v, tf.transpose(rows))
-    # The vector is on the left: in TensorFlow on a CPU, this product and its
-    # gradient take two thirds of the time of the opposite order.
-    return tf.matmul(v[:, None, :], rows, transpose_b=True)[:, 0]
-
-
-def softmax_loss(
-    v: Tensor, positions: Tensor, rows: Tensor, temperature: float
-) -> Tensor:
-    """Returns -log P(i|v) over rows `[n, dim]`, with i = `positions`."""
-    logits = negative_logits(v, rows, temperature)  # [batch, n]
-    positive = tf.gather(logits, positions, axis=1, batch_dims=1)
-    return tf.reduce_logsumexp(logits, axis=-1) - positive
-
-
-def nce_loss(
-    positive: Tensor, negative: Tensor, log_z: Tensor, n: int
-) -> Tensor:
-    """Returns -log h(i, v) - Σ log(1 - h(i, v')), m negatives, equation 7.
-
-    P(i|v) = exp(v·v_i / τ) / Z and h(i, v) = P(i|v) / (P(i|v) + m P_n). With
-    a = log P(i|v) - log(m P_n), h is sigmoid(a): both terms are softplus.
-    """
-    offset = log_z + math.log(negative.shape[-1]) - math.log(n)
-    others = tf.reduce_sum(tf.math.softplus(negative - offset), axis=-1)
-    return tf.math.softplus(offset - positive) + others
-
-
-def info_nce_loss(
-    positive: Tensor, negative: Tensor, is_positive: Tensor
-) -> Tensor:
-    """Returns -log softmax of the positive, masking where `is_positive`."""
-    impossible = tf.constant(-math.inf, negative.dtype)
-    negative = tf.where(is_positive, impossible, negative)
-    logits = tf.concat([positive[:, None], negative], axis=-1)
-    return tf.reduce_logsumexp(logits, axis=-1) - positive
-
-
-def proximal_term(v: Tensor, previous: Tensor) -> Tensor:
-    """Returns |v - v_i|², `[batch]`, to the previous row, section 3.3."""
-    return tf.reduce_sum(tf.square(v - previous), axis=-1)
+        return formulas.info_nce_loss(positive, negative, is_positive)
