@@ -76,9 +76,13 @@ def test_a_recipe_is_trained_with_jax_and_saved_as_a_run(tmp_path):
     )
     weights = tmp_path / "weights.npz"
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.accelerator", "train"]
-        + ["--recipe=cifar10_night", f"--images={tmp_path / 'images.npz'}"]
-        + [f"--weights={weights}", *flags],
+        [
+            *(sys.executable, "-m", "benchmarks.accelerator", "train"),
+            "--recipe=cifar10_night",
+            f"--images={tmp_path / 'images.npz'}",
+            f"--weights={weights}",
+            *flags,
+        ],
         env={**os.environ, "KERAS_BACKEND": "jax"},
         capture_output=True,
         text=True,
