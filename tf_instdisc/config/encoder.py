@@ -83,8 +83,25 @@ class EncoderConfig:
     )
     embedding_dim: int = setting(128, "Length of the embedding.", least=1)
 
+    init_encoder: str | None = setting(
+        None,
+        "Begin with this network and its weights: a run, an encoder.keras "
+        "(for any image size), or the name of a function that returns a Keras "
+        "model, such as keras.applications.ResNet50, which then has its "
+        "ImageNet weights.",
+    )
+
     def __post_init__(self) -> None:
         check(self)
+        if self.init_encoder is not None:
+            for name in ("backbone", "width", "stem", "stem_width"):
+                if (value := getattr(self, name)) != _DEFAULTS[name]:
+                    raise UsageError(
+                        f"`{name}` cannot be combined with `init_encoder`, "
+                        f"which determines the network. Received: {name}="
+                        f"{value}, init_encoder={self.init_encoder}. Leave "
+                        "one of them out."
+                    )
         channel_values("mean", self.mean)
         channel_values("std", self.std)
         require_stem_width(self.backbone, self.stem_width)
@@ -95,6 +112,9 @@ class EncoderConfig:
                 "jit_encoder=True, sync_batch_norm=True. Leave one of them "
                 "out."
             )
+
+
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(EncoderConfig)}
 
 
 def channel_values(

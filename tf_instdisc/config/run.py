@@ -144,6 +144,13 @@ class RunConfig:
             self.encoder.stem,
             self.data.train_image_size,
         )
+        if self.training.init_run and self.encoder.init_encoder:
+            raise UsageError(
+                "Give either `init_run`, which keeps the rows and ids of its "
+                "images, or `init_encoder`. Received: init_run="
+                f"{self.training.init_run} and init_encoder="
+                f"{self.encoder.init_encoder}"
+            )
 
     def flags(self) -> dict[str, str]:
         """Returns the settings as text by flag name, without None."""

@@ -75,6 +75,7 @@ TRAINING_FRACTION_KNN = {
 
 # Settings that a run must have been trained with.
 _OF_PAPER: dict[str, Any] = {
+    "init_encoder": None,
     "width": 64,
     "embedding_dim": 128,
     "split": "train",

@@ -13,7 +13,6 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.errors import UsageError
-from tf_instdisc.method.encoders import encoder_of
 from tf_instdisc.method.model import InstanceDiscrimination
 from tf_instdisc.retrieval import knn
 from tf_instdisc.runs import opening, sources
@@ -21,6 +20,7 @@ from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.training import optimizer
 from tf_instdisc.training import strategy as strategies
+from tf_instdisc.training.initial_encoder import initial_encoder
 
 _EVALUATION_BATCH = 256
 
@@ -120,7 +120,7 @@ def prepare(
     method = {n: v for n, v in vars(config.method).items() if n != "bank_init"}
     with strategy.scope():
         model = InstanceDiscrimination(
-            encoder_of(config),
+            initial_encoder(config),
             source.num_instances,
             absent_ids=source.unreadable,
             jit_encoder=config.encoder.jit_encoder,

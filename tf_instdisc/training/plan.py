@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from tf_instdisc.config import RunConfig
 from tf_instdisc.config.encoder import default_stem
-from tf_instdisc.method.encoders import encoder_of
 from tf_instdisc.training.encoder_sizes import encoder_sizes
+from tf_instdisc.training.initial_encoder import initial_encoder
 
 GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -85,7 +85,7 @@ def make_plan(
     if on_device and machines.device_memory is None:
         bank_on_host = bank * machines.replicas_per_host
 
-    sizes = encoder_sizes(encoder_of(_at_train_size(config)))
+    sizes = encoder_sizes(initial_encoder(_at_train_size(config)))
     activations = sizes.activations * local_batch
     activations *= _ACTIVATION_BYTES[config.encoder.precision]
     weights = sizes.weights
@@ -116,7 +116,9 @@ def _at_train_size(config: RunConfig) -> RunConfig:
         data=dataclasses.replace(
             data, image_size=data.train_image_size or data.image_size
         ),
-        encoder=dataclasses.replace(
+        encoder=config.encoder
+        if config.encoder.init_encoder
+        else dataclasses.replace(
             config.encoder, stem=stem or default_stem(data.image_size)
         ),
     )

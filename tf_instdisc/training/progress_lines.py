@@ -114,7 +114,7 @@ def print_summary(work: Work) -> None:
     print(
         f"images:  {source.num_readable:,}{classes}, "
         f"{work.steps:,} steps an epoch, {work.batch_size} images a step\n"
-        f"encoder: {config.encoder.backbone}, "
+        f"encoder: {config.encoder.init_encoder or config.encoder.backbone}, "
         f"{encoder.count_params():,} parameters, {config.encoder.precision}\n"
         f"device:  {replicas} x {kind}\n"
         f"run:     {shown(str(work.run.path))}",

@@ -1,0 +1,189 @@
+"""Runs that begin with the weights of another network."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import tf_instdisc
+from tf_instdisc.config import EncoderConfig, RunConfig
+from tf_instdisc.errors import UsageError
+from tf_instdisc.training.initial_encoder import initial_encoder
+from tf_instdisc.training.parts import precision
+
+
+def images_of(size, number=4):
+    random = np.random.default_rng(size)
+    return random.uniform(0, 255, [number, size, size, 3]).astype("float32")
+
+
+def config_of(init_encoder, image_size=16, **settings):
+    return RunConfig(
+        data=tf_instdisc.DataConfig(image_size=image_size),
+        encoder=EncoderConfig(init_encoder=str(init_encoder), **settings),
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return tf_instdisc.build_encoder(
+        "resnet18", image_size=16, width=2, embedding_dim=8, mean="cifar10"
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder_file(encoder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoder") / "encoder.keras"
+    encoder.save(path)
+    return path
+
+
+# === Encoders of this package ===
+
+
+def test_the_same_sizes_give_the_same_embeddings(encoder, encoder_file):
+    begun = initial_encoder(config_of(encoder_file, embedding_dim=8))
+    images = images_of(16)
+    np.testing.assert_allclose(begun(images), encoder(images), atol=1e-6)
+
+
+def test_another_image_size_has_the_same_weights(encoder, encoder_file):
+    begun = initial_encoder(config_of(encoder_file, 24, embedding_dim=8))
+    assert begun.input_shape == (None, 24, 24, 3)
+    same = tf_instdisc.build_encoder(
+        "resnet18",
+        image_size=24,
+        width=2,
+        stem="cifar",
+        embedding_dim=8,
+        mean="cifar10",
+    )
+    same.set_weights(encoder.get_weights())
+    images = images_of(24)
+    np.testing.assert_allclose(begun(images), same(images), atol=1e-6)
+
+
+def test_another_embedding_size_has_a_new_projection(encoder, encoder_file):
+    begun = initial_encoder(config_of(encoder_file, embedding_dim=6))
+    images = images_of(16)
+    old, new = (
+        keras.Model(e.input, e.get_layer("pool").output)(images)
+        for e in (encoder, begun)
+    )
+    np.testing.assert_allclose(new, old, atol=1e-6)
+    embeddings = np.asarray(begun(images))
+    assert embeddings.shape == (4, 6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
+
+
+def test_the_precision_is_that_of_the_run(encoder, encoder_file):
+    with precision("mixed_bfloat16"):
+        begun = initial_encoder(config_of(encoder_file, embedding_dim=8))
+    assert begun.get_layer("conv5").output.dtype == "bfloat16"
+    assert begun.output.dtype == "float32"
+    images = images_of(16)
+    cosines = np.sum(np.asarray(begun(images)) * encoder(images), axis=1)
+    assert cosines.min() > 0.99
+
+
+def test_weights_that_fit_one_size_are_refused_at_another(tmp_path):
+    path = tmp_path / "encoder.keras"
+    tf_instdisc.build_encoder("vgg16", image_size=16, width=1).save(path)
+    with pytest.raises(UsageError, match=r"image_size=32.*Use image_size=16"):
+        initial_encoder(config_of(path, 32))
+
+
+def test_a_run_begins_with_the_encoder_of_another(small_run, tmp_path):
+    source = tf_instdisc.array_source(images_of(16, 8).astype("uint8"))
+    before = tf_instdisc.load_encoder(small_run.path)
+    config = config_of(small_run.path, embedding_dim=before.output_shape[-1])
+    config = dataclasses.replace(
+        config,
+        optimizer=tf_instdisc.OptimizerConfig(
+            epochs=1, batch_size=4, learning_rate=0.0
+        ),
+        method=tf_instdisc.MethodConfig(objective="softmax"),
+    )
+    run = tf_instdisc.train(config, tmp_path / "run", source)
+    after = run.load_encoder()
+    assert after.input_shape == (None, 16, 16, 3)
+    for old, new in zip(
+        before.trainable_variables, after.trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(old, new)
+
+
+# === Models of Keras and of other packages ===
+
+
+def tiny(input_shape=(32, 32, 3), **_):
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="features")(inputs)
+    return keras.Model(inputs, x, name="tiny")
+
+
+def not_a_model():
+    return "model"
+
+
+@pytest.mark.parametrize(
+    "module", ["resnet", "resnet_v2", "densenet", "efficientnet"]
+)
+def test_applications_bring_their_preprocessing(monkeypatch, module):
+    # "caffe", "tf" and "torch" preprocessing, and none.
+    preprocess = getattr(keras.applications, module).preprocess_input
+    made = []
+
+    def network(include_top, weights, input_shape):
+        assert (include_top, weights) == (False, "imagenet")
+        made.append(tiny(input_shape))
+        return made[0]
+
+    network.__module__ = preprocess.__module__
+    monkeypatch.setattr(keras.applications, "ResNet50", network)
+    begun = initial_encoder(config_of("keras.applications.ResNet50", 32))
+    images = images_of(32)
+    features = keras.Model(begun.input, begun.get_layer("pool").output)
+    expected = np.mean(made[0](preprocess(images.copy())), axis=(1, 2))
+    np.testing.assert_allclose(features(images), expected, rtol=1e-4, atol=1e-3)
+    assert not [w for w in begun.trainable_variables if "preprocess" in w.path]
+
+
+def test_a_function_of_ones_own_is_normalized_by_mean_and_std():
+    name = f"{__name__}.tiny"
+    begun = initial_encoder(config_of(name, 32, mean="cifar10", std="cifar10"))
+    layer = begun.get_layer("normalize")
+    assert np.asarray(layer.scale)[0] == pytest.approx(1 / (255 * 0.2023))
+    assert begun.get_layer("features").kernel.shape == (3, 3, 3, 4)
+
+
+# === Errors ===
+
+
+@pytest.mark.parametrize(
+    ("named", "settings", "message"),
+    [
+        ("no/such/file.keras", {}, "must be a run, an encoder.keras, or the"),
+        ("keras.applications.ResNet51", {}, "which does not exist"),
+        (f"{__name__}.not_a_model", {}, "which returned str"),
+        ("gs://bucket/run", {}, "URLs are not supported"),
+        ("run", {"width": 32}, "`width` cannot be combined"),
+        ("run", {"backbone": "vgg16"}, "`backbone` cannot be combined"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(named, settings, message):
+    with pytest.raises(UsageError, match=message):
+        initial_encoder(config_of(named, **settings))
+
+
+def test_its_own_mean_is_not_replaced(encoder_file):
+    with pytest.raises(UsageError, match="normalizes its input itself"):
+        initial_encoder(config_of(encoder_file, mean="cifar10"))
+
+
+def test_a_run_cannot_begin_twice(encoder_file):
+    config = config_of(encoder_file)
+    training = tf_instdisc.TrainingConfig(init_run="run")
+    with pytest.raises(UsageError, match="either `init_run`"):
+        dataclasses.replace(config, training=training)

@@ -1,0 +1,186 @@
+"""The encoder with which a run begins: new, trained before, or from Keras."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers
+
+from tf_instdisc.config import EncoderConfig, RunConfig
+from tf_instdisc.errors import UsageError
+from tf_instdisc.method.encoders import (
+    build_encoder,
+    encoder_of,
+    given,
+    portable,
+)
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs.load import load_encoder
+
+_APPLICATIONS = "keras.applications"
+
+
+def initial_encoder(config: RunConfig) -> keras.Model:
+    """Builds the encoder of a run, with the weights of `init_encoder`.
+
+    Args:
+        config: The settings of the run.
+
+    Returns:
+        An encoder for images of the run's size, of the current dtype policy.
+
+    Raises:
+        UsageError: If `init_encoder` cannot be found or used.
+    """
+    named = config.encoder.init_encoder
+    if named is None:
+        return encoder_of(config)
+    size = config.data.image_size
+    if os.path.exists(local_path(named, "init_encoder")):
+        model = _with_policy(load_encoder(named))
+        if any(layer.name == "embedding" for layer in model.layers):
+            _require_no_normalization(config.encoder)
+            return _resized(model, size, config.encoder.embedding_dim)
+    else:
+        model, is_normalized = _call(named, size)
+        if is_normalized:
+            _require_no_normalization(config.encoder)
+            return build_encoder(
+                model,
+                image_size=size,
+                embedding_dim=config.encoder.embedding_dim,
+                normalize=False,
+            )
+    return build_encoder(
+        model,
+        image_size=size,
+        embedding_dim=config.encoder.embedding_dim,
+        mean=config.encoder.mean,
+        std=config.encoder.std,
+    )
+
+
+# === Encoders of this package ===
+
+
+def _resized(
+    encoder: keras.Model, image_size: int, embedding_dim: int
+) -> keras.Model:
+    """Returns a copy for images and embeddings of other sizes."""
+    inputs = keras.Input((image_size, image_size, 3), name="image")
+    try:
+        outputs = given.apply(encoder, inputs, inputs)
+    except ValueError as error:
+        raise UsageError(
+            "`init_encoder` must fit images of this size. Received: "
+            f"image_size={image_size}, and an encoder for "
+            f"{encoder.input_shape[1]} pixels whose weights fit no other "
+            f"size. Use image_size={encoder.input_shape[1]}."
+        ) from error
+    copy = keras.Model(inputs, outputs, name=encoder.name)
+    if outputs.shape[-1] != embedding_dim:
+        features = copy.get_layer("projection").input
+        full = keras.config.dtype_policy().variable_dtype
+        x = layers.Dense(embedding_dim, name="projection", dtype=full)(features)
+        x = layers.UnitNormalization(name="embedding", dtype=full)(x)
+        copy = keras.Model(inputs, x, name=encoder.name)
+    return portable.make_portable(copy)
+
+
+def _with_policy(model: keras.Model) -> keras.Model:
+    """Returns a copy that computes in the current dtype policy."""
+    policy = keras.config.dtype_policy()
+    last = ("pool", "projection", "embedding")
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if layer.name not in last:
+            config["dtype"] = policy
+        return layer.__class__.from_config(config)
+
+    converted = keras.models.clone_model(model, clone_function=clone)
+    converted.set_weights(model.get_weights())
+    return converted
+
+
+def _require_no_normalization(settings: EncoderConfig) -> None:
+    given_values = settings.mean, settings.std
+    if given_values != (EncoderConfig.mean, EncoderConfig.std):
+        raise UsageError(
+            "`mean` and `std` cannot be combined with an `init_encoder` that "
+            f"normalizes its input itself. Received: mean={settings.mean}, "
+            f"std={settings.std}. Leave them out."
+        )
+
+
+# === Models of Keras and of other packages ===
+
+
+def _call(named: str, size: int) -> tuple[keras.Model, bool]:
+    """Returns a model by the name of its function.
+
+    Args:
+        named: Such as `keras.applications.ResNet50`, or the dotted name of a
+            function without arguments.
+        size: Side of the images, in pixels.
+
+    Returns:
+        The model, and whether it takes RGB in 0..255.
+    """
+    module_name, _, name = named.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            "`init_encoder` must be a run, an encoder.keras, or the name of a "
+            "function that returns a Keras model, such as "
+            f"{_APPLICATIONS}.ResNet50. Received: init_encoder={named!r}, "
+            f"which does not exist ({error})"
+        ) from None
+    if module_name == _APPLICATIONS:
+        try:
+            model = function(
+                include_top=False,
+                weights="imagenet",
+                input_shape=(size, size, 3),
+            )
+        except ValueError as error:  # Most networks need 32 or 75 pixels.
+            raise UsageError(
+                f"`image_size` must suit {named}. Received: image_size={size} "
+                f"({error})"
+            ) from None
+        module = sys.modules[function.__module__]
+        return _preprocessed(model, module.preprocess_input), True
+    model = function()
+    if not isinstance(model, keras.Model):
+        raise UsageError(
+            "`init_encoder` must name a function that returns a Keras model. "
+            f"Received: init_encoder={named!r}, which returned "
+            f"{type(model).__name__}"
+        )
+    return model, False
+
+
+def _preprocessed(
+    model: keras.Model, preprocess_input: Callable[[np.ndarray], np.ndarray]
+) -> keras.Model:
+    """Puts a model's preprocessing, which is affine in RGB, in front of it."""
+    probes = np.concatenate([np.zeros([1, 3]), np.eye(3)])[:, None, None]
+    images = np.asarray(preprocess_input(probes.astype("float32")))
+    offset, columns = images[0, 0, 0], images[1:, 0, 0] - images[0, 0, 0]
+    inputs = keras.Input(model.input_shape[1:], name="image")
+    x = inputs
+    if not (np.allclose(columns, np.eye(3)) and np.allclose(offset, 0)):
+        preprocess = layers.Conv2D(
+            3,
+            1,
+            trainable=False,
+            name="preprocess",
+            dtype=keras.config.dtype_policy().variable_dtype,
+        )
+        x = preprocess(inputs)
+        preprocess.set_weights([columns[None, None], offset])
+    return keras.Model(inputs, given.apply(model, inputs, x), name=model.name)
