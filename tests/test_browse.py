@@ -1,12 +1,14 @@
 """The page of `instdisc browse`: its answers, and what it refuses."""
 
 import json
+import threading
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import open_page
 from tests.finished_run import (
     NASTY_NAMES,
     fill_folder,
@@ -316,3 +318,209 @@ def test_the_answers_are_json(client):
     answer = client.get("/nowhere")
     assert answer.status_code == 404
     assert json.loads(answer.text)["error"]
+
+
+# === In a browser ===
+
+
+@pytest.fixture(scope="module")
+def page(collection, tmp_path_factory):
+    """The page in a browser, with its file of ticked images."""
+    ticked = tmp_path_factory.mktemp("ticked") / "ticked.tsv"
+    built = app.build_app(
+        collection,
+        pictures_of(collection.images),
+        TickedList(ticked, collection.bank),
+    )
+    running = server.build_server(built)
+    listener = server.listen(0)
+    thread = threading.Thread(
+        target=running.run, kwargs={"sockets": [listener]}, daemon=True
+    )
+    thread.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    try:
+        with open_page(address) as (driver, messages):
+            yield Page(driver, messages, address, ticked)
+    finally:
+        running.should_exit = True
+        thread.join(10)
+
+
+class Page:
+    """What a user does in the browser."""
+
+    def __init__(self, driver, messages, address, ticked):
+        self.driver, self.messages = driver, messages
+        self.address, self.ticked = address, ticked
+
+    def open(self, hash="", width=1200):
+        size = {"width": width, "height": 800}
+        more = {"deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {**size, **more}
+        )
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.address}#{hash}")
+        self.wait("document.querySelector('#grid .tile, #pairs .tile')")
+
+    def do(self, script, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, expression):
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            value = self.do(f"return {expression}")
+            if value:
+                return value
+            time.sleep(0.02)
+        said = self.do("return document.body.innerText")
+        raise TimeoutError(f"{expression}: {said} {self.messages()}")
+
+    def wait_for_heading(self, text):
+        self.wait(
+            "document.querySelector('#query h2').textContent === "
+            f"{json.dumps(text)} && !document.querySelector('#query').hidden"
+        )
+
+    def press(self, *keys):
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def find(self, selector):
+        return self.driver.find_element("css selector", selector)
+
+    def titles(self):
+        return self.do(
+            "return [...document.querySelectorAll('#grid .tile')]"
+            ".map(tile => tile.title)"
+        )
+
+
+def test_clicks_walk_from_image_to_image(page):
+    page.open()
+    assert page.titles() == [
+        name.replace("\n", "\\n") for name in ALL[: len(page.titles())]
+    ]
+    assert not page.do("return document.querySelectorAll('[src=x]').length")
+    page.find("#grid .tile[title='cats/copy.png']").click()
+    page.wait_for_heading(COPIES[0])
+    assert page.titles()[0] == COPIES[1]
+    page.wait("document.querySelector('#query img').naturalWidth === 48")
+    page.wait("document.querySelector('#grid img').naturalWidth === 128")
+    page.find("#grid .tile").click()
+    page.wait_for_heading(COPIES[1])
+    assert page.titles()[0] == COPIES[0]
+    page.driver.back()
+    page.wait_for_heading(COPIES[0])
+
+    page.find("[name=text]").send_keys("copy")
+    page.wait("document.querySelector('#grid').children.length === 2")
+    page.do(
+        "const list = document.querySelector('[name=class]');"
+        "list.value = '1'; list.dispatchEvent(new Event('change'))"
+    )
+    page.wait("document.querySelector('#grid').children.length === 1")
+    assert page.titles() == [COPIES[1]]
+    page.driver.refresh()
+    page.wait("document.querySelector('#grid').children.length === 1")
+
+    origins = page.do(
+        "return performance.getEntriesByType('resource')"
+        ".map(entry => new URL(entry.name).origin + '/')"
+    )
+    assert set(origins) == {page.address}
+    assert page.messages() == []
+
+
+def test_a_photograph_is_dropped_or_opened(page, collection):
+    page.open()
+    path = f"{collection.images.config.data.images}/{COPIES[0]}"
+    page.find("#file").send_keys(path)
+    page.wait_for_heading("copy.png")
+    assert set(page.titles()[:2]) == set(COPIES)
+    drop = (
+        "const data = new DataTransfer(); data.items.add("
+        "new File([new Uint8Array(arguments[0])], arguments[1]));"
+        "for (const kind of ['dragover', 'drop']) document.body.dispatchEvent("
+        "new DragEvent(kind, {dataTransfer: data, bubbles: true}));"
+    )
+    path = f"{collection.images.config.data.images}/{PLAIN[3]}"
+    with open(path, "rb") as file:
+        page.do(drop, list(file.read()), "<b>dropped.png")
+    page.wait_for_heading("<b>dropped.png")
+    assert page.titles()[0] == PLAIN[3]
+    page.wait("document.querySelector('#query img').naturalWidth === 48")
+    page.do(drop, [1, 2, 3], "text.png")
+    page.wait("document.querySelector('#message').innerText.includes('not an')")
+    page.messages()  # The refused request is logged.
+
+
+def test_the_keyboard_does_everything(page):
+    from selenium.webdriver.common.keys import Keys
+
+    page.open()
+    page.press("/", "copy", Keys.ENTER, Keys.ESCAPE)
+    page.wait("document.querySelector('#grid').children.length === 2")
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ENTER)
+    page.wait_for_heading(COPIES[1])
+    page.press(Keys.BACKSPACE)
+    page.wait("document.querySelector('#grid').children.length === 2")
+    page.press("r")
+    page.wait("location.hash.startsWith('#image=')")
+    page.press("d")
+    page.wait("document.querySelectorAll('#pairs .tile').length")
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.SPACE)
+    page.wait("document.querySelector('#ticked-count').textContent === '1'")
+    assert COPIES[1] in page.ticked.read_text("utf-8")
+    page.press(Keys.SPACE)
+    page.wait("document.querySelector('#ticked-count').textContent === '0'")
+    assert COPIES[1] not in page.ticked.read_text("utf-8")
+    page.press("?")
+    page.wait("document.querySelector('#help').open")
+    page.press(Keys.ESCAPE)
+    page.wait("!document.querySelector('#help').open")
+    page.press("i")
+    page.wait(f"document.querySelector('#grid').children.length === {len(ALL)}")
+    page.press("m")
+    page.wait("document.activeElement.tagName === 'CANVAS'")
+    assert page.messages() == []
+
+
+@pytest.mark.parametrize("width", (1200, 375))
+def test_a_dot_of_the_map_leads_to_its_image(page, client, width):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    wait_for(client, "/api/map")
+    content = client.get("/api/map?places=1").content
+    places = np.frombuffer(content, "<u2", 2 * len(ALL)).reshape([-1, 2])
+    places = places.astype(float)
+    distances = np.linalg.norm(places[:, None] - places, axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    lonely = int(distances.min(axis=1).argmax())
+    page.open("map=1", width)
+    page.wait("!document.querySelector('#map-state').textContent")
+    canvas = page.find("canvas")
+    size = canvas.size
+    side = 0.94 * min(size["width"], size["height"])
+    x, y = ((places[lonely] / 65_535 - 0.5) * side).round()
+    ActionChains(page.driver).move_to_element_with_offset(
+        canvas, int(x), int(y)
+    ).click().perform()
+    page.wait_for_heading(ALL[lonely].replace("\n", "\\n"))
+    assert page.find("#grid").is_displayed()
+    assert page.messages() == []
+
+
+def test_a_phone_shows_one_view_at_a_time_without_scrolling_aside(page):
+    for view in ("images", "duplicates", "map"):
+        page.open(f"{view}=1", width=375)
+        for other in ("images", "duplicates", "map"):
+            shown = page.find(f"#{other}").is_displayed()
+            assert shown == (other == view), (view, other)
+        assert page.do("return document.documentElement.scrollWidth") <= 375
+    page.open(f"image={ALL.index(NASTY_NAMES[-1])}", width=375)
+    page.wait_for_heading(NASTY_NAMES[-1])
+    assert page.do("return document.documentElement.scrollWidth") <= 375
+    assert page.messages() == []

@@ -1,6 +1,8 @@
 """instdisc browse: shows images, their neighbors and a map on a local page."""
 
 import dataclasses
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -76,6 +78,9 @@ def _browse(
         flush=True,
     )
     server.serve(built, listener)
+    # Python cannot end while other threads compute the map in C++.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def make_collection(model: ModelOptions, moved: MovedImages) -> "Collection":
@@ -98,10 +103,15 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
     from tf_instdisc.retrieval.browse.search import BankSearch
     from tf_instdisc.retrieval.duplicates import training_images
     from tf_instdisc.runs import images as run_images
-    from tf_instdisc.runs import opening
+    from tf_instdisc.runs import opening, sources
 
     run = opening.load(run_dir)
     images = run_images.open_images(run, moved.overrides())
+    if images.config.data.dataset:
+        # TFDS must not be imported beside the server: while it is, no other
+        # thread can import relatively.
+        source = sources.open_train(images.config.data)
+        images = dataclasses.replace(images, source=source)
     embed, _ = run_embedder(run_dir)
     return Collection(
         run.path.resolve().name,

@@ -64,7 +64,7 @@ class DatasetPictures:
     One pass in the background writes them to a temporary file.
 
     Args:
-        images: The images of a run over a data set.
+        images: The images of a run over a data set, whose source is open.
     """
 
     def __init__(self, images: RunImages):
@@ -98,14 +98,14 @@ class DatasetPictures:
         place = 0
         every = np.arange(len(self._starts))
         for positions, batch in images.batches(every, SIDE):
-            for position, image in zip(positions, batch, strict=True):
-                content = _jpeg(tf.constant(image)).numpy()
-                self._file.write(content)
-                self._starts[position] = place
-                place += len(content)
-                # Set last, as it is what readers look at.
-                self._file.flush()
-                self._lengths[position] = len(content)
+            contents = _jpegs(batch).numpy()
+            self._file.write(b"".join(contents))
+            self._file.flush()
+            lengths = np.array([len(content) for content in contents])
+            self._starts[positions] = place + np.cumsum(lengths) - lengths
+            # Set last, as it is what readers look at.
+            self._lengths[positions] = lengths
+            place += int(lengths.sum())
 
 
 Pictures = FolderPictures | DatasetPictures
@@ -113,15 +113,19 @@ Pictures = FolderPictures | DatasetPictures
 
 def pictures_of(images: RunImages) -> Pictures:
     """Returns the pictures of a run."""
-    data = images.config.data
-    if data.dataset or images.source:
+    if images.source is not None:
         return DatasetPictures(images)
-    return FolderPictures(data.images, images.bank.names)
+    return FolderPictures(images.config.data.images, images.bank.names)
 
 
 def _jpeg(image: tf.Tensor) -> tf.Tensor:
     image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
     return tf.io.encode_jpeg(image, "rgb", _QUALITY)
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3])])
+def _jpegs(images: tf.Tensor) -> tf.Tensor:
+    return tf.map_fn(_jpeg, images, fn_output_signature=tf.string)
 
 
 _CONTENT = [tf.TensorSpec([], tf.string)]

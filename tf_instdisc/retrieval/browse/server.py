@@ -1,6 +1,6 @@
 """Serves the page to this machine until it is interrupted."""
 
-import contextlib
+import signal
 import socket
 
 import uvicorn
@@ -27,16 +27,26 @@ def listen(port: int) -> socket.socket:
         ) from error
 
 
-def serve(app: Starlette, listener: socket.socket) -> None:
-    """Answers requests until Ctrl-C, which ends it without an error."""
+def build_server(app: Starlette) -> uvicorn.Server:
+    """Returns a server that needs a socket to run on."""
     config = uvicorn.Config(
         app,
+        http="h11",
+        ws="none",
         # It would report the requests that are cut off at the end.
         log_level="critical",
         server_header=False,
         lifespan="off",
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )
-    # uvicorn raises the signal again when it has ended.
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
+
+
+def serve(app: Starlette, listener: socket.socket) -> None:
+    """Answers requests until Ctrl-C, which ends it without an error."""
+    # uvicorn handles the signal, and raises it again when it has ended.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        build_server(app).run(sockets=[listener])
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -10,6 +10,7 @@ const UNIT = 65535; // Places are in 0..UNIT.
 const NEAR = 12; // Pixels at which a dot is hit.
 const STEP = 60; // Pixels of an arrow key.
 const MOST_ZOOM = 400;
+const MIXING = 7877; // A prime, and so is MIXING + 2.
 
 export const color = (group) => `#${COLORS[group % COLORS.length]}`;
 
@@ -213,7 +214,11 @@ export class NeighborMap {
     const step = this.side * scale / UNIT;
     const left = width / 2 - this.center[0] * this.side * scale;
     const top = height / 2 - this.center[1] * this.side * scale;
-    for (let i = 0; i < this.groups.length; i++) {
+    // In a mixed order, so that no group covers the others.
+    const count = this.groups.length;
+    const stride = count % MIXING ? MIXING : MIXING + 2;
+    for (let k = 0; k < count; k++) {
+      const i = k * stride % count;
       const x = Math.round(this.places[2 * i] * step + left);
       const y = Math.round(this.places[2 * i + 1] * step + top);
       if (x < reach || y < reach || x >= width - reach || y >= height - reach) {
