@@ -2,12 +2,15 @@
 
 import html.parser
 import json
+import pathlib
+import urllib.parse
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests import commands
+from tests.browser import open_page
 from tests.finished_run import (
     NASTY_NAMES,
     fill_folder,
@@ -142,13 +145,45 @@ def test_names_are_shown_as_they_are_and_do_no_harm(run, images):
     page = Page(pages.neighbor_page(rows, "<b>run</b>"))
     assert set(NASTY_NAMES) <= set(page.names)
     for name in NASTY_NAMES:
-        assert name in page.texts
+        assert f"{name}\n" in "".join(page.texts)
     allowed = {"html", "head", "meta", "title", "link", "style", "body", "h1"}
     allowed |= {"div", "figure", "img", "figcaption", "span", "p"}
+    allowed |= {"a", "section", "h2", "nav"}
     assert {tag for tag, _ in page.tags} == allowed
     assert not any(n.startswith("on") for _, a in page.tags for n in a)
     sources = [a["src"] for tag, a in page.tags if tag == "img"]
     assert all(source.startswith("data:image/jpeg;") for source in sources)
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    links = [link for link in links if not link.startswith("#")]
+    assert len(links) == len(sources)
+    for link in links:
+        address = urllib.parse.urlsplit(link)
+        assert address.scheme == "file"
+        assert pathlib.Path(urllib.parse.unquote(address.path)).exists()
+
+
+def test_many_queries_are_paged(images, tmp_path):
+    queries = search.row_queries(images, np.arange(26), 8)
+    rows = neighbor_rows.grid_rows(
+        queries, search.nearest(queries, images.bank, 1), images
+    )
+    path = tmp_path / "neighbors.html"
+    pages.write(path, pages.neighbor_page([*rows, *rows[:15]], "run"))
+    with open_page(path) as (browser, _):
+
+        def shown():
+            return [
+                heading.text
+                for heading in browser.find_elements("css selector", "h2")
+                if heading.is_displayed()
+            ]
+
+        assert shown() == ["Queries 1 to 20 of 41"]
+        assert len(browser.find_elements("css selector", "nav a")) == 3
+        browser.find_element("link text", "41 to 41").click()
+        assert shown() == ["Queries 41 to 41 of 41"]
+        browser.back()
+        assert shown() == ["Queries 1 to 20 of 41"]
 
 
 def test_frames_say_whether_the_classes_agree(images):

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import commands
 from tests.browser import open_page
@@ -15,7 +16,7 @@ from tf_instdisc.config.run import RunConfig, from_flagfile
 from tf_instdisc.retrieval import analysis, neighbors
 from tf_instdisc.retrieval.pages import charts, run_page, thumbnails
 from tf_instdisc.retrieval.votes import weighted_votes
-from tf_instdisc.runs import images, opening
+from tf_instdisc.runs import checkpoints, images, opening
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.record import RunRecord
 
@@ -38,6 +39,12 @@ def page(tmp_path_factory):
                 "knn_top1": 0.3,
             }
         )
+    checkpoints.write(
+        run.checkpoints,
+        tf.train.Checkpoint(),
+        {"baselines": {"raw pixels": [0.125, 0.5]}},
+        keep=1,
+    )
     result = commands.run(
         "report", f"--run_dir={run.path}", "--num_neighbors=5"
     )
@@ -53,8 +60,8 @@ def test_the_page_asks_for_nothing_from_outside(page):
     text = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert not re.search(r'(src|href)="(?!data:|#)', text)
     assert not re.search(r"url\(\W?(?!data:)\w+:", text)
-    for title in ("Curves", "Bank health", "Map of the bank", "Recipe"):
-        assert title in text
+    for title in ("Run: run", "Curves", "Map", "Settings"):
+        assert f"{title}</h" in text
     assert "--num_neighbors</td><td>200<" in text
     assert "--temperature" in text
 
@@ -76,7 +83,12 @@ def test_in_a_browser(page, width, dark):
         )
         assert color == ("rgb(22, 24, 27)" if dark else "rgb(255, 255, 255)")
 
-        # Links lead to their sections.
+        folded = browser.execute_script(
+            "return document.querySelectorAll('.fold:not([open])').length"
+        )
+        assert folded == (3 if width < 640 else 0)
+
+        # Links lead to their sections, and open them.
         for link in browser.find_elements("css selector", "nav a"):
             link.click()
             target = link.get_attribute("href").split("#")[1]
@@ -86,6 +98,8 @@ def test_in_a_browser(page, width, dark):
             )
             assert -2 <= top < 1000
 
+        assert not browser.find_elements("css selector", ".fold:not([open])")
+
         # Names are shown as they are, and none became an element.
         shown = browser.execute_script(
             "return [...document.images].map(i => i.alt)"
@@ -94,11 +108,33 @@ def test_in_a_browser(page, width, dark):
         assert len(set(shown) & set(NASTY_NAMES)) >= 3
         assert not browser.find_elements("css selector", "[onerror]")
 
+        # A tap shows the folders of a name.
+        caption = browser.find_element("css selector", "figcaption")
+        name = caption.find_element("xpath", "..").get_attribute("title")
+        assert name not in caption.text
+        caption.click()
+        assert name in caption.text
+
         # Hovering shows the picture and the name of each point.
         for name in NASTY_NAMES:
             text = hover(browser, name)
             assert name in text, name
         assert [m for m in console() if m["level"] != "INFO"] == []
+
+
+def test_baselines_stand_beside_the_accuracy(page):
+    text = page.read_text("utf-8")
+    facts = dict(re.findall(r"<dt>(.*)</dt><dd>(.*)</dd>", text))
+    assert facts["kNN top-1"] == "30.0%"
+    assert facts["kNN, raw pixels"] == "12.5%"
+
+
+def test_confusions_are_numbers(page):
+    text = page.read_text("utf-8")
+    table = text.partition('<table class="confusion">')[2]
+    table = table.partition("</table>")[0]
+    counts = [int(n) for n in re.findall(r">(\d+)</td>", table)]
+    assert sum(counts) == len([*NASTY_NAMES, *PLAIN_NAMES])
 
 
 def wait_for(browser, script):
@@ -162,9 +198,10 @@ def test_a_run_without_labels_metrics_and_images(tmp_path):
     page = run_page.report(run, images.open_images(run), max_points=10)
     assert "10 of the images shown are missing" in page
     assert "Of 12 images" in page
-    assert "cluster 1" in page
+    sizes = re.findall(r"</i>cluster \d+:\s*(\d+) images", page)
+    assert sum(map(int, sizes)) == 10
     assert "Confusions" not in page
-    assert "has measured nothing" in page
+    assert "Curves" not in page
 
 
 def bank_of(size=60, classes=3):
@@ -221,7 +258,7 @@ def test_a_thousand_classes_leave_the_page_small(tmp_path):
         run, images.open_images(run), max_points=100, num_neighbors=5
     )
     assert len(page) < 3e6
-    assert "Of 1,000 classes, the 40 with" in page
+    assert "Of 1,000 classes,\nthe 40 with" in page
     # Colors would stand for many classes each: clusters have their own.
     assert "cluster 12</span>" in page
     assert "class 999</span>" not in page
@@ -243,14 +280,16 @@ def test_pictures_stand_at_their_place_in_the_sheet():
     assert (sheet[8:] == 0).all()
 
 
-def test_what_was_never_measured_has_no_curve():
+def test_only_what_changes_has_a_curve():
     metrics = [
-        {"epoch": 1, "loss": float("nan")},
-        {"epoch": 2, "loss": 0.9999999876},
+        {"epoch": 1, "loss": float("nan"), "bank_norm": 1.0},
+        {"epoch": 2, "loss": 0.9999999876, "bank_norm": 1.001},
+        {"epoch": 3, "loss": 0.5, "bank_norm": 1.0},
     ]
     assert charts.curve(metrics, "knn_top1", "kNN") is None
+    assert charts.curve(metrics, "bank_norm", "norm") is None
     chart = charts.curve(metrics, "loss", "loss")
-    assert chart.renderers[0].data_source.data["y"] == (1.0,)
+    assert chart.renderers[0].data_source.data["y"] == (1.0, 0.5)
 
 
 def test_the_closest_near_duplicates_come_first(tmp_path):

@@ -149,9 +149,11 @@ def groups_of(
 
 
 def clusters_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Returns k-means clusters, int `[num_rows]`, for coloring a map."""
+    """Returns k-means clusters, int `[num_rows]`; 0 is the largest."""
     from sklearn.cluster import MiniBatchKMeans
 
     count = min(_CLUSTERS, len(rows))
     method = MiniBatchKMeans(count, random_state=seed, n_init=3)
-    return method.fit_predict(rows)
+    found = method.fit_predict(rows)
+    ranks = np.argsort(np.argsort(-np.bincount(found), kind="stable"))
+    return ranks[found]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class Cell:
         label: Name of its class; empty if there is none.
         match: `RIGHT` if it has the class of the query, else `WRONG`;
             `UNKNOWN` without labels.
+        link: Address of its file; empty if it is part of a TFDS dataset.
     """
 
     image: np.ndarray
@@ -35,6 +37,7 @@ class Cell:
     score: float
     label: str
     match: str
+    link: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Row:
     image: np.ndarray
     name: str
     label: str
+    link: str
     cells: list[Cell]
 
 
@@ -67,11 +71,18 @@ def grid_rows(
                 score=float(neighbors.scores[i, j]),
                 label=class_name(bank, bank.labels[position]),
                 match=_match(label, bank.labels[position]),
+                link=_link(images.config.data.images, bank.names[position]),
             )
             for j, position in enumerate(neighbors.positions[i])
         ]
         rows.append(
-            Row(queries.images[i], name, class_name(bank, label), cells)
+            Row(
+                queries.images[i],
+                name,
+                class_name(bank, label),
+                _link(queries.folder, name),
+                cells,
+            )
         )
     return rows
 
@@ -79,6 +90,12 @@ def grid_rows(
 def class_name(bank: Bank, label: int) -> str:
     """Returns the name of a label; empty if there is none."""
     return bank.class_names[label] if label >= 0 else ""
+
+
+def _link(folder: str | None, name: str) -> str:
+    if not folder:
+        return ""
+    return pathlib.Path(folder, str(name)).absolute().as_uri()
 
 
 def _match(query_label: int, label: int) -> str:

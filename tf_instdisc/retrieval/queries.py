@@ -36,6 +36,7 @@ class Queries:
         images: uint8 `[num_queries, size, size, 3]`.
         positions: int64 `[num_queries]`, the queries' own rows in the bank;
             None if the queries are not in the bank.
+        folder: The folder of the files that `names` are; None without files.
     """
 
     names: list[str]
@@ -43,6 +44,7 @@ class Queries:
     embeddings: np.ndarray
     images: np.ndarray
     positions: np.ndarray | None = None
+    folder: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,7 @@ def row_queries(images: RunImages, positions: np.ndarray, size: int) -> Queries:
         embeddings=bank.rows[positions],
         images=images.read(positions, size)[0],
         positions=np.asarray(positions, np.int64),
+        folder=images.config.data.images,
     )
 
 
@@ -151,6 +154,7 @@ def file_queries(
         labels=_match_labels(labels, source.class_names, images.bank),
         embeddings=embeddings,
         images=np.clip(np.round(shown), 0, 255).astype(np.uint8),
+        folder=path if os.path.isdir(path) else os.path.dirname(path) or ".",
     )
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 _PALETTE = palettes.Category20_20
 NUM_COLORS = len(_PALETTE)
+_FLAT = 0.01  # Changes of less than 1% are not worth a chart.
 _TEXT = "#7d8590"  # Readable on white and on black.
 
 
@@ -66,7 +67,16 @@ def _figure(**options: Any) -> plotting.figure:
 def curve(
     metrics: list[dict[str, float]], name: str, title: str
 ) -> plotting.figure | None:
-    """Plots a metric over the epochs; returns None if it has no values."""
+    """Plots a metric over the epochs.
+
+    Args:
+        metrics: The lines of `metrics.jsonl`.
+        name: The metric.
+        title: Its name for people.
+
+    Returns:
+        The chart; None if the metric hardly changes or was not measured.
+    """
     points = [
         # Six digits, so that the axis does not show rounding errors.
         (epoch["epoch"], float(f"{epoch[name]:.6g}"))
@@ -76,6 +86,8 @@ def curve(
     if not points:
         return None
     epochs, values = zip(*points, strict=True)
+    if np.ptp(values) <= _FLAT * np.abs(values).max():
+        return None
     chart = _figure(
         title=title,
         height=190,
@@ -155,59 +167,3 @@ def legend(groups: list[str]) -> list[tuple[str, str]]:
     return [
         (name, _PALETTE[i % len(_PALETTE)]) for i, name in enumerate(groups)
     ]
-
-
-def confusion(
-    matrix: np.ndarray, shares: np.ndarray, class_names: list[str]
-) -> plotting.figure:
-    """Plots the confusion matrix as a heat map.
-
-    Args:
-        matrix: Numbers of images, int `[size, size]`. Rows are the true
-            classes, columns the predicted ones.
-        shares: The same as fractions of the true class, in [0, 1].
-        class_names: Names of the `size` classes.
-    """
-    size = len(class_names)
-    # Indices keep the names unique after they are truncated.
-    short = [f"{i} {name[:18]}" for i, name in enumerate(class_names)]
-    true, predicted = (axis.ravel() for axis in np.indices(matrix.shape))
-    source = models.ColumnDataSource(
-        {
-            "true": [short[i] for i in true],
-            "predicted": [short[i] for i in predicted],
-            "true_name": [class_names[i] for i in true],
-            "predicted_name": [class_names[i] for i in predicted],
-            "count": matrix.ravel(),
-            "share": shares.ravel(),
-        }
-    )
-    chart = _figure(
-        height=min(900, 180 + 26 * size),
-        x_range=short,
-        y_range=short[::-1],
-        x_axis_label="predicted by the neighbors",
-        y_axis_label="label",
-        tools="hover",
-        tooltips=[
-            ("label", "@true_name"),
-            ("predicted", "@predicted_name"),
-            ("images", "@count"),
-            ("fraction of the label", "@share{0.0%}"),
-        ],
-    )
-    chart.xaxis.major_label_orientation = 1.0
-    chart.grid.visible = False
-    mapper = models.LinearColorMapper(
-        palette=list(palettes.Viridis256), low=0, high=1
-    )
-    chart.rect(
-        "predicted",
-        "true",
-        1,
-        1,
-        source=source,
-        line_color=None,
-        fill_color={"field": "share", "transform": mapper},
-    )
-    return chart

@@ -1,6 +1,7 @@
 """A page of the groups of near-duplicates."""
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
@@ -14,34 +15,47 @@ _MEMBERS_SHOWN = 24
 
 def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:
     """Returns a page of the groups; it states how many it leaves out."""
-    shown = [group[:_MEMBERS_SHOWN] for group in duplicates.groups]
-    shown = shown[:_GROUPS_SHOWN]
-    pictures = read_pictures([m for group in shown for m in group], size)
-    groups = [
-        {
-            "size": len(whole),
-            "members": [
-                {
-                    "image": pictures[id(member)],
-                    "name": member.name,
-                    "score": member.score,
-                    "place": member.collection.title,
-                }
-                for member in group
-            ],
-        }
-        for group, whole in zip(shown, duplicates.groups, strict=False)
+    shown = [
+        group[:_MEMBERS_SHOWN] for group in duplicates.groups[:_GROUPS_SHOWN]
     ]
     return pages.render(
         "duplicates.html",
         title=title,
         summary=summary(duplicates),
-        groups=groups,
+        groups=[
+            {"size": len(whole), "members": members}
+            for whole, members in zip(
+                duplicates.groups, with_pictures(shown, size), strict=False
+            )
+        ],
         left_out=max(0, len(duplicates.groups) - _GROUPS_SHOWN),
     )
 
 
-def read_pictures(members: list[Member], size: int) -> dict[int, np.ndarray]:
+def with_pictures(
+    groups: list[list[Member]], size: int
+) -> list[list[dict[str, Any]]]:
+    """Returns what a page shows of the members of groups.
+
+    Args:
+        groups: The groups.
+        size: Side of the pictures in pixels.
+    """
+    pictures = _read_pictures([m for group in groups for m in group], size)
+    return [
+        [
+            {
+                "image": pictures[id(member)],
+                "name": member.name,
+                "caption": f"{member.score:.3f} {member.collection.title}",
+            }
+            for member in group
+        ]
+        for group in groups
+    ]
+
+
+def _read_pictures(members: list[Member], size: int) -> dict[int, np.ndarray]:
     """Returns pictures by `id(member)`, reading each collection once."""
     by_collection: dict[int, list[Member]] = defaultdict(list)
     collections: dict[int, Collection] = {}

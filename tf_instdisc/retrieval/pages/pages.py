@@ -8,6 +8,7 @@ from tf_instdisc import atomic
 from tf_instdisc.retrieval.neighbor_rows import Row
 from tf_instdisc.retrieval.pages.thumbnails import data_uri
 
+_PAGE_SIZE = 20  # Queries.
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("tf_instdisc.retrieval.pages"),
     autoescape=True,
@@ -16,6 +17,7 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters["data_uri"] = data_uri
+_ENVIRONMENT.globals["zip"] = zip
 
 
 def render(template: str, **values: object) -> str:
@@ -29,5 +31,14 @@ def write(path: str | pathlib.Path, page: str) -> None:
 
 
 def neighbor_page(rows: list[Row], run_name: str) -> str:
-    """Returns a page with the neighbor grid."""
-    return render("neighbors.html", rows=rows, run_name=run_name)
+    """Returns a page with the neighbor grid, a few queries at a time."""
+    return render(
+        "neighbors.html",
+        paged=[
+            rows[start : start + _PAGE_SIZE]
+            for start in range(0, len(rows), _PAGE_SIZE)
+        ],
+        page_size=_PAGE_SIZE,
+        num_queries=len(rows),
+        run_name=run_name,
+    )

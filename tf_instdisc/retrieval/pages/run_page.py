@@ -1,62 +1,61 @@
 """The report of a run: a page that shows what it has learned."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tf_instdisc.config import TrainingConfig
+from tf_instdisc.errors import StorageError
 from tf_instdisc.retrieval import analysis, duplicate_lines, neighbor_rows
 from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
     health_warnings,
 )
 from tf_instdisc.retrieval.duplicates import Collection, find_duplicates
-from tf_instdisc.retrieval.pages import (
-    charts,
-    duplicate_page,
-    figures_of_run,
-    pages,
-)
+from tf_instdisc.retrieval.pages import charts, duplicate_page, pages
 from tf_instdisc.retrieval.pages.tensorboard import sample_rows
 from tf_instdisc.retrieval.pages.thumbnails import data_uri, sheet
 from tf_instdisc.retrieval.queries import nearest, row_queries
+from tf_instdisc.runs import checkpoints
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.images import RunImages
-from tf_instdisc.runs.load import load_encoder
 
+# TensorBoard has the others.
 CURVES = {
     "loss": "loss",
-    "log_normalizer": "log Z",
     "knn_top1": "kNN top-1",
-    "knn_top5": "kNN top-5",
-    "learning_rate": "learning rate",
-    "images_per_second": "images per second",
-    "input_wait": "fraction of time waiting for input",
-    "bank_mean_cosine": "mean cosine of two rows",
     "bank_effective_rank": "effective rank",
-    "bank_norm": "mean norm of the rows",
 }
-_PICTURE = 64  # pixels
+_PICTURE = 96  # pixels
 _SHEET_PICTURE = 32
 _QUERIES = 8
 _NEIGHBORS = 8
 _SHOWN = 18  # Hardest and most isolated images.
+_OF_CLUSTER = 6
 _GROUPS_SHOWN = 12
 _CLASSES_SHOWN = 40  # In the confusion matrix.
 _DUPLICATES_UP_TO = 60_000  # More rows would take minutes.
 
+_Captioned = list[tuple[int, str]]  # Rows of the bank with their captions.
+
 
 @dataclasses.dataclass(frozen=True)
-class _Sample:
-    """The sampled rows with their votes and pictures."""
+class _Groups:
+    """What the colors of the map stand for: classes or clusters.
 
-    positions: np.ndarray
-    votes: analysis.Votes
-    pictures: np.ndarray
-    found: np.ndarray
+    Attributes:
+        names: One for each group.
+        of_rows: int `[size]`, the group of each sampled row.
+        captions: str for each sampled row; empty if it would say nothing.
+        are_clusters: Whether the groups are clusters.
+    """
+
+    names: list[str]
+    of_rows: np.ndarray
+    captions: list[str]
+    are_clusters: bool
 
 
 def report(
@@ -85,191 +84,199 @@ def report(
     """
     bank = images.bank
     metrics = run.read_metrics()
-    sample = _take_sample(images, max_points, num_neighbors, seed)
-    statistics = bank_statistics(bank.rows)
     last = metrics[-1] if metrics else {}
+    statistics = bank_statistics(bank.rows)
 
-    figures: dict = {
+    sampled = sample_rows(len(bank.rows), max_points, seed)
+    on_sheet, found = images.read(
+        sampled, min(_SHEET_PICTURE, images.image_size)
+    )
+    votes = analysis.classify_rows(
+        bank, sampled, num_neighbors, images.config.method.temperature
+    )
+    groups = _groups(bank, sampled, seed)
+    figures: dict[str, Any] = {
         name: figure
         for name, title in CURVES.items()
         if (figure := charts.curve(metrics, name, title)) is not None
     }
     curve_names = list(figures)
-    figures["map"], legend = figures_of_run.map_of(bank, sample.positions, seed)
-    if sample.votes.predicted is not None:
-        figures["confusion"] = figures_of_run.confusion(
-            bank, sample.votes, _CLASSES_SHOWN
-        )
-    queries = row_queries(
-        images,
-        sample_rows(len(bank.rows), _QUERIES, seed),
-        _PICTURE,
+    figures["map"] = charts.embedding_map(
+        analysis.map_of(bank.rows[sampled], seed),
+        groups.of_rows,
+        [str(name) for name in bank.names[sampled]],
+        groups.captions,
+        int(np.ceil(np.sqrt(len(sampled)))),
     )
-    drawn = charts.embed(figures)
+    lists = {"isolated": _most_isolated(votes)}
+    if votes.predicted is not None:
+        lists["hardest"] = _hardest(bank, votes)
+    if groups.are_clusters:
+        lists.update(_clusters(bank, sampled, groups))
+    queries = row_queries(
+        images, sample_rows(len(bank.rows), _QUERIES, seed), _PICTURE
+    )
     return pages.render(
         "report.html",
         run_name=run.path.resolve().name,
-        facts=_facts(bank, last),
+        facts=_facts(run, bank, last, statistics),
         warnings=health_warnings(
             statistics, last.get("loss"), last.get("weight_growth")
         ),
-        charts=drawn,
+        charts=charts.embed(figures),
         curve_names=curve_names,
-        health=_health(run, images, sample, statistics),
         rows=neighbor_rows.grid_rows(
             queries, nearest(queries, bank, _NEIGHBORS), images
         ),
-        legend=legend,
-        sheet=data_uri(sheet(sample.pictures), quality=70),
-        hardest=_hardest(bank, sample),
-        loneliest=_loneliest(bank, sample),
-        duplicates=_duplicates(images, sample, threshold),
+        legend=charts.legend(groups.names),
+        groups=groups,
+        sheet=data_uri(sheet(on_sheet), quality=70),
+        lists=_with_pictures(images, lists),
+        confusion=_confusion(bank, votes),
+        duplicates=_duplicates(images, sampled, threshold),
         flags=images.config.flags(),
-        num_sampled=len(sample.positions),
+        num_sampled=len(sampled),
         num_rows=len(bank.rows),
-        num_missing=int((~sample.found).sum()),
-        num_neighbors=num_neighbors,
+        num_missing=int((~found).sum()),
+        num_neighbors=min(num_neighbors, len(bank.rows) - 1),
         num_classes=len(bank.class_names),
-        num_classes_shown=_CLASSES_SHOWN,
     )
 
 
-def _take_sample(
-    images: RunImages, max_points: int, num_neighbors: int, seed: int
-) -> _Sample:
-    bank = images.bank
-    positions = sample_rows(len(bank.rows), max_points, seed)
-    temperature = images.config.method.temperature
-    size = min(_SHEET_PICTURE, images.image_size)
-    pictures, found = images.read(positions, size)
-    return _Sample(
-        positions,
-        analysis.classify_rows(bank, positions, num_neighbors, temperature),
-        pictures,
-        found,
-    )
-
-
-def _facts(bank: Bank, last: dict[str, float]) -> dict[str, str]:
-    facts = {"images": f"{len(bank.rows):,}", "classes": "none"}
+def _facts(
+    run: RunDirectory,
+    bank: Bank,
+    last: dict[str, float],
+    statistics: dict[str, float],
+) -> dict[str, str]:
+    facts = {"images": f"{len(bank.rows):,}"}
     if bank.class_names:
         facts["classes"] = str(len(bank.class_names))
     for name, title, form in (
         ("epoch", "epochs", "{:.0f}"),
         ("loss", "loss", "{:.3f}"),
         ("knn_top1", "kNN top-1", "{:.1%}"),
-        ("knn_top5", "kNN top-5", "{:.1%}"),
     ):
         if name in last:
             facts[title] = form.format(last[name])
+    for name, (top1, *_) in _baselines(run).items():
+        facts[f"kNN, {name}"] = f"{top1:.1%}"
+    rank, dim = statistics["effective_rank"], bank.rows.shape[1]
+    facts["effective rank"] = f"{rank:.0f} of {dim}"
     return facts
 
 
-def _health(
-    run: RunDirectory,
-    images: RunImages,
-    sample: _Sample,
-    statistics: dict[str, float],
-) -> dict[str, str]:
-    dim = images.bank.rows.shape[1]
-    health = {
-        "mean norm of a row": f"{statistics['norm']:.4f} (should be 1)",
-        "mean cosine of two rows": (
-            f"{statistics['mean_cosine']:.4f} (1 if all are equal)"
-        ),
-        "effective rank": (
-            f"{statistics['effective_rank']:.1f} of {dim} dimensions"
-        ),
-    }
-    agreement = _agreement(run, images, sample)
-    if agreement is not None:
-        health["row and its re-encoded image"] = (
-            f"mean cosine {agreement.mean():.3f}, least {agreement.min():.3f}"
-        )
-    return health
+def _baselines(run: RunDirectory) -> dict[str, list[float]]:
+    """Returns what the run measured before it was trained."""
+    try:
+        saved, _ = checkpoints.find_newest(run.checkpoints)
+    except StorageError:
+        return {}
+    return saved.progress.get("baselines", {}) if saved else {}
 
 
-def _agreement(
-    run: RunDirectory, images: RunImages, sample: _Sample
-) -> np.ndarray | None:
-    """Returns cosines of sampled rows with their re-encoded images."""
-    known = sample.positions[sample.found][:1000]
-    if not len(known) or not run.encoder.exists():
-        return None
-    encoder = load_encoder(run.path)
-    batches = images.batches(known, images.image_size, images.crop_fraction)
-    cosines = [
-        np.sum(
-            images.bank.rows[known[slots]] * encoder.predict_on_batch(batch),
-            axis=1,
-        )
-        for slots, batch in batches
-    ]
-    return np.concatenate(cosines)
+def _groups(bank: Bank, sampled: np.ndarray, seed: int) -> _Groups:
+    labels = bank.labels[sampled]
+    names = [*bank.class_names]
+    if names and (labels < 0).any():
+        labels = np.where(labels < 0, len(names), labels)
+        names.append("no label")
+    captions = [names[label] for label in labels] if names else []
+    if 0 < len(names) <= charts.NUM_COLORS:
+        return _Groups(names, labels, captions, are_clusters=False)
+    clusters = analysis.clusters_of(bank.rows[sampled], seed)
+    names = [f"cluster {i + 1}" for i in range(clusters.max() + 1)]
+    captions = captions or [names[cluster] for cluster in clusters]
+    return _Groups(names, clusters, captions, are_clusters=True)
 
 
-def _pick(
-    bank: Bank,
-    sample: _Sample,
-    order: np.ndarray,
-    caption: Callable[[int], str],
-) -> list[dict[str, Any]]:
+def _clusters(
+    bank: Bank, sampled: np.ndarray, groups: _Groups
+) -> dict[str, _Captioned]:
+    """Returns the images closest to the center of each cluster."""
+    lists = {}
+    for number, name in enumerate(groups.names):
+        members = sampled[groups.of_rows == number]
+        rows = bank.rows[members]
+        closest = np.argsort(-rows @ rows.mean(axis=0), kind="stable")
+        lists[name] = [
+            (position, neighbor_rows.class_name(bank, bank.labels[position]))
+            for position in members[closest[:_OF_CLUSTER]]
+        ]
+    return lists
+
+
+def _hardest(bank: Bank, votes: analysis.Votes) -> _Captioned:
+    """Returns the images whose neighbors vote least for their label."""
+    predicted, margin = np.asarray(votes.predicted), np.asarray(votes.margin)
+    labels, names = bank.labels[votes.positions], bank.class_names
+    order = np.argsort(margin, kind="stable")
+    order = order[predicted[order] != labels[order]]
     return [
-        {
-            "image": sample.pictures[i],
-            "name": str(bank.names[sample.positions[i]]),
-            "caption": caption(i),
-        }
+        (votes.positions[i], f"{names[labels[i]]} → {names[predicted[i]]}")
         for i in order[:_SHOWN]
     ]
 
 
-def _hardest(bank: Bank, sample: _Sample) -> list[dict[str, Any]]:
-    """Returns the images whose neighbors vote least for their label."""
-    votes = sample.votes
-    predicted = votes.predicted
-    if predicted is None or votes.margin is None:
-        return []
-
-    def caption(i: int) -> str:
-        label = neighbor_rows.class_name(bank, bank.labels[votes.positions[i]])
-        said = bank.class_names[predicted[i]]
-        return f"{label}, predicted {said}"
-
-    order = np.argsort(votes.margin, kind="stable")
-    order = order[predicted[order] != bank.labels[votes.positions[order]]]
-    return _pick(bank, sample, order, caption)
-
-
-def _loneliest(bank: Bank, sample: _Sample) -> list[dict[str, Any]]:
+def _most_isolated(votes: analysis.Votes) -> _Captioned:
     """Returns the images whose nearest neighbor is farthest away."""
-    nearest_score = sample.votes.nearest
-    return _pick(
-        bank,
-        sample,
-        np.argsort(nearest_score, kind="stable"),
-        lambda i: f"nearest {nearest_score[i]:.2f}",
-    )
+    order = np.argsort(votes.nearest, kind="stable")
+    return [
+        (votes.positions[i], f"nearest {votes.nearest[i]:.2f}")
+        for i in order[:_SHOWN]
+    ]
+
+
+def _with_pictures(
+    images: RunImages, lists: dict[str, _Captioned]
+) -> dict[str, list[dict[str, Any]]]:
+    """Adds pictures and names, and reads the images once for all lists."""
+    positions = [position for one in lists.values() for position, _ in one]
+    pictures = iter(images.read(np.array(positions), _PICTURE)[0])
+    return {
+        title: [
+            {
+                "image": next(pictures),
+                "name": str(images.bank.names[position]),
+                "caption": caption,
+            }
+            for position, caption in one
+        ]
+        for title, one in lists.items()
+    }
+
+
+def _confusion(bank: Bank, votes: analysis.Votes) -> dict[str, Any] | None:
+    """Returns counts, and fractions of the true class, of some classes."""
+    if votes.predicted is None:
+        return None
+    matrix = analysis.confusion_matrix(bank, votes)
+    fractions = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    shown = analysis.most_confused(matrix, _CLASSES_SHOWN)
+    part = np.ix_(shown, shown)
+    return {
+        "names": [bank.class_names[i] for i in shown],
+        "counts": matrix[part].tolist(),
+        "fractions": fractions[part].tolist(),
+    }
 
 
 def _duplicates(
-    images: RunImages, sample: _Sample, threshold: float | None
+    images: RunImages, sampled: np.ndarray, threshold: float | None
 ) -> dict[str, Any]:
     bank = images.bank
-    note = "Rows of the bank were compared; the closest come first."
+    note = "The closest come first."
     if len(bank.rows) > _DUPLICATES_UP_TO:
-        positions = sample.positions
         bank = Bank(
-            bank.rows[positions],
-            bank.instance_ids[positions],
-            bank.names[positions],
-            bank.labels[positions],
+            bank.rows[sampled],
+            bank.instance_ids[sampled],
+            bank.names[sampled],
+            bank.labels[sampled],
             bank.class_names,
         )
-        note = (
-            f"Only the rows of the {len(positions)} sampled images were "
-            "compared; instdisc-duplicates compares all. The closest come "
-            "first."
+        note += (
+            f" Only the {len(sampled):,} sampled images were compared; "
+            "instdisc-duplicates compares all."
         )
     collection = Collection(bank, RunImages(bank, images.config), "")
     found = find_duplicates(collection, threshold)
@@ -277,21 +284,8 @@ def _duplicates(
         sorted(group, key=lambda m: -m.score)[:8]
         for group in found.groups[:_GROUPS_SHOWN]
     ]
-    pictures = duplicate_page.read_pictures(
-        [member for group in groups for member in group], _PICTURE
-    )
     return {
         "summary": duplicate_lines.summary(found),
         "note": note,
-        "groups": [
-            [
-                {
-                    "image": pictures[id(member)],
-                    "name": member.name,
-                    "caption": f"{member.score:.3f}",
-                }
-                for member in group
-            ]
-            for group in groups
-        ],
+        "groups": duplicate_page.with_pictures(groups, _PICTURE),
     }
