@@ -10,9 +10,15 @@ import posixpath
 import re
 from pathlib import Path
 
-from tf_instdisc import config
+import tf_instdisc
 from tf_instdisc.config import recipes
-from tf_instdisc.config.fields import flag_of, kind_of, rule_of, text_of
+from tf_instdisc.config.fields import (
+    flag_of,
+    is_setting,
+    kind_of,
+    rule_of,
+    text_of,
+)
 
 ROOT = Path(__file__).parent.parent
 _PAGES = {
@@ -56,9 +62,9 @@ def _file(name: str, folder: str) -> str:
 
 def _settings(name: str) -> str:
     """Returns a table of the fields of a settings class."""
-    kind = getattr(config, name)
-    lines = ["| field | type | default | |", "| --- | --- | --- | --- |"]
-    for field in dataclasses.fields(kind):
+    kind = getattr(tf_instdisc, name)
+    lines = ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for field in filter(is_setting, dataclasses.fields(kind)):
         rule = rule_of(field)
         member, is_tuple = kind_of(kind, field)
         type_name = (

@@ -22,11 +22,14 @@ def text(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
 
+def fenced(markdown: str, language: str) -> list[str]:
+    """The fenced blocks of a language, in their order."""
+    return [code for kind, code in _FENCE.findall(markdown) if kind == language]
+
+
 def blocks(page: str, language: str) -> list[str]:
-    """The fenced blocks of a language, in the order of the page."""
-    return [
-        code for kind, code in _FENCE.findall(text(page)) if kind == language
-    ]
+    """The fenced blocks of a page."""
+    return fenced(text(page), language)
 
 
 def block(page: str, part: str) -> str:

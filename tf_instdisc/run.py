@@ -203,6 +203,16 @@ def train(
 ) -> Run:
     """Trains an encoder, or continues a run, as `instdisc-train` does.
 
+    ```python
+    config = tf_instdisc.RunConfig(
+        data=tf_instdisc.DataConfig(images="photos", image_size=32),
+        encoder=tf_instdisc.EncoderConfig(width=16),
+        optimizer=tf_instdisc.OptimizerConfig(epochs=2, batch_size=16),
+    )
+    run = tf_instdisc.train(config, "runs/new")
+    print(run.metrics[-1]["loss"])
+    ```
+
     Args:
         config: The settings.
         run_dir: A missing or empty directory, or that of a run to continue.
@@ -235,6 +245,12 @@ def save_run(
     """Saves a model that was trained with `model.fit` as a run.
 
     All images are encoded, as at the end of `train`.
+
+    ```python
+    model.fit(dataset, steps_per_epoch=3, epochs=2)
+    run = tf_instdisc.save_run(model, source, "runs/mine")
+    print(run.load_bank().rows.shape)
+    ```
 
     Args:
         model: The trained model.

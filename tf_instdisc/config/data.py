@@ -21,7 +21,14 @@ OF_A_DATASET = ("split", "test_split", "data_dir", "image_key", "label_key")
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Images"""
+    """Images
+
+    ```python
+    data = tf_instdisc.DataConfig(
+        images="photos", test_images="photos_test", image_size=64
+    )
+    ```
+    """
 
     dataset: str | None = setting(
         None, "TFDS data set to train on, such as cifar10."
@@ -142,7 +149,12 @@ def data_overrides(settings: Settings) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationConfig:
-    """Augmentation"""
+    """Augmentation
+
+    ```python
+    augmentation = tf_instdisc.AugmentationConfig(min_crop_area=0.4, flip=False)
+    ```
+    """
 
     min_crop_area: float = setting(
         0.2,

@@ -36,7 +36,14 @@ _LEAST_IMAGE_SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Encoder"""
+    """Encoder
+
+    ```python
+    encoder = tf_instdisc.EncoderConfig(
+        backbone="resnet50", precision="mixed_bfloat16"
+    )
+    ```
+    """
 
     backbone: str = setting(
         "resnet18",

@@ -13,7 +13,12 @@ _MOMENTUM: dict[str, Any] = {"least": 0, "most": 1, "is_below": True}
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
-    """Objective and memory bank"""
+    """Objective and memory bank
+
+    ```python
+    method = tf_instdisc.MethodConfig(objective="softmax", temperature=0.1)
+    ```
+    """
 
     objective: str = setting(
         "nce",
@@ -78,7 +83,14 @@ class MethodConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimization"""
+    """Optimization
+
+    ```python
+    optimizer = tf_instdisc.OptimizerConfig(
+        optimizer="adamw", learning_rate=1e-3, epochs=50, schedule="cosine"
+    )
+    ```
+    """
 
     epochs: int = setting(200, "Epochs.", least=1)
     batch_size: int = setting(256, "Images in a global batch.", least=1)

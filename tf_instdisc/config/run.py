@@ -41,7 +41,12 @@ _FIXED = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Run and monitoring"""
+    """Run and monitoring
+
+    ```python
+    training = tf_instdisc.TrainingConfig(seed=1, knn_every=5, keep_best=True)
+    ```
+    """
 
     init_run: str | None = setting(
         None,

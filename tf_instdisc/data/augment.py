@@ -33,6 +33,12 @@ NUM_UNIFORMS = _CROP_DRAWS + _JITTER_DRAWS + 2
 class Augmentation:
     """The random changes to each image, and their ranges.
 
+    ```python
+    augmentation = tf_instdisc.Augmentation(
+        image_size=32, crop_area=(0.4, 1.0), hue=0.1, flip=False
+    )
+    ```
+
     Attributes:
         image_size: Side of the square output, in pixels.
         crop_area: Range of the cropped fraction of the image's area, in (0, 1].

@@ -39,6 +39,11 @@ def folder_source(
     if they are the majority, no image has one. Every image is decoded once, to
     find those that cannot be decoded.
 
+    ```python
+    source = tf_instdisc.folder_source("photos", bad_images="skip")
+    print(source.num_instances, source.class_names, source.instance_name(0))
+    ```
+
     Args:
         folder: Path, searched by `image_paths`.
         bad_images: `"fail"` if an image cannot be read, or `"skip"`: the image

@@ -21,7 +21,17 @@ _COMPILED_FROM = 128
 
 
 def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
-    """Returns the full batches of an epoch, at least 1 (`training_dataset`)."""
+    """Returns the full batches of an epoch, at least 1 (`training_dataset`).
+
+    ```python
+    source = tf_instdisc.folder_source("photos")
+    steps = tf_instdisc.steps_per_epoch(source, batch_size=16)
+    ```
+
+    Args:
+        source: The images.
+        batch_size: Images in a global batch.
+    """
     return source.num_readable // min(batch_size, source.num_readable)
 
 
@@ -89,6 +99,14 @@ def training_dataset(
     between epochs. If there are fewer images than `batch_size`, each batch
     contains all of them. Train with
     `model.fit(dataset, steps_per_epoch=steps_per_epoch(source, batch_size))`.
+
+    ```python
+    source = tf_instdisc.folder_source("photos")
+    dataset = tf_instdisc.training_dataset(
+        source, tf_instdisc.Augmentation(image_size=32), 16, epochs=10
+    )
+    images, instance_ids = next(iter(dataset))
+    ```
 
     Args:
         source: The images.
@@ -180,6 +198,14 @@ def evaluation_dataset(
 
     The image is resized so that its shorter side is
     `image_size / crop_fraction`, and then center-cropped.
+
+    ```python
+    source = tf_instdisc.folder_source("photos")
+    dataset = tf_instdisc.evaluation_dataset(
+        source, image_size=224, batch_size=64, crop_fraction=0.875
+    )
+    images, instance_ids, labels = next(iter(dataset))
+    ```
 
     Args:
         source: The images.

@@ -66,6 +66,11 @@ def array_source(
 ) -> ImageSource:
     """Returns a source of images in memory; the position is the id.
 
+    ```python
+    images = np.zeros((100, 32, 32, 3), np.uint8)
+    source = tf_instdisc.array_source(images, labels=np.arange(100) % 10)
+    ```
+
     Args:
         images: uint8 `[num_instances, height, width, 1 or 3]`.
         labels: int `[num_instances]`, or None.

@@ -47,6 +47,11 @@ def tfds_source(
     depends on their values: it is [0, 1] if the first 1,000 images of the
     split are in that range, and otherwise [0, 255].
 
+    ```python
+    source = tf_instdisc.tfds_source("cifar10", "train[:1000]")
+    print(source.num_instances, source.class_names)
+    ```
+
     Args:
         dataset: Name of a builder, with version and configuration if any.
         split: A split or a part of one: `"train"`, `"train[:10000]"`.

@@ -21,6 +21,13 @@ def evaluate(
     The run, the labels and the options are checked before the first protocol
     begins. The results of a protocol are kept even if a later one fails.
 
+    ```python
+    for measured in tf_instdisc.evaluate(
+        "runs/photos", {"knn": tf_instdisc.KNNOptions(num_neighbors=20)}
+    ):
+        print(measured.name, measured.metric, measured.value, measured.paper)
+    ```
+
     Args:
         run: A finished run, or the path of its directory.
         options: The options of each protocol, such as

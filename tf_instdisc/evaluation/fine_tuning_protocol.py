@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 class FineTuneOptions:
     """Fine-tuning
 
+    ```python
+    run = tf_instdisc.Run("runs/photos")
+    options = tf_instdisc.FineTuneOptions(fractions=(0.1,), epochs=20)
+    run.evaluate(semi_supervised=options)
+    ```
+
     The defaults (70 epochs of SGD with a learning rate of 0.01, divided by ten
     after 30 and 60 epochs) are the paper's as we remember them; they were not
     checked against it. The pre-trained network and the one from scratch are

@@ -25,7 +25,13 @@ _DATA = ("images", "dataset", "split", "data_dir", "crop_fraction")
 
 @dataclasses.dataclass(frozen=True)
 class KNNOptions:
-    """kNN"""
+    """kNN
+
+    ```python
+    run = tf_instdisc.Run("runs/photos")
+    run.evaluate(knn=tf_instdisc.KNNOptions(num_neighbors=20))
+    ```
+    """
 
     num_neighbors: int = setting(
         TrainingConfig.num_neighbors,

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 class LinearOptions:
     """Linear classifiers
 
+    ```python
+    run = tf_instdisc.Run("runs/photos")
+    run.evaluate(
+        linear=tf_instdisc.LinearOptions(layers=("conv5",), epochs=10)
+    )
+    ```
+
     The paper follows the protocol of split-brain autoencoders (arXiv
     1611.09842) but gives no learning rates, and the authors' code contains no
     linear classifiers. The defaults are those of DeepCluster's

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SVMOptions:
-    """SVM"""
+    """SVM
+
+    ```python
+    run = tf_instdisc.Run("runs/photos")
+    run.evaluate(svm=tf_instdisc.SVMOptions(layer="conv5", costs=(0.01, 0.1)))
+    ```
+    """
 
     layer: str = setting(
         "embedding",

@@ -22,6 +22,17 @@ _SHARED = ("data_dir", "cache", "bad_images")
 class TransferOptions:
     """Transfer: the other data set
 
+    ```python
+    run = tf_instdisc.Run("runs/photos")
+    run.evaluate(
+        transfer=tf_instdisc.TransferOptions(
+            images="photos",
+            test_images="photos_test",
+            linear=tf_instdisc.LinearOptions(layers=("conv5",), epochs=10),
+        )
+    )
+    ```
+
     Attributes:
         knn: Options of kNN. `rows` is ignored: the rows are always encoded.
         linear: Options of the linear classifiers.

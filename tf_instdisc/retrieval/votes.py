@@ -59,6 +59,19 @@ def knn_accuracy(
     Memory grows with the rows and with the queries, but not with queries x
     rows or queries x classes.
 
+    ```python
+    bank = tf_instdisc.Run("runs/photos").load_bank()
+    accuracy = tf_instdisc.knn_accuracy(
+        bank.rows[10:],
+        bank.labels[10:],
+        bank.rows[:10],
+        bank.labels[:10],
+        num_classes=len(bank.class_names),
+        num_neighbors=(20, 1),
+    )
+    print(accuracy[20]["top1"], accuracy[1]["top1"])
+    ```
+
     Args:
         rows: float `[num_rows, dim]`, of unit length.
         row_labels: int `[num_rows]`.

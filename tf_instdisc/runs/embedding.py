@@ -41,6 +41,16 @@ def embed(
 ) -> Embedded:
     """Embeds every image of an evaluation data set.
 
+    ```python
+    encoder = tf_instdisc.load_encoder("runs/photos")
+    source = tf_instdisc.folder_source("photos")
+    embedded = tf_instdisc.embed(
+        encoder,
+        tf_instdisc.evaluation_dataset(source, encoder.input_shape[1], 64),
+    )
+    print(embedded.embeddings.shape, embedded.labels)
+    ```
+
     Args:
         encoder: A model from images to `[batch, embedding_dim]`, or the
             output of `inference`, which is compiled only once.

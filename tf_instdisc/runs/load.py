@@ -17,6 +17,12 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
     `keras.saving.load_model` loads the same file where this package is not
     installed.
 
+    ```python
+    encoder = tf_instdisc.load_encoder("runs/photos")
+    size = encoder.input_shape[1]
+    embedding = encoder(np.zeros((1, size, size, 3), np.uint8))
+    ```
+
     Args:
         path: A run directory, or its `encoder.keras`.
         best: Whether to load the encoder of the best epoch by kNN instead of

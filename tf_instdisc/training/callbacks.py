@@ -22,6 +22,19 @@ class KNNMonitor(keras.callbacks.Callback):
     and `knn_top5_encoded`, computed from re-encoded training images. Put it
     before the callbacks that read the logs. It does not change the bank.
 
+    ```python
+    monitor = tf_instdisc.KNNMonitor(
+        tf_instdisc.evaluation_dataset(test_source, 16, 64),
+        source.labels(),
+        source.num_classes,
+        num_neighbors=20,
+    )
+    history = model.fit(
+        dataset, steps_per_epoch=3, epochs=2, callbacks=[monitor]
+    )
+    print(history.history["knn_top1"])
+    ```
+
     Args:
         test_dataset: Yields (images, instance_ids, labels).
         train_labels: int `[num_instances]`, by instance id; images with

@@ -23,6 +23,13 @@ class BankHealth(keras.callbacks.Callback):
     or of the restart. Put it before the callbacks that read the logs. It
     copies the bank to the host.
 
+    ```python
+    health = tf_instdisc.BankHealth()
+    model.fit(dataset, steps_per_epoch=3, epochs=2, callbacks=[health])
+    for warning in health.warnings:
+        print(warning)
+    ```
+
     Args:
         every: Epochs between two measurements; the last is always measured.
 

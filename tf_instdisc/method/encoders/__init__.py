@@ -56,6 +56,11 @@ def build_encoder(
     with their names and weights; it then has `conv1` .. `conv5` only if the
     model does. The file loads anywhere if the layers are built-in ones.
 
+    ```python
+    encoder = tf_instdisc.build_encoder("resnet18", image_size=32, width=16)
+    embeddings = encoder(np.zeros((2, 32, 32, 3), np.uint8))  # [2, 128]
+    ```
+
     Args:
         backbone: A name in `config.encoder.BACKBONES`, or a functional or
             Sequential model from `[batch, size, size, 3]` to a feature map

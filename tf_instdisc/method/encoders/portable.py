@@ -45,6 +45,11 @@ def save_encoder(encoder: keras.Model, path: str | os.PathLike) -> None:
     model, `save` writes a configuration that only the installed version of
     Keras and later ones are certain to read.
 
+    ```python
+    encoder = tf_instdisc.load_encoder("runs/photos")
+    tf_instdisc.save_encoder(encoder, "encoder.keras")
+    ```
+
     Args:
         encoder: A functional or Sequential model of Keras' own layers.
         path: A path that ends in `.keras`.
