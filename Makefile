@@ -42,7 +42,7 @@ docs: $(VENV)/.installed
 
 # The commands and the Python of README and docs/, and of the docstrings.
 docs-check: $(VENV)/.installed
-	$(PYTEST) $(PYTEST_ARGS) tests/test_docs.py tests/test_readme.py \
+	$(PYTEST) $(PYTEST_ARGS) tests/test_docs.py tests/test_examples.py tests/test_readme.py \
 	  tests/test_load_elsewhere.py tests/test_export_folder.py tests/test_notebook.py
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt

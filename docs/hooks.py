@@ -63,7 +63,10 @@ def _file(name: str, folder: str) -> str:
 def _settings(name: str) -> str:
     """Returns a table of the fields of a settings class."""
     kind = getattr(tf_instdisc, name)
-    lines = ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| field | type | default | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
     for field in filter(is_setting, dataclasses.fields(kind)):
         rule = rule_of(field)
         member, is_tuple = kind_of(kind, field)

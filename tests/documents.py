@@ -14,6 +14,8 @@ PAGES = tuple(
         *sorted((ROOT / "docs").rglob("*.md")),
     )
 )
+# `instdisc train ...`, also after `exec` and within quotes.
+_COMMAND = re.compile(r"(?<![\w./\[$(-])instdisc(?=[ -]|$)[^'|&;)]*")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -52,6 +54,11 @@ def commands(page: str) -> list[str]:
             if line:
                 found.append(line)
     return found
+
+
+def instdisc_commands(line: str) -> list[str]:
+    """The commands of this package in a command line."""
+    return [command.strip() for command in _COMMAND.findall(line)]
 
 
 def replaced(code: str, replacements: dict[str, str]) -> str:

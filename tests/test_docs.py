@@ -24,8 +24,6 @@ from tf_instdisc.config.fields import (
 )
 from tf_instdisc.config.run import from_flags
 
-# `instdisc train ...`, also after `exec` and within quotes.
-_COMMAND = re.compile(r"(?<![\w./\[$(-])instdisc(?=[ -]|$)[^'|&;)]*")
 # Of absl, and of the command itself.
 _ALWAYS = {"help", "flagfile", "version"}
 # Flags in prose that belong to other programs.
@@ -51,8 +49,8 @@ def flags_of(name):
 def commands():
     for page in PAGES:
         for line in documents.commands(page):
-            for command in _COMMAND.findall(line):
-                yield pytest.param(command.strip(), id=f"{page}: {command}")
+            for command in documents.instdisc_commands(line):
+                yield pytest.param(command, id=f"{page}: {command}")
 
 
 @pytest.mark.parametrize("command", commands())

@@ -1,6 +1,8 @@
 """The examples of the public names, and the Python of the guides, are run."""
 
 import inspect
+import re
+import shlex
 import shutil
 
 import keras
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 import tf_instdisc
-from tests import documents, labeled_run
+from tests import commands, documents, exported, labeled_run
 from tests.finished_run import save_run
 from tests.servers import KINDS, running
 from tf_instdisc.config.run import from_flagfile
@@ -22,6 +24,18 @@ ELSEWHERE = {
     "README.md": 2,  # test_readme, test_load_elsewhere
     "docs/guides/keras.md": 1,  # test_readme: the first
     "docs/guides/serving.md": 1,  # test_load_elsewhere
+}
+# Commands that other tests run, or that need another data set, a server, a
+# checkpoint or hours.
+NOT_RUN = re.compile(
+    r"(train|plan|convert|reproduce|browse|completion)\b|--help|--server|"
+    r"--protocol=(detection|semi_supervised|transfer)|=runs/authors"
+)
+PLACES = {
+    "FOLDER": "photos",
+    "OTHER": "photos_test",
+    "PHOTO.jpg": "photos_test/ant/0.png",
+    "TRAIN,TEST": "photos,photos_test",
 }
 WITH_A_SERVER = ("export/README.md", "docs/api/serving_client.md")
 
@@ -50,10 +64,38 @@ def workspace(tmp_path_factory):
     )
     run = opening.open_run(str(root / "runs/photos"), RunRecord(settings))
     save_run(run, labeled_run.small_encoder(), root / "photos")
-    for name in ("digits", "cifar10"):
+    for name in ("digits", "cifar10", "small", "photos2", "paper"):
         shutil.copytree(root / "runs/photos", root / "runs" / name)
     shutil.copy(run.encoder, root / "encoder.keras")
     return root
+
+
+def documented_commands():
+    """The command lines that the workspace can run, each once."""
+    lines = dict.fromkeys(
+        command
+        for page in documents.PAGES
+        for line in documents.commands(page)
+        for command in documents.instdisc_commands(line)
+    )
+    return [line for line in lines if not NOT_RUN.search(line)]
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_a_command_of_the_documentation_runs(line, workspace):
+    for name, place in PLACES.items():
+        line = re.sub(rf"(?<==){name}\b", place, line)
+    first, *words = shlex.split(line)
+    if first == "instdisc":
+        if not words:
+            return  # It lists the commands: test_instdisc_command.
+        first, *words = words
+    if "--saved_model=models/digits" in words:
+        export = ["--run_dir=runs/digits", "--export_dir=models/digits"]
+        assert not commands.run("export", *export, cwd=workspace).returncode
+    name = first.removeprefix("instdisc-")
+    result = commands.run(name, *words, cwd=workspace)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +152,6 @@ def test_the_python_of_a_page_runs(page, workspace, monkeypatch, names):
 def test_the_python_of_a_page_asks_a_server(
     page, small_model_dir, tmp_path, monkeypatch
 ):
-    from tests import exported
-
     images = exported.random_images(2, seed=2)
     (tmp_path / "photo.jpg").write_bytes(exported.encode(images[0]))
     monkeypatch.chdir(tmp_path)
