@@ -36,14 +36,15 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 # The site, in the folder site/. Its pages open as files; its search needs a
-# server: python3 -m http.server --directory site
+# server: python3 -m http.server --directory site. (--quiet disables --strict.)
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The commands and the Python of README and docs/, and of the docstrings.
 docs-check: $(VENV)/.installed
-	$(PYTEST) $(PYTEST_ARGS) tests/test_docs.py tests/test_examples.py tests/test_readme.py \
-	  tests/test_load_elsewhere.py tests/test_export_folder.py tests/test_notebook.py
+	$(PYTEST) $(PYTEST_ARGS) tests/test_docs.py tests/test_examples.py \
+	  tests/test_example_scripts.py tests/test_readme.py tests/test_notebook.py \
+	  tests/test_load_elsewhere.py tests/test_export_folder.py
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), \

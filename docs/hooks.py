@@ -1,8 +1,8 @@
 """Hooks of MkDocs: what a page takes from a file or from the package.
 
 A page asks for it in a comment of its own line: `<!-- include: FILE -->` for a
-Markdown file of the repository, `<!-- settings: NAME -->` for a table of a
-settings class, or `<!-- recipes -->` for all recipes.
+Markdown file of the repository or the code of a script, `<!-- settings: NAME
+-->` for a table of a settings class, or `<!-- recipes -->` for all recipes.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ _PAGES = {
     "CHANGELOG.md": "docs/changelog.md",
     "CONTRIBUTING.md": "docs/contributing.md",
     "README.md": "docs/index.md",
+    "examples/README.md": "docs/examples.md",
 }
 """Files that are included, and the pages that include them."""
 _COMMENT = re.compile(
@@ -49,8 +50,11 @@ def on_page_markdown(markdown: str, page, **_) -> str:
 
 
 def _file(name: str, folder: str) -> str:
-    """Returns a file without its title; its links are valid in the page."""
-    text = (ROOT / name).read_text(encoding="utf-8").partition("\n")[2]
+    """Returns a file as Markdown whose links are valid in the page."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name.endswith(".py"):
+        return f"```python\n{text}```\n"
+    text = text.partition("\n")[2]  # Without its title.
 
     def link(match: re.Match) -> str:
         target = posixpath.join(posixpath.dirname(name), match[2])

@@ -159,7 +159,6 @@ def test_the_site_is_built_and_needs_no_network(tmp_path):
             "mkdocs",
             "build",
             "--strict",
-            "--quiet",
             f"--site-dir={tmp_path / 'site'}",
         ],
         cwd=ROOT,
