@@ -79,8 +79,10 @@ class EncoderConfig:
     precision: str = setting(
         "float32",
         "Precision of the encoder's computations. Weights, embeddings and "
-        "losses are float32. mixed_float16 uses loss scaling.",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        "losses are float32. mixed_float16 uses loss scaling. auto: "
+        "mixed_bfloat16 if a short trial on this device gains from it, "
+        "otherwise float32.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16", "auto"),
     )
     jit_encoder: bool = setting(
         False, "Compile the encoder, and nothing else, with XLA."

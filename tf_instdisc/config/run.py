@@ -149,6 +149,13 @@ class RunConfig:
             self.encoder.stem,
             self.data.train_image_size,
         )
+        is_auto = self.encoder.precision == "auto"
+        if is_auto and self.training.distribution == "multi_worker":
+            raise UsageError(
+                "`precision` 'auto' is chosen by a trial on one host, and all "
+                "hosts need the same. Received: precision=auto, "
+                "distribution=multi_worker. Give a precision."
+            )
         if self.training.init_run and self.encoder.init_encoder:
             raise UsageError(
                 "Give either `init_run`, which keeps the rows and ids of its "

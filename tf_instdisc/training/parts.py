@@ -22,7 +22,7 @@ from tf_instdisc.training import optimizer
 from tf_instdisc.training import strategy as strategies
 from tf_instdisc.training.initial_encoder import initial_encoder
 
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def prepare(
         and pipeline.evaluation_dataset(
             s,
             config.data.image_size,
-            _EVALUATION_BATCH,
+            EVALUATION_BATCH,
             config.data.crop_fraction,
         )
         for s in (source, test_source if has_knn else None)

@@ -11,7 +11,7 @@ from tf_instdisc.training.initial_encoder import initial_encoder
 
 GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_ACTIVATION_BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}
+_ACTIVATION_BYTES = {"mixed_bfloat16": 2, "mixed_float16": 2}
 _SLOTS = {"sgd": 1, "adamw": 2}
 
 
@@ -87,7 +87,7 @@ def make_plan(
 
     sizes = encoder_sizes(initial_encoder(_at_train_size(config)))
     activations = sizes.activations * local_batch
-    activations *= _ACTIVATION_BYTES[config.encoder.precision]
+    activations *= _ACTIVATION_BYTES.get(config.encoder.precision, 4)
     weights = sizes.weights
     if method.objective == "parametric":
         weights += num_instances * config.encoder.embedding_dim
@@ -156,7 +156,7 @@ def _warnings(
         smaller = "Use --objective=nce"
     if plan.activations > plan.bank_on_replica + plan.head:
         smaller = "Use a smaller batch with --accumulate_steps"
-        if config.encoder.precision == "float32":
+        if config.encoder.precision not in _ACTIVATION_BYTES:
             smaller += " or --precision=mixed_bfloat16"
     else:
         smaller += ", or a smaller batch"

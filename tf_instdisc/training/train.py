@@ -22,6 +22,7 @@ from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.text import shown
 from tf_instdisc.training import (
+    auto_precision,
     best,
     finishing,
     initial_run,
@@ -34,8 +35,6 @@ from tf_instdisc.training.callbacks import KNNMonitor, MetricsFile
 from tf_instdisc.training.health import BankHealth
 from tf_instdisc.training.parts import Work
 from tf_instdisc.training.progress_lines import EpochLines
-
-_EVALUATION_BATCH = 256
 
 
 def train(
@@ -81,11 +80,12 @@ def train(
     batch_size = config.optimizer.batch_size
     parts.require_multiple(batch_size, strategy.num_replicas_in_sync)
     is_chief = strategies.is_chief(strategy)
+    run = RunDirectory(pathlib.Path(run_dir))
+    config = auto_precision.resolved(config, run)
     with (
         lock.holding(run_dir) if is_chief else contextlib.nullcontext(),
         parts.precision(config.encoder.precision),
     ):
-        run = RunDirectory(pathlib.Path(run_dir))
         if source is None:
             source, test_source = parts.open_sources(config, run, is_chief)
         # Not earlier: preparing a data set uses Python's random numbers.

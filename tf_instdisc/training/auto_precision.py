@@ -1,0 +1,80 @@
+"""Chooses the precision of a run by a short trial on its device."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_instdisc.config import RunConfig
+from tf_instdisc.runs.directory import RunDirectory
+
+_FASTER = 0.8
+"""The fraction of the time from which bfloat16 is worth its rounding."""
+_TRIALS = 8
+
+
+def resolved(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """Replaces the precision `"auto"` by the one to compute in.
+
+    A run that is continued keeps its precision. For a new one, a convolution
+    of a ResNet is timed in both.
+
+    Args:
+        config: The settings.
+        run: The directory of the run, which may be new.
+
+    Returns:
+        The settings, with a precision other than `"auto"`.
+    """
+    if config.encoder.precision != "auto":
+        return config
+    if run.settings.exists():
+        chosen = run.read_config().encoder.precision
+    else:
+        ratio = time_in_bfloat16() / time_in_float32()
+        chosen = "mixed_bfloat16" if ratio <= _FASTER else "float32"
+        print(
+            f"precision: {chosen}, as a trial in bfloat16 takes {ratio:.2f} of "
+            "the time in float32",
+            flush=True,
+        )
+    encoder = dataclasses.replace(config.encoder, precision=chosen)
+    return dataclasses.replace(config, encoder=encoder)
+
+
+def time_in_float32() -> float:
+    """Returns the seconds of a convolution with its gradients."""
+    return _shortest(_convolution(tf.float32))
+
+
+def time_in_bfloat16() -> float:
+    """Returns the seconds of the same in bfloat16, with casts of the kernel."""
+    return _shortest(_convolution(tf.bfloat16))
+
+
+def _convolution(dtype: tf.DType) -> Callable[[], tf.Tensor]:
+    shapes = [32, 24, 24, 64], [3, 3, 64, 64]
+    image, kernel = (
+        tf.random.stateless_normal(shape, [0, 0]) for shape in shapes
+    )
+
+    @tf.function
+    def run() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch([image, kernel])
+            x, w = tf.cast(image, dtype), tf.cast(kernel, dtype)
+            y = tf.nn.relu(tf.nn.conv2d(x, w, 1, "SAME"))
+            loss = tf.reduce_sum(tf.cast(y, tf.float32))
+        return sum(map(tf.reduce_sum, tape.gradient(loss, [image, kernel])))
+
+    return run
+
+
+def _shortest(function: Callable[[], tf.Tensor]) -> float:
+    seconds = []
+    for _ in range(_TRIALS):
+        started = time.perf_counter()
+        function().numpy()  # Waits for the device.
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
