@@ -3,12 +3,10 @@
 import keras
 
 from tf_instdisc.config.fields import require_choice
+from tf_instdisc.runs.policy import with_policy
 from tf_instdisc.serving.options import PRECISIONS
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-
-# These remain float32, so that embeddings have unit length to seven digits.
-_FULL = ("pool", "projection", "embedding")
 
 
 def with_precision(encoder: keras.Model, precision: str) -> keras.Model:
@@ -27,18 +25,4 @@ def with_precision(encoder: keras.Model, precision: str) -> keras.Model:
         ValueError: If the precision is unknown.
     """
     require_choice("precision", precision, PRECISIONS)
-
-    def policy_of(layer: keras.layers.Layer) -> str:
-        return "float32" if layer.name in _FULL else _POLICIES[precision]
-
-    if all(x.dtype_policy.name == policy_of(x) for x in encoder.layers):
-        return encoder
-
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        config["dtype"] = keras.DTypePolicy(policy_of(layer))
-        return layer.__class__.from_config(config)
-
-    converted = keras.models.clone_model(encoder, clone_function=clone)
-    converted.set_weights(encoder.get_weights())
-    return converted
+    return with_policy(encoder, _POLICIES[precision])

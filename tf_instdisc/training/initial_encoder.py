@@ -19,6 +19,7 @@ from tf_instdisc.method.encoders import (
 )
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.runs.policy import with_policy
 
 _APPLICATIONS = "keras.applications"
 
@@ -40,7 +41,8 @@ def initial_encoder(config: RunConfig) -> keras.Model:
         return encoder_of(config)
     size = config.data.image_size
     if os.path.exists(local_path(named, "init_encoder")):
-        model = _with_policy(load_encoder(named))
+        policy = keras.config.dtype_policy().name
+        model = with_policy(load_encoder(named), policy)
         if any(layer.name == "embedding" for layer in model.layers):
             _require_no_normalization(config.encoder)
             return _resized(model, size, config.encoder.embedding_dim)
@@ -88,22 +90,6 @@ def _resized(
         x = layers.UnitNormalization(name="embedding", dtype=full)(x)
         copy = keras.Model(inputs, x, name=encoder.name)
     return portable.make_portable(copy)
-
-
-def _with_policy(model: keras.Model) -> keras.Model:
-    """Returns a copy that computes in the current dtype policy."""
-    policy = keras.config.dtype_policy()
-    last = ("pool", "projection", "embedding")
-
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if layer.name not in last:
-            config["dtype"] = policy
-        return layer.__class__.from_config(config)
-
-    converted = keras.models.clone_model(model, clone_function=clone)
-    converted.set_weights(model.get_weights())
-    return converted
 
 
 def _require_no_normalization(settings: EncoderConfig) -> None:
