@@ -64,6 +64,7 @@ _SLOW = {
 # processes, what cheaper tests check.
 _EXHAUSTIVE = (
     "test_benchmarks",
+    "test_browse::test_the_command",
     "test_data::test_jpeg_crops_equal_crops_of_the_whole_image",
     "test_detection::test_both_detectors_learn",
     "test_embed_folder::test_a_model_that_fails",
@@ -89,6 +90,7 @@ _EXHAUSTIVE = (
     "test_fine_tuning::test_a_class_without",
     "test_fine_tuning::test_a_training_repeats",
     "test_finish::test_an_updated_run_is_not_trained_on[True]",
+    "test_export::test_an_exported_model_is_browsed",
     "test_finish::test_each_image_is_its_own_first_neighbor[folder]",
     "test_first_format::test_commands_open_it",
     "test_health::test_tensorboard",

@@ -1,8 +1,13 @@
 """The page of `instdisc browse`: its answers, and what it refuses."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
+import types
+import urllib.request
 
 import numpy as np
 import pytest
@@ -20,9 +25,13 @@ from tests.test_hostile_names import require_safe
 from tf_instdisc.cli import browse, embed, options
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.browse import app, server
+from tf_instdisc.retrieval.browse.collection import Collection
 from tf_instdisc.retrieval.browse.pictures import FolderPictures, pictures_of
+from tf_instdisc.retrieval.browse.search import NotAnImageError, ServedSearch
 from tf_instdisc.retrieval.browse.ticked import TickedList
 from tf_instdisc.runs.bank import Bank
+from tf_instdisc.serving import exported_bank
+from tf_instdisc.serving.bank_index import BankIndex
 
 PLAIN = [f"{kind}/{i}.png" for kind in ("cats", "собаки") for i in range(20)]
 DECOMPOSED = "Καλημε\u0301ρα"  # noqa: RUF001  Greek.
@@ -284,6 +293,76 @@ def test_a_file_that_is_not_a_list_of_these_images_is_kept(
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("dtype", ("float32", "float16", "int8"))
+def test_the_bank_of_an_exported_model_is_read(dtype):
+    rows = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    names = np.array([f"日本/{i}.png" for i in range(9)])
+    labels = np.array([1, -1, 0, -1, -1, 1, 0, 0, -1])
+    bank = Bank(rows, 10 + np.arange(9), names, labels, ("ant", "bee"))
+    signatures = dict.fromkeys(("image_bytes", "neighbors_bytes"))
+    model = types.SimpleNamespace(
+        bank=BankIndex(bank, dtype), signatures=signatures
+    )
+    found = exported_bank.read_bank(model)
+    np.testing.assert_allclose(found.rows, rows, atol=0.01)
+    np.testing.assert_array_equal(found.instance_ids, bank.instance_ids)
+    np.testing.assert_array_equal(found.names, names)
+    np.testing.assert_array_equal(found.labels, labels)
+    del signatures["neighbors_bytes"]
+    with pytest.raises(UsageError, match="with a bank"):
+        exported_bank.read_bank(model)
+
+
+def test_a_server_is_asked_with_the_file_of_the_image(tmp_path):
+    names = np.array(["a/1.png", "a/2.png", "日本.png"])
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+
+    def ask(files):
+        (content,) = files
+        if content == b"text":
+            return {"valid": np.array([False])}
+        near = [content, b"elsewhere.png", "日本.png".encode(), b"a/2.png"]
+        scores = np.array([[1, 0.9, 0.8, 0.7]], np.float32)
+        return {
+            "names": np.array([near], object),
+            "scores": scores,
+            "valid": np.array([True]),
+        }
+
+    served = ServedSearch(str(tmp_path), names, ask)
+    found = served.of_image(0, 5)
+    assert found.positions.tolist() == [[2, 1]]
+    np.testing.assert_allclose(found.scores, [[0.8, 0.7]])
+    assert served.of_image(0, 1).positions.tolist() == [[2]]
+    assert served.of_file(b"a/1.png", 5).positions.tolist() == [[0, 2, 1]]
+    with pytest.raises(NotAnImageError):
+        served.of_file(b"text", 5)
+
+
+def test_without_rows_there_is_no_map_and_a_failing_server_is_said(
+    collection, tmp_path
+):
+    def fail(files):
+        raise UsageError("no server answers")
+
+    folder = collection.images.config.data.images
+    search = ServedSearch(folder, collection.bank.names, fail)
+    served = Collection("at a server", collection.images, search)
+    client = client_of(served, tmp_path / "ticked.tsv")
+    assert not client.get("/api/about").json()["has_rows"]
+    assert client.get("/api/map").status_code == 404
+    assert client.get("/api/duplicates").status_code == 404
+    for answer in (
+        client.get("/api/neighbors/0"),
+        client.post("/api/neighbors", content=b"image"),
+    ):
+        assert answer.status_code == 502
+        assert answer.json()["error"] == "no server answers"
+
+
 def test_a_data_set_is_read_once_in_the_background(tmp_path):
     from tf_instdisc.data.tfds_source import tfds_source
     from tf_instdisc.runs.images import RunConfig, RunImages
@@ -304,6 +383,35 @@ def test_a_data_set_is_read_once_in_the_background(tmp_path):
         small = np.asarray(shown.convert("L").resize((8, 8), Image.BOX), float)
         expected = stored[int(ids[position])][:, :, 0]
         assert np.corrcoef(small.ravel(), expected.ravel())[0, 1] > 0.95
+
+
+def test_images_that_are_gone_are_said(run, tmp_path, capsys):
+    gone = tmp_path / "gone"
+    collection = browse.make_collection(
+        embed.ModelOptions(run_dir=str(run.path)),
+        options.MovedImages(images=str(gone)),
+    )
+    assert f"not in {gone} any more" in capsys.readouterr().err
+    client = client_of(collection, tmp_path / "ticked.tsv")
+    assert client.get("/thumbnails/0").status_code == 404
+    assert client.get("/api/neighbors/0").status_code == 200
+
+
+def test_the_command_serves_until_ctrl_c(run, tmp_path):
+    module = "tf_instdisc.cli.browse"
+    with subprocess.Popen(
+        [sys.executable, "-m", module, f"--run_dir={run.path}", "--port=0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as process:
+        address = process.stdout.readline().split()[1]
+        with urllib.request.urlopen(f"{address}api/about") as answer:
+            assert json.load(answer)["count"] == len(ALL)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert "interrupted" not in process.stderr.read()
 
 
 def test_a_port_in_use_is_said():

@@ -305,3 +305,23 @@ def test_bfloat16_stays_close(run):
     assert with_precision(encoder, "float32") is encoder
     back = with_precision(converted, "float32").predict(images, verbose=0)
     np.testing.assert_allclose(back, full, atol=1e-6)
+
+
+def test_an_exported_model_is_browsed(run, version, tmp_path):
+    from tf_instdisc.cli import browse, embed, options
+
+    (tmp_path / "a.png").write_bytes(exported.encode(_pictures(1)[0][0]))
+    collection = browse.make_collection(
+        embed.ModelOptions(saved_model=str(version.parent)),
+        options.MovedImages(images=str(tmp_path)),
+    )
+    bank = run.load_bank()
+    np.testing.assert_array_equal(collection.bank.rows, bank.rows)
+    np.testing.assert_array_equal(collection.bank.names, bank.names)
+    assert collection.bank.class_names == bank.class_names
+    scores, positions = top_k(bank.rows[[5]], bank.rows, 4)
+    found = collection.search.of_image(5, 3)
+    assert found.positions.tolist() == positions[:, 1:].tolist()
+    np.testing.assert_allclose(found.scores, scores[:, 1:], atol=1e-6)
+    file = (tmp_path / "a.png").read_bytes()
+    assert collection.search.of_file(file, 3).positions.shape == (1, 3)

@@ -1,4 +1,4 @@
-"""Commands without the extra `report`: text is printed all the same."""
+"""Commands without extras: text is printed all the same."""
 
 import json
 
@@ -7,7 +7,10 @@ import pytest
 from tests import commands
 from tests.finished_run import fill_folder, make_run
 
-EXTRAS = ("bokeh", "jinja2", "matplotlib", "PIL", "pycocotools")
+EXTRAS = (
+    *("bokeh", "jinja2", "matplotlib", "PIL", "pycocotools"),
+    *("starlette", "uvicorn"),
+)
 IMAGES = [f"{i}.png" for i in range(6)]
 
 
@@ -46,9 +49,17 @@ def test_near_duplicates_are_printed_and_written(run, tmp_path):
     assert (tmp_path / "found.tsv").read_text().startswith(header)
 
 
-@pytest.mark.parametrize("command", ("neighbors", "duplicates", "report"))
-def test_a_page_names_the_extra(command, run, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    (
+        ("neighbors", "report"),
+        ("duplicates", "report"),
+        ("report", "report"),
+        ("browse", "browse"),
+    ),
+)
+def test_a_page_names_the_extra(command, extra, run, tmp_path):
     result = plain(command, f"--run_dir={run.path}", cwd=tmp_path)
     assert result.returncode == 2
-    assert "pip install 'tf_instdisc[report]'" in result.stderr
+    assert f"pip install 'tf_instdisc[{extra}]'" in result.stderr
     assert not list(tmp_path.iterdir())

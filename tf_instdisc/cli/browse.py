@@ -107,6 +107,13 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
 
     run = opening.load(run_dir)
     images = run_images.open_images(run, moved.overrides())
+    folder = images.config.data.images
+    if folder and not os.path.isdir(folder):
+        print(
+            f"The images are not in {shown(folder)} any more, so that none is "
+            "shown. Give their folder with --images.",
+            file=sys.stderr,
+        )
     if images.config.data.dataset:
         # TFDS must not be imported beside the server: while it is, no other
         # thread can import relatively.
