@@ -136,7 +136,9 @@ def decode_center(
     kind, stored = image_file.read(contents, max_pixels)
     shape = tf.cast(tf.stack([stored.height, stored.width]), tf.int32)
     flips = tf.stack(exif.flips(stored.orientation))
-    flips = tf.where(exif.is_transposed(stored.orientation), flips[::-1], flips)
+    # TensorFlow 2.21 logs an error about flips[::-1].
+    is_transposed = exif.is_transposed(stored.orientation)
+    flips = tf.where(is_transposed, tf.reverse(flips, [0]), flips)
     scales, starts = _center(shape, image_size, crop_fraction, flips)
     ratio = _ratio(kind, scales)
     first, last = _needed(shape, image_size, scales, starts)
