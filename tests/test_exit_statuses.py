@@ -12,10 +12,10 @@ _MISSING = [
     ("evaluate", "--run_dir"),
     ("export", "--run_dir"),
     ("neighbors", "--run_dir"),
-    ("plan", "--run_dir"),
+    ("plan", "--images"),
     ("reproduce", "--table"),
     ("report", "--run_dir"),
-    ("train", "--run_dir"),
+    ("train", "--images"),
     ("update", "--run_dir"),
 ]
 # A wrong value of a flag that the command has.

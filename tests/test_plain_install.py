@@ -8,7 +8,7 @@ from tests import commands
 from tests.finished_run import fill_folder, make_run
 
 EXTRAS = (
-    *("bokeh", "jinja2", "matplotlib", "PIL", "pycocotools"),
+    *("bokeh", "jinja2", "matplotlib", "pycocotools"),
     *("starlette", "uvicorn"),
 )
 IMAGES = [f"{i}.png" for i in range(6)]

@@ -11,10 +11,10 @@ import subprocess
 from typing import Any
 
 from tf_instdisc.cli import train
+from tf_instdisc.cli.folder_settings import config_of, default_run_dir
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.fields import check, setting
-from tf_instdisc.config.run import RunConfig
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 
@@ -61,8 +61,10 @@ def main() -> None:
 def _plan(
     options: PlanOptions, training: train.TrainOptions, *groups: Any
 ) -> None:
-    config = RunConfig(*groups)
-    config.data.require_images()
+    data = groups[0]
+    data.require_images()
+    run_dir = training.run_dir or default_run_dir(data, training.recipe)
+    config = config_of(groups, training.recipe, run_dir)
 
     from tf_instdisc.training import plan
 
@@ -86,7 +88,7 @@ def _plan(
             replicas_per_host=replicas,
             device_memory=device_memory,
             host_memory=host_memory,
-            disk=_free_disk(training.run_dir),
+            disk=_free_disk(run_dir),
         ),
         num_instances,
     )

@@ -3,15 +3,20 @@
 import dataclasses
 from typing import Any
 
+from tf_instdisc.cli.folder_settings import config_of, default_run_dir
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config import recipes
 from tf_instdisc.config.fields import check, setting
-from tf_instdisc.config.run import RunConfig, group_kinds
+from tf_instdisc.config.run import group_kinds
 
 _SUMMARY = """
 Trains an encoder by instance discrimination on images without labels.
 
+  instdisc train --images=FOLDER
   instdisc train --recipe=digits --run_dir=runs/digits
+
+With --images and neither a recipe nor a flagfile, the image size, the width,
+the epochs and other settings follow from the number and size of the images.
 """
 
 
@@ -19,11 +24,11 @@ Trains an encoder by instance discrimination on images without labels.
 class TrainOptions:
     """Where, and how far"""
 
-    run_dir: str = setting(
+    run_dir: str | None = setting(
         None,
-        "Directory of the run: missing, empty, or of a run to continue.",
+        "Directory of the run: missing, empty, or of a run to continue. By "
+        "default, runs/ and the name of the folder, recipe or data set.",
         is_path=True,
-        is_required=True,
     )
     recipe: str | None = setting(
         None,
@@ -50,18 +55,20 @@ def main() -> None:
 
 
 def _train(options: TrainOptions, *groups: Any) -> None:
-    config = RunConfig(*groups)
-    config.data.require_images()
+    data = groups[0]
+    data.require_images()
+    run_dir = options.run_dir or default_run_dir(data, options.recipe)
 
     from tf_instdisc.runs import opening
 
-    opening.check_usable(options.run_dir)
+    opening.check_usable(run_dir)
+    config = config_of(groups, options.recipe, run_dir)
     if config.training.init_run:
         opening.load(config.training.init_run)
 
     from tf_instdisc.training.train import train
 
-    train(config, options.run_dir, finish=options.finish)
+    train(config, run_dir, finish=options.finish)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ _NAMED_AT_MOST = 10
 
 
 def image_paths(
-    folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+    folder: str,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    is_reported: bool = True,
 ) -> list[str]:
     """Lists the images below a folder, by their suffixes.
 
@@ -24,6 +26,7 @@ def image_paths(
     Args:
         folder: Path; all levels are searched.
         suffixes: Suffixes in lower case, with their dots.
+        is_reported: Whether skipped files are reported.
 
     Returns:
         Relative paths with forward slashes, sorted by code point. They
@@ -59,7 +62,7 @@ def image_paths(
             f"The folder must hold images ({', '.join(suffixes)}). "
             f"Received: folder={folder!r}.{found}"
         )
-    if said:
+    if said and is_reported:
         print(
             f"In {shown(folder)}, "
             f"{len(names)} images are used; left out: {said}",

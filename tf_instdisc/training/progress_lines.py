@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import keras
 import tensorflow as tf
 
+from tf_instdisc.config import MethodConfig, RunConfig
 from tf_instdisc.text import shown
 from tf_instdisc.training.parts import Work
 
@@ -108,18 +109,34 @@ def print_summary(work: Work) -> None:
     """Prints what is trained, and on what."""
     config, encoder = work.config, work.model.encoder
     source = work.source
+    epochs = config.optimizer.epochs
     classes = f" of {source.num_classes} classes" if source.num_classes else ""
     replicas = work.strategy.num_replicas_in_sync
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     print(
         f"images:  {source.num_readable:,}{classes}, "
         f"{work.steps:,} steps an epoch, {work.batch_size} images a step\n"
-        f"encoder: {config.encoder.init_encoder or config.encoder.backbone}, "
-        f"{encoder.count_params():,} parameters, {config.encoder.precision}\n"
+        f"method:  {_objective(config.method)}, "
+        f"{epochs:,} epoch{'s' * (epochs != 1)}\n"
+        f"encoder: {_encoder(config)}, {encoder.count_params():,} parameters, "
+        f"{config.encoder.precision}\n"
         f"device:  {replicas} x {kind}\n"
         f"run:     {shown(str(work.run.path))}",
         flush=True,
     )
+
+
+def _encoder(config: RunConfig) -> str:
+    size = f"{config.data.image_size} pixels"
+    if config.encoder.init_encoder:
+        return f"{config.encoder.init_encoder}, {size}"
+    return f"{config.encoder.backbone}, width {config.encoder.width}, {size}"
+
+
+def _objective(method: MethodConfig) -> str:
+    if method.objective in ("nce", "info_nce"):
+        return f"{method.objective} with {method.num_negatives:,} negatives"
+    return method.objective
 
 
 def print_next(run_dir: str) -> None:
