@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tf_instdisc.data.decode import FORMATS
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.neighbors import top_k
 from tf_instdisc.retrieval.queries import Neighbors, Queries, nearest
@@ -111,4 +112,6 @@ def _text(name: bytes | str) -> str:
 
 def _require_valid(answer: Mapping[str, np.ndarray]) -> None:
     if not np.asarray(answer["valid"])[0]:
-        raise NotAnImageError("This file is not an image that can be read.")
+        raise NotAnImageError(
+            f"This file is not an image that can be read ({FORMATS})."
+        )

@@ -33,8 +33,7 @@ def build_server(app: Starlette) -> uvicorn.Server:
         app,
         http="h11",
         ws="none",
-        # It would report the requests that are cut off at the end.
-        log_level="critical",
+        log_level="error",
         server_header=False,
         lifespan="off",
         timeout_graceful_shutdown=_SECONDS_TO_END,

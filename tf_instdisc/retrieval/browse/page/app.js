@@ -27,7 +27,7 @@ async function ask(path, options) {
   }
   if (!answer.ok) {
     const { error } = await answer.json().catch(() => ({}));
-    throw new Error(error ?? `The server answered ${answer.status}.`);
+    throw new Error(error || `The server answered ${answer.status}.`);
   }
   return answer;
 }
