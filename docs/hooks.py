@@ -95,9 +95,10 @@ def _recipes() -> str:
         flags = "\n".join(
             line for line in flags.splitlines() if line.startswith("-")
         )
+        time, score = recipe.time or "not stated", recipe.score or "not stated"
         parts.append(
             f"## {recipe.name}\n\n{recipe.summary}\n\n"
-            f"- **Time:** {recipe.time}\n- **Score:** {recipe.score}\n\n"
+            f"- **Time:** {time}\n- **Score:** {score}\n\n"
             f"```text\n{flags}\n```\n"
         )
     return "\n".join(parts)
