@@ -335,8 +335,11 @@ async function loadMap(map) {
 
 function makeMap() {
   if (!about.has_rows) return null;
-  const made = new NeighborMap(
-    $("canvas"), { choose: goToImage, point: showTip });
+  const choose = (position) => {
+    $("#tip").hidden = true;
+    goToImage(position);
+  };
+  const made = new NeighborMap($("canvas"), { choose, point: showTip });
   loadMap(made).catch((error) => { $("#map-state").textContent = error.message; });
   for (const button of document.querySelectorAll("#zoom button")) {
     const factor = Number(button.dataset.zoom);
