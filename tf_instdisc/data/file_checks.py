@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import checksums
+from tf_instdisc import checksums, progress
 from tf_instdisc.data import decode
 from tf_instdisc.errors import DamagedFileError
 
@@ -51,12 +51,16 @@ def readable_files(
         return readable
     saved = time.monotonic()
     dataset = _decodable([paths[i] for i in unknown])
-    for index in dataset.as_numpy_iterator():
-        readable[unknown[index]] = True
-        if time.monotonic() - saved > _SAVED_EVERY:
-            is_known[unknown[: index + 1]] = True
-            _save(memory, keys[is_known], readable[is_known])
-            saved = time.monotonic()
+    done = 0
+    with progress.tracking("checking images", len(unknown)) as advance:
+        for index in dataset.as_numpy_iterator():
+            advance(index + 1 - done)
+            done = index + 1
+            readable[unknown[index]] = True
+            if time.monotonic() - saved > _SAVED_EVERY:
+                is_known[unknown[:done]] = True
+                _save(memory, keys[is_known], readable[is_known])
+                saved = time.monotonic()
     is_known[unknown] = True
     _save(memory, keys[is_known], readable[is_known])
     return readable

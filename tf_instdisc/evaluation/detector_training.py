@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from tf_instdisc import progress
 from tf_instdisc.data import detection_pipeline
 from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.voc import voc_folder, voc_tfds
@@ -115,7 +116,10 @@ class DetectionInputs:
         examples = detection_pipeline.examples(train, options.image_size)
         images = detection_pipeline.square_images(test, options.image_size)
         images = images.batch(options.batch_size)
-        with warnings.catch_warnings():
+        with (
+            progress.tracking("training a detector", steps) as advance,
+            warnings.catch_warnings(),
+        ):
             # The RetinaNet of keras_cv 0.9 names its input but is called
             # without the name, about which Keras 3.15 warns.
             warnings.filterwarnings("ignore", "The structure of `inputs`")
@@ -123,7 +127,16 @@ class DetectionInputs:
                 batches = detection_pipeline.epoch_batches(
                     examples, options.batch_size, epoch, options.seed
                 )
-                fitted = model.fit(batches, verbose=0, shuffle=False)
+                fitted = model.fit(
+                    batches,
+                    verbose=0,
+                    shuffle=False,
+                    callbacks=[
+                        keras.callbacks.LambdaCallback(
+                            on_train_batch_end=lambda batch, logs: advance(1)
+                        )
+                    ],
+                )
                 predicted = model.predict(images, verbose=0)
                 found = _detections(predicted, test.sizes, options.image_size)
                 yield (

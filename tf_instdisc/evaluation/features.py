@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tf_instdisc import checksums
+from tf_instdisc import checksums, progress
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.encoder import LAYERS
 from tf_instdisc.config.fields import require_choice
@@ -169,12 +169,15 @@ def encoder_digest(encoder: keras.Model) -> str:
 def data_digest(source: ImageSource) -> str:
     """Returns a digest of the images, ids and labels."""
     digest = hashlib.sha256()
-    for batch in source.examples(None).batch(_BATCH).as_numpy_iterator():
-        for name in ("instance_id", "label"):
-            digest.update(batch[name].tobytes())
-        for image in batch["image"]:
-            content = image if isinstance(image, bytes) else image.tobytes()
-            digest.update(len(content).to_bytes(8, "little") + content)
+    examples = source.examples(None).batch(_BATCH)
+    with progress.tracking("reading images", source.num_readable) as advance:
+        for batch in examples.as_numpy_iterator():
+            for name in ("instance_id", "label"):
+                digest.update(batch[name].tobytes())
+            for image in batch["image"]:
+                content = image if isinstance(image, bytes) else image.tobytes()
+                digest.update(len(content).to_bytes(8, "little") + content)
+            advance(len(batch["image"]))
     return digest.hexdigest()[:16]
 
 
@@ -222,6 +225,9 @@ def _write(
             )
             for file, width in zip(files, sizes, strict=True)
         ]
+        advance = stack.enter_context(
+            progress.tracking("computing activations", size)
+        )
         start = 0
         for images, _, labels in dataset:
             is_labeled = labels.numpy() >= 0
@@ -230,6 +236,7 @@ def _write(
             for column, output in zip(maps, outputs, strict=True):
                 values = output.numpy()[is_labeled]
                 column[start:stop] = np.clip(values, -largest, largest)
+            advance(stop - start)
             start = stop
         for column in maps:
             column.flush()

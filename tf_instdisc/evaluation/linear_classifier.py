@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tf_instdisc import progress
 from tf_instdisc.evaluation.features import Features
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
@@ -87,7 +88,19 @@ def train_classifier(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    model.fit(rows, epochs=options.epochs, shuffle=False, verbose=0)
+    steps = options.epochs * len(rows)
+    with progress.tracking("training a linear classifier", steps) as advance:
+        model.fit(
+            rows,
+            epochs=options.epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                keras.callbacks.LambdaCallback(
+                    on_train_batch_end=lambda batch, logs: advance(1)
+                )
+            ],
+        )
     return model
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc import progress
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.sources import ImageSource
@@ -107,9 +108,18 @@ class NetworkTuning:
             math.ceil(updates / steps),
             options.seed,
         ).map(lambda images, ids: (images, tf.gather(labels, ids)))
-        self._model.fit(
-            dataset, steps_per_epoch=updates, shuffle=False, verbose=0
-        )
+        with progress.tracking("training the network", updates) as advance:
+            self._model.fit(
+                dataset,
+                steps_per_epoch=updates,
+                shuffle=False,
+                verbose=0,
+                callbacks=[
+                    keras.callbacks.LambdaCallback(
+                        on_train_batch_end=lambda batch, logs: advance(1)
+                    )
+                ],
+            )
 
     def accuracies(self, dataset: tf.data.Dataset) -> dict[str, float]:
         """Returns `{"top1", "top5"}` on (images, instance_ids, labels)."""

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from tf_instdisc import progress
 from tf_instdisc.config.encoder import LAYERS
 from tf_instdisc.config.fields import check, setting
 from tf_instdisc.errors import UsageError
@@ -143,10 +144,20 @@ def train_svm(
     folds = StratifiedKFold(
         options.folds, shuffle=True, random_state=options.seed
     )
-    search = GridSearchCV(
-        classifier, {"linearsvc__C": list(options.costs)}, cv=folds
-    )
-    return search.fit(values.astype("float64"), labels)
+    num_fits = len(options.costs) * options.folds
+    with progress.tracking("fitting SVMs", num_fits + 1) as advance:
+
+        def score(classifier: Any, rows: Any, labels: Any) -> float:
+            advance(1)
+            return classifier.score(rows, labels)
+
+        search = GridSearchCV(
+            classifier,
+            {"linearsvc__C": list(options.costs)},
+            cv=folds,
+            scoring=score,
+        )
+        return search.fit(values.astype("float64"), labels)
 
 
 def _accuracies(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from keras import ops
 
+from tf_instdisc import progress
 from tf_instdisc.errors import UsageError
 
 _BLOCK = 2048
@@ -142,11 +143,17 @@ def _candidates(
     heads: np.ndarray, tails: np.ndarray, radii: np.ndarray, among: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields chunks of pairs whose prefixes are close enough."""
-    for start in range(0, len(heads), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        # Within the rows, each row is paired only with later rows.
-        first_other = start if among else 0
-        for other_start in range(first_other, len(tails), _OTHER_BLOCK):
+    # Within the rows, each row is paired only with later rows.
+    blocks = [
+        (start, other_start)
+        for start in range(0, len(heads), _BLOCK)
+        for other_start in range(
+            start if among else 0, len(tails), _OTHER_BLOCK
+        )
+    ]
+    with progress.tracking("comparing rows, in blocks", len(blocks)) as advance:
+        for start, other_start in blocks:
+            block = slice(start, start + _BLOCK)
             tail = tails[other_start : other_start + _OTHER_BLOCK]
             for first, second in _near_in_block(
                 heads[block], tail, radii[block]
@@ -156,6 +163,7 @@ def _candidates(
                     later = first < second
                     first, second = first[later], second[later]
                 yield first, second
+            advance(1)
 
 
 def _leading_axes(

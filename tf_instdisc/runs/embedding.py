@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc import progress
 from tf_instdisc.errors import UsageError
 
 
@@ -70,18 +71,20 @@ def embed(
     ids_and_labels: tuple[list, list] = [], []
     rows = np.empty([0, 0])
     size = 0
-    for images, *rest in dataset:
-        batch = np.asarray(encode(images))
-        for column, value in zip(ids_and_labels, rest, strict=True):
-            column.append(np.asarray(value))
-        first, size = size, size + len(batch)
-        if num_images is None:
-            batches.append(batch)
-            continue
-        if not first:
-            rows = np.empty([num_images, batch.shape[1]], batch.dtype)
-        if size <= num_images:
-            rows[first:size] = batch
+    with progress.tracking("encoding images", num_images) as advance:
+        for images, *rest in dataset:
+            batch = np.asarray(encode(images))
+            for column, value in zip(ids_and_labels, rest, strict=True):
+                column.append(np.asarray(value))
+            first, size = size, size + len(batch)
+            advance(len(batch))
+            if num_images is None:
+                batches.append(batch)
+                continue
+            if not first:
+                rows = np.empty([num_images, batch.shape[1]], batch.dtype)
+            if size <= num_images:
+                rows[first:size] = batch
     if num_images is None:
         rows = np.concatenate(batches)
     elif size != num_images:

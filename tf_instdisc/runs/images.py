@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc import progress
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import decode
 from tf_instdisc.data.sources import ImageSource
@@ -104,7 +105,10 @@ class RunImages:
 
         dataset = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
         dataset = dataset.ignore_errors().batch(256).prefetch(1)
-        yield from dataset.as_numpy_iterator()
+        with progress.tracking("reading images", len(positions)) as advance:
+            for slots, batch in dataset.as_numpy_iterator():
+                yield slots, batch
+                advance(len(slots))
 
     def _from_folder(
         self, folder: str, positions: np.ndarray

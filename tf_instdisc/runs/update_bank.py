@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 import keras
 import numpy as np
 
+from tf_instdisc import progress
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data.folder import report_unreadable
@@ -147,10 +148,12 @@ class _Changes:
 
 def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> _Changes:
     position_of = {str(name): i for i, name in enumerate(bank.names)}
-    digests = {
-        name: sha256_of_file(os.path.join(folder, name))
-        for name in image_paths(folder)
-    }
+    names = image_paths(folder)
+    digests = {}
+    with progress.tracking("reading files", len(names)) as advance:
+        for name in names:
+            digests[name] = sha256_of_file(os.path.join(folder, name))
+            advance(1)
     labels = dict(zip(digests, _labels(digests, bank), strict=True))
     added = [name for name in digests if name not in position_of]
     removed = [name for name in position_of if name not in digests]

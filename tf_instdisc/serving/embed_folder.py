@@ -4,14 +4,12 @@ import concurrent.futures
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic
+from tf_instdisc import atomic, progress
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
@@ -98,16 +96,16 @@ def embed_folder(
         _remove(parts)
         return _outcome_of(names, target)
 
-    progress = keras.utils.Progbar(
-        len(names), verbose=1 if sys.stdout.isatty() else 2, unit_name="image"
-    )
-    with concurrent.futures.ThreadPoolExecutor(_WORKERS) as pool:
+    with (
+        progress.tracking("embedding images", len(names)) as advance,
+        concurrent.futures.ThreadPoolExecutor(_WORKERS) as pool,
+    ):
         for start in range(0, len(names), _PART):
             file = parts / f"{start:09d}.npz"
             part = names[start : start + _PART]
             if not file.exists():
                 _write_part(file, folder, part, embedder, batch_size, pool)
-            progress.update(start + len(part))
+            advance(len(part))
 
     valid, embeddings = _join(parts)
     if not valid.any():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic
+from tf_instdisc import atomic, progress
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
@@ -131,14 +131,18 @@ def save(
         UnservableGraphError: If a stock server cannot run the graph.
         WarmupError: If a warm-up record fails.
     """
-    tf.saved_model.save(
-        serving.variables,
-        path,
-        signatures={
-            name: function.get_concrete_function()
-            for name, function in serving.functions.items()
-        },
-    )
-    graph_check.check_saved_model(path)
-    warmup.write_records(path, model_name, serving.functions, batch_sizes)
-    warmup.replay(path)
+    with progress.tracking("writing and checking the model", 4) as advance:
+        tf.saved_model.save(
+            serving.variables,
+            path,
+            signatures={
+                name: function.get_concrete_function()
+                for name, function in serving.functions.items()
+            },
+        )
+        advance(1)
+        graph_check.check_saved_model(path)
+        advance(1)
+        warmup.write_records(path, model_name, serving.functions, batch_sizes)
+        advance(1)
+        warmup.replay(path)

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc.config import MethodConfig, RunConfig
+from tf_instdisc.progress import duration
 from tf_instdisc.text import shown
 from tf_instdisc.training.parts import Work
 
@@ -101,7 +102,7 @@ class EpochLines(keras.callbacks.Callback):
         left = (epochs - self._epoch) * self.params["steps"] - steps
         if left and done > 0:
             seconds = (self._clock() - self._begin) / done * left
-            parts.append(f"{_duration(seconds)} left")
+            parts.append(f"{duration(seconds)} left")
         return "  ".join(filter(None, parts))[:79]
 
 
@@ -148,12 +149,3 @@ def print_next(run_dir: str) -> None:
         f"  instdisc report --run_dir={path}\n"
         f"  instdisc export --run_dir={path} --export_dir=models/encoder"
     )
-
-
-def _duration(seconds: float) -> str:
-    """Returns a duration as h:mm:ss or m:ss."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    if hours:
-        return f"{hours}:{minute:02}:{second:02}"
-    return f"{minute}:{second:02}"

@@ -4,12 +4,14 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 
 from tf_instdisc.config import RunConfig, recipes
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.errors import DamagedFileError, MissingFileError
 from tf_instdisc.evaluation.reproduce.tables import Row, Table
+from tf_instdisc.progress import duration
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import shown
 
@@ -166,8 +168,16 @@ def train_missing(
     with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
         started = [pool.submit(train_one, run) for run in missing.values()]
         try:
-            for future in concurrent.futures.as_completed(started):
+            begin = time.monotonic()
+            done = concurrent.futures.as_completed(started)
+            for number, future in enumerate(done, start=1):
                 future.result()
+                left = (time.monotonic() - begin) * (len(started) / number - 1)
+                print(
+                    f"trained {number} of {len(started)} runs"
+                    + f", {duration(left)} left" * (left > 0),
+                    flush=True,
+                )
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
