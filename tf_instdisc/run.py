@@ -113,15 +113,14 @@ class Run:
 
         Args:
             images: An image file, or a folder of images.
-            num_neighbors: Number of neighbors of each image, at least 1.
+            num_neighbors: Number of neighbors, from 1 to that of the rows.
 
         Returns:
             The names of the neighbors, one list for each image, and their
             cosines, float32 `[num_images, num_neighbors]`, the nearest first.
 
         Raises:
-            UsageError: If nothing can be read, or there are fewer training
-                images than neighbors.
+            UsageError: If no image can be read.
         """
         from tf_instdisc.retrieval import queries
         from tf_instdisc.runs.images import open_images
