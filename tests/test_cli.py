@@ -43,6 +43,7 @@ def run_dir(tmp_path_factory, data_dir):
     path = tmp_path_factory.mktemp("runs") / "first"
     result = instdisc_train(*QUICK, data_dir, f"--run_dir={path}")
     assert result.returncode == 0, result.stderr
+    assert "Generating" not in result.stdout + result.stderr  # A bar of TFDS.
     assert str(path) in result.stdout
     for row in ("raw pixels", "untrained encoder", "trained encoder"):
         assert f"| {row} |" in result.stdout

@@ -92,6 +92,14 @@ def test_a_planted_collapse_is_warned_of_in_its_epoch(capsys):
     assert "warning: epoch 1: The embeddings" in capsys.readouterr().err
 
 
+def test_a_warning_that_lasts_is_said_once(capsys):
+    seen = []
+    train(learning_rate=0.0, epochs=3, collapse=True, seen=seen)
+    assert all("collapsed" in logs["warnings"][0] for logs in seen)
+    assert len(seen) == 3
+    assert capsys.readouterr().err.count("collapsed") == 1
+
+
 def test_a_learning_rate_of_100_is_warned_of_in_its_epoch():
     seen = []
     train(learning_rate=100.0, epochs=1, seen=seen)

@@ -1,11 +1,15 @@
 """Finds and prepares a TFDS data set, and its splits."""
 
+import contextlib
+import io
 import pathlib
 import re
+from collections.abc import Iterator
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tf_instdisc.data import digits as _  # noqa: F401  Registers its builder.
+from tf_instdisc.data import digits
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import did_you_mean
@@ -55,7 +59,21 @@ def open_builder(
     if data_dir is not None:
         data_dir = local_path(data_dir, "data_dir")
     try:
-        return tfds.builder(dataset, data_dir=data_dir)
+        # TFDS prints a banner about packages of other projects.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return tfds.builder(dataset, data_dir=data_dir)
+    except ImportError as error:
+        raise UsageError(
+            "`dataset` must be one whose packages are installed. Received: "
+            f"dataset={dataset!r}, which needs {error.name}."
+            f"{_suggestion(dataset)}"
+        ) from error
+    except tf.errors.OpError as error:
+        raise UsageError(
+            "`dataset` must be a TFDS dataset that can be reached. Received: "
+            f"dataset={dataset!r} ({error.message.splitlines()[0]})."
+            f"{_suggestion(dataset)}"
+        ) from error
     except (ValueError, AssertionError) as error:
         reason = ""
         if not isinstance(error, tfds.core.DatasetNotFoundError):
@@ -72,10 +90,13 @@ def open_builder(
 
 def _suggestion(dataset: str) -> str:
     """Suggests data sets with similar names, or versions of the data set."""
-    name = re.split("[/:]", dataset)[0]
+    name, _, rest = re.split("/", dataset)[0].partition(":")
     known = tfds.list_builders(with_community_datasets=False)
     if name not in known:
-        return did_you_mean(name, known, most=3)
+        # In a community's name, the namespace comes first. What is in it is
+        # known only to the network.
+        is_community = rest and not rest[0].isdigit()
+        return did_you_mean(rest if is_community else name, known, most=3)
     builder = tfds.builder_cls(name)
     return did_you_mean(
         dataset,
@@ -94,7 +115,8 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
         ValueError: If files are missing that must be downloaded manually.
     """
     try:
-        builder.download_and_prepare()
+        with _without_bars(builder):
+            builder.download_and_prepare()
     except AssertionError as error:
         versions = sorted(
             path.name
@@ -112,6 +134,20 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
             f"Received: dataset={dataset!r}, which is not in "
             f"{builder.data_dir}.{hint} {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_bars(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
+    """Hides TFDS' progress bars and messages for the digits, made at once."""
+    if builder.name != digits.InstdiscDigits.name:
+        yield
+        return
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
 
 
 def require_split(

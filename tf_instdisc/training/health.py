@@ -1,6 +1,7 @@
 """The health of a memory bank during training: metrics and warnings."""
 
 import math
+import re
 import sys
 from typing import Any
 
@@ -12,6 +13,8 @@ from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
     health_warnings,
 )
+
+_NUMBERS = re.compile(r"\d[\d.]*")
 
 
 class BankHealth(keras.callbacks.Callback):
@@ -34,8 +37,8 @@ class BankHealth(keras.callbacks.Callback):
         every: Epochs between two measurements; the last is always measured.
 
     Attributes:
-        warnings: Sentences of the last measurement, which are also printed to
-            standard error.
+        warnings: Sentences of the last measurement. Each kind is printed to
+            standard error when it appears, and not again while it lasts.
 
     Raises:
         ValueError: If `every` is out of range.
@@ -49,6 +52,7 @@ class BankHealth(keras.callbacks.Callback):
             )
         self.every = every
         self.warnings: list[str] = []
+        self._said: set[str] = set()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._weight_length = self._measure_weights()
@@ -67,12 +71,16 @@ class BankHealth(keras.callbacks.Callback):
         self.warnings = health_warnings(
             statistics, logs.get("loss"), logs["weight_growth"]
         )
-        for warning in self.warnings:
-            print(
-                f"\nwarning: epoch {epoch + 1}: {warning}",
-                file=sys.stderr,
-                flush=True,
-            )
+        kinds = {_NUMBERS.sub("", text): text for text in self.warnings}
+        for kind, warning in kinds.items():
+            # Said once, and again only if it has been absent meanwhile.
+            if kind not in self._said:
+                print(
+                    f"warning: epoch {epoch + 1}: {warning}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        self._said = set(kinds)
 
     def _measure_weights(self) -> float:
         weights = self.model.encoder.trainable_weights
