@@ -133,7 +133,7 @@ def test_the_command_warns_in_the_first_epoch_and_shows_grids(tmp_path):
     tensorboard = tmp_path / "run" / "tensorboard"
     assert list((tensorboard / "grid").glob("events.*"))
     for name in ("projector_config.pbtxt", "sprite.png", "metadata.tsv"):
-        assert (tensorboard / name).exists()
+        assert (tensorboard / "grid" / name).exists()
 
 
 @pytest.fixture(scope="module")
@@ -150,27 +150,55 @@ def test_tensorboard_gets_grids_and_the_projector(tmp_path, images):
 
     from tf_instdisc.retrieval.pages.tensorboard import EmbeddingView
 
-    view = EmbeddingView(tmp_path, lambda: images, every=2)
+    log_dir = tmp_path / "runs" / "photos" / "tensorboard"
+    view = EmbeddingView(log_dir, lambda: images, every=2)
     view.set_params({"epochs": 5})
     for epoch in range(5):
         view.on_epoch_end(epoch, {})
     view.on_train_end()
 
-    events = event_accumulator.EventAccumulator(str(tmp_path / "grid"))
+    events = event_accumulator.EventAccumulator(str(log_dir / "grid"))
     events.Reload()
     assert len(events.Tensors("neighbors")) == 3  # Epochs 2, 4 and 5.
 
+    grid = log_dir / "grid"
     config = text_format.Parse(
-        (tmp_path / "projector_config.pbtxt").read_text(),
+        (grid / "projector_config.pbtxt").read_text(),
         projector.ProjectorConfig(),
     )
     embedding = config.embeddings[0]
-    assert (tmp_path / embedding.metadata_path).exists()
-    assert (tmp_path / embedding.sprite.image_path).exists()
-    assert Image.open(tmp_path / "sprite.png").size == (96, 96)
-    rows = np.loadtxt(tmp_path / "rows.tsv", delimiter="\t")
+    assert (grid / embedding.metadata_path).exists()
+    assert (grid / embedding.sprite.image_path).exists()
+    assert Image.open(grid / "sprite.png").size == (96, 96)
+    rows = np.loadtxt(grid / "rows.tsv", delimiter="\t")
     np.testing.assert_allclose(rows, images.bank.rows, atol=1e-4)
-    lines = (tmp_path / "metadata.tsv").read_text("utf-8").splitlines()
+    lines = (grid / "metadata.tsv").read_text("utf-8").splitlines()
     assert lines[0] == "name\tlabel\tinstance_id"
     names = [line.split("\t")[0] for line in lines[1:]]
     assert names == images.bank.names.tolist()
+
+    # By --logdir of the run, and of the folder above.
+    assert runs_with_a_projector(log_dir) == ["grid"]
+    assert runs_with_a_projector(tmp_path / "runs") == [
+        "photos/tensorboard/grid"
+    ]
+
+
+def runs_with_a_projector(log_dir):
+    """Asks TensorBoard's plugin, as its page does."""
+    from tensorboard.backend.event_processing import (
+        data_provider,
+        plugin_event_multiplexer,
+    )
+    from tensorboard.plugins import base_plugin
+    from tensorboard.plugins.projector import projector_plugin
+    from werkzeug.test import Client
+
+    runs = plugin_event_multiplexer.EventMultiplexer()
+    runs.AddRunsFromDirectory(str(log_dir))
+    runs.Reload()
+    provider = data_provider.MultiplexerDataProvider(runs, str(log_dir))
+    plugin = projector_plugin.ProjectorPlugin(
+        base_plugin.TBContext(logdir=str(log_dir), data_provider=provider)
+    )
+    return Client(plugin.get_plugin_apps()["/runs"]).get("/").json

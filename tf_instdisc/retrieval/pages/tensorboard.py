@@ -20,6 +20,7 @@ from tf_instdisc.retrieval.pages.thumbnails import sheet
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.text import tsv
 
+_RUN = "grid"
 _PICTURE = 64  # pixels
 _SPRITE = 32
 _NUM_QUERIES = 8
@@ -66,13 +67,15 @@ class EmbeddingView(keras.callbacks.Callback):
         queries = search.random_queries(images, _NUM_QUERIES, _PICTURE)
         found = search.nearest(queries, images.bank, _NUM_NEIGHBORS)
         picture = grid.draw(neighbor_rows.grid_rows(queries, found, images))
-        writer = tf.summary.create_file_writer(str(self.log_dir / "grid"))
+        writer = tf.summary.create_file_writer(str(self.log_dir / _RUN))
         with writer.as_default():
             tf.summary.image("neighbors", picture[None], step=epoch)
         writer.close()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        write_projector(self.log_dir, self.open_images())
+        # TensorBoard reads the projector's files from directories with events,
+        # of which the grid's is one, below any --logdir.
+        write_projector(self.log_dir / _RUN, self.open_images())
 
 
 def write_projector(
@@ -81,7 +84,7 @@ def write_projector(
     """Writes rows, names, labels and pictures for TensorBoard's projector.
 
     Args:
-        log_dir: TensorBoard's directory.
+        log_dir: A directory with TensorBoard's events, or its --logdir.
         images: The run's images.
         max_rows: If there are more rows, this number is drawn at random.
     """
