@@ -109,7 +109,7 @@ _EXHAUSTIVE = (
     "test_kills::test_results_of_training[True]",
     "test_kills::test_the_best_encoder",
     "test_neighbors_command::test_the_command_writes_pictures",
-    "test_notebook",
+    "test_notebook::test_the_quickstart_runs",
     "test_other_networks::test_training_lowers_the_loss",
     "test_plan::test_activations",
     "test_precision",
