@@ -55,7 +55,7 @@ def main() -> None:
         _photograph(work / "duplicates.html", {"duplicates": None}, 560)
         _photograph(
             work / "report.html",
-            {"report": None, "curves": ".curves", "map": ".chart"},
+            {"report": None, "map": ".chart"},
             760,
         )
 
