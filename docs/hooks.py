@@ -57,9 +57,11 @@ def _file(name: str, folder: str) -> str:
     text = text.partition("\n")[2]  # Without its title.
 
     def link(match: re.Match) -> str:
-        target = posixpath.join(posixpath.dirname(name), match[2])
+        path, mark, anchor = match[2].partition("#")
+        target = posixpath.join(posixpath.dirname(name), path)
         target = _PAGES.get(target, target)
-        return match[1] + posixpath.relpath(target, f"docs/{folder}")
+        start = f"docs/{folder}"
+        return match[1] + posixpath.relpath(target, start) + mark + anchor
 
     return _LINK.sub(link, text)
 

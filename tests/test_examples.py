@@ -99,9 +99,15 @@ def test_a_command_of_the_documentation_runs(line, workspace):
 
 
 @pytest.fixture(scope="module")
-def names(workspace):
+def names():
     """What the examples use without defining it."""
-    source = tf_instdisc.folder_source(str(workspace / "photos"))
+    source, test_source = (
+        tf_instdisc.array_source(
+            exported.random_images(number, seed=number),
+            np.arange(number) % 3,
+        )
+        for number in (210, 24)
+    )
     model = tf_instdisc.InstanceDiscrimination(
         labeled_run.small_encoder(), source.num_instances, objective="softmax"
     )
@@ -112,9 +118,7 @@ def names(workspace):
         "np": np,
         "tf_instdisc": tf_instdisc,
         "source": source,
-        "test_source": tf_instdisc.folder_source(
-            str(workspace / "photos_test")
-        ),
+        "test_source": test_source,
         "model": model,
         "dataset": tf_instdisc.training_dataset(source, augmentation, 16, 50),
     }
