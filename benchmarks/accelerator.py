@@ -122,6 +122,18 @@ def train(config: RunConfig, images: np.ndarray) -> list[np.ndarray]:
 
     if keras.backend.backend() != "jax":
         raise SystemExit("Set KERAS_BACKEND=jax.")
+    is_possible = (
+        config.method.objective != "info_nce"
+        and config.method.normalizer == "ema"
+        and config.optimizer.accumulate_steps == 1
+        and config.encoder.init_encoder is None
+        and config.encoder.precision != "auto"
+    )
+    if not is_possible:
+        raise SystemExit(
+            "This loop has no info_nce, first_batch, accumulate_steps, "
+            "init_encoder or precision=auto. Use `instdisc train`."
+        )
     keras.mixed_precision.set_dtype_policy(config.encoder.precision)
     keras.utils.set_random_seed(config.training.seed)
     seed = jax.random.PRNGKey(config.training.seed)

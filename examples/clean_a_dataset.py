@@ -16,9 +16,11 @@ def main(run_dir: str, folder: str, clean_folder: str) -> None:
     run = tf_instdisc.Run(run_dir)
     dropped = set()
     for group in run.duplicates().groups:
-        kept, *others = sorted(member.name for member in group)
-        print(f"{kept}: dropped {', '.join(others)}")
-        dropped.update(others)
+        names = {member.name for member in group} - dropped
+        if len(names) > 1:  # An image may belong to several groups.
+            kept, *others = sorted(names)
+            print(f"{kept}: dropped {', '.join(others)}")
+            dropped.update(others)
     for name in run.load_bank().names:
         if name not in dropped:
             target = pathlib.Path(clean_folder, name)

@@ -9,6 +9,7 @@ import pytest
 import tf_instdisc
 from tf_instdisc.config import EncoderConfig, RunConfig
 from tf_instdisc.errors import UsageError
+from tf_instdisc.evaluation.untrained import fresh_copy
 from tf_instdisc.training.initial_encoder import initial_encoder
 from tf_instdisc.training.parts import precision
 
@@ -148,6 +149,15 @@ def test_applications_bring_their_preprocessing(monkeypatch, module):
     expected = np.mean(made[0](preprocess(images.copy())), axis=(1, 2))
     np.testing.assert_allclose(features(images), expected, rtol=1e-4, atol=1e-3)
     assert not [w for w in begun.trainable_variables if "preprocess" in w.path]
+    # An untrained network of the same architecture keeps the preprocessing.
+    fresh = fresh_copy(begun, seed=1)
+    kernel = fresh.get_layer("features").kernel
+    assert not np.allclose(kernel, begun.get_layer("features").kernel)
+    fresh.get_layer("features").set_weights(
+        begun.get_layer("features").get_weights()
+    )
+    features = keras.Model(fresh.input, fresh.get_layer("pool").output)
+    np.testing.assert_allclose(features(images), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_a_function_of_ones_own_is_normalized_by_mean_and_std():
@@ -165,7 +175,15 @@ def test_a_function_of_ones_own_is_normalized_by_mean_and_std():
     ("named", "settings", "message"),
     [
         ("no/such/file.keras", {}, "must be a run, an encoder.keras, or the"),
+        (
+            "../no/such/file.keras",
+            {},
+            "must be a run, an encoder.keras, or the",
+        ),
+        (__file__, {}, "must be a run or a .keras file"),
         ("keras.applications.ResNet51", {}, "which does not exist"),
+        ("keras.applications.resnet", {}, "must name a function"),
+        ("run", {"sync_batch_norm": True}, "`sync_batch_norm` cannot be"),
         (f"{__name__}.not_a_model", {}, "which returned str"),
         ("gs://bucket/run", {}, "URLs are not supported"),
         ("run", {"width": 32}, "`width` cannot be combined"),
@@ -180,6 +198,27 @@ def test_what_cannot_be_used_is_refused(named, settings, message):
 def test_its_own_mean_is_not_replaced(encoder_file):
     with pytest.raises(UsageError, match="normalizes its input itself"):
         initial_encoder(config_of(encoder_file, mean="cifar10"))
+
+
+def test_data_that_grew_is_trained_on_with_the_same_network(
+    small_run, tmp_path
+):
+    source = tf_instdisc.array_source(images_of(16, 8).astype("uint8"))
+    optimizer = tf_instdisc.OptimizerConfig(epochs=1, batch_size=4)
+    config = dataclasses.replace(
+        config_of(small_run.path, embedding_dim=6), optimizer=optimizer
+    )
+    run = tf_instdisc.train(config, tmp_path / "first", source)
+    config = RunConfig(
+        data=config.data,
+        encoder=EncoderConfig(embedding_dim=6),
+        optimizer=optimizer,
+        training=tf_instdisc.TrainingConfig(init_run=str(run.path)),
+    )
+    further = tf_instdisc.train(config, tmp_path / "second", source)
+    assert [w.shape for w in further.load_encoder().weights] == [
+        w.shape for w in run.load_encoder().weights
+    ]
 
 
 def test_a_run_cannot_begin_twice(encoder_file):

@@ -105,14 +105,14 @@ class Run:
         return evaluate(self.directory, {**chosen, **options})
 
     def neighbors(
-        self, images: str | os.PathLike, num_neighbors: int = 10
+        self, query: str | os.PathLike, num_neighbors: int = 10
     ) -> tuple[list[list[str]], np.ndarray]:
         """Finds the nearest training images of an image or a folder.
 
         An image that is among the training images finds itself first.
 
         Args:
-            images: An image file, or a folder of images.
+            query: An image file, or a folder of images.
             num_neighbors: Number of neighbors, from 1 to that of the rows.
 
         Returns:
@@ -126,7 +126,7 @@ class Run:
         from tf_instdisc.runs.images import open_images
 
         own = open_images(self.directory)
-        path = os.fspath(images)
+        path = os.fspath(query)
         asked = queries.file_queries(self.directory, own, path, own.image_size)
         found = queries.nearest(asked, own.bank, num_neighbors)
         return own.bank.names[found.positions].tolist(), found.scores

@@ -73,8 +73,12 @@ def config_of(
     for earlier in (run_dir, groups[-1].init_run):
         run = RunDirectory(pathlib.Path(earlier or ""))
         if earlier and run.settings.exists():
-            # A run that was tried for one epoch is trained by the same command.
-            chosen |= _values(run.read_config(), names - {"epochs"})
+            values = _values(run.read_config(), names)
+            if "epochs" in values:
+                # A run that was tried for one epoch is trained by the same
+                # command, and one of another machine keeps its epochs.
+                values["epochs"] = max(values["epochs"], chosen["epochs"])
+            chosen |= values
             break
     else:
         _print(suited, names)

@@ -97,13 +97,13 @@ class EncoderConfig:
         "Begin with this network and its weights: a run, an encoder.keras "
         "(for any image size), or the name of a function that returns a Keras "
         "model, such as keras.applications.ResNet50, which then has its "
-        "ImageNet weights.",
+        "ImageNet weights. Keep it until the run has finished.",
     )
 
     def __post_init__(self) -> None:
         check(self)
         if self.init_encoder is not None:
-            for name in ("backbone", "width", "stem", "stem_width"):
+            for name in _OF_A_NETWORK:
                 if (value := getattr(self, name)) != _DEFAULTS[name]:
                     raise UsageError(
                         f"`{name}` cannot be combined with `init_encoder`, "
@@ -123,6 +123,13 @@ class EncoderConfig:
             )
 
 
+_OF_A_NETWORK = (
+    "backbone",
+    "width",
+    "stem",
+    "stem_width",
+    "sync_batch_norm",
+)
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(EncoderConfig)}
 
 

@@ -53,6 +53,13 @@ def encoder_like(
 
 
 def fresh_copy(model: keras.Model, seed: int) -> keras.Model:
-    """Builds a model of the same architecture with new initial weights."""
+    """Builds a model of the same architecture with new initial weights.
+
+    Layers that training does not change, such as a preprocessing, keep theirs.
+    """
     keras.utils.set_random_seed(seed)
-    return keras.models.clone_model(model)
+    copy = keras.models.clone_model(model)
+    for old, new in zip(model.layers, copy.layers, strict=True):
+        if not old.trainable and old.weights:
+            new.set_weights(old.get_weights())
+    return copy

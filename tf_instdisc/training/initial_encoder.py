@@ -18,6 +18,7 @@ from tf_instdisc.method.encoders import (
     portable,
 )
 from tf_instdisc.paths import local_path
+from tf_instdisc.runs import opening
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.policy import with_policy
 
@@ -37,13 +38,17 @@ def initial_encoder(config: RunConfig) -> keras.Model:
         UsageError: If `init_encoder` cannot be found or used.
     """
     named = config.encoder.init_encoder
+    if named is None and config.training.init_run:
+        earlier = opening.load(config.training.init_run)
+        if earlier.read_config().encoder.init_encoder:
+            named = str(earlier.path)  # Its settings do not name its network.
     if named is None:
         return encoder_of(config)
     size = config.data.image_size
     if os.path.exists(local_path(named, "init_encoder")):
         policy = keras.config.dtype_policy().name
-        model = with_policy(load_encoder(named), policy)
-        if any(layer.name == "embedding" for layer in model.layers):
+        model = with_policy(_load(named), policy)
+        if {"projection", "embedding"} <= {x.name for x in model.layers}:
             _require_no_normalization(config.encoder)
             return _resized(model, size, config.encoder.embedding_dim)
     else:
@@ -102,6 +107,15 @@ def _require_no_normalization(settings: EncoderConfig) -> None:
         )
 
 
+def _load(path: str) -> keras.Model:
+    if os.path.isfile(path) and not path.endswith(".keras"):
+        raise UsageError(
+            "`init_encoder` must be a run or a .keras file. Received: "
+            f"init_encoder={path!r}"
+        )
+    return load_encoder(path)
+
+
 # === Models of Keras and of other packages ===
 
 
@@ -119,14 +133,19 @@ def _call(named: str, size: int) -> tuple[keras.Model, bool]:
     module_name, _, name = named.rpartition(".")
     try:
         function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(
             "`init_encoder` must be a run, an encoder.keras, or the name of a "
             "function that returns a Keras model, such as "
             f"{_APPLICATIONS}.ResNet50. Received: init_encoder={named!r}, "
             f"which does not exist ({error})"
         ) from None
-    if module_name == _APPLICATIONS:
+    if not callable(function):
+        raise UsageError(
+            "`init_encoder` must name a function. Received: init_encoder="
+            f"{named!r}, a {type(function).__name__}"
+        )
+    if function.__module__.startswith("keras.src.applications"):
         try:
             model = function(
                 include_top=False,
@@ -137,6 +156,13 @@ def _call(named: str, size: int) -> tuple[keras.Model, bool]:
             raise UsageError(
                 f"`image_size` must suit {named}. Received: image_size={size} "
                 f"({error})"
+            ) from None
+        except Exception as error:  # Keras raises no narrower one.
+            if "URL fetch failure" not in str(error):
+                raise
+            raise UsageError(
+                f"The weights of `init_encoder` must be downloaded once. "
+                f"Received: init_encoder={named!r} ({error})"
             ) from None
         module = sys.modules[function.__module__]
         return _preprocessed(model, module.preprocess_input), True

@@ -60,7 +60,7 @@ class TickedList:
             self._positions = positions
 
     def _read(self) -> set[int]:
-        header, *lines = self._path.read_text("utf-8").split("\n")
+        header, *lines = self._path.read_text("utf-8", "replace").split("\n")
         if header.split("\t") != list(_HEADER):
             raise UsageError(
                 "`ticked` must be a new file, or one that this command wrote. "
