@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import growth
+import tf_instdisc
+from benchmarks import accelerator, growth
+from tests import tfds_forms
 from tf_instdisc.config import recipes
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.method.encoders import encoder_of
@@ -62,7 +64,7 @@ def test_a_law_meets_points_that_obey_it(law, y):
     assert growth.expected(law, [1, 10, 100], y) == pytest.approx(y)
 
 
-def test_a_recipe_is_trained_with_jax_and_saved_as_a_run(tmp_path):
+def test_a_recipe_is_trained_with_jax(tmp_path):
     if importlib.util.find_spec("jax") is None:
         pytest.skip("jax is not installed")
     images = np.random.default_rng(0).integers(0, 255, [40, 32, 32, 3])
@@ -99,3 +101,25 @@ def test_a_recipe_is_trained_with_jax_and_saved_as_a_run(tmp_path):
         assert [after[name].shape for name in after] == [
             weight.shape for weight in before
         ]
+
+
+def test_images_are_packed_and_weights_are_saved_as_a_run(tmp_path):
+    tfds_forms.write_cifar10(tmp_path / "tfds", 12)
+    flags = "--width=2\n--embedding_dim=8"
+    config = from_flagfile(
+        recipes.path_of("cifar10_night").read_text("utf-8"), flags
+    )
+    data_dir = str(tmp_path / "tfds")
+    accelerator.pack(config, data_dir, str(tmp_path / "images.npz"))
+    images = accelerator.read(str(tmp_path / "images.npz"))
+    source = tf_instdisc.tfds_source("cifar10", data_dir=data_dir)
+    assert images.shape == (12, 32, 32, 3)
+
+    encoder = encoder_of(config)
+    weights = tmp_path / "weights.npz"
+    np.savez(weights, *encoder.get_weights())
+    accelerator.save(config, data_dir, str(weights), str(tmp_path / "run"))
+    bank = tf_instdisc.Run(tmp_path / "run").load_bank()
+    np.testing.assert_array_equal(bank.labels, source.labels())
+    # The row of an id is the embedding of the packed image of this id.
+    np.testing.assert_allclose(bank.rows, encoder(images), atol=0.02)
