@@ -250,4 +250,5 @@ def test_the_command_counts_a_folder_of_images(tmp_path):
         "plan", f"--images={tmp_path}", f"--run_dir={tmp_path}/run"
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[0].split() == ["images", "2"]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["images", "2"] in lines
