@@ -226,3 +226,11 @@ def test_a_run_cannot_begin_twice(encoder_file):
     training = tf_instdisc.TrainingConfig(init_run="run")
     with pytest.raises(UsageError, match="either `init_run`"):
         dataclasses.replace(config, training=training)
+
+
+def test_a_frozen_encoder_gets_new_weights_as_a_baseline():
+    encoder = tf_instdisc.build_encoder("resnet18", image_size=16, width=2)
+    encoder.trainable = False
+    fresh = fresh_copy(encoder, seed=1)
+    old, new = (e.get_layer("projection").kernel for e in (encoder, fresh))
+    assert not np.allclose(old, new)

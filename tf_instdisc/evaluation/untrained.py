@@ -6,6 +6,7 @@ import tensorflow as tf
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.training.initial_encoder import PREPROCESS
 
 _BATCH = 256
 # Enough for a moving average of momentum 0.9 to forget its initial value.
@@ -55,11 +56,11 @@ def encoder_like(
 def fresh_copy(model: keras.Model, seed: int) -> keras.Model:
     """Builds a model of the same architecture with new initial weights.
 
-    Layers that training does not change, such as a preprocessing, keep theirs.
+    A preprocessing that is stored as weights is part of the architecture.
     """
     keras.utils.set_random_seed(seed)
     copy = keras.models.clone_model(model)
     for old, new in zip(model.layers, copy.layers, strict=True):
-        if not old.trainable and old.weights:
+        if old.name == PREPROCESS:
             new.set_weights(old.get_weights())
     return copy

@@ -22,7 +22,8 @@ from tf_instdisc.runs import opening
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.policy import with_policy
 
-_APPLICATIONS = "keras.applications"
+PREPROCESS = "preprocess"
+"""Name of the layer that holds the preprocessing of `keras.applications`."""
 
 
 def initial_encoder(config: RunConfig) -> keras.Model:
@@ -137,7 +138,7 @@ def _call(named: str, size: int) -> tuple[keras.Model, bool]:
         raise UsageError(
             "`init_encoder` must be a run, an encoder.keras, or the name of a "
             "function that returns a Keras model, such as "
-            f"{_APPLICATIONS}.ResNet50. Received: init_encoder={named!r}, "
+            "keras.applications.ResNet50. Received: init_encoder={named!r}, "
             f"which does not exist ({error})"
         ) from None
     if not callable(function):
@@ -190,7 +191,7 @@ def _preprocessed(
             3,
             1,
             trainable=False,
-            name="preprocess",
+            name=PREPROCESS,
             dtype=keras.config.dtype_policy().variable_dtype,
         )
         x = preprocess(inputs)
