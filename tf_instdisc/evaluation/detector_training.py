@@ -18,6 +18,7 @@ from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.training.callbacks import advancing
 
 _GRADIENT_NORM = 10.0
 _WEIGHT_DECAY = 1e-4
@@ -131,11 +132,7 @@ class DetectionInputs:
                     batches,
                     verbose=0,
                     shuffle=False,
-                    callbacks=[
-                        keras.callbacks.LambdaCallback(
-                            on_train_batch_end=lambda batch, logs: advance(1)
-                        )
-                    ],
+                    callbacks=[advancing(advance)],
                 )
                 predicted = model.predict(images, verbose=0)
                 found = _detections(predicted, test.sizes, options.image_size)

@@ -6,6 +6,7 @@ import numpy as np
 from tf_instdisc import progress
 from tf_instdisc.evaluation.features import Features
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
+from tf_instdisc.training.callbacks import advancing
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
 
 _CHUNK = 1024
@@ -95,11 +96,7 @@ def train_classifier(
             epochs=options.epochs,
             shuffle=False,
             verbose=0,
-            callbacks=[
-                keras.callbacks.LambdaCallback(
-                    on_train_batch_end=lambda batch, logs: advance(1)
-                )
-            ],
+            callbacks=[advancing(advance)],
         )
     return model
 

@@ -15,6 +15,7 @@ from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.linear_classifier import top_accuracies
 from tf_instdisc.method.fused_batch_norm import training_call
+from tf_instdisc.training.callbacks import advancing
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
 
 
@@ -114,11 +115,7 @@ class NetworkTuning:
                 steps_per_epoch=updates,
                 shuffle=False,
                 verbose=0,
-                callbacks=[
-                    keras.callbacks.LambdaCallback(
-                        on_train_batch_end=lambda batch, logs: advance(1)
-                    )
-                ],
+                callbacks=[advancing(advance)],
             )
 
     def accuracies(self, dataset: tf.data.Dataset) -> dict[str, float]:

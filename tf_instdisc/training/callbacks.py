@@ -1,6 +1,6 @@
 """Keras callbacks: kNN accuracy during training, and the metrics file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -135,3 +135,14 @@ class MetricsFile(keras.callbacks.Callback):
         }
         metrics.update({name: float(value) for name, value in logs.items()})
         self.run.append_metrics(metrics)
+
+
+def advancing(advance: Callable[[int], None]) -> keras.callbacks.Callback:
+    """Returns a callback that counts each step as progress.
+
+    Args:
+        advance: What `progress.tracking` gives.
+    """
+    return keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: advance(1)
+    )
