@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_instdisc
 from tf_instdisc.config import EncoderConfig, RunConfig
@@ -19,12 +20,13 @@ def trial(monkeypatch):
     calls = []
 
     def set_ratio(ratio):
-        def bfloat16():
+        def seconds_in(dtype):
+            if dtype == tf.float32:
+                return 1.0
             calls.append(ratio)
             return ratio
 
-        monkeypatch.setattr(auto_precision, "time_in_bfloat16", bfloat16)
-        monkeypatch.setattr(auto_precision, "time_in_float32", lambda: 1.0)
+        monkeypatch.setattr(auto_precision, "seconds_in", seconds_in)
         return calls
 
     return set_ratio
@@ -57,8 +59,8 @@ def test_a_run_records_the_choice_and_keeps_it(
 
 
 def test_both_precisions_can_be_timed():
-    assert auto_precision.time_in_float32() > 0
-    assert auto_precision.time_in_bfloat16() > 0
+    assert auto_precision.seconds_in(tf.float32) > 0
+    assert auto_precision.seconds_in(tf.bfloat16) > 0
 
 
 def test_several_hosts_need_a_precision():

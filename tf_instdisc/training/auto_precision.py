@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -32,7 +31,7 @@ def resolved(config: RunConfig, run: RunDirectory) -> RunConfig:
     if run.settings.exists():
         chosen = run.read_config().encoder.precision
     else:
-        ratio = time_in_bfloat16() / time_in_float32()
+        ratio = seconds_in(tf.bfloat16) / seconds_in(tf.float32)
         chosen = "mixed_bfloat16" if ratio <= _FASTER else "float32"
         print(
             f"precision: {chosen}, as a trial in bfloat16 takes {ratio:.2f} of "
@@ -43,17 +42,8 @@ def resolved(config: RunConfig, run: RunDirectory) -> RunConfig:
     return dataclasses.replace(config, encoder=encoder)
 
 
-def time_in_float32() -> float:
-    """Returns the seconds of a convolution with its gradients."""
-    return _shortest(_convolution(tf.float32))
-
-
-def time_in_bfloat16() -> float:
-    """Returns the seconds of the same in bfloat16, with casts of the kernel."""
-    return _shortest(_convolution(tf.bfloat16))
-
-
-def _convolution(dtype: tf.DType) -> Callable[[], tf.Tensor]:
+def seconds_in(dtype: tf.DType) -> float:
+    """Returns the time of a convolution in a type, with gradients and casts."""
     shapes = [32, 24, 24, 64], [3, 3, 64, 64]
     image, kernel = (
         tf.random.stateless_normal(shape, [0, 0]) for shape in shapes
@@ -68,13 +58,9 @@ def _convolution(dtype: tf.DType) -> Callable[[], tf.Tensor]:
             loss = tf.reduce_sum(tf.cast(y, tf.float32))
         return sum(map(tf.reduce_sum, tape.gradient(loss, [image, kernel])))
 
-    return run
-
-
-def _shortest(function: Callable[[], tf.Tensor]) -> float:
     seconds = []
     for _ in range(_TRIALS):
         started = time.perf_counter()
-        function().numpy()  # Waits for the device.
+        run().numpy()  # Waits for the device.
         seconds.append(time.perf_counter() - started)
     return min(seconds)
