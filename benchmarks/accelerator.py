@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from tf_instdisc.config import RunConfig, recipes
-from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.config.run import at_train_size, from_flagfile
 
 _ENCODED = 2000  # Images that are encoded at a time.
 
@@ -64,14 +64,14 @@ def main() -> None:
 
 def pack(config: RunConfig, data_dir: str | None, path: str) -> None:
     """Writes the encoded training images, in the order of their ids."""
-    import tensorflow_datasets as tfds
+    import tf_instdisc
 
     data = config.data
-    builder = tfds.builder(data.dataset, data_dir=data_dir)
-    stored = builder.as_dataset(
-        split=data.split, decoders={"image": tfds.decode.SkipDecoding()}
+    source = tf_instdisc.tfds_source(
+        data.dataset, data.split, data_dir, "none", image_key=data.image_key
     )
-    files = [example["image"] for example in tfds.as_numpy(stored)]
+    examples = source.examples(None).as_numpy_iterator()
+    files = [example["image"] for example in examples]
     np.savez_compressed(
         path,
         content=np.frombuffer(b"".join(files), np.uint8),
@@ -115,7 +115,7 @@ def train(config: RunConfig, images: np.ndarray) -> list[np.ndarray]:
     import keras
     from jax import numpy as jnp
 
-    from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, augment
+    from tf_instdisc.data.augment import NUM_UNIFORMS, augment, augmentation_of
     from tf_instdisc.method import formulas
     from tf_instdisc.method.encoders import encoder_of
     from tf_instdisc.training.optimizer import optimizer_of
@@ -138,12 +138,9 @@ def train(config: RunConfig, images: np.ndarray) -> list[np.ndarray]:
     keras.utils.set_random_seed(config.training.seed)
     seed = jax.random.PRNGKey(config.training.seed)
     method, batch = config.method, config.optimizer.batch_size
-    size = config.data.train_image_size or config.data.image_size
-    encoder = encoder_of(_at_size(config, size))
-    whole_images = encoder_of(_at_size(config, config.data.image_size))
-    changes = dataclasses.asdict(config.augmentation)
-    area = changes.pop("min_crop_area"), 1.0
-    augmentation = Augmentation(size, crop_area=area, **changes)
+    encoder = encoder_of(at_train_size(config))
+    whole_images = encoder_of(config)
+    augmentation = augmentation_of(config)
     n, pixels = len(images), jnp.asarray(images)
     steps = n // batch
 
@@ -240,13 +237,6 @@ def train(config: RunConfig, images: np.ndarray) -> list[np.ndarray]:
     for variable, value in zip(others, state[1], strict=True):
         variable.assign(value)
     return encoder.get_weights()
-
-
-def _at_size(config: RunConfig, size: int) -> RunConfig:
-    data = dataclasses.replace(
-        config.data, image_size=size, train_image_size=None
-    )
-    return dataclasses.replace(config, data=data)
 
 
 # === The run ===

@@ -10,12 +10,12 @@ training crops at the end of each run, and the resulting h.
 """
 
 import argparse
-import dataclasses
 import pathlib
 
 import numpy as np
 
 from benchmarks import timing
+from tf_instdisc.config.run import at_train_size
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.tfds_source import tfds_source
@@ -41,9 +41,9 @@ def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
     run = opening.load(str(path))
     config = run.read_config()
     bank = finishing.training_rows(run)
-    size = config.data.train_image_size or config.data.image_size
-    data = dataclasses.replace(config.data, image_size=size)
-    encoder = encoder_of(dataclasses.replace(config, data=data))
+    config = at_train_size(config)
+    size = config.data.image_size
+    encoder = encoder_of(config)
     encoder.set_weights(load_encoder(path).get_weights())
     source = tfds_source(config.data.dataset, config.data.split, data_dir)
     crops = pipeline.training_dataset(

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_instdisc.config.data import AugmentationConfig, DataConfig
-from tf_instdisc.config.encoder import EncoderConfig, require_image_size
+from tf_instdisc.config.encoder import (
+    EncoderConfig,
+    default_stem,
+    require_image_size,
+)
 from tf_instdisc.config.fields import (
     check,
     from_texts,
@@ -182,6 +186,17 @@ class RunConfig:
             group.name: to_json(getattr(self, group.name))
             for group in dataclasses.fields(self)
         }
+
+
+def at_train_size(config: RunConfig) -> RunConfig:
+    """Returns a configuration with the crops' size as input, same stem."""
+    data, encoder = config.data, config.encoder
+    size = data.train_image_size or data.image_size
+    if encoder.init_encoder is None:
+        stem = encoder.stem or default_stem(data.image_size)
+        encoder = dataclasses.replace(encoder, stem=stem)
+    data = dataclasses.replace(data, image_size=size)
+    return dataclasses.replace(config, data=data, encoder=encoder)
 
 
 def group_kinds() -> dict[str, type]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from keras import ops
 
-from tf_instdisc.config import AugmentationConfig
+from tf_instdisc.config import AugmentationConfig, RunConfig
 from tf_instdisc.data.colors import color_jitter, random_grayscale
 from tf_instdisc.errors import UsageError
 
@@ -81,6 +81,16 @@ class Augmentation:
             "0 <= grayscale_probability <= 1",
             self.grayscale_probability,
         )
+
+
+def augmentation_of(config: RunConfig) -> Augmentation:
+    """Returns the random changes to each training image of a run."""
+    ranges = dict(vars(config.augmentation))
+    return Augmentation(
+        image_size=config.data.train_image_size or config.data.image_size,
+        crop_area=(ranges.pop("min_crop_area"), 1.0),
+        **ranges,
+    )
 
 
 def _require(holds: bool, what: str, value: object) -> None:

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method.model import InstanceDiscrimination
@@ -151,16 +150,6 @@ def facts_of(source: ImageSource) -> dict[str, Any]:
         "unreadable_images": len(source.unreadable),
         "names_of_images": fingerprint(source),
     }
-
-
-def augmentation_of(config: RunConfig) -> Augmentation:
-    """Returns the random changes to each training image of a run."""
-    ranges = dict(vars(config.augmentation))
-    return Augmentation(
-        image_size=config.data.train_image_size or config.data.image_size,
-        crop_area=(ranges.pop("min_crop_area"), 1.0),
-        **ranges,
-    )
 
 
 def require_multiple(batch_size: int, num_replicas: int) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 
 from tf_instdisc.config import RunConfig
-from tf_instdisc.config.encoder import default_stem
+from tf_instdisc.config.run import at_train_size
 from tf_instdisc.training.encoder_sizes import encoder_sizes
 from tf_instdisc.training.initial_encoder import initial_encoder
 
@@ -85,7 +85,7 @@ def make_plan(
     if on_device and machines.device_memory is None:
         bank_on_host = bank * machines.replicas_per_host
 
-    sizes = encoder_sizes(initial_encoder(_at_train_size(config)))
+    sizes = encoder_sizes(initial_encoder(at_train_size(config)))
     activations = sizes.activations * local_batch
     activations *= _ACTIVATION_BYTES.get(config.encoder.precision, 4)
     weights = sizes.weights
@@ -105,22 +105,6 @@ def make_plan(
     )
     return dataclasses.replace(
         plan, warnings=tuple(_warnings(plan, config, machines))
-    )
-
-
-def _at_train_size(config: RunConfig) -> RunConfig:
-    """Returns a configuration with the crops' size as input, same stem."""
-    data, stem = config.data, config.encoder.stem
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(
-            data, image_size=data.train_image_size or data.image_size
-        ),
-        encoder=config.encoder
-        if config.encoder.init_encoder
-        else dataclasses.replace(
-            config.encoder, stem=stem or default_stem(data.image_size)
-        ),
     )
 
 

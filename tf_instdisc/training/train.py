@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data import pipeline
+from tf_instdisc.data.augment import augmentation_of
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.retrieval import knn
 from tf_instdisc.runs import lock, opening
@@ -165,7 +166,7 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
     def dataset(share: pipeline.HostShare | None = None) -> tf.data.Dataset:
         return pipeline.training_dataset(
             source,
-            parts.augmentation_of(config),
+            augmentation_of(config),
             work.batch_size,
             config.optimizer.epochs,
             config.training.seed,
