@@ -24,6 +24,7 @@ class BankIndex(tf.Module):
         bank: The bank of a run. Rows without a label are moved to the end, so
             that those with a label are contiguous.
         dtype: `"float32"`, `"float16"` or `"int8"`.
+        order: int `[num_rows]`, another order of the rows, for subclasses.
 
     Attributes:
         num_rows: Number of rows.
@@ -34,24 +35,30 @@ class BankIndex(tf.Module):
         ValueError: If the type is unknown, or if the bank is empty.
     """
 
-    def __init__(self, bank: Bank, dtype: str = "float32"):
+    def __init__(
+        self,
+        bank: Bank,
+        dtype: str = "float32",
+        order: np.ndarray | None = None,
+    ):
         super().__init__(name="bank")
         require_choice("bank_dtype", dtype, INDEX_DTYPES)
         if not len(bank.rows):
             raise UsageError("A bank must have rows. Received: 0 rows")
-        order = np.argsort(bank.labels < 0, kind="stable")
+        if order is None:
+            order = np.argsort(bank.labels < 0, kind="stable")
         self.num_rows = len(order)
         self.num_labeled = int((bank.labels >= 0).sum())
         self.num_classes = len(bank.class_names)
         stored, scales = quantize(bank.rows[order], dtype)
-        self.rows = _fixed(stored, "rows")
-        self.scales = None if scales is None else _fixed(scales, "scales")
-        self.instance_ids = _fixed(
+        self.rows = fixed(stored, "rows")
+        self.scales = None if scales is None else fixed(scales, "scales")
+        self.instance_ids = fixed(
             bank.instance_ids[order].astype(np.int64), "instance_ids"
         )
-        self.labels = _fixed(bank.labels[order].astype(np.int64), "labels")
+        self.labels = fixed(bank.labels[order].astype(np.int64), "labels")
         # A constant would be part of the graph, which is limited to 2 GB.
-        self.names = _fixed(
+        self.names = fixed(
             np.char.encode(bank.names[order].astype(str), "utf-8").astype(
                 object
             ),
@@ -203,5 +210,6 @@ def quantize(
     return levels.astype(np.int8), scales.astype(np.float32)
 
 
-def _fixed(values: np.ndarray, name: str) -> tf.Variable:
+def fixed(values: np.ndarray, name: str) -> tf.Variable:
+    """Returns a variable, which is stored outside of the graph."""
     return tf.Variable(values, trainable=False, name=name)

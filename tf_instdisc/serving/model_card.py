@@ -9,6 +9,8 @@ from tf_instdisc.config import RunConfig
 from tf_instdisc.data.decode import FORMATS
 from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.options import ExportOptions
+from tf_instdisc.serving.partitioned_index import PartitionedIndex
+from tf_instdisc.serving.partitions import Probes
 from tf_instdisc.serving.signatures import Function
 
 _RANGES = {
@@ -108,7 +110,27 @@ def _bank(index: BankIndex | None, options: ExportOptions) -> str:
         return "none: the encoder alone"
     return (
         f"{index.num_rows} rows, {index.num_labeled} with a label of "
-        f"{index.num_classes} classes, stored in {options.bank_dtype}"
+        f"{index.num_classes} classes, stored in {options.bank_dtype}; "
+        f"{_search(index)}"
+    )
+
+
+def _search(index: BankIndex) -> str:
+    if not isinstance(index, PartitionedIndex):
+        return "a search reads all rows"
+    read = [f"neighbors read {_probes(index.probes)}"]
+    if index.num_classes and index.num_labeled:
+        read.append(f"votes {_probes(index.labeled_probes)}")
+    return (
+        f"in {index.num_partitions:,} partitions, of which "
+        f"{' and '.join(read)}, compared with an exhaustive search for some "
+        "of the rows"
+    )
+
+
+def _probes(probes: Probes) -> str:
+    return (
+        f"{probes.number:,} (recall@{probes.num_neighbors} {probes.recall:.3f})"
     )
 
 

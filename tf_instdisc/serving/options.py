@@ -1,6 +1,7 @@
 """The options of an export; this module imports no large packages."""
 
 import dataclasses
+from typing import Any
 
 from tf_instdisc.config import DataConfig, MethodConfig, TrainingConfig
 from tf_instdisc.config.fields import check, setting
@@ -9,6 +10,18 @@ from tf_instdisc.errors import UsageError
 INDEX_DTYPES = ("float32", "float16", "int8")
 PRECISIONS = ("float32", "bfloat16")
 TFLITE_TYPES = ("float32", "int8")
+
+
+def _target_recall() -> Any:
+    return setting(
+        0.95,
+        "Least fraction of the neighbors of exhaustive search that a search "
+        "of a part of the rows finds, measured on some of them.",
+        least=0,
+        most=1,
+        is_above=True,
+        is_below=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +52,12 @@ class ExportOptions:
         "Type of the stored bank; int8 needs a quarter of float32.",
         choices=INDEX_DTYPES,
     )
+    partitions: str = setting(
+        "none",
+        "Number of partitions of the bank, of which a search reads the "
+        "nearest; auto follows the number of rows; none: searches all rows.",
+    )
+    target_recall: float = _target_recall()
     num_neighbors: int = setting(10, "Number of neighbors to return.", least=1)
     num_votes: int = setting(
         TrainingConfig.num_neighbors,
@@ -69,6 +88,13 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.partitions not in ("none", "auto") and not (
+            self.partitions.isdecimal() and int(self.partitions) > 0
+        ):
+            raise UsageError(
+                "`partitions` must be none, auto or a positive number. "
+                f"Received: partitions={self.partitions!r}"
+            )
         if not self.batch_sizes:
             raise UsageError(
                 "`batch_sizes` must not be empty. Received: batch_sizes=()"

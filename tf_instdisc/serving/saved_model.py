@@ -19,8 +19,8 @@ from tf_instdisc.serving import (
     versions,
     warmup,
 )
-from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.options import ExportOptions
+from tf_instdisc.serving.partitioned_index import build_index
 from tf_instdisc.serving.precision import with_precision
 from tf_instdisc.serving.signatures import Serving, build_serving
 
@@ -87,9 +87,7 @@ def export_run(
     export_dir = local_path(export_dir, "export_dir")
     options = options or options_of(run)
     encoder = load_encoder(run.path)
-    index = (
-        BankIndex(run.load_bank(), options.bank_dtype) if with_bank else None
-    )
+    index = build_index(run.load_bank(), options) if with_bank else None
     served = with_precision(encoder, options.precision)
     serving = build_serving(served, index, options)
     model_name = os.path.basename(os.path.abspath(export_dir))

@@ -1,0 +1,153 @@
+"""A bank in partitions, as a search index inside a SavedModel."""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.serving import partitions as parts
+from tf_instdisc.serving.bank_index import BankIndex, fixed
+from tf_instdisc.serving.options import ExportOptions
+from tf_instdisc.serving.partitions import Partitions, Probes
+
+
+class PartitionedIndex(BankIndex):
+    """Finds the nearest rows in the partitions nearest to a query.
+
+    The search is approximate, as it misses neighbors in other partitions. It
+    consists of ordinary TensorFlow ops, so that any server runs it.
+
+    Args:
+        bank: The bank of a run.
+        dtype: As in `BankIndex`.
+        partitions: The partitions of the bank's rows.
+        probes: The partitions that are read for each query.
+        labeled_probes: The same for a search of the rows with a label.
+
+    Attributes:
+        probes: As given.
+        labeled_probes: As given.
+        num_partitions: Number of partitions.
+    """
+
+    def __init__(
+        self,
+        bank: Bank,
+        dtype: str,
+        partitions: Partitions,
+        probes: Probes,
+        labeled_probes: Probes,
+    ):
+        is_labeled = bank.labels >= 0
+        # A partition begins with its labeled rows.
+        super().__init__(
+            bank, dtype, np.lexsort([~is_labeled, partitions.assignment])
+        )
+        self.probes = probes
+        self.labeled_probes = labeled_probes
+        self.num_partitions = len(partitions.centroids)
+        self.centroids = fixed(partitions.centroids, "centroids")
+        sizes = np.bincount(partitions.assignment)
+        starts = np.cumsum(sizes) - sizes
+        labeled_sizes = np.bincount(
+            partitions.assignment, is_labeled, self.num_partitions
+        ).astype(np.int64)
+        self.starts = fixed(starts, "starts")
+        self.sizes = fixed(sizes, "sizes")
+        self.labeled_sizes = fixed(labeled_sizes, "labeled_sizes")
+        self._smallest_first = np.sort(sizes)
+        self._smallest_labeled_first = np.sort(labeled_sizes)
+
+    def search(
+        self, queries: tf.Tensor, num_neighbors: int, labeled: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the most similar rows that are found for each query.
+
+        If the partitions to read have fewer rows than neighbors, the next
+        nearest partitions are read as well.
+
+        Args:
+            queries: As in `BankIndex.search`.
+            num_neighbors: As in `BankIndex.search`.
+            labeled: As in `BankIndex.search`.
+
+        Returns:
+            As `BankIndex.search`.
+        """
+        num_rows, sizes, probes, smallest = (
+            (
+                self.num_labeled,
+                self.labeled_sizes,
+                self.labeled_probes.number,
+                self._smallest_labeled_first,
+            )
+            if labeled
+            else (
+                self.num_rows,
+                self.sizes,
+                self.probes.number,
+                self._smallest_first,
+            )
+        )
+        number = min(num_neighbors, num_rows)
+        # So many partitions have enough rows, whichever they are.
+        enough = int(np.searchsorted(np.cumsum(smallest), number)) + 1
+        similarities = tf.matmul(queries, self.centroids, transpose_b=True)
+        _, nearest = tf.math.top_k(similarities, max(enough, probes))
+        sizes = tf.gather(sizes, nearest)
+        rows_before = tf.cumsum(sizes, axis=1, exclusive=True)
+        is_read = (tf.range(nearest.shape[1]) < probes) | (rows_before < number)
+        starts = tf.gather(self.starts, nearest)
+        stops = tf.where(is_read, starts + sizes, starts)
+
+        def search_one(
+            values: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            query, starts, stops = values
+            rows = tf.ragged.range(starts, stops).flat_values
+            cosines = self._cosines_of(query[None], rows[None])[0]
+            scores, picked = tf.math.top_k(cosines, number)
+            return scores, tf.gather(rows, picked)
+
+        # One after the other, as the rows of many queries need much memory.
+        return tf.map_fn(
+            search_one,
+            (queries, starts, stops),
+            fn_output_signature=(
+                tf.TensorSpec([number], tf.float32),
+                tf.TensorSpec([number], tf.int64),
+            ),
+        )
+
+
+def build_index(bank: Bank, options: ExportOptions) -> BankIndex:
+    """Builds the index of a bank.
+
+    Args:
+        bank: The bank of a run.
+        options: `partitions`, `target_recall`, `bank_dtype`, `num_neighbors`
+            and `num_votes` are used.
+
+    Raises:
+        UsageError: If partitions are wanted and faiss is not installed.
+    """
+    number = parts.number_of_partitions(options.partitions, len(bank.rows))
+    if not number:
+        return BankIndex(bank, options.bank_dtype)
+    rows = np.ascontiguousarray(bank.rows, np.float32)
+    partitions = parts.cluster(rows, number)
+    is_labeled = bank.labels >= 0
+    probes, labeled_probes = (
+        parts.probes_for_recall(
+            Partitions(partitions.centroids, partitions.assignment[chosen]),
+            rows[chosen],
+            num_neighbors,
+            options.target_recall,
+        )
+        for chosen, num_neighbors in (
+            (slice(None), options.num_neighbors),
+            (is_labeled, options.num_votes),
+        )
+    )
+    return PartitionedIndex(
+        bank, options.bank_dtype, partitions, probes, labeled_probes
+    )
