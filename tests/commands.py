@@ -23,6 +23,7 @@ COMPLETE = {
     "embed": ["--run_dir=run", "--images=images", "--output=out.npz"],
     "evaluate": ["--run_dir=run"],
     "export": ["--run_dir=run", "--export_dir=model"],
+    "index": ["--run_dir=run", "--output=index"],
     "neighbors": ["--run_dir=run"],
     "plan": ["--run_dir=new", "--images=images"],
     "reproduce": ["--table=layers", "--recipes_dir=recipes"],

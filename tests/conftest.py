@@ -42,6 +42,7 @@ _SLOW = {
     "test_first_format",
     "test_hostile_checkpoints",
     "test_hosts",
+    "test_index_command",
     "test_interrupt",
     "test_kills",
     "test_load_elsewhere",

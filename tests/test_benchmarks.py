@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).parent.parent
         "growth",
         "head",
         "imagenet_form",
+        "index",
         "input",
         "large_bank",
         "neighbors",

@@ -11,6 +11,7 @@ _MISSING = [
     ("embed", "--images"),
     ("evaluate", "--run_dir"),
     ("export", "--run_dir"),
+    ("index", "--output"),
     ("neighbors", "--run_dir"),
     ("plan", "--images"),
     ("reproduce", "--table"),
@@ -26,6 +27,7 @@ _WRONG_VALUES = [
     ("embed", "--batch_size=-1"),
     ("evaluate", "--protocol=knm"),
     ("export", "--num_neighbors=0"),
+    ("index", "--target_recall=1"),
     ("neighbors", "--format=png"),
     ("plan", "--temperature=nan"),
     ("reproduce", "--seeds=0"),
@@ -41,6 +43,7 @@ _BUGS = {
     "embed": "tf_instdisc.serving.embed_folder:embed_folder",
     "evaluate": "tf_instdisc.evaluation.evaluate:evaluate",
     "export": "tf_instdisc.serving.saved_model:export_run",
+    "index": "tf_instdisc.serving.index_directory:write_index",
     "neighbors": "tf_instdisc.retrieval.queries:nearest",
     "plan": "tf_instdisc.cli.plan:_count_images",
     "reproduce": "tf_instdisc.evaluation.reproduce.runs:recipe_config",
@@ -48,6 +51,7 @@ _BUGS = {
     "train": "tf_instdisc.training.train:train",
     "update": "tf_instdisc.runs.update:update_bank",
 }
+_OF_FILE = ["--run_dir="]
 # The command, what is changed of its arguments, and what the sentence names.
 _MISTAKES = [
     ("convert", ["--from=nowhere"], "nowhere"),
@@ -80,6 +84,18 @@ _MISTAKES = [
     ("export", ["--batch_sizes=0"], "batch_sizes"),
     ("export", ["--batch_sizes=many"], "batch_sizes"),
     ("export", ["--tflite=int8", "--calibration_images=nowhere"], "nowhere"),
+    ("export", ["--partitions=-1"], "partitions='-1'"),
+    ("index", ["--run_dir=nowhere"], "nowhere"),
+    ("index", ["--run_dir=unfinished"], "unfinished"),
+    ("index", ["--embeddings=a.npz"], "embeddings=a.npz"),
+    ("index", [*_OF_FILE, "--embeddings=nowhere.npz"], "nowhere.npz"),
+    ("index", [*_OF_FILE, "--embeddings=file.npz"], "file.npz"),
+    ("index", [*_OF_FILE, "--embeddings=run/bank.npz"], "bank.npz"),
+    ("index", [*_OF_FILE, "--embeddings=file"], "file"),
+    ("index", ["--output=file"], "output"),
+    ("index", ["--kind=hnsw"], "8 rows"),
+    ("neighbors", ["--index=nowhere"], "nowhere"),
+    ("neighbors", ["--index=run"], "index='run'"),
     ("neighbors", ["--query=nowhere.jpg"], "nowhere.jpg"),
     ("neighbors", ["--query=file"], "file"),
     ("neighbors", ["--query=random:many"], "random:many"),
@@ -166,6 +182,7 @@ def results(tmp_path_factory):
         (place / name).mkdir()
     (place / "broken" / "a.png").write_bytes(b"no image")
     (place / "file").write_text("no checkpoint")
+    (place / "file.npz").write_text("no arrays")
     (place / "binary").write_bytes(b"\xff\xfe--run_dir\xd0\x00")
     (place / "recipes" / "cifar10.flags").write_text("--dataset=cifar10\n")
     (place / "recipes" / "cifar10_small.flags").write_text(

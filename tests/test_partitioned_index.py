@@ -153,7 +153,7 @@ def test_the_recall_reaches_the_target(target):
 
 def test_few_rows_are_not_divided_unless_it_is_wanted():
     assert partitions.number_of_partitions("auto", 99_999) == 0
-    assert partitions.number_of_partitions("auto", 1_000_000) == 1024
+    assert partitions.number_of_partitions("auto", 1_000_000) == 2048
     assert partitions.number_of_partitions("none", 10**9) == 0
     assert partitions.number_of_partitions("7", 4) == 4
     index = build_index(_bank(_grouped(50)), ExportOptions(partitions="auto"))

@@ -47,7 +47,10 @@ PATH_FLAGS = {
         "root_certificates",
     },
     "export": {"run_dir", "export_dir", "calibration_images"},
-    "neighbors": {"run_dir", "query", "output", "data_dir", "images"},
+    "index": {"run_dir", "embeddings", "output"},
+    "neighbors": {
+        *("run_dir", "query", "output", "data_dir", "images", "index"),
+    },
     "plan": {"run_dir", "init_run", "data_dir", "images", "test_images"},
     "report": {"run_dir", "output", "data_dir", "images"},
     "reproduce": {"data_dir", "runs_dir", "tables_dir", "recipes_dir"},

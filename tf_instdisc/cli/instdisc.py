@@ -20,6 +20,7 @@ COMMANDS = {
     "update": "Update a run's bank after its folder has changed.",
     "diff": "Compare two runs over the same images.",
     "embed": "Embed a folder of images into a file.",
+    "index": "Build an index of a run or of embeddings.",
     "export": "Write the next version of a served model.",
     "reproduce": "Reproduce the tables of the paper.",
     "completion": "Print a script that completes commands in a shell.",

@@ -1,11 +1,23 @@
 """instdisc-neighbors: shows the nearest training images of queries."""
 
 import dataclasses
+import functools
+from typing import TYPE_CHECKING
 
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun, MovedImages, require_endings
 from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tf_instdisc.retrieval.queries import Neighbors, Queries
+    from tf_instdisc.runs.bank import Bank
+    from tf_instdisc.runs.directory import RunDirectory
+    from tf_instdisc.runs.images import RunImages
+    from tf_instdisc.serving.index_directory import OpenedIndex
 
 _SUMMARY = """
 Shows the nearest training images of an image, a folder or random rows.
@@ -22,6 +34,13 @@ class NeighborsOptions:
     query: str = setting(
         "random:16",
         "An image, a folder of images, or random:COUNT training images.",
+        is_path=True,
+    )
+    index: str | None = setting(
+        None,
+        "Directory written by instdisc-index to search instead of the run's "
+        "bank. The rows of a file are shown without pictures unless --images "
+        "names their folder.",
         is_path=True,
     )
     num_neighbors: int = setting(
@@ -67,11 +86,27 @@ def _neighbors(
     from tf_instdisc.runs import images as run_images
 
     run = finished.load()
-    images = run_images.open_images(run, moved.overrides())
+    index = open_index(options.index, run) if options.index else None
+    is_of_file = index is not None and not index.facts.encoder
+    images = run_images.open_images(
+        run, {} if is_of_file else moved.overrides()
+    )
     queries = search.parse_query(
         run, images, options.query, options.picture_size, options.seed
     )
-    found = search.nearest(queries, images.bank, options.num_neighbors)
+    if index is None:
+        found = search.nearest(queries, images.bank, options.num_neighbors)
+    elif is_of_file:
+        found, images = _search_file(
+            index, images, queries, options.num_neighbors, moved.images
+        )
+    else:
+        found = search.nearest(
+            queries,
+            images.bank,
+            options.num_neighbors,
+            functools.partial(_search_bank, index, images.bank),
+        )
     rows = neighbor_rows.grid_rows(queries, found, images)
     if options.format != "files":
         lines = neighbor_rows.neighbors_json
@@ -87,6 +122,76 @@ def _neighbors(
                 path, pages.neighbor_page(rows, run.path.resolve().name)
             )
         print(shown(str(path)))
+
+
+def open_index(path: str, run: "RunDirectory") -> "OpenedIndex":
+    """Opens an index whose rows were computed by a run's encoder.
+
+    Raises:
+        UsageError: If there is no index, or if it is of another encoder.
+    """
+    from tf_instdisc.runs.load import load_encoder
+    from tf_instdisc.serving import index_directory
+
+    index = index_directory.open_index(path)
+    dim = load_encoder(run.path).output_shape[1]
+    if index.facts.dim != dim or (
+        index.facts.encoder and index.facts.encoder != run.encoder_digest()
+    ):
+        raise UsageError(
+            "`index` must have rows of the run's encoder. Received: "
+            f"index={path!r} of another encoder. Build it again."
+        )
+    return index
+
+
+def _search_bank(
+    index: "OpenedIndex",
+    bank: "Bank",
+    embeddings: "np.ndarray",
+    num_neighbors: int,
+) -> tuple["np.ndarray", "np.ndarray"]:
+    """Searches an index of a run, and returns positions in its bank."""
+    import numpy as np
+
+    scores, ids, _ = index.search(embeddings, num_neighbors)
+    positions = np.searchsorted(bank.instance_ids, ids)
+    positions = np.minimum(positions, len(bank.instance_ids) - 1)
+    if (bank.instance_ids[positions] != ids).any():
+        raise UsageError(
+            "`index` must have the images of the run's bank. Received: an "
+            "index with others. Build it again."
+        )
+    return scores, positions
+
+
+def _search_file(
+    index: "OpenedIndex",
+    images: "RunImages",
+    queries: "Queries",
+    num_neighbors: int,
+    folder: str | None,
+) -> tuple["Neighbors", "RunImages"]:
+    """Searches an index of a file, and returns the images that are found."""
+    import numpy as np
+
+    from tf_instdisc.config import DataConfig, RunConfig
+    from tf_instdisc.retrieval.queries import Neighbors
+    from tf_instdisc.runs.bank import Bank
+    from tf_instdisc.runs.images import RunImages
+
+    scores, ids, names = index.search(queries.embeddings, num_neighbors)
+    found = Bank(
+        rows=np.empty([ids.size, 0], np.float32),
+        instance_ids=ids.ravel(),
+        names=names.ravel(),
+        labels=np.full(ids.size, -1),
+        class_names=images.bank.class_names,
+    )
+    return (
+        Neighbors(scores, np.arange(ids.size).reshape(ids.shape)),
+        RunImages(found, RunConfig(DataConfig(images=folder))),
+    )
 
 
 if __name__ == "__main__":

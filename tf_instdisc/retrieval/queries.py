@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,10 @@ from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.load import load_encoder
 
 _BATCH = 256
+
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""Takes queries and the number of neighbors, and returns scores and
+positions, like `top_k`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +64,25 @@ class Neighbors:
     positions: np.ndarray
 
 
-def nearest(queries: Queries, bank: Bank, num_neighbors: int) -> Neighbors:
-    """Finds the neighbors of queries, excluding the queries themselves."""
+def nearest(
+    queries: Queries,
+    bank: Bank,
+    num_neighbors: int,
+    search: Search | None = None,
+) -> Neighbors:
+    """Finds the neighbors of queries, excluding the queries themselves.
+
+    Args:
+        queries: The queries.
+        bank: The rows to search.
+        num_neighbors: At least 1; it is limited to the number of other rows.
+        search: Searches an index of the bank; by default, all rows of the
+            bank are searched.
+    """
+    search = search or (lambda rows, number: top_k(rows, bank.rows, number))
     if queries.positions is None:
-        return Neighbors(*top_k(queries.embeddings, bank.rows, num_neighbors))
-    scores, positions = top_k(queries.embeddings, bank.rows, num_neighbors + 1)
+        return Neighbors(*search(queries.embeddings, num_neighbors))
+    scores, positions = search(queries.embeddings, num_neighbors + 1)
     is_self = positions == queries.positions[:, None]
     # If more rows than neighbors are equal, the query may be missing.
     is_self[~is_self.any(axis=1), -1] = True

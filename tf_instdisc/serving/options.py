@@ -10,6 +10,7 @@ from tf_instdisc.errors import UsageError
 INDEX_DTYPES = ("float32", "float16", "int8")
 PRECISIONS = ("float32", "bfloat16")
 TFLITE_TYPES = ("float32", "int8")
+INDEX_KINDS = ("exact", "partitioned", "ivfpq", "hnsw")
 
 
 def _target_recall() -> Any:
@@ -99,3 +100,39 @@ class ExportOptions:
             raise UsageError(
                 "`batch_sizes` must not be empty. Received: batch_sizes=()"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexOptions:
+    """Index
+
+    Raises:
+        UsageError: If a field is out of its range.
+    """
+
+    kind: str = setting(
+        "partitioned",
+        "exact, partitioned: a SavedModel; ivfpq, hnsw: a file of faiss.",
+        choices=INDEX_KINDS,
+    )
+    num_partitions: int | None = setting(
+        None,
+        "Number of partitions of --kind=partitioned; by default about twice "
+        "the square root of the number of rows.",
+        least=1,
+    )
+    dtype: str = setting(
+        "float32",
+        "Type of the stored rows of a SavedModel.",
+        choices=INDEX_DTYPES,
+    )
+    num_neighbors: int = setting(
+        20,
+        "Number of neighbors that a SavedModel returns and that the recall is "
+        "measured for.",
+        least=1,
+    )
+    target_recall: float = _target_recall()
+
+    def __post_init__(self) -> None:
+        check(self)

@@ -62,8 +62,8 @@ def number_of_partitions(partitions: str, num_rows: int) -> int:
 
 
 def number_for(num_rows: int) -> int:
-    """Returns the power of two that is closest to the root of `num_rows`."""
-    return 2 ** round(math.log2(num_rows) / 2)
+    """Returns a power of two near twice the square root of `num_rows`."""
+    return min(2 ** round(math.log2(2 * math.sqrt(num_rows))), num_rows)
 
 
 def import_faiss() -> Any:

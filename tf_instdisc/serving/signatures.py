@@ -136,7 +136,7 @@ def _functions(
         return functions
 
     functions["neighbors"] = on_images(
-        lambda images: _neighbors(
+        lambda images: neighbors_of(
             index, embed_images(images), options.num_neighbors
         )
     )
@@ -158,7 +158,7 @@ def _neighbors_bytes(
     embedding: tf.Tensor,
     valid: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    found = _neighbors(index, embedding, num_neighbors)
+    found = neighbors_of(index, embedding, num_neighbors)
     nothing = {
         "instance_ids": tf.constant(-1, tf.int64),
         "names": "",
@@ -188,9 +188,10 @@ def _classify(
     }
 
 
-def _neighbors(
+def neighbors_of(
     index: BankIndex, embedding: tf.Tensor, num_neighbors: int
 ) -> dict[str, tf.Tensor]:
+    """Returns what the signature `neighbors` returns, for embeddings."""
     scores, positions = index.search(embedding, num_neighbors)
     return {
         "instance_ids": tf.gather(index.instance_ids, positions),

@@ -22,7 +22,9 @@ def versions(export_dir: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def new_version(export_dir: str) -> Iterator["PendingVersion"]:
+def new_version(
+    export_dir: str, argument: str = "export_dir"
+) -> Iterator["PendingVersion"]:
     """Yields a hidden directory to fill, and removes it unless published.
 
     A server polls for numbered directories every second and treats each as a
@@ -30,6 +32,7 @@ def new_version(export_dir: str) -> Iterator["PendingVersion"]:
 
     Args:
         export_dir: Directory of the model; it is created if it is missing.
+        argument: Its name in an error message.
 
     Yields:
         The version to fill, on the same file system as the other versions.
@@ -39,8 +42,8 @@ def new_version(export_dir: str) -> Iterator["PendingVersion"]:
     """
     if os.path.exists(export_dir) and not os.path.isdir(export_dir):
         raise UsageError(
-            "`export_dir` must be a directory. "
-            f"Received: export_dir={export_dir!r}, a file"
+            f"`{argument}` must be a directory. "
+            f"Received: {argument}={export_dir!r}, a file"
         )
     os.makedirs(export_dir, exist_ok=True)
     partial, descriptor = _make_partial(export_dir)

@@ -1,0 +1,89 @@
+"""instdisc-index: builds a stand-alone index of rows."""
+
+import dataclasses
+import sys
+
+from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import require_endings
+from tf_instdisc.config.fields import check, setting
+from tf_instdisc.errors import UsageError
+from tf_instdisc.serving.options import IndexOptions
+from tf_instdisc.text import shown
+
+_SUMMARY = """
+Builds an index of a run's bank, or of a file written by instdisc-embed.
+
+  instdisc-index --run_dir=runs/photos --output=indexes/photos
+  instdisc-index --embeddings=photos.npz --output=indexes/photos --kind=hnsw
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsOptions:
+    """Rows and output"""
+
+    run_dir: str | None = setting(
+        None, "Directory of a finished run.", is_path=True
+    )
+    embeddings: str | None = setting(
+        None,
+        "File written by instdisc-embed: .npz or .parquet.",
+        is_path=True,
+    )
+    output: str = setting(
+        None,
+        "Directory of the index, into which the next numbered version is "
+        "written.",
+        is_path=True,
+        is_required=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.run_dir is None) == (self.embeddings is None):
+            raise UsageError(
+                "Give one of `run_dir` and `embeddings`, and only one. "
+                f"Received: `run_dir`={self.run_dir} and "
+                f"`embeddings`={self.embeddings}"
+            )
+        if self.embeddings is not None:
+            require_endings(
+                "embeddings", [self.embeddings], (".npz", ".parquet")
+            )
+
+
+SETTINGS = [RowsOptions, IndexOptions]
+
+
+def main() -> None:
+    """Entry point of `instdisc-index`."""
+    launch(_index, _SUMMARY, SETTINGS)
+
+
+def _index(given: RowsOptions, options: IndexOptions) -> None:
+    from tf_instdisc.runs import opening
+    from tf_instdisc.serving import index_directory
+
+    encoder = ""
+    if given.run_dir is not None:
+        run = opening.load(given.run_dir)
+        bank, encoder = run.load_bank(), run.encoder_digest()
+    else:
+        bank = index_directory.read_embeddings(given.embeddings or "")
+    version = index_directory.write_index(bank, given.output, options, encoder)
+    facts = index_directory.read_facts(version)
+    print(
+        f"index: {shown(str(version))}\n{facts.num_rows:,} rows of {facts.dim} "
+        f"numbers, {facts.kind}, recall@{facts.num_neighbors} "
+        f"{facts.recall:.3f}"
+    )
+    if facts.recall < options.target_recall:
+        print(
+            f"The recall is below --target_recall={options.target_recall:g}, "
+            "because the codes of ivfpq are inexact.",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""Stand-alone indexes: the rows of a run or of a file, without an encoder.
+
+A version of an index contains `index.json` and either a SavedModel, whose
+signature `serving_default` takes queries, or `index.faiss` and
+`instances.npz`.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc import atomic
+from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.serving import faiss_index, saved_model, versions
+from tf_instdisc.serving.options import ExportOptions, IndexOptions
+from tf_instdisc.serving.partitioned_index import (
+    PartitionedIndex,
+    build_index,
+)
+from tf_instdisc.serving.partitions import (
+    Probes,
+    import_faiss,
+    number_for,
+)
+from tf_instdisc.serving.signatures import Serving, neighbors_of
+
+_FACTS = "index.json"
+_FAISS = "index.faiss"
+_INSTANCES = "instances.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What `index.json` says.
+
+    Attributes:
+        kind: One of `INDEX_KINDS`.
+        num_rows: Number of rows.
+        dim: Length of a row.
+        num_neighbors: Number of neighbors that a SavedModel returns, and whose
+            recall was measured.
+        reads: Partitions or candidates that a search reads; 0 for all rows.
+        recall: Fraction of the neighbors of exhaustive search that are found.
+        encoder: SHA-256 of `encoder.keras` of the run; empty for rows of a
+            file.
+    """
+
+    kind: str
+    num_rows: int
+    dim: int
+    num_neighbors: int
+    reads: int
+    recall: float
+    encoder: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedIndex:
+    """An index that can be searched.
+
+    Attributes:
+        facts: What `index.json` says.
+        search: Takes float32 `[num_queries, dim]` and the number of
+            neighbors, and returns cosines, instance ids and names, each
+            `[num_queries, num_neighbors]`.
+    """
+
+    facts: Facts
+    search: Callable[
+        [np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]
+    ]
+
+
+def read_embeddings(path: str) -> Bank:
+    """Reads the output of `embed_folder` as a bank without labels.
+
+    Args:
+        path: `.npz` with `names` and `embeddings`, or `.parquet` with `name`
+            and `embedding`. Rows are scaled to unit length, and the instance
+            ids are their positions.
+
+    Raises:
+        UsageError: If the file does not exist, or has other contents.
+    """
+    if not os.path.exists(path):
+        raise MissingFileError(
+            f"`embeddings` must exist. Received: embeddings={path!r}"
+        )
+    try:
+        names, rows = _columns(path)
+        rows = rows.astype(np.float32)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    except (KeyError, ValueError, OSError) as error:
+        raise UsageError(
+            "`embeddings` must be a file written by instdisc embed. Received: "
+            f"embeddings={path!r}, which cannot be read ({error})."
+        ) from error
+    size = len(rows)
+    rows /= np.maximum(norms, 1e-12)
+    return Bank(rows, np.arange(size), names, np.full(size, -1))
+
+
+def _columns(path: str) -> tuple[np.ndarray, np.ndarray]:
+    if path.endswith(".npz"):
+        with np.load(path) as file:
+            return file["names"], file["embeddings"]
+    from pyarrow import parquet
+
+    table = parquet.read_table(path, columns=["name", "embedding"])
+    names = np.array(table["name"].to_pylist())
+    flat = table["embedding"].combine_chunks().flatten().to_numpy()
+    return names, flat.reshape(len(names), -1)
+
+
+def write_index(
+    bank: Bank, output: str, options: IndexOptions, encoder: str = ""
+) -> pathlib.Path:
+    """Writes the next version of an index.
+
+    Args:
+        bank: The rows.
+        output: Directory of the index. Existing versions are not changed.
+        options: The kind and its options.
+        encoder: As in `Facts`.
+
+    Returns:
+        The directory of the version.
+
+    Raises:
+        UsageError: If `output` is a file, there are too few rows, or faiss is
+            needed and not installed.
+    """
+    output = local_path(output, "output")
+    rows = np.ascontiguousarray(bank.rows, np.float32)
+    with versions.new_version(output, "output") as pending:
+        if options.kind in faiss_index.KINDS:
+            probes = _write_faiss(pending.path, bank, rows, options)
+        else:
+            name = os.path.basename(os.path.abspath(output))
+            probes = _write_saved_model(pending.path, bank, name, options)
+        facts = Facts(
+            kind=options.kind,
+            num_rows=rows.shape[0],
+            dim=rows.shape[1],
+            num_neighbors=options.num_neighbors,
+            reads=probes.number,
+            recall=round(probes.recall, 4),
+            encoder=encoder,
+        )
+        text = json.dumps(dataclasses.asdict(facts), indent=1)
+        atomic.write_text(pending.path / _FACTS, text + "\n")
+        return pending.publish()
+
+
+def _write_faiss(
+    path: pathlib.Path, bank: Bank, rows: np.ndarray, options: IndexOptions
+) -> Probes:
+    index, probes = faiss_index.build(
+        options.kind, rows, options.num_neighbors, options.target_recall
+    )
+    import_faiss().write_index(index, os.fspath(path / _FAISS))
+    with atomic.replacing(path / _INSTANCES) as partial:
+        np.savez(partial, instance_ids=bank.instance_ids, names=bank.names)
+    return probes
+
+
+def _write_saved_model(
+    path: pathlib.Path, bank: Bank, name: str, options: IndexOptions
+) -> Probes:
+    size, dim = bank.rows.shape
+    partitions = "none"
+    if options.kind == "partitioned":
+        partitions = str(options.num_partitions or number_for(size))
+    index = build_index(
+        bank,
+        ExportOptions(
+            partitions=partitions,
+            target_recall=options.target_recall,
+            bank_dtype=options.dtype,
+            num_neighbors=options.num_neighbors,
+        ),
+    )
+
+    @tf.function(input_signature=[tf.TensorSpec([None, dim], name="queries")])
+    def search(queries: tf.Tensor) -> dict[str, tf.Tensor]:
+        return neighbors_of(index, queries, options.num_neighbors)
+
+    variables = tf.Module(name="index")
+    variables.bank = index
+    serving = Serving({"serving_default": search}, variables)
+    saved_model.save(serving, os.fspath(path), name, (1,))
+    if isinstance(index, PartitionedIndex):
+        return index.probes
+    return Probes(0, options.num_neighbors, 1.0)
+
+
+def read_facts(directory: pathlib.Path) -> Facts:
+    """Reads `index.json` of a version.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    try:
+        text = (directory / _FACTS).read_text("utf-8")
+    except OSError as error:
+        raise MissingFileError(
+            "`index` must be a directory written by instdisc index. "
+            f"Received: index={os.fspath(directory)!r}"
+        ) from error
+    return Facts(**json.loads(text))
+
+
+def open_index(path: str) -> OpenedIndex:
+    """Opens the newest version of an index, or a version.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    directory = pathlib.Path(path)
+    numbers = versions.versions(path)
+    if numbers:
+        directory = directory / str(numbers[-1])
+    facts = read_facts(directory)
+    if facts.kind in faiss_index.KINDS:
+        return OpenedIndex(facts, _faiss_search(directory))
+    return OpenedIndex(facts, _saved_model_search(directory, facts))
+
+
+def _faiss_search(directory: pathlib.Path) -> Callable:
+    index = import_faiss().read_index(os.fspath(directory / _FAISS))
+    with np.load(directory / _INSTANCES) as file:
+        ids, names = file["instance_ids"], file["names"]
+
+    def search(
+        queries: np.ndarray, num_neighbors: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scores, positions = faiss_index.search(index, queries, num_neighbors)
+        return scores, ids[positions], names[positions]
+
+    return search
+
+
+def _saved_model_search(directory: pathlib.Path, facts: Facts) -> Callable:
+    model = tf.saved_model.load(os.fspath(directory))
+
+    def search(
+        queries: np.ndarray, num_neighbors: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if min(num_neighbors, facts.num_rows) > facts.num_neighbors:
+            raise UsageError(
+                f"This index returns {facts.num_neighbors} neighbors. "
+                f"Received: num_neighbors={num_neighbors}, including the query "
+                "itself if it is in the index. Build it with a larger "
+                "`num_neighbors`."
+            )
+        found = model.signatures["serving_default"](
+            queries=tf.constant(queries, tf.float32)
+        )
+        scores, ids, names = (
+            found[name].numpy()[:, :num_neighbors]
+            for name in ("scores", "instance_ids", "names")
+        )
+        return scores, ids, np.char.decode(names.astype(bytes), "utf-8")
+
+    return search
