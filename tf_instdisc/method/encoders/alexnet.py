@@ -45,10 +45,15 @@ def alexnet(
             kernel_size, strides, padding = 11, 4, 2
         elif index == 2:
             kernel_size = 5
-        x = parts.conv(
-            x, width * filters, kernel_size, strides, f"{name}_conv", padding
+        x = parts.conv_norm(
+            x,
+            width * filters,
+            kernel_size,
+            strides,
+            name,
+            synchronized,
+            padding,
         )
-        x = parts.batch_norm(x, f"{name}_bn", synchronized)
         x = layers.ReLU(name=name)(x)
         if index in (1, 2, 5):
             x = layers.MaxPooling2D(3, 2, name=f"{name}_pool")(x)

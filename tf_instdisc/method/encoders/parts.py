@@ -4,22 +4,24 @@ import keras
 from keras import layers
 
 
-def conv(
+def conv_norm(
     x: keras.KerasTensor,
     filters: int,
     kernel_size: int,
     strides: int,
     name: str,
+    synchronized: bool,
     padding: int | None = None,
 ) -> keras.KerasTensor:
-    """Applies a convolution without bias, padded equally on all sides.
+    """Applies a convolution, padded equally on all sides, and batch norm.
 
     Args:
         x: float `[batch, height, width, channels]`.
         filters: Number of output channels.
         kernel_size: Side of the kernel, odd.
         strides: Stride of the kernel, in pixels.
-        name: Name of the layer.
+        name: The layers are named with `_conv` and `_bn` behind it.
+        synchronized: Whether batch norm is synchronized across replicas.
         padding: Pixels on each side; by default half the kernel.
 
     Returns:
@@ -30,9 +32,9 @@ def conv(
         # With "same", Keras pads strided convolutions only at the far side,
         # which would shift the images by a pixel for PyTorch's weights.
         pixels = kernel_size // 2 if padding is None else padding
-        x = layers.ZeroPadding2D(pixels, name=f"{name}_pad")(x)
+        x = layers.ZeroPadding2D(pixels, name=f"{name}_conv_pad")(x)
         mode = "valid"
-    return layers.Conv2D(
+    x = layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
@@ -41,8 +43,9 @@ def conv(
         kernel_initializer=keras.initializers.VarianceScaling(
             scale=2.0, mode="fan_out", distribution="untruncated_normal"
         ),
-        name=name,
+        name=f"{name}_conv",
     )(x)
+    return batch_norm(x, f"{name}_bn", synchronized)
 
 
 def batch_norm(

@@ -5,6 +5,8 @@ strided convolutions, batch norm with momentum 0.9 and epsilon 1e-5, and the
 stride of a bottleneck on its 3x3 convolution.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
@@ -48,73 +50,59 @@ def resnet(
         float `[batch, size / 32, size / 32, channels]`; `size / 8` with the
         CIFAR stem.
     """
-    block_name, stage_sizes = STAGES[name]
-    block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[block_name]
-    norm = {"synchronized": synchronized}
-    stem_width = stem_width or width
-    if stem == "imagenet":
-        x = parts.conv(images, stem_width, 7, 2, "conv1_conv")
-        x = parts.batch_norm(x, "conv1_bn", **norm)
-        x = layers.ReLU(name="conv1")(x)
+    kind, stage_sizes = STAGES[name]
+    is_imagenet = stem == "imagenet"
+    kernel_size, strides = (7, 2) if is_imagenet else (3, 1)
+    x = parts.conv_norm(
+        images,
+        stem_width or width,
+        kernel_size,
+        strides,
+        "conv1",
+        synchronized,
+    )
+    x = layers.ReLU(name="conv1")(x)
+    if is_imagenet:
         x = layers.ZeroPadding2D(1, name="conv1_pool_pad")(x)
         x = layers.MaxPooling2D(3, 2, name="conv1_pool")(x)
-    else:
-        x = parts.conv(images, stem_width, 3, 1, "conv1_conv")
-        x = parts.batch_norm(x, "conv1_bn", **norm)
-        x = layers.ReLU(name="conv1")(x)
     for stage, num_blocks in enumerate(stage_sizes):
+        filters = width * 2**stage
         for index in range(num_blocks):
+            strides = 2 if stage > 0 and index == 0 else 1
+            convs = block_convs(kind, filters, strides)
             is_last = index == num_blocks - 1
             prefix = f"conv{stage + 2}_block{index + 1}"
-            x = block(
-                x,
-                filters=width * 2**stage,
-                strides=2 if stage > 0 and index == 0 else 1,
-                prefix=prefix,
-                output_name=f"conv{stage + 2}" if is_last else f"{prefix}_out",
-                norm=norm,
-            )
+            x = _block(x, convs, strides, prefix, synchronized)
+            x = layers.ReLU(
+                name=f"conv{stage + 2}" if is_last else f"{prefix}_out"
+            )(x)
     return x
 
 
-def _basic_block(
-    x: keras.KerasTensor,
-    filters: int,
-    strides: int,
-    prefix: str,
-    output_name: str,
-    norm: dict[str, bool],
-) -> keras.KerasTensor:
-    shortcut = _shortcut(x, filters, strides, prefix, norm)
-    x = parts.conv(x, filters, 3, strides, f"{prefix}_1_conv")
-    x = parts.batch_norm(x, f"{prefix}_1_bn", **norm)
-    x = layers.ReLU(name=f"{prefix}_1_relu")(x)
-    x = parts.conv(x, filters, 3, 1, f"{prefix}_2_conv")
-    x = parts.batch_norm(x, f"{prefix}_2_bn", **norm)
-    x = layers.Add(name=f"{prefix}_add")([x, shortcut])
-    return layers.ReLU(name=output_name)(x)
+def block_convs(
+    kind: str, filters: int, strides: int
+) -> list[tuple[int, int, int]]:
+    """Returns filters, kernel size and strides of a block's convolutions."""
+    if kind == "bottleneck":
+        expanded = filters * _BOTTLENECK_EXPANSION
+        return [(filters, 1, 1), (filters, 3, strides), (expanded, 1, 1)]
+    return [(filters, 3, strides), (filters, 3, 1)]
 
 
-def _bottleneck_block(
+def _block(
     x: keras.KerasTensor,
-    filters: int,
+    convs: Sequence[tuple[int, int, int]],
     strides: int,
     prefix: str,
-    output_name: str,
-    norm: dict[str, bool],
+    synchronized: bool,
 ) -> keras.KerasTensor:
-    expanded = filters * _BOTTLENECK_EXPANSION
-    shortcut = _shortcut(x, expanded, strides, prefix, norm)
-    x = parts.conv(x, filters, 1, 1, f"{prefix}_1_conv")
-    x = parts.batch_norm(x, f"{prefix}_1_bn", **norm)
-    x = layers.ReLU(name=f"{prefix}_1_relu")(x)
-    x = parts.conv(x, filters, 3, strides, f"{prefix}_2_conv")
-    x = parts.batch_norm(x, f"{prefix}_2_bn", **norm)
-    x = layers.ReLU(name=f"{prefix}_2_relu")(x)
-    x = parts.conv(x, expanded, 1, 1, f"{prefix}_3_conv")
-    x = parts.batch_norm(x, f"{prefix}_3_bn", **norm)
-    x = layers.Add(name=f"{prefix}_add")([x, shortcut])
-    return layers.ReLU(name=output_name)(x)
+    """Applies a block: convolutions of (filters, kernel size, strides)."""
+    shortcut = _shortcut(x, convs[-1][0], strides, prefix, synchronized)
+    for number, conv in enumerate(convs, start=1):
+        if number > 1:
+            x = layers.ReLU(name=f"{prefix}_{number - 1}_relu")(x)
+        x = parts.conv_norm(x, *conv, f"{prefix}_{number}", synchronized)
+    return layers.Add(name=f"{prefix}_add")([x, shortcut])
 
 
 def _shortcut(
@@ -122,7 +110,7 @@ def _shortcut(
     filters: int,
     strides: int,
     prefix: str,
-    norm: dict[str, bool],
+    synchronized: bool,
 ) -> keras.KerasTensor:
     if strides == 1 and x.shape[-1] == filters:
         return x
@@ -132,5 +120,4 @@ def _shortcut(
         # the heap in the filter gradient of a strided 1x1 convolution with
         # fewer than 16 channels.
         x = layers.AveragePooling2D(1, strides, name=f"{prefix}_0_pixels")(x)
-    x = parts.conv(x, filters, 1, 1, f"{prefix}_0_conv")
-    return parts.batch_norm(x, f"{prefix}_0_bn", **norm)
+    return parts.conv_norm(x, filters, 1, 1, f"{prefix}_0", synchronized)

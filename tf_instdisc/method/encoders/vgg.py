@@ -40,8 +40,7 @@ def vgg16(
         for index in range(1, convs + 1):
             prefix = f"conv{block}_{index}"
             name = f"conv{block}" if index == convs else f"{prefix}_relu"
-            x = parts.conv(x, width * filters, 3, 1, f"{prefix}_conv")
-            x = parts.batch_norm(x, f"{prefix}_bn", synchronized)
+            x = parts.conv_norm(x, width * filters, 3, 1, prefix, synchronized)
             x = layers.ReLU(name=name)(x)
         if block > 1 or stem == "imagenet":
             x = layers.MaxPooling2D(2, 2, name=f"conv{block}_pool")(x)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tf_instdisc.runs.convert.records import (
+    DTYPES,
     INERT,
     INERT_PREFIX,
-    ITEM_BYTES,
     CheckpointError,
     Inert,
     Name,
@@ -154,7 +154,7 @@ class _Reader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Name:
         whole = f"{module}.{name}"
-        is_known = whole in INERT or whole in ITEM_BYTES or whole in _CALLED
+        is_known = whole in INERT or whole in DTYPES or whole in _CALLED
         if not is_known and not (
             whole.startswith(INERT_PREFIX) and whole.replace(".", "").isalnum()
         ):
@@ -170,7 +170,7 @@ class _Reader(pickle._Unpickler):
         if reference[0] != "storage" or len(reference) < 5:
             raise self.refusal("something outside of it that is not a storage")
         _, kind, key, _, size, *views = reference
-        if not isinstance(kind, Name) or kind.name not in ITEM_BYTES:
+        if not isinstance(kind, Name) or kind.name not in DTYPES:
             raise self.refusal("a storage of an unknown type")
         start, view_size = 0, size
         if views and views[0] is not None:
@@ -228,7 +228,7 @@ class _Reader(pickle._Unpickler):
     def _inert(self, kind: Any) -> Inert:
         if (
             not isinstance(kind, Name)
-            or kind.name in ITEM_BYTES
+            or kind.name in DTYPES
             or kind.name in _CALLED
         ):
             raise self.refusal("an object of something that is not a class")

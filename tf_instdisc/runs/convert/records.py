@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+
 from tf_instdisc.errors import UsageError
 
 INERT = frozenset(
@@ -41,19 +44,19 @@ INERT = frozenset(
 INERT_PREFIX = "torch.nn.modules."
 """Names of PyTorch's layers, which become inert records as well."""
 
-ITEM_BYTES = {
-    "torch.DoubleStorage": 8,
-    "torch.FloatStorage": 4,
-    "torch.HalfStorage": 2,
-    "torch.BFloat16Storage": 2,
-    "torch.LongStorage": 8,
-    "torch.IntStorage": 4,
-    "torch.ShortStorage": 2,
-    "torch.CharStorage": 1,
-    "torch.ByteStorage": 1,
-    "torch.BoolStorage": 1,
+DTYPES = {
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
 }
-"""Kinds of storage, with the bytes per number."""
+"""The types of the numbers by the kind of storage."""
 
 
 class CheckpointError(UsageError):
@@ -72,7 +75,7 @@ class Storage:
     """Numbers that are stored outside the pickle.
 
     Attributes:
-        kind: A key of `ITEM_BYTES`.
+        kind: A key of `DTYPES`.
         key: The key of the numbers in the file.
         size: The number of numbers.
         start: The first number of a view.

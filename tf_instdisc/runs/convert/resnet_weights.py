@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tf_instdisc.method.encoders import build_encoder
-from tf_instdisc.method.encoders.resnet import STAGES
+from tf_instdisc.method.encoders.resnet import STAGES, block_convs
 from tf_instdisc.runs.convert.records import CheckpointError, Tensor
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
@@ -80,8 +80,6 @@ def build_from(
         if layer.weights:
             names = _torch_names(layer.name)
             layer.set_weights([_turned(values.pop(name)) for name in names])
-    if values:
-        raise ValueError(f"Weights without a layer: {', '.join(values)}")
     return encoder, config
 
 
@@ -171,11 +169,8 @@ def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     channels = config.get("stem_width", width)
     add("conv1", "bn1", 3, channels, 7 if config["stem"] == "imagenet" else 3)
     for stage, num_blocks in enumerate(stage_sizes):
-        filters = width * 2**stage
-        outputs = filters * (4 if block == "bottleneck" else 1)
-        convs = [(filters, 3), (filters, 3)]
-        if block == "bottleneck":
-            convs = [(filters, 1), (filters, 3), (outputs, 1)]
+        convs = block_convs(block, width * 2**stage, strides=1)
+        outputs = convs[-1][0]
         for index in range(num_blocks):
             name = f"layer{stage + 1}.{index}"
             if channels != outputs or (stage and not index):
@@ -186,7 +181,7 @@ def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
                     outputs,
                     1,
                 )
-            for number, (made, size) in enumerate(convs, start=1):
+            for number, (made, size, _) in enumerate(convs, start=1):
                 add(
                     f"{name}.conv{number}",
                     f"{name}.bn{number}",

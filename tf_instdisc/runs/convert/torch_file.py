@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 
 from tf_instdisc.errors import MissingFileError
 from tf_instdisc.runs.convert import pickles
 from tf_instdisc.runs.convert.records import (
-    ITEM_BYTES,
+    DTYPES,
     CheckpointError,
     Storage,
     Tensor,
@@ -26,18 +25,6 @@ from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_TYPES = {
-    "torch.DoubleStorage": np.dtype("<f8"),
-    "torch.FloatStorage": np.dtype("<f4"),
-    "torch.HalfStorage": np.dtype("<f2"),
-    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "torch.LongStorage": np.dtype("<i8"),
-    "torch.IntStorage": np.dtype("<i4"),
-    "torch.ShortStorage": np.dtype("<i2"),
-    "torch.CharStorage": np.dtype("i1"),
-    "torch.ByteStorage": np.dtype("u1"),
-    "torch.BoolStorage": np.dtype("?"),
-}
 # For each storage: the start of its numbers, their bytes and any checksum.
 _Places = dict[str, tuple[int, int, int | None]]
 
@@ -67,7 +54,7 @@ class TorchFile:
                 tensors that share numbers add up to more than the file holds.
         """
         storage = tensor.storage
-        dtype = _TYPES[storage.kind]
+        dtype = DTYPES[storage.kind]
         key = shown(storage.key, 50)
         place, size, checksum = self._places.get(storage.key, (0, -1, None))
         if size != storage.size * dtype.itemsize:
@@ -171,7 +158,7 @@ def _parse_legacy(
         if storage is None:
             raise CheckpointError(f"{title} is damaged: an unknown storage.")
         count = int.from_bytes(mapped[place : place + 8], "little")
-        size = count * ITEM_BYTES[storage.kind]
+        size = count * DTYPES[storage.kind].itemsize
         place += 8
         if count != storage.size or place + size > len(mapped):
             raise CheckpointError(
