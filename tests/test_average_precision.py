@@ -272,12 +272,3 @@ def test_coco_equals_pycocotools_on_files(seed, tmp_path, capsys):
     np.testing.assert_allclose(list(values.values()), evaluation.stats[:3])
     assert 0.05 < values["coco_map"] < 0.95
     assert capsys.readouterr().out == ""
-
-
-def test_detections_of_other_images():
-    for measure in (
-        average_precision.voc_average_precision,
-        average_precision.coco_average_precision,
-    ):
-        with pytest.raises(ValueError, match="2 images, 1 detections"):
-            measure([wanted(), wanted()], [found()], 1)

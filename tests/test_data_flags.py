@@ -19,7 +19,6 @@ from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.voc import voc_tfds
 from tf_instdisc.evaluation.inputs import RunImages, open_inputs
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
-from tf_instdisc.evaluation.reproduce import measure, tables
 from tf_instdisc.evaluation.transfer_protocol import Transfer, TransferOptions
 from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs import opening, sources
@@ -176,12 +175,6 @@ def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
     else:
         assert brightness(inputs.source) == train
         assert brightness(inputs.test_source) == test
-    # A table of instdisc-reproduce takes the same flags.
-    config = moved.read_config()
-    data = sources.with_overrides(config.data, overrides)
-    config = dataclasses.replace(config, data=data)
-    table = measure.open_inputs(config, tables.SCALES["small"])
-    assert table.source.name == inputs.source.name
 
 
 @pytest.mark.parametrize(

@@ -162,20 +162,17 @@ def test_flags_become_the_options_of_protocols():
 NEW_PROTOCOL = """
 import dataclasses
 
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import Protocol, seed_setting
 
 
 @dataclasses.dataclass(frozen=True)
-class GuessOptions:
+class GuessOptions(Settings):
     \"""Guesses\"""
 
     num_guesses: int = setting(1, "Classes that are guessed.", least=1)
     seed: int = seed_setting()
-
-    def __post_init__(self):
-        check(self)
 
 
 class Guess(Protocol):

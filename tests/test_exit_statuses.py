@@ -66,7 +66,7 @@ _MISTAKES = [
     ("duplicates", ["--output=a.gif"], "--output=a.gif"),
     ("duplicates", ["--folders=a,b,c"], "--folders=a,b,c"),
     ("duplicates", ["--data_dir=a", "--images=b"], "--data_dir=a"),
-    ("duplicates", ["--noencode", "--folders=nowhere"], "nowhere"),
+    ("duplicates", ["--nopixels", "--folders=nowhere"], "nowhere"),
     ("embed", ["--images=nowhere"], "nowhere"),
     ("embed", ["--images=empty"], "empty"),
     ("embed", ["--images=file"], "file"),

@@ -96,12 +96,6 @@ def test_a_subset_holds_its_images_under_new_ids(
     assert [len(ids) for _, ids in batches] == [3, 3]
 
 
-@pytest.mark.parametrize("ids", [[], [1, 1], [0, 20]])
-def test_a_subset_refuses_wrong_ids(ids):
-    with pytest.raises(ValueError, match="instance_ids"):
-        subsets.subset(source_of(np.arange(20) % 3), np.array(ids))
-
-
 # === Training ===
 
 

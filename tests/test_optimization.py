@@ -208,22 +208,3 @@ def test_adamw_and_warmup_survive_serialization():
     np.testing.assert_allclose(
         rates(copy._learning_rate, 30), rates(schedule, 30)
     )
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schedule": "poly"}, "constant, steps, cosine"),
-        ({"warmup_epochs": 2}, "Received: warmup_epochs=2, epochs=2"),
-    ],
-)
-def test_wrong_schedules_are_refused(change, message):
-    arguments = {"learning_rate": 0.1, "steps_per_epoch": 1, "epochs": 2}
-    with pytest.raises(ValueError, match=message):
-        build_schedule(**{**arguments, **change})
-
-
-def test_an_unknown_optimizer_is_refused():
-    message = "sgd, adamw. Received: optimizer='lamb'"
-    with pytest.raises(ValueError, match=message):
-        build_optimizer("lamb", learning_rate=0.1)

@@ -14,7 +14,6 @@ from tests.test_resume import ROOT
 from tf_instdisc.config.run import from_flags
 from tf_instdisc.method import fused_batch_norm
 from tf_instdisc.training import plan
-from tf_instdisc.training.encoder_sizes import encoder_sizes
 
 SETTINGS = {
     "encoder": "resnet18",
@@ -36,28 +35,6 @@ def make_plan(num_instances=1000, **changes):
     return plan.make_plan(
         from_flags(flags), plan.Machines(**machines), num_instances
     )
-
-
-@pytest.mark.parametrize(
-    ("backbone", "stem", "size"),
-    [
-        ("resnet18", "cifar", 32),
-        ("resnet50", "imagenet", 32),
-        ("alexnet", "imagenet", 100),
-        ("vgg16", "cifar", 35),
-        ("vit_small", "cifar", 20),
-    ],
-)
-def test_encoder_sizes_are_those_of_the_encoder(backbone, stem, size):
-    encoder = tf_instdisc.build_encoder(
-        backbone, image_size=size, width=4, stem=stem, embedding_dim=16
-    )
-    sizes = encoder_sizes(encoder)
-    trained = sum(
-        v.value.shape.num_elements() for v in encoder.trainable_weights
-    )
-    assert sizes.weights == trained
-    assert sizes.statistics == encoder.count_params() - trained
 
 
 def _make_step(backbone, width, stem, size, batch, precision):

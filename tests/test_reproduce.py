@@ -7,10 +7,12 @@ import pytest
 from tests import commands
 from tests.finished_run import linear_encoder
 from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
 from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
 from tf_instdisc.evaluation.reproduce.make import make_table
 from tf_instdisc.runs import directory, opening
 from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.embedding import embed
 from tf_instdisc.runs.record import RunRecord
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -102,13 +104,14 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
     # The same number as a hand-made vote over the same embeddings.
     planned = plan("embedding_size", more=TINY, num_images=60)
     kept = json.loads((tmp_path / "tables/embedding_size.json").read_text())
-    inputs = measure.open_inputs(
-        runs.recipe_config(ROOT / "flags/cifar10_sweep.flags", TINY),
-        tables.SCALES["small"],
-    )
     path = tmp_path / planned[0].directory.path
-    run = runs.Run(planned[0].row, 0, directory.RunDirectory(path), ())
-    train, test = inputs.embed(run)
+    run = directory.RunDirectory(path)
+    config = runs.recipe_config(ROOT / "flags/cifar10_sweep.flags", TINY)
+    inputs = EvaluationInputs(run, config, *open_labeled(config.data))
+    train, test = (
+        embed(inputs.encoder, inputs.images(source))
+        for source in (inputs.source, inputs.test_source)
+    )
     hits = 0
     for query, label in zip(test.embeddings, test.labels, strict=True):
         votes = np.zeros(10)

@@ -31,7 +31,7 @@ ROOMS = (
 SAME = {"config": "."}
 # They give what is inside its public names, and are imported by nothing here.
 DOORS = (PACKAGE, f"{PACKAGE}.run", f"{PACKAGE}.serving_client")
-MOST_ARROWS = 55
+MOST_ARROWS = 50
 
 
 @functools.cache

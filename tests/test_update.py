@@ -109,10 +109,11 @@ def test_only_new_and_changed_images_are_decoded(run, tmp_path):
         run.read_config(),
         keras.saving.load_model(run.encoder),
     )
-    assert (done.added, done.changed) == (["new.png"], ["05.png"])
-    assert done.removed == ["06.png"]
+    changes = done.changes
+    assert (changes.added, changes.changed) == (["new.png"], ["05.png"])
+    assert changes.removed == ["06.png"]
     assert done.removed_ids.tolist() == [6]
-    assert set(done.digests) == set(done.bank.names.tolist())
+    assert set(changes.digests) == set(done.bank.names.tolist())
     before, after = as_dict(old), as_dict(done.bank)
     assert set(after) == {*range(21)} - {6}
     same = set(range(20)) - {5, 6}

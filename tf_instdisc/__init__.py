@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from tf_instdisc.evaluation.svm_protocol import SVMOptions
     from tf_instdisc.evaluation.transfer_protocol import TransferOptions
     from tf_instdisc.method.encoders import build_encoder
-    from tf_instdisc.method.encoders.portable import save_encoder
     from tf_instdisc.method.model import InstanceDiscrimination
+    from tf_instdisc.portable import save_encoder
     from tf_instdisc.retrieval.votes import knn_accuracy
     from tf_instdisc.run import (
         Run,
@@ -71,7 +71,7 @@ _PUBLIC = {
     "folder_source": "data.folder",
     "knn_accuracy": "retrieval.votes",
     "load_encoder": "runs.load",
-    "save_encoder": "method.encoders.portable",
+    "save_encoder": "portable",
     "save_run": "run",
     "steps_per_epoch": "data.pipeline",
     "tfds_source": "data.tfds_source",

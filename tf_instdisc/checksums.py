@@ -7,6 +7,8 @@ checked, so that directories of earlier versions can still be opened.
 Before a file is replaced, the digest of the new content is listed beside that
 of the old one; afterwards only the new one remains. If the process is killed
 in between, either content satisfies the list.
+
+A `cure` is the last sentence of the message about a damaged file.
 """
 
 import contextlib
@@ -63,10 +65,6 @@ def require_present(path: pathlib.Path, cure: str) -> None:
 def digest(path: pathlib.Path, cure: str) -> str:
     """Returns the SHA-256 of a file.
 
-    Args:
-        path: The file.
-        cure: The last sentence of the error message.
-
     Raises:
         DamagedFileError: If the digest is not the listed one.
     """
@@ -90,10 +88,6 @@ def opened(
 ) -> Iterator[tuple[io.BufferedReader, str]]:
     """Opens a file and checks it.
 
-    Args:
-        path: The file.
-        cure: The last sentence of the error message.
-
     Yields:
         The file, and its SHA-256.
 
@@ -115,6 +109,35 @@ def opened(
             raise DamagedFileError(
                 f"{path} is damaged: it is not what was written. {cure}"
             )
+
+
+@contextlib.contextmanager
+def arrays(path: pathlib.Path, cure: str) -> Iterator[Any]:
+    """Opens an `.npz` file and checks it.
+
+    Yields:
+        The arrays by name.
+
+    Raises:
+        DamagedFileError: If the file is not what was written, or if the block
+            fails to read it.
+    """
+    import numpy as np
+
+    with (
+        opened(path, cure) as (file, _),
+        parsing(path, cure),
+        np.load(file) as fields,
+    ):
+        yield fields
+
+
+def write_arrays(path: pathlib.Path, **fields: Any) -> None:
+    """Writes an `.npz` file atomically, and lists its digest."""
+    import numpy as np
+
+    with replacing(path) as partial:
+        np.savez(partial, **fields)
 
 
 @contextlib.contextmanager

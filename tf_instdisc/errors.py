@@ -1,10 +1,12 @@
-"""Expected failures, each with its own exit status; imports nothing.
+"""Expected failures, each with its own exit status.
 
 The commands show these errors as one sentence. Any other exception is a bug in
 the program and keeps its traceback. From the exit status, a scheduler can tell
 whether to run the same command again. Numbers from 64 on are those of BSD's
 sysexits.
 """
+
+import importlib.util
 
 
 class UsageError(ValueError):
@@ -18,6 +20,21 @@ class UsageError(ValueError):
     """
 
     exit_status = 2
+
+
+class MissingExtraError(UsageError):
+    """The packages of an extra are not installed."""
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Raises MissingExtraError unless the modules of an extra are installed."""
+    missing = [name for name in modules if not importlib.util.find_spec(name)]
+    if missing:
+        raise MissingExtraError(
+            f"This needs the extra '{extra}'. Received: no "
+            f"{', no '.join(missing)}. Install it: pip install "
+            f"'tf_instdisc[{extra}]'"
+        )
 
 
 class MissingFileError(FileNotFoundError, UsageError):

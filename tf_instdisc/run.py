@@ -150,14 +150,11 @@ class Run:
         return duplicates.find_duplicates(collection, threshold)
 
     def report(self, output: str | os.PathLike | None = None) -> pathlib.Path:
-        """Writes an HTML page about the run; needs the extra `report`.
+        """Writes an HTML page, and returns its path; needs the extra `report`.
 
         Args:
             output: Path of the page; by default `report.html` in the run's
                 directory.
-
-        Returns:
-            The path of the page.
         """
         from tf_instdisc.retrieval.pages import pages, run_page
         from tf_instdisc.runs import images
@@ -220,9 +217,6 @@ def train(
         finish: Whether to stop training and write the results of the newest
             checkpoint.
 
-    Returns:
-        The run.
-
     Raises:
         UsageError: If the settings do not fit each other, the images, or the
             run in the directory.
@@ -257,9 +251,6 @@ def save_run(
         run_dir: A missing or empty directory.
         config: Settings to save with the run; by default those that can be
             derived from the model and the source.
-
-    Returns:
-        The run.
 
     Raises:
         RunDirectoryError: If the directory holds something else.

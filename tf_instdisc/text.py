@@ -85,6 +85,21 @@ def did_you_mean(
     return f" Did you mean {' or '.join(prefix + name for name in close)}?"
 
 
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Lists names in a message, escaped; an ellipsis replaces further ones."""
+    names = list(names)
+    more = ", ..." if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more
+
+
+def lines_of(names: Sequence[str]) -> str:
+    """Lists names below a message, escaped, each on a line of its own."""
+    lines = [shown(name) for name in names[:20]]
+    if len(names) > 20:
+        lines.append(f"and {len(names) - 20} more")
+    return "".join(f"\n  {line}" for line in lines)
+
+
 def tsv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
     """Returns tab-separated lines; every value is escaped as by `shown`."""
     lines = [header, *rows]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tf_instdisc.cli.embed import ModelOptions
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import MovedImages
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
 
@@ -29,7 +29,7 @@ in the browser, which only this machine can open.
 
 
 @dataclasses.dataclass(frozen=True)
-class BrowseOptions:
+class BrowseOptions(Settings):
     """Page"""
 
     port: int = setting(
@@ -41,9 +41,6 @@ class BrowseOptions:
         "continued.",
         is_path=True,
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 SETTINGS = [ModelOptions, MovedImages, BrowseOptions]
@@ -159,7 +156,7 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     from tf_instdisc.data.folder import folder_source
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import ServedSearch
-    from tf_instdisc.runs.bank import Bank
+    from tf_instdisc.runs.images import bank_of
     from tf_instdisc.serving.client import ServingError
 
     client, title = open_client(model, batch_size=1)
@@ -174,18 +171,11 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
 
     source = folder_source(folder, "skip")
     ids = np.arange(source.num_instances)
-    names = np.array([source.instance_name(int(i)) for i in ids])
-    bank = Bank(
-        np.empty([len(ids), 0], np.float32),
-        ids,
-        names,
-        np.asarray(source.labels()),
-        tuple(source.class_names or ()),
-    )
+    bank = bank_of(np.empty([len(ids), 0], np.float32), source, ids)
     return Collection(
         title,
         _in_folder(bank, folder),
-        ServedSearch(folder, names, ask),
+        ServedSearch(folder, bank.names, ask),
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.text import shown
 
 _SUMMARY = """
@@ -16,7 +16,7 @@ PyTorch is not needed.
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvertOptions:
+class ConvertOptions(Settings):
     """Conversion"""
 
     from_: str = setting(
@@ -44,9 +44,6 @@ class ConvertOptions:
         "gives the rows their names and labels.",
         is_path=True,
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 SETTINGS = [ConvertOptions]

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 
 if TYPE_CHECKING:
     from tf_instdisc.runs.directory import RunDirectory
@@ -18,7 +18,7 @@ _SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffOptions:
+class DiffOptions(Settings):
     """Comparison"""
 
     num_neighbors: int = setting(20, "Number of neighbors to compare.", least=1)
@@ -31,9 +31,6 @@ class DiffOptions:
         None, "TSV file to write, with a line for each image.", is_path=True
     )
     seed: int = setting(0, "Random seed of the draw.", least=0)
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 SETTINGS = [DiffOptions]

@@ -5,7 +5,7 @@ import sys
 
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun, MovedImages, require_endings
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
 
@@ -23,7 +23,7 @@ small gray pictures of the two agree, even if mirrored or slightly cropped.
 
 
 @dataclasses.dataclass(frozen=True)
-class DuplicatesOptions:
+class DuplicatesOptions(Settings):
     """Near-duplicates"""
 
     threshold: float | None = setting(
@@ -43,7 +43,6 @@ class DuplicatesOptions:
         True,
         "Compare small pictures of the candidates. --nopixels compares only "
         "embeddings, which needs no images but finds fewer pairs.",
-        aliases=("encode",),  # --noencode did not need images either.
     )
     max_pairs: int = setting(
         1_000_000, "Number of pairs at which the search stops.", least=1
@@ -58,7 +57,7 @@ class DuplicatesOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if len(self.folders) > 2:
             raise UsageError(
                 "`folders` must be one folder, or two with a comma between "

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import require_endings
-from tf_instdisc.config.fields import check, setting
-from tf_instdisc.errors import MissingFileError, UsageError
-from tf_instdisc.text import shown
+from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.errors import MissingFileError, UsageError, require_extra
+from tf_instdisc.text import lines_of, shown
 
 if TYPE_CHECKING:
     from tf_instdisc.serving.client.client import Client
@@ -24,11 +24,9 @@ Embeds a folder of images. After an interruption, the same command continues.
   instdisc-embed --run_dir=runs/photos --images=FOLDER --output=photos.npz
 """
 
-_NAMED_AT_MOST = 20
-
 
 @dataclasses.dataclass(frozen=True)
-class EmbedOptions:
+class EmbedOptions(Settings):
     """Images and output"""
 
     images: str = setting(
@@ -44,12 +42,12 @@ class EmbedOptions:
     batch_size: int = setting(32, "Images per batch.", least=1)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         require_endings("output", [self.output], (".npz", ".parquet"))
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(Settings):
     """Model"""
 
     run_dir: str | None = setting(
@@ -82,7 +80,7 @@ class ModelOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         models = ("run_dir", "saved_model", "server", "rest")
         given = [name for name in models if getattr(self, name) is not None]
         if len(given) != 1:
@@ -111,13 +109,7 @@ def main() -> None:
 
 def _embed(options: EmbedOptions, model: ModelOptions) -> None:
     if options.output.endswith(".parquet"):
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise UsageError(
-                "A .parquet output needs pyarrow: "
-                "pip install 'tf_instdisc[parquet]'"
-            ) from error
+        require_extra("parquet", "pyarrow")
 
     from tf_instdisc.serving.client import ServingError
 
@@ -137,12 +129,9 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
         raise UsageError(str(error)) from error
     print(f"{outcome.num_embedded} images in {shown(options.output)}")
     if outcome.failed:
-        named = "".join(
-            f"\n  {shown(name)}" for name in outcome.failed[:_NAMED_AT_MOST]
-        )
         print(
             f"{len(outcome.failed)} images could not be read, listed in "
-            f"{shown(options.output)}.failed.txt:{named}",
+            f"{shown(options.output)}.failed.txt:{lines_of(outcome.failed)}",
             file=sys.stderr,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tf_instdisc.cli import setting_flags
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving.options import TFLITE_TYPES, ExportOptions
 
@@ -29,7 +29,7 @@ docker run --rm -p 8500:8500 -p 8501:8501 \\
 
 
 @dataclasses.dataclass(frozen=True)
-class WrittenOptions:
+class WrittenOptions(Settings):
     """Export"""
 
     export_dir: str = setting(
@@ -59,7 +59,7 @@ class WrittenOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if "int8" in self.tflite and not self.calibration_images:
             raise UsageError(
                 "`calibration_images` is required with `tflite`=int8. "

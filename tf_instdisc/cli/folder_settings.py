@@ -40,14 +40,6 @@ def config_of(
     With a folder of images and neither a recipe nor a flagfile, flags that are
     not given follow from the images, and are printed. If the run continues, or
     starts from another one, they are those of the earlier run instead.
-
-    Args:
-        groups: The groups of `RunConfig`, in order.
-        recipe: The name of the recipe, or None.
-        run_dir: The directory of the run.
-
-    Returns:
-        The settings.
     """
     data = groups[0]
     has_flagfile = any(

@@ -5,7 +5,7 @@ import sys
 
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import require_endings
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving.options import IndexOptions
 from tf_instdisc.text import shown
@@ -19,7 +19,7 @@ Builds an index of a run's bank, or of a file written by instdisc-embed.
 
 
 @dataclasses.dataclass(frozen=True)
-class RowsOptions:
+class RowsOptions(Settings):
     """Rows and output"""
 
     run_dir: str | None = setting(
@@ -39,7 +39,7 @@ class RowsOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if (self.run_dir is None) == (self.embeddings is None):
             raise UsageError(
                 "Give one of `run_dir` and `embeddings`, and only one. "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun, MovedImages, require_endings
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
 
@@ -28,7 +28,7 @@ Shows the nearest training images of an image, a folder or random rows.
 
 
 @dataclasses.dataclass(frozen=True)
-class NeighborsOptions:
+class NeighborsOptions(Settings):
     """Neighbors"""
 
     query: str = setting(
@@ -62,7 +62,7 @@ class NeighborsOptions:
     seed: int = setting(0, "Random seed of the draw.", least=0)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         require_endings("output", self.output, (".png", ".html"))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.data import data_overrides
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class FinishedRun:
+class FinishedRun(Settings):
     """Trained run"""
 
     run_dir: str = setting(
@@ -22,9 +22,6 @@ class FinishedRun:
         is_path=True,
         is_required=True,
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def load(self) -> "RunDirectory":
         """Opens the directory.
@@ -38,7 +35,7 @@ class FinishedRun:
 
 
 @dataclasses.dataclass(frozen=True)
-class MovedImages:
+class MovedImages(Settings):
     """Images that were moved"""
 
     data_dir: str | None = setting(
@@ -53,7 +50,7 @@ class MovedImages:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if len(self.overrides()) > 1:
             raise UsageError(
                 "`data_dir` and `images` exclude each other. Received: "

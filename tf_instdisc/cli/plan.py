@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 from typing import Any
@@ -14,7 +13,7 @@ from tf_instdisc.cli import train
 from tf_instdisc.cli.folder_settings import config_of, default_run_dir
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config import DataConfig
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 
@@ -27,7 +26,7 @@ it. It takes the flags of instdisc-train.
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanOptions:
+class PlanOptions(Settings):
     """Images and machines"""
 
     num_instances: int | None = setting(
@@ -45,9 +44,6 @@ class PlanOptions:
     host_gib: float | None = setting(
         None, "Memory of a host; by default, that of this host.", least=0.001
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 SETTINGS = [PlanOptions, *train.SETTINGS]
@@ -152,37 +148,16 @@ def _free_disk(run_dir: str) -> int:
 def _count_images(data: DataConfig) -> int:
     if data.images:
         return len(image_paths(data.images))
-    return _count_prepared(
-        data.data_dir or "~/tensorflow_datasets",
-        data.dataset or "",
-        data.split,
-    )
 
+    from tf_instdisc.data.tfds_builder import open_builder, require_split
 
-def _count_prepared(data_dir: str, dataset: str, split: str) -> int:
-    """Returns the size of a split such as train[:10000] or train[5%:]."""
-    root = pathlib.Path(data_dir).expanduser() / dataset.replace(":", "/")
-    infos = sorted(root.rglob("dataset_info.json"))
-    match = re.fullmatch(r"(\w+)(?:\[(-?\d*%?):(-?\d*%?)\])?", split)
-    if infos and match:
-        name, *ends = match.groups()
-        for part in json.loads(infos[-1].read_text())["splits"]:
-            if part["name"] == name:
-                size = sum(int(length) for length in part["shardLengths"])
-                bounds = [_position(end, size) for end in ends]
-                return len(range(size)[slice(*bounds)])
-    raise UsageError(
-        f"{dataset} is not prepared in {data_dir}, or has no split {split}. "
-        "Give --num_instances."
-    )
-
-
-def _position(end: str | None, size: int) -> int | None:
-    if not end:
-        return None
-    if end.endswith("%"):
-        return round(int(end[:-1]) * size / 100)
-    return int(end)
+    builder = open_builder(data.dataset or "", data.data_dir)
+    if not builder.is_prepared():
+        raise UsageError(
+            f"{data.dataset} is not prepared in {builder.data_dir}. Give "
+            "--num_instances."
+        )
+    return require_split(builder, data.split).num_examples
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import dataclasses
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun, MovedImages
 from tf_instdisc.config import TrainingConfig
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.text import shown
 
 _SUMMARY = """
@@ -16,7 +16,7 @@ Writes a report about a finished run to one HTML file, which needs no network.
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportOptions:
+class ReportOptions(Settings):
     """Report"""
 
     output: str | None = setting(
@@ -42,9 +42,6 @@ class ReportOptions:
         most=1,
     )
     seed: int = setting(0, "Random seed of the sample.", least=0)
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 SETTINGS = [FinishedRun, ReportOptions, MovedImages]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from tf_instdisc.cli import interrupt
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import RunStoppedError, UsageError
 from tf_instdisc.evaluation.reproduce import tables
 
@@ -23,7 +23,7 @@ same command continues.
 
 
 @dataclasses.dataclass(frozen=True)
-class ReproduceOptions:
+class ReproduceOptions(Settings):
     """Tables"""
 
     table: tuple[str, ...] = setting(
@@ -79,9 +79,6 @@ class ReproduceOptions:
         "--train_flag=--epochs=2; repeatable.",
         is_repeatable=True,
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 SETTINGS = [ReproduceOptions]

@@ -109,9 +109,6 @@ def define(settings: type, without: Collection[str] = ()) -> FlagGroup:
     Args:
         settings: A class whose fields are made by `config.fields.setting`.
         without: Fields that get no flag.
-
-    Returns:
-        The flags.
     """
     return _define_into({}, settings, without)
 
@@ -125,9 +122,6 @@ def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
     Args:
         kinds: Classes whose fields are made by `config.fields.setting`, or
             hold objects of such classes.
-
-    Returns:
-        The flags by class.
 
     Raises:
         ValueError: If classes share a flag but not its default.
@@ -197,8 +191,6 @@ def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:
         flags.DEFINE_float(name, default, rule.help)
     else:
         flags.DEFINE_string(name, default, rule.help)
-    for alias in rule.aliases:
-        flags.DEFINE_alias(alias, name)
 
 
 def show(group: FlagGroup) -> list[str]:

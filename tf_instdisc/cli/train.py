@@ -6,7 +6,7 @@ from typing import Any
 from tf_instdisc.cli.folder_settings import config_of, default_run_dir
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config import recipes
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.config.run import group_kinds
 
 _SUMMARY = """
@@ -21,7 +21,7 @@ the epochs and other settings follow from the number and size of the images.
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Settings):
     """Where, and how far"""
 
     run_dir: str | None = setting(
@@ -41,9 +41,6 @@ class TrainOptions:
         "Stop training: encode the images with the newest checkpoint, and "
         "write the encoder and the bank. Without it, training continues.",
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 SETTINGS = [TrainOptions, *group_kinds().values()]

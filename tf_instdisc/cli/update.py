@@ -4,8 +4,8 @@ import dataclasses
 
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
-from tf_instdisc.config.fields import check, setting
-from tf_instdisc.text import shown
+from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.text import lines_of, shown
 
 _SUMMARY = """
 Updates the bank of a run after its folder of images has changed. Unchanged
@@ -14,11 +14,10 @@ images are never reused.
 
   instdisc-update --run_dir=runs/photos --images=FOLDER
 """
-_NAMED_AT_MOST = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class UpdateOptions:
+class UpdateOptions(Settings):
     """Update"""
 
     images: str = setting(
@@ -37,9 +36,6 @@ class UpdateOptions:
         is_path=True,
     )
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 SETTINGS = [FinishedRun, UpdateOptions]
 
@@ -55,19 +51,15 @@ def _update(finished: FinishedRun, options: UpdateOptions) -> None:
     run, done = update_run(
         finished.load(), options.images, options.reread, options.output
     )
-    print(f"kept: {len(done.kept)}")
-    renamed = [f"{old} -> {new}" for old, new in done.renamed]
+    changes = done.changes
+    print(f"kept: {len(done.untouched)}")
     for title, names in (
-        ("added", done.added),
-        ("removed", done.removed),
-        ("changed", done.changed),
-        ("renamed", renamed),
+        ("added", changes.added),
+        ("removed", changes.removed),
+        ("changed", changes.changed),
+        ("renamed", [f"{old} -> {new}" for old, new in changes.renamed]),
     ):
-        print(f"{title}: {len(names)}")
-        for name in names[:_NAMED_AT_MOST]:
-            print(f"  {shown(name)}")
-        if len(names) > _NAMED_AT_MOST:
-            print(f"  and {len(names) - _NAMED_AT_MOST} more")
+        print(f"{title}: {len(names)}{lines_of(names)}")
     print(f"run directory: {shown(str(run.path))}")
 
 

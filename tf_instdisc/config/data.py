@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tf_instdisc.config.fields import Settings, check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 
 IMAGE_SUFFIXES = (
@@ -20,7 +20,7 @@ OF_A_DATASET = ("split", "test_split", "data_dir", "image_key", "label_key")
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """Images
 
     ```python
@@ -102,7 +102,7 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.dataset and self.images:
             raise UsageError(
                 "Give either `dataset` or `images`. Received: "
@@ -148,7 +148,7 @@ def data_overrides(settings: Settings) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentationConfig:
+class AugmentationConfig(Settings):
     """Augmentation
 
     ```python
@@ -181,6 +181,3 @@ class AugmentationConfig:
         0.2, "Probability of conversion to grayscale.", least=0, most=1
     )
     flip: bool = setting(True, "Mirror half of the images.")
-
-    def __post_init__(self) -> None:
-        check(self)

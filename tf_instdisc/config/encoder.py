@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -35,7 +35,7 @@ _LEAST_IMAGE_SIZES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Settings):
     """Encoder
 
     ```python
@@ -101,7 +101,7 @@ class EncoderConfig:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.init_encoder is not None:
             for name in _OF_A_NETWORK:
                 if (value := getattr(self, name)) != _DEFAULTS[name]:

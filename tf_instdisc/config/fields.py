@@ -9,7 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
@@ -35,7 +35,6 @@ class Rule:
         is_repeatable: Whether the flag takes one member of a tuple, and is
             given once for each.
         flag: The name of the flag; by default the name of the field.
-        aliases: Other names of the flag.
     """
 
     help: str
@@ -50,7 +49,6 @@ class Rule:
     is_required: bool = False
     is_repeatable: bool = False
     flag: str | None = None
-    aliases: tuple[str, ...] = ()
 
 
 def setting(default: Any, help: str, **rule: Any) -> Any:
@@ -60,10 +58,16 @@ def setting(default: Any, help: str, **rule: Any) -> Any:
     )
 
 
-class Settings(Protocol):
-    """A frozen dataclass whose fields are created by `setting`."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The base of frozen dataclasses whose fields are created by `setting`.
 
-    __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field]]
+    The fields of an object are checked. A subclass that checks more calls
+    `super().__post_init__()` first.
+    """
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def rule_of(field: dataclasses.Field) -> Rule:
@@ -92,10 +96,8 @@ def is_setting(field: dataclasses.Field) -> bool:
     return "rule" in field.metadata
 
 
-def check(settings: Settings) -> None:
-    """Checks every field, and expands `~` in paths.
-
-    Call this function in `__post_init__`.
+def check(settings: Any) -> None:
+    """Checks every field of settings, and expands `~` in paths.
 
     Raises:
         UsageError: If a value is of the wrong type or out of range.

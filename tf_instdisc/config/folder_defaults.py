@@ -15,13 +15,6 @@ def folder_defaults(
 ) -> dict[str, Any]:
     """Returns the flags in which a folder differs from the recipe `photos`.
 
-    | images | CPU: width, batch, epochs | GPU: width, batch, epochs |
-    | --- | --- | --- |
-    | up to 500 | 32, 16, 200 | 64, 32, 200 |
-    | up to 2,000 | 32, 32, 100 | 64, 64, 200 |
-    | up to 20,000 | 16, 64, 50 | 64, 128, 200 |
-    | more | 16, 64, 20 | 64, 256, 100 |
-
     On two CPU cores, 50 photographs then take a few minutes, 1,000 about half
     an hour, and 100,000 a night. The batch is rounded up to a multiple of the
     number of GPUs.

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -12,7 +12,7 @@ _MOMENTUM: dict[str, Any] = {"least": 0, "most": 1, "is_below": True}
 
 
 @dataclasses.dataclass(frozen=True)
-class MethodConfig:
+class MethodConfig(Settings):
     """Objective and memory bank
 
     ```python
@@ -72,7 +72,7 @@ class MethodConfig:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.objective == "softmax" and self.bank_placement == "host":
             raise UsageError(
                 "`objective` 'softmax' uses the whole bank in each step, and "
@@ -82,7 +82,7 @@ class MethodConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """Optimization
 
     ```python
@@ -128,6 +128,3 @@ class OptimizerConfig:
         "Weight decay as in PyTorch; with sgd it is part of the gradient.",
         least=0,
     )
-
-    def __post_init__(self) -> None:
-        check(self)

@@ -15,14 +15,7 @@ FOLDER = pathlib.Path(__file__).parent.parent / "recipes"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A recipe as described in its comments.
-
-    Attributes:
-        name: The name of the file, without its suffix.
-        summary: The first sentences.
-        time: The expected training time.
-        score: The expected score.
-    """
+    """A recipe as described in its comments."""
 
     name: str
     summary: str

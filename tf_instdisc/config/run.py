@@ -12,7 +12,7 @@ from tf_instdisc.config.encoder import (
     require_image_size,
 )
 from tf_instdisc.config.fields import (
-    check,
+    Settings,
     from_texts,
     read_flagfile,
     setting,
@@ -21,8 +21,6 @@ from tf_instdisc.config.fields import (
 )
 from tf_instdisc.config.method import MethodConfig, OptimizerConfig
 from tf_instdisc.errors import UsageError
-
-DISTRIBUTIONS = ("auto", "one_device", "mirrored", "multi_worker")
 
 # What may change when a run is continued. Of the groups below, only the
 # settings that determine the outcome must stay the same.
@@ -44,7 +42,7 @@ _FIXED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """Run and monitoring
 
     ```python
@@ -98,7 +96,7 @@ class TrainingConfig:
         "auto",
         "auto: all visible GPUs of this host. multi_worker: the hosts in the "
         "environment variable TF_CONFIG; run the same command on each.",
-        choices=DISTRIBUTIONS,
+        choices=("auto", "one_device", "mirrored", "multi_worker"),
     )
     logical_cpus: int = setting(
         1,
@@ -106,9 +104,6 @@ class TrainingConfig:
         "--distribution=mirrored without GPUs.",
         least=1,
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclasses.dataclass(frozen=True)

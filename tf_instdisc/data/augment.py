@@ -83,6 +83,16 @@ class Augmentation:
         )
 
 
+NO_COLOR_CHANGES: dict[str, Any] = {
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+    "grayscale_probability": 0.0,
+}
+"""Arguments of an `Augmentation` that changes only the geometry."""
+
+
 def augmentation_of(config: RunConfig) -> Augmentation:
     """Returns the random changes to each training image of a run."""
     ranges = dict(vars(config.augmentation))

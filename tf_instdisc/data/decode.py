@@ -21,9 +21,7 @@ _OVERSAMPLING = 2.0
 _MARGIN = 8
 
 
-def decode_whole(
-    contents: tf.Tensor, max_pixels: int = MAX_PIXELS
-) -> tf.Tensor:
+def decode_whole(contents: tf.Tensor) -> tf.Tensor:
     """Decodes an image as viewers show it.
 
     EXIF orientation is applied and alpha is dropped. Of 16-bit images the
@@ -31,7 +29,6 @@ def decode_whole(
 
     Args:
         contents: Scalar string, one of `FORMATS`.
-        max_pixels: Larger images are rejected without being decoded.
 
     Returns:
         uint8 `[height, width, 3]`.
@@ -40,7 +37,7 @@ def decode_whole(
         tf.errors.InvalidArgumentError: At run time, if the image has another
             format, is too large, is broken, or costs more than its pixels.
     """
-    kind, stored = image_file.read(contents, max_pixels)
+    kind, stored = image_file.read(contents, MAX_PIXELS)
     height, width = _int32(stored.height), _int32(stored.width)
     box = tf.stack([0, 0, height, width])
     return exif.orient(

@@ -7,6 +7,7 @@ the seed, the epoch and the position.
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc import random_streams
 from tf_instdisc.data import decode
 from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.sources import buffer_shuffled
@@ -22,10 +23,6 @@ def square_images(source: DetectionSource, image_size: int) -> tf.data.Dataset:
     """Returns the decoded images in order, resized to squares.
 
     They are kept in memory if they take up to 2 GiB.
-
-    Args:
-        source: The images.
-        image_size: Side of the output, in pixels.
 
     Returns:
         A data set of uint8 `[image_size, image_size, 3]`.
@@ -46,10 +43,6 @@ def examples(source: DetectionSource, image_size: int) -> tf.data.Dataset:
     """Returns the images with their objects, in order.
 
     Difficult objects are left out, as is usual in training.
-
-    Args:
-        source: The images.
-        image_size: Side of the output, in pixels.
 
     Returns:
         A data set of (position, image, boxes, classes): int64; uint8
@@ -79,7 +72,7 @@ def epoch_batches(
     Args:
         examples: The output of `examples`.
         batch_size: Number of images in a batch; the last may be smaller.
-        epoch: In [0, 2**31).
+        epoch: In [0, 2**24).
         seed: In [0, 2**31).
 
     Returns:
@@ -87,9 +80,6 @@ def epoch_batches(
         dictionary of `boxes`, float32 `[batch, most, 4]`, and `classes`,
         float32 `[batch, most]`.
     """
-    # A stateless seed has two words: epoch and seed, and the position.
-    epoch_and_seed = (epoch << 32) | seed
-    shuffle_seed = tf.constant([seed, epoch], tf.int64)
 
     def flip(
         position: tf.Tensor,
@@ -98,7 +88,10 @@ def epoch_batches(
         classes: tf.Tensor,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         draw = tf.random.stateless_uniform(
-            [], tf.stack([epoch_and_seed, position])
+            [],
+            random_streams.seed_of(
+                random_streams.AUGMENTATION, seed, position, epoch
+            ),
         )
         size = tf.cast(tf.shape(image)[1], tf.float32)
         left, top, right, bottom = tf.unstack(boxes, axis=-1)
@@ -111,6 +104,7 @@ def epoch_batches(
         )
         return image, {"boxes": boxes, "classes": classes}
 
-    shuffled = buffer_shuffled(examples, _SHUFFLE_BUFFER, shuffle_seed)
+    order = random_streams.seed_of(random_streams.EPOCH_ORDER, seed, epoch)
+    shuffled = buffer_shuffled(examples, _SHUFFLE_BUFFER, order)
     flipped = shuffled.map(flip, num_parallel_calls=tf.data.AUTOTUNE)
     return flipped.batch(batch_size).prefetch(tf.data.AUTOTUNE)

@@ -9,9 +9,7 @@ import tensorflow as tf
 from tf_instdisc.data import decode
 from tf_instdisc.data.formats.image_file import FORMATS
 from tf_instdisc.errors import UsageError
-from tf_instdisc.text import shown
-
-_NAMED_AT_MOST = 20
+from tf_instdisc.text import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +111,9 @@ def require_none(
 ) -> None:
     """Raises an error that names the bad items, if there are any."""
     if bad:
-        named = ", ".join(shown(str(name)) for name in bad[:_NAMED_AT_MOST])
-        raise error(f"{requirement}. Received {len(bad)} that fail: {named}")
+        raise error(
+            f"{requirement}. Received {len(bad)} that fail: {listed(bad)}"
+        )
 
 
 def build_objects(

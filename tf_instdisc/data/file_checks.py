@@ -5,7 +5,6 @@ import hashlib
 import os
 import pathlib
 import time
-import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -95,26 +94,11 @@ def _load(memory: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
     if memory is None or not memory.exists():
         return nothing
     try:
-        with (
-            checksums.opened(memory, "") as (opened, _),
-            np.load(opened) as file,
-        ):
-            keys, readable = file["keys"], file["readable"]
-        if keys.dtype != np.uint64 or readable.dtype != bool or not len(keys):
-            raise ValueError("other arrays")
-        if keys.shape != readable.shape or (keys[1:] < keys[:-1]).any():
-            raise ValueError("other shapes")
-    except (
-        DamagedFileError,
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-    ):
+        with checksums.arrays(memory, "") as file:
+            return file["keys"], file["readable"]
+    except (DamagedFileError, OSError):
         print(f"{memory} is damaged: all images are decoded again.", flush=True)
         return nothing
-    return keys, readable
 
 
 def _save(
@@ -126,8 +110,6 @@ def _save(
     # If this fails, the next start takes longer, but nothing else changes.
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            checksums.replacing(memory) as partial,
-            open(partial, "wb") as file,
-        ):
-            np.savez(file, keys=keys[order], readable=readable[order])
+        checksums.write_arrays(
+            memory, keys=keys[order], readable=readable[order]
+        )

@@ -12,12 +12,10 @@ from tf_instdisc.config.data import BAD_IMAGES
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import file_checks
 from tf_instdisc.data.folder_listing import image_paths
-from tf_instdisc.data.sources import NO_LABEL, ImageSource, shuffled
+from tf_instdisc.data.sources import NO_LABEL, ImageSource, in_memory
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.text import shown
-
-_NAMED_AT_MOST = 20
+from tf_instdisc.text import lines_of, listed, shown
 
 
 class UnreadableImageError(UsageError):
@@ -92,23 +90,15 @@ def folder_source(
         ]
         # Their rows are never trained, so they must not vote in kNN.
         labels[~readable] = NO_LABEL
-    # A tensor on the host: every graph would copy a Python list.
-    with tf.device("CPU:0"):
-        path_tensor, label_tensor = tf.constant(paths), tf.constant(labels)
-        readable_ids = tf.constant(np.flatnonzero(readable), tf.int64)
+    listed_paths = in_memory(paths, labels, np.flatnonzero(readable))
 
     def examples(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
-        def read(instance_id: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {
-                "image": tf.io.read_file(tf.gather(path_tensor, instance_id)),
-                "instance_id": instance_id,
-                "label": tf.gather(label_tensor, instance_id),
-            }
+        def read(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {**example, "image": tf.io.read_file(example["image"])}
 
-        order = shuffled(len(names) - len(unreadable), shuffle_seed)
-        ids = tf.gather(readable_ids, order)
-        dataset = tf.data.Dataset.from_tensor_slices(ids)
-        return dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        return listed_paths(shuffle_seed).map(
+            read, num_parallel_calls=tf.data.AUTOTUNE
+        )
 
     return ImageSource(
         name=os.path.basename(os.path.abspath(folder)),
@@ -127,11 +117,10 @@ def _ids_of(
 ) -> np.ndarray:
     unknown = [name for name in names if name not in known_ids]
     if unknown:
-        named = ", ".join(map(shown, unknown[:_NAMED_AT_MOST]))
         raise UsageError(
             f"Every image of {folder} must have a row in the run that this "
-            f"one starts from; {len(unknown)} have none: {named}. Run "
-            "instdisc-update first."
+            f"one starts from; {len(unknown)} have none: {listed(unknown)}. "
+            "Run instdisc-update first."
         )
     return np.array([known_ids[name] for name in names], np.int64)
 
@@ -141,22 +130,21 @@ def _class_names(names: list[str], folder: str) -> list[str]:
     beside = [name for name in names if "/" not in name]
     if len(beside) == len(names):
         return []
-    named = ", ".join(map(shown, beside[:3]))
-    named += ", ..." if len(beside) > 3 else ""
+    said = (
+        f"In {shown(folder)}, {len(beside)} of {len(names)} images lie beside "
+        "the "
+    )
+    named = listed(beside, 3)
     if 2 * len(beside) > len(names):
         print(
-            f"In {shown(folder)}, "
-            f"{len(beside)} of {len(names)} images lie beside "
-            f"the subfolders ({named}): no image has a label.",
+            f"{said}subfolders ({named}): no image has a label.",
             file=sys.stderr,
             flush=True,
         )
         return []
     if beside:
         print(
-            f"In {shown(folder)}, "
-            f"{len(beside)} of {len(names)} images lie beside "
-            f"the class subfolders and have no label: {named}",
+            f"{said}class subfolders and have no label: {named}",
             file=sys.stderr,
             flush=True,
         )
@@ -166,24 +154,15 @@ def _class_names(names: list[str], folder: str) -> list[str]:
 def report_unreadable(
     bad_names: list[str], num_images: int, folder: str, bad_images: str
 ) -> None:
-    """Names the images that cannot be read, and says how they are handled.
-
-    Args:
-        bad_names: At least one.
-        num_images: Number of images in the folder.
-        folder: Path of the folder.
-        bad_images: `"fail"` or `"skip"`.
+    """Names the images that cannot be read, and says that they are left out.
 
     Raises:
         UnreadableImageError: If the images must not be skipped, or if no
             image can be read.
     """
-    named = "".join(f"\n  {shown(name)}" for name in bad_names[:_NAMED_AT_MOST])
-    if len(bad_names) > _NAMED_AT_MOST:
-        named += f"\n  and {len(bad_names) - _NAMED_AT_MOST} more"
     message = (
         f"{len(bad_names)} of {num_images} images in {shown(folder)} cannot be "
-        f"read:{named}"
+        f"read:{lines_of(bad_names)}"
     )
     if bad_images == "fail" or len(bad_names) == num_images:
         raise UnreadableImageError(

@@ -12,11 +12,7 @@ from tf_instdisc.text import shown
 _NAMED_AT_MOST = 10
 
 
-def image_paths(
-    folder: str,
-    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
-    is_reported: bool = True,
-) -> list[str]:
+def image_paths(folder: str, is_reported: bool = True) -> list[str]:
     """Lists the images below a folder, by their suffixes.
 
     Symbolic links are followed. Below each entry of the folder, a directory
@@ -25,7 +21,6 @@ def image_paths(
 
     Args:
         folder: Path; all levels are searched.
-        suffixes: Suffixes in lower case, with their dots.
         is_reported: Whether skipped files are reported.
 
     Returns:
@@ -46,7 +41,7 @@ def image_paths(
     for entry in _entries(folder, ""):
         # The folder itself counts as read: a link to it is a cycle.
         seen = {_identity(folder)}
-        _search(entry, entry.name, suffixes, seen, names, left_out)
+        _search(entry, entry.name, seen, names, left_out)
     names.sort()
     for name in names:
         # Python represents bytes that are not UTF-8 by surrogates.
@@ -59,7 +54,7 @@ def image_paths(
     if not names:
         found = f" It holds other files: {said}." if said else ""
         raise MissingFileError(
-            f"The folder must hold images ({', '.join(suffixes)}). "
+            f"The folder must hold images ({', '.join(IMAGE_SUFFIXES)}). "
             f"Received: folder={folder!r}.{found}"
         )
     if said and is_reported:
@@ -75,7 +70,6 @@ def image_paths(
 def _search(
     entry: os.DirEntry[str],
     name: str,
-    suffixes: tuple[str, ...],
     seen: set[tuple[int, int]],
     names: list[str],
     left_out: collections.Counter[str],
@@ -93,10 +87,10 @@ def _search(
         seen.add(identity)
         for below in _entries(entry.path, name):
             path = f"{name}/{below.name}"
-            _search(below, path, suffixes, seen, names, left_out)
+            _search(below, path, seen, names, left_out)
         return
     suffix = os.path.splitext(entry.name)[1].lower()
-    if suffix not in suffixes:
+    if suffix not in IMAGE_SUFFIXES:
         left_out[suffix or "without a suffix"] += 1
     elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
         names.append(name)

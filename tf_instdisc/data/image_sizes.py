@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+_MOST_READ = 64
 
-def typical_shorter_side(
-    folder: str, names: Sequence[str], most: int = 64
-) -> int | None:
-    """Returns the median of the images' shorter sides, in pixels.
+
+def typical_shorter_side(folder: str, names: Sequence[str]) -> int | None:
+    """Returns the median shorter side of up to 64 images, in pixels.
 
     It does not use TensorFlow, whose devices can no longer be configured after
     the first operation.
@@ -19,12 +19,11 @@ def typical_shorter_side(
     Args:
         folder: Path of the folder.
         names: Paths relative to the folder.
-        most: Number of files to read, which are spread over all of them.
 
     Returns:
         The median; None if none of these files is an image.
     """
-    step = -(-len(names) // most)
+    step = -(-len(names) // _MOST_READ)
     sides = []
     for name in names[::step]:
         try:

@@ -40,7 +40,8 @@ def kept(
         labels = read()
         # If this fails, the next start takes longer, but nothing else changes.
         with contextlib.suppress(OSError):
-            _save(memory, key, labels)
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            checksums.write_arrays(memory, key=key, labels=labels)
     return labels
 
 
@@ -64,18 +65,8 @@ def _load(memory: pathlib.Path, key: str) -> np.ndarray | None:
     if not memory.exists():
         return None
     try:
-        with (
-            checksums.opened(memory, "") as (opened, _),
-            checksums.parsing(memory, ""),
-            np.load(opened) as file,
-        ):
+        with checksums.arrays(memory, "") as file:
             return file["labels"] if file["key"] == key else None
     except (DamagedFileError, OSError):
         print(f"{memory} is damaged: all labels are read again.", flush=True)
         return None
-
-
-def _save(memory: pathlib.Path, key: str, labels: np.ndarray) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    with checksums.replacing(memory) as partial, open(partial, "wb") as file:
-        np.savez(file, key=key, labels=labels)

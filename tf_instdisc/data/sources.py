@@ -77,9 +77,6 @@ def array_source(
         class_names: One for each label.
         name: A name for messages.
 
-    Returns:
-        The source.
-
     Raises:
         ValueError: If `images` has another shape or type, or labels are
             missing.
@@ -113,21 +110,27 @@ def array_source(
 
 
 def in_memory(
-    images: np.ndarray | Sequence[tf.Tensor], labels: np.ndarray
+    images: np.ndarray | Sequence[tf.Tensor | str],
+    labels: np.ndarray,
+    ids: np.ndarray | None = None,
 ) -> Callable[[tf.Tensor | None], tf.data.Dataset]:
     """Returns `examples` of images in memory; the position is the id.
 
     Args:
-        images: `[size, ...]`, decoded images of one shape, or encoded images.
+        images: `[size, ...]`, decoded images of one shape, encoded images or
+            paths.
         labels: int64 `[size]`.
+        ids: int `[count]`, the images to read; by default all.
 
     Returns:
         As in `ImageSource.examples`.
     """
+    ids = np.arange(len(labels)) if ids is None else ids
     # On the host, to save GPU memory.
     with tf.device("CPU:0"):
         image_tensor = tf.convert_to_tensor(images)
         label_tensor = tf.convert_to_tensor(labels)
+        id_tensor = tf.constant(ids, tf.int64)
 
     def examples(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
         def read(instance_id: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -137,8 +140,9 @@ def in_memory(
                 "label": tf.gather(label_tensor, instance_id),
             }
 
-        ids = shuffled(len(labels), shuffle_seed)
-        dataset = tf.data.Dataset.from_tensor_slices(ids)
+        order = shuffled(len(ids), shuffle_seed)
+        chosen = tf.gather(id_tensor, order)
+        dataset = tf.data.Dataset.from_tensor_slices(chosen)
         return dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
 
     return examples

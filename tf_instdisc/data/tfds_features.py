@@ -5,7 +5,7 @@ A key is the name of a feature; `/` separates the levels of nested features.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tf_instdisc.errors import UsageError
+from tf_instdisc.text import listed
 
 _CHANNELS = (1, 3, 4)
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _SAMPLED = 1000  # Images that determine the value range.
-_NAMED_AT_MOST = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,10 +185,3 @@ def described(feature: tfds.features.FeatureConnector) -> str:
         return kind
     dtype = getattr(feature.tf_dtype, "name", feature.tf_dtype)
     return f"{kind} of shape {feature.shape} and type {dtype}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Lists names in a message."""
-    names = list(names)
-    more = ", ..." if len(names) > _NAMED_AT_MOST else ""
-    return ", ".join(names[:_NAMED_AT_MOST]) + more

@@ -9,8 +9,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tf_instdisc.data.sources import NO_LABEL
-from tf_instdisc.data.tfds_features import at, described, listed, nested, walk
+from tf_instdisc.data.tfds_features import at, described, nested, walk
 from tf_instdisc.errors import UsageError
+from tf_instdisc.text import listed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,9 +70,6 @@ def tfds_source(
         memory: `.npz` file that caches the labels if the shards are read in
             every epoch, so that the next start need not read all of them.
 
-    Returns:
-        The source.
-
     Raises:
         ValueError: If the data set, split, feature or `cache` is unknown, the
             data set cannot be prepared, `data_dir` is a URL, or the feature
@@ -104,12 +101,9 @@ def _in_memory(
     image: ImageFeature,
     label: LabelFeature | None,
 ) -> ImageSource:
-    keys = [image.key] if label is None else [image.key, label.key]
     examples = builder.as_dataset(
         split=split,
-        decoders=tfds.decode.PartialDecoding(
-            tfds_features.nested(dict.fromkeys(keys, True))
-        ),
+        decoders=_partial_decoding(image, label),
         # Shards are read one after the other, as the position is the id.
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
@@ -121,6 +115,15 @@ def _in_memory(
     if label is None:
         return array_source(images, name=name)
     return array_source(images, labels, label.class_names, name)
+
+
+def _partial_decoding(
+    image: ImageFeature, label: LabelFeature | None
+) -> tfds.decode.PartialDecoding:
+    keys = [image.key] if label is None else [image.key, label.key]
+    return tfds.decode.PartialDecoding(
+        tfds_features.nested(dict.fromkeys(keys, True))
+    )
 
 
 def _parser(
@@ -206,10 +209,7 @@ def _streamed(
         )
     info = builder.info.splits[split]
     records_of = _record_reader(info.file_instructions, shuffle_buffer)
-    keys = [image.key] if label is None else [image.key, label.key]
-    partial = tfds.decode.PartialDecoding(
-        tfds_features.nested(dict.fromkeys(keys, True))
-    )
+    partial = _partial_decoding(image, label)
     features = partial.extract_features(builder.info.features)
     decoders = None
     if image.is_file:

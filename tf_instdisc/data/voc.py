@@ -23,7 +23,7 @@ from tf_instdisc.data.detection_source import (
 )
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.text import shown
+from tf_instdisc.text import listed
 
 
 def voc_folder(
@@ -38,9 +38,6 @@ def voc_folder(
         split: Name of a file in `ImageSets/Main`, without `.txt`; each of its
             lines holds the name of one image, without suffix.
         class_names: The known classes; by default those in the split, sorted.
-
-    Returns:
-        The source.
 
     Raises:
         FileNotFoundError: If the folder, the split, an image or an annotation
@@ -78,9 +75,8 @@ def voc_folder(
         if unknown:
             raise UsageError(
                 "Classes must be those of the training split "
-                f"({', '.join(map(shown, class_names))}). Received: "
-                f"{', '.join(map(shown, unknown))} "
-                f"in {file}"
+                f"({listed(class_names)}). Received: {listed(unknown)} in "
+                f"{file}"
             )
         if stated_size is not None and stated_size != tuple(size):
             raise UsageError(
@@ -117,9 +113,6 @@ def voc_tfds(
         image_key: Name of the feature that holds the images, which must be
             8-bit files.
         label_key: Name of the class in `objects`.
-
-    Returns:
-        The source.
 
     Raises:
         ValueError: If the data set or split is unknown, the data set has no

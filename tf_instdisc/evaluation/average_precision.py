@@ -6,7 +6,6 @@ section 4.2). COCO's is computed by pycocotools, the reference implementation.
 
 import contextlib
 import dataclasses
-import importlib.util
 import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tf_instdisc.data.detection_source import Objects
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import require_extra
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
 MAX_DETECTIONS = 100
 """Maximum number of detections per image that COCO counts."""
+_IOU_THRESHOLD = 0.5  # Of VOC.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,27 +39,17 @@ class Detections:
     scores: np.ndarray
 
 
-def require_pycocotools() -> None:
-    """Raises ValueError unless pycocotools can be imported."""
-    if importlib.util.find_spec("pycocotools") is None:
-        raise UsageError(
-            "COCO's mean average precision needs pycocotools. Received: no "
-            "module of this name. pip install 'tf_instdisc[detection]'"
-        )
-
-
 def voc_average_precision(
     objects: Sequence[Objects],
     detections: Sequence[Detections],
     num_classes: int,
     *,
     eleven_points: bool = False,
-    iou_threshold: float = 0.5,
 ) -> np.ndarray:
     """Returns VOC's average precision of each class.
 
     The highest-scoring detection of an object is correct if their intersection
-    over union reaches the threshold; any other detection of the same object is
+    over union reaches 0.5; any other detection of the same object is
     wrong. Detections of difficult objects do not count.
 
     Args:
@@ -69,22 +59,17 @@ def voc_average_precision(
         eleven_points: Whether to average the best precision at recalls of
             0, 0.1 .. 1, as VOC did up to 2009, instead of computing the area
             under the curve.
-        iou_threshold: The threshold, in (0, 1].
 
     Returns:
         float64 `[num_classes]` in [0, 1]; NaN for classes without objects.
-
-    Raises:
-        ValueError: If the numbers of entries differ.
     """
-    _require_as_many(objects, detections)
     values = np.full([num_classes], np.nan)
     for label in range(num_classes):
         wanted = sum(
             int(np.sum((o.classes == label) & ~o.difficult)) for o in objects
         )
         if wanted:
-            is_right = _judge(objects, detections, label, iou_threshold)
+            is_right = _judge(objects, detections, label)
             right = np.cumsum(is_right)
             precision = right / np.arange(1, len(right) + 1)
             average = _eleven_points if eleven_points else _area
@@ -114,11 +99,9 @@ def coco_average_precision(
         objects.
 
     Raises:
-        ValueError: If pycocotools is missing, or if the numbers of entries
-            differ.
+        MissingExtraError: If the extra `detection` is not installed.
     """
-    _require_as_many(objects, detections)
-    require_pycocotools()
+    require_extra("detection", "pycocotools")
     from pycocotools.cocoeval import COCOeval
 
     # pycocotools reports its progress on standard output.
@@ -189,21 +172,10 @@ def _to_coco(
     return coco
 
 
-def _require_as_many(
-    objects: Sequence[Objects], detections: Sequence[Detections]
-) -> None:
-    if len(objects) != len(detections):
-        raise UsageError(
-            "Every image must have an entry, even if it is empty. Received: "
-            f"{len(objects)} images, {len(detections)} detections"
-        )
-
-
 def _judge(
     objects: Sequence[Objects],
     detections: Sequence[Detections],
     label: int,
-    iou_threshold: float,
 ) -> np.ndarray:
     """Returns whether each counted detection is correct, by falling score."""
     found = [
@@ -222,7 +194,7 @@ def _judge(
             detections[image].boxes[index], entry.boxes[candidates]
         )
         best = int(np.argmax(overlaps)) if len(candidates) else -1
-        if best < 0 or overlaps[best] < iou_threshold:
+        if best < 0 or overlaps[best] < _IOU_THRESHOLD:
             is_right.append(False)
             continue
         nearest = candidates[best]

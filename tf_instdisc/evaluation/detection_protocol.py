@@ -7,8 +7,8 @@ object detection), so its numbers cannot be compared with these.
 import dataclasses
 from typing import TYPE_CHECKING
 
-from tf_instdisc.config.fields import check, setting
-from tf_instdisc.errors import UsageError
+from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.errors import UsageError, require_extra
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import Protocol
 from tf_instdisc.text import shown
@@ -22,7 +22,7 @@ _METRICS = ("coco_map", "coco_ap50", "coco_ap75", "voc_map", "voc07_map")
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectionOptions:
+class DetectionOptions(Settings):
     """Detection
 
     A detector from scratch has no trained weights to keep, so all its layers
@@ -119,7 +119,7 @@ class DetectionOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if (self.dataset is None) == (self.images is None):
             raise UsageError(
                 "Detection needs either a data set or a folder of images "
@@ -144,11 +144,10 @@ class Detection(Protocol):
     options: DetectionOptions
 
     def open(self, images: "RunImages") -> "DetectionInputs":
-        from tf_instdisc.evaluation import average_precision
         from tf_instdisc.evaluation.detector_training import DetectionInputs
         from tf_instdisc.runs.load import load_encoder
 
-        average_precision.require_pycocotools()
+        require_extra("detection", "pycocotools")
         data_dir = (
             self.options.data_dir
             or images.overrides.get("data_dir")

@@ -18,7 +18,7 @@ from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.training.callbacks import advancing
+from tf_instdisc.training.supervised import advancing
 
 _GRADIENT_NORM = 10.0
 _WEIGHT_DECAY = 1e-4

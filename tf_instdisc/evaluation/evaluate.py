@@ -34,9 +34,6 @@ def evaluate(
             `{"knn": KNNOptions()}`. The protocols run in this order.
         overrides: As in `open_inputs`.
 
-    Returns:
-        All measurements.
-
     Raises:
         RunDirectoryError: If the run has not finished.
         UsageError: If a protocol is unknown, or if the labels, images or
@@ -44,27 +41,19 @@ def evaluate(
     """
     if not isinstance(run, RunDirectory):
         run = opening.load(os.fspath(run))
-    with lock.holding(run.path):
-        return _evaluate(run, options, overrides)
-
-
-def _evaluate(
-    run: RunDirectory,
-    options: Mapping[str, Any],
-    overrides: Mapping[str, Any] | None,
-) -> list[Measurement]:
-    run.load_results()  # Raises an error now, not after measuring.
-    images = RunImages(run, overrides or {})
-    steps = []
-    for name, chosen in options.items():
-        protocol = registry.find(name)(chosen)
-        inputs = protocol.open(images)
-        protocol.check(inputs)
-        steps.append((protocol, inputs))
     found: list[Measurement] = []
-    for protocol, inputs in steps:
-        measured = list(protocol.measure(inputs))
-        results.save(run, measured)
-        results.write_scalars(run, measured)
-        found += measured
+    with lock.holding(run.path):
+        run.load_results()  # Raises an error now, not after measuring.
+        images = RunImages(run, overrides or {})
+        steps = []
+        for name, chosen in options.items():
+            protocol = registry.find(name)(chosen)
+            inputs = protocol.open(images)
+            protocol.check(inputs)
+            steps.append((protocol, inputs))
+        for protocol, inputs in steps:
+            measured = list(protocol.measure(inputs))
+            results.save(run, measured)
+            results.write_scalars(run, measured)
+            found += measured
     return found

@@ -116,9 +116,6 @@ def extract(
         digest: The `data_digest` of the source, if it is known. Computing it
             reads all images.
 
-    Returns:
-        The activations.
-
     Raises:
         StorageError: If there is not enough disk space.
     """
@@ -131,7 +128,7 @@ def extract(
     settings = f"{digest}-{num_features}-{crop_fraction:g}"
     place /= settings
     place.mkdir(parents=True, exist_ok=True)
-    labels = np.delete(source.labels(), source.unreadable)
+    labels = labels_of(source)
     missing = [name for name in names if not _is_whole(_file(place, name))]
     if missing:
         _write(
@@ -139,13 +136,19 @@ def extract(
             pipeline.evaluation_dataset(
                 source, int(encoder.input_shape[1]), _BATCH, crop_fraction
             ),
-            int(np.count_nonzero(labels >= 0)),
+            len(labels),
             [_file(place, name) for name in missing],
         )
     values = {
         name: np.load(_file(place, name), mmap_mode="r") for name in names
     }
-    return Features(values, labels[labels >= 0])
+    return Features(values, labels)
+
+
+def labels_of(source: ImageSource) -> np.ndarray:
+    """Returns the int64 labels of the readable, labeled images."""
+    labels = np.delete(source.labels(), source.unreadable)
+    return labels[labels >= 0]
 
 
 @contextlib.contextmanager

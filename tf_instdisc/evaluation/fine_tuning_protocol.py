@@ -3,20 +3,19 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.config.method import OPTIMIZERS, SCHEDULES
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation import paper
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import Protocol, seed_setting
-from tf_instdisc.text import shown
+from tf_instdisc.text import listed
 
 if TYPE_CHECKING:
     from tf_instdisc.evaluation.inputs import EvaluationInputs
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuneOptions:
+class FineTuneOptions(Settings):
     """Fine-tuning
 
     ```python
@@ -95,9 +94,6 @@ class FineTuneOptions:
     )
     seed: int = seed_setting()
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 class _FineTuning(Protocol):
     options_kind = FineTuneOptions
@@ -110,7 +106,7 @@ class _FineTuning(Protocol):
         if lacking:
             raise UsageError(
                 "Fine-tuning needs an image of each class to learn from. "
-                f"Received: none of {', '.join(map(shown, lacking[:5]))} in "
+                f"Received: none of {listed(lacking, 5)} in "
                 f"{inputs.source.name}"
             )
 
@@ -123,7 +119,7 @@ class _FineTuning(Protocol):
 
         options = self.options
         tuning = network_tuning.NetworkTuning(inputs, options)
-        found = []
+        found: list[Measurement] = []
         for is_pretrained in (True, False)[: 1 + options.scratch]:
             for fraction in fractions:
                 ids = network_tuning.class_balanced_ids(
@@ -138,18 +134,12 @@ class _FineTuning(Protocol):
                     f"{100 * values['top1']:.1f}",
                     flush=True,
                 )
-                number = paper.PaperNumber()
-                if is_pretrained:
-                    trained = inputs.run.read_config()
-                    number = paper.beside(
-                        self.name, fraction, trained, inputs.config
-                    )
-                found += [
-                    Measurement(self.name, title, "top1", values["top1"]),
-                    Measurement(
-                        self.name, title, "top5", values["top5"], *number
-                    ),
-                ]
+                found += self.accuracies(
+                    inputs,
+                    title,
+                    values,
+                    top5=fraction if is_pretrained else None,
+                )
         return found
 
 

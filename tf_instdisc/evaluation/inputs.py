@@ -14,7 +14,12 @@ from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation.features import Features, data_digest, extract
+from tf_instdisc.evaluation.features import (
+    Features,
+    data_digest,
+    extract,
+    labels_of,
+)
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
@@ -23,7 +28,7 @@ from tf_instdisc.runs.sources import (
     open_train,
     with_overrides,
 )
-from tf_instdisc.text import shown
+from tf_instdisc.text import listed
 
 _BATCH = 256
 
@@ -59,30 +64,15 @@ class EvaluationInputs:
         """Side of the encoder's input, in pixels."""
         return int(self.encoder.input_shape[1])
 
-    @property
-    def crop_fraction(self) -> float:
-        """The crop fraction, as in `evaluation_dataset`."""
-        return self.config.data.crop_fraction
-
     @functools.cached_property
-    def source_digest(self) -> str:
-        """The `data_digest` of the training images."""
-        return data_digest(self.source)
-
-    @functools.cached_property
-    def test_digest(self) -> str:
-        """The `data_digest` of the test images."""
-        return data_digest(self.test_source)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.source.num_classes
+    def digests(self) -> tuple[str, str]:
+        """The `data_digest` of the training and of the test images."""
+        return data_digest(self.source), data_digest(self.test_source)
 
     def images(self, source: ImageSource) -> tf.data.Dataset:
         """Returns batches `(images, instance_ids, labels)` of all images."""
         return pipeline.evaluation_dataset(
-            source, self.image_size, _BATCH, self.crop_fraction
+            source, self.image_size, _BATCH, self.config.data.crop_fraction
         )
 
     def features(
@@ -92,14 +82,7 @@ class EvaluationInputs:
         directory: pathlib.Path,
         num_features: int,
     ) -> tuple[Features, Features]:
-        """Returns the activations of the training and test images.
-
-        Args:
-            encoder: As in `extract`.
-            layers: As in `extract`.
-            directory: As in `extract`.
-            num_features: As in `extract`.
-        """
+        """Returns what `extract` does for the training and test images."""
         train, test = (
             extract(
                 encoder,
@@ -107,12 +90,11 @@ class EvaluationInputs:
                 layers,
                 directory,
                 num_features,
-                self.crop_fraction,
+                self.config.data.crop_fraction,
                 digest,
             )
-            for source, digest in (
-                (self.source, self.source_digest),
-                (self.test_source, self.test_digest),
+            for source, digest in zip(
+                (self.source, self.test_source), self.digests, strict=True
             )
         )
         return train, test
@@ -141,12 +123,6 @@ class RunImages:
         return open_inputs(self.run, self.overrides)
 
 
-def labels_of(source: ImageSource) -> np.ndarray:
-    """Returns the int64 labels of the readable, labeled images."""
-    labels = np.delete(source.labels(), source.unreadable)
-    return labels[labels >= 0]
-
-
 def open_inputs(
     run: RunDirectory, overrides: Mapping[str, Any] | None = None
 ) -> EvaluationInputs:
@@ -158,9 +134,6 @@ def open_inputs(
             that has moved or for other data: `images`, `test_images` and
             `bad_images`; or `dataset`, `split`, `test_split`, `data_dir`,
             `image_key`, `label_key` and `cache`.
-
-    Returns:
-        The run and its images.
 
     Raises:
         RunDirectoryError: If the run has not finished.
@@ -178,25 +151,26 @@ def open_inputs(
 
 
 def open_labeled(data: DataConfig) -> tuple[ImageSource, ImageSource]:
-    """Opens labeled training and test images.
-
-    Args:
-        data: The data settings.
-
-    Returns:
-        The training and test images, with labels of the same classes.
+    """Opens training and test images with labels of the same classes.
 
     Raises:
         FileNotFoundError: If a folder is missing.
         ValueError: As `open_inputs` does.
     """
-    source, test_source = _open_sources(data)
-    require_labels(source, test_source)
-    return source, test_source
-
-
-def require_labels(source: ImageSource, test_source: ImageSource) -> None:
-    """Raises ValueError unless both have labels of the same classes."""
+    if data.images and not data.test_images:
+        raise UsageError(
+            "An evaluation needs test images. Received: a run over "
+            f"--images={data.images} without them. Give "
+            "--test_images=FOLDER with the same class subfolders."
+        )
+    test_source = open_test(data)
+    if test_source is None:
+        raise UsageError(
+            "An evaluation needs test images. Received: a run over "
+            f"--dataset={data.dataset} without a --test_split. Give "
+            "--test_split."
+        )
+    source = open_train(data)
     for what, part in (("training", source), ("test", test_source)):
         if part.class_names is None or not len(labels_of(part)):
             raise UsageError(
@@ -216,27 +190,9 @@ def require_labels(source: ImageSource, test_source: ImageSource) -> None:
             "An evaluation needs images of at least two classes. Received: "
             f"{source.name}, whose images are of {found}"
         )
+    return source, test_source
 
 
 def _named(source: ImageSource) -> str:
     names = source.class_names or ()
-    named = ", ".join(map(shown, names[:5]))
-    named += ", ..." if len(names) > 5 else ""
-    return f"{source.name} with {len(names)} ({named})"
-
-
-def _open_sources(data: DataConfig) -> tuple[ImageSource, ImageSource]:
-    if data.images and not data.test_images:
-        raise UsageError(
-            "An evaluation needs test images. Received: a run over "
-            f"--images={data.images} without them. Give "
-            "--test_images=FOLDER with the same class subfolders."
-        )
-    test_source = open_test(data)
-    if test_source is None:
-        raise UsageError(
-            "An evaluation needs test images. Received: a run over "
-            f"--dataset={data.dataset} without a --test_split. Give "
-            "--test_split."
-        )
-    return open_train(data), test_source
+    return f"{source.name} with {len(names)} ({listed(names, 5)})"

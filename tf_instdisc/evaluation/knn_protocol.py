@@ -4,16 +4,15 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config import TrainingConfig
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation import paper
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
     Protocol,
     baselines_setting,
     seed_setting,
 )
-from tf_instdisc.text import shown
+from tf_instdisc.text import listed
 
 if TYPE_CHECKING:
     from tf_instdisc.evaluation.inputs import EvaluationInputs
@@ -24,7 +23,7 @@ _DATA = ("images", "dataset", "split", "data_dir", "crop_fraction")
 
 
 @dataclasses.dataclass(frozen=True)
-class KNNOptions:
+class KNNOptions(Settings):
     """kNN
 
     ```python
@@ -53,9 +52,6 @@ class KNNOptions:
     baselines: bool = baselines_setting()
     seed: int = seed_setting()
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 class KNN(Protocol):
     """Top-1 and top-5 accuracy of a vote of the nearest rows.
@@ -74,13 +70,12 @@ class KNN(Protocol):
 
             bank = training_rows(inputs.run)
             if bank.class_names != inputs.test_source.class_names:
-                ours = ", ".join(map(shown, bank.class_names))
-                theirs = inputs.test_source.class_names or ()
                 raise UsageError(
                     "The test images must have the classes of the run's "
-                    f"images, {ours or 'which has none'}. Received: "
-                    f"{', '.join(map(shown, theirs))}. Leave rows='training' "
-                    "(--knn_rows=training) out."
+                    f"images, {listed(bank.class_names) or 'which has none'}. "
+                    "Received: "
+                    f"{listed(inputs.test_source.class_names or ())}. Leave "
+                    "rows='training' (--knn_rows=training) out."
                 )
             self._require_enough(int((bank.labels >= 0).sum()))
         if "encoded" in self.options.rows:
@@ -134,25 +129,21 @@ class KNN(Protocol):
             rows.labels,
             test.embeddings,
             test.labels,
-            inputs.num_classes,
+            inputs.source.num_classes,
             sorted({self.options.num_neighbors, 1}, reverse=True),
             temperature,
         )
         found = []
         for k, values in accuracies.items():
-            number = paper.PaperNumber()
-            if k == 200 and name != "untrained":
-                number = paper.beside(
-                    self.name, "knn", inputs.run.read_config(), inputs.config
-                )
-            title = f"kNN, {name}, k = {k}"
-            found.append(
-                Measurement(self.name, title, "top1", values["top1"], *number)
+            if k == 1:  # A single neighbor votes for a single class.
+                del values["top5"]
+            is_papers = k == 200 and name != "untrained"
+            found += self.accuracies(
+                inputs,
+                f"kNN, {name}, k = {k}",
+                values,
+                top1="knn" if is_papers else None,
             )
-            if k > 1:  # A single neighbor votes for a single class.
-                found.append(
-                    Measurement(self.name, title, "top5", values["top5"])
-                )
         return found
 
 

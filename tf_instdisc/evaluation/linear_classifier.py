@@ -2,12 +2,12 @@
 
 import keras
 import numpy as np
+from sklearn.preprocessing import StandardScaler
 
-from tf_instdisc import progress
 from tf_instdisc.evaluation.features import Features
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
-from tf_instdisc.training.callbacks import advancing
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
+from tf_instdisc.training.supervised import fit
 
 _CHUNK = 1024
 _EPSILON = 1e-5  # As in batch normalization.
@@ -90,14 +90,8 @@ def train_classifier(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     steps = options.epochs * len(rows)
-    with progress.tracking("training a linear classifier", steps) as advance:
-        model.fit(
-            rows,
-            epochs=options.epochs,
-            shuffle=False,
-            verbose=0,
-            callbacks=[advancing(advance)],
-        )
+    what = "training a linear classifier"
+    fit(model, rows, what, steps, epochs=options.epochs)
     return model
 
 
@@ -122,15 +116,10 @@ def top_accuracies(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the float32 mean and variance of each column."""
-    total = np.zeros(values.shape[1])
-    squares = np.zeros(values.shape[1])
+    scaler = StandardScaler()
     for start in range(0, len(values), _CHUNK):
-        chunk = values[start : start + _CHUNK].astype(np.float64)
-        total += chunk.sum(axis=0)
-        squares += np.square(chunk).sum(axis=0)
-    mean = total / len(values)
-    variance = np.maximum(squares / len(values) - np.square(mean), 0)
-    return mean.astype(np.float32), variance.astype(np.float32)
+        scaler.partial_fit(values[start : start + _CHUNK].astype(np.float64))
+    return scaler.mean_.astype(np.float32), scaler.var_.astype(np.float32)
 
 
 class _Rows(keras.utils.PyDataset):

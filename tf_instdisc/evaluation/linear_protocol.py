@@ -4,8 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.encoder import LAYERS
-from tf_instdisc.config.fields import check, setting
-from tf_instdisc.evaluation import paper
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
     Protocol,
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearOptions:
+class LinearOptions(Settings):
     """Linear classifiers
 
     ```python
@@ -77,9 +76,6 @@ class LinearOptions:
     keep_features: bool = keep_features_setting()
     seed: int = seed_setting()
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 class Linear(Protocol):
     """Top-1 and top-5 accuracy of a linear classifier on each layer."""
@@ -111,8 +107,7 @@ class Linear(Protocol):
             encoders[", untrained"] = encoder_like(
                 inputs.encoder, inputs.source, options.seed
             )
-        trained = inputs.run.read_config()
-        found = []
+        found: list[Measurement] = []
         for suffix, encoder in encoders.items():
             role = "untrained" if suffix else "trained"
             with features.kept_in(
@@ -130,16 +125,10 @@ class Linear(Protocol):
                         f"{100 * values['top1']:.1f}",
                         flush=True,
                     )
-                    number = paper.PaperNumber()
-                    if not suffix:
-                        number = paper.beside(
-                            self.name, layer, trained, inputs.config
-                        )
-                    title = f"linear, {layer}{suffix}"
-                    found += [
-                        Measurement(
-                            self.name, title, "top1", values["top1"], *number
-                        ),
-                        Measurement(self.name, title, "top5", values["top5"]),
-                    ]
+                    found += self.accuracies(
+                        inputs,
+                        f"linear, {layer}{suffix}",
+                        values,
+                        top1=None if suffix else layer,
+                    )
         return found

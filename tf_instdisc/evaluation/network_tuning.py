@@ -6,17 +6,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import progress
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.augment import Augmentation
+from tf_instdisc.data.augment import NO_COLOR_CHANGES, Augmentation
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.evaluation import untrained
 from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.linear_classifier import top_accuracies
-from tf_instdisc.method.fused_batch_norm import training_call
-from tf_instdisc.training.callbacks import advancing
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
+from tf_instdisc.training.supervised import FusedTraining, fit
 
 
 def class_balanced_ids(
@@ -70,14 +68,14 @@ class NetworkTuning:
         self._options = options
         self._augmentation = _augmentation(inputs, options)
         backbone = untrained.fresh_copy(inputs.encoder, options.seed)
-        logits = keras.layers.Dense(inputs.num_classes, dtype="float32")
+        logits = keras.layers.Dense(inputs.source.num_classes, dtype="float32")
         self.network = keras.Model(
             backbone.input, logits(_last_features(backbone))
         )
         self._scratch = self.network.get_weights()
         backbone.set_weights(inputs.encoder.get_weights())
         self._pretrained = self.network.get_weights()
-        self._model = _Trained(self.network)
+        self._model = FusedTraining(self.network)
         self._compiled: tuple[float, int] | None = None
         self._classify = tf.function(
             lambda images: self.network(images, training=False),
@@ -109,14 +107,13 @@ class NetworkTuning:
             math.ceil(updates / steps),
             options.seed,
         ).map(lambda images, ids: (images, tf.gather(labels, ids)))
-        with progress.tracking("training the network", updates) as advance:
-            self._model.fit(
-                dataset,
-                steps_per_epoch=updates,
-                shuffle=False,
-                verbose=0,
-                callbacks=[advancing(advance)],
-            )
+        fit(
+            self._model,
+            dataset,
+            "training the network",
+            updates,
+            steps_per_epoch=updates,
+        )
 
     def accuracies(self, dataset: tf.data.Dataset) -> dict[str, float]:
         """Returns `{"top1", "top5"}` on (images, instance_ids, labels)."""
@@ -170,24 +167,6 @@ def _augmentation(
     return Augmentation(
         image_size=config.data.train_image_size or inputs.image_size,
         crop_area=(area, 1.0),
-        brightness=0.0,
-        contrast=0.0,
-        saturation=0.0,
-        hue=0.0,
-        grayscale_probability=0.0,
+        **NO_COLOR_CHANGES,
         flip=config.augmentation.flip,
     )
-
-
-class _Trained(keras.Model):
-    """Trains a network with TensorFlow's fused batch normalization."""
-
-    def __init__(self, network: keras.Model):
-        super().__init__(name="fine_tuning")
-        self.network = network
-        self._train_network = training_call(network)
-
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        if training:
-            return self._train_network(images)
-        return self.network(images, training=False)

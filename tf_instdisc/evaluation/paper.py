@@ -103,10 +103,6 @@ def cifar10(
 ) -> tuple[float | None, float | None]:
     """Returns the top-1 of the linear SVM and kNN on CIFAR-10 (ResNet-18).
 
-    Args:
-        objective: As in `InstanceDiscrimination`.
-        num_negatives: m, if the objective is `"nce"`.
-
     Returns:
         Fractions; None if the paper has no such row.
     """
@@ -138,8 +134,8 @@ def beside(
     Args:
         protocol: `"knn"`, `"svm"`, `"linear"`, `"transfer"` or
             `"semi_supervised"`.
-        name: `"knn"` or a layer; for `"semi_supervised"`, the fraction of the
-            labels.
+        name: `"knn"` or a layer; for `"svm"`, `"embedding"`; for
+            `"semi_supervised"`, the fraction of the labels.
         trained: The run's settings.
         measured: The same settings, with the overrides of the measurement.
 
@@ -153,7 +149,8 @@ def beside(
         objective = trained.method.objective
         negatives = trained.method.num_negatives
         svm, knn = cifar10(objective, negatives)
-        value = {"svm": svm, "knn": knn}.get(protocol)
+        numbers = {("svm", "embedding"): svm, ("knn", "knn"): knn}
+        value = numbers.get((protocol, str(name)))
         detail = f", {negatives} negatives" if objective == "nce" else ""
         setting = f"CIFAR-10, {encoder}, {objective}{detail}"
     elif not _has(trained, _ON_IMAGENET):

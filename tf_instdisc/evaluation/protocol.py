@@ -1,15 +1,16 @@
 """The base class of evaluation protocols, and their common settings."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
+from tf_instdisc.evaluation import paper
 from tf_instdisc.evaluation.measurement import Measurement
 
 if TYPE_CHECKING:
-    from tf_instdisc.evaluation.inputs import RunImages
+    from tf_instdisc.evaluation.inputs import EvaluationInputs, RunImages
 
 
 class Protocol(abc.ABC):
@@ -21,13 +22,10 @@ class Protocol(abc.ABC):
 
     ```python
     @dataclasses.dataclass(frozen=True)
-    class MajorityOptions:
+    class MajorityOptions(Settings):
         \"""Most frequent class\"""
 
         num_guesses: int = setting(1, "Classes that are guessed.", least=1)
-
-        def __post_init__(self):
-            check(self)
 
 
     class Majority(Protocol):
@@ -92,9 +90,6 @@ class Protocol(abc.ABC):
 
         All protocols are checked before the first measurement begins.
 
-        Args:
-            inputs: The result of `open`.
-
         Raises:
             UsageError: If the options do not fit.
         """
@@ -110,6 +105,32 @@ class Protocol(abc.ABC):
         Returns:
             The measurements, in the order of the table.
         """
+
+    def accuracies(
+        self,
+        inputs: "EvaluationInputs",
+        title: str,
+        values: Mapping[str, float],
+        **in_paper: str | float | None,
+    ) -> list[Measurement]:
+        """Returns accuracies beside those of the paper.
+
+        Args:
+            inputs: The run and the images that were measured.
+            title: What was measured.
+            values: The accuracies by metric, in [0, 1].
+            **in_paper: The `name` of `paper.beside` by metric; None, or no
+                metric, if the paper has nothing to compare with.
+        """
+        found = []
+        for metric, value in values.items():
+            number = paper.PaperNumber()
+            if (name := in_paper.get(metric)) is not None:
+                number = paper.beside(
+                    self.name, name, inputs.run.read_config(), inputs.config
+                )
+            found.append(Measurement(self.name, title, metric, value, *number))
+        return found
 
 
 def seed_setting() -> Any:

@@ -30,10 +30,6 @@ def save(run: RunDirectory, measurements: Sequence[Measurement]) -> None:
 
     Results of another encoder, from before the run was continued, are
     dropped. The file is written atomically.
-
-    Args:
-        run: The run.
-        measurements: The measurements.
     """
     encoder = run.encoder_digest()
     is_of_encoder = run.load_results().get("encoder") == encoder
@@ -57,10 +53,9 @@ def write_scalars(
     run: RunDirectory, measurements: Sequence[Measurement]
 ) -> None:
     """Writes measurements to the run's TensorBoard logs at its last epoch."""
-    epochs = [0]
-    epochs += [int(line["epoch"]) for line in run.read_metrics()]
+    epochs = (int(line["epoch"]) for line in run.read_metrics())
     writer = tf.summary.create_file_writer(str(run.tensorboard / "evaluation"))
-    with writer.as_default(step=max(epochs)):
+    with writer.as_default(step=max(epochs, default=0)):
         for one in measurements:
             tag = f"{one.protocol}/{one.name}/{one.metric}"
             tf.summary.scalar(tag, one.value)

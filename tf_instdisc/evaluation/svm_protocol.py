@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from tf_instdisc import progress
 from tf_instdisc.config.encoder import LAYERS
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation import paper
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
     Protocol,
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class SVMOptions:
+class SVMOptions(Settings):
     """SVM
 
     ```python
@@ -53,9 +52,6 @@ class SVMOptions:
     num_features: int = num_features_setting()
     keep_features: bool = keep_features_setting()
     seed: int = seed_setting()
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 class SVM(Protocol):
@@ -104,19 +100,9 @@ class SVM(Protocol):
         cost = search.best_params_["linearsvc__C"]
         print(f"SVM on {options.layer}: cost {cost:g} of {options.costs}")
         values = _accuracies(scores, search.classes_, test.labels)
-        title = f"SVM, {options.layer}"
-        number = paper.PaperNumber()
-        if options.layer == "embedding":
-            number = paper.beside(
-                self.name,
-                options.layer,
-                inputs.run.read_config(),
-                inputs.config,
-            )
-        return [
-            Measurement(self.name, title, "top1", values["top1"], *number),
-            Measurement(self.name, title, "top5", values["top5"]),
-        ]
+        return self.accuracies(
+            inputs, f"SVM, {options.layer}", values, top1=options.layer
+        )
 
 
 def train_svm(

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.data import data_overrides
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.linear_protocol import Linear, LinearOptions
@@ -19,7 +19,7 @@ _SHARED = ("data_dir", "cache", "bad_images")
 
 
 @dataclasses.dataclass(frozen=True)
-class TransferOptions:
+class TransferOptions(Settings):
     """Transfer: the other data set
 
     ```python
@@ -85,7 +85,7 @@ class TransferOptions:
     linear: LinearOptions = dataclasses.field(default_factory=LinearOptions)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if (self.dataset is None) == (self.images is None):
             raise UsageError(
                 "A transfer needs another data set than the run's, or folders "

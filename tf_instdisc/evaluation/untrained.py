@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.augment import Augmentation
+from tf_instdisc.data.augment import NO_COLOR_CHANGES, Augmentation
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.training.initial_encoder import PREPROCESS
 
@@ -21,25 +21,13 @@ def encoder_like(
     Its batch normalization uses the statistics of the images. With the initial
     statistics, the deeper layers hardly distinguish images, which would make
     an untrained network look worse than it is.
-
-    Args:
-        encoder: A functional model.
-        source: The images.
-        seed: Random seed of the weights and the order of the images.
-
-    Returns:
-        The network.
     """
     fresh = fresh_copy(encoder, seed)
     whole = Augmentation(
         image_size=int(encoder.input_shape[1]),
         crop_area=(1.0, 1.0),
         crop_aspect_ratio=(1.0, 1.0),
-        brightness=0.0,
-        contrast=0.0,
-        saturation=0.0,
-        hue=0.0,
-        grayscale_probability=0.0,
+        **NO_COLOR_CHANGES,
         flip=False,
     )
     dataset = pipeline.training_dataset(

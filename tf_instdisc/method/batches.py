@@ -207,9 +207,6 @@ def require(condition: tf.Tensor, message: str, value: tf.Tensor) -> list:
         message: Begins with the name of an argument in backticks.
         value: Scalar, printed after the message.
 
-    Returns:
-        Operations to use as control dependencies.
-
     Raises:
         UsageError: If the step runs eagerly and the condition is false. In a
             graph, `named_errors` raises it.

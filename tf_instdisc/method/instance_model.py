@@ -192,13 +192,7 @@ class InstanceModel(FitLoop):
     def export(
         self, filepath: str | os.PathLike, *args: Any, **kwargs: Any
     ) -> None:
-        """Exports the encoder, which is what calling the model runs.
-
-        Args:
-            filepath: As in `keras.Model.export`.
-            *args: As in `keras.Model.export`.
-            **kwargs: As in `keras.Model.export`.
-        """
+        """Exports the encoder, which is what calling the model runs."""
         self.encoder.export(filepath, *args, **kwargs)
 
     # === Saving ===

@@ -26,9 +26,6 @@ class FitLoop(Accumulation):
     may have any size: each replica gets an equal part of it. With many hosts,
     all batches must have the same size.
 
-    Args:
-        accumulate_steps: As in `Accumulation`.
-
     Attributes:
         step: int64, the number of steps taken.
         loss_tracker: Mean loss of the epoch.

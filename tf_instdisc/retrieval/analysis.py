@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 from tf_instdisc.config import MethodConfig, TrainingConfig
-from tf_instdisc.retrieval.neighbors import top_k
+from tf_instdisc.retrieval.neighbors import top_k, without_self
 from tf_instdisc.retrieval.votes import weighted_votes
-from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.bank import Bank, sample_rows
 
 _CLUSTERS = 12
 _LANDMARKS = 3000  # t-SNE of more rows takes minutes.
@@ -46,13 +46,8 @@ def classify_rows(
         num_neighbors: Number of neighbors that vote.
         temperature: Temperature of the weights.
     """
-    wanted = min(num_neighbors + 1, len(bank.rows))
-    scores, neighbors = top_k(bank.rows[positions], bank.rows, wanted)
-    is_self = neighbors == positions[:, None]
-    is_self[~is_self.any(axis=1), -1] = True
-    shape = [len(positions), wanted - 1]
-    scores = scores[~is_self].reshape(shape)
-    neighbors = neighbors[~is_self].reshape(shape)
+    found = top_k(bank.rows[positions], bank.rows, num_neighbors + 1)
+    scores, neighbors = without_self(*found, positions)
     predicted = margin = None
     if bank.class_names and (bank.labels >= 0).all():
         votes = weighted_votes(
@@ -66,20 +61,17 @@ def classify_rows(
 
 def confusion_matrix(bank: Bank, votes: Votes) -> np.ndarray:
     """Returns int64 `[num_classes, num_classes]`; rows are the true labels."""
-    size = len(bank.class_names)
-    matrix = np.zeros([size, size], np.int64)
-    predicted = np.asarray(votes.predicted)
-    np.add.at(matrix, (bank.labels[votes.positions], predicted), 1)
-    return matrix
+    from sklearn import metrics
+
+    return metrics.confusion_matrix(
+        bank.labels[votes.positions],
+        votes.predicted,
+        labels=np.arange(len(bank.class_names)),
+    )
 
 
 def most_confused(matrix: np.ndarray, count: int) -> np.ndarray:
-    """Returns the classes with the most errors in ascending order.
-
-    Args:
-        matrix: The result of `confusion_matrix`.
-        count: Maximum number of classes.
-    """
+    """Returns the classes with the most errors in ascending order."""
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
     return np.sort(np.argsort(-errors, kind="stable")[:count])
 
@@ -97,7 +89,7 @@ def map_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
     return method.fit_transform(rows)
 
 
-def map_of_all(rows: np.ndarray, seed: int = 0) -> np.ndarray:
+def map_of_all(rows: np.ndarray) -> np.ndarray:
     """Returns a map of any number of rows within seconds.
 
     If there are many rows, t-SNE places a sample, and each row is placed
@@ -105,50 +97,63 @@ def map_of_all(rows: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Args:
         rows: float32 `[num_rows, dim]`, of unit length.
-        seed: Random seed of the sample and the layout.
 
     Returns:
         float `[num_rows, 2]`.
     """
-    if len(rows) <= _LANDMARKS:
-        return map_of(rows, seed)
-    chosen = np.random.default_rng(seed).choice(
-        len(rows), _LANDMARKS, replace=False
-    )
-    landmarks = rows[np.sort(chosen)]
-    places = map_of(landmarks, seed)
+    landmarks = rows[sample_rows(len(rows), _LANDMARKS)]
+    places = map_of(landmarks)
+    if len(landmarks) == len(rows):
+        return places
     scores, nearest = top_k(rows, landmarks, _NEAREST_LANDMARKS)
     weights = np.exp((scores - scores[:, :1]) / MethodConfig.temperature)
     weights /= weights.sum(axis=1, keepdims=True)
     return np.einsum("nk,nkd->nd", weights, places[nearest])
 
 
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """What the colors of a map stand for: classes or clusters.
+
+    Attributes:
+        names: One for each group.
+        of_rows: int `[size]`, the group of each row.
+        captions: For each row, its class, or else its cluster.
+        are_clusters: Whether the groups are clusters.
+    """
+
+    names: list[str]
+    of_rows: np.ndarray
+    captions: list[str]
+    are_clusters: bool
+
+
 def groups_of(
     bank: Bank, positions: np.ndarray, most: int, seed: int = 0
-) -> tuple[np.ndarray, list[str]]:
-    """Returns the groups by which a map is colored: classes or clusters.
+) -> Groups:
+    """Returns the groups by which a map of some rows is colored.
 
     Args:
         bank: The bank.
-        positions: int `[count]`, the rows.
+        positions: int `[size]`, the rows.
         most: Maximum number of classes; more are replaced by clusters.
         seed: Random seed of the clusters.
-
-    Returns:
-        The group of each row, int `[count]`, and the names of the groups.
     """
     labels = bank.labels[positions]
     names = [*bank.class_names]
     if names and (labels < 0).any():
         labels = np.where(labels < 0, len(names), labels)
         names.append("no label")
+    captions = [names[label] for label in labels] if names else []
     if 0 < len(names) <= most:
-        return labels, names
-    clusters = clusters_of(bank.rows[positions], seed)
-    return clusters, [f"cluster {i + 1}" for i in range(clusters.max() + 1)]
+        return Groups(names, labels, captions, are_clusters=False)
+    clusters = _clusters_of(bank.rows[positions], seed)
+    names = [f"cluster {i + 1}" for i in range(clusters.max() + 1)]
+    captions = captions or [names[cluster] for cluster in clusters]
+    return Groups(names, clusters, captions, are_clusters=True)
 
 
-def clusters_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
+def _clusters_of(rows: np.ndarray, seed: int) -> np.ndarray:
     """Returns k-means clusters, int `[num_rows]`; 0 is the largest."""
     from sklearn.cluster import MiniBatchKMeans
 

@@ -6,8 +6,8 @@ import numpy as np
 from scipy import linalg
 
 from tf_instdisc.errors import UsageError
-from tf_instdisc.retrieval.neighbors import top_k
-from tf_instdisc.runs.bank import Bank
+from tf_instdisc.retrieval.neighbors import top_k, without_self
+from tf_instdisc.runs.bank import Bank, sample_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +65,11 @@ def compare(
             f"{len(second.names)}"
         )
     rows = first.rows[in_first], second.rows[in_second]
-    picked = np.arange(len(names))
-    if len(picked) > max_images:
-        rng = np.random.default_rng(seed)
-        picked = np.sort(rng.choice(picked, max_images, replace=False))
-    found = [_neighbors(part, picked, num_neighbors) for part in rows]
+    picked = sample_rows(len(names), max_images, seed)
+    found = [
+        without_self(*top_k(part[picked], part, num_neighbors + 1), picked)[1]
+        for part in rows
+    ]
     shared = [
         len(np.intersect1d(a, b)) / len(a) for a, b in zip(*found, strict=True)
     ]
@@ -83,16 +83,6 @@ def compare(
             len(second.names) - len(names),
         ),
     )
-
-
-def _neighbors(
-    rows: np.ndarray, picked: np.ndarray, num_neighbors: int
-) -> list[np.ndarray]:
-    _, positions = top_k(rows[picked], rows, num_neighbors + 1)
-    return [
-        line[line != own][:num_neighbors]
-        for own, line in zip(picked, positions, strict=True)
-    ]
 
 
 def _drift(first: np.ndarray, second: np.ndarray) -> np.ndarray:

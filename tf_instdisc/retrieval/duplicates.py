@@ -24,7 +24,7 @@ from tf_instdisc.retrieval.near_pairs import NearPairs
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import embed
-from tf_instdisc.runs.images import RunImages
+from tf_instdisc.runs.images import RunImages, bank_of
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import with_overrides
 
@@ -100,10 +100,6 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
     The rows in the memory bank of the training are pushed apart even for equal
     images. If the bank still has those rows, as earlier versions wrote it, the
     images are re-encoded if they exist.
-
-    Args:
-        images: The run's images.
-        run: The run.
     """
     title = run.path.resolve().name
     bank = images.bank
@@ -125,39 +121,21 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
             file=sys.stderr,
         )
         return Collection(bank, images, title)
-    kept = Bank(
-        rows[found],
-        bank.instance_ids[found],
-        bank.names[found],
-        bank.labels[found],
-        bank.class_names,
-    )
+    kept = dataclasses.replace(bank, rows=rows).take(found)
     return Collection(kept, RunImages(kept, images.config), title)
 
 
 def folder_images(
     folder: str, config: RunConfig, encoder: keras.Model
 ) -> Collection:
-    """Returns the images of a folder, skipping files that cannot be decoded.
-
-    Args:
-        folder: Path of the folder.
-        config: The run's settings, which give the encoder's input size.
-        encoder: The run's encoder.
-    """
+    """Returns the images of a folder, skipping files that cannot be decoded."""
     data = with_overrides(config.data, {"images": folder, "test_images": None})
     source = folder_source(folder, "skip")
     embedded = embed(
         encoder,
         evaluation_dataset(source, data.image_size, _BATCH, data.crop_fraction),
     )
-    bank = Bank(
-        embedded.embeddings,
-        embedded.instance_ids,
-        np.array([source.instance_name(int(i)) for i in embedded.instance_ids]),
-        embedded.labels,
-        source.class_names or (),
-    )
+    bank = bank_of(embedded.embeddings, source, embedded.instance_ids)
     return Collection(
         bank, RunImages(bank, dataclasses.replace(config, data=data)), folder
     )
@@ -238,23 +216,18 @@ def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
 
 
 def fraction_of_copies_found(
-    collection: Collection, encoder: keras.Model, seed: int = 0
+    collection: Collection, encoder: keras.Model
 ) -> float | None:
     """Returns the fraction of altered copies that the encoder finds.
 
     The copies are cropped by 2.5% at each side. If the run was trained with
     flips, half of them are mirrored instead.
 
-    Args:
-        collection: The images, with the encoder's rows.
-        encoder: The run's encoder.
-        seed: Random seed for choosing at most 256 images.
-
     Returns:
         A fraction in [0, 1]; None if no image can be read.
     """
     images, bank = collection.images, collection.bank
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     count = min(len(bank.rows), _NUM_COPIED)
     chosen = np.sort(rng.choice(len(bank.rows), count, replace=False))
     radii = local_scale(bank.rows).radii(duplicate_pairs.MOST_RIVALS)[chosen]

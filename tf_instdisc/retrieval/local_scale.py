@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from tf_instdisc.retrieval.neighbors import top_k
+from tf_instdisc.retrieval.neighbors import top_k, without_self
 
 _RANK = 20  # Rank of the neighbor whose distance is the scale.
 _NEAREST = 6  # Nearer neighbors may be copies.
@@ -96,9 +96,8 @@ def local_scale(rows: np.ndarray) -> LocalScale:
             np.concatenate([part, ones], axis=1), extended, rank + 1
         )
         squared = (part * part).sum(axis=1, keepdims=True) - 2 * products
-        own = chosen[found] == np.arange(start, start + len(part))[:, None]
-        own[~own.any(axis=1), -1] = True  # Drop the extra neighbor.
-        squared = squared[~own].reshape([len(part), rank])
+        own = np.arange(start, start + len(part))
+        squared, _ = without_self(squared, chosen[found], own)
         distances = np.sqrt(np.maximum(squared, 1e-12))
         kth[start : start + len(part)] = distances[:, -1]
         ratios[start : start + len(part)] = (

@@ -64,7 +64,7 @@ def pairs_above(
         The pairs, in the order of the blocks.
 
     Raises:
-        ValueError: If the threshold or a shape is out of range.
+        UsageError: If the threshold is out of range.
     """
     if not 0 < threshold <= 1:
         raise UsageError(
@@ -103,23 +103,10 @@ def pairs_within(
 
     Returns:
         The pairs, in the order of the blocks.
-
-    Raises:
-        ValueError: If a shape is out of range.
     """
     among = others is None
     if others is None or other_radii is None:
         others, other_radii = rows, radii
-    if rows.ndim != 2 or others.ndim != 2 or rows.shape[1] != others.shape[1]:
-        raise UsageError(
-            "`rows` and `others` must be matrices of one width. Received: "
-            f"rows.shape={rows.shape}, others.shape={others.shape}"
-        )
-    if radii.shape != rows.shape[:1] or other_radii.shape != others.shape[:1]:
-        raise UsageError(
-            "Every row must have a radius. Received: "
-            f"radii.shape={radii.shape}, other_radii.shape={other_radii.shape}"
-        )
     radii = radii.astype(np.float32)
     other_radii = other_radii.astype(np.float32)
     if not len(rows) or not len(others):

@@ -75,6 +75,25 @@ def top_k(
     return np.concatenate(scores), np.concatenate(positions)
 
 
+def without_self(
+    scores: np.ndarray, positions: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Removes each query from its own neighbors.
+
+    If more rows than neighbors are equal, the query may not be among them. Its
+    last neighbor is then removed.
+
+    Args:
+        scores: `[num_queries, num_neighbors]`.
+        positions: int64 of the same shape.
+        own: int64 `[num_queries]`, the positions of the queries.
+    """
+    is_self = positions == own[:, None]
+    is_self[~is_self.any(axis=1), -1] = True
+    shape = [len(positions), positions.shape[1] - 1]
+    return scores[~is_self].reshape(shape), positions[~is_self].reshape(shape)
+
+
 def _multiply(queries: np.ndarray, rows: np.ndarray | tf.Tensor) -> tf.Tensor:
     queries = tf.constant(queries, tf.float32)
     rows = tf.cast(rows, tf.float32)

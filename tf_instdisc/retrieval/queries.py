@@ -15,8 +15,8 @@ from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import NO_LABEL, array_source
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.retrieval.neighbors import top_k
-from tf_instdisc.runs.bank import Bank
+from tf_instdisc.retrieval.neighbors import top_k, without_self
+from tf_instdisc.runs.bank import Bank, sample_rows
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.load import load_encoder
@@ -82,32 +82,16 @@ def nearest(
     search = search or (lambda rows, number: top_k(rows, bank.rows, number))
     if queries.positions is None:
         return Neighbors(*search(queries.embeddings, num_neighbors))
-    scores, positions = search(queries.embeddings, num_neighbors + 1)
-    is_self = positions == queries.positions[:, None]
-    # If more rows than neighbors are equal, the query may be missing.
-    is_self[~is_self.any(axis=1), -1] = True
-    shape = [len(positions), positions.shape[1] - 1]
-    return Neighbors(
-        scores[~is_self].reshape(shape), positions[~is_self].reshape(shape)
-    )
+    found = search(queries.embeddings, num_neighbors + 1)
+    return Neighbors(*without_self(*found, queries.positions))
 
 
 def random_queries(
     images: RunImages, count: int, size: int, seed: int = 0
 ) -> Queries:
-    """Draws rows of the bank at random, sorted by position.
-
-    Args:
-        images: The run's images.
-        count: Number of queries; at most the number of rows is used.
-        size: Side of the pictures in pixels.
-        seed: Random seed of the draw.
-    """
-    bank = images.bank
-    positions = np.random.default_rng(seed).choice(
-        len(bank.rows), min(count, len(bank.rows)), replace=False
-    )
-    return row_queries(images, np.sort(positions), size)
+    """Draws at most `count` rows of the bank, in ascending order."""
+    positions = sample_rows(len(images.bank.rows), count, seed)
+    return row_queries(images, positions, size)
 
 
 def row_queries(images: RunImages, positions: np.ndarray, size: int) -> Queries:

@@ -1,10 +1,8 @@
 """The memory bank of a finished run: its rows, and the images they encode."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +46,24 @@ class Bank:
     class_names: tuple[str, ...] = ()
     encoded_by: EncodedBy | None = None
 
+    def take(self, chosen: np.ndarray) -> "Bank":
+        """Returns some of the rows, as positions or as bool `[size]`."""
+        return dataclasses.replace(
+            self,
+            rows=self.rows[chosen],
+            instance_ids=self.instance_ids[chosen],
+            names=self.names[chosen],
+            labels=self.labels[chosen],
+        )
+
+
+def sample_rows(num_rows: int, max_rows: int, seed: int = 0) -> np.ndarray:
+    """Draws positions of at most `max_rows` rows in ascending order."""
+    if num_rows <= max_rows:
+        return np.arange(num_rows)
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(num_rows, max_rows, replace=False))
+
 
 def write(path: pathlib.Path, bank: Bank) -> None:
     """Writes the bank atomically."""
@@ -55,29 +71,24 @@ def write(path: pathlib.Path, bank: Bank) -> None:
     if bank.encoded_by is not None:
         origin = json.dumps(dataclasses.asdict(bank.encoded_by))
         fields["encoded_by"] = np.array(origin)
-    with checksums.replacing(path) as partial:
-        np.savez(
-            partial,
-            rows=bank.rows,
-            instance_ids=bank.instance_ids,
-            names=bank.names,
-            labels=bank.labels,
-            class_names=np.asarray(bank.class_names, dtype=str),
-            **fields,
-        )
+    checksums.write_arrays(
+        path,
+        rows=bank.rows,
+        instance_ids=bank.instance_ids,
+        names=bank.names,
+        labels=bank.labels,
+        class_names=np.asarray(bank.class_names, dtype=str),
+        **fields,
+    )
 
 
 def read(path: pathlib.Path, cure: str) -> Bank:
     """Reads the bank.
 
-    Args:
-        path: The file.
-        cure: The last sentence of an error message.
-
     Raises:
         DamagedFileError: If the file is not what was written.
     """
-    with _opened(path, cure) as file:
+    with checksums.arrays(path, cure) as file:
         names = ("rows", "instance_ids", "names", "labels")
         return Bank(
             **{name: file[name] for name in names},
@@ -90,18 +101,8 @@ def read_instances(
     path: pathlib.Path, cure: str
 ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
     """Reads ids, names and origin of the bank's rows, without the rows."""
-    with _opened(path, cure) as file:
+    with checksums.arrays(path, cure) as file:
         return file["instance_ids"], file["names"], _origin(file)
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path, cure: str) -> Iterator[Any]:
-    with (
-        checksums.opened(path, cure) as (file, _),
-        checksums.parsing(path, cure),
-        np.load(file) as fields,
-    ):
-        yield fields
 
 
 def _origin(file: Any) -> EncodedBy | None:

@@ -44,16 +44,13 @@ def write(
     progress: dict,
     keep: int,
 ) -> pathlib.Path:
-    """Writes a checkpoint, then removes old ones.
+    """Writes a checkpoint, removes old ones, and returns its directory.
 
     Args:
         directory: The directory of the run's checkpoints.
         state: The objects to save.
         progress: The progress of the run, for JSON.
         keep: Number of checkpoints to keep, at least 1.
-
-    Returns:
-        The checkpoint's directory.
 
     Raises:
         StorageError: If it cannot be written. Older ones are unchanged.
@@ -127,12 +124,7 @@ def restore(saved: Saved, state: tf.train.Checkpoint) -> None:
 
 
 def read_variable(saved: Saved, name: str) -> np.ndarray:
-    """Reads one variable of a checkpoint.
-
-    Args:
-        saved: The checkpoint.
-        name: A keyword of the `tf.train.Checkpoint` that was saved.
-    """
+    """Reads a variable by its keyword in the `tf.train.Checkpoint`."""
     reader = tf.train.load_checkpoint(os.fspath(saved.path / _STATE))
     return reader.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")
 

@@ -60,9 +60,6 @@ def embed(
         num_images: Number of its images, if known: the embeddings are then
             held once in memory, and otherwise twice at the end.
 
-    Returns:
-        The embeddings.
-
     Raises:
         ValueError: If the data set has a different number of images.
     """

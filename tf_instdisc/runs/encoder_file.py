@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def write(path: pathlib.Path, encoder: "keras.Model") -> None:
     """Writes an encoder atomically."""
-    from tf_instdisc.method.encoders.portable import make_portable
+    from tf_instdisc.portable import make_portable
 
     with checksums.replacing(path) as partial:
         make_portable(encoder).save(partial)
@@ -23,10 +23,6 @@ def write(path: pathlib.Path, encoder: "keras.Model") -> None:
 
 def read(path: pathlib.Path, cure: str) -> "keras.Model":
     """Reads an encoder.
-
-    Args:
-        path: The file.
-        cure: The last sentence of an error message.
 
     Raises:
         DamagedFileError: If the file is damaged.

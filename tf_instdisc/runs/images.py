@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +10,8 @@ import tensorflow as tf
 from tf_instdisc import progress
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import decode
-from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.sources import NO_LABEL, ImageSource
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import sources
 from tf_instdisc.runs.bank import Bank
@@ -156,3 +157,50 @@ def open_images(
         )
     data = sources.with_overrides(data, overrides or {})
     return RunImages(run.load_bank(), dataclasses.replace(config, data=data))
+
+
+def bank_of(rows: np.ndarray, source: ImageSource, ids: np.ndarray) -> Bank:
+    """Returns rows with the names and labels of a source's images."""
+    return Bank(
+        rows=rows,
+        instance_ids=ids,
+        names=np.array([source.instance_name(int(i)) for i in ids]),
+        labels=source.labels()[ids],
+        class_names=source.class_names or (),
+    )
+
+
+def name_rows(rows: np.ndarray, images: str | None) -> Bank:
+    """Returns a bank of rows that another program has computed.
+
+    Args:
+        rows: float32 `[size, embedding_dim]`, of unit length.
+        images: The folder of their images, sorted by class and name as in
+            torchvision; without it, the rows are numbered and have no labels.
+
+    Raises:
+        FileNotFoundError: If the folder is missing.
+        UsageError: If it has another number of images.
+    """
+    names = [str(index) for index in range(len(rows))]
+    labels = np.full([len(rows)], NO_LABEL, np.int64)
+    classes: Iterable[str] = ()
+    if images:
+        names = sorted(image_paths(images), key=lambda name: name.split("/"))
+        if len(names) != len(rows):
+            raise UsageError(
+                "`images` must be the folder from which the bank was computed, "
+                f"with an image for each of its {len(rows):,} rows. Received: "
+                f"images={images!r}, with {len(names):,} images"
+            )
+        if all("/" in name for name in names):
+            tops = [name.split("/")[0] for name in names]
+            classes, labels = np.unique(tops, return_inverse=True)
+            labels = labels.astype(np.int64)
+    return Bank(
+        rows=rows,
+        instance_ids=np.arange(len(rows)),
+        names=np.array(names),
+        labels=labels,
+        class_names=tuple(str(name) for name in classes),
+    )

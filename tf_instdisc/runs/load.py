@@ -6,8 +6,8 @@ import pathlib
 import keras
 
 from tf_instdisc.errors import MissingFileError
-from tf_instdisc.method.encoders.portable import make_portable
 from tf_instdisc.paths import local_path
+from tf_instdisc.portable import make_portable
 from tf_instdisc.runs import directory, opening
 
 

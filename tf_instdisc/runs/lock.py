@@ -34,9 +34,6 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
     A lock left by a dead process of this host is taken over. The directory is
     created if it is missing, and removed again if it stays empty.
 
-    Args:
-        directory: The directory.
-
     Raises:
         UsageError: If there is a file at this path.
         LockedError: If another process is writing to it, or one on another

@@ -71,12 +71,7 @@ def parse(content: Mapping[str, Any]) -> RunRecord:
 
 
 def parse_first_format(settings: Mapping[str, Any], flagfile: str) -> RunRecord:
-    """Reads a run of version 0.1, whose settings were a flagfile.
-
-    Args:
-        settings: The content of its `run.json`.
-        flagfile: The content of its `flags.txt`.
-    """
+    """Reads a run of version 0.1, whose settings were a flagfile."""
     values = read_flagfile(flagfile)
     if "images" in values:
         # They had no effect with a folder, but were written along with it.

@@ -19,11 +19,7 @@ def open_train(
 ) -> ImageSource:
     """Opens the images to train on.
 
-    Args:
-        data: The settings of the images.
-        known_ids: As in `folder_source`.
-        num_instances: As in `folder_source`.
-        memory: As in `folder_source` or `tfds_source`.
+    Other arguments are those of `folder_source` or `tfds_source`.
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
@@ -47,10 +43,6 @@ def open_test(
     data: DataConfig, memory: pathlib.Path | None = None
 ) -> ImageSource | None:
     """Opens the images to test on.
-
-    Args:
-        data: The settings of the images.
-        memory: As in `folder_source`.
 
     Returns:
         The source, or None if there are no test images.

@@ -39,9 +39,6 @@ def update_run(
             an earlier update of this run, which is then updated with its own
             ids. By default, `run` itself is updated.
 
-    Returns:
-        The updated run, and what was changed.
-
     Raises:
         RunDirectoryError: If the run is not finished, or `output` holds
             another one.
@@ -92,7 +89,7 @@ def _update_locked(
     # follows from the old digests.
     target.save_instances(done.removed_ids, digests)
     target.save_bank(updated)
-    target.save_instances(done.removed_ids, done.digests)
+    target.save_instances(done.removed_ids, done.changes.digests)
     target.set_data(images=folder)
     return target, done
 

@@ -18,7 +18,51 @@ from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.sources import with_overrides
-from tf_instdisc.text import shown
+from tf_instdisc.text import listed
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """The differences between a folder and a bank.
+
+    Attributes:
+        position_of: Rows of the bank by name; renamed files by the new name.
+        digests: SHA-256 of each image's file, by name.
+        labels: Labels in the bank's numbering, by name.
+        added: New names.
+        removed: Names that no longer exist.
+        changed: Names whose file has changed; re-encoded.
+        renamed: Pairs of an old and a new name of the same file; the id and
+            the row are kept, the name is the new one.
+    """
+
+    position_of: dict[str, int]
+    digests: dict[str, str]
+    labels: dict[str, int]
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    renamed: list[tuple[str, str]]
+
+    @property
+    def kept(self) -> list[str]:
+        """Returns the bank's names that still exist, in the bank's order."""
+        names = [name for name in self.position_of if name in self.digests]
+        return sorted(names, key=self.position_of.__getitem__)
+
+    def without(self, bad: Collection[str]) -> "Changes":
+        """Returns the changes if files that cannot be read are removed."""
+        return dataclasses.replace(
+            self,
+            digests={n: d for n, d in self.digests.items() if n not in bad},
+            added=[name for name in self.added if name not in bad],
+            removed=[
+                *self.removed,
+                *(name for name in self.position_of if name in bad),
+            ],
+            changed=[name for name in self.changed if name not in bad],
+            renamed=[(old, n) for old, n in self.renamed if n not in bad],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,23 +74,14 @@ class Update:
             name as before, bit for bit; those of removed images are gone and
             are never assigned again.
         removed_ids: int64, tombstones: all ids that existed and no longer do.
-        digests: SHA-256 of each image's file by name.
-        kept: Names that are unchanged.
-        added: New names.
-        removed: Names that no longer exist.
-        changed: Names whose file has changed; re-encoded.
-        renamed: Pairs of an old and a new name of the same file; the id and
-            the row are kept, the name is the new one.
+        changes: What has changed.
+        untouched: Names whose file, name and row are the same.
     """
 
     bank: Bank
     removed_ids: np.ndarray
-    digests: dict[str, str]
-    kept: list[str]
-    added: list[str]
-    removed: list[str]
-    changed: list[str]
-    renamed: list[tuple[str, str]]
+    changes: Changes
+    untouched: list[str]
 
 
 def update_bank(
@@ -70,9 +105,6 @@ def update_bank(
         encoder: The run's encoder.
         reread: Whether to encode the remaining images again, too.
 
-    Returns:
-        The new bank and what was changed.
-
     Raises:
         FileNotFoundError: If the folder is missing or contains no image.
         UnreadableImageError: If no image can be read.
@@ -94,59 +126,12 @@ def update_bank(
         removed_ids, bank.instance_ids[np.array(gone, np.int64)]
     )
     merged = _merge(bank, changes, rows_of, removed_ids)
-    untouched = {*rows_of, *(new for _, new in changes.renamed)}
-    return Update(
-        merged,
-        removed_ids,
-        changes.digests,
-        [n for n in changes.kept if n not in untouched],
-        changes.added,
-        changes.removed,
-        changes.changed,
-        changes.renamed,
-    )
+    touched = {*rows_of, *(new for _, new in changes.renamed)}
+    untouched = [name for name in changes.kept if name not in touched]
+    return Update(merged, removed_ids, changes, untouched)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Changes:
-    """The differences between a folder and a bank.
-
-    Attributes:
-        position_of: Rows of the bank by name; renamed files by the new name.
-        digests: SHA-256 of the files, by name.
-        labels: Labels in the bank's numbering, by name.
-    """
-
-    position_of: dict[str, int]
-    digests: dict[str, str]
-    labels: dict[str, int]
-    added: list[str]
-    removed: list[str]
-    changed: list[str]
-    renamed: list[tuple[str, str]]
-
-    @property
-    def kept(self) -> list[str]:
-        """Returns the bank's names that still exist, in the bank's order."""
-        names = [name for name in self.position_of if name in self.digests]
-        return sorted(names, key=self.position_of.__getitem__)
-
-    def without(self, bad: Collection[str]) -> "_Changes":
-        """Returns the changes if files that cannot be read are removed."""
-        return dataclasses.replace(
-            self,
-            digests={n: d for n, d in self.digests.items() if n not in bad},
-            added=[name for name in self.added if name not in bad],
-            removed=[
-                *self.removed,
-                *(name for name in self.position_of if name in bad),
-            ],
-            changed=[name for name in self.changed if name not in bad],
-            renamed=[(old, n) for old, n in self.renamed if n not in bad],
-        )
-
-
-def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> _Changes:
+def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> Changes:
     position_of = {str(name): i for i, name in enumerate(bank.names)}
     names = image_paths(folder)
     digests = {}
@@ -161,7 +146,7 @@ def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> _Changes:
     for old, new in renamed:
         position_of[new] = position_of.pop(old)
     was_renamed = dict(renamed)
-    return _Changes(
+    return Changes(
         position_of,
         digests,
         labels,
@@ -181,7 +166,7 @@ def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> _Changes:
 
 def _merge(
     bank: Bank,
-    changes: _Changes,
+    changes: Changes,
     rows_of: dict[str, np.ndarray],
     removed_ids: np.ndarray,
 ) -> Bank:
@@ -238,8 +223,7 @@ def _labels(names: Collection[str], bank: Bank) -> list[int]:
     if unknown:
         raise UsageError(
             "`images` must have the class subfolders of the run: "
-            f"{', '.join(map(shown, bank.class_names))}. Received: "
-            f"{', '.join(map(shown, unknown))}"
+            f"{listed(bank.class_names)}. Received: {listed(unknown)}"
         )
     return [known.get(name or "", NO_LABEL) for name in classes]
 

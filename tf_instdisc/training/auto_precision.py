@@ -18,13 +18,6 @@ def resolved(config: RunConfig, run: RunDirectory) -> RunConfig:
 
     A run that is continued keeps its precision. For a new one, a convolution
     of a ResNet is timed in both.
-
-    Args:
-        config: The settings.
-        run: The directory of the run, which may be new.
-
-    Returns:
-        The settings, with a precision other than `"auto"`.
     """
     if config.encoder.precision != "auto":
         return config

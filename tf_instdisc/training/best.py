@@ -13,9 +13,6 @@ class KeepBest(keras.callbacks.Callback):
 
     Put it after the `Checkpointer`. If the run is killed between the two, it
     continues after that epoch, and `catch_up` then writes what is missing.
-
-    Args:
-        run: The run's directory.
     """
 
     def __init__(self, run: RunDirectory):
@@ -32,13 +29,7 @@ class KeepBest(keras.callbacks.Callback):
 def catch_up(
     run: RunDirectory, encoder: keras.Model, progress: Progress
 ) -> None:
-    """Completes what a killed process left undone after its last epoch.
-
-    Args:
-        run: The run's directory.
-        encoder: The encoder of its newest checkpoint.
-        progress: The progress of that checkpoint.
-    """
+    """Completes what a killed process left undone after its last epoch."""
     if progress.images:
         return
     for line in run.read_metrics():

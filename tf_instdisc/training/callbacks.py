@@ -1,6 +1,6 @@
 """Keras callbacks: kNN accuracy during training, and the metrics file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -118,11 +118,7 @@ class KNNMonitor(keras.callbacks.Callback):
 
 
 class MetricsFile(keras.callbacks.Callback):
-    """Writes one object per epoch to the run's `metrics.jsonl`.
-
-    Args:
-        run: The run's directory.
-    """
+    """Writes one object per epoch to the run's `metrics.jsonl`."""
 
     def __init__(self, run: RunDirectory):
         super().__init__()
@@ -135,14 +131,3 @@ class MetricsFile(keras.callbacks.Callback):
         }
         metrics.update({name: float(value) for name, value in logs.items()})
         self.run.append_metrics(metrics)
-
-
-def advancing(advance: Callable[[int], None]) -> keras.callbacks.Callback:
-    """Returns a callback that counts each step as progress.
-
-    Args:
-        advance: What `progress.tracking` gives.
-    """
-    return keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: advance(1)
-    )

@@ -20,6 +20,7 @@ from tf_instdisc.runs import checkpoints, update
 from tf_instdisc.runs.bank import Bank, EncodedBy
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.embedding import Embedded, embed
+from tf_instdisc.runs.images import bank_of
 from tf_instdisc.training.saving import Progress
 
 
@@ -31,7 +32,8 @@ def readable_ids(source: ImageSource) -> np.ndarray:
 def training_bank(memory_bank: MemoryBank, source: ImageSource) -> Bank:
     """Returns the rows left by training, with their names and labels."""
     ids = readable_ids(source)
-    return _named(memory_bank.rows.numpy()[ids].astype(np.float32), source, ids)
+    rows = memory_bank.rows.numpy()[ids].astype(np.float32)
+    return bank_of(rows, source, ids)
 
 
 def training_rows(run: RunDirectory) -> Bank:
@@ -70,14 +72,6 @@ def encode(
     """Encodes every readable image, in the order of the ids.
 
     Besides the result, only one batch is held in memory.
-
-    Args:
-        encoder: The encoder, which runs in inference mode.
-        images: The output of `evaluation_dataset` for the source.
-        source: The images.
-
-    Returns:
-        The embeddings.
 
     Raises:
         NonFiniteError: If an embedding is not finite.
@@ -122,7 +116,7 @@ def write(
     encoded_by = EncodedBy(
         run.encoder_digest(), progress.epochs, progress.images
     )
-    bank = _named(embedded.embeddings, source, embedded.instance_ids)
+    bank = bank_of(embedded.embeddings, source, embedded.instance_ids)
     if source.folder is not None:
         removed_ids, _ = run.load_instances()
         if init_run is not None:
@@ -142,16 +136,8 @@ def is_finished(
 ) -> bool:
     """Returns whether a run's results are those of its newest checkpoint.
 
-    Args:
-        run: The run's directory.
-        source: Its images.
-        encoder: The encoder of its newest checkpoint.
-        progress: The progress of the checkpoint; None if there is none.
-        epochs: The requested number of epochs.
-        as_it_is: Whether to finish the checkpoint, whatever its progress.
-
-    Returns:
-        Whether there is nothing left to do.
+    The encoder and the progress are those of the checkpoint, if there is one.
+    `as_it_is` finishes it, whatever its progress.
 
     Raises:
         RunDirectoryError: If the run cannot continue: there is nothing to
@@ -193,16 +179,6 @@ def is_finished(
         f"on. Received: run_dir={run.path}, whose bank instdisc-update has "
         "changed. To train on its current images, start a new run from it: "
         f"instdisc-train --init_run={run.path} --run_dir=NEW."
-    )
-
-
-def _named(rows: np.ndarray, source: ImageSource, ids: np.ndarray) -> Bank:
-    return Bank(
-        rows=rows,
-        instance_ids=ids,
-        names=np.array([source.instance_name(int(i)) for i in ids]),
-        labels=source.labels()[ids],
-        class_names=source.class_names or (),
     )
 
 

@@ -15,9 +15,9 @@ from tf_instdisc.method.encoders import (
     build_encoder,
     encoder_of,
     given,
-    portable,
 )
 from tf_instdisc.paths import local_path
+from tf_instdisc.portable import make_portable
 from tf_instdisc.runs import opening
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.policy import with_policy
@@ -95,7 +95,7 @@ def _resized(
         x = layers.Dense(embedding_dim, name="projection", dtype=full)(features)
         x = layers.UnitNormalization(name="embedding", dtype=full)(x)
         copy = keras.Model(inputs, x, name=encoder.name)
-    return portable.make_portable(copy)
+    return make_portable(copy)
 
 
 def _require_no_normalization(settings: EncoderConfig) -> None:

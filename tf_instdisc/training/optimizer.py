@@ -7,8 +7,6 @@ import keras
 from keras import ops
 
 from tf_instdisc.config import OptimizerConfig
-from tf_instdisc.config.fields import require_choice
-from tf_instdisc.config.method import OPTIMIZERS, SCHEDULES
 from tf_instdisc.errors import UsageError
 
 
@@ -30,14 +28,7 @@ def build_optimizer(
         learning_rate: A rate, or the output of `build_schedule`.
         momentum: Momentum of `"sgd"`, in [0, 1).
         weight_decay: As in PyTorch's optimizer of this name, at least 0.
-
-    Returns:
-        The optimizer.
-
-    Raises:
-        ValueError: If the name is unknown.
     """
-    require_choice("optimizer", optimizer, OPTIMIZERS)
     if optimizer == "adamw":
         return keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
     return SGD(
@@ -63,21 +54,9 @@ def build_schedule(
         steps_per_epoch: Number of steps in an epoch.
         epochs: Number of epochs of the run.
         schedule_epochs: Increasing; those after the run have no effect.
-        warmup_epochs: Epochs in which the rate rises linearly from 0.
-
-    Returns:
-        The schedule.
-
-    Raises:
-        ValueError: If the name is unknown, or the warmup is as long as the
-            run.
+        warmup_epochs: Epochs in which the rate rises linearly from 0, fewer
+            than `epochs`.
     """
-    require_choice("schedule", schedule, SCHEDULES)
-    if not 0 <= warmup_epochs < epochs:
-        raise UsageError(
-            "`warmup_epochs` must be at least 0 and below `epochs`. "
-            f"Received: warmup_epochs={warmup_epochs}, epochs={epochs}"
-        )
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     rate: keras.optimizers.schedules.LearningRateSchedule | float
     rate = learning_rate

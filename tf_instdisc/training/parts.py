@@ -13,11 +13,12 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method.model import InstanceDiscrimination
-from tf_instdisc.retrieval import knn
+from tf_instdisc.retrieval.votes import knn_accuracy
 from tf_instdisc.runs import opening, sources
 from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.runs.embedding import Embedded
 from tf_instdisc.runs.record import RunRecord
-from tf_instdisc.training import optimizer
+from tf_instdisc.training import knn, optimizer
 from tf_instdisc.training import strategy as strategies
 from tf_instdisc.training.initial_encoder import initial_encoder
 
@@ -43,13 +44,19 @@ class Work:
     def is_chief(self) -> bool:
         return strategies.is_chief(self.strategy)
 
-    @property
-    def measure(self) -> knn.KNNMeasure:
-        return knn.KNNMeasure(
-            self.config.training.num_neighbors,
+    def measure(self, rows: Embedded, queries: Embedded) -> list[float]:
+        """Returns kNN top-1 accuracy with many neighbors and with one."""
+        wanted = [self.config.training.num_neighbors, 1]
+        found = knn_accuracy(
+            rows.embeddings,
+            rows.labels,
+            queries.embeddings,
+            queries.labels,
             self.source.num_classes,
+            wanted,
             self.config.method.temperature,
         )
+        return [found[number]["top1"] for number in wanted]
 
 
 @contextlib.contextmanager
@@ -95,10 +102,7 @@ def prepare(
             f"{source.name} with {source.num_classes} classes, "
             f"{test_source.name if test_source else 'no test images'}"
         )
-    record = RunRecord(
-        config,
-        facts_of(source),
-    )
+    record = RunRecord(config, facts_of(source))
     if strategies.is_chief(strategy):
         opening.check_record(str(run.path), record)
         run.load_instances()  # Raises now instead of after training.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tf_instdisc.config import RunConfig
 from tf_instdisc.config.run import at_train_size
-from tf_instdisc.training.encoder_sizes import encoder_sizes
+from tf_instdisc.training.activations import activations
 from tf_instdisc.training.initial_encoder import initial_encoder
 
 GIB = 2**30
@@ -65,16 +65,7 @@ class Machines:
 def make_plan(
     config: RunConfig, machines: Machines, num_instances: int
 ) -> Plan:
-    """Computes what a run needs.
-
-    Args:
-        config: The settings of the run.
-        machines: The machines on which it will be trained.
-        num_instances: Number of images in the training set.
-
-    Returns:
-        The plan.
-    """
+    """Computes what a run needs."""
     method, optimizer = config.method, config.optimizer
     bank = num_instances * config.encoder.embedding_dim
     bank *= _BYTES[method.bank_dtype]
@@ -85,10 +76,11 @@ def make_plan(
     if on_device and machines.device_memory is None:
         bank_on_host = bank * machines.replicas_per_host
 
-    sizes = encoder_sizes(initial_encoder(at_train_size(config)))
-    activations = sizes.activations * local_batch
-    activations *= _ACTIVATION_BYTES.get(config.encoder.precision, 4)
-    weights = sizes.weights
+    encoder = initial_encoder(at_train_size(config))
+    kept = activations(encoder) * local_batch
+    kept *= _ACTIVATION_BYTES.get(config.encoder.precision, 4)
+    weights = sum(math.prod(w.shape) for w in encoder.trainable_weights)
+    statistics = encoder.count_params() - weights
     if method.objective == "parametric":
         weights += num_instances * config.encoder.embedding_dim
     accumulators = optimizer.accumulate_steps > 1
@@ -97,9 +89,9 @@ def make_plan(
         bank_on_replica=bank if on_device else 0,
         bank_on_host=bank_on_host,
         head=_head(config, num_instances, local_batch),
-        activations=activations,
+        activations=kept,
         state=4 * weights * (copies + 1),
-        checkpoint=4 * (weights * copies + sizes.statistics) + bank,
+        checkpoint=4 * (weights * copies + statistics) + bank,
         steps_per_epoch=max(num_instances // optimizer.batch_size, 1),
         warnings=(),
     )

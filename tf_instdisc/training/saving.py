@@ -65,10 +65,6 @@ class Progress:
 def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
     """Restores a model from the newest valid checkpoint, if there is one.
 
-    Args:
-        run: The run's directory.
-        model: The model, compiled as when it was saved.
-
     Returns:
         The progress of the run, or None if it has to start.
 

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tf_instdisc.config.fields import require_choice
-from tf_instdisc.config.run import DISTRIBUTIONS
 from tf_instdisc.data.pipeline import HostShare
 from tf_instdisc.errors import WorkerLostError
 from tf_instdisc.method import replicas as distribution
@@ -22,14 +20,7 @@ def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
             logical CPU devices if there is no GPU; `"multi_worker"`, the
             hosts in the environment variable `TF_CONFIG`; `"auto"`, all GPUs
             of this host if there are any.
-
-    Returns:
-        The strategy.
-
-    Raises:
-        ValueError: If the name is unknown.
     """
-    require_choice("distribution", name, DISTRIBUTIONS)
     if name == "multi_worker":
         return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = tf.config.list_logical_devices("GPU")
@@ -126,9 +117,6 @@ def distribute(
         strategy: The strategy of the run.
         dataset: Returns the batches of one host's replicas or, for None,
             global batches. All hosts must have equally many batches.
-
-    Returns:
-        A data set for `fit`.
     """
     if strategy.num_replicas_in_sync == 1:
         return dataset(None)

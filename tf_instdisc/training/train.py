@@ -16,7 +16,6 @@ from tf_instdisc.config import RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import augmentation_of
 from tf_instdisc.data.sources import ImageSource
-from tf_instdisc.retrieval import knn
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import Embedded, embed
@@ -27,6 +26,7 @@ from tf_instdisc.training import (
     best,
     finishing,
     initial_run,
+    knn,
     parts,
     progress_lines,
     saving,
@@ -61,9 +61,6 @@ def train(
         strategy: Overrides the strategy that `config.training` names.
         finish: Whether to finish the newest checkpoint without further
             training, whatever its progress. The run can be continued later.
-
-    Returns:
-        The run.
 
     Raises:
         UsageError: If the settings do not fit the images, the test classes
@@ -264,12 +261,12 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
         test = embed(model.encoder, work.test_images)
         trained = finishing.training_bank(model.memory_bank, source)
         rows = Embedded(trained.rows, trained.instance_ids, trained.labels)
-        table = {
+        measured = {
             **progress.baselines,
             "trained encoder": work.measure(embedded, test),
             "trained encoder, rows of training": work.measure(rows, test),
         }
-        print(work.measure.table(table))
+        print(knn.table(training.num_neighbors, measured))
     init_run = opening.load(training.init_run) if training.init_run else None
     finishing.write(
         run, model.encoder, embedded, source, progress, encoded_at, init_run

@@ -1,7 +1,6 @@
 """Makes a table: trains and measures its runs, and writes the result."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import sys
@@ -10,6 +9,8 @@ from typing import Any
 
 from tf_instdisc import atomic
 from tf_instdisc.config.fields import require_choice
+from tf_instdisc.errors import MissingExtraError, require_extra
+from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
 from tf_instdisc.evaluation.reproduce import measure, runs, show
 from tf_instdisc.evaluation.reproduce.measure import Measured
 from tf_instdisc.evaluation.reproduce.runs import Run, Training
@@ -29,15 +30,8 @@ def make_table(
     """Writes `NAME.md`, and `NAME.png` if the paper has a figure.
 
     Finished runs are not trained again. Their measurements are kept in
-    `NAME.json` and are not repeated unless the encoder has changed.
-
-    Args:
-        name: A key of `TABLES`.
-        scale: The scale of its runs.
-        training: How its runs are trained.
-        tables_dir: The directory of the table.
-        command: The command that the table says it was made with.
-        rows: Names of the runs to make; all by default.
+    `NAME.json` and are not repeated unless the encoder has changed. `rows`
+    names the runs to make, by default all; the table shows `command`.
 
     Raises:
         ValueError: If the table does not have one of the rows.
@@ -46,21 +40,24 @@ def make_table(
     if rows is not None:
         table = _with_rows(table, rows)
     has_plot = table.axis is not None
-    if has_plot and importlib.util.find_spec("matplotlib") is None:
-        has_plot = False
-        print(
-            "warning: The table will have no plot, which needs matplotlib: "
-            "pip install 'tf_instdisc[report]'",
-            file=sys.stderr,
-        )
+    if has_plot:
+        try:
+            require_extra("report", "matplotlib")
+        except MissingExtraError as error:
+            has_plot = False
+            print(
+                f"warning: The table will have no plot. {error}",
+                file=sys.stderr,
+            )
     recipe = training.recipes / scale.recipes[table.recipe]
     config = runs.recipe_config(recipe, training.more)
-    inputs = measure.open_inputs(config, scale)
+    # All images of the recipe, even for runs that were trained on some.
+    source, test_source = open_labeled(config.data)
     planned = runs.plan_runs(
         table,
         recipe,
         training.more,
-        inputs.source.num_instances,
+        source.num_instances,
         training.num_seeds,
         training.runs_dir,
     )
@@ -72,8 +69,11 @@ def make_table(
         found = kept.get(run)
         if found is None:
             print(f"measuring {shown(str(run.directory.path))}", flush=True)
+            inputs = EvaluationInputs(
+                run.directory, config, source, test_source
+            )
             with lock.holding(run.directory.path):
-                found = measure.PROTOCOLS[table.protocol](run, inputs)
+                found = measure.PROTOCOLS[table.protocol](run, inputs, scale)
             kept.put(run, found)
         measured.append((run, found))
     plot = f"{name}.png" if has_plot else None

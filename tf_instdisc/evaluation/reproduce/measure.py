@@ -5,55 +5,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tf_instdisc.config import RunConfig
-from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.evaluation.fine_tuning_protocol import (
     FineTuneOptions,
     SemiSupervised,
 )
-from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
+from tf_instdisc.evaluation.inputs import EvaluationInputs
+from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.linear_protocol import Linear, LinearOptions
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import Protocol
 from tf_instdisc.evaluation.reproduce.runs import Run
 from tf_instdisc.evaluation.reproduce.tables import Scale
 from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions
-from tf_instdisc.retrieval.knn import KNNMeasure
-from tf_instdisc.runs.embedding import Embedded, embed
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """The data on which every run of a table is measured.
-
-    Attributes:
-        source: All training images of the recipe, even for runs that were
-            trained on a fraction of them.
-        test_source: Its test images.
-        config: The recipe's settings.
-        scale: The scale, for its options of fine-tuning and linear
-            classifiers.
-    """
-
-    source: ImageSource
-    test_source: ImageSource
-    config: RunConfig
-    scale: Scale
-
-    def of(self, run: Run) -> EvaluationInputs:
-        """Returns the inputs of the protocols for one run."""
-        return EvaluationInputs(
-            run.directory, self.config, self.source, self.test_source
-        )
-
-    def embed(self, run: Run) -> tuple[Embedded, Embedded]:
-        """Returns the embeddings of the training and test images."""
-        inputs = self.of(run)
-        train, test = (
-            embed(inputs.encoder, inputs.images(source))
-            for source in (self.source, self.test_source)
-        )
-        return train, test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +30,6 @@ class Measured:
 
     values: dict[tuple[str, str], float]
     curve: list[float] = dataclasses.field(default_factory=list)
-
-
-def open_inputs(config: RunConfig, scale: Scale) -> Inputs:
-    """Opens the images of a recipe.
-
-    Raises:
-        ValueError: If there are no labels to measure with.
-    """
-    return Inputs(*open_labeled(config.data), config, scale)
 
 
 def fluctuation(curve: Sequence[float]) -> float:
@@ -95,29 +49,27 @@ def fluctuation(curve: Sequence[float]) -> float:
     return float(np.abs(late[1:-1] - (late[:-2] + late[2:]) / 2).mean())
 
 
-def _knn(run: Run, inputs: Inputs) -> Measured:
-    knn = KNNMeasure(
-        inputs.config.training.num_neighbors,
-        inputs.source.num_classes,
-        inputs.config.method.temperature,
-    )
-    with_many, _ = knn(*inputs.embed(run))
-    return Measured({(run.row.label, "kNN"): with_many})
+def _knn(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
+    del scale
+    wanted = inputs.config.training.num_neighbors
+    options = KNNOptions(num_neighbors=min(wanted, len(inputs.labels)))
+    top1 = _measured(KNN(options), inputs)[0].value
+    return Measured({(run.row.label, "kNN"): top1})
 
 
-def _knn_and_svm(run: Run, inputs: Inputs) -> Measured:
+def _knn_and_svm(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
+    values = _knn(run, inputs, scale).values
     svm = SVM(SVMOptions(keep_features=False))
-    top1 = _measured(svm, run, inputs)[0].value
-    values = _knn(run, inputs).values
+    top1 = _measured(svm, inputs)[0].value
     return Measured({**values, (run.row.label, "SVM"): top1})
 
 
-def _loss_curve(run: Run, inputs: Inputs) -> Measured:
+def _loss_curve(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
     curve = [epoch["loss"] for epoch in run.directory.read_metrics()]
     line = run.row.label
     return Measured(
         {
-            **_knn(run, inputs).values,
+            **_knn(run, inputs, scale).values,
             (line, "last loss"): curve[-1],
             (line, "fluctuation of the loss"): fluctuation(curve),
         },
@@ -125,32 +77,32 @@ def _loss_curve(run: Run, inputs: Inputs) -> Measured:
     )
 
 
-def _linear(run: Run, inputs: Inputs) -> Measured:
-    options = LinearOptions(
-        baselines=True, seed=run.seed, **inputs.scale.linear
-    )
-    found = _measured(Linear(options), run, inputs)
+def _linear(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
+    options = LinearOptions(baselines=True, seed=run.seed, **scale.linear)
+    found = _measured(Linear(options), inputs)
     return Measured({(one.name, one.metric): one.value for one in found})
 
 
-def _semi_supervised(run: Run, inputs: Inputs) -> Measured:
-    options = FineTuneOptions(seed=run.seed, **inputs.scale.fine_tuning)
-    found = _measured(SemiSupervised(options), run, inputs)
+def _semi_supervised(
+    run: Run, inputs: EvaluationInputs, scale: Scale
+) -> Measured:
+    options = FineTuneOptions(seed=run.seed, **scale.fine_tuning)
+    found = _measured(SemiSupervised(options), inputs)
     return Measured({(one.name, one.metric): one.value for one in found})
 
 
 def _measured(
-    protocol: Protocol, run: Run, inputs: Inputs
+    protocol: Protocol, inputs: EvaluationInputs
 ) -> Sequence[Measurement]:
-    given = inputs.of(run)
-    protocol.check(given)
-    return protocol.measure(given)
+    protocol.check(inputs)
+    return protocol.measure(inputs)
 
 
-PROTOCOLS: dict[str, Callable[[Run, Inputs], Measured]] = {
+PROTOCOLS: dict[str, Callable[[Run, EvaluationInputs, Scale], Measured]] = {
     "knn": _knn,
     "knn_and_svm": _knn_and_svm,
     "loss_curve": _loss_curve,
     "linear": _linear,
     "semi_supervised": _semi_supervised,
 }
+"""How a run is measured on the recipe's images."""

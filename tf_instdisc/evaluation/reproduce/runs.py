@@ -104,19 +104,7 @@ def plan_runs(
     num_seeds: int,
     runs_dir: pathlib.Path,
 ) -> list[Run]:
-    """Returns all runs of a table, ordered by seed.
-
-    Args:
-        table: The table.
-        recipe: The flagfile.
-        more: Flags that are added to every run.
-        num_images: Number of training images of the recipe.
-        num_seeds: Number of seeds for each row; they start at 0.
-        runs_dir: The directory of the runs.
-
-    Returns:
-        The runs.
-    """
+    """Returns all runs of a table, ordered by seed."""
     split = recipe_config(recipe, more).data.split.split("[")[0]
     runs = []
     for seed in range(num_seeds):
@@ -147,13 +135,7 @@ def train_missing(
     train: Train,
     num_jobs: int,
 ) -> None:
-    """Trains the runs that are not finished.
-
-    Args:
-        runs: The runs. Those with the same directory are trained only once.
-        train: Trains a run in a separate process; raises if that fails.
-        num_jobs: Number of runs at the same time, which divide the cores.
-    """
+    """Trains the runs that are not finished; `num_jobs` divide the cores."""
     missing = {r.directory.path: r for r in runs if not r.is_finished}
     environment = dict(os.environ)
     if num_jobs > 1:

@@ -1,5 +1,6 @@
 """Shows a table as Markdown and as a plot."""
 
+import collections
 import re
 from collections.abc import Sequence
 
@@ -19,13 +20,7 @@ def markdown(
     command: str,
     plot: str | None,
 ) -> str:
-    """Returns the table in Markdown, including the paper's numbers.
-
-    Args:
-        table: The table.
-        measured: The runs and their measurements.
-        command: The command that makes the table.
-        plot: File name of its plot, if there is one.
+    """Returns the table in Markdown, with the paper's numbers and a plot.
 
     Returns:
         A Markdown document. For several seeds, it shows the mean and the
@@ -115,10 +110,10 @@ def save_plot(
 def _by_cell(
     measured: Sequence[tuple[Run, Measured]],
 ) -> dict[tuple[str, str], list[float]]:
-    values: dict[tuple[str, str], list[float]] = {}
+    values = collections.defaultdict(list)
     for _, result in measured:
         for cell, value in result.values.items():
-            values.setdefault(cell, []).append(value)
+            values[cell].append(value)
     return values
 
 
@@ -156,9 +151,9 @@ def _mean_and_spread(found: Sequence[float], is_share: bool) -> str:
 def _curves(
     measured: Sequence[tuple[Run, Measured]],
 ) -> dict[str, list[list[float]]]:
-    curves: dict[str, list[list[float]]] = {}
+    curves = collections.defaultdict(list)
     for run, result in measured:
-        curves.setdefault(run.row.label, []).append(result.curve)
+        curves[run.row.label].append(result.curve)
     return curves
 
 

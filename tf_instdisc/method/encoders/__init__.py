@@ -24,11 +24,11 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.method.encoders import (
     alexnet,
     given,
-    portable,
     resnet,
     vgg,
     vit,
 )
+from tf_instdisc.portable import make_portable
 
 
 def build_encoder(
@@ -141,7 +141,7 @@ def build_encoder(
     x = layers.Dense(embedding_dim, name="projection", dtype=full)(x)
     outputs = layers.UnitNormalization(name="embedding", dtype=full)(x)
     name = backbone.name if isinstance(backbone, keras.Model) else backbone
-    return portable.make_portable(keras.Model(inputs, outputs, name=name))
+    return make_portable(keras.Model(inputs, outputs, name=name))
 
 
 def _check_sizes(**sizes: int | None) -> None:

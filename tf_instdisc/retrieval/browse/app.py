@@ -38,13 +38,7 @@ _FILES = {
 def build_app(
     collection: Collection, pictures: Pictures, ticked: TickedList
 ) -> Starlette:
-    """Returns the server's application.
-
-    Args:
-        collection: The images to browse.
-        pictures: Their pictures.
-        ticked: The list of ticked images.
-    """
+    """Returns the server's application."""
     server = _Server(collection, pictures, ticked)
     routes = [
         Route("/api/about", server.about),
@@ -169,7 +163,7 @@ class _Server:
                     {
                         "first": self._item(int(pairs.first[pair])),
                         "second": self._item(int(pairs.second[pair])),
-                        "score": round(float(pairs.cosines[pair]), 4),
+                        "score": round(float(pairs.scores[pair]), 4),
                     }
                     for pair in page
                 ],

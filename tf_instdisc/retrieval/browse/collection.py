@@ -16,6 +16,7 @@ from tf_instdisc.retrieval.browse.pictures import NotReadYetError, Pictures
 from tf_instdisc.retrieval.browse.search import Search
 from tf_instdisc.retrieval.duplicates import Collection as Embedded
 from tf_instdisc.retrieval.duplicates import find_duplicates
+from tf_instdisc.retrieval.near_pairs import NearPairs
 from tf_instdisc.runs.images import RunImages
 
 MOST_GROUPS = 20
@@ -36,23 +37,6 @@ class Map:
     places: np.ndarray
     groups: np.ndarray
     names: list[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Pairs:
-    """Near-duplicates, the best pair first.
-
-    Attributes:
-        first: int64 `[num_pairs]`, rows of the bank.
-        second: int64 `[num_pairs]`, rows of the bank.
-        cosines: float32 `[num_pairs]`.
-        is_complete: Whether these are all.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    cosines: np.ndarray
-    is_complete: bool
 
 
 class Collection:
@@ -81,7 +65,7 @@ class Collection:
         self._folded = [_folded(str(name)) for name in self.bank.names]
         self._lock = threading.Lock()
         self._map: futures.Future[Map] | None = None
-        self._pairs: futures.Future[Pairs] | None = None
+        self._pairs: futures.Future[NearPairs] | None = None
 
     @property
     def has_rows(self) -> bool:
@@ -127,8 +111,11 @@ class Collection:
                 self._map = background.start(self._compute_map)
             return self._map
 
-    def pairs(self) -> futures.Future[Pairs]:
-        """Begins to search for near-duplicates at the first call."""
+    def pairs(self) -> futures.Future[NearPairs]:
+        """Begins to search for near-duplicates at the first call.
+
+        They are rows of the bank, the best pair first.
+        """
         with self._lock:
             if self._pairs is None:
                 self._pairs = background.start(self._find_pairs)
@@ -137,7 +124,7 @@ class Collection:
     def _compute_map(self) -> Map:
         rows = self.bank.rows
         places = analysis.map_of_all(rows)
-        groups, names = analysis.groups_of(
+        groups = analysis.groups_of(
             self.bank, np.arange(len(rows)), MOST_GROUPS
         )
         low = places.min(axis=0)
@@ -146,9 +133,13 @@ class Collection:
         margin = (extent - (places.max(axis=0) - low)) / 2
         unit = (places - low + margin) / extent
         steps = np.round(unit * _MAP_STEPS)
-        return Map(steps.astype(np.uint16), groups.astype(np.uint8), names)
+        return Map(
+            steps.astype(np.uint16),
+            groups.of_rows.astype(np.uint8),
+            groups.names,
+        )
 
-    def _find_pairs(self) -> Pairs:
+    def _find_pairs(self) -> NearPairs:
         assert self._embedded is not None
         embedded = self._embedded()
         found = find_duplicates(embedded)
@@ -156,7 +147,7 @@ class Collection:
         rows = np.searchsorted(
             self.bank.instance_ids, embedded.bank.instance_ids
         )
-        return Pairs(
+        return NearPairs(
             rows[found.pairs.first],
             rows[found.pairs.second],
             found.pairs.cosines,

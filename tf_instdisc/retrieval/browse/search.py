@@ -10,8 +10,8 @@ import numpy as np
 
 from tf_instdisc.data.decode import FORMATS
 from tf_instdisc.errors import UsageError
-from tf_instdisc.retrieval.neighbors import top_k
-from tf_instdisc.retrieval.queries import Neighbors, Queries, nearest
+from tf_instdisc.retrieval.neighbors import top_k, without_self
+from tf_instdisc.retrieval.queries import Neighbors
 from tf_instdisc.runs.bank import Bank
 
 Model = Callable[[Sequence[bytes]], Mapping[str, np.ndarray]]
@@ -50,15 +50,9 @@ class BankSearch:
     embed: Model
 
     def of_image(self, position: int, count: int) -> Neighbors:
-        position_of = np.array([position])
-        query = Queries(
-            names=[str(self.bank.names[position])],
-            labels=self.bank.labels[position_of],
-            embeddings=self.bank.rows[position_of],
-            images=np.empty([1, 0, 0, 3], np.uint8),
-            positions=position_of,
-        )
-        return nearest(query, self.bank, count)
+        own = np.array([position])
+        found = top_k(self.bank.rows[own], self.bank.rows, count + 1)
+        return Neighbors(*without_self(*found, own))
 
     def of_file(self, contents: bytes, count: int) -> Neighbors:
         answer = self.embed([contents])

@@ -69,11 +69,6 @@ def curve(
 ) -> plotting.figure | None:
     """Plots a metric over the epochs.
 
-    Args:
-        metrics: The lines of `metrics.jsonl`.
-        name: The metric.
-        title: Its name for people.
-
     Returns:
         The chart; None if the metric hardly changes or was not measured.
     """

@@ -1,12 +1,11 @@
 """A page of the groups of near-duplicates."""
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
 
 from tf_instdisc.retrieval.duplicate_lines import summary
-from tf_instdisc.retrieval.duplicates import Collection, Duplicates, Member
+from tf_instdisc.retrieval.duplicates import Duplicates, Member
 from tf_instdisc.retrieval.pages import pages
 
 _GROUPS_SHOWN = 200
@@ -35,12 +34,7 @@ def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:
 def with_pictures(
     groups: list[list[Member]], size: int
 ) -> list[list[dict[str, Any]]]:
-    """Returns what a page shows of the members of groups.
-
-    Args:
-        groups: The groups.
-        size: Side of the pictures in pixels.
-    """
+    """Returns what a page shows of the members of groups."""
     pictures = _read_pictures([m for group in groups for m in group], size)
     return [
         [
@@ -57,16 +51,11 @@ def with_pictures(
 
 def _read_pictures(members: list[Member], size: int) -> dict[int, np.ndarray]:
     """Returns pictures by `id(member)`, reading each collection once."""
-    by_collection: dict[int, list[Member]] = defaultdict(list)
-    collections: dict[int, Collection] = {}
-    for member in members:
-        by_collection[id(member.collection)].append(member)
-        collections[id(member.collection)] = member.collection
-    pictures = {}
-    for key, some in by_collection.items():
+    pictures: dict[int, np.ndarray] = {}
+    collections = {id(m.collection): m.collection for m in members}
+    for collection in collections.values():
+        some = [m for m in members if m.collection is collection]
         positions = np.array([member.position for member in some])
-        images, _ = collections[key].images.read(positions, size)
-        pictures.update(
-            {id(m): image for m, image in zip(some, images, strict=True)}
-        )
+        images, _ = collection.images.read(positions, size)
+        pictures.update(zip(map(id, some), images, strict=True))
     return pictures

@@ -1,6 +1,5 @@
 """The report of a run: a page that shows what it has learned."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,10 @@ from tf_instdisc.retrieval.bank_statistics import (
 )
 from tf_instdisc.retrieval.duplicates import Collection, find_duplicates
 from tf_instdisc.retrieval.pages import charts, duplicate_page, pages
-from tf_instdisc.retrieval.pages.tensorboard import sample_rows
 from tf_instdisc.retrieval.pages.thumbnails import data_uri, sheet
-from tf_instdisc.retrieval.queries import nearest, row_queries
+from tf_instdisc.retrieval.queries import nearest, random_queries
 from tf_instdisc.runs import checkpoints
-from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.bank import Bank, sample_rows
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.images import RunImages
 
@@ -39,23 +37,6 @@ _CLASSES_SHOWN = 40  # In the confusion matrix.
 _DUPLICATES_UP_TO = 60_000  # More rows would take minutes.
 
 _Captioned = list[tuple[int, str]]  # Rows of the bank with their captions.
-
-
-@dataclasses.dataclass(frozen=True)
-class _Groups:
-    """What the colors of the map stand for: classes or clusters.
-
-    Attributes:
-        names: One for each group.
-        of_rows: int `[size]`, the group of each sampled row.
-        captions: str for each sampled row; empty if it would say nothing.
-        are_clusters: Whether the groups are clusters.
-    """
-
-    names: list[str]
-    of_rows: np.ndarray
-    captions: list[str]
-    are_clusters: bool
 
 
 def report(
@@ -94,7 +75,7 @@ def report(
     votes = analysis.classify_rows(
         bank, sampled, num_neighbors, images.config.method.temperature
     )
-    groups = _groups(bank, sampled, seed)
+    groups = analysis.groups_of(bank, sampled, charts.NUM_COLORS, seed)
     figures: dict[str, Any] = {
         name: figure
         for name, title in CURVES.items()
@@ -113,9 +94,7 @@ def report(
         lists["hardest"] = _hardest(bank, votes)
     if groups.are_clusters:
         lists.update(_clusters(bank, sampled, groups))
-    queries = row_queries(
-        images, sample_rows(len(bank.rows), _QUERIES, seed), _PICTURE
-    )
+    queries = random_queries(images, _QUERIES, _PICTURE, seed)
     return pages.render(
         "report.html",
         run_name=run.path.resolve().name,
@@ -175,23 +154,8 @@ def _baselines(run: RunDirectory) -> dict[str, list[float]]:
     return saved.progress.get("baselines", {}) if saved else {}
 
 
-def _groups(bank: Bank, sampled: np.ndarray, seed: int) -> _Groups:
-    labels = bank.labels[sampled]
-    names = [*bank.class_names]
-    if names and (labels < 0).any():
-        labels = np.where(labels < 0, len(names), labels)
-        names.append("no label")
-    captions = [names[label] for label in labels] if names else []
-    if 0 < len(names) <= charts.NUM_COLORS:
-        return _Groups(names, labels, captions, are_clusters=False)
-    clusters = analysis.clusters_of(bank.rows[sampled], seed)
-    names = [f"cluster {i + 1}" for i in range(clusters.max() + 1)]
-    captions = captions or [names[cluster] for cluster in clusters]
-    return _Groups(names, clusters, captions, are_clusters=True)
-
-
 def _clusters(
-    bank: Bank, sampled: np.ndarray, groups: _Groups
+    bank: Bank, sampled: np.ndarray, groups: analysis.Groups
 ) -> dict[str, _Captioned]:
     """Returns the images closest to the center of each cluster."""
     lists = {}
@@ -267,13 +231,7 @@ def _duplicates(
     bank = images.bank
     note = "The closest come first."
     if len(bank.rows) > _DUPLICATES_UP_TO:
-        bank = Bank(
-            bank.rows[sampled],
-            bank.instance_ids[sampled],
-            bank.names[sampled],
-            bank.labels[sampled],
-            bank.class_names,
-        )
+        bank = bank.take(sampled)
         note += (
             f" Only the {len(sampled):,} sampled images were compared; "
             "instdisc-duplicates compares all."

@@ -12,11 +12,11 @@ from PIL import Image
 from tensorboard.plugins import projector
 
 from tf_instdisc import atomic
-from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import neighbor_rows
 from tf_instdisc.retrieval import queries as search
 from tf_instdisc.retrieval.pages import grid
 from tf_instdisc.retrieval.pages.thumbnails import sheet
+from tf_instdisc.runs.bank import sample_rows
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.text import tsv
 
@@ -49,10 +49,6 @@ class EmbeddingView(keras.callbacks.Callback):
         every: int = 1,
     ):
         super().__init__()
-        if every < 1:
-            raise UsageError(
-                f"`every` must be at least 1. Received: every={every}"
-            )
         self.log_dir = pathlib.Path(log_dir)
         self.open_images = open_images
         self.every = every
@@ -78,20 +74,17 @@ class EmbeddingView(keras.callbacks.Callback):
         write_projector(self.log_dir / _RUN, self.open_images())
 
 
-def write_projector(
-    log_dir: str | os.PathLike, images: RunImages, max_rows: int = _PROJECTED
-) -> None:
+def write_projector(log_dir: str | os.PathLike, images: RunImages) -> None:
     """Writes rows, names, labels and pictures for TensorBoard's projector.
 
     Args:
         log_dir: A directory with TensorBoard's events, or its --logdir.
-        images: The run's images.
-        max_rows: If there are more rows, this number is drawn at random.
+        images: The run's images, of which at most 5,000 are drawn at random.
     """
     log_dir = pathlib.Path(log_dir)
     log_dir.mkdir(parents=True, exist_ok=True)
     bank = images.bank
-    positions = sample_rows(len(bank.rows), max_rows)
+    positions = sample_rows(len(bank.rows), _PROJECTED)
     with atomic.replacing(log_dir / "rows.tsv") as partial:
         np.savetxt(partial, bank.rows[positions], fmt="%.5g", delimiter="\t")
     metadata = tsv(
@@ -118,11 +111,3 @@ def write_projector(
     embedding.sprite.image_path = "sprite.png"
     embedding.sprite.single_image_dim.extend([_SPRITE, _SPRITE])
     projector.visualize_embeddings(str(log_dir), config)
-
-
-def sample_rows(num_rows: int, max_rows: int, seed: int = 0) -> np.ndarray:
-    """Draws positions of at most `max_rows` rows in ascending order."""
-    if num_rows <= max_rows:
-        return np.arange(num_rows)
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.choice(num_rows, max_rows, replace=False))

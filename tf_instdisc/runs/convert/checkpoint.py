@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,17 +12,14 @@ from tf_instdisc.config import (
     MethodConfig,
     RunConfig,
 )
-from tf_instdisc.data.folder import image_paths
-from tf_instdisc.data.sources import NO_LABEL
-from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs import lock
-from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.convert import torch_file
 from tf_instdisc.runs.convert.modules import module_weights
 from tf_instdisc.runs.convert.records import CheckpointError, Inert, Tensor
 from tf_instdisc.runs.convert.resnet_weights import build_from
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
+from tf_instdisc.runs.images import name_rows
 from tf_instdisc.runs.opening import check_usable, open_run
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
@@ -112,7 +108,7 @@ def convert(
             params = file.read(parts.params)
     bank = None
     if rows is not None:
-        bank = _name_rows(rows, images)
+        bank = name_rows(rows, images)
     written = RunRecord(
         RunConfig(
             data=DataConfig(
@@ -260,28 +256,3 @@ def _method(params: np.ndarray | None, is_softmax: bool) -> MethodConfig:
 def _short(value: float) -> float:
     """Rounds a float32 value, so that 0.07 remains 0.07."""
     return float(f"{value:.6g}")
-
-
-def _name_rows(rows: np.ndarray, images: str | None) -> Bank:
-    names = [str(index) for index in range(len(rows))]
-    labels = np.full([len(rows)], NO_LABEL, np.int64)
-    classes: Iterable[str] = ()
-    if images:
-        names = sorted(image_paths(images), key=lambda name: name.split("/"))
-        if len(names) != len(rows):
-            raise UsageError(
-                "`images` must be the folder from which the bank was computed, "
-                f"with an image for each of its {len(rows):,} rows. Received: "
-                f"images={images!r}, with {len(names):,} images"
-            )
-        if all("/" in name for name in names):
-            tops = [name.split("/")[0] for name in names]
-            classes, labels = np.unique(tops, return_inverse=True)
-            labels = labels.astype(np.int64)
-    return Bank(
-        rows=rows,
-        instance_ids=np.arange(len(rows)),
-        names=np.array(names),
-        labels=labels,
-        class_names=tuple(str(name) for name in classes),
-    )

@@ -13,9 +13,6 @@ _MAX_NAME = 500
 def module_weights(module: Inert) -> dict[str, Tensor]:
     """Collects parameters and buffers of a module and its submodules.
 
-    Args:
-        module: A module in a pickle.
-
     Returns:
         The tensors, by the names that PyTorch gives them.
 

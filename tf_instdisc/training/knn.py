@@ -1,55 +1,24 @@
 """The kNN accuracy that a run measures in addition to its training."""
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
-from tf_instdisc.retrieval.votes import knn_accuracy
 from tf_instdisc.runs.embedding import Embedded
 
 
-@dataclasses.dataclass(frozen=True)
-class KNNMeasure:
-    """Measures top-1 accuracy with many neighbors and with one.
-
-    Attributes:
-        num_neighbors: The larger number of neighbors.
-        num_classes: Number of classes of the training images.
-        temperature: τ of the weights.
-    """
-
-    num_neighbors: int
-    num_classes: int
-    temperature: float
-
-    def __call__(self, rows: Embedded, queries: Embedded) -> list[float]:
-        wanted = [self.num_neighbors, 1]
-        accuracies = knn_accuracy(
-            rows.embeddings,
-            rows.labels,
-            queries.embeddings,
-            queries.labels,
-            self.num_classes,
-            wanted,
-            self.temperature,
-        )
-        return [accuracies[number]["top1"] for number in wanted]
-
-    def table(self, measured: dict[str, list[float]]) -> str:
-        """Returns a Markdown table with one row for each name."""
-        lines = [
-            "",
-            f"| embeddings | kNN top-1, k = {self.num_neighbors} "
-            "| kNN top-1, k = 1 |",
-            "| --- | --- | --- |",
-        ]
-        for name, values in measured.items():
-            cells = " | ".join(f"{value:.3f}" for value in values)
-            lines.append(f"| {name} | {cells} |")
-        return "\n".join([*lines, ""])
+def table(num_neighbors: int, measured: dict[str, list[float]]) -> str:
+    """Returns a Markdown table of top-1 accuracies, `[many, one]` by name."""
+    lines = [
+        "",
+        f"| embeddings | kNN top-1, k = {num_neighbors} | kNN top-1, k = 1 |",
+        "| --- | --- | --- |",
+    ]
+    for name, values in measured.items():
+        cells = " | ".join(f"{value:.3f}" for value in values)
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join([*lines, ""])
 
 
 def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:

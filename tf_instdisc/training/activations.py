@@ -1,6 +1,5 @@
-"""The number of values in an encoder, and those that a step keeps of it."""
+"""The values that a training step keeps of an encoder."""
 
-import dataclasses
 import math
 
 import keras
@@ -17,25 +16,12 @@ _NOT_KEPT = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderSizes:
-    """The sizes of an encoder, as numbers of values.
+def activations(encoder: keras.Model) -> int:
+    """Returns how many values a training step holds per image at its peak.
 
-    Attributes:
-        weights: Trainable weights.
-        statistics: Moving statistics of batch normalization.
-        activations: Values that a training step holds per image at its peak:
-            what is kept until its gradients need it, and twice the largest
-            map, for gradients. Within a quarter of what TensorFlow uses.
+    That is what is kept until its gradients need it, and twice the largest
+    map, for gradients. It is within a quarter of what TensorFlow uses.
     """
-
-    weights: int
-    statistics: int
-    activations: int
-
-
-def encoder_sizes(encoder: keras.Model) -> EncoderSizes:
-    """Counts weights, statistics and activations of an encoder."""
     kept, largest = _numbers(encoder.input), 0
     for layer in encoder.layers:
         if isinstance(layer, keras.layers.MultiHeadAttention):
@@ -46,11 +32,7 @@ def encoder_sizes(encoder: keras.Model) -> EncoderSizes:
             largest = max(largest, _numbers(layer.output))
             if getattr(layer.activation, "__name__", "") == "gelu":
                 kept += _numbers(layer.output)
-    return EncoderSizes(
-        sum(math.prod(w.shape) for w in encoder.trainable_weights),
-        sum(math.prod(w.shape) for w in encoder.non_trainable_weights),
-        kept + 2 * largest,
-    )
+    return kept + 2 * largest
 
 
 def _numbers(tensor: keras.KerasTensor) -> int:

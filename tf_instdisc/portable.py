@@ -71,9 +71,6 @@ def make_portable(encoder: keras.Model) -> keras.Model:
 
     Args:
         encoder: A model; it is changed in place.
-
-    Returns:
-        The same model.
     """
 
     def get_config(self: keras.Model) -> dict[str, Any]:
