@@ -6,13 +6,13 @@ import pathlib
 import keras
 
 from tf_instdisc.errors import MissingFileError
-from tf_instdisc.paths import local_path
 from tf_instdisc.portable import make_portable
-from tf_instdisc.runs import directory, opening
+from tf_instdisc.runs import directory, opening, shipped
+from tf_instdisc.text import did_you_mean
 
 
 def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
-    """Loads an encoder from a run directory or a `.keras` file.
+    """Loads an encoder by name, or from a run directory or a `.keras` file.
 
     `keras.saving.load_model` loads the same file where this package is not
     installed.
@@ -24,7 +24,8 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
     ```
 
     Args:
-        path: A run directory, or its `encoder.keras`.
+        path: A run directory, its `encoder.keras`, or the name of a run that
+            comes with the package.
         best: Whether to load the encoder of the best epoch by kNN instead of
             the last one, from the directory of a run with `--keep_best`.
 
@@ -37,11 +38,12 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
         RunDirectoryError: If the directory holds no finished run.
         ValueError: If the path is a URL.
     """
-    path = local_path(path)
+    path = shipped.located(path)
     if not os.path.exists(path):
         raise MissingFileError(
             "`path` must be a run directory or a .keras file. "
-            f"Received: path={path!r}, which does not exist"
+            f"Received: path={path!r}, which does not exist."
+            + did_you_mean(path, shipped.names())
         )
     if os.path.isdir(path):
         run = opening.load(path)

@@ -3,11 +3,11 @@
 import pathlib
 
 from tf_instdisc import checksums
-from tf_instdisc.runs import lock, record
+from tf_instdisc.runs import lock, record, shipped
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.files import CURES
 from tf_instdisc.runs.record import RunRecord
-from tf_instdisc.text import shown_message
+from tf_instdisc.text import did_you_mean, shown_message
 
 
 def check_usable(path: str) -> None:
@@ -98,14 +98,18 @@ def _listed(changes: dict) -> str:
 def load(path: str) -> RunDirectory:
     """Opens the directory of a run.
 
+    Args:
+        path: The directory, or the name of a shipped run.
+
     Raises:
         RunDirectoryError: If it holds no run.
     """
-    run = RunDirectory(pathlib.Path(path))
+    run = RunDirectory(pathlib.Path(shipped.located(path, "run_dir")))
     checksums.require_present(run.settings, CURES[run.settings.name])
     # Some runs of version 0.1 have only the flags.
     if not run.settings.exists() and not run.flags.exists():
         raise RunDirectoryError(
             f"`run_dir` must hold a run: {run.settings} is missing."
+            + did_you_mean(path, shipped.names())
         )
     return run

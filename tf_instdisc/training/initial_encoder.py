@@ -16,9 +16,8 @@ from tf_instdisc.method.encoders import (
     encoder_of,
     given,
 )
-from tf_instdisc.paths import local_path
 from tf_instdisc.portable import make_portable
-from tf_instdisc.runs import opening
+from tf_instdisc.runs import opening, shipped
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.policy import with_policy
 
@@ -46,7 +45,8 @@ def initial_encoder(config: RunConfig) -> keras.Model:
     if named is None:
         return encoder_of(config)
     size = config.data.image_size
-    if os.path.exists(local_path(named, "init_encoder")):
+    named = shipped.located(named, "init_encoder")
+    if os.path.exists(named):
         policy = keras.config.dtype_policy().name
         model = with_policy(_load(named), policy)
         if {"projection", "embedding"} <= {x.name for x in model.layers}:

@@ -1,0 +1,190 @@
+"""Trained runs that come with the package and are opened by name.
+
+A shipped run takes a third of the space of a run directory: the kernels of the
+encoder are float16, and the rows of the bank int8. It is unpacked once, into
+an ordinary run directory among the user's caches, which every command reads.
+The module imports nothing heavy before a run is unpacked.
+"""
+
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+
+from tf_instdisc import atomic, checksums
+from tf_instdisc.config.fields import require_choice
+from tf_instdisc.errors import StorageError
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs.bank import Bank, EncodedBy
+from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.text import shown
+
+FOLDER = pathlib.Path(__file__).parent.parent / "weights"
+
+_CURE = "Install tf_instdisc again."
+_WEIGHTS = "weights.npz"
+_SETTINGS = "run.json"
+_CARD = "README.md"
+# The largest error of a weight is 2^-9 of it, half that of bfloat16.
+_DROPPED_BITS = 1
+_LARGEST_INT8 = 127
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the shipped runs, sorted."""
+    return tuple(sorted(path.parent.name for path in FOLDER.glob("*/run.json")))
+
+
+def located(path: str | os.PathLike, name: str = "path") -> str:
+    """Returns the path of a run, which may be the name of a shipped one.
+
+    Args:
+        path: A path, or a name in `names()`. A file or directory of that name
+            takes precedence.
+        name: The argument or flag for which the path was given.
+
+    Raises:
+        UsageError: If the path is a URL.
+    """
+    path = local_path(path, name)
+    if path not in names() or os.path.exists(path):
+        return path
+    return str(unpack(path))
+
+
+def unpack(name: str) -> pathlib.Path:
+    """Returns the directory of a shipped run, and writes it the first time.
+
+    Args:
+        name: One of `names()`.
+
+    Returns:
+        A run directory below `$XDG_CACHE_HOME/tf_instdisc`, or
+        `~/.cache/tf_instdisc`.
+
+    Raises:
+        UsageError: If there is no such run.
+        StorageError: If the directory cannot be written.
+        DamagedFileError: If the files of the package are damaged.
+    """
+    require_choice("name", name, names())
+    packed = RunDirectory(FOLDER / name)
+    weights = packed.path / _WEIGHTS
+    version = checksums.digest(weights, _CURE)[:8]
+    target = _caches() / f"{name}-{version}"
+    if target.exists():
+        return target
+    print(f"Unpacking {name} into {shown(str(target))}", file=sys.stderr)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = pathlib.Path(tempfile.mkdtemp(dir=target.parent))
+    except OSError as error:
+        raise StorageError(
+            f"{target.parent} cannot be written: {error.strerror}. Set "
+            "XDG_CACHE_HOME to a directory for caches."
+        ) from error
+    try:
+        _write_run(packed, RunDirectory(partial))
+        atomic.rename_directory(partial, target)
+    except OSError:
+        if not target.exists():  # Otherwise another process was faster.
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def pack(run: RunDirectory, folder: pathlib.Path, card: str) -> None:
+    """Writes the files of a shipped run.
+
+    Args:
+        run: A finished run whose network is one of this package's.
+        folder: A directory to create; its last part is the name.
+        card: The model card, in Markdown.
+    """
+    from tf_instdisc.runs.load import load_encoder
+
+    record = run.read_record().with_data(data_dir=None)
+    bank = run.load_bank()
+    scales = np.abs(bank.rows).max(axis=1) / _LARGEST_INT8
+    fields: dict[str, np.ndarray] = {
+        "int8_rows": np.rint(bank.rows / scales[:, None]).astype(np.int8),
+        "scales": scales,
+        "instance_ids": bank.instance_ids,
+        "names": bank.names,
+        "labels": bank.labels,
+        "class_names": np.asarray(bank.class_names, dtype=str),
+    }
+    for i, weight in enumerate(load_encoder(run.path).get_weights()):
+        if weight.ndim < 2:
+            fields[f"full_{i}"] = weight
+        else:
+            fields[f"high_{i}"], fields[f"low_{i}"] = _halves(weight)
+    folder.mkdir(parents=True)
+    with checksums.replacing(folder / _WEIGHTS) as partial:
+        np.savez_compressed(partial, **fields)
+    checksums.write_text(folder / _SETTINGS, record.text())
+    checksums.write_text(folder / _CARD, card)
+
+
+def _write_run(packed: RunDirectory, run: RunDirectory) -> None:
+    from tf_instdisc.method.encoders import encoder_of
+    from tf_instdisc.runs.policy import with_policy
+
+    record = packed.read_record()
+    weights = packed.path / _WEIGHTS
+    with (
+        checksums.opened(weights, _CURE) as (file, _),
+        checksums.parsing(weights, _CURE),
+        np.load(file) as fields,
+    ):
+        encoder = with_policy(encoder_of(record.config), "float32")
+        encoder.set_weights(
+            [
+                _weight(fields, i, value.shape)
+                for i, value in enumerate(encoder.weights)
+            ]
+        )
+        rows = fields["int8_rows"] * fields["scales"][:, None]
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        described = {
+            name: fields[name] for name in ("instance_ids", "names", "labels")
+        }
+        class_names = tuple(map(str, fields["class_names"]))
+    run.save_record(record)
+    run.save_encoder(encoder)
+    origin = EncodedBy(run.encoder_digest(), record.config.optimizer.epochs)
+    run.save_bank(
+        Bank(
+            np.asarray(rows, np.float32),
+            **described,
+            class_names=class_names,
+            encoded_by=origin,
+        )
+    )
+
+
+def _halves(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the high and the low bytes of float16 values.
+
+    Apart, they are compressed better: the high bytes of a kernel are alike.
+    """
+    step = 1 << _DROPPED_BITS
+    bits = weight.astype(np.float16).view(np.uint16)
+    bits = (bits + step // 2) // step * step
+    return (bits >> 8).astype(np.uint8), bits.astype(np.uint8)
+
+
+def _weight(fields: np.lib.npyio.NpzFile, i: int, shape: tuple) -> np.ndarray:
+    if f"full_{i}" in fields:
+        return fields[f"full_{i}"]
+    bits = fields[f"high_{i}"].astype(np.uint16) << 8 | fields[f"low_{i}"]
+    return bits.view(np.float16).astype(np.float32).reshape(shape)
+
+
+def _caches() -> pathlib.Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(home) / "tf_instdisc"
