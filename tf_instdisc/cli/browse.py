@@ -111,10 +111,11 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
             "shown. Give their folder with --images.",
             file=sys.stderr,
         )
-    if images.config.data.dataset:
+    data = images.config.data
+    if data.dataset and run_images.is_at_hand(data):
         # TFDS must not be imported beside the server: while it is, no other
         # thread can import relatively.
-        source = sources.open_train(images.config.data)
+        source = sources.open_train(data)
         images = dataclasses.replace(images, source=source)
     embed, _ = run_embedder(run_dir)
     return Collection(

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tf_instdisc.data import digits
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.text import did_you_mean
+from tf_instdisc.text import UNTRUSTED_LIMIT, did_you_mean, shown
 
 _TEST_SPLITS = ("test", "validation", "val", "valid", "dev")
 
@@ -112,7 +112,8 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
     """Downloads and prepares a data set, unless it is already prepared.
 
     Raises:
-        ValueError: If files are missing that must be downloaded manually.
+        UsageError: If files are missing that must be downloaded manually, or
+            that cannot be downloaded or written.
     """
     try:
         with _without_bars(builder):
@@ -134,6 +135,21 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
             f"Received: dataset={dataset!r}, which is not in "
             f"{builder.data_dir}.{hint} {error}"
         ) from error
+    except OSError as error:
+        reason = shown(str(error.strerror or error), UNTRUSTED_LIMIT)
+        raise UsageError(
+            "`dataset` must be prepared, or be one that TFDS can download and "
+            f"write. Received: dataset={dataset!r}, which is not in "
+            f"{builder.data_dir} ({reason}). Give the directory of a prepared "
+            "data set with --data_dir."
+        ) from error
+
+
+def is_at_hand(dataset: str, data_dir: str | None) -> bool:
+    """Returns whether a data set can be read without a download."""
+    builder = open_builder(dataset, data_dir)
+    is_made_here = builder.name == digits.InstdiscDigits.name
+    return is_made_here or builder.is_prepared()
 
 
 @contextlib.contextmanager

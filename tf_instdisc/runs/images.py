@@ -1,7 +1,9 @@
 """The images of a finished run, located by its settings and names."""
 
 import dataclasses
+import functools
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -26,7 +28,8 @@ class RunImages:
 
     Images in a folder are found by name, those of a TFDS data set by id. An
     image that no longer exists or cannot be decoded counts as missing, which
-    is not an error, as do all images of a converted run without a folder.
+    is not an error, as do all images of a converted run without a folder, and
+    of a data set that would have to be downloaded.
 
     Attributes:
         bank: The run's bank.
@@ -91,13 +94,14 @@ class RunImages:
         """
         positions = np.asarray(positions, np.int64)
         data = self.config.data
-        is_known = data.images or data.dataset or self.source
-        if not len(positions) or not is_known:
+        if not len(positions):
             return
         if data.images:
             examples = self._from_folder(data.images, positions)
-        else:
+        elif self.source or (data.dataset and is_at_hand(data)):
             examples = self._from_tfds(positions)
+        else:
+            return
 
         def prepare(
             slot: tf.Tensor, image: tf.Tensor
@@ -132,6 +136,23 @@ class RunImages:
 
         examples = source.examples(None).map(slot_of)
         return examples.filter(lambda slot, _: slot >= 0).take(len(positions))
+
+
+@functools.cache
+def is_at_hand(data: DataConfig) -> bool:
+    """Returns whether a data set is prepared; says once if it is not."""
+    from tf_instdisc.data import tfds_builder
+
+    dataset = data.dataset or ""
+    is_at_hand = tfds_builder.is_at_hand(dataset, data.data_dir)
+    if not is_at_hand:
+        print(
+            f"note: the images of {dataset} are not on this machine, so that "
+            f"none is shown. `tfds build {dataset}` downloads them; or give "
+            "their directory with --data_dir.",
+            file=sys.stderr,
+        )
+    return is_at_hand
 
 
 def open_images(

@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,7 @@ def pack(run: RunDirectory, folder: pathlib.Path, card: str) -> None:
     record = run.read_record().with_data(data_dir=None)
     bank = run.load_bank()
     scales = np.abs(bank.rows).max(axis=1) / _LARGEST_INT8
-    fields: dict[str, np.ndarray] = {
+    fields: dict[str, Any] = {
         "int8_rows": np.rint(bank.rows / scales[:, None]).astype(np.int8),
         "scales": scales,
         "instance_ids": bank.instance_ids,
