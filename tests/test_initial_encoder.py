@@ -221,6 +221,34 @@ def test_data_that_grew_is_trained_on_with_the_same_network(
     ]
 
 
+def test_no_epochs_encode_the_images_and_more_can_follow(
+    encoder, encoder_file, tmp_path
+):
+    images = images_of(16, 8).astype("uint8")
+    source = tf_instdisc.array_source(images)
+    config = dataclasses.replace(
+        config_of(encoder_file, embedding_dim=8),
+        optimizer=tf_instdisc.OptimizerConfig(epochs=0, batch_size=4),
+    )
+    run = tf_instdisc.train(config, tmp_path / "run", source)
+    rows = run.load_bank().rows
+    np.testing.assert_allclose(rows, encoder(images), atol=1e-5)
+    assert run.metrics == []
+    again = tf_instdisc.train(config, tmp_path / "run", source)
+    np.testing.assert_array_equal(again.load_bank().rows, rows)
+    optimizer = dataclasses.replace(config.optimizer, epochs=1)
+    config = dataclasses.replace(config, optimizer=optimizer)
+    trained = tf_instdisc.train(config, tmp_path / "run", source)
+    assert [line["epoch"] for line in trained.metrics] == [1]
+    assert not np.allclose(trained.load_bank().rows, rows, atol=1e-3)
+
+
+def test_no_epochs_need_a_trained_network():
+    optimizer = tf_instdisc.OptimizerConfig(epochs=0)
+    with pytest.raises(UsageError, match="unless `init_encoder`"):
+        RunConfig(optimizer=optimizer)
+
+
 def test_a_run_cannot_begin_twice(encoder_file):
     config = config_of(encoder_file)
     training = tf_instdisc.TrainingConfig(init_run="run")

@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
 def packed(trained, tmp_path, monkeypatch):
     """The folder of packed runs, with one run and no cache yet."""
     folder = tmp_path / "weights"
-    shipped.pack(trained, folder / NAME, "# A card\n")
+    shipped.pack(trained, folder / NAME)
     monkeypatch.setattr(shipped, "FOLDER", folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.chdir(tmp_path)
@@ -126,7 +126,7 @@ def test_other_weights_of_the_same_name_are_unpacked_too(trained, packed):
     images = trained.read_config().data.images
     other = opening.open_run(str(packed.parent / "o"), trained.read_record())
     encode_and_save(other, encoder, images)
-    shipped.pack(other, packed / NAME, "# A card\n")
+    shipped.pack(other, packed / NAME)
     assert shipped.unpack(NAME) != first
 
 

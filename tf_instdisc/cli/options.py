@@ -18,7 +18,7 @@ class FinishedRun(Settings):
 
     run_dir: str = setting(
         None,
-        "Directory of a finished run.",
+        "Directory of a finished run, or the name of shipped weights.",
         is_path=True,
         is_required=True,
     )

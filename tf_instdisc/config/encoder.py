@@ -94,8 +94,9 @@ class EncoderConfig(Settings):
 
     init_encoder: str | None = setting(
         None,
-        "Begin with this network and its weights: a run, an encoder.keras "
-        "(for any image size), or the name of a function that returns a Keras "
+        "Begin with this network and its weights: a run, an encoder.keras or "
+        "the name of shipped weights such as cifar10-resnet18 (each for any "
+        "image size), or the name of a function that returns a Keras "
         "model, such as keras.applications.ResNet50, which then has its "
         "ImageNet weights. Keep it until the run has finished.",
     )

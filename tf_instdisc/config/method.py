@@ -92,7 +92,12 @@ class OptimizerConfig(Settings):
     ```
     """
 
-    epochs: int = setting(200, "Epochs.", least=1)
+    epochs: int = setting(
+        200,
+        "Epochs; 0 encodes the images by the network of --init_encoder or "
+        "--init_run as it is.",
+        least=0,
+    )
     batch_size: int = setting(256, "Images in a global batch.", least=1)
     optimizer: str = setting(
         "sgd", "Optimizer; the paper uses sgd.", choices=OPTIMIZERS

@@ -163,6 +163,13 @@ class RunConfig:
                 f"{self.encoder.init_encoder}"
             )
 
+        begins_trained = self.training.init_run or self.encoder.init_encoder
+        if not self.optimizer.epochs and not begins_trained:
+            raise UsageError(
+                "`epochs` must be at least 1 unless `init_encoder` or "
+                "`init_run` gives a trained network. Received: epochs=0"
+            )
+
     def flags(self) -> dict[str, str]:
         """Returns the settings as text by flag name, without None."""
         texts = {}

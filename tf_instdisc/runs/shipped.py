@@ -27,8 +27,6 @@ FOLDER = pathlib.Path(__file__).parent.parent / "weights"
 
 _CURE = "Install tf_instdisc again."
 _WEIGHTS = "weights.npz"
-_SETTINGS = "run.json"
-_CARD = "README.md"
 # The largest error of a weight is 2^-9 of it, half that of bfloat16.
 _DROPPED_BITS = 1
 _LARGEST_INT8 = 127
@@ -98,13 +96,13 @@ def unpack(name: str) -> pathlib.Path:
     return target
 
 
-def pack(run: RunDirectory, folder: pathlib.Path, card: str) -> None:
+def pack(run: RunDirectory, folder: pathlib.Path) -> None:
     """Writes the files of a shipped run.
 
     Args:
         run: A finished run whose network is one of this package's.
-        folder: A directory to create; its last part is the name.
-        card: The model card, in Markdown.
+        folder: A directory to create; its last part is the name. Its model
+            card, a README.md, is written by hand.
     """
     from tf_instdisc.runs.load import load_encoder
 
@@ -127,8 +125,7 @@ def pack(run: RunDirectory, folder: pathlib.Path, card: str) -> None:
     folder.mkdir(parents=True)
     with checksums.replacing(folder / _WEIGHTS) as partial:
         np.savez_compressed(partial, **fields)
-    checksums.write_text(folder / _SETTINGS, record.text())
-    checksums.write_text(folder / _CARD, card)
+    RunDirectory(folder).save_record(record)
 
 
 def _write_run(packed: RunDirectory, run: RunDirectory) -> None:

@@ -91,9 +91,10 @@ def optimizer_of(
             there are fewer updates.
     """
     images_per_update = config.batch_size * config.accumulate_steps
-    warmup_epochs = config.warmup_epochs
-    if warmup_epochs >= config.epochs:
-        warmup_epochs = config.epochs / 2
+    epochs = max(1, config.epochs)  # Without epochs, it is not used.
+    warmup_epochs = config.warmup_epochs if config.epochs else 0.0
+    if warmup_epochs >= epochs:
+        warmup_epochs = epochs / 2
         print(
             f"warmup: {warmup_epochs:g} epochs instead of "
             f"{config.warmup_epochs:g}, half of the run"
@@ -106,7 +107,7 @@ def optimizer_of(
             images_per_update,
         ),
         steps_per_epoch=steps_per_epoch / config.accumulate_steps,
-        epochs=config.epochs,
+        epochs=epochs,
         schedule_epochs=config.schedule_epochs,
         warmup_epochs=warmup_epochs,
     )

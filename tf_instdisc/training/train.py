@@ -121,7 +121,7 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
         progress = saving.Progress(baselines=_baselines(work))
         if config.training.init_run:
             initial_run.begin_with(config.training.init_run, model)
-        elif config.method.bank_init == "encode":
+        elif config.method.bank_init == "encode" and epochs:
             model.encode_bank(work.train_images)
     elif progress.batch_size != work.batch_size:
         # The learning rate depends on the completed fraction of the run.
@@ -144,11 +144,8 @@ def _baselines(work: Work) -> dict[str, list[float]]:
     is_wanted = work.config.training.baselines and work.is_chief
     if not is_wanted or work.test_images is None:
         return {}
-    train, test, encoder = (
-        work.train_images,
-        work.test_images,
-        work.model.encoder,
-    )
+    train, test = work.train_images, work.test_images
+    encoder = work.model.encoder
     return {
         "raw pixels": work.measure(knn.pixels(train), knn.pixels(test)),
         "untrained encoder": work.measure(
@@ -264,8 +261,11 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
         measured = {
             **progress.baselines,
             "trained encoder": work.measure(embedded, test),
-            "trained encoder, rows of training": work.measure(rows, test),
         }
+        if work.config.optimizer.epochs:
+            measured["trained encoder, rows of training"] = work.measure(
+                rows, test
+            )
         print(knn.table(training.num_neighbors, measured))
     init_run = opening.load(training.init_run) if training.init_run else None
     finishing.write(
