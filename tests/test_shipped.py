@@ -167,3 +167,29 @@ def test_caches_that_cannot_be_written(packed, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(StorageError, match="XDG_CACHE_HOME"):
         opening.load(NAME)
+
+
+# === The runs of the package ===
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_a_shipped_run_is_small_and_knows_its_classes(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    files = (shipped.FOLDER / name).iterdir()
+    assert sum(path.stat().st_size for path in files) < 25e6
+    run = tf_instdisc.Run(name)
+    encoder, bank = run.load_encoder(), run.load_bank()
+    assert encoder.output_shape[1] == bank.rows.shape[1]
+    # Each of some rows without itself: the nearest one has its class.
+    asked = np.random.default_rng(0).choice(len(bank.rows), 1000, replace=False)
+    cosines = bank.rows[asked] @ bank.rows.T
+    cosines[np.arange(len(asked)), asked] = -1
+    found = bank.labels[cosines.argmax(axis=1)]
+    assert (found == bank.labels[asked]).mean() > 0.65
+
+
+def test_the_headline_comes_with_the_package():
+    assert "cifar10-resnet18" in shipped.names()

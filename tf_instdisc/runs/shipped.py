@@ -100,11 +100,13 @@ def pack(run: RunDirectory, folder: pathlib.Path) -> None:
     """Writes the files of a shipped run.
 
     Args:
-        run: A finished run whose network is one of this package's.
+        run: A finished run.
         folder: A directory to create; its last part is the name. Its model
             card, a README.md, is written by hand.
     """
+    from tf_instdisc.portable import make_portable
     from tf_instdisc.runs.load import load_encoder
+    from tf_instdisc.runs.policy import with_policy
 
     record = run.read_record().with_data(data_dir=None)
     bank = run.load_bank()
@@ -117,7 +119,9 @@ def pack(run: RunDirectory, folder: pathlib.Path) -> None:
         "labels": bank.labels,
         "class_names": np.asarray(bank.class_names, dtype=str),
     }
-    for i, weight in enumerate(load_encoder(run.path).get_weights()):
+    encoder = with_policy(load_encoder(run.path), "float32")
+    fields["architecture"] = np.array(make_portable(encoder).to_json())
+    for i, weight in enumerate(encoder.get_weights()):
         if weight.ndim < 2:
             fields[f"full_{i}"] = weight
         else:
@@ -129,8 +133,7 @@ def pack(run: RunDirectory, folder: pathlib.Path) -> None:
 
 
 def _write_run(packed: RunDirectory, run: RunDirectory) -> None:
-    from tf_instdisc.method.encoders import encoder_of
-    from tf_instdisc.runs.policy import with_policy
+    import keras
 
     record = packed.read_record()
     weights = packed.path / _WEIGHTS
@@ -139,7 +142,7 @@ def _write_run(packed: RunDirectory, run: RunDirectory) -> None:
         checksums.parsing(weights, _CURE),
         np.load(file) as fields,
     ):
-        encoder = with_policy(encoder_of(record.config), "float32")
+        encoder = keras.models.model_from_json(str(fields["architecture"]))
         encoder.set_weights(
             [
                 _weight(fields, i, value.shape)
