@@ -9,7 +9,6 @@ import pytest
 from tests import voc_form
 from tf_instdisc import build_encoder, load_encoder
 from tf_instdisc.config.run import from_flagfile
-from tf_instdisc.evaluation import average_precision
 from tf_instdisc.evaluation.detection_protocol import (
     Detection,
     DetectionOptions,
@@ -242,7 +241,5 @@ def test_wrong_use_ends_before_any_training(run, folder, monkeypatch, tmp_path):
         str(tmp_path / "new"), RunRecord(from_flagfile(""))
     )
     fails(directory.RunDirectoryError, "finished", run=unfinished)
-    monkeypatch.setattr(
-        average_precision.importlib.util, "find_spec", lambda name: None
-    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     fails(ValueError, r"pip install 'tf_instdisc\[detection\]'")

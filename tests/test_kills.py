@@ -531,12 +531,13 @@ def test_pages(tmp_path, is_there):
 def test_reproduce(tmp_path, finished, monkeypatch):
     """A table of two runs; nothing is trained, measured or drawn."""
     source = types.SimpleNamespace(num_instances=len(NAMES))
-    inputs = types.SimpleNamespace(source=source)
-    monkeypatch.setattr(measure, "open_inputs", lambda flags, scale: inputs)
+    monkeypatch.setattr(
+        reproduction, "open_labeled", lambda data: (source, source)
+    )
     monkeypatch.setitem(
         measure.PROTOCOLS,
         "knn",
-        lambda run, _: measure.Measured(
+        lambda run, *_: measure.Measured(
             {(run.row.label, "kNN"): len(run.row.label) / 8}
         ),
     )
