@@ -24,7 +24,7 @@ from tests.finished_run import (
 from tests.test_hostile_names import require_safe
 from tf_instdisc.cli import browse, embed, options
 from tf_instdisc.errors import UsageError
-from tf_instdisc.retrieval.browse import app, server
+from tf_instdisc.retrieval.browse import app, background, server
 from tf_instdisc.retrieval.browse.collection import Collection
 from tf_instdisc.retrieval.browse.pictures import FolderPictures, pictures_of
 from tf_instdisc.retrieval.browse.search import NotAnImageError, ServedSearch
@@ -383,6 +383,12 @@ def test_a_data_set_is_read_once_in_the_background(tmp_path):
         small = np.asarray(shown.convert("L").resize((8, 8), Image.BOX), float)
         expected = stored[int(ids[position])][:, :, 0]
         assert np.corrcoef(small.ravel(), expected.ravel())[0, 1] > 0.95
+
+
+def test_a_failure_in_the_background_is_printed(capfd):
+    error = background.start(lambda: 1 / 0).exception()
+    assert isinstance(error, ZeroDivisionError)
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_images_that_are_gone_are_said(run, tmp_path, capsys):

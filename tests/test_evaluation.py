@@ -89,6 +89,17 @@ def test_knn_measures_encoded_and_training_rows(inputs):
     )
 
 
+def test_as_many_neighbors_vote_as_in_training(inputs):
+    training = dataclasses.replace(inputs.config.training, num_neighbors=4)
+    inputs = dataclasses.replace(
+        inputs, config=dataclasses.replace(inputs.config, training=training)
+    )
+    protocol = KNN(KNNOptions())
+    protocol.check(inputs)
+    names = {measurement.name for measurement in protocol.measure(inputs)}
+    assert names == {"kNN, encoded, k = 4", "kNN, encoded, k = 1"}
+
+
 def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
     bank = inputs.bank
     options = KNNOptions(num_neighbors=5, temperature=0.2)

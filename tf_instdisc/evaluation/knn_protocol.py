@@ -3,7 +3,6 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from tf_instdisc.config import TrainingConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.measurement import Measurement
@@ -32,9 +31,10 @@ class KNNOptions(Settings):
     ```
     """
 
-    num_neighbors: int = setting(
-        TrainingConfig.num_neighbors,
-        "Number of neighbors that vote; one neighbor is measured too.",
+    num_neighbors: int | None = setting(
+        None,
+        "Number of neighbors that vote; by default that of the run's "
+        "training. One neighbor is measured too.",
         least=1,
     )
     temperature: float | None = setting(
@@ -77,9 +77,9 @@ class KNN(Protocol):
                     f"{listed(inputs.test_source.class_names or ())}. Leave "
                     "rows='training' (--knn_rows=training) out."
                 )
-            self._require_enough(int((bank.labels >= 0).sum()))
+            self._require_enough(int((bank.labels >= 0).sum()), inputs)
         if "encoded" in self.options.rows:
-            self._require_enough(len(inputs.labels))
+            self._require_enough(len(inputs.labels), inputs)
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         from tf_instdisc.evaluation import untrained
@@ -104,12 +104,19 @@ class KNN(Protocol):
             found += self._vote("untrained", rows, test, inputs)
         return found
 
-    def _require_enough(self, num_rows: int) -> None:
-        if num_rows < self.options.num_neighbors:
+    def _num_neighbors(self, inputs: "EvaluationInputs") -> int:
+        training = inputs.config.training
+        return self.options.num_neighbors or training.num_neighbors
+
+    def _require_enough(
+        self, num_rows: int, inputs: "EvaluationInputs"
+    ) -> None:
+        wanted = self._num_neighbors(inputs)
+        if num_rows < wanted:
             raise UsageError(
                 "There must be as many labeled images as neighbors. Received: "
-                f"num_neighbors={self.options.num_neighbors}, {num_rows} "
-                "images. Lower --num_neighbors."
+                f"num_neighbors={wanted}, {num_rows} images. Lower "
+                "--num_neighbors."
             )
 
     def _vote(
@@ -130,7 +137,7 @@ class KNN(Protocol):
             test.embeddings,
             test.labels,
             inputs.source.num_classes,
-            sorted({self.options.num_neighbors, 1}, reverse=True),
+            sorted({self._num_neighbors(inputs), 1}, reverse=True),
             temperature,
         )
         found = []

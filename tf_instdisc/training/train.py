@@ -140,17 +140,17 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
 
 
 def _baselines(work: Work) -> dict[str, list[float]]:
-    """Returns the kNN of raw pixels and the untrained encoder, if wanted."""
+    """Returns the kNN of raw pixels and of the encoder now, if wanted."""
     is_wanted = work.config.training.baselines and work.is_chief
     if not is_wanted or work.test_images is None:
         return {}
     train, test = work.train_images, work.test_images
     encoder = work.model.encoder
+    is_trained = work.config.encoder.init_encoder is not None
+    name = "initial encoder" if is_trained else "untrained encoder"
     return {
         "raw pixels": work.measure(knn.pixels(train), knn.pixels(test)),
-        "untrained encoder": work.measure(
-            embed(encoder, train), embed(encoder, test)
-        ),
+        name: work.measure(embed(encoder, train), embed(encoder, test)),
     }
 
 

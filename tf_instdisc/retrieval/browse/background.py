@@ -1,6 +1,7 @@
 """Computations that take a while, beside the server."""
 
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent import futures
 from typing import TypeVar
@@ -19,6 +20,8 @@ def start(function: Callable[[], _Result]) -> futures.Future[_Result]:
         try:
             future.set_result(function())
         except BaseException as error:
+            # The page shows one sentence; whoever mends it needs more.
+            traceback.print_exception(error)
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
