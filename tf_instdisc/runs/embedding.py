@@ -27,12 +27,37 @@ class Embedded:
 
 
 def inference(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Compiles an encoder once, for any number of calls of `embed`."""
+    """Compiles an encoder once, for any number of calls of `embed`.
+
+    An encoder that was built or loaded in the scope of a `MirroredStrategy`
+    encodes a part of each batch on each of its devices.
+    """
+
     # Not `predict`: each replica would embed the whole batch, and with many
     # hosts it waits for all of them.
-    return tf.function(
-        lambda images: encoder(images, training=False), reduce_retracing=True
+    def encode(images: tf.Tensor) -> tf.Tensor:
+        return encoder(images, training=False)
+
+    strategy = encoder.distribute_strategy
+    if not isinstance(strategy, tf.distribute.MirroredStrategy):
+        return tf.function(encode, reduce_retracing=True)
+    run = tf.function(
+        lambda images: strategy.run(encode, args=(images,)),
+        reduce_retracing=True,
     )
+
+    def encode_parts(images: tf.Tensor) -> tf.Tensor:
+        size, replicas = len(images), strategy.num_replicas_in_sync
+        # Each replica gets as many images; the first one fills the gaps.
+        missing = [images[:1]] * (-size % replicas)
+        parts = tf.split(tf.concat([images, *missing], axis=0), replicas)
+        distributed = strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group]
+        )
+        encoded = strategy.experimental_local_results(run(distributed))
+        return tf.concat(encoded, axis=0)[:size]
+
+    return encode_parts
 
 
 def embed(

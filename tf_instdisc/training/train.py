@@ -287,8 +287,8 @@ def _finished_line(
 ) -> str:
     if progress.epochs >= epochs:
         return (
-            f"The run in {run.path} is finished: {progress.epochs} epochs. "
-            "To continue, raise --epochs."
+            f"The run in {run.path} is finished after {progress.epochs} "
+            f"epoch{'s' * (progress.epochs != 1)}. To continue, raise --epochs."
         )
     more = f" and {progress.images} images of the next" * bool(progress.images)
     return (
