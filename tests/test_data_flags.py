@@ -17,7 +17,7 @@ from tf_instdisc.config.data import data_overrides
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.voc import voc_tfds
-from tf_instdisc.evaluation.inputs import RunImages, open_inputs
+from tf_instdisc.evaluation.inputs import UnopenedRun, open_inputs
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.transfer_protocol import Transfer, TransferOptions
 from tf_instdisc.runs import images as run_images
@@ -216,7 +216,7 @@ def test_a_transfer_reads_what_its_flags_say(
     keys = {"image_key": "picture", "label_key": "kind"}
     images = {"dataset": "other", **keys, **in_place(place, own)}
     transfer = Transfer(TransferOptions(**images))
-    inputs = transfer.open(RunImages(moved, in_place(place, shared)))
+    inputs = transfer.open(UnopenedRun(moved, in_place(place, shared)))
     assert brightness(inputs.source) == expected
 
 

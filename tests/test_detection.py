@@ -13,7 +13,7 @@ from tf_instdisc.evaluation.detection_protocol import (
     Detection,
     DetectionOptions,
 )
-from tf_instdisc.evaluation.inputs import RunImages
+from tf_instdisc.evaluation.inputs import UnopenedRun
 from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.runs import directory, opening
 from tf_instdisc.runs.record import RunRecord
@@ -180,7 +180,7 @@ def test_an_encoder_without_feature_maps():
 
 def measure(run, options):
     detection = Detection(options)
-    inputs = detection.open(RunImages(run))
+    inputs = detection.open(UnopenedRun(run))
     detection.check(inputs)
     return detection.measure(inputs)
 

@@ -87,13 +87,6 @@ def sync(path: str | os.PathLike) -> None:
         os.close(descriptor)
 
 
-def sync_tree(directory: str | os.PathLike) -> None:
-    """Waits until a directory and everything in it is on disk."""
-    for folder, _, files in os.walk(os.fspath(directory)):
-        for name in (*files, "."):
-            sync(os.path.join(folder, name))
-
-
 def rename_directory(
     partial: str | os.PathLike, path: str | os.PathLike
 ) -> None:
@@ -102,6 +95,8 @@ def rename_directory(
     Raises:
         OSError: If `path` exists and is not an empty directory.
     """
-    sync_tree(partial)
+    for folder, _, files in os.walk(os.fspath(partial)):
+        for name in (*files, "."):
+            sync(os.path.join(folder, name))
     os.rename(partial, path)
     sync(os.path.dirname(os.path.abspath(path)))

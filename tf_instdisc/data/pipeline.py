@@ -139,11 +139,10 @@ def training_dataset(
         examples = source.examples(
             random_streams.seed_of(random_streams.EPOCH_ORDER, seed, epoch)
         )
-        is_encoded = _is_encoded(examples)
+        stored = examples.element_spec["image"]
+        is_encoded = stored.dtype == tf.string
         # Images of different shapes cannot be batched before they are cropped.
-        crops_singly = (
-            is_encoded or None in examples.element_spec["image"].shape
-        )
+        crops_singly = is_encoded or None in stored.shape
 
         def crop(
             example: dict[str, tf.Tensor],
@@ -245,7 +244,3 @@ def _take_share(
 
     mine = examples.enumerate().filter(is_mine)
     return mine.map(lambda position, example: example)
-
-
-def _is_encoded(examples: tf.data.Dataset) -> bool:
-    return examples.element_spec["image"].dtype == tf.string

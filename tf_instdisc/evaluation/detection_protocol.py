@@ -15,7 +15,7 @@ from tf_instdisc.text import shown
 
 if TYPE_CHECKING:
     from tf_instdisc.evaluation.detector_training import DetectionInputs
-    from tf_instdisc.evaluation.inputs import RunImages
+    from tf_instdisc.evaluation.inputs import UnopenedRun
 
 _ARMS = (("from scratch", False), ("pre-trained", True))
 _METRICS = ("coco_map", "coco_ap50", "coco_ap75", "voc_map", "voc07_map")
@@ -143,19 +143,19 @@ class Detection(Protocol):
     options_kind = DetectionOptions
     options: DetectionOptions
 
-    def open(self, images: "RunImages") -> "DetectionInputs":
+    def open(self, unopened: "UnopenedRun") -> "DetectionInputs":
         from tf_instdisc.evaluation.detector_training import DetectionInputs
         from tf_instdisc.runs.load import load_encoder
 
         require_extra("detection", "pycocotools")
         data_dir = (
             self.options.data_dir
-            or images.overrides.get("data_dir")
-            or images.run.read_config().data.data_dir
+            or unopened.overrides.get("data_dir")
+            or unopened.run.read_config().data.data_dir
         )
         options = dataclasses.replace(self.options, data_dir=data_dir)
-        encoder = load_encoder(images.run.path)
-        return DetectionInputs(images.run, encoder, options)
+        encoder = load_encoder(unopened.run.path)
+        return DetectionInputs(unopened.run, encoder, options)
 
     def check(self, inputs: "DetectionInputs") -> None:
         # Checks sizes and layer names before any image is read.

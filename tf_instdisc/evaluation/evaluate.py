@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_instdisc.evaluation import registry, results
-from tf_instdisc.evaluation.inputs import RunImages
+from tf_instdisc.evaluation.inputs import UnopenedRun
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
@@ -44,11 +44,11 @@ def evaluate(
     found: list[Measurement] = []
     with lock.holding(run.path):
         run.load_results()  # Raises an error now, not after measuring.
-        images = RunImages(run, overrides or {})
+        unopened = UnopenedRun(run, overrides or {})
         steps = []
         for name, chosen in options.items():
             protocol = registry.find(name)(chosen)
-            inputs = protocol.open(images)
+            inputs = protocol.open(unopened)
             protocol.check(inputs)
             steps.append((protocol, inputs))
         for protocol, inputs in steps:

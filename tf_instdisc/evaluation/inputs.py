@@ -106,7 +106,7 @@ class EvaluationInputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunImages:
+class UnopenedRun:
     """A finished run, before its images are opened.
 
     Attributes:

@@ -10,7 +10,7 @@ from tf_instdisc.evaluation import paper
 from tf_instdisc.evaluation.measurement import Measurement
 
 if TYPE_CHECKING:
-    from tf_instdisc.evaluation.inputs import EvaluationInputs, RunImages
+    from tf_instdisc.evaluation.inputs import EvaluationInputs, UnopenedRun
 
 
 class Protocol(abc.ABC):
@@ -69,11 +69,11 @@ class Protocol(abc.ABC):
             )
         self.options = options
 
-    def open(self, images: "RunImages") -> Any:
+    def open(self, unopened: "UnopenedRun") -> Any:
         """Opens the data for the measurement.
 
         Args:
-            images: The run, and the images that replace its own.
+            unopened: The run, and the images that replace its own.
 
         Returns:
             The inputs for `check` and `measure`. By default, these are the
@@ -83,7 +83,7 @@ class Protocol(abc.ABC):
             RunDirectoryError: If the run has not finished.
             UsageError: If the images cannot be used.
         """
-        return images.labeled
+        return unopened.labeled
 
     def check(self, inputs: Any) -> None:
         """Checks that the options fit the run and its images.

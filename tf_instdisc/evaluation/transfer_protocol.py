@@ -12,7 +12,7 @@ from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:
-    from tf_instdisc.evaluation.inputs import EvaluationInputs, RunImages
+    from tf_instdisc.evaluation.inputs import EvaluationInputs, UnopenedRun
 
 # Settings that apply to the run's images and to the other data set alike.
 _SHARED = ("data_dir", "cache", "bad_images")
@@ -115,11 +115,11 @@ class Transfer(Protocol):
         knn = dataclasses.replace(options.knn, rows=("encoded",))
         self._parts = _KNN(knn), _Linear(options.linear)
 
-    def open(self, images: "RunImages") -> "EvaluationInputs":
+    def open(self, unopened: "UnopenedRun") -> "EvaluationInputs":
         from tf_instdisc.evaluation.inputs import open_inputs
 
         given = data_overrides(self.options)
-        data = images.run.read_config().data
+        data = unopened.run.read_config().data
         for name in ("dataset", "images"):
             own = getattr(data, name)
             if name in given and given[name] == own:
@@ -130,10 +130,10 @@ class Transfer(Protocol):
                 )
         shared = {
             name: value
-            for name, value in images.overrides.items()
+            for name, value in unopened.overrides.items()
             if name in _SHARED
         }
-        return open_inputs(images.run, {**shared, **given})
+        return open_inputs(unopened.run, {**shared, **given})
 
     def check(self, inputs: "EvaluationInputs") -> None:
         for part in self._parts:
