@@ -94,7 +94,7 @@ def test_the_same_command_says_that_the_run_is_finished(run_dir, data_dir):
     before = (run_dir / "metrics.jsonl").read_bytes()
     result = instdisc_train(*QUICK, data_dir, f"--run_dir={run_dir}")
     assert result.returncode == 0, result.stderr
-    assert "is finished: 2 epochs" in result.stdout
+    assert "is finished after 2 epochs" in result.stdout
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 

@@ -164,7 +164,7 @@ def test_a_stopped_run_is_finished_as_it_is_and_goes_on(
 
     # It trains on as if it had not been finished.
     train(stopped.path, labeled(), epochs=2)
-    assert "is finished: 2 epochs" in capsys.readouterr().out
+    assert "is finished after 2 epochs" in capsys.readouterr().out
     straight = train(tmp_path / "straight", labeled(), epochs=2)
     assert_equal(outcome(stopped), outcome(straight))
     assert stopped.load_bank().encoded_by.epochs == 2
@@ -256,7 +256,7 @@ def test_an_updated_run_is_not_trained_on(images, tmp_path, capsys, old_form):
     capsys.readouterr()
     for finish in (False, True):
         train(run.path, folder_source(str(folder)), finish=finish)
-        assert "is finished: 1 epochs" in capsys.readouterr().out
+        assert "is finished after 1 epoch." in capsys.readouterr().out
     assert files == {path: path.read_bytes() for path in files}
 
 
