@@ -73,21 +73,11 @@ class PartitionedIndex(BankIndex):
         Returns:
             As `BankIndex.search`.
         """
-        num_rows, sizes, probes, smallest = (
-            (
-                self.num_labeled,
-                self.labeled_sizes,
-                self.labeled_probes.number,
-                self._smallest_labeled_first,
-            )
-            if labeled
-            else (
-                self.num_rows,
-                self.sizes,
-                self.probes.number,
-                self._smallest_first,
-            )
-        )
+        num_rows, smallest = self.num_rows, self._smallest_first
+        sizes, probes = self.sizes, self.probes.number
+        if labeled:
+            num_rows, smallest = self.num_labeled, self._smallest_labeled_first
+            sizes, probes = self.labeled_sizes, self.labeled_probes.number
         number = min(num_neighbors, num_rows)
         # So many partitions have enough rows, whichever they are.
         enough = int(np.searchsorted(np.cumsum(smallest), number)) + 1
