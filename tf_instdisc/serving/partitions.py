@@ -76,7 +76,8 @@ def import_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise UsageError(
-            "Partitions, ivfpq and hnsw need faiss: pip install 'tf_instdisc[index]'"
+            "Partitions, ivfpq and hnsw need faiss: "
+            "pip install 'tf_instdisc[index]'"
         ) from error
     return faiss
 
