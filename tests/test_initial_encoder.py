@@ -243,8 +243,15 @@ def test_no_epochs_encode_the_images_and_more_can_follow(
     assert not np.allclose(trained.load_bank().rows, rows, atol=1e-3)
 
 
-def test_no_epochs_need_a_trained_network():
+def test_no_epochs_need_a_trained_network(encoder_file):
     optimizer = tf_instdisc.OptimizerConfig(epochs=0)
+    for config in (
+        config_of(encoder_file, embedding_dim=6),
+        config_of("keras.applications.ResNet50"),
+        config_of(f"{__name__}.tiny"),
+    ):
+        with pytest.raises(UsageError, match="a trained projection"):
+            initial_encoder(dataclasses.replace(config, optimizer=optimizer))
     with pytest.raises(UsageError, match="unless `init_encoder`"):
         RunConfig(optimizer=optimizer)
 

@@ -111,9 +111,22 @@ def test_a_run_that_was_interrupted_is_unpacked_again(packed, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "save_bank", fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StorageError, match="No space left"):
             shipped.unpack(NAME)
     assert len(opening.load(NAME).load_bank().rows) == 12
+
+
+def test_what_was_removed_or_left_behind_is_no_obstacle(packed):
+    unpacked = shipped.unpack(NAME)
+    (unpacked / "bank.npz").unlink()
+    left = unpacked.with_name(f".partial-{NAME}-1")
+    left.mkdir()
+    os.utime(left, (0, 0))
+    new = unpacked.with_name(f".partial-{NAME}-2")
+    new.mkdir()
+    assert len(opening.load(NAME).load_bank().rows) == 12
+    assert not left.exists()
+    assert new.exists()
 
 
 def test_other_weights_of_the_same_name_are_unpacked_too(trained, packed):

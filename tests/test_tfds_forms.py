@@ -7,9 +7,12 @@ import tensorflow as tf
 
 from tests import tfds_forms
 from tests.tfds_forms import features, write
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline, tfds_builder, tfds_source
 from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.errors import UsageError
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.images import RunImages
 
 SIZE = 12
 NUM_IMAGES = 4
@@ -384,6 +387,56 @@ def test_an_unknown_set_suggests_the_right_one(dataset, part):
     assert part in message
     assert "\n" not in message
     assert len(message) < 300
+
+
+class Unreachable:
+    """A builder whose server or whose disk fails."""
+
+    name, data_dir = "mnist", "/nowhere"
+
+    def __init__(self, error):
+        self.error = error
+
+    def download_and_prepare(self):
+        raise self.error
+
+
+def test_a_failed_download_is_one_sentence():
+    builder = Unreachable(OSError("no route to\nhost"))
+    with pytest.raises(UsageError, match="must be prepared, or be") as caught:
+        tfds_builder.prepare(builder, "mnist")
+    assert "no route to\\nhost" in str(caught.value)
+    assert "--data_dir" in str(caught.value)
+
+
+def test_a_full_disk_is_no_failed_download():
+    full = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left") as caught:
+        tfds_builder.prepare(Unreachable(full), "mnist")
+    assert caught.value is full
+
+
+def test_images_that_would_have_to_be_downloaded_are_missing(tmp_path, capsys):
+    run = RunImages(
+        Bank(
+            rows=np.ones([2, 1], np.float32),
+            instance_ids=np.arange(2),
+            names=np.array(["a", "b"]),
+            labels=np.zeros([2], np.int64),
+        ),
+        RunConfig(data=DataConfig(dataset="mnist", data_dir=str(tmp_path))),
+    )
+    for _ in range(2):
+        images, found = run.read(np.arange(2), 8)
+        assert images.shape == (2, 8, 8, 3)
+        assert not found.any()
+    printed = capsys.readouterr().err
+    assert printed.count("`tfds build mnist") == 1
+    assert list(tmp_path.iterdir()) == []
+    example = {"image": PICTURE, "label": 0}
+    kinds = {"image": features.Image(), "label": features.ClassLabel(num_classes=1)}
+    write(tmp_path, "mnist", kinds, {"train": [example] * 2}, "3.0.1")
+    assert run.read(np.arange(2), 8)[1].all()
 
 
 def test_a_set_that_is_not_prepared_names_the_version_that_is(tmp_path):

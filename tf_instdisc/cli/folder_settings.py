@@ -49,6 +49,7 @@ def config_of(
     if not data.images or recipe or has_flagfile:
         return RunConfig(*groups)
 
+    from tf_instdisc.runs import shipped
     from tf_instdisc.runs.directory import RunDirectory
 
     suited = _suited(data.images)
@@ -62,7 +63,8 @@ def config_of(
         )
     }
     chosen = _values(from_flags(suited), names)
-    for earlier in (run_dir, groups[-1].init_run):
+    init_run = groups[-1].init_run
+    for earlier in (run_dir, init_run and shipped.located(init_run)):
         run = RunDirectory(pathlib.Path(earlier or ""))
         if earlier and run.settings.exists():
             values = _values(run.read_config(), names)

@@ -113,7 +113,8 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
 
     Raises:
         UsageError: If files are missing that must be downloaded manually, or
-            that cannot be downloaded or written.
+            that cannot be downloaded.
+        OSError: If they cannot be written.
     """
     try:
         with _without_bars(builder):
@@ -136,10 +137,12 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
             f"{builder.data_dir}.{hint} {error}"
         ) from error
     except OSError as error:
-        reason = shown(str(error.strerror or error), UNTRUSTED_LIMIT)
+        if error.errno is not None:  # Of the disk, not of a download.
+            raise
+        reason = shown(str(error), UNTRUSTED_LIMIT)
         raise UsageError(
-            "`dataset` must be prepared, or be one that TFDS can download and "
-            f"write. Received: dataset={dataset!r}, which is not in "
+            "`dataset` must be prepared, or be one that TFDS can download. "
+            f"Received: dataset={dataset!r}, which is not in "
             f"{builder.data_dir} ({reason}). Give the directory of a prepared "
             "data set with --data_dir."
         ) from error

@@ -72,7 +72,7 @@ class KNN(Protocol):
             if bank.class_names != inputs.test_source.class_names:
                 raise UsageError(
                     "The test images must have the classes of the run's "
-                    f"images, {listed(bank.class_names) or 'which has none'}. "
+                    f"images, {listed(bank.class_names) or 'of which there are none'}. "
                     "Received: "
                     f"{listed(inputs.test_source.class_names or ())}. Leave "
                     "rows='training' (--knn_rows=training) out."

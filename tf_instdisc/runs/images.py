@@ -18,6 +18,7 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import sources
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.text import shown
 
 _MISSING_GRAY = 128
 
@@ -138,21 +139,25 @@ class RunImages:
         return examples.filter(lambda slot, _: slot >= 0).take(len(positions))
 
 
-@functools.cache
 def is_at_hand(data: DataConfig) -> bool:
     """Returns whether a data set is prepared; says once if it is not."""
     from tf_instdisc.data import tfds_builder
 
-    dataset = data.dataset or ""
-    is_at_hand = tfds_builder.is_at_hand(dataset, data.data_dir)
-    if not is_at_hand:
-        print(
-            f"note: the images of {dataset} are not on this machine, so that "
-            f"none is shown. `tfds build {dataset}` downloads them; or give "
-            "their directory with --data_dir.",
-            file=sys.stderr,
-        )
-    return is_at_hand
+    found = tfds_builder.is_at_hand(data.dataset or "", data.data_dir)
+    if not found:
+        _say_missing(data.dataset, data.data_dir)
+    return found
+
+
+@functools.cache
+def _say_missing(dataset: str, data_dir: str | None) -> None:
+    place = f" --data_dir={shown(data_dir)}" if data_dir else ""
+    print(
+        f"note: the images of {dataset} are not on this machine, so none are "
+        f"shown. `tfds build {dataset}{place}` downloads them; or give their "
+        "directory with --data_dir.",
+        file=sys.stderr,
+    )
 
 
 def open_images(

@@ -10,7 +10,7 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
+import time
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,9 @@ FOLDER = pathlib.Path(__file__).parent.parent / "weights"
 
 _CURE = "Install tf_instdisc again."
 _WEIGHTS = "weights.npz"
-# The largest error of a weight is 2^-9 of it, half that of bfloat16.
+_PREFIX = ".partial-"
+_SECONDS_OF_UNPACKING = 3600  # At most, on any machine.
+# The largest error of a normal float16 is 2^-9 of it, half that of bfloat16.
 _DROPPED_BITS = 1
 _LARGEST_INT8 = 127
 
@@ -74,26 +76,33 @@ def unpack(name: str) -> pathlib.Path:
     weights = packed.path / _WEIGHTS
     version = checksums.digest(weights, _CURE)[:8]
     target = _caches() / f"{name}-{version}"
-    if target.exists():
+    files = RunDirectory(target)
+    if files.bank.exists() and files.encoder.exists():
         return target
     print(f"Unpacking {name} into {shown(str(target))}", file=sys.stderr)
+    partial = target.with_name(f"{_PREFIX}{target.name}-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = pathlib.Path(tempfile.mkdtemp(dir=target.parent))
-    except OSError as error:
-        raise StorageError(
-            f"{target.parent} cannot be written: {error.strerror}. Set "
-            "XDG_CACHE_HOME to a directory for caches."
-        ) from error
-    try:
+        _remove_leftovers(target.parent)
+        shutil.rmtree(target, ignore_errors=True)
         _write_run(packed, RunDirectory(partial))
         atomic.rename_directory(partial, target)
-    except OSError:
+    except OSError as error:
         if not target.exists():  # Otherwise another process was faster.
-            raise
+            raise StorageError(
+                f"{target.parent} cannot be written: {error.strerror}. Make "
+                "room, or set XDG_CACHE_HOME to another directory for caches."
+            ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _remove_leftovers(caches: pathlib.Path) -> None:
+    """Removes what processes that were killed have left."""
+    for path in caches.glob(f"{_PREFIX}*"):
+        if time.time() - path.stat().st_mtime > _SECONDS_OF_UNPACKING:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def pack(run: RunDirectory, folder: pathlib.Path) -> None:

@@ -51,8 +51,12 @@ def initial_encoder(config: RunConfig) -> keras.Model:
         model = with_policy(_load(named), policy)
         if {"projection", "embedding"} <= {x.name for x in model.layers}:
             _require_no_normalization(config.encoder)
+            if model.output_shape[-1] != config.encoder.embedding_dim:
+                _require_training(config)
             return _resized(model, size, config.encoder.embedding_dim)
+        _require_training(config)
     else:
+        _require_training(config)
         model, is_normalized = _call(named, size)
         if is_normalized:
             _require_no_normalization(config.encoder)
@@ -96,6 +100,16 @@ def _resized(
         x = layers.UnitNormalization(name="embedding", dtype=full)(x)
         copy = keras.Model(inputs, x, name=encoder.name)
     return make_portable(copy)
+
+
+def _require_training(config: RunConfig) -> None:
+    if not config.optimizer.epochs:
+        raise UsageError(
+            "`epochs` must be at least 1 unless `init_encoder` has a trained "
+            "projection of length `embedding_dim`. Received: epochs=0, "
+            f"init_encoder={config.encoder.init_encoder}, "
+            f"embedding_dim={config.encoder.embedding_dim}"
+        )
 
 
 def _require_no_normalization(settings: EncoderConfig) -> None:
