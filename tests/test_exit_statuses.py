@@ -88,11 +88,13 @@ _MISTAKES = [
     ("index", ["--run_dir=nowhere"], "nowhere"),
     ("index", ["--run_dir=unfinished"], "unfinished"),
     ("index", ["--embeddings=a.npz"], "embeddings=a.npz"),
-    ("index", [*_OF_FILE, "--embeddings=nowhere.npz"], "nowhere.npz"),
-    ("index", [*_OF_FILE, "--embeddings=file.npz"], "file.npz"),
-    ("index", [*_OF_FILE, "--embeddings=run/bank.npz"], "bank.npz"),
-    ("index", [*_OF_FILE, "--embeddings=file"], "file"),
+    ("index", [*_OF_FILE, "--embeddings=nowhere.npz"], "must exist"),
+    ("index", [*_OF_FILE, "--embeddings=file.npz"], "cannot be read"),
+    ("index", [*_OF_FILE, "--embeddings=run/bank.npz"], "cannot be read"),
+    ("index", [*_OF_FILE, "--embeddings=file"], "must end with .npz"),
     ("index", ["--output=file"], "output"),
+    ("index", ["--kind=exact", "--num_partitions=2"], "num_partitions"),
+    ("index", ["--kind=hnsw", "--dtype=int8"], "dtype"),
     ("index", ["--kind=hnsw"], "8 rows"),
     ("neighbors", ["--index=nowhere"], "nowhere"),
     ("neighbors", ["--index=run"], "index='run'"),
@@ -144,6 +146,13 @@ def _case(command, arguments, part, status=2, bug=None):
     }
 
 
+def _changed(arguments, changes):
+    """Adds arguments; one without a value removes the earlier one."""
+    removed = [change for change in changes if change.endswith("=")]
+    kept = [*arguments, *changes]
+    return [a for a in kept if not any(map(a.startswith, removed))]
+
+
 def _cases():
     for command in commands.COMPLETE:
         complete = commands.COMPLETE[command]
@@ -161,7 +170,7 @@ def _cases():
     for command, changes, part in _MISTAKES:
         arguments = ["run", "nowhere"]
         if changes is not None:
-            arguments = [*commands.COMPLETE[command], *changes]
+            arguments = _changed(commands.COMPLETE[command], changes)
         yield _case(command, arguments, part)
     yield _case(
         "train",

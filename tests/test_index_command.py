@@ -10,6 +10,7 @@ import pytest
 
 from tests import commands
 from tests.finished_run import fill_folder, make_run
+from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import neighbor_rows
 from tf_instdisc.retrieval import queries as search
 from tf_instdisc.retrieval.neighbors import top_k
@@ -165,3 +166,42 @@ def test_embeddings_are_read_from_the_file_of_a_folder(place, tmp_path, ending):
     assert sorted(bank.names) == sorted(NAMES)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(bank.rows, rows / norms, rtol=1e-5)
+
+
+def _bank(rows):
+    ids = np.arange(len(rows))
+    return Bank(rows, ids, ids.astype(str), np.full(len(rows), -1))
+
+
+def test_rows_that_a_graph_does_not_reach_are_found(tmp_path):
+    rows = np.concatenate([np.repeat(_rows(1), 1500, axis=0), _rows(500)])
+    output = str(tmp_path)
+    index_directory.write_index(_bank(rows), output, IndexOptions(kind="hnsw"))
+    query = rows[1600:1601]
+    scores, ids, _ = index_directory.open_index(output).search(query, 1000)
+    assert len(np.unique(ids)) == 1000
+    expected = np.sort(rows @ query[0])[::-1][:1000]
+    np.testing.assert_allclose(scores[0], expected, atol=1e-5)
+
+
+def test_a_bank_without_rows_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="at least one row"):
+        index_directory.write_index(
+            _bank(np.empty([0, 4], np.float32)), str(tmp_path), IndexOptions()
+        )
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_damaged_file_of_embeddings_is_refused(tmp_path, size):
+    path = tmp_path / "embedded.npz"
+    np.savez(path, names=np.array(["a"]), embeddings=np.ones([1, 4]))
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UsageError, match="cannot be read"):
+        index_directory.read_embeddings(str(path))
+
+
+@pytest.mark.parametrize("text", ['{"kind": ', '{"kind": "exact", "new": 1}'])
+def test_a_damaged_description_is_refused(tmp_path, text):
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(UsageError, match="Build it again"):
+        index_directory.open_index(str(tmp_path))

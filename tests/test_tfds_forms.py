@@ -12,7 +12,7 @@ from tf_instdisc.data import pipeline, tfds_builder, tfds_source
 from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank
-from tf_instdisc.runs.images import RunImages
+from tf_instdisc.runs.images import RunImages, is_at_hand
 
 SIZE = 12
 NUM_IMAGES = 4
@@ -433,10 +433,14 @@ def test_images_that_would_have_to_be_downloaded_are_missing(tmp_path, capsys):
     printed = capsys.readouterr().err
     assert printed.count("`tfds build mnist") == 1
     assert list(tmp_path.iterdir()) == []
-    example = {"image": PICTURE, "label": 0}
-    kinds = {"image": features.Image(), "label": features.ClassLabel(num_classes=1)}
-    write(tmp_path, "mnist", kinds, {"train": [example] * 2}, "3.0.1")
-    assert run.read(np.arange(2), 8)[1].all()
+
+
+def test_a_set_that_was_prepared_meanwhile_is_found(monkeypatch):
+    answers = [False, True]
+    monkeypatch.setattr(tfds_builder, "is_at_hand", lambda *_: answers.pop(0))
+    data = DataConfig(dataset="mnist", data_dir="meanwhile")
+    assert not is_at_hand(data)
+    assert is_at_hand(data)
 
 
 def test_a_set_that_is_not_prepared_names_the_version_that_is(tmp_path):

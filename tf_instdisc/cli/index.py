@@ -79,8 +79,8 @@ def _index(given: RowsOptions, options: IndexOptions) -> None:
     )
     if facts.recall < options.target_recall:
         print(
-            f"The recall is below --target_recall={options.target_recall:g}, "
-            "because the codes of ivfpq are inexact.",
+            f"The recall is below --target_recall={options.target_recall:g}. "
+            "--kind=partitioned reaches it.",
             file=sys.stderr,
         )
 

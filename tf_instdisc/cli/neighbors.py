@@ -88,9 +88,10 @@ def _neighbors(
     run = finished.load()
     index = open_index(options.index, run) if options.index else None
     is_of_file = index is not None and not index.facts.encoder
-    images = run_images.open_images(
-        run, {} if is_of_file else moved.overrides()
-    )
+    overrides = moved.overrides()
+    if is_of_file:
+        overrides.pop("images", None)  # They are those of the index.
+    images = run_images.open_images(run, overrides)
     queries = search.parse_query(
         run, images, options.query, options.picture_size, options.seed
     )

@@ -70,9 +70,10 @@ class KNN(Protocol):
 
             bank = training_rows(inputs.run)
             if bank.class_names != inputs.test_source.class_names:
+                known = listed(bank.class_names) or "of which there are none"
                 raise UsageError(
                     "The test images must have the classes of the run's "
-                    f"images, {listed(bank.class_names) or 'of which there are none'}. "
+                    f"images, {known}. "
                     "Received: "
                     f"{listed(inputs.test_source.class_names or ())}. Leave "
                     "rows='training' (--knn_rows=training) out."

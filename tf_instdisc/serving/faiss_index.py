@@ -30,8 +30,9 @@ def build(
             neighbors.
         rows: float32 `[num_rows, dim]`, of unit length; `dim` is at least 2.
         num_neighbors: The number of neighbors whose recall is measured.
-        target: The least recall, in (0, 1). The codes of `"ivfpq"` are
-            inexact and may not reach it.
+        target: The least recall, in (0, 1). It may not be reached: the codes
+            of `"ivfpq"` are inexact, and the graph of `"hnsw"` does not lead
+            to each row.
 
     Returns:
         The index, whose inner products are cosines, and what it searches:
@@ -110,6 +111,13 @@ def search(
         _set_effort(index, effort)
         scores, positions = index.search(queries, number)
     _set_effort(index, before)
+    # A graph of many equal rows has parts that no search reaches.
+    unanswered = (positions < 0).any(axis=1)
+    if unanswered.any():
+        cosines = queries[unanswered] @ index.reconstruct_n(0, index.ntotal).T
+        nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :number]
+        positions[unanswered] = nearest
+        scores[unanswered] = np.take_along_axis(cosines, nearest, axis=1)
     return scores, positions
 
 

@@ -9,13 +9,14 @@ import dataclasses
 import json
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic
-from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.errors import MissingFileError, UsageError, require_extra
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import faiss_index, saved_model, versions
@@ -34,6 +35,7 @@ from tf_instdisc.serving.signatures import Serving, neighbors_of
 _FACTS = "index.json"
 _FAISS = "index.faiss"
 _INSTANCES = "instances.npz"
+_UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ def read_embeddings(path: str) -> Bank:
         names, rows = _columns(path)
         rows = rows.astype(np.float32)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    except (KeyError, ValueError, OSError) as error:
+    except (*_UNREADABLE, KeyError, OSError) as error:
         raise UsageError(
             "`embeddings` must be a file written by instdisc embed. Received: "
             f"embeddings={path!r}, which cannot be read ({error})."
@@ -111,6 +113,7 @@ def _columns(path: str) -> tuple[np.ndarray, np.ndarray]:
     if path.endswith(".npz"):
         with np.load(path) as file:
             return file["names"], file["embeddings"]
+    require_extra("parquet", "pyarrow")
     from pyarrow import parquet
 
     table = parquet.read_table(path, columns=["name", "embedding"])
@@ -138,6 +141,10 @@ def write_index(
             needed and not installed.
     """
     output = local_path(output, "output")
+    if not len(bank.rows):
+        raise UsageError(
+            "An index needs at least one row. Received: a bank without rows."
+        )
     rows = np.ascontiguousarray(bank.rows, np.float32)
     with versions.new_version(output, "output") as pending:
         if options.kind in faiss_index.KINDS:
@@ -205,7 +212,7 @@ def read_facts(directory: pathlib.Path) -> Facts:
     """Reads `index.json` of a version.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is none, or it cannot be read.
     """
     try:
         text = (directory / _FACTS).read_text("utf-8")
@@ -214,7 +221,14 @@ def read_facts(directory: pathlib.Path) -> Facts:
             "`index` must be a directory written by instdisc index. "
             f"Received: index={os.fspath(directory)!r}"
         ) from error
-    return Facts(**json.loads(text))
+    try:
+        return Facts(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            "`index` must be written by this version of instdisc index. "
+            f"Received: index={os.fspath(directory)!r}, whose {_FACTS} cannot "
+            "be read. Build it again."
+        ) from error
 
 
 def open_index(path: str) -> OpenedIndex:

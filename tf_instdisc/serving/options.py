@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from tf_instdisc.config import DataConfig, MethodConfig, TrainingConfig
-from tf_instdisc.config.fields import check, setting
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 
 INDEX_DTYPES = ("float32", "float16", "int8")
@@ -26,7 +26,7 @@ def _target_recall() -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(Settings):
     """Signatures
 
     Raises:
@@ -88,7 +88,7 @@ class ExportOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.partitions not in ("none", "auto") and not (
             self.partitions.isdecimal() and int(self.partitions) > 0
         ):
@@ -103,7 +103,7 @@ class ExportOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class IndexOptions:
+class IndexOptions(Settings):
     """Index
 
     Raises:
@@ -135,4 +135,14 @@ class IndexOptions:
     target_recall: float = _target_recall()
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
+        if self.num_partitions and self.kind != "partitioned":
+            raise UsageError(
+                "`num_partitions` requires kind=partitioned. Received: "
+                f"num_partitions={self.num_partitions}, kind={self.kind}"
+            )
+        if self.dtype != "float32" and self.kind in ("ivfpq", "hnsw"):
+            raise UsageError(
+                "`dtype` requires kind=exact or kind=partitioned. Received: "
+                f"dtype={self.dtype}, kind={self.kind}"
+            )

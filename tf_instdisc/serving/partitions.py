@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import require_extra
 
-# With fewer rows, exhaustive search takes a millisecond or two.
+# With fewer rows, exhaustive search takes a few milliseconds.
 _FEWEST_ROWS = 100_000
 
 _SAMPLE = 1000  # Rows on which the recall is measured.
@@ -72,13 +72,9 @@ def import_faiss() -> Any:
     Raises:
         UsageError: If it is not installed.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise UsageError(
-            "Partitions, ivfpq and hnsw need faiss: "
-            "pip install 'tf_instdisc[index]'"
-        ) from error
+    require_extra("index", "faiss")
+    import faiss
+
     return faiss
 
 

@@ -20,7 +20,7 @@ def conv_norm(
         filters: Number of output channels.
         kernel_size: Side of the kernel, odd.
         strides: Stride of the kernel, in pixels.
-        name: The beginning of the layers' names, which end in `_conv` and `_bn`.
+        name: The layers' names begin with it and end in `_conv` and `_bn`.
         synchronized: Whether batch norm is synchronized across replicas.
         padding: Pixels on each side; by default half the kernel.
 
