@@ -26,10 +26,11 @@ ELSEWHERE = {
     "docs/guides/serving.md": 1,  # test_load_elsewhere
 }
 # Commands that other tests run, or that need another data set, a server, a
-# checkpoint or hours.
+# checkpoint, more images or hours.
 NOT_RUN = re.compile(
     r"(train|plan|convert|reproduce|browse|completion)\b|--help|--server|"
-    r"--protocol=(detection|semi_supervised|transfer)|=runs/authors"
+    r"--protocol=(detection|semi_supervised|transfer)|=runs/authors|"
+    r"--kind=hnsw|=indexes/other"
 )
 PLACES = {
     "FOLDER": "photos",
@@ -64,7 +65,15 @@ def workspace(tmp_path_factory):
     )
     run = opening.open_run(str(root / "runs/photos"), RunRecord(settings))
     save_run(run, labeled_run.small_encoder(), root / "photos")
-    for name in ("digits", "cifar10", "small", "photos2", "paper"):
+    for name in (
+        "cifar10",
+        "digits",
+        "encoded",
+        "large",
+        "paper",
+        "photos2",
+        "small",
+    ):
         shutil.copytree(root / "runs/photos", root / "runs" / name)
     shutil.copy(run.encoder, root / "encoder.keras")
     return root
