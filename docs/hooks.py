@@ -51,7 +51,12 @@ def on_page_markdown(markdown: str, page, **_) -> str:
 
 def _file(name: str, folder: str) -> str:
     """Returns a file as Markdown whose links are valid in the page."""
-    text = (ROOT / name).read_text(encoding="utf-8")
+    path = ROOT / name
+    if path.is_relative_to(ROOT / "tf_instdisc"):
+        # The package may be installed elsewhere, without its sources here.
+        package = Path(tf_instdisc.__file__).parent
+        path = package / path.relative_to(ROOT / "tf_instdisc")
+    text = path.read_text(encoding="utf-8")
     if name.endswith(".py"):
         return f"```python\n{text}```\n"
     text = text.partition("\n")[2]  # Without its title.
