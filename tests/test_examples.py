@@ -102,6 +102,9 @@ def test_a_command_of_the_documentation_runs(line, workspace):
     if "--saved_model=models/digits" in words:
         export = ["--run_dir=runs/digits", "--export_dir=models/digits"]
         assert not commands.run("export", *export, cwd=workspace).returncode
+    if "--index=indexes/large" in words:
+        index = ["--run_dir=runs/large", "--output=indexes/large"]
+        assert not commands.run("index", *index, cwd=workspace).returncode
     name = first.removeprefix("instdisc-")
     result = commands.run(name, *words, cwd=workspace)
     assert result.returncode == 0, result.stderr
