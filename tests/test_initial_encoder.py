@@ -191,8 +191,9 @@ def test_a_function_of_ones_own_is_normalized_by_mean_and_std():
     ],
 )
 def test_what_cannot_be_used_is_refused(named, settings, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         initial_encoder(config_of(named, **settings))
+    assert named in str(caught.value)
 
 
 def test_its_own_mean_is_not_replaced(encoder_file):
@@ -254,6 +255,13 @@ def test_no_epochs_need_a_trained_network(encoder_file):
             initial_encoder(dataclasses.replace(config, optimizer=optimizer))
     with pytest.raises(UsageError, match="unless `init_encoder`"):
         RunConfig(optimizer=optimizer)
+
+
+def test_an_unknown_name_is_said_before_the_epochs():
+    optimizer = tf_instdisc.OptimizerConfig(epochs=0)
+    config = config_of("cifar10_resnet")
+    with pytest.raises(UsageError, match="'cifar10_resnet', which does not"):
+        initial_encoder(dataclasses.replace(config, optimizer=optimizer))
 
 
 def test_a_run_cannot_begin_twice(encoder_file):

@@ -56,8 +56,9 @@ def initial_encoder(config: RunConfig) -> keras.Model:
             return _resized(model, size, config.encoder.embedding_dim)
         _require_training(config)
     else:
+        function = _function(named)
         _require_training(config)
-        model, is_normalized = _call(named, size)
+        model, is_normalized = _call(function, named, size)
         if is_normalized:
             _require_no_normalization(config.encoder)
             return build_encoder(
@@ -134,17 +135,8 @@ def _load(path: str) -> keras.Model:
 # === Models of Keras and of other packages ===
 
 
-def _call(named: str, size: int) -> tuple[keras.Model, bool]:
-    """Returns a model by the name of its function.
-
-    Args:
-        named: Such as `keras.applications.ResNet50`, or the dotted name of a
-            function without arguments.
-        size: Side of the images, in pixels.
-
-    Returns:
-        The model, and whether it takes RGB in 0..255.
-    """
+def _function(named: str) -> Callable:
+    """Returns a function by its dotted name."""
     module_name, _, name = named.rpartition(".")
     try:
         function = getattr(importlib.import_module(module_name), name)
@@ -152,7 +144,7 @@ def _call(named: str, size: int) -> tuple[keras.Model, bool]:
         raise UsageError(
             "`init_encoder` must be a run, an encoder.keras, or the name of a "
             "function that returns a Keras model, such as "
-            "keras.applications.ResNet50. Received: init_encoder={named!r}, "
+            f"keras.applications.ResNet50. Received: init_encoder={named!r}, "
             f"which does not exist ({error})"
         ) from None
     if not callable(function):
@@ -160,6 +152,22 @@ def _call(named: str, size: int) -> tuple[keras.Model, bool]:
             "`init_encoder` must name a function. Received: init_encoder="
             f"{named!r}, a {type(function).__name__}"
         )
+    return function
+
+
+def _call(
+    function: Callable, named: str, size: int
+) -> tuple[keras.Model, bool]:
+    """Calls a function that returns a model.
+
+    Args:
+        function: One of `keras.applications`, or one without arguments.
+        named: Its dotted name.
+        size: Side of the images, in pixels.
+
+    Returns:
+        The model, and whether it takes RGB in 0..255.
+    """
     if function.__module__.startswith("keras.src.applications"):
         try:
             model = function(
