@@ -86,12 +86,18 @@ def _neighbors(
     from tf_instdisc.runs import images as run_images
 
     run = finished.load()
-    index = open_index(options.index, run) if options.index else None
+    index = None
+    if options.index:
+        from tf_instdisc.serving import index_directory
+
+        index = index_directory.open_index(options.index)
     is_of_file = index is not None and not index.facts.encoder
     overrides = moved.overrides()
     if is_of_file:
         overrides.pop("images", None)  # They are those of the index.
     images = run_images.open_images(run, overrides)
+    if index is not None:
+        _require_same_encoder(options.index or "", index, run, images.bank)
     queries = search.parse_query(
         run, images, options.query, options.picture_size, options.seed
     )
@@ -125,25 +131,17 @@ def _neighbors(
         print(shown(str(path)))
 
 
-def open_index(path: str, run: "RunDirectory") -> "OpenedIndex":
-    """Opens an index whose rows were computed by a run's encoder.
-
-    Raises:
-        UsageError: If there is no index, or if it is of another encoder.
-    """
-    from tf_instdisc.runs.load import load_encoder
-    from tf_instdisc.serving import index_directory
-
-    index = index_directory.open_index(path)
-    dim = load_encoder(run.path).output_shape[1]
-    if index.facts.dim != dim or (
-        index.facts.encoder and index.facts.encoder != run.encoder_digest()
+def _require_same_encoder(
+    path: str, index: "OpenedIndex", run: "RunDirectory", bank: "Bank"
+) -> None:
+    facts = index.facts
+    if facts.dim != bank.rows.shape[1] or (
+        facts.encoder and facts.encoder != run.encoder_digest()
     ):
         raise UsageError(
             "`index` must have rows of the run's encoder. Received: "
             f"index={path!r} of another encoder. Build it again."
         )
-    return index
 
 
 def _search_bank(
