@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 # a line, reverses the text after it, or cannot be encoded.
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
+_MOST_NAMES = 20
+
 UNTRUSTED_LIMIT = 200
 """The characters of a file's or a server's text that a message shows."""
 
@@ -85,7 +87,7 @@ def did_you_mean(
     return f" Did you mean {' or '.join(prefix + name for name in close)}?"
 
 
-def listed(names: Iterable[str], most: int = 20) -> str:
+def listed(names: Iterable[str], most: int = _MOST_NAMES) -> str:
     """Lists names in a message, escaped; an ellipsis replaces further ones."""
     names = list(names)
     more = ", ..." if len(names) > most else ""
@@ -94,9 +96,9 @@ def listed(names: Iterable[str], most: int = 20) -> str:
 
 def lines_of(names: Sequence[str]) -> str:
     """Lists names below a message, escaped, each on a line of its own."""
-    lines = [shown(name) for name in names[:20]]
-    if len(names) > 20:
-        lines.append(f"and {len(names) - 20} more")
+    lines = [shown(name) for name in names[:_MOST_NAMES]]
+    if len(names) > _MOST_NAMES:
+        lines.append(f"and {len(names) - _MOST_NAMES} more")
     return "".join(f"\n  {line}" for line in lines)
 
 
