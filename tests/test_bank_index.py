@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from tf_instdisc.retrieval import neighbors, votes
-from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.bank import Bank, quantize
 from tf_instdisc.serving import bank_index
-from tf_instdisc.serving.bank_index import BankIndex, quantize
+from tf_instdisc.serving.bank_index import BankIndex
 
 
 def _unit(shape, seed=0):

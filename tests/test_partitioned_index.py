@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tests import commands, exported, finished_run
-from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.bank import Bank, quantize
 from tf_instdisc.serving import exported_bank, partitions, saved_model
-from tf_instdisc.serving.bank_index import BankIndex, quantize
+from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.partitioned_index import (
     PartitionedIndex,

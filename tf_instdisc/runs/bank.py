@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -65,20 +66,59 @@ def sample_rows(num_rows: int, max_rows: int, seed: int = 0) -> np.ndarray:
     return np.sort(rng.choice(num_rows, max_rows, replace=False))
 
 
+def quantize(
+    rows: np.ndarray, dtype: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Quantizes rows of unit length.
+
+    Args:
+        rows: float32 `[num_rows, dim]`.
+        dtype: `"float32"`, `"float16"` or `"int8"`.
+
+    Returns:
+        The rows as `dtype` and, for int8, the scale of each row, float32
+        `[num_rows]`.
+    """
+    if dtype != "int8":
+        return rows.astype(dtype), None
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    levels = np.round(rows * (127 / np.maximum(largest, 1e-12)))
+    norms = np.linalg.norm(levels, axis=1)
+    scales = 1 / np.maximum(norms, 1)
+    return levels.astype(np.int8), scales.astype(np.float32)
+
+
 def write(path: pathlib.Path, bank: Bank) -> None:
     """Writes the bank atomically."""
-    fields: dict[str, Any] = {}
+    fields = instances_of(bank)
     if bank.encoded_by is not None:
         origin = json.dumps(dataclasses.asdict(bank.encoded_by))
         fields["encoded_by"] = np.array(origin)
-    checksums.write_arrays(
-        path,
-        rows=bank.rows,
-        instance_ids=bank.instance_ids,
-        names=bank.names,
-        labels=bank.labels,
-        class_names=np.asarray(bank.class_names, dtype=str),
-        **fields,
+    checksums.write_arrays(path, rows=bank.rows, **fields)
+
+
+def instances_of(bank: Bank) -> dict[str, np.ndarray]:
+    """Returns all of a bank but its rows, as arrays for `with_rows`."""
+    return {
+        "instance_ids": bank.instance_ids,
+        "names": bank.names,
+        "labels": bank.labels,
+        "class_names": np.asarray(bank.class_names, dtype=str),
+    }
+
+
+def with_rows(
+    rows: np.ndarray,
+    instances: Mapping[str, np.ndarray],
+    encoded_by: EncodedBy | None = None,
+) -> Bank:
+    """Returns the bank of rows and of what `instances_of` returned."""
+    names = ("instance_ids", "names", "labels")
+    return Bank(
+        rows,
+        **{name: instances[name] for name in names},
+        class_names=tuple(str(name) for name in instances["class_names"]),
+        encoded_by=encoded_by,
     )
 
 
@@ -89,12 +129,7 @@ def read(path: pathlib.Path, cure: str) -> Bank:
         DamagedFileError: If the file is not what was written.
     """
     with checksums.arrays(path, cure) as file:
-        names = ("rows", "instance_ids", "names", "labels")
-        return Bank(
-            **{name: file[name] for name in names},
-            class_names=tuple(str(name) for name in file["class_names"]),
-            encoded_by=_origin(file),
-        )
+        return with_rows(file["rows"], file, _origin(file))
 
 
 def read_instances(

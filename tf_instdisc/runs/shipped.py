@@ -6,6 +6,7 @@ an ordinary run directory among the user's caches, which every command reads.
 The module imports nothing heavy before a run is unpacked.
 """
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -19,7 +20,8 @@ from tf_instdisc import atomic, checksums
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import StorageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.runs.bank import Bank, EncodedBy
+from tf_instdisc.runs import bank as bank_file
+from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import shown
 
@@ -31,7 +33,6 @@ _PREFIX = ".partial-"
 _SECONDS_OF_UNPACKING = 3600  # At most, on any machine.
 # The largest error of a normal float16 is 2^-9 of it, half that of bfloat16.
 _DROPPED_BITS = 1
-_LARGEST_INT8 = 127
 
 
 def names() -> tuple[str, ...]:
@@ -73,8 +74,8 @@ def unpack(name: str) -> pathlib.Path:
     """
     require_choice("name", name, names())
     packed = RunDirectory(FOLDER / name)
-    weights = packed.path / _WEIGHTS
-    version = checksums.digest(weights, _CURE)[:8]
+    # It lists the digests of the others, which are checked when they are read.
+    version = checksums.sha256_of_file(packed.path / checksums.FILE)[:8]
     target = _caches() / f"{name}-{version}"
     files = RunDirectory(target)
     if files.bank.exists() and files.encoder.exists():
@@ -119,15 +120,8 @@ def pack(run: RunDirectory, folder: pathlib.Path) -> None:
 
     record = run.read_record().with_data(data_dir=None)
     bank = run.load_bank()
-    scales = np.abs(bank.rows).max(axis=1) / _LARGEST_INT8
-    fields: dict[str, Any] = {
-        "int8_rows": np.rint(bank.rows / scales[:, None]).astype(np.int8),
-        "scales": scales,
-        "instance_ids": bank.instance_ids,
-        "names": bank.names,
-        "labels": bank.labels,
-        "class_names": np.asarray(bank.class_names, dtype=str),
-    }
+    fields: dict[str, Any] = bank_file.instances_of(bank)
+    fields["int8_rows"], _ = bank_file.quantize(bank.rows, "int8")
     encoder = with_policy(load_encoder(run.path), "float32")
     fields["architecture"] = np.array(make_portable(encoder).to_json())
     for i, weight in enumerate(encoder.get_weights()):
@@ -145,12 +139,7 @@ def _write_run(packed: RunDirectory, run: RunDirectory) -> None:
     import keras
 
     record = packed.read_record()
-    weights = packed.path / _WEIGHTS
-    with (
-        checksums.opened(weights, _CURE) as (file, _),
-        checksums.parsing(weights, _CURE),
-        np.load(file) as fields,
-    ):
+    with checksums.arrays(packed.path / _WEIGHTS, _CURE) as fields:
         encoder = keras.models.model_from_json(str(fields["architecture"]))
         encoder.set_weights(
             [
@@ -158,23 +147,13 @@ def _write_run(packed: RunDirectory, run: RunDirectory) -> None:
                 for i, value in enumerate(encoder.weights)
             ]
         )
-        rows = fields["int8_rows"] * fields["scales"][:, None]
+        rows = fields["int8_rows"].astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        described = {
-            name: fields[name] for name in ("instance_ids", "names", "labels")
-        }
-        class_names = tuple(map(str, fields["class_names"]))
+        bank = bank_file.with_rows(rows, fields)
     run.save_record(record)
     run.save_encoder(encoder)
     origin = EncodedBy(run.encoder_digest(), record.config.optimizer.epochs)
-    run.save_bank(
-        Bank(
-            np.asarray(rows, np.float32),
-            **described,
-            class_names=class_names,
-            encoded_by=origin,
-        )
-    )
+    run.save_bank(dataclasses.replace(bank, encoded_by=origin))
 
 
 def _halves(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

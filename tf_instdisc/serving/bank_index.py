@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import UsageError
-from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.bank import Bank, quantize
 from tf_instdisc.serving.options import INDEX_DTYPES
 
 _PIECE = 8192  # Rows that fit in a core's cache as float32.
@@ -186,28 +186,6 @@ def _rows_of(blocks: tf.Tensor) -> tf.Tensor:
     blocks = tf.sort(blocks, axis=-1)  # Ties favor earlier rows.
     rows = blocks[:, :, None] * _BLOCK + tf.range(_BLOCK)
     return tf.reshape(rows, [-1, blocks.shape[1] * _BLOCK])
-
-
-def quantize(
-    rows: np.ndarray, dtype: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Quantizes rows of unit length.
-
-    Args:
-        rows: float32 `[num_rows, dim]`.
-        dtype: `"float32"`, `"float16"` or `"int8"`.
-
-    Returns:
-        The rows as `dtype` and, for int8, the scale of each row, float32
-        `[num_rows]`.
-    """
-    if dtype != "int8":
-        return rows.astype(dtype), None
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    levels = np.round(rows * (127 / np.maximum(largest, 1e-12)))
-    norms = np.linalg.norm(levels, axis=1)
-    scales = 1 / np.maximum(norms, 1)
-    return levels.astype(np.int8), scales.astype(np.float32)
 
 
 def fixed(values: np.ndarray, name: str) -> tf.Variable:
