@@ -53,11 +53,12 @@ def packed(trained, tmp_path, monkeypatch):
     return folder
 
 
-def test_the_encoder_is_the_same_to_three_digits(trained, packed):
+def test_the_encoder_is_the_same_to_two_digits(trained, packed):
     images = np.random.default_rng(1).uniform(0, 255, [100, 16, 16, 3])
     expected = tf_instdisc.load_encoder(trained.path)(images)
     found = tf_instdisc.load_encoder(NAME)(images)
-    assert np.abs(np.subtract(found, expected)).max() < 1e-3
+    # Each weight is rounded to 9 bits, and the errors of the layers add up.
+    assert np.abs(np.subtract(found, expected)).max() < 2**-8
     assert not np.array_equal(found, expected)  # It was really rounded.
 
 
