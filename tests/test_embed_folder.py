@@ -11,9 +11,12 @@ from pyarrow import parquet
 from tests import commands, exported
 from tests.hostile_server import http_reply, raw_server, read_request
 from tests.servers import KINDS, need, running
+from tf_instdisc.cli.embed_settings import EmbedOptions
+from tf_instdisc.errors import UsageError
 from tf_instdisc.serving import embed_folder as module
 from tf_instdisc.serving import saved_model
-from tf_instdisc.serving.embed_folder import embed_folder, one_by_one
+from tf_instdisc.serving.embed_folder import embed_folder
+from tf_instdisc.serving.embedder import one_by_one
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -240,6 +243,35 @@ def test_an_output_is_not_overwritten(folder, tmp_path):
     with pytest.raises(ValueError, match="must not exist"):
         embed_folder(str(folder), str(output), _counting([]), "m")
     assert output.read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "images"),
+        ({"images": "a", "dataset": "b"}, "only one"),
+        ({"dataset": "b"}, "`dataset` needs `runner`"),
+        ({"table": "b.csv"}, "`table` needs `runner`"),
+        ({"images": "a", "dtype": "int8"}, "`dtype` needs `runner`"),
+        ({"images": "a", "images_per_file": 9}, "needs `runner`"),
+        ({"images": "a", "beam_options": ("--x",)}, "needs `runner`"),
+        ({"runner": "DirectRunner", "images": "a", "split": "b"}, "`dataset`"),
+        ({"runner": "DirectRunner", "images": "a", "column": "b"}, "`table`"),
+        ({"runner": "DirectRunner", "table": "a.txt"}, ".csv"),
+        ({"runner": "DirectRuner", "images": "a"}, "DirectRunner"),
+        (
+            {"runner": "DirectRunner", "images": "a", "output": "o.npz"},
+            ".parquet",
+        ),
+        (
+            {"runner": "DirectRunner", "images": "a", "beam_options": ("x",)},
+            "begin with --",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, words):
+    with pytest.raises(UsageError, match=words):
+        EmbedOptions(**{"output": "out.parquet", **options})
 
 
 @pytest.mark.parametrize(

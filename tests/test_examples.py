@@ -23,6 +23,7 @@ API = [page for page in documents.PAGES if page.startswith("docs/api/")]
 ELSEWHERE = {
     "README.md": 2,  # test_readme, test_load_elsewhere
     "docs/guides/keras.md": 1,  # test_readme: the first
+    "docs/guides/embeddings.md": 5,  # test_stores
     "docs/guides/serving.md": 1,  # test_load_elsewhere
 }
 # Commands that other tests run, or that need another data set, a server, a
@@ -30,7 +31,7 @@ ELSEWHERE = {
 NOT_RUN = re.compile(
     r"(train|plan|convert|reproduce|browse|completion)\b|--help|--server|"
     r"--protocol=(detection|semi_supervised|transfer)|=runs/authors|"
-    r"--kind=hnsw|=indexes/other"
+    r"--kind=hnsw|=indexes/other|--runner="
 )
 PLACES = {
     "FOLDER": "photos",

@@ -8,7 +8,7 @@ _MISSING = [
     ("convert", "--from"),
     ("diff", "2 arguments"),
     ("duplicates", "--run_dir"),
-    ("embed", "--images"),
+    ("embed", "--output"),
     ("evaluate", "--run_dir"),
     ("export", "--run_dir"),
     ("index", "--output"),

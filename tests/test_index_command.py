@@ -163,7 +163,8 @@ def test_embeddings_are_read_from_the_file_of_a_folder(place, tmp_path, ending):
     file = str(tmp_path / f"embedded.{ending}")
     embed_folder(str(place / "images"), file, embedder, "model", batch_size=64)
     bank = index_directory.read_embeddings(file)
-    assert sorted(bank.names) == sorted(NAMES)
+    assert bank.names.tolist() == sorted(NAMES)
+    assert bank.instance_ids.tolist() == list(range(len(NAMES)))
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(bank.rows, rows / norms, rtol=1e-5)
 

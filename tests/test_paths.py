@@ -41,10 +41,12 @@ PATH_FLAGS = {
     "duplicates": {"run_dir", "folders", "output", "data_dir", "images"},
     "embed": {
         "run_dir",
+        "data_dir",
         "images",
         "output",
         "saved_model",
         "root_certificates",
+        "table",
     },
     "export": {"run_dir", "export_dir", "calibration_images"},
     "index": {"run_dir", "embeddings", "output"},

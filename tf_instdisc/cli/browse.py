@@ -133,7 +133,7 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import BankSearch
     from tf_instdisc.retrieval.duplicates import Collection as Embedded
-    from tf_instdisc.serving.embed_folder import one_by_one
+    from tf_instdisc.serving.embedder import one_by_one
     from tf_instdisc.serving.exported_bank import read_bank
 
     version = version_of(path)

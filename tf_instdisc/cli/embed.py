@@ -1,6 +1,7 @@
-"""instdisc-embed: embeds a folder of images into a file."""
+"""instdisc-embed: embeds images into a file, or by a pipeline into many."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -8,42 +9,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_instdisc.checksums import sha256_of_file
+from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.options import require_endings
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import MissingFileError, UsageError, require_extra
 from tf_instdisc.text import lines_of, shown
 
 if TYPE_CHECKING:
     from tf_instdisc.serving.client.client import Client
-    from tf_instdisc.serving.embed_folder import Embedder
+    from tf_instdisc.serving.embedder import Embedder
 
-_SUMMARY = """
+_SUMMARY = r"""
 Embeds a folder of images. After an interruption, the same command continues.
 
   instdisc-embed --run_dir=runs/photos --images=FOLDER --output=photos.npz
+  instdisc-embed --run_dir=runs/photos --runner=DirectRunner \
+    --table=paths.csv --output=photos.parquet
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbedOptions(Settings):
-    """Images and output"""
-
-    images: str = setting(
-        None, "Folder of images to embed.", is_path=True, is_required=True
-    )
-    output: str = setting(
-        None,
-        "File to write: .npz, or .parquet (pip install "
-        "'tf_instdisc[parquet]').",
-        is_path=True,
-        is_required=True,
-    )
-    batch_size: int = setting(32, "Images per batch.", least=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_endings("output", [self.output], (".npz", ".parquet"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +90,9 @@ def main() -> None:
 
 
 def _embed(options: EmbedOptions, model: ModelOptions) -> None:
+    if options.runner is not None:
+        _embed_by_pipeline(options, model)
+        return
     if options.output.endswith(".parquet"):
         require_extra("parquet", "pyarrow")
 
@@ -116,10 +101,11 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
     try:
         embedder, source = _embedder(model, options.batch_size)
 
-        from tf_instdisc.serving.embed_folder import embed_folder, one_by_one
+        from tf_instdisc.serving.embed_folder import embed_folder
+        from tf_instdisc.serving.embedder import one_by_one
 
         outcome = embed_folder(
-            options.images,
+            options.images or "",
             options.output,
             one_by_one(embedder),
             source,
@@ -134,6 +120,54 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
             f"{shown(options.output)}.failed.txt:{lines_of(outcome.failed)}",
             file=sys.stderr,
         )
+
+
+def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
+    require_extra("beam", "apache_beam", "pyarrow")
+
+    from tf_instdisc.serving import embed_beam, embed_inputs
+
+    images: embed_inputs.Images
+    if options.images is not None:
+        images = embed_inputs.Folder(_absolute(options.images))
+    elif options.table is not None:
+        table = _absolute(options.table)
+        images = embed_inputs.PathTable(table, options.column)
+    else:
+        images = embed_inputs.Split(
+            options.dataset or "",
+            options.split,
+            options.data_dir,
+            options.image_key,
+        )
+    # A model that cannot be loaded fails here, not on all workers.
+    _, digest = _embedder(model, options.batch_size)
+    task = embed_beam.Task(
+        images=images,
+        output=_absolute(options.output),
+        load=functools.partial(_only_embedder, model, options.batch_size),
+        digest=digest,
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+        images_per_file=options.images_per_file,
+    )
+    done = embed_beam.run(task, options.runner or "", options.beam_options)
+    print(f"{done['num_rows']} images in {shown(options.output)}")
+    if done["num_failed"]:
+        print(
+            f"{done['num_failed']} images could not be read, listed in "
+            f"{shown(options.output)}/_failed-*.tsv",
+            file=sys.stderr,
+        )
+
+
+def _absolute(path: str) -> str:
+    """Returns a path for workers that run elsewhere; URLs are kept."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _only_embedder(options: ModelOptions, batch_size: int) -> "Embedder":
+    return _embedder(options, batch_size)[0]
 
 
 def _embedder(options: ModelOptions, batch_size: int) -> tuple["Embedder", str]:

@@ -160,8 +160,8 @@ def _parser(
     return parse
 
 
-def _record_reader(
-    shards: Sequence, shuffle_buffer: int
+def record_reader(
+    shards: Sequence, shuffle_buffer: int = 1
 ) -> Callable[[tf.Tensor | None], tf.data.Dataset]:
     """Reads records of shards with their ids, in an order set by a seed."""
     paths = tf.constant([os.fspath(shard.filename) for shard in shards])
@@ -201,34 +201,16 @@ def _streamed(
     shuffle_buffer: int,
     memory: pathlib.Path | None,
 ) -> ImageSource:
-    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise UsageError(
-            f"{builder.name} must be stored as tfrecord to be read shard by "
-            f"shard. Received: file_format={builder.info.file_format}. "
-            "Prepare it with file_format='tfrecord'."
-        )
     info = builder.info.splits[split]
-    records_of = _record_reader(info.file_instructions, shuffle_buffer)
-    partial = _partial_decoding(image, label)
-    features = partial.extract_features(builder.info.features)
-    decoders = None
-    if image.is_file:
-        # The pipeline decodes only the cropped part of a file.
-        skipped = {image.key: tfds.decode.SkipDecoding()}
-        decoders = tfds_features.nested(skipped)
-
-    def decode(record: tf.Tensor) -> dict[str, Any]:
-        return features.deserialize_example(record, decoders=decoders)
-
+    parse = record_parser(builder, split, image, label)
+    records_of = record_reader(info.file_instructions, shuffle_buffer)
     name = f"{builder.name}/{split}"
-    decoded = records_of(None).map(lambda instance_id, record: decode(record))
-    parse = _parser(decoded, image, label, name)
 
     def examples(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
         def read(
             instance_id: tf.Tensor, record: tf.Tensor
         ) -> dict[str, tf.Tensor]:
-            pixels, label_index = parse(decode(record))
+            pixels, label_index = parse(record)
             return {
                 "image": pixels,
                 "instance_id": instance_id,
@@ -266,3 +248,40 @@ def _streamed(
         instance_name=lambda i: f"{name}/{i}",
         labels=labels,
     )
+
+
+def record_parser(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    image: ImageFeature,
+    label: LabelFeature | None,
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns a function from a record of a shard to an image and a label.
+
+    Returns:
+        A function from a scalar string to what `_parser` describes.
+
+    Raises:
+        ValueError: If the data set is not stored as tfrecord.
+    """
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise UsageError(
+            f"{builder.name} must be stored as tfrecord to be read shard by "
+            f"shard. Received: file_format={builder.info.file_format}. "
+            "Prepare it with file_format='tfrecord'."
+        )
+    partial = _partial_decoding(image, label)
+    features = partial.extract_features(builder.info.features)
+    decoders = None
+    if image.is_file:
+        # The pipeline decodes only the cropped part of a file.
+        skipped = {image.key: tfds.decode.SkipDecoding()}
+        decoders = tfds_features.nested(skipped)
+
+    def decode(record: tf.Tensor) -> dict[str, Any]:
+        return features.deserialize_example(record, decoders=decoders)
+
+    records_of = record_reader(builder.info.splits[split].file_instructions)
+    decoded = records_of(None).map(lambda instance_id, record: decode(record))
+    parse = _parser(decoded, image, label, f"{builder.name}/{split}")
+    return lambda record: parse(decode(record))

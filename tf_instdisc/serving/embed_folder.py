@@ -4,15 +4,16 @@ import concurrent.futures
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from tf_instdisc import atomic, progress
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
+from tf_instdisc.serving.embedder import Embedder, embed_contents
+from tf_instdisc.serving.embedding_file import table_of
 from tf_instdisc.text import shown
 
 FORMATS = (".npz", ".parquet")
@@ -24,8 +25,6 @@ _TASK = "task.json"
 
 # One batch is read from disk while another one is embedded.
 _WORKERS = 2
-
-Embedder = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +54,14 @@ def embed_folder(
 
     Args:
         folder: The folder, including its subfolders.
-        output: `.npz` with `names` and `embeddings`, or `.parquet` with
-            `name` and `embedding`; must not exist. Names are paths relative to
-            the folder.
+        output: `.npz` with `ids`, `names` and `embeddings`, or `.parquet`
+            with the columns of `table_of`; must not exist. Names are paths
+            relative to the folder, and ids their positions among all sorted
+            names.
         embedder: Takes files as bytes and returns `embedding` and `valid`,
             like the signature `image_bytes`.
-        source: Identifies the model; parts of another model are rejected.
+        source: Identifies the model, as the digest of a Parquet file;
+            parts of another model are rejected.
         batch_size: Number of images in each call of the embedder.
 
     Returns:
@@ -122,7 +123,9 @@ def embed_folder(
     else:
         pathlib.Path(f"{output}.failed.txt").unlink(missing_ok=True)
     # This file is written last; then only the parts remain to be removed.
-    _write_output(target, kept, embeddings[valid])
+    _write_output(
+        target, np.flatnonzero(valid), kept, embeddings[valid], source
+    )
     _remove(parts)
     return Outcome(len(kept), tuple(failed))
 
@@ -148,52 +151,6 @@ def _remove(parts: pathlib.Path) -> None:
             file.unlink()
     task.unlink()
     parts.rmdir()
-
-
-def one_by_one(embedder: Embedder) -> Embedder:
-    """Wraps an embedder that fails on bad images so that it marks them.
-
-    A model that was exported with `bad_bytes="error"` fails the whole batch.
-    In this case, the images are sent one at a time.
-
-    Args:
-        embedder: As in `embed_folder`; it may raise TensorFlow's
-            InvalidArgumentError, or a `ServingError` with that code.
-
-    Returns:
-        An embedder for `embed_folder`.
-    """
-
-    def embed(contents: Sequence[bytes]) -> dict[str, np.ndarray]:
-        try:
-            return embedder(contents)
-        except Exception as error:
-            if not _is_refusal(error):
-                raise
-        # If even this image fails, the images are not the cause.
-        dim = np.shape(embedder([_good_image()])["embedding"])[1]
-        rows = np.zeros([len(contents), dim], np.float32)
-        valid = np.zeros([len(contents)], bool)
-        for i, content in enumerate(contents):
-            try:
-                rows[i] = embedder([content])["embedding"][0]
-                valid[i] = True
-            except Exception as error:
-                if not _is_refusal(error):
-                    raise
-        return {"embedding": rows, "valid": valid}
-
-    return embed
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Returns whether the request was rejected as invalid."""
-    is_from_server = getattr(error, "code", None) == "INVALID_ARGUMENT"
-    return is_from_server or isinstance(error, tf.errors.InvalidArgumentError)
-
-
-def _good_image() -> bytes:
-    return tf.io.encode_png(tf.zeros([8, 8, 3], tf.uint8)).numpy()
 
 
 def _open_parts(parts: pathlib.Path, task: dict) -> None:
@@ -249,25 +206,7 @@ def _embed(
         except OSError:
             return b""  # Fails like other bytes that are not an image.
 
-    answer = embedder([read(name) for name in names])
-    embedding = np.asarray(answer["embedding"])
-    valid = np.asarray(answer["valid"])
-    if (
-        embedding.ndim != 2
-        or embedding.dtype.kind != "f"
-        or valid.shape != (len(names),)
-        or valid.dtype != bool
-        or len(embedding) != len(names)
-        or not np.isfinite(embedding[valid]).all()
-    ):
-        raise UsageError(
-            "The model must give `embedding`, [number, embedding_dim] of "
-            "finite numbers, and `valid`, [number] of truth values. Received: "
-            f"shapes {embedding.shape} and {valid.shape} of {embedding.dtype} "
-            f"and {valid.dtype} for {len(names)} images. Nothing of this "
-            "answer is kept."
-        )
-    return {"embedding": embedding, "valid": valid}
+    return embed_contents([read(name) for name in names], embedder)
 
 
 def _join(parts: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
@@ -280,17 +219,19 @@ def _join(parts: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_output(
-    target: pathlib.Path, names: Sequence[str], embeddings: np.ndarray
+    target: pathlib.Path,
+    ids: np.ndarray,
+    names: Sequence[str],
+    embeddings: np.ndarray,
+    source: str,
 ) -> None:
     if target.suffix == ".npz":
         with atomic.replacing(target) as partial:
-            np.savez(partial, names=np.array(names), embeddings=embeddings)
+            np.savez(
+                partial, ids=ids, names=np.array(names), embeddings=embeddings
+            )
         return
-    import pyarrow
     from pyarrow import parquet
 
-    flat = pyarrow.array(embeddings.ravel())
-    column = pyarrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
-    table = pyarrow.table({"name": names, "embedding": column})
     with atomic.replacing(target) as partial:
-        parquet.write_table(table, partial)
+        parquet.write_table(table_of(ids, names, embeddings, source), partial)

@@ -16,10 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic
-from tf_instdisc.errors import MissingFileError, UsageError, require_extra
+from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import faiss_index, saved_model, versions
+from tf_instdisc.serving.embedding_file import read_columns
 from tf_instdisc.serving.options import ExportOptions, IndexOptions
 from tf_instdisc.serving.partitioned_index import (
     PartitionedIndex,
@@ -84,9 +85,8 @@ def read_embeddings(path: str) -> Bank:
     """Reads the output of `embed_folder` as a bank without labels.
 
     Args:
-        path: `.npz` with `names` and `embeddings`, or `.parquet` with `name`
-            and `embedding`. Rows are scaled to unit length, and the instance
-            ids are their positions.
+        path: A file or directory, as in `read_columns`. Rows are scaled to
+            unit length.
 
     Raises:
         UsageError: If the file does not exist, or has other contents.
@@ -96,7 +96,7 @@ def read_embeddings(path: str) -> Bank:
             f"`embeddings` must exist. Received: embeddings={path!r}"
         )
     try:
-        names, rows = _columns(path)
+        ids, names, rows = read_columns(path)
         rows = rows.astype(np.float32)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
     except (*_UNREADABLE, KeyError, OSError) as error:
@@ -104,22 +104,8 @@ def read_embeddings(path: str) -> Bank:
             "`embeddings` must be a file written by instdisc embed. Received: "
             f"embeddings={path!r}, which cannot be read ({error})."
         ) from error
-    size = len(rows)
     rows /= np.maximum(norms, 1e-12)
-    return Bank(rows, np.arange(size), names, np.full(size, -1))
-
-
-def _columns(path: str) -> tuple[np.ndarray, np.ndarray]:
-    if path.endswith(".npz"):
-        with np.load(path) as file:
-            return file["names"], file["embeddings"]
-    require_extra("parquet", "pyarrow")
-    from pyarrow import parquet
-
-    table = parquet.read_table(path, columns=["name", "embedding"])
-    names = np.array(table["name"].to_pylist())
-    flat = table["embedding"].combine_chunks().flatten().to_numpy()
-    return names, flat.reshape(len(names), -1)
+    return Bank(rows, ids, names, np.full(len(rows), -1))
 
 
 def write_index(

@@ -1,0 +1,390 @@
+"""Embedding by a pipeline: the rows of one machine, and restarts."""
+
+import collections
+import functools
+import http.server
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from pyarrow import csv, parquet
+from pyarrow import table as columns_of
+
+import tf_instdisc
+from tests import commands, exported, tfds_forms
+from tf_instdisc.cli.embed import run_embedder
+from tf_instdisc.data.tfds_files import SplitFiles
+from tf_instdisc.errors import UsageError
+from tf_instdisc.serving import index_directory
+from tf_instdisc.serving.embed_folder import embed_folder
+from tf_instdisc.serving.embedder import one_by_one
+
+pytest.importorskip("apache_beam", reason="no '.[beam]' is installed")
+embed_beam = importlib.import_module("tf_instdisc.serving.embed_beam")
+embed_inputs = importlib.import_module("tf_instdisc.serving.embed_inputs")
+
+ROOT = pathlib.Path(__file__).parent.parent
+TWO_WORKERS = (
+    "--direct_num_workers=2",
+    "--direct_running_mode=multi_processing",
+)
+
+
+def picture(number):
+    """The bytes of a picture: few are broken, some are there twice."""
+    if number % 17 == 3:
+        return b"broken"
+    number -= number % 11 == 5
+    side = np.arange(8, dtype=np.uint8)
+    image = np.stack(np.broadcast_arrays(side[:, None], side, number % 251), -1)
+    image = image.astype(np.uint8)
+    image[0, 0] = number // 251
+    return exported.encode(image)
+
+
+def fill(folder, number):
+    folder.mkdir()
+    for i in range(number):
+        (folder / f"é{i:05d}.png").write_bytes(picture(i))
+    return folder
+
+
+def rows_of(output):
+    """The rows, the failed images and the manifest of an output."""
+    table = parquet.read_table(output)
+    failed = [
+        line.split("\t")
+        for file in sorted(output.glob("_failed-*.tsv"))
+        for line in file.read_text("utf-8").splitlines()[1:]
+    ]
+    return table, failed, json.loads((output / "_manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_machine(small_run, tmp_path_factory):
+    """A folder, and the file that one machine makes of it."""
+    root = tmp_path_factory.mktemp("one")
+    folder = fill(root / "images", 40)
+    embedder, digest = run_embedder(str(small_run.path))
+    output = str(root / "one.parquet")
+    embed_folder(str(folder), output, one_by_one(embedder), digest)
+    return folder, parquet.read_table(output), digest
+
+
+def task_of(images, output, load=None, **more):
+    load = load or (lambda: lengths)
+    return embed_beam.Task(images, str(output), load, digest="model 1", **more)
+
+
+def lengths(contents):
+    """A model that returns the length of a file."""
+    return {
+        "embedding": np.array([[len(c)] for c in contents], np.float32),
+        "valid": np.array([c not in (b"", b"broken") for c in contents]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "atol", "flags"),
+    [
+        ("float32", 1e-5, ()),
+        ("float16", 1e-3, ()),
+        ("int8", 1e-2, ("--direct_num_workers=2",)),
+        ("float32", 1e-5, TWO_WORKERS),
+    ],
+    ids=["float32", "float16", "int8", "two_processes"],
+)
+def test_rows_are_those_of_one_machine(
+    dtype, atol, flags, one_machine, small_run, tmp_path
+):
+    folder, expected, digest = one_machine
+    output = tmp_path / "out.parquet"
+    load = functools.partial(load_run, str(small_run.path))
+    task = embed_beam.Task(
+        embed_inputs.Folder(str(folder)),
+        str(output),
+        load,
+        digest,
+        batch_size=4,
+        dtype=dtype,
+        images_per_file=7,
+    )
+    manifest = embed_beam.run(task, "DirectRunner", flags)
+    table, failed, written = rows_of(output)
+    assert manifest == written
+    assert len(manifest["files"]) == 6
+    for column in ("id", "name", "digest"):
+        assert table[column].equals(expected[column])
+    bank = index_directory.read_embeddings(str(output))
+    rows = np.stack(expected["embedding"].to_numpy())
+    np.testing.assert_allclose(bank.rows, rows, atol=atol)
+    assert bank.instance_ids.tolist() == expected["id"].to_pylist()
+    assert str(table.schema.field("embedding").type) == (
+        f"fixed_size_list<element: {ARROW[dtype]}>[32]"
+    )
+    broken = [i for i in range(40) if i % 17 == 3]
+    assert [(int(i), name) for i, name, _ in failed] == [
+        (i, f"é{i:05d}.png") for i in broken
+    ]
+    assert (manifest["num_rows"], manifest["num_failed"]) == (37, 3)
+
+
+ARROW = {"float32": "float", "float16": "halffloat", "int8": "int8"}
+
+
+@functools.cache
+def load_run(path):
+    return run_embedder(path)[0]
+
+
+class _Pictures(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        found = self.path == "/7.png"
+        self.send_response(200 if found else 404)
+        self.end_headers()
+        if found:
+            self.wfile.write(picture(7))
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_names_paths_and_urls(suffix, tmp_path):
+    folder = fill(tmp_path / "images", 3)
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Pictures)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    paths = [
+        "images/é00001.png",
+        str(folder / "é00002.png"),
+        f"file://{folder}/é00000.png",
+        f"{url}/7.png",
+        "images/é00001.png",
+        f"{url}/8.png",
+        "images/missing.png",
+        "",
+        "images",
+        "scheme://unknown",
+    ]
+    write = csv.write_csv if suffix == ".csv" else parquet.write_table
+    table = columns_of({"other": range(10), "file": paths})
+    write(table, tmp_path / f"table{suffix}")
+    images = embed_inputs.PathTable(str(tmp_path / f"table{suffix}"), "file")
+    output = tmp_path / "out.parquet"
+    embed_beam.run(task_of(images, output, images_per_file=4), "DirectRunner")
+    server.shutdown()
+    server.server_close()
+    table, failed, _ = rows_of(output)
+    assert table["id"].to_pylist() == [0, 1, 2, 3, 4]
+    assert table["name"].to_pylist() == paths[:5]
+    sizes = [len(picture(i)) for i in (1, 2, 0, 7, 1)]
+    assert [row[0] for row in table["embedding"].to_pylist()] == sizes
+    assert [name for _, name, _ in failed] == paths[5:]
+    reasons = [reason for _, _, reason in failed]
+    assert "404" in reasons[0]
+    assert "No such file" in reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column"),
+    [
+        ("missing.csv", None, "path"),
+        ("table.csv", b"path\na.png\n", "file"),
+        ("table.parquet", b"no parquet", "path"),
+        ("table.csv", b"path\n", "path"),
+    ],
+    ids=["missing", "column", "damaged", "empty"],
+)
+def test_a_wrong_table_is_refused(name, content, column, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    images = embed_inputs.PathTable(str(tmp_path / name), column)
+    with pytest.raises(UsageError, match="Received"):
+        embed_beam.run(
+            task_of(images, tmp_path / "out.parquet"), "DirectRunner"
+        )
+
+
+def test_records_of_a_split_have_their_ids(tmp_path):
+    tfds_forms.write_imagenet(tmp_path)
+    split, data_dir = "train[3:21]", str(tmp_path)
+    source = tf_instdisc.tfds_source("imagenet2012", split, data_dir)
+    expected = [e["image"].numpy() for e in source.examples(None)]
+    files = SplitFiles("imagenet2012", split, data_dir, None)
+    assert files.size == len(expected) == 18
+    for first, size in ((0, 18), (0, 1), (2, 9), (7, 1), (13, 5)):
+        assert list(files.read(first, size)) == expected[first:][:size]
+
+    output = tmp_path / "out.parquet"
+    images = embed_inputs.Split("imagenet2012", split, data_dir, None)
+    embed_beam.run(task_of(images, output, images_per_file=4), "DirectRunner")
+    table, failed, _ = rows_of(output)
+    assert table["id"].to_pylist() == list(range(18))
+    assert table["name"][17].as_py() == source.instance_name(17)
+    assert not failed
+    sizes = [float(len(image)) for image in expected]
+    assert [row[0] for row in table["embedding"].to_pylist()] == sizes
+
+
+def test_decoded_images_of_a_split_are_lossless(tmp_path):
+    split, data_dir = "train[5:40]", str(tmp_path)
+    name = "instdisc_digits"
+    source = tf_instdisc.tfds_source(name, split, data_dir)
+    files = SplitFiles(name, split, data_dir, None).read(0, 35)
+    for example, file in zip(source.examples(None), files, strict=True):
+        decoded = tf.io.decode_png(file)
+        np.testing.assert_array_equal(decoded, example["image"])
+
+
+SEEN: list[bytes] = []
+
+
+def load_counting():
+    def counting(contents):
+        SEEN.extend(contents)
+        return lengths(contents)
+
+    return counting
+
+
+def test_only_what_is_missing_is_embedded_again(tmp_path):
+    output = tmp_path / "out.parquet"
+    images = embed_inputs.Folder(str(fill(tmp_path / "images", 20)))
+    SEEN.clear()
+    task = task_of(images, output, load_counting, images_per_file=5)
+    first = embed_beam.run(task, "DirectRunner")
+    assert len(SEEN) == 20
+    before = parquet.read_table(output)
+    assert embed_beam.run(task, "DirectRunner") == first
+    assert len(SEEN) == 20  # The manifest says that all is done.
+    (output / "_manifest.json").unlink()
+    parts = sorted(output.glob("part-*"))
+    parts[0].unlink()
+    parts[1].write_bytes(parts[1].read_bytes()[:-9])
+    shutil.copy(parts[3], output / "_partial-0-part")
+    assert embed_beam.run(task, "DirectRunner") == first
+    assert len(SEEN) == 20 + 10
+    assert parquet.read_table(output).equals(before)
+    assert not list(output.glob("_partial-*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"digest": "model 2"}, "digest"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"images_per_file": 6}, "images_per_file"),
+        ({"images": None}, "images"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_pipeline_is_refused(changes, named, tmp_path):
+    output = tmp_path / "out.parquet"
+    folder = fill(tmp_path / "images", 6)
+    task = {
+        "images": embed_inputs.Folder(str(folder)),
+        "output": str(output),
+        "load": lambda: lengths,
+        "digest": "model 1",
+        "images_per_file": 5,
+    }
+    embed_beam.run(embed_beam.Task(**task), "DirectRunner")
+    files = {file: file.read_bytes() for file in output.iterdir()}
+    if named == "images":
+        (folder / "é00000.png").rename(folder / "other.png")
+        changes = {}
+    with pytest.raises(UsageError, match=rf"whose {named}"):
+        embed_beam.run(embed_beam.Task(**{**task, **changes}), "DirectRunner")
+    assert {file: file.read_bytes() for file in output.iterdir()} == files
+
+
+def test_other_files_are_not_overwritten(tmp_path):
+    images = embed_inputs.Folder(str(fill(tmp_path / "images", 2)))
+    output = tmp_path / "out.parquet"
+    output.mkdir()
+    (output / "theirs.parquet").write_text("theirs")
+    with pytest.raises(UsageError, match="must not exist"):
+        embed_beam.run(task_of(images, output), "DirectRunner")
+    assert [file.name for file in output.iterdir()] == ["theirs.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("number", "images_per_file", "flags"),
+    [(300, 3, ()), (10_000, 50, TWO_WORKERS)],
+    ids=["300", "10000"],
+)
+def test_a_killed_pipeline_loses_and_doubles_nothing(
+    number, images_per_file, flags, small_run, tmp_path
+):
+    fill(tmp_path / "images", number)
+    output = tmp_path / "out.parquet"
+    command = [
+        *(sys.executable, "-m", "tf_instdisc.cli.embed"),
+        f"--run_dir={small_run.path}",
+        f"--images={tmp_path}/images",
+        f"--output={output}",
+        "--runner=DirectRunner",
+        f"--images_per_file={images_per_file}",
+        *(f"--beam_option={flag}" for flag in flags),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, text=True
+    )
+    num_files = number // images_per_file
+    while len(list(output.glob("part-*"))) < num_files // 4:
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {part: part.stat().st_ino for part in output.glob("part-*")}
+    assert not (output / "_manifest.json").exists()
+    assert len(kept) < num_files
+
+    result = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert all(part.stat().st_ino == kept[part] for part in kept)
+    table, failed, manifest = rows_of(output)
+    found = table["id"].to_pylist() + [int(i) for i, _, _ in failed]
+    assert collections.Counter(found) == collections.Counter(range(number))
+    broken = [i for i in range(number) if i % 17 == 3]
+    assert [int(i) for i, _, _ in failed] == broken
+    assert manifest["num_rows"] == number - len(broken)
+    for i, name in zip(table["id"], table["name"], strict=True):
+        assert name.as_py() == f"é{i.as_py():05d}.png"
+    rows = np.stack(table["embedding"].to_numpy())
+    at = {i: row for i, row in zip(table["id"].to_pylist(), rows, strict=True)}
+    twice = [i for i in at if i % 11 == 5 and i - 1 in at]
+    assert len(twice) > number // 20
+    for i in twice:
+        np.testing.assert_allclose(at[i], at[i - 1], atol=1e-5)
+    assert not list(output.glob("_partial-*"))
+
+
+def test_the_command_without_beam_names_the_extra(tmp_path):
+    arguments = [
+        *("--run_dir=run", "--images=images", "--runner=DirectRunner"),
+        "--output=out.parquet",
+    ]
+    case = {"command": "embed", "arguments": arguments}
+    absent = {**case, "absent": ["apache_beam"]}
+    (result,) = commands.run_all([absent], tmp_path)
+    assert result.returncode == 2
+    assert "pip install 'tf_instdisc[beam]'" in result.stderr

@@ -1,0 +1,42 @@
+"""Files at paths or URLs that Beam opens, each written completely or not."""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from typing import IO
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+PARTIAL = "_partial-"
+"""How the names of files begin that are being written."""
+
+
+def matching(pattern: str) -> list[str]:
+    """Returns the paths that a pattern matches."""
+    (match,) = FileSystems.match([pattern])
+    return [found.path for found in match.metadata_list]
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Opens a file as it is, whatever its suffix says."""
+    return FileSystems.open(
+        path, compression_type=CompressionTypes.UNCOMPRESSED
+    )
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[IO[bytes]]:
+    """Writes a file under another name, and moves it into place."""
+    folder, name = FileSystems.split(path)
+    partial = FileSystems.join(folder, f"{PARTIAL}{uuid.uuid4().hex}-{name}")
+    try:
+        with FileSystems.create(
+            partial, compression_type=CompressionTypes.UNCOMPRESSED
+        ) as file:
+            yield file
+        FileSystems.rename([partial], [path])
+    except BaseException:
+        with contextlib.suppress(BeamIOError):
+            FileSystems.delete([partial])
+        raise

@@ -1,0 +1,102 @@
+"""What a pipeline embeds: a folder, a table of paths, or a TFDS data set."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator
+from typing import IO
+
+import pyarrow
+from apache_beam.io.filesystems import FileSystems
+from pyarrow import csv, parquet
+
+from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.tfds_files import SplitFiles
+from tf_instdisc.errors import MissingFileError, UsageError
+
+TABLES = (".parquet", ".csv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """The images below a folder; names are relative paths."""
+
+    folder: str
+
+    def names(self) -> Iterator[str]:
+        """Lists the images, as `image_paths` does."""
+        yield from image_paths(self.folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathTable:
+    """The images that a column of a Parquet or CSV file names.
+
+    Attributes:
+        table: Path or URL of the file. Relative names belong to its folder.
+        column: Name of the column of paths or URLs.
+    """
+
+    table: str
+    column: str
+
+    @property
+    def folder(self) -> str:
+        """The folder of the file."""
+        return os.path.dirname(self.table)
+
+    def names(self) -> Iterator[str]:
+        """Reads the column; an empty field is an empty name.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it cannot be read, or has no such column of text.
+        """
+        if not FileSystems.exists(self.table):
+            raise MissingFileError(
+                f"`table` must exist. Received: table={self.table!r}"
+            )
+        try:
+            with FileSystems.open(self.table) as file:
+                for batch in self._batches(file):
+                    text = batch.column(self.column).cast(pyarrow.string())
+                    yield from (name or "" for name in text.to_pylist())
+        except (pyarrow.ArrowException, KeyError) as error:
+            raise UsageError(
+                "`table` must be a Parquet file, or a CSV file with a header, "
+                f"with a `column` of paths or URLs. Received: {self.table!r} "
+                f"and column={self.column!r} ({error})"
+            ) from error
+
+    def _batches(self, file: IO[bytes]) -> Iterator[pyarrow.RecordBatch]:
+        if self.table.endswith(".parquet"):
+            read = parquet.ParquetFile(file)
+            return read.iter_batches(columns=[self.column])
+        return iter(
+            csv.open_csv(
+                file,
+                convert_options=csv.ConvertOptions(
+                    include_columns=[self.column],
+                    column_types={self.column: pyarrow.string()},
+                ),
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The images of a split of a TFDS data set; arguments of `SplitFiles`."""
+
+    dataset: str
+    split: str
+    data_dir: str | None
+    image_key: str | None
+
+    def open(self) -> SplitFiles:
+        """Opens the data set, once in each process."""
+        return _opened(self)
+
+
+Images = Folder | PathTable | Split
+
+_opened = functools.cache(lambda split: SplitFiles(*dataclasses.astuple(split)))

@@ -1,0 +1,90 @@
+"""Models as functions from image files to embeddings."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_instdisc.errors import UsageError
+
+Embedder = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
+
+
+def embed_contents(
+    contents: Sequence[bytes], embedder: Embedder
+) -> dict[str, np.ndarray]:
+    """Embeds image files, and checks the answer of the model.
+
+    Returns:
+        `embedding`, float `[number, embedding_dim]`, and `valid`, bool
+        `[number]`.
+
+    Raises:
+        ValueError: If the answer has other shapes or types, or a valid row is
+            not finite.
+    """
+    answer = embedder(contents)
+    embedding = np.asarray(answer["embedding"])
+    valid = np.asarray(answer["valid"])
+    if (
+        embedding.ndim != 2
+        or embedding.dtype.kind != "f"
+        or valid.shape != (len(contents),)
+        or valid.dtype != bool
+        or len(embedding) != len(contents)
+        or not np.isfinite(embedding[valid]).all()
+    ):
+        raise UsageError(
+            "The model must give `embedding`, [number, embedding_dim] of "
+            "finite numbers, and `valid`, [number] of truth values. Received: "
+            f"shapes {embedding.shape} and {valid.shape} of {embedding.dtype} "
+            f"and {valid.dtype} for {len(contents)} images. Nothing of this "
+            "answer is kept."
+        )
+    return {"embedding": embedding, "valid": valid}
+
+
+def one_by_one(embedder: Embedder) -> Embedder:
+    """Wraps an embedder that fails on bad images so that it marks them.
+
+    A model that was exported with `bad_bytes="error"` fails the whole batch.
+    In this case, the images are sent one at a time.
+
+    Args:
+        embedder: As in `embed_contents`; it may raise TensorFlow's
+            InvalidArgumentError, or a `ServingError` with that code.
+
+    Returns:
+        An embedder for `embed_contents`.
+    """
+
+    def embed(contents: Sequence[bytes]) -> dict[str, np.ndarray]:
+        try:
+            return embedder(contents)
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+        # If even this image fails, the images are not the cause.
+        dim = np.shape(embedder([_good_image()])["embedding"])[1]
+        rows = np.zeros([len(contents), dim], np.float32)
+        valid = np.zeros([len(contents)], bool)
+        for i, content in enumerate(contents):
+            try:
+                rows[i] = embedder([content])["embedding"][0]
+                valid[i] = True
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+        return {"embedding": rows, "valid": valid}
+
+    return embed
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Returns whether the request was rejected as invalid."""
+    is_from_server = getattr(error, "code", None) == "INVALID_ARGUMENT"
+    return is_from_server or isinstance(error, tf.errors.InvalidArgumentError)
+
+
+def _good_image() -> bytes:
+    return tf.io.encode_png(tf.zeros([8, 8, 3], tf.uint8)).numpy()
