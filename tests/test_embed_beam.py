@@ -248,9 +248,12 @@ def test_decoded_images_of_a_split_are_lossless(tmp_path):
 
 
 SEEN: list[bytes] = []
+LOADS: list[int] = []
 
 
 def load_counting():
+    LOADS.append(1)
+
     def counting(contents):
         SEEN.extend(contents)
         return lengths(contents)
@@ -262,12 +265,14 @@ def test_only_what_is_missing_is_embedded_again(tmp_path):
     output = tmp_path / "out.parquet"
     images = embed_inputs.Folder(str(fill(tmp_path / "images", 20)))
     SEEN.clear()
+    LOADS.clear()
     task = task_of(images, output, load_counting, images_per_file=5)
     first = embed_beam.run(task, "DirectRunner")
     assert len(SEEN) == 20
     before = parquet.read_table(output)
     assert embed_beam.run(task, "DirectRunner") == first
     assert len(SEEN) == 20  # The manifest says that all is done.
+    assert len(LOADS) == 1
     (output / "_manifest.json").unlink()
     parts = sorted(output.glob("part-*"))
     parts[0].unlink()
@@ -277,6 +282,19 @@ def test_only_what_is_missing_is_embedded_again(tmp_path):
     assert len(SEEN) == 20 + 10
     assert parquet.read_table(output).equals(before)
     assert not list(output.glob("_partial-*"))
+
+
+def test_a_pipeline_that_was_killed_at_its_start_begins_again(tmp_path):
+    output = tmp_path / "out.parquet"
+    task = task_of(
+        embed_inputs.Folder(str(fill(tmp_path / "images", 5))), output
+    )
+    first = embed_beam.run(task, "DirectRunner")
+    for file in output.iterdir():
+        if file.name != "_names.parquet":
+            file.unlink()
+    (output / "_partial-0-_task.json").write_text("{")
+    assert embed_beam.run(task, "DirectRunner") == first
 
 
 @pytest.mark.parametrize(
@@ -360,13 +378,16 @@ def test_a_killed_pipeline_loses_and_doubles_nothing(
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    num_rows = number - len(range(3, number, 17))
+    assert result.stdout == f"{num_rows} images in {output}\n"
+    assert f"{number - num_rows} images could not be read" in result.stderr
     assert all(part.stat().st_ino == kept[part] for part in kept)
     table, failed, manifest = rows_of(output)
     found = table["id"].to_pylist() + [int(i) for i, _, _ in failed]
     assert collections.Counter(found) == collections.Counter(range(number))
     broken = [i for i in range(number) if i % 17 == 3]
     assert [int(i) for i, _, _ in failed] == broken
-    assert manifest["num_rows"] == number - len(broken)
+    assert manifest["num_rows"] == num_rows
     for i, name in zip(table["id"], table["name"], strict=True):
         assert name.as_py() == f"é{i.as_py():05d}.png"
     rows = np.stack(table["embedding"].to_numpy())
@@ -376,6 +397,20 @@ def test_a_killed_pipeline_loses_and_doubles_nothing(
     for i in twice:
         np.testing.assert_allclose(at[i], at[i - 1], atol=1e-5)
     assert not list(output.glob("_partial-*"))
+
+
+def test_a_folder_without_a_readable_image_is_refused(small_run, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"broken")
+    result = commands.run(
+        "embed",
+        f"--run_dir={small_run.path}",
+        *("--images=images", "--runner=DirectRunner", "--output=a.parquet"),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2
+    assert "No image can be read" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_the_command_without_beam_names_the_extra(tmp_path):

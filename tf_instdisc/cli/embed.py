@@ -152,6 +152,11 @@ def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
         images_per_file=options.images_per_file,
     )
     done = embed_beam.run(task, options.runner or "", options.beam_options)
+    if not done["num_rows"]:
+        raise UsageError(
+            f"No image can be read. Received: {done['num_images']} images, "
+            f"listed in {shown(options.output)}/_failed-*.tsv"
+        )
     print(f"{done['num_rows']} images in {shown(options.output)}")
     if done["num_failed"]:
         print(
