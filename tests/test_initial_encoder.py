@@ -185,7 +185,7 @@ def test_a_function_of_ones_own_is_normalized_by_mean_and_std():
         ("keras.applications.resnet", {}, "must name a function"),
         ("run", {"sync_batch_norm": True}, "`sync_batch_norm` cannot be"),
         (f"{__name__}.not_a_model", {}, "which returned str"),
-        ("gs://bucket/run", {}, "URLs are not supported"),
+        ("nosuch://bucket/run", {}, "with a scheme of fsspec"),
         ("run", {"width": 32}, "`width` cannot be combined"),
         ("run", {"backbone": "vgg16"}, "`backbone` cannot be combined"),
     ],

@@ -11,7 +11,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import is_url, local_path
 
 _PREFIX = ".partial-"
 
@@ -29,7 +29,7 @@ def replacing(
     replaced, such as `/dev/stdout`, is written directly.
 
     Args:
-        path: The file.
+        path: The file; one that is given by a URL is uploaded at the end.
         before_rename: Called with the temporary file once it is completely
             on disk.
 
@@ -38,7 +38,7 @@ def replacing(
 
     Raises:
         OSError: If the file cannot be written. The old file is unchanged.
-        ValueError: If `path` is a URL.
+        StorageError: If `path` is a URL that cannot be written.
     """
     target = pathlib.Path(os.path.realpath(local_path(path, "output")))
     if target.exists() and not target.is_file():
@@ -59,6 +59,10 @@ def replacing(
             partial.unlink()
         raise
     sync(target.parent)
+    if is_url(path):
+        from tf_instdisc import remote
+
+        remote.send(target)
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:

@@ -1,36 +1,42 @@
 """Paths as users write them; the module imports nothing heavy."""
 
 import os
+import pathlib
 import re
 
 from tf_instdisc.errors import UsageError
 
 # `pathlib` turns `gs://bucket` into `gs:/bucket`. A single letter is a drive.
-_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
+_URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/+(.*?)/*\s*", re.DOTALL)
 
 
-def local_path(path: str | os.PathLike, name: str = "path") -> str:
-    """Expands `~`, and rejects URLs.
+def checked_path(path: str | os.PathLike, name: str = "path") -> str:
+    """Expands `~`, and checks the scheme of a URL; uses no network.
 
     Args:
-        path: A path on a local or mounted file system; `~` and `~user` at its
-            beginning are replaced by the user's home directory.
+        path: A local path, or a URL such as `s3://bucket/run`; `~` and `~user`
+            at its beginning are replaced by the user's home directory.
         name: The argument or flag for which the path was given.
 
     Returns:
-        The path, in which only `~` is changed.
+        The path, in which only `~` is changed, or the URL with two slashes
+        after its scheme and none at its end.
 
     Raises:
-        UsageError: If the path is a URL such as `gs://bucket/run`, or begins
-            with `~` and the name of no existing user.
+        UsageError: If fsspec does not know the scheme of a URL, a package for
+            it is missing, or the path begins with `~` and the name of no
+            existing user.
     """
     text = os.fsdecode(path)
-    if _URL.match(text):
-        raise UsageError(
-            f"`{name}` must be a path on a local or mounted file system; URLs "
-            f"are not supported. Received: {name}={text!r}. Copy the files "
-            "here, or mount the remote file system and give its path."
-        )
+    url = _URL.fullmatch(text)
+    if url:
+        from tf_instdisc import remote_url
+
+        scheme, rest = url[1].lower(), url[2]
+        root = "/" if scheme in ("file", "local") else ""
+        text = f"{scheme}://{root}{rest}"
+        remote_url.check_url(text, name)
+        return text
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise UsageError(
@@ -39,3 +45,37 @@ def local_path(path: str | os.PathLike, name: str = "path") -> str:
             "directory of that name."
         )
     return expanded
+
+
+def local_path(path: str | os.PathLike, name: str = "path") -> str:
+    """Returns a local path, of the working copy if the path is a URL.
+
+    Args:
+        path: As in `checked_path`.
+        name: The argument or flag for which the path was given.
+
+    Returns:
+        The path, with `~` expanded. The copy of a URL is brought up to date;
+        its path does not exist if there is nothing at the URL.
+
+    Raises:
+        UsageError: As in `checked_path`.
+        StorageError: If the URL cannot be read.
+    """
+    text = checked_path(path, name)
+    if not is_url(text):
+        return text
+    from tf_instdisc import remote
+
+    return remote.local_copy(text, names_only=name == "export_dir")
+
+
+def is_url(path: str | os.PathLike) -> bool:
+    """Returns whether a path is a URL such as `s3://bucket/run`."""
+    return _URL.fullmatch(os.fsdecode(path)) is not None
+
+
+def caches() -> pathlib.Path:
+    """Returns `$XDG_CACHE_HOME/tf_instdisc`, or `~/.cache/tf_instdisc`."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(home) / "tf_instdisc"

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tf_instdisc import remote
 from tf_instdisc.config import (
     DataConfig,
     EncoderConfig,
     MethodConfig,
     RunConfig,
 )
+from tf_instdisc.paths import local_path
 from tf_instdisc.runs import opening
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
@@ -157,14 +159,15 @@ class Run:
                 directory.
         """
         from tf_instdisc.retrieval.pages import pages, run_page
-        from tf_instdisc.runs import images
+        from tf_instdisc.runs import images, lock
 
         page = run_page.report(
             self.directory, images.open_images(self.directory)
         )
-        path = pathlib.Path(output or self.directory.report)
-        pages.write(path, page)
-        return path
+        path = output or self.directory.report
+        with lock.writing(None if output else self.path):
+            pages.write(os.fspath(path), page)
+        return pathlib.Path(local_path(path))
 
     def export(
         self, export_dir: str | os.PathLike, **options: Any
@@ -284,7 +287,8 @@ def _config_of(
     told = {n: v for n, v in model.get_config().items() if n in known}
     return RunConfig(
         data=DataConfig(
-            images=source.folder, image_size=model.encoder.input_shape[1]
+            images=source.folder and remote.named(source.folder),
+            image_size=model.encoder.input_shape[1],
         ),
         encoder=EncoderConfig(embedding_dim=model.encoder.output_shape[1]),
         method=MethodConfig(**{n: v for n, v in told.items() if v is not None}),

@@ -11,6 +11,7 @@ from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import MovedImages
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
     run = opening.load(run_dir)
     images = run_images.open_images(run, moved.overrides())
     folder = images.config.data.images
-    if folder and not os.path.isdir(folder):
+    if folder and not os.path.isdir(local_path(folder, "images")):
         print(
             f"The images are not in {shown(folder)} any more, so that none is "
             "shown. Give their folder with --images.",
@@ -170,6 +171,7 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
                 return {"valid": np.array([False])}
             raise UsageError(str(error)) from error
 
+    folder = local_path(folder, "images")
     source = folder_source(folder, "skip")
     ids = np.arange(source.num_instances)
     bank = bank_of(np.empty([len(ids), 0], np.float32), source, ids)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tf_instdisc import remote
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.text import shown
@@ -60,11 +61,10 @@ def _convert(options: ConvertOptions) -> None:
     run = checkpoint.convert(
         options.from_, options.to, options.image_size, options.images
     )
-    print(f"encoder: {shown(str(run.encoder))}")
+    print(f"encoder: {shown(remote.named(str(run.encoder)))}")
     if run.bank.exists():
-        print(
-            f"bank: {shown(str(run.bank))}, {len(run.load_bank().rows):,} rows"
-        )
+        bank = shown(remote.named(str(run.bank)))
+        print(f"bank: {bank}, {len(run.load_bank().rows):,} rows")
     else:
         print("The checkpoint has no memory bank; the run has none either.")
 

@@ -13,6 +13,7 @@ from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import MissingFileError, UsageError, require_extra
+from tf_instdisc.paths import local_path
 from tf_instdisc.text import lines_of, shown
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
     settings = {
         "deadline": options.deadline,
         "batch_size": batch_size,
-        "root_certificates": options.root_certificates,
+        "root_certificates": options.root_certificates
+        and local_path(options.root_certificates, "root_certificates"),
     }
     name, label = options.model_name, options.label
     if label is None:
@@ -219,7 +221,7 @@ def version_of(saved_model: str) -> pathlib.Path:
     """Returns the directory of an exported model's newest version."""
     from tf_instdisc.serving import versions
 
-    path = pathlib.Path(saved_model)
+    path = pathlib.Path(local_path(saved_model, "saved_model"))
     if not (path / "saved_model.pb").exists():
         numbers = versions.versions(os.fspath(path))
         if not numbers:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from absl import flags
 
+from tf_instdisc import remote
 from tf_instdisc.cli import setting_flags
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
@@ -113,7 +114,7 @@ def _evaluate(
     measured = evaluate(run, chosen, data_overrides(options))
     print()
     print(results.table(measured))
-    print(f"results: {shown(str(run.results))}")
+    print(f"results: {shown(remote.named(str(run.results)))}")
 
 
 def _require_protocols_of_images(

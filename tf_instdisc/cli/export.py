@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 from typing import TYPE_CHECKING
 
+from tf_instdisc import remote
 from tf_instdisc.cli import setting_flags
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
@@ -106,8 +107,9 @@ def _export(
         tflite_types=tuple(dict.fromkeys(written.tflite)),
         calibration_images=calibration_images,
     )
+    card = version / saved_model.MODEL_CARD
+    print(remote.named(f"version: {version}\nmodel card: {card}"))
     directory = version.parent.resolve()
-    print(f"version: {version}\nmodel card: {version / saved_model.MODEL_CARD}")
     name = directory.name
     mount = f"type=bind,source={directory},target=/models/{name}"
     print(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
+from tf_instdisc import remote
 from tf_instdisc.errors import RunError, StorageError, UsageError
 from tf_instdisc.text import shown_message
 
@@ -44,6 +45,7 @@ def end(message: str, status: int) -> NoReturn:
     """Ends the process with one message and an exit status."""
     # Text from files or servers was escaped when it was inserted; anything
     # else is at least kept from the terminal here.
+    message = remote.named(message)
     print(shown_message(f"error: {message}"), file=sys.stderr, flush=True)
     sys.exit(status)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+from tf_instdisc import remote
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import require_endings
 from tf_instdisc.config.fields import Settings, setting
@@ -73,9 +74,9 @@ def _index(given: RowsOptions, options: IndexOptions) -> None:
     version = index_directory.write_index(bank, given.output, options, encoder)
     facts = index_directory.read_facts(version)
     print(
-        f"index: {shown(str(version))}\n{facts.num_rows:,} rows of {facts.dim} "
-        f"numbers, {facts.kind}, recall@{facts.num_neighbors} "
-        f"{facts.recall:.3f}"
+        f"index: {shown(remote.named(str(version)))}\n"
+        f"{facts.num_rows:,} rows of {facts.dim} numbers, {facts.kind}, "
+        f"recall@{facts.num_neighbors} {facts.recall:.3f}"
     )
     if facts.recall < options.target_recall:
         print(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tf_instdisc import remote
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun, MovedImages
 from tf_instdisc.config import TrainingConfig
@@ -56,7 +57,7 @@ def _report(
     finished: FinishedRun, options: ReportOptions, moved: MovedImages
 ) -> None:
     from tf_instdisc.retrieval.pages import pages, run_page
-    from tf_instdisc.runs import images
+    from tf_instdisc.runs import images, lock
 
     run = finished.load()
     page = run_page.report(
@@ -68,8 +69,9 @@ def _report(
         seed=options.seed,
     )
     path = options.output or run.report
-    pages.write(path, page)
-    print(shown(str(path)))
+    with lock.writing(None if options.output else run.path):
+        pages.write(path, page)
+    print(shown(remote.named(str(path))))
 
 
 if __name__ == "__main__":

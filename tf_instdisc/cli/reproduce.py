@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from tf_instdisc import remote
 from tf_instdisc.cli import interrupt
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import RunStoppedError, UsageError
 from tf_instdisc.evaluation.reproduce import tables
+from tf_instdisc.paths import local_path
 
 _SUMMARY = """
 Trains and measures the missing runs of a table of the paper, and writes
@@ -108,15 +110,17 @@ def _reproduce(options: ReproduceOptions) -> None:
         trainer.train,
         options.jobs,
     )
+    tables_dir = pathlib.Path(local_path(options.tables_dir, "tables_dir"))
     for name in dict.fromkeys(options.table):
         make_table(
             name,
             tables.SCALES[options.scale],
             training,
-            pathlib.Path(options.tables_dir),
+            tables_dir,
             _command(name, options),
             options.rows,
         )
+        remote.send(tables_dir)
 
 
 def _command(name: str, options: ReproduceOptions) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tf_instdisc import remote
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.config.fields import Settings, setting
@@ -60,7 +61,7 @@ def _update(finished: FinishedRun, options: UpdateOptions) -> None:
         ("renamed", [f"{old} -> {new}" for old, new in changes.renamed]),
     ):
         print(f"{title}: {len(names)}{lines_of(names)}")
-    print(f"run directory: {shown(str(run.path))}")
+    print(f"run directory: {shown(remote.named(str(run.path)))}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from tf_instdisc.errors import UsageError
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import checked_path
 from tf_instdisc.text import did_you_mean
 
 
@@ -149,7 +149,7 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
     if rule.choices:
         require_choice(name, value, rule.choices)
     if rule.is_path:
-        return local_path(value, name)
+        return checked_path(value, name)
     if kind in (int, float):
         high = math.inf if rule.most is None else rule.most
         low = -math.inf if rule.least is None else rule.least

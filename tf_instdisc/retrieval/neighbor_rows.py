@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from tf_instdisc.paths import is_url
 from tf_instdisc.retrieval.queries import Neighbors, Queries
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.images import RunImages
@@ -95,6 +96,8 @@ def class_name(bank: Bank, label: int) -> str:
 def _link(folder: str | None, name: str) -> str:
     if not folder:
         return ""
+    if is_url(folder):
+        return f"{folder}/{name}"
     return pathlib.Path(folder, str(name)).absolute().as_uri()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic
+from tf_instdisc import atomic, remote
 from tf_instdisc.checksums import sha256_of_file, sha256_of_json
 from tf_instdisc.errors import StorageError
 
@@ -94,6 +94,8 @@ def find_newest(directory: pathlib.Path) -> tuple[Saved | None, list[str]]:
     Raises:
         StorageError: If there are checkpoints but all are damaged.
     """
+    # Commands that only read a run at a URL do without them.
+    remote.refresh(directory, whole=True)
     damages: list[str] = []
     for path in reversed(_list(directory)):
         try:

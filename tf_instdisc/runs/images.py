@@ -15,6 +15,7 @@ from tf_instdisc.data import decode
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL, ImageSource
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.runs import sources
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
@@ -119,6 +120,7 @@ class RunImages:
     def _from_folder(
         self, folder: str, positions: np.ndarray
     ) -> tf.data.Dataset:
+        folder = local_path(folder, "images")
         names = self.bank.names[positions]
         paths = [os.path.join(folder, str(name)) for name in names]
         dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()

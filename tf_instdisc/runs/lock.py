@@ -4,6 +4,9 @@ The lock is `fcntl.flock` on the file `lock`: the kernel releases it when the
 process ends, however it ends. The file names the holder of the lock. This is
 for people, and for file systems whose `flock` is missing or does not reach
 other hosts, as on some network file systems: there, the file decides.
+
+The copy of a run at a URL is locked in the same way, and the run itself by an
+object that is created on the condition that it does not exist.
 """
 
 import contextlib
@@ -16,8 +19,9 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from tf_instdisc import atomic
-from tf_instdisc.errors import LockedError, StorageError, UsageError
+from tf_instdisc import atomic, remote
+from tf_instdisc.errors import LockedError, RunError, StorageError, UsageError
+from tf_instdisc.paths import local_path
 
 FILE = "lock"
 
@@ -25,6 +29,7 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 # Directories that this process has locked; code that locks one of them again
 # is part of the same work.
 _held: set[pathlib.Path] = set()
+_NOTHING = contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -32,15 +37,16 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
     """Prevents all other processes from writing to a directory.
 
     A lock left by a dead process of this host is taken over. The directory is
-    created if it is missing, and removed again if it stays empty.
+    created if it is missing, and removed again if it stays empty. A run at a
+    URL is brought up to date first, and written to its URL at the end.
 
     Raises:
         UsageError: If there is a file at this path.
         LockedError: If another process is writing to it, or one on another
             host may be.
-        StorageError: If the lock cannot be written.
+        StorageError: If the lock or, at the end, the URL cannot be written.
     """
-    path = pathlib.Path(os.path.realpath(directory))
+    path = pathlib.Path(os.path.realpath(local_path(directory, "run_dir")))
     if path in _held:
         yield
         return
@@ -60,7 +66,8 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
         ) from error
     _held.add(path)
     try:
-        yield
+        with _holding_url(path) if remote.is_copy(path) else _NOTHING:
+            yield
     finally:
         _held.discard(path)
         with contextlib.suppress(OSError):
@@ -70,6 +77,68 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
         if is_new:
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def writing(
+    directory: pathlib.Path | None,
+) -> contextlib.AbstractContextManager[None]:
+    """Works as `holding` for a run at a URL, and does nothing for others.
+
+    Use it to write a file that needs no lock.
+    """
+    if directory is None or not remote.is_copy(directory):
+        return _NOTHING
+    return holding(directory)
+
+
+@contextlib.contextmanager
+def _holding_url(path: pathlib.Path) -> Iterator[None]:
+    """Locks a run at its URL, and writes what is left of killed processes."""
+    is_locked = _create(path)
+    try:
+        remote.refresh(path)
+        remote.push(path)
+        try:
+            yield
+        except BaseException:
+            # What has been done is kept, as in a local directory.
+            with _only_warning():
+                remote.push(path)
+            raise
+        remote.push(path)
+    finally:
+        if is_locked:
+            with _only_warning():
+                remote.remove_lock(path, FILE)
+
+
+def _create(path: pathlib.Path) -> bool:
+    """Creates the lock at the URL; returns False if it cannot be had."""
+    content = json.dumps(_identity(), indent=1) + "\n"
+    try:
+        while True:
+            other = remote.create_lock(path, FILE, content.encode())
+            if other is None:
+                return True
+            holder = _parsed(other)
+            if holder and _may_live(holder):
+                raise _refusal(path / FILE, holder)
+            remote.remove_lock(path, FILE)
+    except NotImplementedError:
+        print(
+            f"warning: {remote.named(str(path))} cannot be locked. Let only "
+            "one process write to it at a time.",
+            file=sys.stderr,
+        )
+        return False
+
+
+@contextlib.contextmanager
+def _only_warning() -> Iterator[None]:
+    try:
+        yield
+    except RunError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def _acquire(file: pathlib.Path) -> int:
@@ -117,8 +186,12 @@ def _is_at(descriptor: int, file: pathlib.Path) -> bool:
 
 def _read(descriptor: int) -> dict:
     """Returns the holder of the lock; empty if the file does not name it."""
+    return _parsed(os.pread(descriptor, 10_000, 0))
+
+
+def _parsed(content: bytes) -> dict:
     try:
-        found = json.loads(os.pread(descriptor, 10_000, 0))
+        found = json.loads(content)
     except ValueError:
         # The process was killed while writing it.
         return {}
@@ -182,4 +255,6 @@ def _refusal(file: pathlib.Path, holder: dict) -> LockedError:
     cure = "Wait until it has ended, or choose another directory."
     if holder and holder.get("host") != socket.gethostname():
         cure += f" If that process is gone, remove {file}."
-    return LockedError(f"{file.parent} is being written by {who}. {cure}")
+    return LockedError(
+        remote.named(f"{file.parent} is being written by {who}. {cure}")
+    )

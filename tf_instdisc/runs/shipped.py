@@ -19,7 +19,7 @@ import numpy as np
 from tf_instdisc import atomic, checksums
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import StorageError
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import caches, local_path
 from tf_instdisc.runs import bank as bank_file
 from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectory
@@ -76,7 +76,7 @@ def unpack(name: str) -> pathlib.Path:
     packed = RunDirectory(FOLDER / name)
     # It lists the digests of the others, which are checked when they are read.
     version = checksums.sha256_of_file(packed.path / checksums.FILE)[:8]
-    target = _caches() / f"{name}-{version}"
+    target = caches() / f"{name}-{version}"
     files = RunDirectory(target)
     if files.bank.exists() and files.encoder.exists():
         return target
@@ -172,8 +172,3 @@ def _weight(fields: np.lib.npyio.NpzFile, i: int, shape: tuple) -> np.ndarray:
         return fields[f"full_{i}"]
     bits = fields[f"high_{i}"].astype(np.uint16) << 8 | fields[f"low_{i}"]
     return bits.view(np.float16).astype(np.float32).reshape(shape)
-
-
-def _caches() -> pathlib.Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(home) / "tf_instdisc"

@@ -14,6 +14,7 @@ import numpy as np
 from tf_instdisc import checksums
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import local_path
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
@@ -128,6 +129,7 @@ def folder_digests(
     Returns:
         Digests, without those of files that no longer exist.
     """
+    folder = local_path(folder, "images")
     digests = {}
     for name in map(str, names):
         path = os.path.join(folder, name)

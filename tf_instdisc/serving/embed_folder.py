@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tf_instdisc import atomic, progress
+from tf_instdisc import atomic, progress, remote
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
@@ -94,7 +94,7 @@ def embed_folder(
         return _outcome_of(names, target)
     _open_parts(parts, {"source": source, "names": names})
     if target.exists():
-        _remove(parts)
+        _finish(output, parts)
         return _outcome_of(names, target)
 
     with (
@@ -126,7 +126,7 @@ def embed_folder(
     _write_output(
         target, np.flatnonzero(valid), kept, embeddings[valid], source
     )
-    _remove(parts)
+    _finish(output, parts)
     return Outcome(len(kept), tuple(failed))
 
 
@@ -143,8 +143,10 @@ def _outcome_of(names: Sequence[str], target: pathlib.Path) -> Outcome:
     return Outcome(len(kept), tuple(sorted(set(names) - set(kept))))
 
 
-def _remove(parts: pathlib.Path) -> None:
-    """Removes the parts, and finally the file that describes them."""
+def _finish(output: str, parts: pathlib.Path) -> None:
+    """Uploads the output, if it is at a URL, and removes the parts."""
+    remote.send(f"{output}.failed.txt")
+    remote.send(output)
     task = parts / _TASK
     for file in parts.iterdir():
         if file != task:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic
+from tf_instdisc import atomic, remote
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
@@ -91,6 +91,7 @@ def read_embeddings(path: str) -> Bank:
     Raises:
         UsageError: If the file does not exist, or has other contents.
     """
+    path = local_path(path, "embeddings")
     if not os.path.exists(path):
         raise MissingFileError(
             f"`embeddings` must exist. Received: embeddings={path!r}"
@@ -126,7 +127,7 @@ def write_index(
         UsageError: If `output` is a file, there are too few rows, or faiss is
             needed and not installed.
     """
-    output = local_path(output, "output")
+    output = local_path(output, "export_dir")
     if not len(bank.rows):
         raise UsageError(
             "An index needs at least one row. Received: a bank without rows."
@@ -149,7 +150,9 @@ def write_index(
         )
         text = json.dumps(dataclasses.asdict(facts), indent=1)
         atomic.write_text(pending.path / _FACTS, text + "\n")
-        return pending.publish()
+        version = pending.publish()
+    remote.send(version)
+    return version
 
 
 def _write_faiss(
@@ -223,6 +226,7 @@ def open_index(path: str) -> OpenedIndex:
     Raises:
         UsageError: If there is none.
     """
+    path = local_path(path, "index")
     directory = pathlib.Path(path)
     numbers = versions.versions(path)
     if numbers:

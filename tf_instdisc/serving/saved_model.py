@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic, progress
+from tf_instdisc import atomic, progress, remote
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
@@ -76,13 +76,14 @@ def export_run(
             chosen.
 
     Returns:
-        The directory of the version.
+        The directory of the version, or its working copy if `export_dir` is a
+        URL.
 
     Raises:
         RunDirectoryError: If the run has not finished.
         UnservableGraphError: If a stock server cannot run the graph.
         WarmupError: If a warm-up record fails.
-        ValueError: If an argument is out of range, or `export_dir` is a URL.
+        ValueError: If an argument is out of range.
     """
     export_dir = local_path(export_dir, "export_dir")
     options = options or options_of(run)
@@ -108,7 +109,9 @@ def export_run(
             metrics,
         )
         atomic.write_text(pending.path / MODEL_CARD, card)
-        return pending.publish()
+        version = pending.publish()
+    remote.send(version)
+    return version
 
 
 def save(

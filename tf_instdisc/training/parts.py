@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_instdisc import remote
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource, fingerprint
@@ -68,6 +69,19 @@ def precision(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def require_one_state(
+    run: RunDirectory, strategy: tf.distribute.Strategy
+) -> None:
+    """Brings the copies of all hosts up to date if the run is at a URL."""
+    if strategies.num_hosts(strategy) == 1 or not remote.is_copy(run.path):
+        return
+    # The chief has pushed what a killed process of its host had not.
+    with strategies.lost_workers_named(strategy):
+        strategies.sum_over_hosts(strategy, [1])
+    if not strategies.is_chief(strategy):
+        remote.refresh(run.path)
 
 
 def open_sources(

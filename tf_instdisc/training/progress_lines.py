@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import keras
 import tensorflow as tf
 
+from tf_instdisc import remote
 from tf_instdisc.config import MethodConfig, RunConfig
 from tf_instdisc.progress import duration
 from tf_instdisc.text import shown
@@ -122,7 +123,7 @@ def print_summary(work: Work) -> None:
         f"encoder: {_encoder(config)}, {encoder.count_params():,} parameters, "
         f"{config.encoder.precision}\n"
         f"device:  {replicas} x {kind}\n"
-        f"run:     {shown(str(work.run.path))}",
+        f"run:     {shown(remote.named(str(work.run.path)))}",
         flush=True,
     )
 
@@ -141,9 +142,10 @@ def _objective(method: MethodConfig) -> str:
 
 
 def print_next(run_dir: str) -> None:
-    """Prints the commands that usually follow a training."""
+    """Prints a run's directory, and the commands that usually follow."""
     path = shlex.quote(run_dir if run_dir.isprintable() else shown(run_dir))
     print(
+        f"run directory: {shown(run_dir)}\n"
         "next:\n"
         f"  instdisc neighbors --run_dir={path}\n"
         f"  instdisc report --run_dir={path}\n"

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import keras
 import tensorflow as tf
 
+from tf_instdisc import remote
 from tf_instdisc.errors import NonFiniteError, RunStoppedError, StorageError
 from tf_instdisc.method.training_loop import FitLoop
 from tf_instdisc.runs import checkpoints
@@ -229,6 +230,11 @@ class Checkpointer(keras.callbacks.Callback):
             dataclasses.asdict(self.progress),
             self.keep,
         )
+        try:
+            remote.push(self.run.path)
+        except StorageError as error:
+            # The next checkpoint is sent together with this one.
+            print(f"warning: {error} Training goes on.", flush=True)
         self._last_time = time.monotonic()
         return path
 

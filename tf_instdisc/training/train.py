@@ -12,6 +12,7 @@ import time
 import keras
 import tensorflow as tf
 
+from tf_instdisc import remote
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import augmentation_of
@@ -50,7 +51,7 @@ def train(
     """Trains an encoder and fills the run's directory, or continues a run.
 
     With more than one host, each calls it with the same arguments, and the
-    directory is on a file system that they share; only the chief writes.
+    directory is at a URL or on a file system that they share.
 
     Args:
         config: The settings.
@@ -84,6 +85,7 @@ def train(
         lock.holding(run_dir) if is_chief else contextlib.nullcontext(),
         parts.precision(config.encoder.precision),
     ):
+        parts.require_one_state(run, strategy)
         if source is None:
             source, test_source = parts.open_sources(config, run, is_chief)
         # Not earlier: preparing a data set uses Python's random numbers.
@@ -278,20 +280,20 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
             f"epoch {kept['epoch']}, "
             f"kNN top-1 {kept['knn_top1']:.3f}"
         )
-    print(f"run directory: {shown(str(run.path))}")
-    progress_lines.print_next(str(run.path))
+    progress_lines.print_next(remote.named(str(run.path)))
 
 
 def _finished_line(
     run: RunDirectory, progress: saving.Progress, epochs: int
 ) -> str:
+    path = remote.named(str(run.path))
     if progress.epochs >= epochs:
         return (
-            f"The run in {run.path} is finished after {progress.epochs} "
+            f"The run in {path} is finished after {progress.epochs} "
             f"epoch{'s' * (progress.epochs != 1)}. To continue, raise --epochs."
         )
     more = f" and {progress.images} images of the next" * bool(progress.images)
     return (
-        f"The run in {run.path} is finished as it is: {progress.epochs} of "
+        f"The run in {path} is finished as it is: {progress.epochs} of "
         f"{epochs} epochs{more}. To continue, leave --finish out."
     )

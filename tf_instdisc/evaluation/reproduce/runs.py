@@ -11,6 +11,7 @@ from tf_instdisc.config import RunConfig, recipes
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.errors import DamagedFileError, MissingFileError
 from tf_instdisc.evaluation.reproduce.tables import Row, Table
+from tf_instdisc.paths import local_path
 from tf_instdisc.progress import duration
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import shown
@@ -81,9 +82,9 @@ def find_recipes(recipes_dir: str | None) -> pathlib.Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    folder = (
-        recipes.FOLDER if recipes_dir is None else pathlib.Path(recipes_dir)
-    )
+    folder = recipes.FOLDER
+    if recipes_dir is not None:
+        folder = pathlib.Path(local_path(recipes_dir, "recipes_dir"))
     if any(folder.glob("*.flags")):
         return folder
     raise MissingFileError(

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.data import decode
+from tf_instdisc.paths import local_path
 from tf_instdisc.retrieval.browse import background
 from tf_instdisc.runs.images import RunImages
 
@@ -115,7 +116,9 @@ def pictures_of(images: RunImages) -> Pictures:
     """Returns the pictures of a run."""
     if images.source is not None:
         return DatasetPictures(images)
-    return FolderPictures(images.config.data.images, images.bank.names)
+    folder = images.config.data.images
+    folder = folder and local_path(folder, "images")
+    return FolderPictures(folder, images.bank.names)
 
 
 def _jpeg(image: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,7 @@ from tf_instdisc.config import (
     MethodConfig,
     RunConfig,
 )
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import checked_path, local_path
 from tf_instdisc.runs import lock
 from tf_instdisc.runs.convert import torch_file
 from tf_instdisc.runs.convert.modules import module_weights
@@ -94,7 +94,7 @@ def convert(
     """
     checkpoint = local_path(checkpoint, "from")
     run_dir = local_path(run_dir, "to")
-    images = images and local_path(images, "images")
+    images = images and checked_path(images, "images")
     name = pathlib.Path(checkpoint).name
     _require_unused(run_dir, name)
     with torch_file.open_file(checkpoint) as file:

@@ -1,0 +1,426 @@
+"""Working copies of URLs: manifests, kills, locks and mirrored folders."""
+
+import json
+import os
+import pathlib
+import socket
+import uuid
+
+import fsspec
+import pytest
+
+from tests.buckets import machine, objects, s3_server
+from tf_instdisc import atomic, paths, remote, remote_store
+from tf_instdisc.errors import (
+    LockedError,
+    MissingExtraError,
+    StorageError,
+    UsageError,
+)
+from tf_instdisc.runs import lock
+
+OTHER_HOST = {"host": "other", "process": 1, "command": "instdisc-train"}
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture(params=("memory", "file", "s3"))
+def url(request, tmp_path):
+    """An address below which there is nothing yet."""
+    base = {"memory": "memory://place", "file": f"file://{tmp_path}/place"}
+    if request.param == "s3":
+        base["s3"] = request.getfixturevalue("bucket")
+    return f"{base[request.param]}/{uuid.uuid4().hex}/run"
+
+
+@pytest.fixture
+def on(tmp_path):
+    """`with on("a")`: as on the machine `a`."""
+    return lambda name: machine(tmp_path / "machines" / name)
+
+
+def read(folder):
+    """Texts of a directory's files by name; None if it is missing."""
+    folder = pathlib.Path(folder)
+    if not folder.exists():
+        return None
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != lock.FILE
+    }
+
+
+def write(folder, files):
+    """Makes a directory hold files, replaced as the package does."""
+    folder = pathlib.Path(folder)
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        name = path.relative_to(folder).as_posix()
+        if name not in files and name != lock.FILE:
+            path.unlink()
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text() != text:
+            atomic.write_text(path, text)
+
+
+def fill(url, files):
+    """Writes objects as another program does."""
+    fs, root = fsspec.core.url_to_fs(url)
+    for name, text in files.items():
+        path = f"{root}/{name}"
+        if url.startswith("file:"):
+            fs.makedirs(os.path.dirname(path), exist_ok=True)
+        fs.pipe_file(path, text.encode())
+
+
+def save(url, files):
+    with lock.holding(url):
+        write(paths.local_path(url), files)
+
+
+OLD = {"run.json": "{}", "a/b.txt": "old", "gone.txt": "gone"}
+NEW = {"run.json": "{}", "a/b.txt": "new", "added.keras": "added"}
+
+
+def test_another_machine_reads_what_was_written(url, on):
+    with on("a"):
+        assert read(paths.local_path(url)) is None
+        save(url, OLD)
+        save(url, NEW)
+    with on("b"):
+        assert read(paths.local_path(url)) == NEW
+        save(url, OLD)
+    with on("a"):
+        assert read(paths.local_path(url)) == OLD
+    # Nothing else is left, neither old objects nor the lock.
+    names = [name.rpartition("/")[2] for name in objects(url)]
+    assert len(names) == 4, names
+    assert "instdisc-000003.json" in names
+
+
+def test_an_unchanged_run_is_not_written_again(url, on):
+    with on("a"):
+        save(url, OLD)
+        before = objects(url)
+        save(url, OLD)
+        with lock.holding(url):
+            copy = pathlib.Path(paths.local_path(url))
+            (copy / "features").mkdir()
+            (copy / "features/cache.npy").write_text("stays here")
+            (copy / ".partial-x").write_text("stays here")
+        assert objects(url) == before
+
+
+def test_checkpoints_are_downloaded_only_when_they_are_needed(url, on):
+    name = "checkpoints/checkpoint-000001/state.index"
+    with on("a"):
+        save(url, {**OLD, name: "state"})
+    with on("b"):
+        copy = pathlib.Path(paths.local_path(url))
+        assert read(copy) == OLD
+        # They stay at the URL when a command without them writes.
+        with lock.holding(url):
+            atomic.write_text(copy / "results.json", "[]")
+        remote.refresh(copy, whole=True)
+        assert (copy / name).read_text() == "state"
+    with on("c"):
+        copy = paths.local_path(url)
+        remote.refresh(copy, whole=True)
+        assert read(copy) == {**OLD, name: "state", "results.json": "[]"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """`killed_at(n)`: from the nth change at a URL on, nothing works.
+
+    Of the object that is then written, the first half is there, unless it is
+    S3, where an object appears when it is complete.
+    """
+    put_file, rm_file = {}, {}
+
+    def killed_at(fs, last):
+        count = 0
+
+        def step():
+            nonlocal count
+            count += 1
+            if count > last:
+                raise Killed
+
+        def put(sources, targets):
+            for source, target in zip(sources, targets, strict=True):
+                try:
+                    step()
+                except Killed:
+                    if fs.protocol[0] != "s3" and count == last + 1:
+                        content = pathlib.Path(source).read_bytes()
+                        fs.pipe_file(target, content[: len(content) // 2])
+                    raise
+                put_file[fs]([source], [target])
+
+        def remove(path):
+            step()
+            rm_file[fs](path)
+
+        put_file.setdefault(fs, fs.put)
+        rm_file.setdefault(fs, fs.rm_file)
+        monkeypatch.setattr(fs, "put", put)
+        monkeypatch.setattr(fs, "rm_file", remove)
+        return lambda: count
+
+    return killed_at
+
+
+def test_a_kill_leaves_the_old_or_the_new_run(url, on, killed_at):
+    fs, _ = fsspec.core.url_to_fs(url)
+    number = 0
+    while True:
+        address = f"{url}{number}"
+        killed_at(fs, 1000)
+        with on("a"):
+            save(address, OLD)
+            done = killed_at(fs, number)
+            try:
+                save(address, NEW)
+            except Killed:
+                killed_at(fs, 1000)
+            else:
+                break
+            with on(f"reader{number}"):
+                found = read(paths.local_path(address))
+                assert found in (OLD, NEW), number
+            # The same machine goes on with what it has.
+            with lock.holding(address):
+                assert read(paths.local_path(address)) == NEW
+            # The next change removes what the kill has left.
+            save(address, OLD)
+            assert len(objects(address)) == len(OLD) + 1
+        number += 1
+    # Two files, a manifest, and what is removed: at least a file and another
+    # manifest, and the lock.
+    assert done() >= 6
+
+
+def test_a_newer_copy_is_kept_unless_the_run_went_on_elsewhere(url, on):
+    newer = {**NEW, "local.txt": "not pushed"}
+    with on("a"):
+        save(url, OLD)
+        # As if the process had been killed before it could push.
+        write(paths.local_path(url), newer)
+        remote._copies.clear()
+        assert read(paths.local_path(url)) == newer
+    with on("b"):
+        assert read(paths.local_path(url)) == OLD
+        save(url, {"run.json": "elsewhere"})
+    with on("a"):
+        assert read(paths.local_path(url)) == {"run.json": "elsewhere"}
+        write(paths.local_path(url), newer)
+        remote._copies.clear()
+        save(url, newer)
+    with on("b"):
+        assert read(paths.local_path(url)) == newer
+
+
+def test_a_removed_run_is_not_found_in_the_copy(url, on):
+    with on("a"):
+        save(url, OLD)
+        fs, root = fsspec.core.url_to_fs(url)
+        fs.rm(root, recursive=True)
+        remote._copies.clear()
+        assert not read(paths.local_path(url))
+
+
+def test_two_writers_are_noticed_even_without_a_lock(url, on):
+    def write_while_another_does():
+        with lock.holding(url):
+            write(paths.local_path(url), NEW)
+            fs, root = fsspec.core.url_to_fs(url)
+            fs.rm_file(f"{root}/lock")
+            with on("b"):
+                save(url, {"run.json": "elsewhere"})
+
+    with on("a"):
+        save(url, OLD)
+        with pytest.raises(StorageError, match="by another process"):
+            write_while_another_does()
+    with on("c"):
+        assert read(paths.local_path(url)) == {"run.json": "elsewhere"}
+
+
+def test_a_run_that_another_program_has_copied(url, on):
+    fill(url, OLD)
+    with on("a"):
+        assert read(paths.local_path(url)) == OLD
+        save(url, NEW)
+    with on("b"):
+        assert read(paths.local_path(url)) == NEW
+
+
+def test_damage_is_named(url, on):
+    with on("a"):
+        save(url, OLD)
+    fs, root = fsspec.core.url_to_fs(url)
+    (path,) = fs.glob(f"{root}/files/a/b-*.txt")
+    fs.pipe_file(path, b"bad")
+    with on("b"), pytest.raises(StorageError, match=r"/b-\w+\.txt is damaged"):
+        paths.local_path(url)
+    (path,) = fs.glob(f"{root}/instdisc-*.json")
+    fs.pipe_file(path, b"{")
+    with on("c"), pytest.raises(StorageError, match="no complete manifest"):
+        paths.local_path(url)
+
+
+@pytest.mark.parametrize("name", ("../x", "a/../../x", "/x", "a//b"))
+def test_a_manifest_cannot_write_elsewhere(on, name):
+    url = f"memory://place/{uuid.uuid4().hex}"
+    store = remote_store.Store(url)
+    entry = {"object": "files/x", "size": 1, "sha256": "0"}
+    store.write_manifest({name: entry}, [])
+    with on("a"), pytest.raises(UsageError, match="Names of objects"):
+        paths.local_path(url)
+
+
+# === Locks ===
+
+
+def identity(**changes):
+    return json.dumps({**lock._identity(), **changes}).encode()
+
+
+def put(url, content):
+    fill(url, {"lock": content.decode()})
+
+
+def test_a_lock_of_another_host_is_respected(url, on):
+    put(url, json.dumps(OTHER_HOST).encode())
+    with on("a"), pytest.raises(LockedError) as raised:
+        save(url, OLD)
+    assert "process 1 of host other" in str(raised.value)
+    assert f"remove {url}/lock" in str(raised.value)
+    assert list(objects(url)) == ["lock"]
+
+
+def test_a_lock_of_a_living_process_of_this_host_is_respected(url, on):
+    put(url, identity(process=os.getppid(), process_started=None))
+    started = lock._start_of(os.getppid())
+    put(url, identity(process=os.getppid(), process_started=started))
+    with on("a"), pytest.raises(LockedError, match=socket.gethostname()):
+        save(url, OLD)
+
+
+@pytest.mark.parametrize(
+    "content", (identity(boot="earlier"), identity(process=2**22 + 1), b"{")
+)
+def test_a_lock_of_a_dead_process_is_taken_over(url, on, content):
+    put(url, content)
+    with on("a"):
+        save(url, OLD)
+    assert "lock" not in objects(url)
+
+
+def test_a_file_system_that_cannot_lock_says_so(on, monkeypatch, capsys):
+    url = f"memory://place/{uuid.uuid4().hex}"
+
+    fs, _ = fsspec.core.url_to_fs(url)
+    open_file = fs.open
+
+    def open_without_x(path, mode, **more):
+        if "x" in mode:
+            raise NotImplementedError
+        return open_file(path, mode, **more)
+
+    monkeypatch.setattr(fs, "open", open_without_x)
+    with on("a"):
+        save(url, OLD)
+        assert read(paths.local_path(url)) == OLD
+    assert f"warning: {url} cannot be locked" in capsys.readouterr().err
+
+
+# === Folders and outputs ===
+
+
+def test_a_folder_is_mirrored(url, on):
+    fs, root = fsspec.core.url_to_fs(url)
+
+    fill(url, {"a/1.png": "one", "a/2.png": "two", "b/3.png": "three"})
+    with on("a"):
+        folder = pathlib.Path(paths.local_path(url))
+        assert len(read(folder)) == 3
+        kept = os.stat(folder / "a/1.png")
+        fill(url, {"a/2.png": "another", "b/4.png": "four"})
+        fs.rm_file(f"{root}/b/3.png")
+        remote._copies.clear()
+        assert read(paths.local_path(url)) == {
+            "a/1.png": "one",
+            "a/2.png": "another",
+            "b/4.png": "four",
+        }
+        again = os.stat(folder / "a/1.png")
+        assert (kept.st_ino, kept.st_mtime_ns) == (
+            *(again.st_ino, again.st_mtime_ns),
+        )
+    with on("b"):
+        # Files have the same times everywhere.
+        other = os.stat(pathlib.Path(paths.local_path(url)) / "a/1.png")
+        assert other.st_mtime == kept.st_mtime
+
+
+def test_a_file_is_read_and_written(url, on):
+    with on("a"):
+        atomic.write_text(f"{url}.html", "page")
+        assert objects(url.rpartition("/")[0])["run.html"] == b"page"
+        atomic.write_text(f"{url}.html", "another")
+    with on("b"):
+        path = pathlib.Path(paths.local_path(f"{url}.html"))
+        assert path.read_text() == "another"
+
+
+def test_a_failed_connection_is_one_sentence(url, on, monkeypatch):
+    fs, _ = fsspec.core.url_to_fs(url)
+    with on("a"):
+        save(url, OLD)
+        with monkeypatch.context() as patch:
+
+            def fail(*_, **__):
+                raise ConnectionError("no route\nto the host")
+
+            patch.setattr(fs, "put", fail)
+            with pytest.raises(StorageError) as raised:
+                save(url, NEW)
+            assert str(raised.value).startswith(
+                f"{url} cannot be read or written: no route "
+                "(ConnectionError). Check the network"
+            )
+            assert raised.value.exit_status == 74
+        # Nothing is lost, and the next call sends it.
+        with lock.holding(url):
+            assert read(paths.local_path(url)) == NEW
+    with on("b"):
+        assert read(paths.local_path(url)) == NEW
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    (
+        ("s3://bucket/run", "s3fs", "s3"),
+        ("GS://bucket/run", "gcsfs", "gcs"),
+        ("az://container/run", "adlfs", "azure"),
+    ),
+)
+def test_a_missing_extra_is_named(url, package, extra, monkeypatch):
+    def find_spec(name):
+        return None if name == package else object()
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    with pytest.raises(MissingExtraError, match=rf"tf_instdisc\[{extra}\]"):
+        paths.checked_path(url, "run_dir")

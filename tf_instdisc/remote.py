@@ -1,0 +1,150 @@
+"""Local working copies of what URLs name.
+
+All other code reads and writes local files. A URL is opened as a copy below
+the user's caches, which `local_copy` brings up to date. `push` writes a run
+back, and `send` an output.
+
+A run is what its newest manifest says (`remote_store.py`), and the copy
+remembers which manifest it comes from. If that is still the newest one, files
+that have changed here since, as by a process that was killed before it could
+push, are kept. Otherwise the run was continued elsewhere, and the copy is made
+equal to the manifest. The two are never mixed.
+"""
+
+import os
+import pathlib
+import time
+
+from tf_instdisc import remote_copy
+from tf_instdisc.remote_copy import Copy
+from tf_instdisc.remote_store import Store, version_of
+
+# Within these seconds, a command lists a URL once.
+_FRESH = 60.0
+# A server that polls for new versions loads a model once this file is there.
+_LAST = "saved_model.pb"
+
+_copies: dict[str, Copy] = {}
+
+
+def local_copy(url: str, names_only: bool = False) -> str:
+    """Returns the path of the copy of a URL, and brings it up to date.
+
+    Args:
+        url: A URL that `paths.checked_path` has returned.
+        names_only: Whether to make only the directories directly below it.
+
+    Returns:
+        The path. It does not exist if there is nothing at the URL.
+
+    Raises:
+        StorageError: If the URL cannot be read.
+    """
+    parent, _, file = url.rpartition("/")
+    if file.endswith(".keras") and Store(parent).is_run():
+        # The object has another name.
+        run = pathlib.Path(local_copy(parent))
+        if (run / file).exists():
+            return str(run / file)
+    copy = _copies.get(url)
+    if copy is None:
+        copy = _copies[url] = Copy(url)
+    if names_only:
+        for name in copy.store.folders():
+            (copy.path / name).mkdir(parents=True, exist_ok=True)
+    elif time.monotonic() - copy.listed_at > _FRESH:
+        remote_copy.pull(copy)
+    return str(copy.path)
+
+
+def named(text: str) -> str:
+    """Returns a message with URLs in place of the paths of their copies."""
+    for copy in _copies.values():
+        text = text.replace(str(copy.path), copy.url)
+    return text
+
+
+def is_copy(path: str | os.PathLike) -> bool:
+    """Returns whether a path is, or lies in, the copy of a URL."""
+    return _copy_with(path) is not None
+
+
+def _copy_with(path: str | os.PathLike) -> Copy | None:
+    real = os.path.realpath(path)
+    for copy in _copies.values():
+        if f"{real}/".startswith(f"{os.path.realpath(copy.folder)}/"):
+            return copy
+    return None
+
+
+def refresh(path: str | os.PathLike, *, whole: bool = False) -> None:
+    """Brings the copy that holds a path up to date; without one, nothing.
+
+    Args:
+        path: A local path.
+        whole: Whether to download the checkpoints of a run, too.
+    """
+    copy = _copy_with(path)
+    if copy is not None:
+        remote_copy.pull(copy, whole)
+
+
+def push(path: str | os.PathLike) -> None:
+    """Writes a run to its URL; does nothing for a local one.
+
+    Call it only while the run is locked.
+
+    Raises:
+        StorageError: If the URL cannot be written, or another process has
+            written to it meanwhile. The copy is unchanged.
+    """
+    copy = _copy_with(path)
+    if copy is not None:
+        remote_copy.push(copy)
+
+
+def send(path: str | os.PathLike) -> None:
+    """Uploads a file or a directory that lies in a copy, if it does."""
+    copy = _copy_with(path)
+    if copy is None or not os.path.exists(path):
+        return
+    paths = [pathlib.Path(path)]
+    if paths[0].is_dir():
+        paths = sorted(p for p in paths[0].rglob("*") if p.is_file())
+    with copy.alone() as state:
+        for is_last in (False, True):
+            part = [p for p in paths if (p.name == _LAST) == is_last]
+            # A file may lie beside the copy, like OUTPUT.failed.txt.
+            names = [
+                os.path.realpath(p).removeprefix(os.path.realpath(copy.path))
+                for p in part
+            ]
+            copy.store.upload(part, [copy.store.root + n for n in names])
+        if paths == [copy.path]:
+            version = version_of(copy.store.objects().get("", {}))
+            state.files[""] = {"object": "", "version": version}
+            state.local[""] = remote_copy.status_of(copy.path)
+            copy.save(state)
+
+
+def create_lock(
+    path: str | os.PathLike, name: str, content: bytes
+) -> bytes | None:
+    """Creates an object of a run's URL unless it exists.
+
+    Returns:
+        None if it was created, or the content of the one that exists.
+
+    Raises:
+        NotImplementedError: If the file system cannot do that.
+    """
+    copy = _copy_with(path)
+    assert copy is not None
+    return copy.store.create(name, content)
+
+
+def remove_lock(path: str | os.PathLike, name: str) -> None:
+    """Removes an object of a run's URL."""
+    copy = _copy_with(path)
+    assert copy is not None
+    copy.store.remove([name])

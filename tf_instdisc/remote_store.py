@@ -1,0 +1,267 @@
+"""The objects below a URL, through fsspec."""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tf_instdisc import remote_manifest
+from tf_instdisc.checksums import sha256_of_json
+from tf_instdisc.errors import RunError, StorageError, UsageError
+from tf_instdisc.text import UNTRUSTED_LIMIT, shown
+
+# The file systems of fsspec call the same thing by different names.
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation")
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
+_MODIFIED = ("LastModified", "last_modified", "mtime", "created")
+
+
+class Store:
+    """The objects below a URL.
+
+    A FileNotFoundError of its methods means that another process has removed
+    an object since it was listed.
+
+    Args:
+        url: The URL, without a slash at the end.
+    """
+
+    def __init__(self, url: str):
+        import fsspec
+
+        self.url = url
+        with self._reaching():
+            self.fs, root = fsspec.core.url_to_fs(url)
+        self.root = root.rstrip("/")
+
+    @contextlib.contextmanager
+    def _reaching(self, *, writes: bool = False) -> Iterator[None]:
+        """Turns the many errors of networks and credentials into one.
+
+        Raises:
+            StorageError: If the block fails.
+            FileNotFoundError: If an object that is read is missing.
+        """
+        try:
+            yield
+        except (RunError, UsageError):
+            raise
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and not writes:
+                raise
+            lines = str(error).splitlines() or [""]
+            reason = shown(lines[0], UNTRUSTED_LIMIT) or "no reason is given"
+            raise StorageError(
+                f"{self.url} cannot be read or written: {reason.rstrip('.')} "
+                f"({type(error).__name__}). Check the network, the "
+                "credentials and the address, then start the same command "
+                "again; nothing on this machine is lost."
+            ) from error
+
+    def path(self, name: str) -> str:
+        """Returns the path of an object in the file system; "" is the root."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def objects(self) -> dict[str, dict[str, Any]]:
+        """Lists all objects by name; the root itself, if a file, as ""."""
+        with self._reaching():
+            self.fs.invalidate_cache()
+            try:
+                found = self.fs.find(self.root, detail=True)
+            except FileNotFoundError:
+                return {}
+        named = {}
+        for path, info in found.items():
+            if info.get("type") == "file" and not path.endswith("/"):
+                name = path.removeprefix(self.root).removeprefix("/")
+                named[remote_manifest.safe(name, self.url)] = info
+        return named
+
+    def folders(self) -> list[str]:
+        """Lists the names of the folders directly below the URL."""
+        with self._reaching():
+            self.fs.invalidate_cache()
+            try:
+                found = self.fs.ls(self.root, detail=True)
+            except FileNotFoundError:
+                return []
+        return [
+            remote_manifest.safe(
+                info["name"].rstrip("/").rpartition("/")[2], self.url
+            )
+            for info in found
+            if info.get("type") == "directory"
+        ]
+
+    def download(
+        self, names: Sequence[str], paths: Sequence[pathlib.Path]
+    ) -> None:
+        """Downloads objects into files whose directory exists."""
+        with self._reaching():
+            self.fs.get(
+                [self.path(name) for name in names],
+                [os.fspath(path) for path in paths],
+            )
+
+    def upload(
+        self, paths: Sequence[pathlib.Path], targets: Sequence[str]
+    ) -> None:
+        """Uploads files to paths in the file system."""
+        if not paths:
+            return
+        with self._reaching(writes=True):
+            for target in targets if not self._has_keys else ():
+                self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self.fs.put([os.fspath(path) for path in paths], list(targets))
+
+    def create(self, name: str, content: bytes) -> bytes | None:
+        """Creates an object unless it exists.
+
+        Returns:
+            None, or the content of the object that exists.
+
+        Raises:
+            NotImplementedError: If the file system cannot create an object
+                on the condition that it does not exist.
+        """
+        path = self.path(name)
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.invalidate_cache()
+            return self.read(name)
+        try:
+            if not self._has_keys:
+                self.fs.makedirs(self.root, exist_ok=True)
+                with self.fs.open(path, "xb") as file:
+                    file.write(content)
+            else:
+                self.fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return self.read(name)
+        except (NotImplementedError, ValueError, TypeError) as error:
+            raise NotImplementedError from error
+        except Exception:
+            with self._reaching(writes=True):
+                raise
+        return None
+
+    @property
+    def _has_keys(self) -> bool:
+        """Whether there are no directories to make, as in an object store.
+
+        A store would make a missing bucket, whose name may be misspelled.
+        """
+        from fsspec.asyn import AsyncFileSystem
+
+        return isinstance(self.fs, AsyncFileSystem)
+
+    def read(self, name: str) -> bytes:
+        """Returns the content of an object."""
+        with self._reaching():
+            return self.fs.cat_file(self.path(name))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes objects; another process may have removed them."""
+        for name in names:
+            with (
+                self._reaching(),
+                contextlib.suppress(FileNotFoundError),
+            ):
+                self.fs.rm_file(self.path(name))
+
+    # === Manifests ===
+
+    def is_run(self) -> bool:
+        """Returns whether there is a manifest."""
+        with self._reaching():
+            try:
+                found = self.fs.ls(self.root, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return bool(
+            remote_manifest.numbers(path.rpartition("/")[2] for path in found)
+        )
+
+    def newest(self, objects: Iterable[str]) -> dict[str, Any] | None:
+        """Reads the newest complete manifest, None if there is none.
+
+        Returns:
+            `number`, `id`, and `files`: by name, `object`, `size` and
+            `sha256` of each.
+
+        Raises:
+            StorageError: If there are manifests but all are damaged.
+        """
+        numbers = sorted(remote_manifest.numbers(objects), reverse=True)
+        for number in numbers:
+            content = remote_manifest.parsed(
+                self.read(remote_manifest.name_of(number))
+            )
+            if content is not None:
+                for name, entry in content["files"].items():
+                    remote_manifest.safe(name, self.url)
+                    remote_manifest.safe(entry["object"], self.url)
+                return {"number": number, **content}
+        if numbers:
+            raise StorageError(
+                f"{self.url} has no complete manifest. Restore one from a "
+                f"copy, or remove {self.url} to start again."
+            )
+        return None
+
+    def write_manifest(
+        self, files: Mapping[str, Any], objects: Iterable[str]
+    ) -> str:
+        """Writes the next manifest, and removes what it does not name.
+
+        Args:
+            files: As in `newest`.
+            objects: All objects; those that were just uploaded may be missing.
+
+        Returns:
+            The id of the manifest.
+        """
+        number = max(remote_manifest.numbers(objects), default=0) + 1
+        content: dict[str, Any] = {
+            "format": remote_manifest.FORMAT,
+            "id": uuid.uuid4().hex,
+            "files": files,
+        }
+        text = {**content, "sha256": sha256_of_json(content)}
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, remote_manifest.name_of(number))
+            path.write_text(json.dumps(text, indent=1))
+            self.upload([path], [self.path(path.name)])
+        used = {entry["object"] for entry in files.values()}
+        self.remove(
+            [
+                name
+                for name in objects
+                if remote_manifest.numbers([name])
+                or (name.startswith(remote_manifest.FILES) and name not in used)
+            ]
+        )
+        return content["id"]
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Returns text that changes when an object is replaced."""
+    keys: tuple[str, ...] = ("size", *_VERSIONS)
+    if not any(key in info for key in _VERSIONS):
+        keys = ("size", *_TIMES)
+    return " ".join(str(info[key]) for key in keys if key in info)
+
+
+def modified(info: Mapping[str, Any]) -> float | None:
+    """Returns when an object was written, in seconds as in `os.stat`."""
+    for key in _MODIFIED:
+        value: Any = info.get(key)
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return None
