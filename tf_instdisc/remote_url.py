@@ -31,7 +31,10 @@ def check_url(url: str, name: str) -> None:
             "mount the remote file system and give its path."
         )
     if scheme in _EXTRAS:
-        require_extra(*_EXTRAS[scheme])
+        try:
+            require_extra(*_EXTRAS[scheme])
+        except MissingExtraError as error:
+            raise MissingExtraError(f"`{name}` is {url!r}. {error}") from error
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
