@@ -327,6 +327,45 @@ def test_another_pipeline_is_refused(changes, named, tmp_path):
     assert {file: file.read_bytes() for file in output.iterdir()} == files
 
 
+def test_a_url_that_beam_does_not_open_is_refused(tmp_path):
+    url = "nosuch://bucket/out.parquet"
+    images = embed_inputs.Folder(str(fill(tmp_path / "images", 2)))
+    with pytest.raises(UsageError, match="URL that Beam opens"):
+        embed_beam.run(task_of(images, url), "DirectRunner")
+
+
+@pytest.mark.parametrize("flags", [(), TWO_WORKERS], ids=["one", "two"])
+def test_the_output_may_be_in_a_bucket(flags, tmp_path, monkeypatch):
+    pytest.importorskip("boto3", reason="no apache-beam[aws] is installed")
+    moto = pytest.importorskip("moto.server", reason="no moto is installed")
+    import boto3
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    images = embed_inputs.Folder(str(fill(tmp_path / "images", 20)))
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    bucket = boto3.resource("s3", endpoint_url=url).Bucket("pictures")
+    bucket.create()
+    task = task_of(images, "s3://pictures/out.parquet", images_per_file=7)
+    flags = (f"--s3_endpoint_url={url}", *flags)
+    first = embed_beam.run(task, "DirectRunner", flags)
+    for name in ("_manifest.json", "part-00001-of-00003.parquet"):
+        bucket.Object(f"out.parquet/{name}").delete()
+    assert embed_beam.run(task, "DirectRunner", flags) == first
+    for file in bucket.objects.all():
+        path = tmp_path / file.key
+        path.parent.mkdir(exist_ok=True)
+        bucket.download_file(file.key, str(path))
+    server.stop()
+    table, failed, _ = rows_of(tmp_path / "out.parquet")
+    found = table["id"].to_pylist() + [int(i) for i, _, _ in failed]
+    assert sorted(found) == list(range(20))
+    assert not list((tmp_path / "out.parquet").glob("_partial-*"))
+
+
 def test_other_files_are_not_overwritten(tmp_path):
     images = embed_inputs.Folder(str(fill(tmp_path / "images", 2)))
     output = tmp_path / "out.parquet"

@@ -113,7 +113,7 @@ def test_search_by_beam(dtype, rows, tmp_path, monkeypatch):
     run_script(
         "search_shards.py",
         *("photos.parquet", "queries.npz", "found.npz"),
-        "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+        "--allow_unsafe_triggers",
     )
     cosines = rows[:3] @ rows.T
     with np.load("found.npz") as found:

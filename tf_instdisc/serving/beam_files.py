@@ -8,8 +8,22 @@ from typing import IO
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from tf_instdisc.errors import UsageError
+
 PARTIAL = "_partial-"
 """How the names of files begin that are being written."""
+
+
+def require_known(path: str) -> None:
+    """Raises UsageError unless Beam can open a path or URL."""
+    try:
+        FileSystems.get_filesystem(path)
+    except ValueError as error:
+        raise UsageError(
+            "`output` must be a path or a URL that Beam opens, such as gs:// "
+            "with apache-beam[gcp], s3:// with apache-beam[aws] and azfs:// "
+            f"with apache-beam[azure]. Received: output={path!r}"
+        ) from error
 
 
 def matching(pattern: str) -> list[str]:

@@ -42,8 +42,9 @@ _NAMES = "_names.parquet"
 _TASK = "_task.json"
 _FACTS = b"instdisc"
 
-# `DirectRunner` would first try to download another program, Prism.
-_LOCAL = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+# Without it, `DirectRunner` first tries to download another runner, Prism. This
+# pipeline has no triggers.
+_WITHOUT_PRISM = "--allow_unsafe_triggers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +98,14 @@ def run(task: Task, runner: str, flags: Sequence[str] = ()) -> dict[str, Any]:
         of the images' names.
 
     Raises:
-        ValueError: If the output holds anything else, or there is no image.
+        ValueError: If the output holds anything else or is a URL of an
+            unknown kind, or there is no image.
     """
+    options = PipelineOptions([f"--runner={runner}", _WITHOUT_PRISM, *flags])
+    FileSystems.set_options(options)
+    beam_files.require_known(task.output)
     task = _begin(task)
     if not FileSystems.exists(task.path(MANIFEST)):
-        runner = _LOCAL if runner == "DirectRunner" else runner
-        options = PipelineOptions([f"--runner={runner}", *flags])
         with beam.Pipeline(options=options) as pipeline:
             _ = (
                 pipeline
