@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 
+import fsspec
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -194,6 +195,29 @@ def test_a_table_names_paths_and_urls(suffix, tmp_path):
     reasons = [reason for _, _, reason in failed]
     assert "404" in reasons[0]
     assert "No such file" in reasons[1]
+
+
+def test_images_and_tables_may_be_at_urls(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = fsspec.filesystem("memory")
+    root = f"pictures-{tmp_path.name}"
+    for i in range(5):
+        store.pipe(f"/{root}/é{i}.png", picture(i))
+    store.pipe(f"/{root}/table.csv", "path\né2.png\né4.png\n".encode())
+    for number, images, ids in (
+        (0, embed_inputs.Folder(f"memory://{root}"), [0, 1, 2, 4]),
+        (
+            1,
+            embed_inputs.PathTable(f"memory://{root}/table.csv", "path"),
+            [2, 4],
+        ),
+    ):
+        output = tmp_path / f"{number}.parquet"
+        embed_beam.run(task_of(images, output), "DirectRunner")
+        table, _, _ = rows_of(output)
+        assert table["name"].to_pylist() == [f"é{i}.png" for i in ids]
+        sizes = [len(picture(i)) for i in ids]
+        assert [row[0] for row in table["embedding"].to_pylist()] == sizes
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
         images = embed_inputs.Split(
             options.dataset or "",
             options.split,
-            options.data_dir,
+            options.data_dir and _absolute(options.data_dir),
             options.image_key,
         )
     # A model that cannot be loaded fails here, not on all workers.

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import IO
 
 import pyarrow
-from apache_beam.io.filesystems import FileSystems
 from pyarrow import csv, parquet
 
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.tfds_files import SplitFiles
 from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.paths import local_path
 
 TABLES = (".parquet", ".csv")
 
@@ -52,12 +52,13 @@ class PathTable:
             FileNotFoundError: If there is no such file.
             ValueError: If it cannot be read, or has no such column of text.
         """
-        if not FileSystems.exists(self.table):
+        path = local_path(self.table, "table")
+        if not os.path.isfile(path):
             raise MissingFileError(
                 f"`table` must exist. Received: table={self.table!r}"
             )
         try:
-            with FileSystems.open(self.table) as file:
+            with open(path, "rb") as file:
                 for batch in self._batches(file):
                     text = batch.column(self.column).cast(pyarrow.string())
                     yield from (name or "" for name in text.to_pylist())
