@@ -59,6 +59,7 @@ _SLOW = {
     "test_reproduce",
     "test_resume",
     "test_serving_client",
+    "test_sharded_bank",
     "test_update",
     "test_voc",
 }
@@ -117,6 +118,7 @@ _EXHAUSTIVE = (
     "test_health::test_the_command_warns",
     "test_hosts::test_a_killed_worker",
     "test_hosts::test_sigterm",
+    "test_hosts::test_the_command_on_two_hosts[sharded",
     "test_hosts::test_three_workers",
     "test_kills::test_evaluation",
     "test_kills::test_processes_that_are_killed",
@@ -150,6 +152,10 @@ _EXHAUSTIVE = (
     "test_resume::test_kill_9",
     "test_serving_client::test_labels_lead",
     "test_serving_client::test_load_with",
+    "test_sharded_bank::test_training_equals_a_bank_on_each_device[info",
+    "test_sharded_bank::test_training_equals_a_bank_on_each_device[nce-per_example-2",
+    "test_sharded_bank::test_training_equals_a_bank_on_each_device[nce-shared",
+    "test_sharded_bank::test_training_equals_a_bank_on_each_device[softmax",
     "test_update::test_training_goes_on",
 )
 

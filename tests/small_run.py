@@ -21,6 +21,7 @@ SETTINGS = {
     "keep": 3,
     "accumulate_steps": 3,
     "objective": "nce",
+    "bank_placement": "device",
     "seconds_per_step": 0.0,
     "dtype": "float32",
 }
@@ -68,6 +69,7 @@ def run(run_dir, **changes):
             linear_encoder(),
             source.num_instances,
             objective=settings["objective"],
+            bank_placement=settings["bank_placement"],
             num_negatives=6,
             temperature=0.3,
             proximal_weight=2.0,

@@ -113,6 +113,26 @@ def test_three_workers_equal_one_process(one_process, tmp_path):
     assert names == [f"checkpoint-{number:06d}" for number in (4, 5, 6)]
 
 
+def test_a_bank_divided_among_hosts_is_continued_whole_by_one(
+    one_process, tmp_path
+):
+    run_dir = tmp_path / "run"
+    settings = {**one_process[0], "minutes": 0}
+    sharded = {"bank_placement": "sharded", "epochs": 3}
+    codes, outputs = wait(start(run_dir, 2, **settings, **sharded))
+    assert codes == [0, 0], outputs
+    for state in states(run_dir, 2):
+        for epoch in range(1, 4):
+            name = f"bank_{epoch}.0"
+            np.testing.assert_allclose(
+                state[name], one_process[1][name], atol=1e-9
+            )
+    subprocess.run(
+        command(run_dir, **settings), cwd=ROOT, check=True, timeout=900
+    )
+    assert_equals_one_process(run_dir, 1, one_process)
+
+
 def test_a_killed_worker_ends_the_others_and_the_run_goes_on(
     one_process, tmp_path
 ):
@@ -143,7 +163,8 @@ def test_sigterm_on_one_host_saves_and_stops_all(tmp_path):
     assert "was stopped after" in outputs[0]
 
 
-def test_the_command_on_two_hosts(tmp_path):
+@pytest.mark.parametrize("bank_placement", ["device", "sharded"])
+def test_the_command_on_two_hosts(tmp_path, bank_placement):
     folder = tmp_path / "images"
     names = [f"{label}/{i}.png" for label in "ab" for i in range(5)]
     fill_folder(folder, names)
@@ -155,6 +176,7 @@ def test_the_command_on_two_hosts(tmp_path):
         *("--image_size=16", "--width=4"),
         *("--objective=softmax", "--bank_init=encode", "--baselines"),
         *("--batch_size=4", "--epochs=1", "--num_neighbors=3"),
+        f"--bank_placement={bank_placement}",
     ]
     codes, outputs = wait(start_command(arguments, 2))
     assert codes == [0, 0], outputs

@@ -61,6 +61,7 @@ def assert_same(one, two, **tolerance):
 PLACES = (
     {},
     {"bank_placement": "host"},
+    {"bank_placement": "sharded", "bank_dtype": "bfloat16"},
     {"bank_dtype": "bfloat16"},
     {"bank_dtype": "float16", "absent_ids": [3]},
     {"objective": "parametric"},

@@ -165,6 +165,19 @@ def test_replicas_and_placement_decide_where_the_bank_is():
     assert banks(**gpu, bank_placement="host") == (0, size)
     assert banks(**gpu, bank_dtype="bfloat16") == (size // 2, 0)
     assert banks(replicas_per_host=4) == (size, 4 * size)
+    # Two hosts; each copies the whole bank when it is saved.
+    gpu |= {"hosts": 2, "bank_placement": "sharded"}
+    assert banks(**gpu) == (size // 8, size)
+
+
+def test_the_exact_softmax_takes_no_more_memory_for_more_rows():
+    for changes in ({}, {"bank_placement": "sharded", "replicas_per_host": 4}):
+        heads = {
+            make_plan(num_instances, objective="softmax", **changes).head
+            for num_instances in (10**6, 10**9)
+        }
+        assert len(heads) == 1
+        assert heads.pop() < 32 * 2**20
 
 
 def test_it_warns_of_what_will_not_fit():
@@ -172,7 +185,7 @@ def test_it_warns_of_what_will_not_fit():
         num_instances=10**8,
         objective="softmax",
         replicas_per_host=3,
-        device_memory=8 * plan.GIB,
+        device_memory=4 * plan.GIB,
         host_memory=plan.GIB,
         disk=plan.GIB,
     )
@@ -181,7 +194,7 @@ def test_it_warns_of_what_will_not_fit():
         "not a multiple of the 3",
         "Device",
         "Disk",
-        "--objective=nce",
+        "--bank_placement=sharded",
     ):
         assert part in text
     assert not make_plan(device_memory=plan.GIB).warnings

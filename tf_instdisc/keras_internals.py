@@ -55,6 +55,37 @@ def add_state(
     )
 
 
+class StoredElsewhere(keras.Variable):
+    """A non-trainable weight whose shape is not that of its variable.
+
+    Keras (3.15) creates the variable behind a weight in
+    `_initialize_with_initializer`. A subclass overrides `numpy`, `__array__`
+    and `assign`, through which Keras reads and writes weights.
+
+    Args:
+        stored: The variable behind the weight.
+        shape: The shape of the weight.
+        name: Its name.
+    """
+
+    def __init__(
+        self, stored: "tf.Variable", shape: tuple[int, ...], name: str
+    ):
+        self._stored = stored
+        super().__init__(
+            keras.initializers.Zeros(),
+            shape=shape,
+            dtype=stored.dtype.name,
+            trainable=False,
+            autocast=False,
+            name=name,
+        )
+
+    def _initialize_with_initializer(self, initializer: Any) -> None:
+        del initializer
+        self._initialize(self._stored)
+
+
 class OwnLoop(keras.Model):
     """A model whose `fit` and `evaluate` run functions of its own.
 

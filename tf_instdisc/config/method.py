@@ -60,10 +60,11 @@ class MethodConfig(Settings):
     )
     bank_placement: str = setting(
         "device",
-        "device: each GPU has a copy of the bank. host: one copy in the "
-        "memory of each host; with shared negatives, a step transfers only "
-        "the rows that it needs.",
-        choices=("device", "host"),
+        "device: each GPU has a copy of the bank. sharded: the rows are "
+        "divided among all GPUs of all hosts. host: one copy in the memory of "
+        "each host; with shared negatives, a step transfers only the rows "
+        "that it needs.",
+        choices=("device", "sharded", "host"),
     )
     proximal_weight: float = setting(
         0.0,
@@ -77,7 +78,7 @@ class MethodConfig(Settings):
             raise UsageError(
                 "`objective` 'softmax' uses the whole bank in each step, and "
                 "needs it on the device. Received: bank_placement='host'. Use "
-                "'nce' or 'info_nce'."
+                "'sharded' or 'device', or the objective 'nce' or 'info_nce'."
             )
 
 

@@ -22,8 +22,9 @@ from tf_instdisc.config.fields import (
 from tf_instdisc.config.method import MethodConfig, OptimizerConfig
 from tf_instdisc.errors import UsageError
 
-# What may change when a run is continued. Of the groups below, only the
-# settings that determine the outcome must stay the same.
+# What may change when a run is continued; a checkpoint has the whole bank,
+# wherever its rows were. Of the groups below, only the settings that determine
+# the outcome must stay the same.
 _CHANGEABLE = (
     "epochs",
     "batch_size",
@@ -34,6 +35,7 @@ _CHANGEABLE = (
     "warmup_epochs",
     "momentum",
     "weight_decay",
+    "bank_placement",
 )
 _FIXED = {
     "data": ("image_size", "train_image_size"),

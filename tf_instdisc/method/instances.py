@@ -51,8 +51,10 @@ class Instances:
         return positions if self.ids is None else tf.gather(self.ids, positions)
 
     def positions_of(self, ids: tf.Tensor) -> tf.Tensor:
-        """Returns the positions of ids that have an image."""
-        return ids if self.ids is None else tf.searchsorted(self.ids, ids)
+        """Returns positions of ids, or of the next ones that have an image."""
+        if self.ids is None:
+            return ids
+        return tf.searchsorted(self.ids, ids, out_type=tf.int64)
 
 
 def last_of_same_id(ids: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ from tf_instdisc import random_streams
 from tf_instdisc.config import MethodConfig
 from tf_instdisc.errors import NonFiniteError
 from tf_instdisc.keras_internals import add_state, tf_variable
-from tf_instdisc.method import formulas, replicas
+from tf_instdisc.method import formulas, replicas, streamed_softmax
 from tf_instdisc.method.instances import Instances, last_of_same_id
 
 _PART = 65_536  # Rows drawn at once, so that a large bank is not held twice.
@@ -32,7 +32,7 @@ class MemoryBank(keras.layers.Layer):
         seed: Seed of the random rows.
         dtype: Type of log Z, of the output of `lookup`, and of the arithmetic.
         rows_dtype: Type of the stored rows; `dtype` by default.
-        placement: `"device"`, a copy on each replica, or `"host"`, one copy.
+        placement: `"host"`, one copy; otherwise each replica has a copy.
         absent_ids: Ids without an image; the losses ignore their rows.
 
     Attributes:
@@ -58,11 +58,8 @@ class MemoryBank(keras.layers.Layer):
         self.momentum = momentum
         self.normalizer_momentum = normalizer_momentum
 
-        def create_rows() -> keras.Variable:
-            shape = [num_instances, embedding_dim]
-            return add_state(self, "rows", shape, 0.0, rows_dtype or dtype)
-
-        self._rows = replicas.create(create_rows, placement)
+        shape = num_instances, embedding_dim
+        self._rows = self._create_rows(shape, rows_dtype or dtype, placement)
         for part, first in enumerate(range(0, num_instances, _PART)):
             ids = np.arange(first, min(first + _PART, num_instances))
             shape = len(ids), embedding_dim
@@ -70,6 +67,13 @@ class MemoryBank(keras.layers.Layer):
             self.fill(ids, rows)
         self._log_z = add_state(self, "log_normalizer", [], math.nan, dtype)
         self.built = True
+
+    def _create_rows(
+        self, shape: tuple[int, int], dtype: str, placement: str
+    ) -> keras.Variable:
+        return replicas.create(
+            lambda: add_state(self, "rows", [*shape], 0.0, dtype), placement
+        )
 
     @property
     def rows(self) -> tf.Variable:
@@ -83,6 +87,29 @@ class MemoryBank(keras.layers.Layer):
         """Returns the rows of the given ids, `[..., embedding_dim]`."""
         return tf.cast(tf.gather(self.rows, ids), self.dtype)
 
+    def log_sum_exp(self, v: Tensor, temperature: float) -> Tensor:
+        """Returns log Σ_j exp(v·v_j / τ) over all instances, `[batch]`."""
+        return streamed_softmax.log_sum_exp(
+            v,
+            lambda positions: self.lookup(self.instances.ids_at(positions)),
+            self.instances.count,
+            temperature,
+        )
+
+    def negative_logits(
+        self, v: Tensor, ids: Tensor, temperature: float
+    ) -> Tensor:
+        """Returns v·v_j / τ of each v and its negatives, `[batch, m]`.
+
+        Args:
+            v: float `[batch, embedding_dim]`, of this replica.
+            ids: int `[m]`, or `[global_batch, m]` if each example has its
+                own; the same on every replica.
+            temperature: τ.
+        """
+        own = ids if ids.shape.rank == 1 else replicas.own_part(ids)
+        return formulas.negative_logits(v, self.lookup(own), temperature)
+
     def fill(self, ids: np.ndarray, embeddings: np.ndarray) -> None:
         """Sets the rows of distinct ids, in the scope of the strategy.
 
@@ -94,8 +121,19 @@ class MemoryBank(keras.layers.Layer):
                 "Rows of the memory bank must be finite. Received: NaN or inf "
                 f"for ids among {ids[0]} .. {ids[-1]}. Try --precision=float32."
             )
-        new = tf.cast(embeddings, self.rows.dtype)
+        self._set_rows(ids, tf.cast(embeddings, self._rows.dtype))
+
+    def _set_rows(self, ids: np.ndarray, new: Tensor) -> None:
         replicas.update_outside_of_steps(self.rows, _scatter, (ids, new))
+
+    def hold(self) -> None:
+        """Lets one host read rows that are divided among many hosts.
+
+        All hosts must call it. Until `release`, reading takes no other host.
+        """
+
+    def release(self) -> None:
+        """Ends `hold`, because training will change the rows."""
 
     def update(self, ids: Tensor, embeddings: Tensor) -> None:
         """Moves rows `[batch]` toward embeddings `[batch, embedding_dim]`.

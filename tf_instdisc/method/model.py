@@ -17,7 +17,7 @@ from tf_instdisc.config import MethodConfig
 from tf_instdisc.method import batches, formulas, objectives, replicas
 from tf_instdisc.method.fused_batch_norm import training_call
 from tf_instdisc.method.instance_model import InstanceModel
-from tf_instdisc.method.memory_bank import MemoryBank
+from tf_instdisc.method.sharded_bank import bank_type
 
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")
@@ -50,8 +50,8 @@ class InstanceDiscrimination(InstanceModel):
         bank_momentum: Weight of the old row in its update.
         proximal_weight: λ of the proximal term, at least 0.
         bank_dtype: Type of the stored rows; by default that of the encoder.
-        bank_placement: `"device"`, or `"host"`: one copy in the memory of the
-            host, for banks too large for a GPU; not with `"softmax"`.
+        bank_placement: `"device"`; `"sharded"`, divided among the replicas;
+            or `"host"`, in the memory of the host, not with `"softmax"`.
         jit_encoder: Whether XLA compiles the encoder. The bank is never
             compiled, because XLA would copy it.
         accumulate_steps: Number of steps whose gradients are averaged into
@@ -89,7 +89,7 @@ class InstanceDiscrimination(InstanceModel):
         self._encode = training_call(self.encoder, jit_encoder)
         embedding_dim = self.encoder.output_shape[-1]
         is_moving = normalizer == "ema"
-        self.memory_bank = MemoryBank(
+        self.memory_bank = bank_type(bank_placement)(
             num_instances,
             embedding_dim,
             momentum=bank_momentum,

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from tf_instdisc.keras_internals import tf_variable
-from tf_instdisc.method import formulas, negatives, streamed_softmax
+from tf_instdisc.method import formulas, negatives, replicas
 from tf_instdisc.method.memory_bank import MemoryBank
 from tf_instdisc.method.normalizer import estimate_log_z
 
@@ -36,16 +36,9 @@ class Softmax:
     temperature: float
 
     def __call__(self, batch: Batch) -> Tensor:
-        v, ids, bank = batch.v, batch.ids, batch.bank
-        log_sum = streamed_softmax.log_sum_exp(
-            v,
-            lambda positions: bank.lookup(bank.instances.ids_at(positions)),
-            bank.instances.count,
-            self.temperature,
-        )
-        return log_sum - formulas.pair_logits(
-            v, bank.lookup(ids), self.temperature
-        )
+        v, own = batch.v, batch.bank.lookup(batch.ids)
+        log_sum = batch.bank.log_sum_exp(v, self.temperature)
+        return log_sum - formulas.pair_logits(v, own, self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +70,14 @@ class _Sampled:
         """Returns logits `[batch]` and `[batch, m]`, and the negatives' ids."""
         v, ids, bank = batch.v, batch.ids, batch.bank
         m, n = self.num_negatives, bank.instances.count
-        size = None if self.is_shared else tf.shape(v)[0]
-        drawn = negatives.draw_for_replica(self.seed, batch.step, n, m, size)
-        negative_ids = bank.instances.ids_at(drawn)  # [m] or [batch, m]
-        own, others = bank.lookup(ids), bank.lookup(negative_ids)
-        positive = formulas.pair_logits(v, own, self.temperature)
-        negative = formulas.negative_logits(v, others, self.temperature)
+        global_batch = tf.shape(v)[0] * replicas.num_replicas()
+        shape = [m] if self.is_shared else [global_batch, m]
+        drawn = negatives.draw_negatives(self.seed, batch.step, n, shape)
+        negative_ids = bank.instances.ids_at(drawn)
+        positive = formulas.pair_logits(v, bank.lookup(ids), self.temperature)
+        negative = bank.negative_logits(v, negative_ids, self.temperature)
+        if not self.is_shared:
+            negative_ids = replicas.own_part(negative_ids)
         return positive, negative, negative_ids
 
 

@@ -51,22 +51,18 @@ def gather_over_replicas(value: tf.Tensor) -> tf.Tensor:
     after = context.num_replicas_in_sync - 1 - before
     # Each replica fills its own slot of [replicas, batch, ...].
     slots = tf.pad(value[None], [[before, after]] + [[0, 0]] * value.shape.rank)
-    return tf.reshape(sum_over_replicas(slots), [-1, *value.shape[1:]])
+    shape = tf.concat([[-1], tf.shape(value)[1:]], axis=0)
+    return tf.reshape(sum_over_replicas(slots), shape)
 
 
-def place_in_global_batch(batch_size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns where this replica's examples are in the global batch.
-
-    Args:
-        batch_size: int scalar, the number of examples of this replica.
-
-    Returns:
-        The position of this replica's first example and the global batch
-        size, int scalars.
-    """
+def own_part(value: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's part, `[batch, ...]`, of `[global_batch, ...]`."""
     context = tf.distribute.get_replica_context()
-    first = context.replica_id_in_sync_group * batch_size
-    return first, context.num_replicas_in_sync * batch_size
+    if context.num_replicas_in_sync == 1:
+        return value
+    size = tf.shape(value)[0] // context.num_replicas_in_sync
+    first = context.replica_id_in_sync_group * size
+    return value[first : first + size]
 
 
 def update_on_all_replicas(
@@ -82,6 +78,17 @@ def update_on_all_replicas(
     def merge(strategy: tf.distribute.Strategy, *merged: tf.Tensor) -> None:
         values = [first_replica(strategy, value) for value in merged]
         _update_copies(strategy, variable, update, values)
+
+    tf.distribute.get_replica_context().merge_call(merge, args=args)
+
+
+def update_own_copy(
+    variable: tf.Variable, update: Callable[..., tf.Variable], args: tuple
+) -> None:
+    """Runs `update(copy, *args)` on each replica's copy with its own `args`."""
+
+    def merge(strategy: tf.distribute.Strategy, *merged: tf.Tensor) -> None:
+        strategy.extended.update(variable, update, args=merged, group=True)
 
     tf.distribute.get_replica_context().merge_call(merge, args=args)
 
@@ -119,12 +126,12 @@ def _is_on_host(
 def create(
     make: Callable[[], keras.Variable], placement: str
 ) -> keras.Variable:
-    """Creates a weight, on each `"device"` or once on the `"host"`.
+    """Creates a weight, once on the `"host"` or else on each device.
 
     The replicas of one host share the latter. A strategy would give each of
     them a copy; its scope applies to one thread only.
     """
-    if placement == "device":
+    if placement != "host":
         return make()
 
     def create_on_cpu() -> keras.Variable:

@@ -6,10 +6,19 @@ of the exponentials and the sum of the rows weighted by them.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 _LOGITS_PER_CHUNK = 2**20
+
+
+class Sums(NamedTuple):
+    """What one pass over rows knows of them; l_j stands for v·v_j/τ."""
+
+    largest: tf.Tensor  # [batch], max_j l_j; the dtype's lowest without rows
+    total: tf.Tensor  # [batch], Σ_j exp(l_j - largest)
+    weighted: tf.Tensor  # [batch, embedding_dim], Σ_j exp(l_j - largest) v_j
 
 
 def log_sum_exp(
@@ -34,28 +43,42 @@ def log_sum_exp(
     Returns:
         `[batch]`, with the dtype of the embeddings.
     """
+    return with_gradient(
+        embeddings,
+        lambda v: one_pass(v, read_rows, num_rows, temperature),
+        temperature,
+    )
+
+
+def with_gradient(
+    embeddings: tf.Tensor,
+    sums_of: Callable[[tf.Tensor], Sums],
+    temperature: float,
+) -> tf.Tensor:
+    """Returns log Σ_j exp(v·v_j/τ), with its gradient, from its sums."""
 
     @tf.custom_gradient
-    def with_gradient(
+    def log_sum_of(
         v: tf.Tensor,
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        log_sum, mean_row = _one_pass(v, read_rows, num_rows, temperature)
+        largest, total, weighted = sums_of(v)
+        mean_row = weighted / total[:, None]  # Σ_j P(j|v) v_j
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             return upstream[:, None] * mean_row / temperature
 
-        return log_sum, gradient
+        return largest + tf.math.log(total), gradient
 
-    return with_gradient(embeddings)
+    return log_sum_of(embeddings)
 
 
-def _one_pass(
+def one_pass(
     v: tf.Tensor,
     read_rows: Callable[[tf.Tensor], tf.Tensor],
-    num_rows: int,
+    num_rows: int | tf.Tensor,
     temperature: float,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns log Σ_j exp(v·v_j/τ) and Σ_j P(j|v) v_j."""
+) -> Sums:
+    """Returns the sums over the rows at positions in [0, num_rows)."""
     batch = tf.shape(v)[0]
     chunk = tf.maximum(_LOGITS_PER_CHUNK // batch, 1024)
     queries = v / temperature
@@ -89,4 +112,4 @@ def _one_pass(
         # would only hold more chunks in memory.
         parallel_iterations=1,
     )
-    return largest + tf.math.log(total), weighted / total[:, None]
+    return Sums(largest, total, weighted)

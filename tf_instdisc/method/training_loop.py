@@ -6,12 +6,14 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.keras_internals import add_state, tf_variable
 from tf_instdisc.method import batches
 from tf_instdisc.method import replicas as distribution
 from tf_instdisc.method.accumulation import Accumulation
+from tf_instdisc.method.sharded_bank import ShardedRows
 from tf_instdisc.method.throughput import Stopwatch
 
 Logs = dict[str, tf.Tensor | float]
@@ -34,6 +36,8 @@ class FitLoop(Accumulation):
         stop_requested: Whether `request_stop` was called on this host.
         stopped: Whether training should end after this step. All hosts learn
             this after the same step.
+        save_requested: Whether `request_save` was called on this host.
+        saving: Whether the run should be saved after this step; see `stopped`.
     """
 
     def __init__(self, accumulate_steps: int = 1, **kwargs: Any):
@@ -43,6 +47,8 @@ class FitLoop(Accumulation):
         self.skip_steps = 0
         self.stop_requested = False
         self.stopped = False
+        self.save_requested = False
+        self.saving = False
         self._stopwatch = Stopwatch()
 
     @property
@@ -55,6 +61,15 @@ class FitLoop(Accumulation):
         if not _has_many_hosts(self.distribute_strategy):
             # Also needed if no further step comes, as at an epoch's end.
             self.stopped = True
+
+    def request_save(self) -> None:
+        """Has the run saved after this step, or after the next on many hosts.
+
+        Rows that are divided among hosts are saved by all of them together.
+        """
+        self.save_requested = True
+        if not _has_many_hosts(self.distribute_strategy):
+            self.saving = True
 
     # === What a run saves ===
 
@@ -82,8 +97,12 @@ class FitLoop(Accumulation):
             ):
                 copy.assign(value)
 
-    def training_state(self) -> dict[str, tf.Variable]:
-        """Returns all other variables that a run needs to continue."""
+    def training_state(self, is_read: bool = True) -> dict[str, tf.Variable]:
+        """Returns all other variables that a run needs to continue.
+
+        A sharded weight is copied to the host as a whole, by all hosts
+        together. If not `is_read`, its copy is empty, to be restored.
+        """
         named = self.named_state()
         taken = {id(variable) for variable in named.values()}
         groups = {
@@ -98,8 +117,20 @@ class FitLoop(Accumulation):
             for group, variables in groups.items()
             for position, variable in enumerate(variables)
         }
-        state.update((name, tf_variable(v)) for name, v in named.items())
+        for name, v in named.items():
+            is_sharded = isinstance(v, ShardedRows)
+            state[name] = v.on_host(is_read) if is_sharded else tf_variable(v)
         return state
+
+    def restore_training_state(
+        self, restore: Callable[[dict[str, tf.Variable]], None]
+    ) -> None:
+        """Has a function restore the variables of `training_state`."""
+        state = self.training_state(is_read=False)
+        restore(state)
+        for name, v in self.named_state().items():
+            if isinstance(v, ShardedRows):
+                v.assign(state[name])
 
     def named_state(self) -> dict[str, keras.Variable]:
         """Returns the weights that checkpoints store by name."""
@@ -198,13 +229,13 @@ class FitLoop(Accumulation):
         self, step: Callable[..., tuple[Logs, Any]], batch: Any, size: int
     ) -> Logs:
         with batches.named_errors():
+            requests = [self.stop_requested, self.save_requested]
+            logs, votes = step(batch, size, np.array(requests, np.int32))
             if not _has_many_hosts(self.distribute_strategy):
-                logs, _ = step(batch, size, 0)
                 self.stopped = self.stop_requested
                 return logs
-            # Each host's request reaches all of them within the step.
-            logs, votes = step(batch, size, int(self.stop_requested))
-            self.stopped = int(votes) > 0
+            # Each host's requests have reached all of them within the step.
+            self.stopped, self.saving = (votes.numpy() > 0).tolist()
             return logs
 
     def _make_step(
@@ -213,20 +244,20 @@ class FitLoop(Accumulation):
         strategy = self.distribute_strategy
 
         def replica_step(
-            batch: Any, size: tf.Tensor, stop: tf.Tensor
+            batch: Any, size: tf.Tensor, requests: tf.Tensor
         ) -> tuple[Logs, tf.Tensor | int]:
             logs = take_step(batch)
             self.loss_tracker.update_state(logs["loss"], sample_weight=size)
             logs["loss"] = self.loss_tracker.result()
             votes = 0
             if _has_many_hosts(strategy):
-                votes = distribution.sum_over_replicas(stop)
+                votes = distribution.sum_over_replicas(requests)
             return logs, votes
 
         def step(
-            batch: Any, size: tf.Tensor, stop: tf.Tensor
+            batch: Any, size: tf.Tensor, requests: tf.Tensor
         ) -> tuple[Logs, tf.Tensor | int]:
-            results = strategy.run(replica_step, args=(batch, size, stop))
+            results = strategy.run(replica_step, args=(batch, size, requests))
             # All replicas have the same values.
             return tf.nest.map_structure(
                 lambda value: distribution.first_replica(strategy, value),
@@ -243,9 +274,9 @@ class FitLoop(Accumulation):
         if not has_spec:
             return tf.function(step, reduce_retracing=True, autograph=False)
         # One graph for full and for smaller batches.
-        number = tf.TensorSpec([], tf.int32)
+        number, pair = (tf.TensorSpec(shape, tf.int32) for shape in ([], [2]))
         return tf.function(
-            step, input_signature=[batch_spec, number, number], autograph=False
+            step, input_signature=[batch_spec, number, pair], autograph=False
         )
 
 

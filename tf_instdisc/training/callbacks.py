@@ -117,6 +117,23 @@ class KNNMonitor(keras.callbacks.Callback):
         return {f"knn_{name}{suffix}": v for name, v in accuracy.items()}
 
 
+class WholeBank(keras.callbacks.Callback):
+    """Lets the chief read a bank that is divided among hosts.
+
+    Put it first on all hosts, which read the rows together after each epoch.
+    """
+
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        self.model.memory_bank.release()
+
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        self.model.memory_bank.hold()
+
+
 class MetricsFile(keras.callbacks.Callback):
     """Writes one object per epoch to the run's `metrics.jsonl`."""
 

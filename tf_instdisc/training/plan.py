@@ -20,8 +20,9 @@ class Plan:
     """Sizes in bytes.
 
     Attributes:
-        bank_on_replica: The bank's copy on each replica.
-        bank_on_host: The bank's copies in the memory of each host.
+        bank_on_replica: The rows of the bank on each replica.
+        bank_on_host: The rows of the bank in the memory of each host. Sharded
+            ones are copied there as a whole to be measured and saved.
         head: What a replica's step needs besides the encoder: rows of
             negatives, logits, and their gradients.
         activations: The layers' values that a replica's step holds at its
@@ -67,14 +68,16 @@ def make_plan(
 ) -> Plan:
     """Computes what a run needs."""
     method, optimizer = config.method, config.optimizer
-    bank = num_instances * config.encoder.embedding_dim
-    bank *= _BYTES[method.bank_dtype]
+    row = config.encoder.embedding_dim * _BYTES[method.bank_dtype]
+    bank = num_instances * row
     replicas = machines.hosts * machines.replicas_per_host
     local_batch = math.ceil(optimizer.batch_size / replicas)
-    on_device = method.bank_placement == "device"
-    bank_on_host = 0 if on_device else bank
-    if on_device and machines.device_memory is None:
-        bank_on_host = bank * machines.replicas_per_host
+    bank_on_replica = 0 if method.bank_placement == "host" else bank
+    bank_on_host = 0 if method.bank_placement == "device" else bank
+    if method.bank_placement == "sharded":
+        bank_on_replica = math.ceil(num_instances / replicas) * row
+    if machines.device_memory is None:
+        bank_on_host += bank_on_replica * machines.replicas_per_host
 
     encoder = initial_encoder(at_train_size(config))
     kept = activations(encoder) * local_batch
@@ -86,7 +89,7 @@ def make_plan(
     accumulators = optimizer.accumulate_steps > 1
     copies = 1 + _SLOTS[optimizer.optimizer] + accumulators
     plan = Plan(
-        bank_on_replica=bank if on_device else 0,
+        bank_on_replica=bank_on_replica,
         bank_on_host=bank_on_host,
         head=_head(config, num_instances, local_batch),
         activations=kept,
@@ -104,15 +107,26 @@ def _head(config: RunConfig, num_instances: int, local_batch: int) -> int:
     """Returns the bytes of a replica's step besides the encoder."""
     method = config.method
     row = 4 * config.encoder.embedding_dim
+    is_sharded = method.bank_placement == "sharded"
     if method.objective in ("softmax", "parametric"):
+        rows = num_instances
+        queries = local_batch
+        if method.objective == "softmax":
+            # It is streamed over chunks of rows; those of a shard are compared
+            # with the embeddings of all replicas.
+            queries = config.optimizer.batch_size if is_sharded else queries
+            rows = min(rows, max(2**20 // queries, 1024))
         # The rows as read, the logits, their exponentials and gradients.
-        return num_instances * row + 3 * 4 * local_batch * num_instances
+        return rows * row + 3 * 4 * queries * rows
     sets = 1 if method.negatives == "shared" else local_batch
     head = 2 * sets * method.num_negatives * row
     head += 3 * 4 * local_batch * method.num_negatives
     if method.negatives == "per_example":
         # The ids of all replicas.
         head += 8 * config.optimizer.batch_size * method.num_negatives
+        if is_sharded:
+            # Their logits and gradients, with zeros for other replicas' rows.
+            head += 2 * 4 * config.optimizer.batch_size * method.num_negatives
     return head
 
 
@@ -127,9 +141,10 @@ def _warnings(
             f"--batch_size={batch_size} is not a multiple of the {replicas} "
             "replicas and will be rejected."
         )
-    smaller = "Use --bank_dtype=bfloat16 or --bank_placement=host"
-    if config.method.objective == "softmax":
-        smaller = "Use --objective=nce"
+    placement = "host" if replicas == 1 else "sharded"
+    smaller = f"Use --bank_dtype=bfloat16 or --bank_placement={placement}"
+    if config.method.objective == "softmax" and replicas == 1:
+        smaller = "Use --bank_dtype=bfloat16 or --objective=nce"
     if plan.activations > plan.bank_on_replica + plan.head:
         smaller = "Use a smaller batch with --accumulate_steps"
         if config.encoder.precision not in _ACTIVATION_BYTES:

@@ -78,7 +78,9 @@ def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
     if saved is None:
         return None
     model.build_training_state()
-    checkpoints.restore(saved, _state(model))
+    model.restore_training_state(
+        lambda state: checkpoints.restore(saved, tf.train.Checkpoint(**state))
+    )
     progress = _in_present_format(
         Progress(**{"format_version": 1, **saved.progress}), model
     )
@@ -123,10 +125,6 @@ def require_one_beginning(
             f"image, step {mine}. `run_dir` must be on a file system that "
             "all hosts share."
         )
-
-
-def _state(model: FitLoop) -> tf.train.Checkpoint:
-    return tf.train.Checkpoint(**model.training_state())
 
 
 class Checkpointer(keras.callbacks.Callback):
@@ -192,9 +190,11 @@ class Checkpointer(keras.callbacks.Callback):
             images=self._images_before + steps * self.progress.batch_size,
         )
         elapsed = time.monotonic() - self._last_time
+        if elapsed >= 60 * self.minutes:
+            self.model.request_save()
         if self.model.stopped:
             self._stop()
-        elif elapsed >= 60 * self.minutes:
+        elif self.model.saving:
             self._save()
 
     def on_epoch_end(
@@ -218,15 +218,20 @@ class Checkpointer(keras.callbacks.Callback):
         )
 
     def _save(self) -> pathlib.Path | None:
-        if not self.writes:
-            return None
+        state = tf.train.Checkpoint(**self.model.training_state())
+        path = self._write(state) if self.writes else None
+        self.model.save_requested = self.model.saving = False
+        self._last_time = time.monotonic()
+        return path
+
+    def _write(self, state: tf.train.Checkpoint) -> pathlib.Path:
         _require_finite_weights(self.model)
         if self.progress.images:
             metrics = self.model.metric_values()
             self.progress = dataclasses.replace(self.progress, metrics=metrics)
         path = checkpoints.write(
             self.run.checkpoints,
-            _state(self.model),
+            state,
             dataclasses.asdict(self.progress),
             self.keep,
         )
@@ -235,7 +240,6 @@ class Checkpointer(keras.callbacks.Callback):
         except StorageError as error:
             # The next checkpoint is sent together with this one.
             print(f"warning: {error} Training goes on.", flush=True)
-        self._last_time = time.monotonic()
         return path
 
 

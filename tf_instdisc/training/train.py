@@ -33,7 +33,7 @@ from tf_instdisc.training import (
     saving,
 )
 from tf_instdisc.training import strategy as strategies
-from tf_instdisc.training.callbacks import KNNMonitor, MetricsFile
+from tf_instdisc.training.callbacks import KNNMonitor, MetricsFile, WholeBank
 from tf_instdisc.training.health import BankHealth
 from tf_instdisc.training.parts import Work
 from tf_instdisc.training.progress_lines import EpochLines
@@ -95,6 +95,7 @@ def train(
         if progress is not None:
             if progress.epochs < config.optimizer.epochs and not finish:
                 progress = _fit(work, progress)
+            work.model.memory_bank.hold()
             if is_chief:
                 _write_results(work, progress)
             # No host ends while the chief is still writing.
@@ -207,10 +208,10 @@ def _callbacks(
         training.keep_checkpoints,
         writes=work.is_chief,
     )
+    callbacks: list[keras.callbacks.Callback] = [WholeBank()]
     if not work.is_chief:
-        return [checkpointer]
+        return [*callbacks, checkpointer]
     run.keep_metrics(progress.epochs)
-    callbacks: list[keras.callbacks.Callback] = []
     if work.test_images is not None:
         callbacks.append(
             KNNMonitor(

@@ -1,0 +1,241 @@
+"""A bank divided among replicas against loops and the bank on each of them."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_instdisc
+from tests.small_run import linear_encoder
+from tests.test_memory_bank import embeddings, unit, updated
+from tf_instdisc.method import sharded_bank
+from tf_instdisc.method.memory_bank import MemoryBank
+from tf_instdisc.runs import checkpoints
+from tf_instdisc.training.strategy import mirrored_cpus
+
+N, DIM, BATCH, M = 21, 8, 8, 5
+TEMPERATURE = 0.07
+
+
+@pytest.fixture(scope="module")
+def strategies(two_replicas):
+    four = mirrored_cpus([f"CPU:{i}" for i in range(4)])
+    return {2: two_replicas, 4: four}
+
+
+def bank_of(strategy, n=N, **arguments):
+    with strategy.scope():
+        return sharded_bank.bank_type("sharded")(n, DIM, **arguments)
+
+
+def parts(strategy, value):
+    """Divides a batch among the replicas."""
+    divided = np.split(value, strategy.num_replicas_in_sync)
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(divided[context.replica_id_in_sync_group])
+    )
+
+
+def joined(strategy, value):
+    return np.concatenate(strategy.experimental_local_results(value))
+
+
+def softmax(logits):
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "n", "absent_ids"),
+    [
+        (2, 21, ()),
+        (4, 21, (0, 5, 6, 7, 20)),
+        (4, 9, ()),  # Three rows each, and none for the last.
+    ],
+)
+def test_a_step_equals_loops(strategies, replicas, n, absent_ids):
+    strategy = strategies[replicas]
+    bank = bank_of(strategy, n, absent_ids=absent_ids)
+    rows = bank.rows.numpy()
+    np.testing.assert_array_equal(rows, MemoryBank(n, DIM).rows)
+    rng = np.random.default_rng(0)
+    present = np.setdiff1d(np.arange(n), absent_ids)
+    ids = rng.choice(present, BATCH)
+    ids[-1] = ids[0]  # Of two replicas; the last one wins.
+    v = embeddings(BATCH)
+    shared = tf.constant(rng.choice(present, M))
+    each = tf.constant(rng.choice(present, (BATCH, M)))
+    upstream = rng.normal(size=(BATCH, M)).astype(np.float32)
+
+    @tf.function
+    def step(*columns):
+        def replica_step(ids, v, upstream):
+            values = {"lookup": bank.lookup(ids)}
+            for name, function, weights in (
+                ("softmax", lambda: bank.log_sum_exp(v, TEMPERATURE), 0),
+                (
+                    "shared",
+                    lambda: bank.negative_logits(v, shared, TEMPERATURE),
+                    upstream,
+                ),
+                (
+                    "each",
+                    lambda: bank.negative_logits(v, each, TEMPERATURE),
+                    upstream,
+                ),
+            ):
+                with tf.GradientTape() as tape:
+                    tape.watch(v)
+                    values[name] = function()
+                    if name == "softmax":
+                        weights = upstream[:, 0]
+                    total = tf.reduce_sum(values[name] * weights)
+                values[f"{name} gradient"] = tape.gradient(total, v)
+            bank.update(ids, v)
+            return values
+
+        return strategy.run(replica_step, columns)
+
+    found = step(*(parts(strategy, x) for x in (ids, v, upstream)))
+    found = {name: joined(strategy, value) for name, value in found.items()}
+    exact, wide = rows.astype(np.float64), v.astype(np.float64)
+    logits = wide @ exact[present].T / TEMPERATURE
+    drawn = {"shared": np.broadcast_to(shared, (BATCH, M)), "each": each}
+    expected = {
+        "lookup": exact[ids],
+        "softmax": np.log(np.exp(logits).sum(axis=1)),
+        "softmax gradient": softmax(logits)
+        @ exact[present]
+        * upstream[:, :1]
+        / TEMPERATURE,
+    }
+    for name, negative_ids in drawn.items():
+        negatives = exact[np.asarray(negative_ids)]
+        expected[name] = np.einsum("bd,bmd->bm", wide, negatives) / TEMPERATURE
+        expected[f"{name} gradient"] = (
+            np.einsum("bm,bmd->bd", upstream, negatives) / TEMPERATURE
+        )
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            found[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+        )
+    np.testing.assert_allclose(
+        bank.rows, updated(rows, ids, v, bank.momentum), atol=1e-6
+    )
+
+
+def fitted(strategy, bank_placement, **arguments):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = tf_instdisc.InstanceDiscrimination(
+            linear_encoder(),
+            N,
+            num_negatives=M,
+            temperature=0.3,
+            bank_placement=bank_placement,
+            proximal_weight=0.5,
+            accumulate_steps=2,
+            **arguments,
+        )
+        model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    images = np.random.default_rng(0).uniform(0, 255, (N, 2, 2, 3))
+    ids = np.arange(N) % (N - 3)
+    history = model.fit(
+        images, ids, batch_size=BATCH, epochs=3, shuffle=False, verbose=0
+    ).history
+    return [history["loss"], *model.get_weights()]
+
+
+@pytest.mark.parametrize("replicas", [4, 2])
+@pytest.mark.parametrize(
+    ("objective", "negatives"),
+    [
+        ("nce", "per_example"),
+        ("softmax", "shared"),
+        ("nce", "shared"),
+        ("info_nce", "per_example"),
+        ("info_nce", "shared"),
+    ],
+)
+def test_training_equals_a_bank_on_each_device(
+    strategies, replicas, objective, negatives
+):
+    one, other = (
+        fitted(
+            strategies[replicas],
+            placement,
+            objective=objective,
+            negatives=negatives,
+        )
+        for placement in ("device", "sharded")
+    )
+    assert len(one) == len(other)
+    for expected, found in zip(one, other, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_replica_holds_its_part_of_the_rows(strategies, replicas, dtype):
+    strategy = strategies[replicas]
+    bank = bank_of(strategy, rows_dtype=dtype)
+    size = {"float32": 4, "bfloat16": 2}[dtype]
+    held = collections.Counter()
+    for variable in bank.weights:
+        for copy in strategy.experimental_local_results(variable.value):
+            held[copy.device] += copy.numpy().nbytes
+    assert len(held) == replicas
+    log_normalizer = 4
+    expected = -(-N // replicas) * DIM * size + log_normalizer
+    assert set(held.values()) == {expected}
+
+
+def test_rows_are_copied_in_blocks(strategies, monkeypatch):
+    monkeypatch.setattr(sharded_bank, "_BLOCK", 4)
+    bank = bank_of(strategies[4])
+    rows = unit(np.random.default_rng(1).normal(size=(N, DIM)))
+    rows = rows.astype(np.float32)
+    bank.rows.assign(rows)
+    np.testing.assert_array_equal(bank.rows, rows)
+    with pytest.raises(ValueError, match="Received: value"):
+        bank.rows.assign(rows[:-1])
+
+
+def test_checkpoints_are_those_of_a_whole_bank(strategies, tmp_path):
+    def model(replicas, placement, seed):
+        strategy = strategies.get(replicas, tf.distribute.get_strategy())
+        with strategy.scope():
+            made = tf_instdisc.InstanceDiscrimination(
+                linear_encoder(), N, bank_placement=placement, seed=seed
+            )
+            made.compile(optimizer="sgd")
+        made.build_training_state()
+        return made
+
+    def save(saved):
+        state = tf.train.Checkpoint(**saved.training_state())
+        checkpoints.write(tmp_path, state, {}, keep=1)
+        return checkpoints.find_newest(tmp_path)[0]
+
+    first = model(4, "sharded", 1)
+    rows = first.memory_bank.rows.numpy()
+    saved = save(first)
+    for replicas, placement in ((1, "device"), (2, "sharded"), (4, "sharded")):
+        read = checkpoints.read_variable(saved, "memory_bank")
+        np.testing.assert_array_equal(read, rows)
+        other = model(replicas, placement, 2)
+        assert not np.isclose(other.memory_bank.rows, rows).any(axis=1).all()
+        other.restore_training_state(
+            lambda state, saved=saved: checkpoints.restore(
+                saved, tf.train.Checkpoint(**state)
+            )
+        )
+        np.testing.assert_array_equal(other.memory_bank.rows, rows)
+        saved = save(other)
+
+
+def test_one_replica_keeps_the_whole_bank():
+    assert sharded_bank.bank_type("sharded") is MemoryBank
