@@ -153,7 +153,7 @@ _EXHAUSTIVE = (
     "test_serving_client::test_labels_lead",
     "test_serving_client::test_load_with",
     "test_sharded_bank::test_training_equals_a_bank_on_each_device[info",
-    "test_sharded_bank::test_training_equals_a_bank_on_each_device[nce-per_example-2",
+    "test_sharded_bank::test_training_equals_a_bank_on_each_device[nce-per_example-4",
     "test_sharded_bank::test_training_equals_a_bank_on_each_device[nce-shared",
     "test_sharded_bank::test_training_equals_a_bank_on_each_device[softmax",
     "test_update::test_training_goes_on",

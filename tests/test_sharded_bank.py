@@ -137,12 +137,12 @@ def fitted(strategy, bank_placement, **arguments):
             temperature=0.3,
             bank_placement=bank_placement,
             proximal_weight=0.5,
-            accumulate_steps=2,
             **arguments,
         )
         model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
-    images = np.random.default_rng(0).uniform(0, 255, (N, 2, 2, 3))
-    ids = np.arange(N) % (N - 3)
+    # All batches are full, so that one graph is traced.
+    images = np.random.default_rng(0).uniform(0, 255, (3 * BATCH, 2, 2, 3))
+    ids = np.arange(3 * BATCH) % (N - 3)
     history = model.fit(
         images, ids, batch_size=BATCH, epochs=3, shuffle=False, verbose=0
     ).history
