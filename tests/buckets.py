@@ -51,8 +51,8 @@ def machine(folder):
             remote._copies.update(copies)
 
 
-def objects(url):
-    """Content of all objects below a URL, by name."""
+def names(url):
+    """Names of all objects below a URL."""
     fs, root = fsspec.core.url_to_fs(url)
     fs.invalidate_cache()
     try:
@@ -60,4 +60,10 @@ def objects(url):
     except FileNotFoundError:
         found = []
     root = root.rstrip("/") + "/"
-    return {path.removeprefix(root): fs.cat_file(path) for path in found}
+    return [path.removeprefix(root) for path in found]
+
+
+def objects(url):
+    """Content of all objects below a URL, by name."""
+    fs, root = fsspec.core.url_to_fs(url)
+    return {name: fs.cat_file(f"{root}/{name}") for name in names(url)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from tf_instdisc.data import digits
 from tf_instdisc.errors import UsageError
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import is_url, local_path
 from tf_instdisc.text import UNTRUSTED_LIMIT, did_you_mean, shown
 
 _TEST_SPLITS = ("test", "validation", "val", "valid", "dev")
@@ -54,10 +55,10 @@ def open_builder(
     """Finds a builder by name.
 
     Raises:
-        ValueError: If there is no such builder, or `data_dir` is a URL.
+        ValueError: If there is no such builder.
     """
     if data_dir is not None:
-        data_dir = local_path(data_dir, "data_dir")
+        data_dir = _local_data_dir(data_dir, dataset)
     try:
         # TFDS prints a banner about packages of other projects.
         with contextlib.redirect_stdout(io.StringIO()):
@@ -86,6 +87,15 @@ def open_builder(
             "https://www.tensorflow.org/datasets/catalog. Received: "
             f"dataset={dataset!r}{reason}.{_suggestion(dataset)}"
         ) from error
+
+
+def _local_data_dir(data_dir: str, dataset: str) -> str:
+    """Returns a local directory; of a URL, only the data set is copied."""
+    if not is_url(data_dir):
+        return local_path(data_dir, "data_dir")
+    name = re.split("[/:]", dataset)[0]
+    copy = local_path(os.path.join(data_dir, name), "data_dir")
+    return os.path.dirname(copy)
 
 
 def _suggestion(dataset: str) -> str:

@@ -72,8 +72,8 @@ def tfds_source(
 
     Raises:
         ValueError: If the data set, split, feature or `cache` is unknown, the
-            data set cannot be prepared, `data_dir` is a URL, or the feature
-            is not a single image, such as a video or a sequence.
+            data set cannot be prepared, or the feature is not a single image,
+            such as a video or a sequence.
     """
     require_choice("cache", cache, CACHES)
     builder = open_builder(dataset, data_dir)

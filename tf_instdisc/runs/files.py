@@ -63,10 +63,8 @@ class RunFiles:
     """Paths of the files of one run.
 
     Attributes:
-        path: The directory; `~` is expanded.
-
-    Raises:
-        UsageError: If the path is a URL.
+        path: The directory, of the working copy if a URL is given; `~` is
+            expanded.
     """
 
     path: pathlib.Path

@@ -24,8 +24,8 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
     ```
 
     Args:
-        path: A run directory, its `encoder.keras`, or the name of a run that
-            comes with the package.
+        path: A run directory or its `encoder.keras`, also at a URL, or the
+            name of a run that comes with the package.
         best: Whether to load the encoder of the best epoch by kNN instead of
             the last one, from the directory of a run with `--keep_best`.
 
@@ -36,7 +36,7 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
     Raises:
         FileNotFoundError: If there is nothing at `path`.
         RunDirectoryError: If the directory holds no finished run.
-        ValueError: If the path is a URL.
+        StorageError: If a URL cannot be read.
     """
     path = shipped.located(path)
     if not os.path.exists(path):

@@ -49,7 +49,7 @@ def located(path: str | os.PathLike, name: str = "path") -> str:
         name: The argument or flag for which the path was given.
 
     Raises:
-        UsageError: If the path is a URL.
+        StorageError: If a URL cannot be read.
     """
     path = local_path(path, name)
     if path not in names() or os.path.exists(path):
