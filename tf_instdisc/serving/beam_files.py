@@ -20,9 +20,9 @@ def require_known(path: str) -> None:
         FileSystems.get_filesystem(path)
     except ValueError as error:
         raise UsageError(
-            "`output` must be a path or a URL that Beam opens, such as gs:// "
-            "with apache-beam[gcp], s3:// with apache-beam[aws] and azfs:// "
-            f"with apache-beam[azure]. Received: output={path!r}"
+            "`output` must be a path or a URL that Beam opens: gs:// with "
+            "apache-beam[gcp], or s3:// with apache-beam[aws]. Received: "
+            f"output={path!r}"
         ) from error
 
 
