@@ -77,7 +77,7 @@ _EXHAUSTIVE = (
     "test_duplicates::test_images_of_a_test_folder",
     "test_embed_beam::test_a_killed_pipeline_loses_and_doubles_nothing[10000",
     "test_embed_beam::test_rows_are_those_of_one_machine[two",
-    "test_embed_beam::test_the_output_may_be_in_a_bucket[two",
+    "test_embed_beam::test_the_output_may_be_in_a_bucket",
     "test_embed_folder::test_a_model_that_fails",
     "test_evaluate_command::test_a_moved_folder",
     "test_evaluate_command::test_a_run_without_labels",

@@ -23,7 +23,11 @@ from pyarrow import table as columns_of
 
 import tf_instdisc
 from tests import commands, exported, tfds_forms
-from tf_instdisc.cli.embed import run_embedder
+from tf_instdisc.cli.embed import (
+    ModelOptions,
+    run_embedder,
+    worker_embedder,
+)
 from tf_instdisc.data.tfds_files import SplitFiles
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving import index_directory
@@ -349,6 +353,21 @@ def test_another_pipeline_is_refused(changes, named, tmp_path):
     with pytest.raises(UsageError, match=rf"whose {named}"):
         embed_beam.run(embed_beam.Task(**{**task, **changes}), "DirectRunner")
     assert {file: file.read_bytes() for file in output.iterdir()} == files
+
+
+def test_a_server_that_stops_ends_the_pipeline(tmp_path):
+    """Without a server, each worker's first request fails."""
+    images = embed_inputs.Folder(str(fill(tmp_path / "images", 4)))
+    model = ModelOptions(
+        server="localhost:9", model_name="m", label="stable", deadline=0.5
+    )
+    load = functools.partial(worker_embedder, model, 2)
+    output = tmp_path / "out.parquet"
+    with pytest.raises(UsageError, match="localhost:9"):
+        embed_beam.run(task_of(images, output, load), "DirectRunner")
+    assert not list(output.glob("part-*"))
+    embed_beam.run(task_of(images, output), "DirectRunner")
+    assert rows_of(output)[0].num_rows == 3
 
 
 def test_a_url_that_beam_does_not_open_is_refused(tmp_path):

@@ -146,7 +146,7 @@ def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
     task = embed_beam.Task(
         images=images,
         output=_absolute(options.output),
-        load=functools.partial(_only_embedder, model, options.batch_size),
+        load=functools.partial(worker_embedder, model, options.batch_size),
         digest=digest,
         batch_size=options.batch_size,
         dtype=options.dtype,
@@ -172,8 +172,20 @@ def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
-def _only_embedder(options: ModelOptions, batch_size: int) -> "Embedder":
-    return _embedder(options, batch_size)[0]
+def worker_embedder(options: ModelOptions, batch_size: int) -> "Embedder":
+    """Returns the model for a worker, whose failures end the command."""
+    from tf_instdisc.serving.client import ServingError
+    from tf_instdisc.serving.embedder import one_by_one
+
+    embedder = one_by_one(_embedder(options, batch_size)[0])
+
+    def embed(contents: Sequence[bytes]) -> dict[str, Any]:
+        try:
+            return embedder(contents)
+        except ServingError as error:
+            raise UsageError(str(error)) from error
+
+    return embed
 
 
 def _embedder(options: ModelOptions, batch_size: int) -> tuple["Embedder", str]:

@@ -33,7 +33,7 @@ from tf_instdisc.data.image_files import read_files
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving import beam_files
 from tf_instdisc.serving.embed_inputs import Images, Split
-from tf_instdisc.serving.embedder import Embedder, embed_contents, one_by_one
+from tf_instdisc.serving.embedder import Embedder, embed_contents
 from tf_instdisc.serving.embedding_file import table_of
 from tf_instdisc.text import shown
 
@@ -54,7 +54,8 @@ class Task:
     Attributes:
         images: The images.
         output: Directory of the output: a path, or a URL that Beam opens.
-        load: Returns the model; called once in each process.
+        load: Returns the model, which marks bad images, as `one_by_one` does;
+            called once in each process.
         digest: Identifies the model.
         batch_size: Number of images in each call of the model.
         dtype: As in `table_of`.
@@ -193,7 +194,7 @@ class _EmbedFile(beam.DoFn):
         name = f"part-{number:05d}-of-{task.num_files:05d}.parquet"
         facts = _facts_of(task.path(name))
         if facts is None or facts["identity"] != task.identity:
-            embedder = self._shared.acquire(lambda: one_by_one(task.load()))
+            embedder = self._shared.acquire(task.load)
             facts = _write_file(task, number, task.path(name), embedder)
         del facts["identity"]
         yield {"name": name, **facts}
