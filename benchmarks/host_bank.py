@@ -1,6 +1,9 @@
-"""Time and memory of training with a bank of 10,000,000 rows in host memory.
+"""Time and memory of training with a large bank, in one process.
 
-python -m benchmarks.host_bank [NUM_INSTANCES]
+python -m benchmarks.host_bank [NUM_INSTANCES [PLACEMENT [REPLICAS]]]
+
+By default, 10,000,000 rows are in the memory of the host. Replicas are logical
+CPU devices, so that their memory is that of the process.
 """
 
 import os
@@ -27,8 +30,16 @@ def main() -> None:
     import tensorflow as tf
 
     import tf_instdisc
+    from tf_instdisc.method.replicas import first_replica
+    from tf_instdisc.training.strategy import build_strategy, split_cpu
 
     num_instances = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
+    placement = sys.argv[2] if len(sys.argv) > 2 else "host"
+    replicas = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    strategy = tf.distribute.get_strategy()
+    if replicas > 1:
+        split_cpu(replicas)
+        strategy = build_strategy("mirrored")
 
     def report(stage, started):
         print(
@@ -39,27 +50,32 @@ def main() -> None:
 
     print(f"before: {memory('VmRSS'):.2f} GiB")
     started = time.perf_counter()
-    encoder = tf_instdisc.build_encoder("resnet18", image_size=32, width=8)
-    model = tf_instdisc.InstanceDiscrimination(
-        encoder,
-        num_instances,
-        num_negatives=4096,
-        bank_dtype="bfloat16",
-        bank_placement="host",
-    )
-    model.compile(optimizer=keras.optimizers.SGD(0.03, momentum=0.9))
+    with strategy.scope():
+        model = tf_instdisc.InstanceDiscrimination(
+            tf_instdisc.build_encoder("resnet18", image_size=32, width=8),
+            num_instances,
+            num_negatives=4096,
+            bank_dtype="bfloat16",
+            bank_placement=placement,
+        )
+        model.compile(optimizer=keras.optimizers.SGD(0.03, momentum=0.9))
     report(f"bank of {num_instances} x 128, bfloat16", started)
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (64, 32, 32, 3)).astype(np.float32)
     ids = rng.integers(0, num_instances, 64)
     batch = tf.data.Dataset.from_tensors((images, ids)).repeat()
-    before = model.memory_bank.lookup(ids).numpy()
+
+    def rows():
+        found = strategy.run(model.memory_bank.lookup, [tf.constant(ids)])
+        return first_replica(strategy, found).numpy()
+
+    before = rows()
     for stage in ("first step", "10 further steps"):
         started = time.perf_counter()
         steps = 1 if stage == "first step" else 10
         history = model.fit(batch, steps_per_epoch=steps, verbose=0).history
         report(f"{stage}, loss {history['loss'][0]:.4f}", started)
-    moved = np.abs(model.memory_bank.lookup(ids).numpy() - before).max(axis=1)
+    moved = np.abs(rows() - before).max(axis=1)
     assert (moved > 0).all()
 
 

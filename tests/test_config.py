@@ -166,6 +166,10 @@ def test_what_may_change_is_told_apart_from_what_must_stay():
         *("objective", "temperature", "seed"),
     }
     assert differences(old, old) == ({}, {})
+    method = config.MethodConfig(bank_placement="sharded")
+    elsewhere = {"bank_placement": ("device", "sharded")}
+    moved = config.RunConfig(method=method)
+    assert differences(old, moved) == (elsewhere, {})
 
 
 def test_settings_import_nothing_heavy():
