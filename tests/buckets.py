@@ -29,7 +29,8 @@ def s3_server():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+        with contextlib.suppress(FileExistsError):  # By another module.
+            fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
         try:
             yield "s3://bucket"
         finally:

@@ -375,6 +375,32 @@ def test_a_folder_is_mirrored(url, on):
         assert other.st_mtime == kept.st_mtime
 
 
+def test_a_folder_without_a_run_is_not_downloaded_as_one(url, on, tmp_path):
+    fill(url, {"a/1.png": "one", "b/2.png": "two"})
+    with on("a"), pytest.raises(UsageError, match=r"hold a run.*a/1\.png"):
+        paths.local_path(url, "run_dir")
+    assert not list((tmp_path / "machines").rglob("*.png"))
+
+
+@pytest.mark.parametrize("name", ("state.json", "sync", "incoming", "copy"))
+def test_a_folder_may_have_any_name(on, name):
+    url = f"memory://place/{uuid.uuid4().hex}/{name}"
+    fill(url, {"1.png": "one"})
+    with on("a"):
+        for _ in range(2):
+            assert read(paths.local_path(url)) == {"1.png": "one"}
+            remote._copies.clear()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        machine(tmp_path / "file"),
+        pytest.raises(StorageError, match="set XDG_CACHE_HOME"),
+    ):
+        paths.local_path("memory://place/x")
+
+
 def test_a_file_is_read_and_written(url, on):
     with on("a"):
         atomic.write_text(f"{url}.html", "page")
@@ -383,6 +409,35 @@ def test_a_file_is_read_and_written(url, on):
     with on("b"):
         path = pathlib.Path(paths.local_path(f"{url}.html"))
         assert path.read_text() == "another"
+
+
+def test_a_model_is_uploaded_with_its_number_and_its_graph_last(
+    url, on, monkeypatch
+):
+    fill(url, {"1/saved_model.pb": "first"})
+    fs, _ = fsspec.core.url_to_fs(url)
+    uploaded = []
+    put = fs.put
+
+    def put_and_note(sources, targets):
+        uploaded.append(
+            sorted(target.partition("/run/")[2] for target in targets)
+        )
+        put(sources, targets)
+
+    monkeypatch.setattr(fs, "put", put_and_note)
+    with on("a"):
+        model = pathlib.Path(paths.local_path(url, "export_dir"))
+        assert [path.name for path in model.iterdir()] == ["1"]
+        assert not list((model / "1").iterdir())
+        files = ("variables/x", "saved_model.pb", "model_card.md")
+        write(model / "2", dict.fromkeys(files, "second"))
+        remote.send(model / "2")
+    assert uploaded == [
+        ["2/model_card.md", "2/variables/x"],
+        ["2/saved_model.pb"],
+    ]
+    assert objects(url)["1/saved_model.pb"] == b"first"
 
 
 def test_a_failed_connection_is_one_sentence(url, on, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -102,6 +103,19 @@ def test_the_commands_that_use_a_run(finished, pictures, on, tmp_path):
     exported = [n for n in names(out) if n.endswith("saved_model.pb")]
     assert exported == ["model/1/saved_model.pb", "model/2/saved_model.pb"]
     assert not list(tmp_path.glob("s3:*"))
+
+
+def test_a_run_is_opened_from_python(finished, on):
+    url, local = finished
+    with on("a"):
+        run = tf_instdisc.Run(url)
+        rows = local.load_bank().rows
+        np.testing.assert_array_equal(run.load_bank().rows, rows)
+        for path in (url, f"{url}/encoder.keras"):
+            encoder = tf_instdisc.load_encoder(path)
+            assert encoder.input_shape == (None, 16, 16, 3)
+        with pytest.raises(FileNotFoundError, match=r"another\.keras"):
+            tf_instdisc.load_encoder(f"{url}/another.keras")
 
 
 def test_an_update_is_written_to_the_url(finished, pictures, on, bucket):
@@ -212,7 +226,7 @@ def test_a_data_set_is_found_at_a_url(on, tmp_path):
 # === Killed ===
 
 
-def start(url, images, cache, *more):
+def start(url, images, cache, *more, **environment):
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "tf_instdisc.cli.train"),
@@ -225,6 +239,7 @@ def start(url, images, cache, *more):
             **os.environ,
             "XDG_CACHE_HOME": str(cache),
             "TF_CPP_MIN_LOG_LEVEL": "2",
+            **environment,
         },
         cwd=pathlib.Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
@@ -310,3 +325,49 @@ def test_the_whole_life_of_a_run_on_a_bucket(bucket, pictures, tmp_path):
                 found["embeddings"], wanted["embeddings"], atol=1e-4
             )
     assert "models/life/1/saved_model.pb" in names(bucket)
+
+
+def start_hosts(url, images, cache):
+    """Starts two workers, whose caches are apart as on two hosts."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    return [
+        start(
+            url,
+            images,
+            cache / str(index),
+            "--distribution=multi_worker",
+            TF_CONFIG=json.dumps(
+                {
+                    "cluster": {"worker": hosts},
+                    "task": {"type": "worker", "index": index},
+                }
+            ),
+        )
+        for index in range(2)
+    ]
+
+
+def test_two_hosts_share_a_run_at_a_url(bucket, pictures, tmp_path):
+    url = f"{bucket}/{uuid.uuid4().hex}"
+    processes = start_hosts(url, pictures[1], tmp_path)
+    wait_for_manifest(processes[0], url, 3)
+    for process in processes:
+        process.kill()
+        process.wait()
+    processes = start_hosts(url, pictures[1], tmp_path)
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    lines = [
+        line.partition(": ")[2]
+        for output in outputs
+        for line in output.splitlines()
+        if line.startswith("continuing from")
+    ]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+    with machine(tmp_path / "reader"):
+        metrics = tf_instdisc.Run(url).metrics
+        assert [line["epoch"] for line in metrics] == list(range(1, 9))

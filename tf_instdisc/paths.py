@@ -67,7 +67,7 @@ def local_path(path: str | os.PathLike, name: str = "path") -> str:
         return text
     from tf_instdisc import remote
 
-    return remote.local_copy(text, names_only=name == "export_dir")
+    return remote.local_copy(text, name)
 
 
 def is_url(path: str | os.PathLike) -> bool:

@@ -4,7 +4,7 @@ All other code reads and writes local files. A URL is opened as a copy below
 the user's caches, which `local_copy` brings up to date. `push` writes a run
 back, and `send` an output.
 
-A run is what its newest manifest says (`remote_store.py`), and the copy
+A run is what its newest manifest says (`remote_manifest.py`), and the copy
 remembers which manifest it comes from. If that is still the newest one, files
 that have changed here since, as by a process that was killed before it could
 push, are kept. Otherwise the run was continued elsewhere, and the copy is made
@@ -15,8 +15,8 @@ import os
 import pathlib
 import time
 
-from tf_instdisc import remote_copy
-from tf_instdisc.remote_copy import Copy
+from tf_instdisc import remote_sync
+from tf_instdisc.remote_copy import Copy, status_of
 from tf_instdisc.remote_store import Store, version_of
 
 # Within these seconds, a command lists a URL once.
@@ -27,18 +27,21 @@ _LAST = "saved_model.pb"
 _copies: dict[str, Copy] = {}
 
 
-def local_copy(url: str, names_only: bool = False) -> str:
+def local_copy(url: str, name: str = "path") -> str:
     """Returns the path of the copy of a URL, and brings it up to date.
 
     Args:
         url: A URL that `paths.checked_path` has returned.
-        names_only: Whether to make only the directories directly below it.
+        name: The argument or flag for which it was given. Of `export_dir`,
+            only the directories directly below it are made, and `run_dir`
+            must be missing or hold a run.
 
     Returns:
         The path. It does not exist if there is nothing at the URL.
 
     Raises:
         StorageError: If the URL cannot be read.
+        UsageError: If `run_dir` holds something else.
     """
     parent, _, file = url.rpartition("/")
     if file.endswith(".keras") and Store(parent).is_run():
@@ -49,11 +52,11 @@ def local_copy(url: str, names_only: bool = False) -> str:
     copy = _copies.get(url)
     if copy is None:
         copy = _copies[url] = Copy(url)
-    if names_only:
-        for name in copy.store.folders():
-            (copy.path / name).mkdir(parents=True, exist_ok=True)
+    if name == "export_dir":
+        for version in copy.store.folders():
+            (copy.path / version).mkdir(parents=True, exist_ok=True)
     elif time.monotonic() - copy.listed_at > _FRESH:
-        remote_copy.pull(copy)
+        remote_sync.pull(copy, must_be_run=name == "run_dir")
     return str(copy.path)
 
 
@@ -86,7 +89,7 @@ def refresh(path: str | os.PathLike, *, whole: bool = False) -> None:
     """
     copy = _copy_with(path)
     if copy is not None:
-        remote_copy.pull(copy, whole)
+        remote_sync.pull(copy, whole)
 
 
 def push(path: str | os.PathLike) -> None:
@@ -100,7 +103,7 @@ def push(path: str | os.PathLike) -> None:
     """
     copy = _copy_with(path)
     if copy is not None:
-        remote_copy.push(copy)
+        remote_sync.push(copy)
 
 
 def send(path: str | os.PathLike) -> None:
@@ -123,7 +126,7 @@ def send(path: str | os.PathLike) -> None:
         if paths == [copy.path]:
             version = version_of(copy.store.objects().get("", {}))
             state.files[""] = {"object": "", "version": version}
-            state.local[""] = remote_copy.status_of(copy.path)
+            state.local[""] = status_of(copy.path)
             copy.save(state)
 
 

@@ -85,7 +85,8 @@ def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
         Progress(**{"format_version": 1, **saved.progress}), model
     )
     print(
-        f"continuing from {saved.path}: {progress.epochs} epochs and "
+        f"continuing from {remote.named(str(saved.path))}: "
+        f"{progress.epochs} epochs and "
         f"{progress.images} images of the next one are done"
     )
     return progress

@@ -1,0 +1,213 @@
+"""Brings a working copy up to date, and writes a run to its URL."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import time
+from typing import Any
+
+from tf_instdisc import progress
+from tf_instdisc.checksums import sha256_of_file
+from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc.remote_copy import Copy, State, status_of
+from tf_instdisc.remote_manifest import numbers, object_name
+from tf_instdisc.remote_store import modified, version_of
+from tf_instdisc.text import listed
+
+_ATTEMPTS = 5
+_CHUNK = 256  # Objects that are downloaded together.
+_CHECKPOINTS = "checkpoints/"
+_SAVE_SECONDS = 30.0  # What a killed download may repeat.
+
+
+def pull(copy: Copy, whole: bool = False, must_be_run: bool = False) -> None:
+    """Brings a copy up to date.
+
+    Args:
+        copy: The copy.
+        whole: Whether to download the checkpoints of a run, too.
+        must_be_run: Whether to refuse a URL that holds anything but a run.
+    """
+    for _ in range(_ATTEMPTS):
+        # An object that was listed may be replaced before it is read.
+        with contextlib.suppress(FileNotFoundError), copy.alone() as state:
+            objects = copy.store.objects()
+            if must_be_run and objects:
+                _require_run(copy, objects)
+            _pull_once(copy, state, objects, whole)
+            copy.listed_at = time.monotonic()
+            return
+    raise StorageError(
+        f"{copy.url} lacks objects that it names, or changes while it is read. "
+        "Start the same command again."
+    )
+
+
+def _require_run(copy: Copy, objects: dict[str, Any]) -> None:
+    """Raises UsageError, before anything is downloaded, without a run."""
+    if not numbers(objects) and not {"run.json", "flags.txt"} & {*objects}:
+        others = [name for name in objects if name != "lock"]
+        if others:
+            raise UsageError(
+                "`run_dir` must be missing, empty, or hold a run. Received: "
+                f"run_dir={copy.url}, which holds {listed(others, 3)}"
+            )
+
+
+def _pull_once(
+    copy: Copy, state: State, objects: dict[str, Any], whole: bool
+) -> None:
+    manifest = copy.store.newest(objects)
+    if manifest is not None:
+        if manifest["id"] != state.manifest:
+            state = _taken_over(copy, state, manifest)
+        names = [
+            name
+            for name in state.files
+            if name not in state.local
+            and (whole or not name.startswith(_CHECKPOINTS))
+        ]
+    else:
+        if state.manifest is not None:
+            shutil.rmtree(copy.path)  # The run was removed.
+            state = State()
+        for name in state.files.keys() - objects.keys():
+            state.local.pop(name, None)
+            with contextlib.suppress(OSError):
+                copy.file(name).unlink()
+        versions = {n: version_of(info) for n, info in objects.items()}
+        names = [
+            name
+            for name, version in versions.items()
+            if state.files.get(name, {}).get("version") != version
+            or state.local.get(name) != status_of(copy.file(name))
+        ]
+        for name in names:
+            state.local.pop(name, None)
+        state.files = {
+            name: {"object": name, "version": version}
+            for name, version in versions.items()
+        }
+    if names or manifest is None:
+        _download(copy, state, names, objects)
+
+
+def _taken_over(copy: Copy, old: State, manifest: dict[str, Any]) -> State:
+    """Removes what the manifest does not say; returns the state after it."""
+    files = manifest["files"]
+    state = State(manifest["id"], files)
+    for name in copy.names():
+        path, status = copy.file(name), status_of(copy.file(name))
+        wanted = files.get(name, {}).get("sha256")
+        found = old.files.get(name, {}).get("sha256")
+        if found is None or old.local.get(name) != status:
+            found = wanted and sha256_of_file(path)
+        if wanted is not None and found == wanted:
+            state.local[name] = status
+        else:
+            path.unlink()
+    for folder, _, _ in os.walk(copy.path, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)  # If it is empty.
+    copy.path.mkdir(parents=True, exist_ok=True)
+    copy.save(state)
+    return state
+
+
+def _download(
+    copy: Copy, state: State, names: list[str], objects: dict[str, Any]
+) -> None:
+    incoming = copy.folder / "incoming"
+    saved_at = time.monotonic()
+    with progress.tracking(f"downloading {copy.url}", len(names)) as advance:
+        for start in range(0, len(names), _CHUNK):
+            chunk = names[start : start + _CHUNK]
+            shutil.rmtree(incoming, ignore_errors=True)
+            incoming.mkdir(parents=True)
+            paths = [incoming / str(i) for i in range(len(chunk))]
+            entries = [state.files[name] for name in chunk]
+            copy.store.download([entry["object"] for entry in entries], paths)
+            for name, entry, path in zip(chunk, entries, paths, strict=True):
+                _require_same(copy, entry, path)
+                seconds = modified(objects.get(entry["object"], {}))
+                if seconds is not None:
+                    os.utime(path, (seconds, seconds))
+                target = copy.file(name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+                state.local[name] = status_of(target)
+            if time.monotonic() - saved_at > _SAVE_SECONDS:
+                copy.save(state)
+                saved_at = time.monotonic()
+            advance(len(chunk))
+    shutil.rmtree(incoming, ignore_errors=True)
+    if copy.path.exists():
+        copy.save(state)
+
+
+def _require_same(
+    copy: Copy, entry: dict[str, Any], path: pathlib.Path
+) -> None:
+    wanted = entry.get("sha256")
+    if wanted is not None and sha256_of_file(path) != wanted:
+        raise StorageError(
+            f"{copy.url}/{entry['object']} is damaged: it is not what was "
+            "written. Restore it from a copy."
+        )
+
+
+def push(copy: Copy) -> None:
+    """Writes a run to its URL."""
+    with copy.alone() as state:
+        objects = copy.store.objects()
+        manifest = copy.store.newest(objects)
+        if state.manifest != (manifest and manifest["id"]):
+            raise StorageError(
+                f"{copy.url} was written by another process meanwhile. Start "
+                "the same command again: it continues from what that one has "
+                "written."
+            )
+        files, local = _upload(copy, state, objects)
+        if files != state.files or state.manifest is None:
+            if not files and manifest is None:
+                return
+            state.manifest = copy.store.write_manifest(files, objects)
+        state.files, state.local = files, local
+        copy.save(state)
+
+
+def _upload(
+    copy: Copy, state: State, objects: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, list[int] | None]]:
+    """Uploads changed files; returns the manifest's entries and `local`."""
+    files: dict[str, Any] = {}
+    local: dict[str, Any] = {}
+    if state.manifest is not None:
+        # What was not downloaded is still there.
+        files = {n: e for n, e in state.files.items() if n not in state.local}
+    pending = copy.names()
+    while pending:
+        changed: dict[str, pathlib.Path] = {}
+        for name in pending:
+            path, status = copy.file(name), status_of(copy.file(name))
+            local[name] = status
+            entry = state.files.get(name, {})
+            if "sha256" not in entry or state.local.get(name) != status:
+                digest = sha256_of_file(path)
+                entry = {
+                    "object": object_name(name, digest),
+                    "size": path.stat().st_size,
+                    "sha256": digest,
+                }
+                there = objects.get(entry["object"], {})
+                # A killed process may have written a part of it.
+                if there.get("size") != entry["size"]:
+                    changed[entry["object"]] = path
+            files[name] = entry
+        copy.store.upload(
+            list(changed.values()), [copy.store.path(n) for n in changed]
+        )
+        # TensorBoard's files grow at any time.
+        pending = [n for n in pending if status_of(copy.file(n)) != local[n]]
+    return files, local
