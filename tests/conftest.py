@@ -61,6 +61,7 @@ _SLOW = {
     "test_resume",
     "test_serving_client",
     "test_sharded_bank",
+    "test_step_logs",
     "test_update",
     "test_voc",
 }

@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 
 import tf_instdisc
+from tests.labeled_run import make_labeled_run
 from tf_instdisc.errors import UsageError
+from tf_instdisc.runs import embedding
 from tf_instdisc.runs.embedding import inference
 from tf_instdisc.training.strategy import mirrored_cpus
 
@@ -84,3 +86,68 @@ def test_new_weights_are_used_by_all_devices(mirrored):
 def test_another_number_of_images_is_refused():
     with pytest.raises(UsageError, match="num_images=7, 11 images"):
         tf_instdisc.embed(small_encoder(), dataset(4), 7)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """Two logical CPU devices, which take the places of GPUs."""
+    monkeypatch.setattr(embedding, "gpus", lambda: ["CPU:1", "CPU:3"])
+
+
+def test_a_model_is_copied_to_the_gpus_and_stays_as_it_is(two_gpus):
+    encoder = small_encoder()
+    expected = encoder(next(iter(dataset(11)))[0])
+    SIZES.clear()
+    found = tf_instdisc.embed(encoder, dataset(8))
+    assert SIZES == [4, 4, 2, 2]  # The gap of the last batch is filled.
+    np.testing.assert_allclose(found.embeddings, expected, atol=1e-6)
+    assert encoder.distribute_strategy.num_replicas_in_sync == 1
+
+
+def test_one_gpu_needs_no_copy(monkeypatch):
+    encoder = small_encoder()
+    assert embedding.on_devices(encoder) is encoder
+    monkeypatch.setattr(embedding, "gpus", lambda: ["CPU:0"])
+    assert embedding.on_devices(encoder) is encoder
+
+
+def test_outputs_of_several_layers_are_divided_and_joined(two_gpus):
+    encoder = small_encoder()
+    layers = [encoder.layers[-2].output, {"last": encoder.output}]
+    model = keras.Model(encoder.input, layers)
+    images = next(iter(dataset(7)))[0]
+    found = inference(embedding.on_devices(model))(images)
+    expected = model(images)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1]["last"], expected[1]["last"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"knn": tf_instdisc.KNNOptions(num_neighbors=5, baselines=True)},
+        {"svm": tf_instdisc.SVMOptions("conv5", (0.1,), keep_features=False)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_protocols_measure_the_same_on_two_gpus(
+    labeled_run, monkeypatch, options
+):
+    def measure():
+        return [
+            (one.name, one.metric, one.value)
+            for one in tf_instdisc.evaluate(labeled_run, options)
+        ]
+
+    expected = measure()
+    devices = []
+    monkeypatch.setattr(
+        embedding, "gpus", lambda: devices.append(1) or ["CPU:1", "CPU:2"]
+    )
+    assert measure() == expected
+    assert devices
+
+
+@pytest.fixture(scope="module")
+def labeled_run(tmp_path_factory):
+    return make_labeled_run(tmp_path_factory.mktemp("labeled"))

@@ -21,6 +21,7 @@ from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import DamagedFileError, StorageError
+from tf_instdisc.runs.embedding import inference, on_devices
 
 _BATCH = 256
 _DTYPE = np.float16
@@ -214,9 +215,7 @@ def _write(
             f"{files[0].parent}, where {free / 2**30:.1f} GiB are free. Name "
             "fewer layers (--linear_layers), or lower --linear_features."
         )
-    encode = tf.function(
-        lambda images: model(images, training=False), reduce_retracing=True
-    )
+    encode = inference(on_devices(model))
     largest = np.finfo(_DTYPE).max
     with contextlib.ExitStack() as stack:
         maps = [

@@ -50,6 +50,7 @@ class FitLoop(Accumulation):
         self.save_requested = False
         self.saving = False
         self._stopwatch = Stopwatch()
+        self._known_step: int | None = None
 
     @property
     def step(self) -> tf.Variable:
@@ -141,6 +142,11 @@ class FitLoop(Accumulation):
     def reset_metrics(self) -> None:
         super().reset_metrics()
         self._stopwatch.restart()
+        self._known_step = None
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self._known_step = None
+        return super().train_on_batch(*args, **kwargs)
 
     def new_train_function(self) -> Callable[[Iterator[Any]], Logs]:
         graphs: dict[Hashable, Callable[..., tuple[Logs, Any]]] = {}
@@ -223,7 +229,12 @@ class FitLoop(Accumulation):
     def _applies_gradients(self) -> bool:
         if self.accumulate_steps == 1:
             return True
-        return (int(self.step.numpy()) + 1) % self.accumulate_steps == 0
+        # Reading the step waits for the device, so `fit` counts by itself.
+        before = self._known_step
+        if before is None:
+            before = int(self.step.numpy())
+        self._known_step = before + 1
+        return self._known_step % self.accumulate_steps == 0
 
     def _run(
         self, step: Callable[..., tuple[Logs, Any]], batch: Any, size: int

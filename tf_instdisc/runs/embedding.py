@@ -1,7 +1,8 @@
 """Embeds a data set with an encoder."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,19 +27,58 @@ class Embedded:
     labels: np.ndarray
 
 
-def inference(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Compiles an encoder once, for any number of calls of `embed`.
+def gpus() -> list[str]:
+    """Returns the names of the GPUs of this host."""
+    return [device.name for device in tf.config.list_logical_devices("GPU")]
 
-    An encoder that was built or loaded in the scope of a `MirroredStrategy`
-    encodes a part of each batch on each of its devices.
+
+def on_devices(
+    model: keras.Model, devices: Sequence[str] | None = None
+) -> keras.Model:
+    """Copies a model to several devices, among which `inference` divides.
+
+    Args:
+        model: A functional model. Later changes of its weights do not reach
+            the copies.
+        devices: Their names; by default all GPUs of this host.
+
+    Returns:
+        The copy, or `model` itself if there is only one device, or if a
+        distribution strategy has already placed it.
+    """
+    devices = gpus() if devices is None else devices
+    is_placed = model.distribute_strategy.num_replicas_in_sync > 1
+    if len(devices) < 2 or is_placed:
+        return model
+    strategy = tf.distribute.MirroredStrategy(
+        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    with strategy.scope():
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+    return copy
+
+
+def inference(model: keras.Model) -> Callable[[tf.Tensor], Any]:
+    """Compiles a model once, for any number of calls of `embed`.
+
+    A model that was built or loaded in the scope of a `MirroredStrategy`, such
+    as `on_devices` gives, processes a part of each batch on each device.
+
+    Args:
+        model: A model of images, `[batch, ...]`.
+
+    Returns:
+        A function from images to what the model gives: a tensor
+        `[batch, ...]`, or a structure of them.
     """
 
     # Not `predict`: each replica would embed the whole batch, and with many
     # hosts it waits for all of them.
-    def encode(images: tf.Tensor) -> tf.Tensor:
-        return encoder(images, training=False)
+    def encode(images: tf.Tensor) -> Any:
+        return model(images, training=False)
 
-    strategy = encoder.distribute_strategy
+    strategy = model.distribute_strategy
     if not isinstance(strategy, tf.distribute.MirroredStrategy):
         return tf.function(encode, reduce_retracing=True)
     run = tf.function(
@@ -46,7 +86,7 @@ def inference(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         reduce_retracing=True,
     )
 
-    def encode_parts(images: tf.Tensor) -> tf.Tensor:
+    def encode_parts(images: tf.Tensor) -> Any:
         size, replicas = len(images), strategy.num_replicas_in_sync
         # Each replica gets as many images; the first one fills the gaps.
         missing = [images[:1]] * (-size % replicas)
@@ -54,8 +94,12 @@ def inference(encoder: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         distributed = strategy.experimental_distribute_values_from_function(
             lambda context: parts[context.replica_id_in_sync_group]
         )
-        encoded = strategy.experimental_local_results(run(distributed))
-        return tf.concat(encoded, axis=0)[:size]
+        return tf.nest.map_structure(
+            lambda output: tf.concat(
+                strategy.experimental_local_results(output), axis=0
+            )[:size],
+            run(distributed),
+        )
 
     return encode_parts
 
@@ -78,8 +122,9 @@ def embed(
     ```
 
     Args:
-        encoder: A model from images to `[batch, embedding_dim]`, or the
-            output of `inference`, which is compiled only once.
+        encoder: A model from images to `[batch, embedding_dim]`, which is
+            copied to all GPUs of this host; or the output of `inference`,
+            which is compiled only once.
         dataset: Yields (images, instance_ids, labels), as
             `evaluation_dataset` does.
         num_images: Number of its images, if known: the embeddings are then
@@ -88,14 +133,15 @@ def embed(
     Raises:
         ValueError: If the data set has a different number of images.
     """
-    encode = inference(encoder) if isinstance(encoder, keras.Model) else encoder
+    if isinstance(encoder, keras.Model):
+        encoder = inference(on_devices(encoder))
     batches: list[np.ndarray] = []
     ids_and_labels: tuple[list, list] = [], []
     rows = np.empty([0, 0])
     size = 0
     with progress.tracking("encoding images", num_images) as advance:
         for images, *rest in dataset:
-            batch = np.asarray(encode(images))
+            batch = np.asarray(encoder(images))
             for column, value in zip(ids_and_labels, rest, strict=True):
                 column.append(np.asarray(value))
             first, size = size, size + len(batch)

@@ -16,6 +16,7 @@ from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.embedding import inference, on_devices
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.sources import with_overrides
 from tf_instdisc.text import listed
@@ -238,10 +239,11 @@ def _encode(
     )
     data = with_overrides(config.data, {"images": folder})
     images = RunImages(bank, dataclasses.replace(config, data=data))
+    encode = inference(on_devices(encoder))
     rows: dict[str, np.ndarray] = {}
     for slots, batch in images.batches(
         np.arange(size), images.image_size, images.crop_fraction
     ):
-        embedded = encoder.predict_on_batch(batch)
+        embedded = np.asarray(encode(batch))
         rows.update(zip([names[i] for i in slots], embedded, strict=True))
     return rows

@@ -1,5 +1,7 @@
-"""Keras callbacks: kNN accuracy during training, and the metrics file."""
+"""Keras callbacks: kNN during training, the metrics file, and curves."""
 
+import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,3 +150,51 @@ class MetricsFile(keras.callbacks.Callback):
         }
         metrics.update({name: float(value) for name, value in logs.items()})
         self.run.append_metrics(metrics)
+
+
+class StepCurves(keras.callbacks.Callback):
+    """Writes the loss and the speed within each epoch for TensorBoard.
+
+    Args:
+        directory: Where the curves are written.
+        seconds: Time between two points.
+    """
+
+    def __init__(self, directory: pathlib.Path, seconds: float = 10.0):
+        super().__init__()
+        self.directory = directory
+        self.seconds = seconds
+        self._last_time = time.monotonic()
+        self._writer: tf.summary.SummaryWriter | None = None
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        if not logs or time.monotonic() - self._last_time < self.seconds:
+            return
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self.directory))
+        step = int(self.model.step.numpy())
+        with self._writer.as_default():
+            for name, value in logs.items():
+                tf.summary.scalar(name, float(value), step)
+        self._writer.flush()
+        self._last_time = time.monotonic()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class UnreadLogs(keras.callbacks.CallbackList):
+    """Callbacks that get the logs of each step as tensors.
+
+    Keras converts the logs to numbers after each step, which waits for the
+    device. These callbacks convert them when they show or check them.
+    """
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)

@@ -8,6 +8,7 @@ so that an image finds itself.
 
 import dataclasses
 import sys
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -67,9 +68,11 @@ def training_rows(run: RunDirectory) -> Bank:
 
 
 def encode(
-    encoder: keras.Model, images: tf.data.Dataset, source: ImageSource
+    encoder: keras.Model | Callable[[tf.Tensor], tf.Tensor],
+    images: tf.data.Dataset,
+    source: ImageSource,
 ) -> Embedded:
-    """Encodes every readable image, in the order of the ids.
+    """Encodes every readable image, in the order of the ids, as `embed` does.
 
     Besides the result, only one batch is held in memory.
 

@@ -14,6 +14,7 @@ from tf_instdisc.config import MethodConfig, RunConfig
 from tf_instdisc.progress import duration
 from tf_instdisc.text import shown
 from tf_instdisc.training.parts import Work
+from tf_instdisc.training.saving import Progress
 
 _TERMINAL_SECONDS = 0.2
 _LOG_SECONDS = 300.0
@@ -150,4 +151,19 @@ def print_next(run_dir: str) -> None:
         f"  instdisc neighbors --run_dir={path}\n"
         f"  instdisc report --run_dir={path}\n"
         f"  instdisc export --run_dir={path} --export_dir=models/encoder"
+    )
+
+
+def finished_line(run_dir: str, progress: Progress, epochs: int) -> str:
+    """Returns how far a finished run was trained, and how to continue."""
+    path = remote.named(run_dir)
+    if progress.epochs >= epochs:
+        return (
+            f"The run in {path} is finished after {progress.epochs} "
+            f"epoch{'s' * (progress.epochs != 1)}. To continue, raise --epochs."
+        )
+    more = f" and {progress.images} images of the next" * bool(progress.images)
+    return (
+        f"The run in {path} is finished as it is: {progress.epochs} of "
+        f"{epochs} epochs{more}. To continue, leave --finish out."
     )

@@ -24,6 +24,8 @@ from tf_instdisc.training import optimizer as optimization
 from tf_instdisc.training import strategy as strategies
 
 _FORMAT_VERSION = 2
+# Reading the loss waits for the device.
+_SECONDS_OF_CHECKS = 5.0
 _STOPPING = (
     b"\nstopping: the run is saved after this step; Ctrl-C again ends it at "
     b"once\n"
@@ -168,7 +170,7 @@ class Checkpointer(keras.callbacks.Callback):
         self.model.skip_steps = skipped
         self._first_step = skipped
         self._images_before = self.progress.images
-        self._last_time = time.monotonic()
+        self._last_time = self._last_check = time.monotonic()
 
     def on_epoch_begin(
         self, epoch: int, logs: dict[str, Any] | None = None
@@ -180,19 +182,23 @@ class Checkpointer(keras.callbacks.Callback):
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        _require_finite(self.model, logs)
-        steps_left = self.params["steps"] - (batch + 1)
-        is_skipped = batch < self._first_step
-        if is_skipped or not steps_left:
+        now = time.monotonic()
+        is_last = batch + 1 == self.params["steps"]
+        # The mean of the epoch stays infinite or NaN, once it is.
+        if is_last or now - self._last_check >= _SECONDS_OF_CHECKS:
+            self._last_check = now
+            _require_finite(self.model, logs)
+        if is_last or batch < self._first_step:
             return
         steps = batch + 1 - self._first_step
         self.progress = dataclasses.replace(
             self.progress,
             images=self._images_before + steps * self.progress.batch_size,
         )
-        elapsed = time.monotonic() - self._last_time
-        if elapsed >= 60 * self.minutes:
+        if now - self._last_time >= 60 * self.minutes:
             self.model.request_save()
+        if self.model.stopped or self.model.saving:
+            _require_finite(self.model, logs)
         if self.model.stopped:
             self._stop()
         elif self.model.saving:
@@ -245,7 +251,7 @@ class Checkpointer(keras.callbacks.Callback):
 
 
 def _require_finite(model: FitLoop, logs: dict[str, Any] | None) -> None:
-    if logs and not math.isfinite(logs["loss"]):
+    if logs and not math.isfinite(float(logs["loss"])):
         _raise_not_finite(model, "The loss")
 
 

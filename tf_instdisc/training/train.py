@@ -19,7 +19,7 @@ from tf_instdisc.data.augment import augmentation_of
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import Embedded, embed
+from tf_instdisc.runs.embedding import Embedded, embed, inference
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.text import shown
 from tf_instdisc.training import (
@@ -33,7 +33,13 @@ from tf_instdisc.training import (
     saving,
 )
 from tf_instdisc.training import strategy as strategies
-from tf_instdisc.training.callbacks import KNNMonitor, MetricsFile, WholeBank
+from tf_instdisc.training.callbacks import (
+    KNNMonitor,
+    MetricsFile,
+    StepCurves,
+    UnreadLogs,
+    WholeBank,
+)
 from tf_instdisc.training.health import BankHealth
 from tf_instdisc.training.parts import Work
 from tf_instdisc.training.progress_lines import EpochLines
@@ -137,7 +143,7 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
     saving.require_one_beginning(work.strategy, progress, model)
     # The chief may write results before another host has checked for them.
     if any(strategies.sum_over_hosts(work.strategy, [int(is_finished)])):
-        print(_finished_line(run, progress, epochs))
+        print(progress_lines.finished_line(str(run.path), progress, epochs))
         return None
     return progress
 
@@ -148,12 +154,12 @@ def _baselines(work: Work) -> dict[str, list[float]]:
     if not is_wanted or work.test_images is None:
         return {}
     train, test = work.train_images, work.test_images
-    encoder = work.model.encoder
+    encode = inference(work.model.encoder)
     is_trained = work.config.encoder.init_encoder is not None
     name = "initial encoder" if is_trained else "untrained encoder"
     return {
         "raw pixels": work.measure(knn.pixels(train), knn.pixels(test)),
-        name: work.measure(embed(encoder, train), embed(encoder, test)),
+        name: work.measure(embed(encode, train), embed(encode, test)),
     }
 
 
@@ -173,7 +179,13 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
         )
 
     lines = EpochLines()
-    callbacks = _callbacks(work, progress, lines)
+    callbacks = UnreadLogs(
+        _callbacks(work, progress, lines),
+        add_history=True,
+        model=work.model,
+        epochs=config.optimizer.epochs,
+        steps=work.steps,
+    )
     if work.is_chief:
         progress_lines.print_summary(work)
     with (
@@ -230,6 +242,7 @@ def _callbacks(
         BankHealth(),
         MetricsFile(run),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        StepCurves(run.tensorboard / "steps"),
     ]
     if training.grid_every:
         from tf_instdisc.retrieval.pages.tensorboard import EmbeddingView
@@ -256,9 +269,10 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
     run, source, model = work.run, work.source, work.model
     training = work.config.training
     encoded_at = time.time()
-    embedded = finishing.encode(model.encoder, work.train_images, source)
+    encode = inference(model.encoder)  # On the devices of the training only.
+    embedded = finishing.encode(encode, work.train_images, source)
     if work.test_images is not None:
-        test = embed(model.encoder, work.test_images)
+        test = embed(encode, work.test_images)
         trained = finishing.training_bank(model.memory_bank, source)
         rows = Embedded(trained.rows, trained.instance_ids, trained.labels)
         measured = {
@@ -274,7 +288,11 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
     finishing.write(
         run, model.encoder, embedded, source, progress, encoded_at, init_run
     )
-    print(_finished_line(run, progress, work.config.optimizer.epochs))
+    print(
+        progress_lines.finished_line(
+            run.path, progress, work.config.optimizer.epochs
+        )
+    )
     if training.keep_best and (kept := run.load_best()):
         print(
             f"best encoder: {shown(str(run.best_encoder))}, "
@@ -282,19 +300,3 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
             f"kNN top-1 {kept['knn_top1']:.3f}"
         )
     progress_lines.print_next(remote.named(str(run.path)))
-
-
-def _finished_line(
-    run: RunDirectory, progress: saving.Progress, epochs: int
-) -> str:
-    path = remote.named(str(run.path))
-    if progress.epochs >= epochs:
-        return (
-            f"The run in {path} is finished after {progress.epochs} "
-            f"epoch{'s' * (progress.epochs != 1)}. To continue, raise --epochs."
-        )
-    more = f" and {progress.images} images of the next" * bool(progress.images)
-    return (
-        f"The run in {path} is finished as it is: {progress.epochs} of "
-        f"{epochs} epochs{more}. To continue, leave --finish out."
-    )
