@@ -23,11 +23,17 @@ from tests.labeled_run import (
 from tests.test_neighbors import loop_accuracy
 from tf_instdisc import array_source
 from tf_instdisc.data.folder import folder_source
-from tf_instdisc.evaluation import features, linear_classifier, results
+from tf_instdisc.evaluation import (
+    features,
+    linear_classifier,
+    results,
+    svm_protocol,
+)
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.newton_svm import NewtonSVC
 from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions, train_svm
 from tf_instdisc.retrieval import votes
 from tf_instdisc.runs import directory
@@ -344,7 +350,9 @@ def test_top_accuracies_equal_a_loop():
     assert found == {"top1": top1 / 50, "top5": top5 / 50}
 
 
-def test_svm_agrees_with_scikit_learn(cached):
+@pytest.mark.parametrize("num_features", [1024, 0])
+def test_svm_agrees_with_scikit_learn(cached, monkeypatch, num_features):
+    monkeypatch.setattr(svm_protocol, "_MOST_FEATURES_OF_NEWTON", num_features)
     train, test = cached
     values = train.values["conv5"].astype(np.float64)
     options = SVMOptions(costs=(1e-5, 1e-3, 1e-1), folds=4, seed=3)
@@ -364,12 +372,35 @@ def test_svm_agrees_with_scikit_learn(cached):
         for cost in options.costs
     }
     best = max(scores, key=lambda cost: scores[cost])
-    assert search.best_params_["linearsvc__C"] == best
+    assert search.best_params_["svm__C"] == best
     oracle = classifier(best).fit(values, train.labels)
     np.testing.assert_array_equal(
         search.predict(test.values["conv5"].astype(np.float64)),
         oracle.predict(test.values["conv5"].astype(np.float64)),
     )
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("cost", [1e-4, 0.1, 10.0])
+@pytest.mark.parametrize("noise", [0.5, 4.0])
+def test_svm_is_scikit_learns_at_its_minimum(num_classes, cost, noise):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, num_classes, 300)
+    values = rng.normal(size=(num_classes, 7))[labels]
+    values += noise * rng.normal(size=values.shape)
+    found = NewtonSVC(cost).fit(values, labels)
+    oracle = LinearSVC(C=cost, dual=False, tol=1e-9, max_iter=10_000)
+    oracle.fit(values, labels)
+    np.testing.assert_allclose(
+        found.decision_function(values),
+        oracle.decision_function(values),
+        rtol=1e-2,
+        atol=1e-3,
+    )
+    near = np.abs(oracle.decision_function(values)) < 1e-3
+    agrees = found.predict(values) == oracle.predict(values)
+    assert agrees[~near.reshape(300, -1).any(axis=1)].all()
+    np.testing.assert_array_equal(found.classes_, oracle.classes_)
 
 
 def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tf_instdisc.evaluation.inputs import EvaluationInputs
 
+_MOST_FEATURES_OF_NEWTON = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class SVMOptions(Settings):
@@ -38,7 +40,7 @@ class SVMOptions(Settings):
         flag="svm_layer",
     )
     costs: tuple[float, ...] = setting(
-        (1e-4, 1e-3, 1e-2, 1e-1),
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
         "Costs of a misclassification on standardized features, from which "
         "cross-validation chooses.",
         least=0,
@@ -97,7 +99,7 @@ class SVM(Protocol):
             scores = search.decision_function(
                 test.values[options.layer].astype("float64")
             )
-        cost = search.best_params_["linearsvc__C"]
+        cost = search.best_params_["svm__C"]
         print(f"SVM on {options.layer}: cost {cost:g} of {options.costs}")
         values = _accuracies(scores, search.classes_, test.labels)
         return self.accuracies(
@@ -108,7 +110,7 @@ class SVM(Protocol):
 def train_svm(
     values: "np.ndarray", labels: "np.ndarray", options: SVMOptions
 ) -> Any:
-    """Fits scikit-learn's LinearSVC with the best of the costs.
+    """Fits linear SVMs to standardized features with the best of the costs.
 
     Args:
         values: float `[size, num_features]`.
@@ -119,14 +121,17 @@ def train_svm(
         The `GridSearchCV`, fitted to all rows with the chosen cost.
     """
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
-    from sklearn.pipeline import make_pipeline
+    from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
-    classifier = make_pipeline(
-        StandardScaler(),
-        LinearSVC(random_state=options.seed, max_iter=2000),
-    )
+    from tf_instdisc.evaluation.newton_svm import NewtonSVC
+
+    if values.shape[1] <= _MOST_FEATURES_OF_NEWTON:
+        svm = NewtonSVC()
+    else:
+        svm = LinearSVC(random_state=options.seed, max_iter=2000)
+    classifier = Pipeline([("scaler", StandardScaler()), ("svm", svm)])
     folds = StratifiedKFold(
         options.folds, shuffle=True, random_state=options.seed
     )
@@ -139,7 +144,7 @@ def train_svm(
 
         search = GridSearchCV(
             classifier,
-            {"linearsvc__C": list(options.costs)},
+            {"svm__C": list(options.costs)},
             cv=folds,
             scoring=score,
         )
