@@ -7,7 +7,7 @@ import scipy.linalg
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import LabelBinarizer
 
-_TOLERANCE = 1e-3  # Of the gradient's norm, relative to that at the start.
+_TOLERANCE = 1e-6  # Of the gradient's norm, relative to that at the start.
 _MOST_STEPS = 100
 
 
