@@ -38,6 +38,7 @@ ROOT = pathlib.Path(__file__).parent.parent
         "serving",
         "startup",
         "step",
+        "svm",
     ],
 )
 def test_it_prints_a_table_on_a_tiny_size(name):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -29,6 +30,7 @@ from tf_instdisc.evaluation import (
     results,
     svm_protocol,
 )
+from tf_instdisc.evaluation.evaluate import evaluate
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
@@ -414,6 +416,36 @@ def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
     found = svm.measure(open_inputs(run))
     assert found[0].name == "SVM, conv1"
     assert found[0].value > 0.9  # Two colors.
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_protocols_share_one_pass_over_the_images(tmp_path, monkeypatch, keeps):
+    run = make_labeled_run(tmp_path / "run")
+    chosen = {
+        "svm": SVMOptions(costs=(0.1,), keep_features=keeps),
+        "linear": LinearOptions(
+            layers=("conv1", "conv5"), epochs=2, keep_features=keeps
+        ),
+    }
+    passes = []
+    write = features._write
+
+    def counted(model, *args):
+        passes.append(len(model.outputs))
+        write(model, *args)
+
+    def measure(options):
+        passes.clear()
+        found = evaluate(run, options)
+        shutil.rmtree(run.features, ignore_errors=True)
+        return [(one.name, one.metric, one.value) for one in found]
+
+    monkeypatch.setattr(features, "_write", counted)
+    together = measure(chosen)
+    assert passes == ([3, 3] if keeps else [1, 1, 2, 2])
+    one_by_one = [measure({name: chosen[name]}) for name in chosen]
+    assert passes == [2, 2]
+    assert together == [*one_by_one[0], *one_by_one[1]]
 
 
 # === Results ===

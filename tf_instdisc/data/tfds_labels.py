@@ -84,7 +84,7 @@ def find_label(
     if _is_class(feature):
         names = tuple(feature.names)
         return LabelFeature(key, names, lambda label: tf.cast(label, tf.int64))
-    values = _values(builder, key)
+    values = _values(str(builder.data_path), key)
     if not values:
         return None
     is_text = isinstance(values[0], bytes)
@@ -129,24 +129,25 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-_values_by_place: dict[tuple[str, str], list] = {}
+@functools.cache
+def _values(directory: str, key: str) -> tuple[int | bytes, ...]:
+    """Returns the integers or strings that are labels, in ascending order.
 
-
-def _values(builder: tfds.core.DatasetBuilder, key: str) -> list[int | bytes]:
-    """Returns the integers or strings that are labels, in ascending order."""
-    place = str(builder.data_path), key
-    if place not in _values_by_place:
-        found: set = set()
-        for split in builder.info.splits:
-            labels = builder.as_dataset(
-                split=split,
-                decoders=tfds.decode.PartialDecoding(nested({key: True})),
-            ).map(lambda example: at(example, key))
-            for batch in labels.batch(4096).as_numpy_iterator():
-                found.update(np.unique(batch).tolist())
-        _values_by_place[place] = sorted(
+    A data set is opened for several splits, and read only once.
+    """
+    found: set = set()
+    builder = tfds.builder_from_directory(directory)
+    for split in builder.info.splits:
+        labels = builder.as_dataset(
+            split=split,
+            decoders=tfds.decode.PartialDecoding(nested({key: True})),
+        ).map(lambda example: at(example, key))
+        for batch in labels.batch(4096).as_numpy_iterator():
+            found.update(np.unique(batch).tolist())
+    return tuple(
+        sorted(
             int(value) if not isinstance(value, bytes) else value
             for value in found
             if value != b"" and (isinstance(value, bytes) or value >= 0)
         )
-    return _values_by_place[place]
+    )

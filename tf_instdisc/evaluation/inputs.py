@@ -1,10 +1,11 @@
 """Opens the inputs of a protocol: a finished run and labeled images."""
 
+import collections
+import contextlib
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from tf_instdisc.evaluation.features import (
     Features,
     data_digest,
     extract,
+    kept_in,
     labels_of,
 )
 from tf_instdisc.runs.bank import Bank
@@ -33,6 +35,16 @@ from tf_instdisc.text import listed
 _BATCH = 256
 
 
+class FeatureOptions(Protocol):
+    """The options of a protocol that reads the activations of layers."""
+
+    @property
+    def num_features(self) -> int: ...
+
+    @property
+    def keep_features(self) -> bool: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationInputs:
     """A finished run with images to train on and images to test on.
@@ -42,12 +54,17 @@ class EvaluationInputs:
         config: Its settings, with the images of the evaluation.
         source: Labeled training images.
         test_source: Labeled test images of the same classes.
+        layers: By `num_features`, the layers whose activations the protocols
+            of this evaluation need.
     """
 
     run: RunDirectory
     config: RunConfig
     source: ImageSource
     test_source: ImageSource
+    layers: dict[int, set[str]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(set)
+    )
 
     @functools.cached_property
     def encoder(self) -> keras.Model:
@@ -75,29 +92,39 @@ class EvaluationInputs:
             source, self.image_size, _BATCH, self.config.data.crop_fraction
         )
 
+    @contextlib.contextmanager
     def features(
         self,
         encoder: keras.Model,
         layers: Sequence[str],
-        directory: pathlib.Path,
-        num_features: int,
-    ) -> tuple[Features, Features]:
-        """Returns what `extract` does for the training and test images."""
-        train, test = (
-            extract(
-                encoder,
-                source,
-                layers,
-                directory,
-                num_features,
-                self.config.data.crop_fraction,
-                digest,
+        options: FeatureOptions,
+    ) -> Iterator[tuple[Features, Features]]:
+        """Yields what `extract` gives for the training and test images.
+
+        If the activations of the run's encoder are kept, the other layers of
+        this evaluation are computed with them, so that each image is decoded
+        and encoded once.
+        """
+        role = "trained" if encoder is self.encoder else "untrained"
+        names = list(layers)
+        if encoder is self.encoder and options.keep_features:
+            names += sorted(self.layers[options.num_features] - {*layers})
+        with kept_in(self.run.features / role, options.keep_features) as place:
+            train, test = (
+                extract(
+                    encoder,
+                    source,
+                    names,
+                    place,
+                    options.num_features,
+                    self.config.data.crop_fraction,
+                    digest,
+                )
+                for source, digest in zip(
+                    (self.source, self.test_source), self.digests, strict=True
+                )
             )
-            for source, digest in zip(
-                (self.source, self.test_source), self.digests, strict=True
-            )
-        )
-        return train, test
+            yield train, test
 
     @functools.cached_property
     def labels(self) -> np.ndarray:

@@ -89,6 +89,13 @@ class Linear(Protocol):
 
         if self.options.layers is not None:
             features.require_layers(inputs.encoder, self.options.layers)
+        inputs.layers[self.options.num_features].update(self._layers(inputs))
+
+    def _layers(self, inputs: "EvaluationInputs") -> tuple[str, ...]:
+        from tf_instdisc.evaluation import features
+
+        known = features.available_layers(inputs.encoder)
+        return self.options.layers or known
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         """Measures the run.
@@ -97,11 +104,11 @@ class Linear(Protocol):
             StorageError: If there is not enough disk space for the
                 activations.
         """
-        from tf_instdisc.evaluation import features, linear_classifier
+        from tf_instdisc.evaluation import linear_classifier
         from tf_instdisc.evaluation.untrained import encoder_like
 
         options = self.options
-        layers = options.layers or features.available_layers(inputs.encoder)
+        layers = self._layers(inputs)
         encoders = {"": inputs.encoder}
         if options.baselines:
             encoders[", untrained"] = encoder_like(
@@ -109,13 +116,7 @@ class Linear(Protocol):
             )
         found: list[Measurement] = []
         for suffix, encoder in encoders.items():
-            role = "untrained" if suffix else "trained"
-            with features.kept_in(
-                inputs.run.features / role, options.keep_features
-            ) as directory:
-                train, test = inputs.features(
-                    encoder, layers, directory, options.num_features
-                )
+            with inputs.features(encoder, layers, options) as (train, test):
                 for layer in layers:
                     values = linear_classifier.accuracy(
                         train, test, layer, options

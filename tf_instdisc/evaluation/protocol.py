@@ -88,7 +88,8 @@ class Protocol(abc.ABC):
     def check(self, inputs: Any) -> None:
         """Checks that the options fit the run and its images.
 
-        All protocols are checked before the first measurement begins.
+        All protocols are checked before the first measurement begins. A
+        protocol that reads activations adds its layers to `inputs.layers`.
 
         Raises:
             UsageError: If the options do not fit.

@@ -72,6 +72,8 @@ class SVM(Protocol):
         from tf_instdisc.evaluation import features
 
         features.require_layers(inputs.encoder, [self.options.layer])
+        layers = inputs.layers[self.options.num_features]
+        layers.add(self.options.layer)
         smallest = np.unique(inputs.labels, return_counts=True)[1].min()
         if smallest < self.options.folds:
             raise UsageError(
@@ -81,18 +83,11 @@ class SVM(Protocol):
             )
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
-        from tf_instdisc.evaluation import features
-
         options = self.options
-        with features.kept_in(
-            inputs.run.features / "trained", options.keep_features
-        ) as directory:
-            train, test = inputs.features(
-                inputs.encoder,
-                [options.layer],
-                directory,
-                options.num_features,
-            )
+        with inputs.features(inputs.encoder, [options.layer], options) as (
+            train,
+            test,
+        ):
             search = train_svm(
                 train.values[options.layer], train.labels, options
             )
