@@ -267,7 +267,7 @@ def _callbacks(
 
 def _write_results(work: Work, progress: saving.Progress) -> None:
     run, source, model = work.run, work.source, work.model
-    training = work.config.training
+    training, epochs = work.config.training, work.config.optimizer.epochs
     encoded_at = time.time()
     encode = inference(model.encoder)  # On the devices of the training only.
     embedded = finishing.encode(encode, work.train_images, source)
@@ -279,7 +279,7 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
             **progress.baselines,
             "trained encoder": work.measure(embedded, test),
         }
-        if work.config.optimizer.epochs:
+        if epochs:
             measured["trained encoder, rows of training"] = work.measure(
                 rows, test
             )
@@ -288,11 +288,7 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
     finishing.write(
         run, model.encoder, embedded, source, progress, encoded_at, init_run
     )
-    print(
-        progress_lines.finished_line(
-            run.path, progress, work.config.optimizer.epochs
-        )
-    )
+    print(progress_lines.finished_line(str(run.path), progress, epochs))
     if training.keep_best and (kept := run.load_best()):
         print(
             f"best encoder: {shown(str(run.best_encoder))}, "
