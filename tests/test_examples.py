@@ -24,6 +24,7 @@ ELSEWHERE = {
     "README.md": 2,  # test_readme, test_load_elsewhere
     "docs/guides/keras.md": 1,  # test_readme: the first
     "docs/guides/embeddings.md": 5,  # test_stores
+    "docs/guides/remote.md": 1,  # test_remote_runs
     "docs/guides/serving.md": 1,  # test_load_elsewhere
 }
 # Commands that other tests run, or that need another data set, a server, a
@@ -31,7 +32,7 @@ ELSEWHERE = {
 NOT_RUN = re.compile(
     r"(train|plan|convert|reproduce|browse|completion)\b|--help|--server|"
     r"--protocol=(detection|semi_supervised|transfer)|=runs/authors|"
-    r"--kind=hnsw|=indexes/other|--runner="
+    r"--kind=hnsw|=indexes/other|--runner=|=s3://"
 )
 PLACES = {
     "FOLDER": "photos",
