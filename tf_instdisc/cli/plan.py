@@ -16,6 +16,7 @@ from tf_instdisc.config import DataConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import caches, is_url
 
 _SUMMARY = """
 Estimates the memory, the disk space and the steps of a run without starting
@@ -139,7 +140,8 @@ def _num_hosts(distribution: str) -> int:
 
 
 def _free_disk(run_dir: str) -> int:
-    path = pathlib.Path(run_dir).absolute()
+    # A run at a URL is written to a copy first.
+    path = caches() if is_url(run_dir) else pathlib.Path(run_dir).absolute()
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
