@@ -266,6 +266,56 @@ def test_a_run_that_another_program_has_copied(url, on):
         assert read(paths.local_path(url)) == NEW
 
 
+def test_a_failed_removal_only_warns(url, on, monkeypatch, capsys):
+    fs, _ = fsspec.core.url_to_fs(url)
+
+    def fail(path):
+        raise PermissionError(f"not allowed: {path}")
+
+    with on("a"):
+        save(url, OLD)
+        with lock.holding(url):
+            write(paths.local_path(url), NEW)
+            with monkeypatch.context() as patch:
+                patch.setattr(fs, "rm_file", fail)
+                remote.push(paths.local_path(url))
+            assert "warning: old objects stay" in capsys.readouterr().err
+            for text in ("second", "third"):
+                last = {**NEW, "a/b.txt": text}
+                write(paths.local_path(url), last)
+                remote.push(paths.local_path(url))
+    with on("b"):
+        assert read(paths.local_path(url)) == last
+    # What could not be removed was removed with the next change.
+    assert len(objects(url)) == len(last) + 1
+
+
+def test_an_upload_may_succeed_and_raise_an_error(url, on, monkeypatch):
+    fs, _ = fsspec.core.url_to_fs(url)
+    put = fs.put
+
+    def put_and_fail(sources, targets):
+        put(sources, targets)
+        if "/instdisc-" in targets[0]:
+            raise TimeoutError("no answer")
+
+    def save_without_answer(files):
+        with monkeypatch.context() as patch, lock.holding(url):
+            patch.setattr(fs, "put", put_and_fail)
+            write(paths.local_path(url), files)
+            with pytest.raises(StorageError, match="no answer"):
+                remote.push(paths.local_path(url))
+            # Written since, and therefore not in the manifest.
+            write(paths.local_path(url), {**files, "since.txt": "more"})
+            patch.setattr(fs, "put", put)
+
+    with on("a"):
+        save(url, OLD)
+        save_without_answer(NEW)
+    with on("b"):
+        assert read(paths.local_path(url)) == {**NEW, "since.txt": "more"}
+
+
 def test_damage_is_named(url, on):
     with on("a"):
         save(url, OLD)
@@ -285,7 +335,7 @@ def test_a_manifest_cannot_write_elsewhere(on, name):
     url = f"memory://place/{uuid.uuid4().hex}"
     store = remote_store.Store(url)
     entry = {"object": "files/x", "size": 1, "sha256": "0"}
-    store.write_manifest({name: entry}, [])
+    store.write_manifest({name: entry}, [], "id")
     with on("a"), pytest.raises(UsageError, match="Names of objects"):
         paths.local_path(url)
 

@@ -29,11 +29,20 @@ class State:
             run, the entries of the manifest.
         local: By name, size, time and inode of each file when it was the
             same here; the others were not downloaded.
+        pending: `manifest` and `local` once the upload of a manifest has
+            succeeded; it may have succeeded although it raised an error.
     """
 
     manifest: str | None = None
     files: dict[str, Any] = dataclasses.field(default_factory=dict)
     local: dict[str, list[int] | None] = dataclasses.field(default_factory=dict)
+    pending: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def accept(self, manifest: dict[str, Any] | None) -> None:
+        """Makes the pending state this one if its manifest was uploaded."""
+        if manifest and manifest["id"] == self.pending.get("manifest"):
+            self.manifest, self.files = manifest["id"], manifest["files"]
+            self.local, self.pending = self.pending["local"], {}
 
 
 class Copy:

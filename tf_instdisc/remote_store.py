@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -214,21 +213,19 @@ class Store:
         return None
 
     def write_manifest(
-        self, files: Mapping[str, Any], objects: Iterable[str]
-    ) -> str:
-        """Writes the next manifest, and removes what it does not name.
+        self, files: Mapping[str, Any], objects: Iterable[str], identity: str
+    ) -> None:
+        """Writes the next manifest.
 
         Args:
             files: As in `newest`.
             objects: All objects; those that were just uploaded may be missing.
-
-        Returns:
-            The id of the manifest.
+            identity: The id of the manifest, which no other one has.
         """
         number = max(remote_manifest.numbers(objects), default=0) + 1
         content: dict[str, Any] = {
             "format": remote_manifest.FORMAT,
-            "id": uuid.uuid4().hex,
+            "id": identity,
             "files": files,
         }
         text = {**content, "sha256": sha256_of_json(content)}
@@ -236,6 +233,16 @@ class Store:
             path = pathlib.Path(folder, remote_manifest.name_of(number))
             path.write_text(json.dumps(text, indent=1))
             self.upload([path], [self.path(path.name)])
+
+    def remove_unused(
+        self, files: Mapping[str, Any], objects: Iterable[str]
+    ) -> None:
+        """Removes what the manifest that was just written does not name.
+
+        Args:
+            files: As in `newest`.
+            objects: All objects before the manifest was written.
+        """
         used = {entry["object"] for entry in files.values()}
         self.remove(
             [
@@ -245,7 +252,6 @@ class Store:
                 or (name.startswith(remote_manifest.FILES) and name not in used)
             ]
         )
-        return content["id"]
 
 
 def version_of(info: Mapping[str, Any]) -> str:

@@ -4,7 +4,9 @@ import contextlib
 import os
 import pathlib
 import shutil
+import sys
 import time
+import uuid
 from typing import Any
 
 from tf_instdisc import progress
@@ -59,6 +61,7 @@ def _pull_once(
     copy: Copy, state: State, objects: dict[str, Any], whole: bool
 ) -> None:
     manifest = copy.store.newest(objects)
+    state.accept(manifest)
     if manifest is not None:
         if manifest["id"] != state.manifest:
             state = _taken_over(copy, state, manifest)
@@ -162,6 +165,7 @@ def push(copy: Copy) -> None:
     with copy.alone() as state:
         objects = copy.store.objects()
         manifest = copy.store.newest(objects)
+        state.accept(manifest)
         if state.manifest != (manifest and manifest["id"]):
             raise StorageError(
                 f"{copy.url} was written by another process meanwhile. Start "
@@ -172,9 +176,32 @@ def push(copy: Copy) -> None:
         if files != state.files or state.manifest is None:
             if not files and manifest is None:
                 return
-            state.manifest = copy.store.write_manifest(files, objects)
-        state.files, state.local = files, local
-        copy.save(state)
+            _write_manifest(copy, state, files, local, objects)
+        else:
+            state.local = local
+            copy.save(state)
+
+
+def _write_manifest(
+    copy: Copy,
+    state: State,
+    files: dict[str, Any],
+    local: dict[str, Any],
+    objects: dict[str, Any],
+) -> None:
+    identity = uuid.uuid4().hex
+    # First, so that a manifest whose upload fails late is known as our own.
+    state.pending = {"manifest": identity, "local": local}
+    copy.save(state)
+    copy.store.write_manifest(files, objects, identity)
+    copy.save(State(identity, files, local))
+    try:
+        copy.store.remove_unused(files, objects)
+    except StorageError as error:
+        print(
+            f"warning: old objects stay until the next change. {error}",
+            file=sys.stderr,
+        )
 
 
 def _upload(
