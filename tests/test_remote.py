@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import uuid
 
@@ -199,9 +200,11 @@ def test_a_kill_leaves_the_old_or_the_new_run(url, on, killed_at):
             with on(f"reader{number}"):
                 found = read(paths.local_path(address))
                 assert found in (OLD, NEW), number
-            # The same machine goes on with what it has.
+            # The same machine goes on with what it has. A removal that was not
+            # written is void.
             with lock.holding(address):
-                assert read(paths.local_path(address)) == NEW
+                found = read(paths.local_path(address))
+                assert found in (NEW, {**OLD, **NEW}), number
             # The next change removes what the kill has left.
             save(address, OLD)
             assert len(objects(address)) == len(OLD) + 1
@@ -218,7 +221,7 @@ def test_a_newer_copy_is_kept_unless_the_run_went_on_elsewhere(url, on):
         # As if the process had been killed before it could push.
         write(paths.local_path(url), newer)
         remote._copies.clear()
-        assert read(paths.local_path(url)) == newer
+        assert read(paths.local_path(url)) == {**OLD, **newer}
     with on("b"):
         assert read(paths.local_path(url)) == OLD
         save(url, {"run.json": "elsewhere"})
@@ -231,13 +234,39 @@ def test_a_newer_copy_is_kept_unless_the_run_went_on_elsewhere(url, on):
         assert read(paths.local_path(url)) == newer
 
 
-def test_a_removed_run_is_not_found_in_the_copy(url, on):
+def test_the_copy_outlives_the_run(url, on):
+    fs, root = fsspec.core.url_to_fs(url)
     with on("a"):
         save(url, OLD)
-        fs, root = fsspec.core.url_to_fs(url)
+        copy = pathlib.Path(paths.local_path(url))
+        write(copy, NEW)
         fs.rm(root, recursive=True)
         remote._copies.clear()
+        with pytest.raises(StorageError, match="no longer holds") as raised:
+            paths.local_path(url)
+        # Such as one without the bucket, which another endpoint lacks.
+        assert read(copy) == NEW
+        folder = copy.parent.parent
+        assert f"{folder}. Check" in str(raised.value)
+        shutil.rmtree(folder)
         assert not read(paths.local_path(url))
+
+
+def test_a_file_that_the_cache_has_lost_stays_at_the_url(url, on):
+    checkpoint = {"checkpoints/1/state": "state"}
+    with on("a"):
+        save(url, {**OLD, **checkpoint})
+        copy = pathlib.Path(paths.local_path(url))
+        for name in ("a/b.txt", *checkpoint):
+            (copy / name).unlink()
+        remote._copies.clear()
+        assert read(paths.local_path(url)) == OLD
+        with lock.holding(url):
+            write(copy, {**OLD, "added.txt": "added"})
+    with on("b"):
+        copy = paths.local_path(url)
+        remote.refresh(copy, whole=True)
+        assert read(copy) == {**OLD, **checkpoint, "added.txt": "added"}
 
 
 def test_two_writers_are_noticed_even_without_a_lock(url, on):
@@ -509,9 +538,9 @@ def test_a_failed_connection_is_one_sentence(url, on, monkeypatch):
             assert raised.value.exit_status == 74
         # Nothing is lost, and the next call sends it.
         with lock.holding(url):
-            assert read(paths.local_path(url)) == NEW
+            assert read(paths.local_path(url)) == {**OLD, **NEW}
     with on("b"):
-        assert read(paths.local_path(url)) == NEW
+        assert read(paths.local_path(url)) == {**OLD, **NEW}
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,14 @@ def _pull_once(
     if manifest is not None:
         if manifest["id"] != state.manifest:
             state = _taken_over(copy, state, manifest)
+        # The cache may have lost files. Those that a killed process removed,
+        # old checkpoints, come back for a while.
+        present = {
+            n: s for n, s in state.local.items() if copy.file(n).exists()
+        }
+        if present != state.local:
+            state.local = present
+            copy.save(state)
         names = [
             name
             for name in state.files
@@ -73,8 +81,12 @@ def _pull_once(
         ]
     else:
         if state.manifest is not None:
-            shutil.rmtree(copy.path)  # The run was removed.
-            state = State()
+            raise StorageError(
+                f"{copy.url} no longer holds the run whose working copy is in "
+                f"{copy.folder}. Check the address, the credentials and the "
+                "endpoint. If the run was removed on purpose, remove this "
+                "folder and start the same command again."
+            )
         for name in state.files.keys() - objects.keys():
             state.local.pop(name, None)
             with contextlib.suppress(OSError):
