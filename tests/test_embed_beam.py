@@ -28,8 +28,10 @@ from tf_instdisc.cli.embed import (
     run_embedder,
     worker_embedder,
 )
+from tf_instdisc.data import image_files
+from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.tfds_files import SplitFiles
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.serving import index_directory
 from tf_instdisc.serving.embed_folder import embed_folder
 from tf_instdisc.serving.embedder import one_by_one
@@ -152,24 +154,35 @@ def load_run(path):
     return run_embedder(path)[0]
 
 
-class _Pictures(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        found = self.path == "/7.png"
-        self.send_response(200 if found else 404)
-        self.end_headers()
-        if found:
-            self.wfile.write(picture(7))
+@pytest.fixture
+def pictures():
+    """The URL of a server that has one picture, and a way to stop it."""
 
-    def log_message(self, *arguments):
-        pass
+    class Pictures(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = self.path == "/7.png"
+            status = 200 if found else 404
+            self.send_response(503 if self.server.is_away else status)
+            self.end_headers()
+            if found:
+                self.wfile.write(picture(7))
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Pictures) as server:
+        server.is_away = False
+        threading.Thread(
+            target=server.serve_forever, args=(0.01,), daemon=True
+        ).start()
+        yield server, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_table_names_paths_and_urls(suffix, tmp_path):
+def test_a_table_names_paths_and_urls(suffix, pictures, tmp_path):
     folder = fill(tmp_path / "images", 3)
-    server = http.server.HTTPServer(("127.0.0.1", 0), _Pictures)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
+    _, url = pictures
     paths = [
         "images/é00001.png",
         str(folder / "é00002.png"),
@@ -188,8 +201,6 @@ def test_a_table_names_paths_and_urls(suffix, tmp_path):
     images = embed_inputs.PathTable(str(tmp_path / f"table{suffix}"), "file")
     output = tmp_path / "out.parquet"
     embed_beam.run(task_of(images, output, images_per_file=4), "DirectRunner")
-    server.shutdown()
-    server.server_close()
     table, failed, _ = rows_of(output)
     assert table["id"].to_pylist() == [0, 1, 2, 3, 4]
     assert table["name"].to_pylist() == paths[:5]
@@ -199,6 +210,51 @@ def test_a_table_names_paths_and_urls(suffix, tmp_path):
     reasons = [reason for _, _, reason in failed]
     assert "404" in reasons[0]
     assert "No such file" in reasons[1]
+
+
+@pytest.mark.parametrize(
+    "flags", [(), TWO_WORKERS], ids=["threads", "processes"]
+)
+def test_an_outage_ends_the_pipeline_until_it_is_over(
+    flags, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(image_files, "_PAUSE", 0.001)
+    fill(tmp_path / "images", 3)
+    server, url = pictures
+    paths = [*(f"images/é0000{i}.png" for i in range(3)), f"{url}/7.png"]
+    csv.write_csv(columns_of({"file": paths}), tmp_path / "table.csv")
+    images = embed_inputs.PathTable(str(tmp_path / "table.csv"), "file")
+    output = tmp_path / "out.parquet"
+    task = task_of(images, output, images_per_file=3)
+    server.is_away = True
+    with pytest.raises(StorageError, match=r"^Images must .*7\.png.*503"):
+        embed_beam.run(task, "DirectRunner", flags)
+    assert not list(output.glob("part-00001*"))
+    assert not list(output.glob("_failed-*"))
+    assert not (output / "_manifest.json").exists()
+    server.is_away = False
+    embed_beam.run(task, "DirectRunner", TWO_WORKERS)
+    table, failed, _ = rows_of(output)
+    assert table["name"].to_pylist() == paths
+    assert not failed
+
+
+def test_a_folder_at_a_url_is_listed_like_a_local_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = fsspec.filesystem("memory")
+    names = ["b/c.JPG", "b.png", "b/é.webp", "a/b/c/d.gif", "B.jpeg"]
+    others = [".a.png", ".b/c.png", "b/.c/d.png", "notes.txt", "README"]
+    for name in names + others:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"picture")
+        store.pipe(f"/listed-{tmp_path.name}/{name}", b"picture")
+    url = f"memory://listed-{tmp_path.name}"
+    found = list(embed_inputs.Folder(url).names())
+    assert found == image_paths(str(tmp_path / "images")) == sorted(names)
+    assert not (tmp_path / "cache").exists()
+    for missing in (f"{url}/B.jpeg", f"{url}/README", f"{url}/none"):
+        with pytest.raises(FileNotFoundError, match="folder"):
+            list(embed_inputs.Folder(missing).names())
 
 
 def test_images_and_tables_may_be_at_urls(tmp_path, monkeypatch):

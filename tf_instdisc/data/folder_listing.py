@@ -6,7 +6,8 @@ import sys
 
 from tf_instdisc.config.data import IMAGE_SUFFIXES
 from tf_instdisc.errors import MissingFileError, UsageError
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import checked_path, is_url, local_path
+from tf_instdisc.remote_store import Store
 from tf_instdisc.text import shown
 
 _NAMED_AT_MOST = 10
@@ -42,6 +43,42 @@ def image_paths(folder: str, is_reported: bool = True) -> list[str]:
         # The folder itself counts as read: a link to it is a cycle.
         seen = {_identity(folder)}
         _search(entry, entry.name, seen, names, left_out)
+    return _in_order(names, left_out, folder, is_reported)
+
+
+def image_paths_at(folder: str) -> list[str]:
+    """Lists the images below a path or a URL, of which nothing is copied.
+
+    Args:
+        folder: As in `image_paths`.
+
+    Returns:
+        As in `image_paths`.
+
+    Raises:
+        FileNotFoundError: As in `image_paths`.
+        ValueError: As in `image_paths`.
+        StorageError: If the URL cannot be read.
+    """
+    folder = checked_path(folder, "folder")
+    if not is_url(folder):
+        return image_paths(folder)
+    names: list[str] = []
+    left_out: collections.Counter[str] = collections.Counter()
+    for name in Store(folder).objects():
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if not is_hidden and _is_image(name, left_out):
+            names.append(name)
+    return _in_order(names, left_out, folder)
+
+
+def _in_order(
+    names: list[str],
+    left_out: collections.Counter[str],
+    folder: str,
+    is_reported: bool = True,
+) -> list[str]:
+    """Sorts the names of images, and reports what is left out."""
     names.sort()
     for name in names:
         # Python represents bytes that are not UTF-8 by surrogates.
@@ -89,13 +126,20 @@ def _search(
             path = f"{name}/{below.name}"
             _search(below, path, seen, names, left_out)
         return
-    suffix = os.path.splitext(entry.name)[1].lower()
-    if suffix not in IMAGE_SUFFIXES:
-        left_out[suffix or "without a suffix"] += 1
-    elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
+    if not _is_image(name, left_out):
+        return
+    if os.path.isfile(entry.path) or not os.path.exists(entry.path):
         names.append(name)
     else:
         left_out["pipes and devices"] += 1
+
+
+def _is_image(name: str, left_out: collections.Counter[str]) -> bool:
+    """Returns whether the suffix is that of an image, and counts others."""
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix not in IMAGE_SUFFIXES:
+        left_out[suffix or "without a suffix"] += 1
+    return suffix in IMAGE_SUFFIXES
 
 
 def _entries(path: str, name: str) -> list[os.DirEntry[str]]:

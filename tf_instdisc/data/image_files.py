@@ -2,15 +2,30 @@
 
 import collections
 import concurrent.futures
+import errno
 import http.client
+import logging
 import os
+import socket
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
+
+from tf_instdisc.errors import StorageError
+from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 _READERS = 16
 _AHEAD = 64  # Files that wait in memory.
 _LARGEST = 2**28  # Bytes; a server may send without end.
 _DEADLINE = 60  # seconds, for each answer of a server
+
+# Pauses of up to 1, 3, 9 and 27 seconds.
+_RETRIES = 4
+_PAUSE = 1.0
+_FACTOR = 3
+
+# What a server says of one file: not allowed, missing, or removed.
+_GONE = (403, 404, 410)
 
 
 def read_files(
@@ -18,42 +33,76 @@ def read_files(
 ) -> Iterator[tuple[bytes, str]]:
     """Reads files, and gives a reason for each that cannot be read.
 
+    A failure that may pass, such as a lost connection or the status 503, is
+    tried again a few times.
+
     Args:
         folder: The folder or URL to which relative names belong.
         names: Paths or URLs: http, https, or what fsspec opens.
 
     Yields:
-        The content and an empty string, or no content and the reason.
+        The content and an empty string, or no content and the reason: the
+        file is missing, may not be read or is too large, the name is not
+        that of a file, or its host is unknown.
 
     Raises:
         ImportError: If fsspec needs a package that is not installed.
+        StorageError: If a file cannot be read for any other reason.
     """
+    from apache_beam.utils import retry
+
+    content_of = retry.with_exponential_backoff(
+        _RETRIES,
+        _PAUSE,
+        logging.getLogger(__name__).info,
+        retry_filter=_may_pass,
+        factor=_FACTOR,
+    )(_content)
+
+    def read(name: str) -> tuple[bytes, str]:
+        try:
+            content = content_of(
+                name if "://" in name else os.path.join(folder, name)
+            )
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            if _may_pass(error):
+                raise StorageError(
+                    "Images must be readable. Received: "
+                    f"{shown(name, UNTRUSTED_LIMIT)} "
+                    f"({shown(reason, UNTRUSTED_LIMIT)}), tried "
+                    f"{_RETRIES + 1} times. Check the network and the "
+                    "credentials, then run the same command again; files "
+                    "that are complete are kept."
+                ) from error
+            return b"", reason
+        if len(content) > _LARGEST:
+            return b"", f"larger than {_LARGEST} bytes"
+        return content, ""
+
     waiting: collections.deque = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(_READERS)
+    try:
         for name in names:
-            waiting.append(pool.submit(_read, folder, name))
+            waiting.append(pool.submit(read, name))
             if len(waiting) == _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _read(folder: str, name: str) -> tuple[bytes, str]:
-    try:
-        content = _content(
-            name if "://" in name else os.path.join(folder, name)
-        )
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return b"", f"{type(error).__name__}: {error}"
-    if len(content) > _LARGEST:
-        return b"", f"larger than {_LARGEST} bytes"
-    return content, ""
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _content(path: str) -> bytes:
     if path.startswith(("http://", "https://")):
         with urllib.request.urlopen(path, timeout=_DEADLINE) as answer:
-            return answer.read(_LARGEST + 1)
+            content = answer.read(_LARGEST + 1)
+            # `read` with a size says nothing of a connection that breaks off.
+            if answer.length and len(content) <= _LARGEST:
+                raise http.client.IncompleteRead(content, answer.length)
+            return content
     if "://" in path:
         import fsspec
 
@@ -61,3 +110,40 @@ def _content(path: str) -> bytes:
             return file.read(_LARGEST + 1)
     with open(path, "rb") as file:
         return file.read(_LARGEST + 1)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Returns whether a failure may be of the network, not of the file."""
+    if isinstance(error, ImportError | MemoryError):
+        return False
+    status = _status_of(error) or _status_of(error.__cause__)
+    if status is not None:
+        return status not in _GONE
+    if isinstance(error, urllib.error.URLError):
+        if isinstance(error.reason, str):  # Such as "no host given".
+            return False
+        if isinstance(error.reason, socket.gaierror):
+            return error.reason.errno != socket.EAI_NONAME
+    if isinstance(error, OSError):
+        return not isinstance(
+            error,
+            FileNotFoundError
+            | IsADirectoryError
+            | NotADirectoryError
+            | PermissionError,
+        ) and error.errno not in (errno.ENAMETOOLONG, errno.ELOOP)
+    return not isinstance(error, ValueError | http.client.InvalidURL)
+
+
+def _status_of(error: BaseException | None) -> int | None:
+    """Returns the HTTP status of an error, where its library says it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        metadata = response.get("ResponseMetadata", {})
+        return metadata.get("HTTPStatusCode")
+    # urllib and gcsfs, aiohttp, azure
+    for name in ("code", "status", "status_code"):
+        value = getattr(error, name, None)
+        if isinstance(value, int):
+            return value
+    return None

@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils import shared
 from pyarrow import parquet
 
+from tf_instdisc import errors
 from tf_instdisc.data.image_files import read_files
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving import beam_files
@@ -41,6 +43,7 @@ MANIFEST = "_manifest.json"
 _NAMES = "_names.parquet"
 _TASK = "_task.json"
 _FACTS = b"instdisc"
+_OUR_ERROR = re.compile(r"^tf_instdisc\.errors\.(\w+): (.*)", re.MULTILINE)
 
 # Without it, `DirectRunner` first tries to download another runner, Prism. This
 # pipeline has no triggers.
@@ -101,21 +104,28 @@ def run(task: Task, runner: str, flags: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ValueError: If the output holds anything else or is a URL of an
             unknown kind, or there is no image.
+        StorageError: If images cannot be read for now.
     """
     options = PipelineOptions([f"--runner={runner}", _WITHOUT_PRISM, *flags])
     FileSystems.set_options(options)
     beam_files.require_known(task.output)
     task = _begin(task)
     if not FileSystems.exists(task.path(MANIFEST)):
-        with beam.Pipeline(options=options) as pipeline:
-            _ = (
-                pipeline
-                | beam.Create(range(task.num_files), reshuffle=False)
-                | beam.Reshuffle()
-                | beam.ParDo(_EmbedFile(task))
-                | beam.combiners.ToList()
-                | beam.Map(lambda files: _finish(task, files))
-            )
+        _ = (
+            (pipeline := beam.Pipeline(options=options))
+            | beam.Create(range(task.num_files), reshuffle=False)
+            | beam.Reshuffle()
+            | beam.ParDo(_EmbedFile(task))
+            | beam.combiners.ToList()
+            | beam.Map(lambda files: _finish(task, files))
+        )
+        try:
+            pipeline.run().wait_until_finish()
+        except RuntimeError as error:
+            # Beam gives the error of a worker process as text.
+            for name, message in _OUR_ERROR.findall(str(error))[-1:]:
+                raise getattr(errors, name)(message) from error
+            raise
     with beam_files.open_read(task.path(MANIFEST)) as file:
         return json.loads(file.read())
 

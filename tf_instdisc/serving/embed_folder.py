@@ -71,9 +71,10 @@ def embed_folder(
     Raises:
         FileNotFoundError: If the folder is missing or contains no images.
         ValueError: If the output exists or has another format, a path is a
-            URL, no image can be read, the parts belong to another model or
-            other images, or the embedder does not return a row of finite
-            numbers for each image. A wrong answer is not kept.
+            URL with an unknown scheme, no image can be read, the parts belong
+            to another model or other images, or the embedder does not return
+            a row of finite numbers for each image. A wrong answer is not kept.
+        StorageError: If a URL cannot be read or written.
     """
     folder = local_path(folder, "folder")
     output = local_path(output, "output")

@@ -9,7 +9,7 @@ from typing import IO
 import pyarrow
 from pyarrow import csv, parquet
 
-from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.folder_listing import image_paths_at
 from tf_instdisc.data.tfds_files import SplitFiles
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
@@ -24,8 +24,8 @@ class Folder:
     folder: str
 
     def names(self) -> Iterator[str]:
-        """Lists the images, as `image_paths` does."""
-        yield from image_paths(self.folder)
+        """Lists the images, as `image_paths_at` does."""
+        yield from image_paths_at(self.folder)
 
 
 @dataclasses.dataclass(frozen=True)
