@@ -3,13 +3,12 @@
 import errno
 import functools
 import http.server
+import importlib
 import pathlib
 import socket
 import threading
 import types
 
-import aiohttp
-import botocore.exceptions
 import fsspec
 import pytest
 
@@ -17,6 +16,9 @@ from tf_instdisc.data import image_files
 from tf_instdisc.errors import StorageError
 
 pytest.importorskip("apache_beam", reason="no '.[beam]' is installed")
+pytest.importorskip("s3fs", reason="no '.[s3]' is installed")
+aiohttp = importlib.import_module("aiohttp")
+botocore = importlib.import_module("botocore.exceptions")
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +138,7 @@ def of_boto(code, status):
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
     error = PermissionError(code)
-    error.__cause__ = botocore.exceptions.ClientError(answer, "GetObject")
+    error.__cause__ = botocore.ClientError(answer, "GetObject")
     return error
 
 
@@ -153,8 +155,8 @@ of_aiohttp = functools.partial(
 )
 
 PASSING = [
-    botocore.exceptions.EndpointConnectionError(endpoint_url="http://s3"),
-    botocore.exceptions.NoCredentialsError(),
+    botocore.EndpointConnectionError(endpoint_url="http://s3"),
+    botocore.NoCredentialsError(),
     of_boto("ExpiredToken", 400),
     of_aiohttp(status=503),
     aiohttp.ServerDisconnectedError(),
