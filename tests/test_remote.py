@@ -382,19 +382,37 @@ def put(url, content):
 
 def test_a_lock_of_another_host_is_respected(url, on):
     put(url, json.dumps(OTHER_HOST).encode())
-    with on("a"), pytest.raises(LockedError) as raised:
+    with on("a"):
+        for _ in range(2):
+            with pytest.raises(LockedError) as raised:
+                save(url, OLD)
+            assert "process 1 of host other" in str(raised.value)
+            assert f"remove {url}/lock" in str(raised.value)
+        assert list(objects(url)) == ["lock"]
+        # A run in its first epoch can be read, and its lock is not ours.
+        for path in (paths.local_path(url), paths.local_path(url, "x", "run")):
+            assert not (pathlib.Path(path) / "lock").exists()
+        fs, root = fsspec.core.url_to_fs(url)
+        fs.rm_file(f"{root}/lock")
         save(url, OLD)
-    assert "process 1 of host other" in str(raised.value)
-    assert f"remove {url}/lock" in str(raised.value)
-    assert list(objects(url)) == ["lock"]
+        put(url, json.dumps(OTHER_HOST).encode())
+        with pytest.raises(LockedError, match=f"remove {url}/lock"):
+            save(url, NEW)
+        copy = pathlib.Path(paths.local_path(url))
+        assert read(copy) == OLD
+        assert not (copy / "lock").exists()
 
 
 def test_a_lock_of_a_living_process_of_this_host_is_respected(url, on):
-    put(url, identity(process=os.getppid(), process_started=None))
     started = lock._start_of(os.getppid())
-    put(url, identity(process=os.getppid(), process_started=started))
-    with on("a"), pytest.raises(LockedError, match=socket.gethostname()):
+    with on("a"):
         save(url, OLD)
+        put(url, identity(process=os.getppid(), process_started=started))
+        with pytest.raises(LockedError, match=socket.gethostname()):
+            save(url, NEW)
+        copy = pathlib.Path(paths.local_path(url))
+        assert read(copy) == OLD
+        assert not (copy / "lock").exists()
 
 
 @pytest.mark.parametrize(
@@ -454,10 +472,46 @@ def test_a_folder_is_mirrored(url, on):
         assert other.st_mtime == kept.st_mtime
 
 
+def test_nothing_of_an_older_folder_is_left(url, on):
+    fs, root = fsspec.core.url_to_fs(url)
+    fill(url, {"1/saved_model.pb": "first", "2/x": "second"})
+    with on("a"):
+        folder = pathlib.Path(paths.local_path(url))
+        # Downloaded by a process that was killed before it noted that.
+        write(folder, {**read(folder), "3/x": "unknown", "y": "unknown"})
+        fs.rm_file(f"{root}/2/x")
+        remote._copies.clear()
+        paths.local_path(url)
+        assert [path.name for path in folder.rglob("*")] == [
+            "1",
+            "saved_model.pb",
+        ]
+
+
+def test_an_output_that_was_not_uploaded_is_no_input(url, on, monkeypatch):
+    fs, _ = fsspec.core.url_to_fs(url)
+    fill(url, {"1/saved_model.pb": "first"})
+
+    def fail(*_, **__):
+        raise ConnectionError("no route")
+
+    with on("a"):
+        model = pathlib.Path(paths.local_path(url, "output", "versions"))
+        write(model / "2", {"saved_model.pb": "second"})
+        with monkeypatch.context() as patch:
+            patch.setattr(fs, "put", fail)
+            with pytest.raises(StorageError, match="no route"):
+                remote.send(model / "2")
+        assert read(paths.local_path(url)) == {"1/saved_model.pb": "first"}
+        # Inputs are listed again after an upload.
+        remote.send(model / "2")
+        assert len(read(paths.local_path(url))) == 2
+
+
 def test_a_folder_without_a_run_is_not_downloaded_as_one(url, on, tmp_path):
     fill(url, {"a/1.png": "one", "b/2.png": "two"})
     with on("a"), pytest.raises(UsageError, match=r"hold a run.*a/1\.png"):
-        paths.local_path(url, "run_dir")
+        paths.local_path(url, "run_dir", "run")
     assert not list((tmp_path / "machines").rglob("*.png"))
 
 
@@ -480,9 +534,17 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
         paths.local_path("memory://place/x")
 
 
-def test_a_file_is_read_and_written(url, on):
+def test_a_file_is_read_and_written(url, on, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "machines").symlink_to("elsewhere")
     with on("a"):
         atomic.write_text(f"{url}.html", "page")
+        # What was uploaded is not downloaded again.
+        path = paths.local_path(f"{url}.html", "output", "output")
+        written = os.stat(path)
+        remote._copies.clear()
+        paths.local_path(f"{url}.html", "output", "output")
+        assert os.stat(path).st_ino == written.st_ino
         assert objects(url.rpartition("/")[0])["run.html"] == b"page"
         atomic.write_text(f"{url}.html", "another")
     with on("b"):
@@ -506,7 +568,7 @@ def test_a_model_is_uploaded_with_its_number_and_its_graph_last(
 
     monkeypatch.setattr(fs, "put", put_and_note)
     with on("a"):
-        model = pathlib.Path(paths.local_path(url, "export_dir"))
+        model = pathlib.Path(paths.local_path(url, "export_dir", "versions"))
         assert [path.name for path in model.iterdir()] == ["1"]
         assert not list((model / "1").iterdir())
         files = ("variables/x", "saved_model.pb", "model_card.md")

@@ -188,7 +188,7 @@ def test_training_survives_a_failed_upload(on, tmp_path, capsys, monkeypatch):
 
     with on("a"), lock.holding(url):
         run = opening.open_run(url, opening.RunRecord(config(1, "pictures")))
-        store = remote._copies[url].store
+        store = remote._copies[url, False].store
         checkpointer = saving.Checkpointer(run, saving.Progress(), 1, 1)
         checkpointer.set_model(Model())
 

@@ -40,7 +40,9 @@ def replacing(
         OSError: If the file cannot be written. The old file is unchanged.
         StorageError: If `path` is a URL that cannot be written.
     """
-    target = pathlib.Path(os.path.realpath(local_path(path, "output")))
+    target = pathlib.Path(
+        os.path.realpath(local_path(path, "output", "output"))
+    )
     if target.exists() and not target.is_file():
         yield target
         return

@@ -3,11 +3,14 @@
 import os
 import pathlib
 import re
+from typing import Literal
 
 from tf_instdisc.errors import UsageError
 
 # `pathlib` turns `gs://bucket` into `gs:/bucket`. A single letter is a drive.
 _URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/+(.*?)/*\s*", re.DOTALL)
+
+Role = Literal["input", "run", "output", "versions"]
 
 
 def checked_path(path: str | os.PathLike, name: str = "path") -> str:
@@ -47,19 +50,26 @@ def checked_path(path: str | os.PathLike, name: str = "path") -> str:
     return expanded
 
 
-def local_path(path: str | os.PathLike, name: str = "path") -> str:
+def local_path(
+    path: str | os.PathLike, name: str = "path", role: Role = "input"
+) -> str:
     """Returns a local path, of the working copy if the path is a URL.
 
     Args:
         path: As in `checked_path`.
         name: The argument or flag for which the path was given.
+        role: What the copy of a URL is for. `"run"` must be missing or hold a
+            run. `"output"` is written to, and is another copy than that of
+            an `"input"`. Of `"versions"`, an output with numbered versions,
+            only the directories directly below it are made.
 
     Returns:
         The path, with `~` expanded. The copy of a URL is brought up to date;
         its path does not exist if there is nothing at the URL.
 
     Raises:
-        UsageError: As in `checked_path`.
+        UsageError: As in `checked_path`, or if a URL of a run holds something
+            else.
         StorageError: If the URL cannot be read.
     """
     text = checked_path(path, name)
@@ -67,7 +77,7 @@ def local_path(path: str | os.PathLike, name: str = "path") -> str:
         return text
     from tf_instdisc import remote
 
-    return remote.local_copy(text, name)
+    return remote.local_copy(text, name, role)
 
 
 def is_url(path: str | os.PathLike) -> bool:

@@ -11,11 +11,13 @@ push, are kept. Otherwise the run was continued elsewhere, and the copy is made
 equal to the manifest. The two are never mixed.
 """
 
+import math
 import os
 import pathlib
 import time
 
 from tf_instdisc import remote_sync
+from tf_instdisc.paths import Role
 from tf_instdisc.remote_copy import Copy, status_of
 from tf_instdisc.remote_store import Store, version_of
 
@@ -24,39 +26,40 @@ _FRESH = 60.0
 # A server that polls for new versions loads a model once this file is there.
 _LAST = "saved_model.pb"
 
-_copies: dict[str, Copy] = {}
+# By URL, and by whether it is an output.
+_copies: dict[tuple[str, bool], Copy] = {}
 
 
-def local_copy(url: str, name: str = "path") -> str:
+def local_copy(url: str, name: str, role: Role) -> str:
     """Returns the path of the copy of a URL, and brings it up to date.
 
     Args:
         url: A URL that `paths.checked_path` has returned.
-        name: The argument or flag for which it was given. Of `export_dir`,
-            only the directories directly below it are made, and `run_dir`
-            must be missing or hold a run.
+        name: The argument or flag for which it was given.
+        role: As in `paths.local_path`.
 
     Returns:
         The path. It does not exist if there is nothing at the URL.
 
     Raises:
         StorageError: If the URL cannot be read.
-        UsageError: If `run_dir` holds something else.
+        UsageError: If the URL of a run holds something else.
     """
     parent, _, file = url.rpartition("/")
     if file.endswith(".keras") and Store(parent).is_run():
         # The object has another name.
-        run = pathlib.Path(local_copy(parent))
+        run = pathlib.Path(local_copy(parent, name, "run"))
         if (run / file).exists():
             return str(run / file)
-    copy = _copies.get(url)
+    is_output = role in ("output", "versions")
+    copy = _copies.get((url, is_output))
     if copy is None:
-        copy = _copies[url] = Copy(url)
-    if name == "export_dir":
+        copy = _copies[url, is_output] = Copy(url, is_output)
+    if role == "versions":
         for version in copy.store.folders():
             (copy.path / version).mkdir(parents=True, exist_ok=True)
     elif time.monotonic() - copy.listed_at > _FRESH:
-        remote_sync.pull(copy, must_be_run=name == "run_dir")
+        remote_sync.pull(copy, run_argument=name if role == "run" else None)
     return str(copy.path)
 
 
@@ -111,7 +114,7 @@ def send(path: str | os.PathLike) -> None:
     copy = _copy_with(path)
     if copy is None or not os.path.exists(path):
         return
-    paths = [pathlib.Path(path)]
+    paths = [pathlib.Path(os.path.realpath(path))]
     if paths[0].is_dir():
         paths = sorted(p for p in paths[0].rglob("*") if p.is_file())
     with copy.alone() as state:
@@ -119,11 +122,13 @@ def send(path: str | os.PathLike) -> None:
             part = [p for p in paths if (p.name == _LAST) == is_last]
             # A file may lie beside the copy, like OUTPUT.failed.txt.
             names = [
-                os.path.realpath(p).removeprefix(os.path.realpath(copy.path))
-                for p in part
+                str(p).removeprefix(os.path.realpath(copy.path)) for p in part
             ]
             copy.store.upload(part, [copy.store.root + n for n in names])
-        if paths == [copy.path]:
+        for other in _copies.values():
+            if other.url == copy.url:
+                other.listed_at = -math.inf
+        if paths == [copy.path.resolve()]:
             version = version_of(copy.store.objects().get("", {}))
             state.files[""] = {"object": "", "version": version}
             state.local[""] = status_of(copy.path)

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ from tf_instdisc.errors import StorageError
 from tf_instdisc.paths import caches
 from tf_instdisc.remote_store import Store
 
-# Of a run's files, those that stay on this machine.
-_PRIVATE = ("lock", "features/", "checkpoints/partial/")
+# Of a run, folders that stay on this machine.
+_PRIVATE = ("features/", "checkpoints/partial/")
 
 
 @dataclasses.dataclass
@@ -46,20 +47,27 @@ class State:
 
 
 class Copy:
-    """The copy of a URL; `path` is a file or a directory."""
+    """The copy of a URL; `path` is a file or a directory.
 
-    def __init__(self, url: str):
+    Args:
+        url: The URL.
+        is_output: Whether it is the copy for outputs. What was not uploaded
+            from it is no input.
+    """
+
+    def __init__(self, url: str, is_output: bool):
         self.url = url
+        self.is_output = is_output
         self.store = Store(url)
         # Each process of a cluster has its own, as if on its own host.
         task = ""
         with contextlib.suppress(ValueError, AttributeError):
             task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", "")
         key = hashlib.sha256(f"{url} {task}".encode()).hexdigest()[:16]
-        self.folder = caches() / "remote" / key
+        self.folder = caches() / "remote" / (key + "-output" * is_output)
         # In a folder of its own, beside which a file may have any name.
         self.path = self.folder / "copy" / (url.rpartition("/")[2] or "root")
-        self.listed_at = -float("inf")
+        self.listed_at = -math.inf
 
     def file(self, name: str) -> pathlib.Path:
         """Returns the path of a file; the name of the copy itself is ""."""
@@ -70,15 +78,24 @@ class Copy:
         """Keeps other processes from the copy, and yields its state.
 
         Raises:
-            StorageError: If the copy cannot be written.
+            StorageError: If the copy cannot be locked.
+        """
+        with contextlib.ExitStack() as stack:
+            with self.writing():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(self.folder / "sync", "a"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield self._state()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Names the copy if the block, which writes to it, fails.
+
+        Raises:
+            StorageError: If the block raises an OSError.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / "sync", "a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield self._state()
-        except FileNotFoundError:
-            raise
+            yield
         except OSError as error:
             raise StorageError(
                 f"The copy of {self.url} in {self.folder} cannot be written: "
@@ -96,7 +113,8 @@ class Copy:
     def save(self, state: State) -> None:
         """Writes the state."""
         text = json.dumps(dataclasses.asdict(state))
-        atomic.write_text(self.folder / "state.json", text)
+        with self.writing():
+            atomic.write_text(self.folder / "state.json", text)
 
     def names(self) -> list[str]:
         """Lists the files of a run that belong at the URL."""
@@ -107,8 +125,13 @@ class Copy:
             if not file.startswith(".partial-")
             for path in [os.path.join(folder, file)]
             for name in [os.path.relpath(path, self.path)]
-            if not name.startswith(_PRIVATE)
+            if not is_private(name)
         )
+
+
+def is_private(name: str) -> bool:
+    """Returns whether a file of a run stays on this machine."""
+    return name == "lock" or name.startswith(_PRIVATE)
 
 
 def status_of(path: pathlib.Path) -> list[int] | None:

@@ -12,7 +12,7 @@ from typing import Any
 from tf_instdisc import progress
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.errors import StorageError, UsageError
-from tf_instdisc.remote_copy import Copy, State, status_of
+from tf_instdisc.remote_copy import Copy, State, is_private, status_of
 from tf_instdisc.remote_manifest import numbers, object_name
 from tf_instdisc.remote_store import modified, version_of
 from tf_instdisc.text import listed
@@ -20,23 +20,27 @@ from tf_instdisc.text import listed
 _ATTEMPTS = 5
 _CHUNK = 256  # Objects that are downloaded together.
 _CHECKPOINTS = "checkpoints/"
+_RUN = {"run.json", "flags.txt"}  # A run has one of them.
 _SAVE_SECONDS = 30.0  # What a killed download may repeat.
 
 
-def pull(copy: Copy, whole: bool = False, must_be_run: bool = False) -> None:
+def pull(
+    copy: Copy, whole: bool = False, run_argument: str | None = None
+) -> None:
     """Brings a copy up to date.
 
     Args:
         copy: The copy.
         whole: Whether to download the checkpoints of a run, too.
-        must_be_run: Whether to refuse a URL that holds anything but a run.
+        run_argument: The name of an argument that refuses a URL with anything
+            but a run.
     """
     for _ in range(_ATTEMPTS):
         # An object that was listed may be replaced before it is read.
         with contextlib.suppress(FileNotFoundError), copy.alone() as state:
             objects = copy.store.objects()
-            if must_be_run and objects:
-                _require_run(copy, objects)
+            if run_argument and objects:
+                _require_run(copy, objects, run_argument)
             _pull_once(copy, state, objects, whole)
             copy.listed_at = time.monotonic()
             return
@@ -46,14 +50,14 @@ def pull(copy: Copy, whole: bool = False, must_be_run: bool = False) -> None:
     )
 
 
-def _require_run(copy: Copy, objects: dict[str, Any]) -> None:
+def _require_run(copy: Copy, objects: dict[str, Any], name: str) -> None:
     """Raises UsageError, before anything is downloaded, without a run."""
-    if not numbers(objects) and not {"run.json", "flags.txt"} & {*objects}:
-        others = [name for name in objects if name != "lock"]
+    if not numbers(objects) and not _RUN & {*objects}:
+        others = [other for other in objects if other != "lock"]
         if others:
             raise UsageError(
-                "`run_dir` must be missing, empty, or hold a run. Received: "
-                f"run_dir={copy.url}, which holds {listed(others, 3)}"
+                f"`{name}` must be missing, empty, or hold a run. Received: "
+                f"{name}={copy.url}, which holds {listed(others, 3)}"
             )
 
 
@@ -64,7 +68,8 @@ def _pull_once(
     state.accept(manifest)
     if manifest is not None:
         if manifest["id"] != state.manifest:
-            state = _taken_over(copy, state, manifest)
+            with copy.writing():
+                state = _taken_over(copy, state, manifest)
         # The cache may have lost files. Those that a killed process removed,
         # old checkpoints, come back for a while.
         present = {
@@ -87,10 +92,14 @@ def _pull_once(
                 "endpoint. If the run was removed on purpose, remove this "
                 "folder and start the same command again."
             )
+        if _RUN & {*objects} or {*objects} == {"lock"}:
+            objects = {n: o for n, o in objects.items() if not is_private(n)}
         for name in state.files.keys() - objects.keys():
             state.local.pop(name, None)
             with contextlib.suppress(OSError):
                 copy.file(name).unlink()
+        with copy.writing():
+            _remove_others(copy, objects)
         versions = {n: version_of(info) for n, info in objects.items()}
         names = [
             name
@@ -106,6 +115,19 @@ def _pull_once(
         }
     if names or manifest is None:
         _download(copy, state, names, objects)
+
+
+def _remove_others(copy: Copy, objects: dict[str, Any]) -> None:
+    """Removes from an input what the URL does not hold."""
+    if copy.is_output or any(copy.file(name).exists() for name in _RUN):
+        return  # It may hold what was not uploaded.
+    for folder, _, files in os.walk(copy.path, topdown=False):
+        for file in files:
+            path = pathlib.Path(folder, file)
+            if path.relative_to(copy.path).as_posix() not in objects:
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)  # If it is empty.
 
 
 def _taken_over(copy: Copy, old: State, manifest: dict[str, Any]) -> State:
@@ -139,18 +161,20 @@ def _download(
         for start in range(0, len(names), _CHUNK):
             chunk = names[start : start + _CHUNK]
             shutil.rmtree(incoming, ignore_errors=True)
-            incoming.mkdir(parents=True)
+            with copy.writing():
+                incoming.mkdir(parents=True)
             paths = [incoming / str(i) for i in range(len(chunk))]
             entries = [state.files[name] for name in chunk]
             copy.store.download([entry["object"] for entry in entries], paths)
             for name, entry, path in zip(chunk, entries, paths, strict=True):
                 _require_same(copy, entry, path)
                 seconds = modified(objects.get(entry["object"], {}))
-                if seconds is not None:
-                    os.utime(path, (seconds, seconds))
                 target = copy.file(name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
+                with copy.writing():
+                    if seconds is not None:
+                        os.utime(path, (seconds, seconds))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(path, target)
                 state.local[name] = status_of(target)
             if time.monotonic() - saved_at > _SAVE_SECONDS:
                 copy.save(state)
@@ -176,9 +200,12 @@ def push(copy: Copy) -> None:
     """Writes a run to its URL."""
     with copy.alone() as state:
         objects = copy.store.objects()
-        manifest = copy.store.newest(objects)
-        state.accept(manifest)
-        if state.manifest != (manifest and manifest["id"]):
+        is_ours = False
+        with contextlib.suppress(FileNotFoundError):  # Another one removed it.
+            manifest = copy.store.newest(objects)
+            state.accept(manifest)
+            is_ours = state.manifest == (manifest and manifest["id"])
+        if not is_ours:
             raise StorageError(
                 f"{copy.url} was written by another process meanwhile. Start "
                 "the same command again: it continues from what that one has "
@@ -186,7 +213,7 @@ def push(copy: Copy) -> None:
             )
         files, local = _upload(copy, state, objects)
         if files != state.files or state.manifest is None:
-            if not files and manifest is None:
+            if not files and state.manifest is None:
                 return
             _write_manifest(copy, state, files, local, objects)
         else:

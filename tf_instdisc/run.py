@@ -167,7 +167,7 @@ class Run:
         path = output or self.directory.report
         with lock.writing(None if output else self.path):
             pages.write(os.fspath(path), page)
-        return pathlib.Path(local_path(path))
+        return pathlib.Path(local_path(path, "output", "output"))
 
     def export(
         self, export_dir: str | os.PathLike, **options: Any

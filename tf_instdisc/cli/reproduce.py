@@ -110,7 +110,9 @@ def _reproduce(options: ReproduceOptions) -> None:
         trainer.train,
         options.jobs,
     )
-    tables_dir = pathlib.Path(local_path(options.tables_dir, "tables_dir"))
+    tables_dir = pathlib.Path(
+        local_path(options.tables_dir, "tables_dir", "output")
+    )
     for name in dict.fromkeys(options.table):
         make_table(
             name,

@@ -94,7 +94,8 @@ def _local_data_dir(data_dir: str, dataset: str) -> str:
     if not is_url(data_dir):
         return local_path(data_dir, "data_dir")
     name = re.split("[/:]", dataset)[0]
-    copy = local_path(os.path.join(data_dir, name), "data_dir")
+    # TFDS may prepare a dataset in it.
+    copy = local_path(os.path.join(data_dir, name), "data_dir", "output")
     return os.path.dirname(copy)
 
 

@@ -88,5 +88,5 @@ class RunFiles:
     detection = _file("detection.jsonl")
 
     def __post_init__(self) -> None:
-        path = pathlib.Path(local_path(self.path, "run_dir"))
+        path = pathlib.Path(local_path(self.path, "run_dir", "run"))
         object.__setattr__(self, "path", path)

@@ -46,7 +46,9 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
             host may be.
         StorageError: If the lock or, at the end, the URL cannot be written.
     """
-    path = pathlib.Path(os.path.realpath(local_path(directory, "run_dir")))
+    path = pathlib.Path(
+        os.path.realpath(local_path(directory, "run_dir", "run"))
+    )
     if path in _held:
         yield
         return

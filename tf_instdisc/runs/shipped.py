@@ -51,7 +51,8 @@ def located(path: str | os.PathLike, name: str = "path") -> str:
     Raises:
         StorageError: If a URL cannot be read.
     """
-    path = local_path(path, name)
+    is_file = os.fspath(path).endswith((".keras", ".h5"))
+    path = local_path(path, name, "input" if is_file else "run")
     if path not in names() or os.path.exists(path):
         return path
     return str(unpack(path))

@@ -77,7 +77,7 @@ def embed_folder(
         StorageError: If a URL cannot be read or written.
     """
     folder = local_path(folder, "folder")
-    output = local_path(output, "output")
+    output = local_path(output, "output", "output")
     target = pathlib.Path(output)
     if target.suffix not in FORMATS:
         raise UsageError(

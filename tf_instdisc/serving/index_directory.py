@@ -127,7 +127,7 @@ def write_index(
         UsageError: If `output` is a file, there are too few rows, or faiss is
             needed and not installed.
     """
-    output = local_path(output, "export_dir")
+    output = local_path(output, "output", "versions")
     if not len(bank.rows):
         raise UsageError(
             "An index needs at least one row. Received: a bank without rows."

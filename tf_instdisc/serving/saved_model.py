@@ -85,7 +85,7 @@ def export_run(
         WarmupError: If a warm-up record fails.
         ValueError: If an argument is out of range.
     """
-    export_dir = local_path(export_dir, "export_dir")
+    export_dir = local_path(export_dir, "export_dir", "versions")
     options = options or options_of(run)
     encoder = load_encoder(run.path)
     index = build_index(run.load_bank(), options) if with_bank else None

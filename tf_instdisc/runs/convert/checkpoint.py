@@ -93,7 +93,7 @@ def convert(
             number of rows in the bank.
     """
     checkpoint = local_path(checkpoint, "from")
-    run_dir = local_path(run_dir, "to")
+    run_dir = local_path(run_dir, "to", "run")
     images = images and checked_path(images, "images")
     name = pathlib.Path(checkpoint).name
     _require_unused(run_dir, name)
