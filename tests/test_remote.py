@@ -1,10 +1,12 @@
 """Working copies of URLs: manifests, kills, locks and mirrored folders."""
 
+import http.server
 import json
 import os
 import pathlib
 import shutil
 import socket
+import threading
 import uuid
 
 import fsspec
@@ -18,7 +20,7 @@ from tf_instdisc.errors import (
     StorageError,
     UsageError,
 )
-from tf_instdisc.runs import lock
+from tf_instdisc.runs import lock, shipped
 
 OTHER_HOST = {"host": "other", "process": 1, "command": "instdisc-train"}
 
@@ -506,6 +508,16 @@ def test_an_output_that_was_not_uploaded_is_no_input(url, on, monkeypatch):
         # Inputs are listed again after an upload.
         remote.send(model / "2")
         assert len(read(paths.local_path(url))) == 2
+        # A file may lie beside the copy; what is missing here is removed.
+        beside = pathlib.Path(f"{model}.failed.txt")
+        beside.write_text("1.png")
+        remote.send(beside)
+        parent = url.rpartition("/")[0]
+        assert objects(parent)["run.failed.txt"] == b"1.png"
+        beside.unlink()
+        for _ in range(2):
+            remote.send(beside)
+            assert "run.failed.txt" not in objects(parent)
 
 
 def test_a_folder_without_a_run_is_not_downloaded_as_one(url, on, tmp_path):
@@ -603,6 +615,49 @@ def test_a_failed_connection_is_one_sentence(url, on, monkeypatch):
             assert read(paths.local_path(url)) == {**OLD, **NEW}
     with on("b"):
         assert read(paths.local_path(url)) == {**OLD, **NEW}
+
+
+@pytest.fixture
+def web(tmp_path):
+    """The folder `site` on a web server; yields its address."""
+    pytest.importorskip("aiohttp", reason="pip install 'aiohttp'")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=tmp_path / "site")
+
+        def log_message(self, *_):
+            pass
+
+    (tmp_path / "site").mkdir()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_single_files_are_read_from_the_web(web, on, tmp_path):
+    file = tmp_path / "site" / "table.tsv"
+    # Links in a file do not make it a folder.
+    file.write_text(f"name\n{web}/table.tsv/1.png\n")
+    url = f"{web}/table.tsv?signature=a/b"
+    with on("a"):
+        path = pathlib.Path(paths.local_path(url))
+        assert path.name == "table.tsv"
+        assert path.read_text() == file.read_text()
+        file.write_text(file.read_text().replace("name", "path"))
+        os.utime(file, (0, 0))
+        remote._copies.clear()
+        assert pathlib.Path(paths.local_path(url)).read_text() == (
+            file.read_text()
+        )
+        assert not os.path.exists(paths.local_path(f"{web}/missing.keras"))
+        shutil.copy(file, file.with_name("encoder.keras"))
+        located = shipped.located(f"{web}/encoder.keras?signature=a/b")
+        assert os.path.basename(located) == "encoder.keras"
+        for role in ("run", "output", "versions"):
+            with pytest.raises(UsageError, match="only single files are read"):
+                paths.local_path(url, "x", role)
 
 
 @pytest.mark.parametrize(

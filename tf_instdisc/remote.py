@@ -16,7 +16,8 @@ import os
 import pathlib
 import time
 
-from tf_instdisc import remote_sync
+from tf_instdisc import remote_sync, remote_url
+from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import Role
 from tf_instdisc.remote_copy import Copy, status_of
 from tf_instdisc.remote_store import Store, version_of
@@ -43,8 +44,15 @@ def local_copy(url: str, name: str, role: Role) -> str:
 
     Raises:
         StorageError: If the URL cannot be read.
-        UsageError: If the URL of a run holds something else.
+        UsageError: If the URL of a run holds something else, or the role is
+            not `"input"` and the URL a web address.
     """
+    if role != "input" and remote_url.is_web(url):
+        raise UsageError(
+            f"`{name}` must be a path, or a URL that can be written to and "
+            f"listed. Received: {name}={url!r}. Of http:// and https://, only "
+            "single files are read."
+        )
     parent, _, file = url.rpartition("/")
     if file.endswith(".keras") and Store(parent).is_run():
         # The object has another name.
@@ -110,25 +118,32 @@ def push(path: str | os.PathLike) -> None:
 
 
 def send(path: str | os.PathLike) -> None:
-    """Uploads a file or a directory that lies in a copy, if it does."""
+    """Uploads a file or a directory if it lies in a copy.
+
+    A file that is missing here is removed there.
+    """
     copy = _copy_with(path)
-    if copy is None or not os.path.exists(path):
+    if copy is None:
         return
+    root = os.path.realpath(copy.path)
     paths = [pathlib.Path(os.path.realpath(path))]
+    if not paths[0].exists():
+        copy.store.remove_path(
+            copy.store.root + str(paths[0]).removeprefix(root)
+        )
+        return
     if paths[0].is_dir():
         paths = sorted(p for p in paths[0].rglob("*") if p.is_file())
     with copy.alone() as state:
         for is_last in (False, True):
             part = [p for p in paths if (p.name == _LAST) == is_last]
             # A file may lie beside the copy, like OUTPUT.failed.txt.
-            names = [
-                str(p).removeprefix(os.path.realpath(copy.path)) for p in part
-            ]
+            names = [str(p).removeprefix(root) for p in part]
             copy.store.upload(part, [copy.store.root + n for n in names])
         for other in _copies.values():
             if other.url == copy.url:
                 other.listed_at = -math.inf
-        if paths == [copy.path.resolve()]:
+        if paths == [pathlib.Path(root)]:
             version = version_of(copy.store.objects().get("", {}))
             state.files[""] = {"object": "", "version": version}
             state.local[""] = status_of(copy.path)

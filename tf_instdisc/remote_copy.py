@@ -66,7 +66,10 @@ class Copy:
         key = hashlib.sha256(f"{url} {task}".encode()).hexdigest()[:16]
         self.folder = caches() / "remote" / (key + "-output" * is_output)
         # In a folder of its own, beside which a file may have any name.
-        self.path = self.folder / "copy" / (url.rpartition("/")[2] or "root")
+        name = (url.partition("?")[0] if self.store.is_web else url).rpartition(
+            "/"
+        )[2]
+        self.path = self.folder / "copy" / (name or "root")
         self.listed_at = -math.inf
 
     def file(self, name: str) -> pathlib.Path:

@@ -12,11 +12,19 @@ from typing import Any
 from tf_instdisc import remote_manifest
 from tf_instdisc.checksums import sha256_of_json
 from tf_instdisc.errors import RunError, StorageError, UsageError
+from tf_instdisc.remote_url import is_web
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 # The file systems of fsspec call the same thing by different names.
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation")
-_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
+_TIMES = (
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+)
 _MODIFIED = ("LastModified", "last_modified", "mtime", "created")
 
 
@@ -34,6 +42,8 @@ class Store:
         import fsspec
 
         self.url = url
+        # A server has no listing, only pages with links.
+        self.is_web = is_web(url)
         with self._reaching():
             self.fs, root = fsspec.core.url_to_fs(url)
         self.root = root.rstrip("/")
@@ -71,7 +81,10 @@ class Store:
         with self._reaching():
             self.fs.invalidate_cache()
             try:
-                found = self.fs.find(self.root, detail=True)
+                if self.is_web:
+                    found = {self.root: self.fs.info(self.root)}
+                else:
+                    found = self.fs.find(self.root, detail=True)
             except FileNotFoundError:
                 return {}
         named = {}
@@ -172,10 +185,19 @@ class Store:
             ):
                 self.fs.rm_file(self.path(name))
 
+    def remove_path(self, path: str) -> None:
+        """Removes a path in the file system if it exists."""
+        with self._reaching():
+            self.fs.invalidate_cache()
+            if self.fs.exists(path):
+                self.fs.rm_file(path)
+
     # === Manifests ===
 
     def is_run(self) -> bool:
         """Returns whether there is a manifest."""
+        if self.is_web:
+            return False
         with self._reaching():
             try:
                 found = self.fs.ls(self.root, detail=False)

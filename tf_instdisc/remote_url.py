@@ -9,6 +9,11 @@ _EXTRAS = {
 }
 
 
+def is_web(url: str) -> bool:
+    """Returns whether a URL is a web address, which names a single file."""
+    return url.startswith(("http://", "https://"))
+
+
 def check_url(url: str, name: str) -> None:
     """Raises unless the scheme of a URL can be opened; uses no network.
 

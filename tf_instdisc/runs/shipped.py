@@ -51,7 +51,9 @@ def located(path: str | os.PathLike, name: str = "path") -> str:
     Raises:
         StorageError: If a URL cannot be read.
     """
-    is_file = os.fspath(path).endswith((".keras", ".h5"))
+    # The address of a file on the web may end with a signature.
+    text = os.fspath(path).partition("?")[0]
+    is_file = text.endswith((".keras", ".h5"))
     path = local_path(path, name, "input" if is_file else "run")
     if path not in names() or os.path.exists(path):
         return path
