@@ -165,9 +165,11 @@ def test_replicas_and_placement_decide_where_the_bank_is():
     assert banks(**gpu, bank_placement="host") == (0, size)
     assert banks(**gpu, bank_dtype="bfloat16") == (size // 2, 0)
     assert banks(replicas_per_host=4) == (size, 4 * size)
-    # Two hosts; each copies the whole bank when it is saved.
+    # Two hosts; each copies the whole bank, and again in float32.
     gpu |= {"hosts": 2, "bank_placement": "sharded"}
-    assert banks(**gpu) == (size // 8, size)
+    assert banks(**gpu) == (size // 8, 2 * size)
+    half = size // 2
+    assert banks(**gpu, bank_dtype="bfloat16") == (half // 8, half + size)
 
 
 def test_the_exact_softmax_takes_no_more_memory_for_more_rows():
@@ -198,6 +200,30 @@ def test_it_warns_of_what_will_not_fit():
     ):
         assert part in text
     assert not make_plan(device_memory=plan.GIB).warnings
+
+
+@pytest.mark.parametrize(
+    ("replicas", "placement", "other"),
+    [
+        (1, "device", "host"),
+        (1, "host", None),
+        (4, "device", "sharded"),
+        (4, "sharded", None),
+    ],
+)
+def test_it_advises_another_placement_than_the_configured_one(
+    replicas, placement, other
+):
+    warnings = make_plan(
+        num_instances=10**8,
+        replicas_per_host=replicas,
+        bank_placement=placement,
+        device_memory=2**20,
+    ).warnings
+    (device,) = (text for text in warnings if text.startswith("Device"))
+    assert "--bank_dtype" in device or placement == "host"
+    assert ("--bank_placement" in device) == (other is not None)
+    assert other is None or f"--bank_placement={other}" in device
 
 
 def test_the_command_runs_nothing(tmp_path):

@@ -239,3 +239,45 @@ def test_checkpoints_are_those_of_a_whole_bank(strategies, tmp_path):
 
 def test_one_replica_keeps_the_whole_bank():
     assert sharded_bank.bank_type("sharded") is MemoryBank
+
+
+@pytest.mark.parametrize("placement", ["device", "sharded"])
+@pytest.mark.parametrize(
+    ("objective", "negatives"),
+    [("softmax", "shared"), ("nce", "shared"), ("nce", "per_example")],
+)
+def test_a_step_reads_only_the_rows_that_it_needs(
+    strategies, placement, objective, negatives
+):
+    strategy = strategies[2]
+    with strategy.scope():
+        model = tf_instdisc.InstanceDiscrimination(
+            linear_encoder(),
+            N,
+            objective=objective,
+            negatives=negatives,
+            num_negatives=M,
+            bank_dtype="bfloat16",  # No other variable has this type.
+            bank_placement=placement,
+        )
+        model.compile(optimizer="sgd")
+    model.build_training_state()
+
+    @tf.function
+    def step(images, ids):
+        return strategy.run(model.train_step, [(images, ids)])
+
+    batch = tf.zeros([BATCH, 2, 2, 3]), tf.zeros([BATCH], tf.int64)
+    graph = step.get_concrete_function(*batch).graph.as_graph_def()
+    nodes = list(graph.node)
+    for function in graph.library.function:
+        nodes += function.node_def
+    read = collections.Counter(
+        node.op
+        for node in nodes
+        if tf.bfloat16.as_datatype_enum
+        in (node.attr["dtype"].type, node.attr["Tparams"].type)
+    )
+    assert read["ResourceGather"]
+    assert read["ResourceScatterUpdate"]
+    assert not read["ReadVariableOp"]

@@ -37,6 +37,7 @@ class MemoryBank(keras.layers.Layer):
 
     Attributes:
         rows: `[num_instances, embedding_dim]`, of unit length from the start.
+            If they are sharded, only `rows.numpy()` and `lookup` may be used.
         log_normalizer: Scalar, log Z; NaN until the first estimate.
         instances: The ids that take part in training.
     """
@@ -57,9 +58,10 @@ class MemoryBank(keras.layers.Layer):
         self.instances = Instances(num_instances, absent_ids)
         self.momentum = momentum
         self.normalizer_momentum = normalizer_momentum
+        self.placement = placement
 
         shape = num_instances, embedding_dim
-        self._rows = self._create_rows(shape, rows_dtype or dtype, placement)
+        self._rows = self._create_rows(shape, rows_dtype or dtype)
         for part, first in enumerate(range(0, num_instances, _PART)):
             ids = np.arange(first, min(first + _PART, num_instances))
             shape = len(ids), embedding_dim
@@ -69,10 +71,11 @@ class MemoryBank(keras.layers.Layer):
         self.built = True
 
     def _create_rows(
-        self, shape: tuple[int, int], dtype: str, placement: str
+        self, shape: tuple[int, int], dtype: str
     ) -> keras.Variable:
         return replicas.create(
-            lambda: add_state(self, "rows", [*shape], 0.0, dtype), placement
+            lambda: add_state(self, "rows", [*shape], 0.0, dtype),
+            self.placement,
         )
 
     @property
@@ -85,7 +88,7 @@ class MemoryBank(keras.layers.Layer):
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Returns the rows of the given ids, `[..., embedding_dim]`."""
-        return tf.cast(tf.gather(self.rows, ids), self.dtype)
+        return tf.cast(replicas.read_rows(self.rows, ids), self.dtype)
 
     def log_sum_exp(self, v: Tensor, temperature: float) -> Tensor:
         """Returns log Σ_j exp(v·v_j / τ) over all instances, `[batch]`."""
@@ -126,14 +129,15 @@ class MemoryBank(keras.layers.Layer):
     def _set_rows(self, ids: np.ndarray, new: Tensor) -> None:
         replicas.update_outside_of_steps(self.rows, _scatter, (ids, new))
 
-    def hold(self) -> None:
-        """Lets one host read rows that are divided among many hosts.
+    def gather_to_host(self) -> None:
+        """Copies rows that are divided among several hosts to each of them.
 
-        All hosts must call it. Until `release`, reading takes no other host.
+        All hosts must call it. Until `discard_host_copy`, reading requires no
+        communication.
         """
 
-    def release(self) -> None:
-        """Ends `hold`, because training will change the rows."""
+    def discard_host_copy(self) -> None:
+        """Discards that copy. Call it before training changes the rows."""
 
     def update(self, ids: Tensor, embeddings: Tensor) -> None:
         """Moves rows `[batch]` toward embeddings `[batch, embedding_dim]`.
@@ -146,13 +150,11 @@ class MemoryBank(keras.layers.Layer):
         v = replicas.gather_over_replicas(embeddings)
         replicas.update_on_all_replicas(self.rows, self._move, (ids, v))
 
-    def _move(
-        self, rows: tf.Variable, ids: Tensor, embeddings: Tensor
-    ) -> tf.Variable:
-        old = tf.cast(tf.gather(rows, ids), embeddings.dtype)
+    def _move(self, rows: tf.Variable, ids: Tensor, embeddings: Tensor) -> None:
+        old = tf.cast(replicas.read_rows(rows, ids), embeddings.dtype)
         v = tf.gather(embeddings, last_of_same_id(ids))
         new = formulas.moved_rows(old, v, self.momentum)
-        return _scatter(rows, ids, tf.cast(new, rows.dtype))
+        _scatter(rows, ids, tf.cast(new, rows.dtype))
 
     def normalize(self, estimate: Tensor, training: bool) -> Tensor:
         """Returns a step's log Z from its estimate; training updates Z."""
@@ -164,5 +166,6 @@ class MemoryBank(keras.layers.Layer):
         return new
 
 
-def _scatter(rows: tf.Variable, ids: Tensor, new: Tensor) -> tf.Variable:
-    return rows.scatter_update(tf.IndexedSlices(new, ids))
+def _scatter(rows: tf.Variable, ids: Tensor, new: Tensor) -> None:
+    # Returns nothing: a strategy would copy the rows that are returned.
+    rows.scatter_update(tf.IndexedSlices(new, ids))

@@ -65,14 +65,34 @@ def own_part(value: tf.Tensor) -> tf.Tensor:
     return value[first : first + size]
 
 
+def read_rows(variable: tf.Variable, positions: tf.Tensor) -> tf.Tensor:
+    """Returns rows of this replica's copy of a variable.
+
+    Args:
+        variable: A variable of rank 1 or more.
+        positions: int32 or int64 of any shape, in range.
+
+    Returns:
+        The rows, without a gradient: `positions.shape + variable.shape[1:]`.
+    """
+    # In a replica, tf.gather of a distributed variable reads all of its rows,
+    # which copies them if it has been scattered into (TensorFlow 2.21).
+    return tf.raw_ops.ResourceGather(
+        resource=variable.handle, indices=positions, dtype=variable.dtype
+    )
+
+
 def update_on_all_replicas(
-    variable: tf.Variable, update: Callable[..., tf.Variable], args: tuple
+    variable: tf.Variable, update: Callable[..., None], args: tuple
 ) -> None:
     """Runs `update(variable, *args)` once on every copy of a variable.
 
     The copies stay identical only if `args` are the same on every replica
     (`gather_over_replicas`). A plain assignment in a replica's context would
     keep the first replica's rows and lose those of the others.
+
+    `update` returns nothing here and below: TensorFlow reads what it returns,
+    which would copy a variable that is returned.
     """
 
     def merge(strategy: tf.distribute.Strategy, *merged: tf.Tensor) -> None:
@@ -83,7 +103,7 @@ def update_on_all_replicas(
 
 
 def update_own_copy(
-    variable: tf.Variable, update: Callable[..., tf.Variable], args: tuple
+    variable: tf.Variable, update: Callable[..., None], args: tuple
 ) -> None:
     """Runs `update(copy, *args)` on each replica's copy with its own `args`."""
 
@@ -97,7 +117,7 @@ def update_own_copy(
 
 
 def update_outside_of_steps(
-    variable: tf.Variable, update: Callable[..., tf.Variable], args: tuple
+    variable: tf.Variable, update: Callable[..., None], args: tuple
 ) -> None:
     """Works as `update_on_all_replicas`, in the scope of a strategy."""
     _update_copies(tf.distribute.get_strategy(), variable, update, args)
@@ -106,7 +126,7 @@ def update_outside_of_steps(
 def _update_copies(
     strategy: tf.distribute.Strategy,
     variable: tf.Variable,
-    update: Callable[..., tf.Variable],
+    update: Callable[..., None],
     args: Sequence[tf.Tensor],
 ) -> None:
     if _is_on_host(variable, strategy):
@@ -128,8 +148,8 @@ def create(
 ) -> keras.Variable:
     """Creates a weight, once on the `"host"` or else on each device.
 
-    The replicas of one host share the latter. A strategy would give each of
-    them a copy; its scope applies to one thread only.
+    The replicas of one host share the copy on the host. A strategy would give
+    each of them a copy; its scope applies to one thread only.
     """
     if placement != "host":
         return make()

@@ -1,8 +1,8 @@
 """A memory bank that is divided among the replicas.
 
-Each replica has n / replicas rows. What a step needs of the others is answered
-where the rows are, and added up: every replica gives zeros for the rows that
-it does not have. Outcomes are those of a bank that each replica has whole.
+Each replica has n / replicas rows. Each replica contributes the rows or logits
+that it stores and zeros for all others; the sum over the replicas is complete.
+The results equal those of a bank that is copied to every replica.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class ShardedRows(StoredElsewhere):
     Replica r has the rows of the ids from r * shard_size on. The last shards
     may have unused rows at their ends. Keras saves, copies and restores the
     weight as a whole, by way of the host; with several hosts, all of them must
-    do so together, unless the rows are held.
+    do so together, unless each has a copy (`gather_to_host`).
 
     Args:
         shape: n and embedding_dim.
@@ -55,7 +55,7 @@ class ShardedRows(StoredElsewhere):
         super().__init__(shards, shape, "rows")
         self.shard_size = size
         self._strategy = strategy
-        self._held: np.ndarray | None = None
+        self._host_copy: np.ndarray | None = None
         firsts = strategy.experimental_distribute_values_from_function(
             lambda context: context.replica_id_in_sync_group * size
         )
@@ -92,14 +92,14 @@ class ShardedRows(StoredElsewhere):
         The sum over the replicas has all rows.
         """
         positions, is_own = self.positions_of(ids)
-        rows = tf.gather(self.value, tf.where(is_own, positions, 0))
+        rows = replicas.read_rows(self.value, tf.where(is_own, positions, 0))
         return tf.where(is_own[..., None], rows, tf.zeros([], rows.dtype))
 
     # === Outside a step ===
 
     def set_rows(self, ids: np.ndarray, new: np.ndarray) -> None:
         """Sets the rows of distinct ids; each host sets those that it has."""
-        self._held = None
+        self._host_copy = None
         for first, shard in self._local:
             is_own = (ids >= first) & (ids < first + self.shard_size)
             if is_own.any():
@@ -110,8 +110,8 @@ class ShardedRows(StoredElsewhere):
 
     def numpy(self) -> np.ndarray:
         """Returns all rows, copied to the host in blocks."""
-        if self._held is not None:
-            return self._held
+        if self._host_copy is not None:
+            return self._host_copy
         num_rows = self.shape[0]
         whole = np.empty(self.shape, self.value.dtype.as_numpy_dtype)
         for start in range(0, num_rows, self._block):
@@ -154,24 +154,21 @@ class ShardedRows(StoredElsewhere):
             )
             return tf.Variable(value, trainable=False)
 
-    def hold(self) -> None:
-        """See `MemoryBank.hold`."""
+    def gather_to_host(self) -> None:
+        """See `MemoryBank.gather_to_host`."""
         is_spread = len(self._local) < self._strategy.num_replicas_in_sync
-        if is_spread and self._held is None:
-            self._held = self.numpy()
+        if is_spread and self._host_copy is None:
+            self._host_copy = self.numpy()
 
-    def release(self) -> None:
-        """See `MemoryBank.release`."""
-        self._held = None
+    def discard_host_copy(self) -> None:
+        """See `MemoryBank.discard_host_copy`."""
+        self._host_copy = None
 
 
 class ShardedMemoryBank(MemoryBank):
     """A memory bank that is divided among the replicas of a strategy."""
 
-    def _create_rows(
-        self, shape: tuple[int, int], dtype: str, placement: str
-    ) -> ShardedRows:
-        del placement
+    def _create_rows(self, shape: tuple[int, int], dtype: str) -> ShardedRows:
         return ShardedRows(shape, dtype)
 
     @property
@@ -181,11 +178,11 @@ class ShardedMemoryBank(MemoryBank):
     def _set_rows(self, ids: np.ndarray, new: Tensor) -> None:
         self.rows.set_rows(np.asarray(ids), new.numpy())
 
-    def hold(self) -> None:
-        self.rows.hold()
+    def gather_to_host(self) -> None:
+        self.rows.gather_to_host()
 
-    def release(self) -> None:
-        self.rows.release()
+    def discard_host_copy(self) -> None:
+        self.rows.discard_host_copy()
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Returns the rows of this replica's ids `[batch]`, within a step."""
@@ -217,7 +214,7 @@ class ShardedMemoryBank(MemoryBank):
 
         def read_rows(positions: Tensor) -> Tensor:
             ids = tf.cast(instances.ids_at(positions + start), tf.int64)
-            return tf.gather(rows.value, ids - first)
+            return replicas.read_rows(rows.value, ids - first)
 
         def sums_of(v: Tensor) -> streamed_softmax.Sums:
             everyone = replicas.gather_over_replicas(v)
@@ -247,7 +244,8 @@ class ShardedMemoryBank(MemoryBank):
         examples, positions = pairs[:, 0], tf.boolean_mask(positions, is_own)
 
         def read_rows() -> Tensor:
-            return tf.cast(tf.gather(self.rows.value, positions), self.dtype)
+            rows = replicas.read_rows(self.rows.value, positions)
+            return tf.cast(rows, self.dtype)
 
         @tf.custom_gradient
         def logits_of(v: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

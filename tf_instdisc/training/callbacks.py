@@ -95,7 +95,8 @@ class KNNMonitor(keras.callbacks.Callback):
         if (epoch + 1) % self.every and not is_last:
             return
         test = embed(self._encode, self.test_dataset)
-        rows = self.model.memory_bank.rows.numpy().astype(np.float32)
+        rows = self.model.memory_bank.rows.numpy()
+        rows = rows.astype(np.float32, copy=False)
         logs.update(self._accuracy(rows, self.train_labels, test, ""))
         if self.train_dataset is not None:
             train = embed(self._encode, self.train_dataset)
@@ -128,12 +129,12 @@ class WholeBank(keras.callbacks.Callback):
     def on_epoch_begin(
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        self.model.memory_bank.release()
+        self.model.memory_bank.discard_host_copy()
 
     def on_epoch_end(
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        self.model.memory_bank.hold()
+        self.model.memory_bank.gather_to_host()
 
 
 class MetricsFile(keras.callbacks.Callback):

@@ -22,7 +22,8 @@ class Plan:
     Attributes:
         bank_on_replica: The rows of the bank on each replica.
         bank_on_host: The rows of the bank in the memory of each host. Sharded
-            ones are copied there as a whole to be measured and saved.
+            ones are copied there as a whole to be measured and saved, once
+            in their own type and once in float32 or for the checkpoint.
         head: What a replica's step needs besides the encoder: rows of
             negatives, logits, and their gradients.
         activations: The layers' values that a replica's step holds at its
@@ -76,6 +77,7 @@ def make_plan(
     bank_on_host = 0 if method.bank_placement == "device" else bank
     if method.bank_placement == "sharded":
         bank_on_replica = math.ceil(num_instances / replicas) * row
+        bank_on_host += 4 * num_instances * config.encoder.embedding_dim
     if machines.device_memory is None:
         bank_on_host += bank_on_replica * machines.replicas_per_host
 
@@ -142,7 +144,9 @@ def _warnings(
             "replicas and will be rejected."
         )
     placement = "host" if replicas == 1 else "sharded"
-    smaller = f"Use --bank_dtype=bfloat16 or --bank_placement={placement}"
+    smaller = "Use --bank_dtype=bfloat16"
+    if config.method.bank_placement != placement:
+        smaller += f" or --bank_placement={placement}"
     if config.method.objective == "softmax" and replicas == 1:
         smaller = "Use --bank_dtype=bfloat16 or --objective=nce"
     if plan.activations > plan.bank_on_replica + plan.head:

@@ -101,7 +101,7 @@ def train(
         if progress is not None:
             if progress.epochs < config.optimizer.epochs and not finish:
                 progress = _fit(work, progress)
-            work.model.memory_bank.hold()
+            work.model.memory_bank.gather_to_host()
             if is_chief:
                 _write_results(work, progress)
             # No host ends while the chief is still writing.
