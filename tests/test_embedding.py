@@ -151,3 +151,21 @@ def test_protocols_measure_the_same_on_two_gpus(
 @pytest.fixture(scope="module")
 def labeled_run(tmp_path_factory):
     return make_labeled_run(tmp_path_factory.mktemp("labeled"))
+
+
+def test_what_cannot_be_copied_is_encoded_where_it_is(two_gpus):
+    class Subclassed(keras.Model):
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder = encoder
+
+        def call(self, images):
+            return self.encoder(images)
+
+    encoder = small_encoder()
+    expected = tf_instdisc.embed(encoder, dataset(4)).embeddings
+    found = tf_instdisc.embed(Subclassed(encoder), dataset(4)).embeddings
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    with mirrored_cpus(["CPU:0", "CPU:1"]).scope():
+        found = tf_instdisc.embed(encoder, dataset(4)).embeddings
+    np.testing.assert_allclose(found, expected, atol=1e-6)

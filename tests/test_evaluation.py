@@ -24,6 +24,7 @@ from tests.labeled_run import (
 from tests.test_neighbors import loop_accuracy
 from tf_instdisc import array_source
 from tf_instdisc.data.folder import folder_source
+from tf_instdisc.errors import StorageError
 from tf_instdisc.evaluation import (
     features,
     linear_classifier,
@@ -446,6 +447,26 @@ def test_protocols_share_one_pass_over_the_images(tmp_path, monkeypatch, keeps):
     one_by_one = [measure({name: chosen[name]}) for name in chosen]
     assert passes == [2, 2]
     assert together == [*one_by_one[0], *one_by_one[1]]
+
+
+def test_layers_of_others_are_left_out_where_there_is_no_room(
+    tmp_path, monkeypatch
+):
+    run = make_labeled_run(tmp_path / "run")
+    usage = shutil.disk_usage
+
+    def small(path):
+        # Room for the 24 or 15 embeddings, and for no feature maps.
+        return usage(path)._replace(free=24 * 64 * 2)
+
+    monkeypatch.setattr(shutil, "disk_usage", small)
+    inputs = open_inputs(run)
+    inputs.layers[9000].update({"conv1", "embedding"})
+    options = SVMOptions(costs=(0.1,))
+    found = SVM(options).measure(inputs)
+    assert found[0].name == "SVM, embedding"
+    with pytest.raises(StorageError, match="activations need"):
+        SVM(dataclasses.replace(options, layer="conv1")).measure(inputs)
 
 
 # === Results ===

@@ -14,7 +14,7 @@ import pytest
 from tests import commands
 from tests.finished_run import fill_folder, make_run, picture, save_picture
 from tf_instdisc.retrieval import compare_runs
-from tf_instdisc.runs import opening, update
+from tf_instdisc.runs import opening, update, update_bank
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.training import finishing
 
@@ -74,22 +74,23 @@ def _input(seed):
     return resize_and_center_crop(picture(seed), 16, 1.0).numpy()
 
 
-def test_only_new_images_are_encoded(run, tmp_path):
+def test_only_new_images_are_encoded(run, tmp_path, monkeypatch):
     folder = tmp_path / "images"
     fill_folder(folder, ["new a.png", "new b.png"])
     encoder = keras.saving.load_model(run.encoder)
     sizes = []
 
-    class Counting:
-        def predict_on_batch(self, batch):
+    def counting(encoder):
+        def encode(batch):
             sizes.append(len(batch))
-            return encoder.predict_on_batch(batch)
+            return encoder(batch)
 
+        return encode
+
+    monkeypatch.setattr(update_bank, "inference", counting)
     config = run.read_config()
     none = np.zeros([0], np.int64)
-    update.update_bank(
-        run.load_bank(), none, {}, str(folder), config, Counting()
-    )
+    update.update_bank(run.load_bank(), none, {}, str(folder), config, encoder)
     assert sum(sizes) == 2
 
 

@@ -50,6 +50,8 @@ def evaluate(
             protocol = registry.find(name)(chosen)
             inputs = protocol.open(unopened)
             protocol.check(inputs)
+            for num_features, names in protocol.layers(inputs).items():
+                inputs.layers[num_features].update(names)
             steps.append((protocol, inputs))
         for protocol, inputs in steps:
             measured = list(protocol.measure(inputs))

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.evaluation.features import (
     Features,
     data_digest,
@@ -105,11 +105,8 @@ class EvaluationInputs:
         this evaluation are computed with them, so that each image is decoded
         and encoded once.
         """
-        role = "trained" if encoder is self.encoder else "untrained"
-        names = list(layers)
-        if encoder is self.encoder and options.keep_features:
-            names += sorted(self.layers[options.num_features] - {*layers})
-        with kept_in(self.run.features / role, options.keep_features) as place:
+
+        def extracted(names: Sequence[str]) -> tuple[Features, Features]:
             train, test = (
                 extract(
                     encoder,
@@ -124,7 +121,20 @@ class EvaluationInputs:
                     (self.source, self.test_source), self.digests, strict=True
                 )
             )
-            yield train, test
+            return train, test
+
+        role = "trained" if encoder is self.encoder else "untrained"
+        others: set[str] = set()
+        if encoder is self.encoder and options.keep_features:
+            others = self.layers[options.num_features] - {*layers}
+        with kept_in(self.run.features / role, options.keep_features) as place:
+            try:
+                found = extracted([*layers, *sorted(others)])
+            except StorageError:
+                if not others:
+                    raise
+                found = extracted(layers)  # There is room for these alone.
+            yield found
 
     @functools.cached_property
     def labels(self) -> np.ndarray:

@@ -89,7 +89,11 @@ class Linear(Protocol):
 
         if self.options.layers is not None:
             features.require_layers(inputs.encoder, self.options.layers)
-        inputs.layers[self.options.num_features].update(self._layers(inputs))
+
+    def layers(self, inputs: "EvaluationInputs") -> dict[int, tuple[str, ...]]:
+        if not self.options.keep_features:
+            return {}
+        return {self.options.num_features: self._layers(inputs)}
 
     def _layers(self, inputs: "EvaluationInputs") -> tuple[str, ...]:
         from tf_instdisc.evaluation import features

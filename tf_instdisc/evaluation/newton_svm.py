@@ -1,10 +1,12 @@
 """A linear SVM for many examples of few features."""
 
+import warnings
 from typing import Self
 
 import numpy as np
 import scipy.linalg
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import LabelBinarizer
 
 _TOLERANCE = 1e-6  # Of the gradient's norm, relative to that at the start.
@@ -17,8 +19,8 @@ class NewtonSVC(ClassifierMixin, BaseEstimator):
     Each minimizes |w|²/2 + C Σ max(0, 1 - y w·x)², where a constant feature
     holds the bias. The loss is quadratic in the examples inside the margin, so
     Newton's method needs about five steps (Keerthi and DeCoste 2005, JMLR 6).
-    A step takes the products of all pairs of features, which is many times
-    faster than LinearSVC as long as these fit in a processor's cache.
+    A step multiplies all pairs of features, so LinearSVC is the better choice
+    for thousands of them.
 
     Args:
         C: The cost of an example inside the margin, above 0.
@@ -86,4 +88,10 @@ def _minimize(x: np.ndarray, y: np.ndarray, cost: float) -> np.ndarray:
         while loss(w + step, margins + change) > before + slope / 1e4:
             step, change, slope = step / 2, change / 2, slope / 2
         w, margins = w + step, margins + change
+    else:
+        warnings.warn(
+            f"The SVM of cost {cost:g} has not converged.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
     return w

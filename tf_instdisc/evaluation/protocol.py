@@ -88,13 +88,23 @@ class Protocol(abc.ABC):
     def check(self, inputs: Any) -> None:
         """Checks that the options fit the run and its images.
 
-        All protocols are checked before the first measurement begins. A
-        protocol that reads activations adds its layers to `inputs.layers`.
+        All protocols are checked before the first measurement begins.
 
         Raises:
             UsageError: If the options do not fit.
         """
         del inputs
+
+    def layers(self, inputs: Any) -> Mapping[int, Sequence[str]]:
+        """Returns the layers whose activations `measure` reads and keeps.
+
+        Those of all protocols are computed in one pass over the images.
+
+        Returns:
+            Names of layers, by the `num_features` to which they are pooled.
+        """
+        del inputs
+        return {}
 
     @abc.abstractmethod
     def measure(self, inputs: Any) -> Sequence[Measurement]:

@@ -72,8 +72,6 @@ class SVM(Protocol):
         from tf_instdisc.evaluation import features
 
         features.require_layers(inputs.encoder, [self.options.layer])
-        layers = inputs.layers[self.options.num_features]
-        layers.add(self.options.layer)
         smallest = np.unique(inputs.labels, return_counts=True)[1].min()
         if smallest < self.options.folds:
             raise UsageError(
@@ -81,6 +79,12 @@ class SVM(Protocol):
                 f"Received: folds={self.options.folds}, {smallest} images of "
                 "a class. Lower --svm_folds."
             )
+
+    def layers(self, inputs: "EvaluationInputs") -> dict[int, list[str]]:
+        options = self.options
+        if not options.keep_features:
+            return {}
+        return {options.num_features: [options.layer]}
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         options = self.options

@@ -148,6 +148,10 @@ class FitLoop(Accumulation):
         self._known_step = None
         return super().train_on_batch(*args, **kwargs)
 
+    def speed(self) -> dict[str, float]:
+        """Returns the images per second, and the fraction of time waited."""
+        return self._stopwatch.read()
+
     def new_train_function(self) -> Callable[[Iterator[Any]], Logs]:
         graphs: dict[Hashable, Callable[..., tuple[Logs, Any]]] = {}
 
@@ -171,7 +175,7 @@ class FitLoop(Accumulation):
                     )
                 logs = self._run(graphs[kind], batch, size)
                 self._stopwatch.images += size
-            speed = self._stopwatch.read()
+            speed = self.speed()
             if is_first:
                 # The first step compiles, so its speed is not typical.
                 self._stopwatch.restart()

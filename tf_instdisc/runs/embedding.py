@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_instdisc import progress
 from tf_instdisc.errors import UsageError
+from tf_instdisc.keras_internals import is_functional
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +39,21 @@ def on_devices(
     """Copies a model to several devices, among which `inference` divides.
 
     Args:
-        model: A functional model. Later changes of its weights do not reach
-            the copies.
+        model: A model. Later changes of its weights do not reach the copies.
         devices: Their names; by default all GPUs of this host.
 
     Returns:
-        The copy, or `model` itself if there is only one device, or if a
-        distribution strategy has already placed it.
+        The copy; or `model` itself if there is only one device, if a
+        distribution strategy has placed it or is in use, or if it is not a
+        functional model, which might not have a configuration to copy.
     """
     devices = gpus() if devices is None else devices
-    is_placed = model.distribute_strategy.num_replicas_in_sync > 1
-    if len(devices) < 2 or is_placed:
+    if (
+        len(devices) < 2
+        or not is_functional(model)
+        or tf.distribute.has_strategy()
+        or model.distribute_strategy.num_replicas_in_sync > 1
+    ):
         return model
     strategy = tf.distribute.MirroredStrategy(
         devices, cross_device_ops=tf.distribute.ReductionToOneDevice()

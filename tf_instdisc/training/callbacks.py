@@ -154,7 +154,9 @@ class MetricsFile(keras.callbacks.Callback):
 
 
 class StepCurves(keras.callbacks.Callback):
-    """Writes the loss and the speed within each epoch for TensorBoard.
+    """Writes curves within each epoch for TensorBoard.
+
+    The loss is the mean of the epoch so far.
 
     Args:
         directory: Where the curves are written.
@@ -199,3 +201,10 @@ class UnreadLogs(keras.callbacks.CallbackList):
     ) -> None:
         for callback in self.callbacks:
             callback.on_train_batch_end(batch, logs)
+
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        # Only now has the device finished the steps of the epoch.
+        super().on_epoch_end(epoch, {**logs, **self.model.speed()})

@@ -125,8 +125,8 @@ def require_one_beginning(
     if total != [hosts * value for value in mine]:
         raise StorageError(
             "The hosts found different checkpoints; this one is at epoch, "
-            f"image, step {mine}. `run_dir` must be on a file system that "
-            "all hosts share."
+            f"image, step {mine}. `run_dir` must be at a URL or on a "
+            "file system that all hosts share."
         )
 
 
@@ -171,6 +171,9 @@ class Checkpointer(keras.callbacks.Callback):
         self._first_step = skipped
         self._images_before = self.progress.images
         self._last_time = self._last_check = time.monotonic()
+        # Many hosts must stop at the same step, and each knows another time.
+        hosts = strategies.num_hosts(self.model.distribute_strategy)
+        self._pause = _SECONDS_OF_CHECKS if hosts == 1 else 0.0
 
     def on_epoch_begin(
         self, epoch: int, logs: dict[str, Any] | None = None
@@ -185,7 +188,7 @@ class Checkpointer(keras.callbacks.Callback):
         now = time.monotonic()
         is_last = batch + 1 == self.params["steps"]
         # The mean of the epoch stays infinite or NaN, once it is.
-        if is_last or now - self._last_check >= _SECONDS_OF_CHECKS:
+        if is_last or now - self._last_check >= self._pause:
             self._last_check = now
             _require_finite(self.model, logs)
         if is_last or batch < self._first_step:

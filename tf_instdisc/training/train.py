@@ -291,7 +291,7 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
     print(progress_lines.finished_line(str(run.path), progress, epochs))
     if training.keep_best and (kept := run.load_best()):
         print(
-            f"best encoder: {shown(str(run.best_encoder))}, "
+            f"best encoder: {shown(remote.named(str(run.best_encoder)))}, "
             f"epoch {kept['epoch']}, "
             f"kNN top-1 {kept['knn_top1']:.3f}"
         )
