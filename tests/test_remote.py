@@ -288,6 +288,21 @@ def test_two_writers_are_noticed_even_without_a_lock(url, on):
         assert read(paths.local_path(url)) == {"run.json": "elsewhere"}
 
 
+def test_a_manifest_that_another_writer_removes_meanwhile(on, monkeypatch):
+    url = f"memory://place/{uuid.uuid4().hex}"
+    fs, _ = fsspec.core.url_to_fs(url)
+
+    def fail(path):
+        raise FileNotFoundError(path)
+
+    with on("a"):
+        save(url, OLD)
+        with lock.holding(url), monkeypatch.context() as patch:
+            patch.setattr(fs, "cat_file", fail)
+            with pytest.raises(StorageError, match="by another process"):
+                remote.push(paths.local_path(url))
+
+
 def test_a_run_that_another_program_has_copied(url, on):
     fill(url, OLD)
     with on("a"):
@@ -524,6 +539,8 @@ def test_a_folder_without_a_run_is_not_downloaded_as_one(url, on, tmp_path):
     fill(url, {"a/1.png": "one", "b/2.png": "two"})
     with on("a"), pytest.raises(UsageError, match=r"hold a run.*a/1\.png"):
         paths.local_path(url, "run_dir", "run")
+    with on("a"), pytest.raises(UsageError, match=r"`path` must.*hold a run"):
+        shipped.located(url)
     assert not list((tmp_path / "machines").rglob("*.png"))
 
 
