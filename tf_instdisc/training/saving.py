@@ -185,23 +185,23 @@ class Checkpointer(keras.callbacks.Callback):
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        now = time.monotonic()
-        is_last = batch + 1 == self.params["steps"]
+        if batch < self._first_step:
+            return
+        now, is_last = time.monotonic(), batch + 1 == self.params["steps"]
+        if not is_last and now - self._last_time >= 60 * self.minutes:
+            self.model.request_save()
+        saves = self.model.stopped or self.model.saving
         # The mean of the epoch stays infinite or NaN, once it is.
-        if is_last or now - self._last_check >= self._pause:
+        if is_last or saves or now - self._last_check >= self._pause:
             self._last_check = now
             _require_finite(self.model, logs)
-        if is_last or batch < self._first_step:
+        if is_last:
             return
         steps = batch + 1 - self._first_step
         self.progress = dataclasses.replace(
             self.progress,
             images=self._images_before + steps * self.progress.batch_size,
         )
-        if now - self._last_time >= 60 * self.minutes:
-            self.model.request_save()
-        if self.model.stopped or self.model.saving:
-            _require_finite(self.model, logs)
         if self.model.stopped:
             self._stop()
         elif self.model.saving:
