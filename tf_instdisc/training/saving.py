@@ -24,8 +24,7 @@ from tf_instdisc.training import optimizer as optimization
 from tf_instdisc.training import strategy as strategies
 
 _FORMAT_VERSION = 2
-# Reading the loss waits for the device.
-_SECONDS_OF_CHECKS = 5.0
+_SECONDS_OF_CHECKS = 5.0  # Each check waits for the device.
 _STOPPING = (
     b"\nstopping: the run is saved after this step; Ctrl-C again ends it at "
     b"once\n"
@@ -284,8 +283,7 @@ def stop_on_signals(model: FitLoop) -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: types.FrameType | None) -> None:
-        del frame
+    def stop(number: int, _: types.FrameType | None) -> None:
         model.request_stop()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
