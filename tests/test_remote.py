@@ -433,7 +433,9 @@ def test_a_lock_of_a_living_process_of_this_host_is_respected(url, on):
 
 
 @pytest.mark.parametrize(
-    "content", (identity(boot="earlier"), identity(process=2**22 + 1), b"{")
+    "content",
+    (identity(boot="earlier"), identity(process=2**22 + 1), b"{"),
+    ids=["earlier boot", "no such process", "cut"],
 )
 def test_a_lock_of_a_dead_process_is_taken_over(url, on, content):
     put(url, content)
