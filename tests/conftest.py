@@ -89,7 +89,9 @@ _EXHAUSTIVE = (
     "test_evaluate_command::test_other_classes",
     "test_evaluate_command::test_other_test_classes",
     "test_evaluate_command::test_test_images_without_labels",
+    "test_embedding::test_protocols_measure_the_same_on_two_gpus[knn",
     "test_evaluation::test_knn_takes_the_bank",
+    "test_evaluation::test_layers_of_others",
     "test_evaluation::test_svm_of_two_classes",
     "test_evaluation::test_untrained_network",
     "test_example_scripts::test_ask_a_server",
@@ -163,6 +165,8 @@ _EXHAUSTIVE = (
     "test_sharded_bank::test_training_equals_a_bank_on_each_device[nce-per_example-4",
     "test_sharded_bank::test_training_equals_a_bank_on_each_device[nce-shared",
     "test_sharded_bank::test_training_equals_a_bank_on_each_device[softmax",
+    "test_step_logs::test_no_step_waits_for_a_value[accumulated-2",
+    "test_step_logs::test_no_step_waits_for_a_value[each-1",
     "test_update::test_training_goes_on",
 )
 

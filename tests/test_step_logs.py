@@ -66,7 +66,9 @@ def observe(monkeypatch, callback):
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("flags", ["", "--accumulate_steps=2\n"])
+@pytest.mark.parametrize(
+    "flags", ["", "--accumulate_steps=2\n"], ids=["each", "accumulated"]
+)
 def test_no_step_waits_for_a_value(
     folder, tmp_path, monkeypatch, replicas, flags
 ):
