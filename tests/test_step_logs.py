@@ -120,3 +120,11 @@ def test_tensorboard_gets_steps_within_the_epoch(folder, tmp_path):
     found = [event.step for event in events.Tensors("loss")]
     assert found == list(range(1, 2 * STEPS + 1))
     assert "images_per_second" in events.Tags()["tensors"]
+
+
+def test_an_epoch_of_one_step_has_a_speed(folder, tmp_path):
+    flags = f"--batch_size={4 * STEPS}\n"
+    run = train.train(settings(folder, flags), str(tmp_path / "run"))
+    found = run.read_metrics()
+    assert [metrics["step"] for metrics in found] == [1, 2]
+    assert all(metrics["images_per_second"] > 0 for metrics in found)

@@ -206,5 +206,9 @@ class UnreadLogs(keras.callbacks.CallbackList):
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
-        # Only now has the device finished the steps of the epoch.
-        super().on_epoch_end(epoch, {**logs, **self.model.speed()})
+        # Only now has the device finished the steps of the epoch. Nothing is
+        # counted if all of them were skipped, or only the first one was taken.
+        speed = self.model.speed()
+        if speed["images_per_second"]:
+            logs.update(speed)
+        super().on_epoch_end(epoch, logs)
