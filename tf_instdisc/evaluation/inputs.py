@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -24,6 +24,7 @@ from tf_instdisc.evaluation.features import (
 )
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.runs.embedding import inference, on_devices
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import (
     open_test,
@@ -70,6 +71,11 @@ class EvaluationInputs:
     def encoder(self) -> keras.Model:
         """The trained encoder."""
         return load_encoder(self.run.path)
+
+    @functools.cached_property
+    def encode(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The trained encoder for `embed`, on all GPUs and compiled once."""
+        return inference(on_devices(self.encoder))
 
     @functools.cached_property
     def bank(self) -> Bank:

@@ -84,10 +84,10 @@ class KNN(Protocol):
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         from tf_instdisc.evaluation import untrained
-        from tf_instdisc.runs.embedding import embed
+        from tf_instdisc.runs.embedding import embed, inference, on_devices
         from tf_instdisc.training.finishing import training_rows
 
-        test = embed(inputs.encoder, inputs.images(inputs.test_source))
+        test = embed(inputs.encode, inputs.images(inputs.test_source))
         found = []
         if "training" in self.options.rows:
             rows = _rows_of(training_rows(inputs.run))
@@ -98,8 +98,9 @@ class KNN(Protocol):
             encoder = untrained.encoder_like(
                 inputs.encoder, inputs.source, self.options.seed
             )
+            encode = inference(on_devices(encoder))
             rows, test = (
-                embed(encoder, inputs.images(source))
+                embed(encode, inputs.images(source))
                 for source in (inputs.source, inputs.test_source)
             )
             found += self._vote("untrained", rows, test, inputs)
@@ -175,4 +176,4 @@ def _encoded(inputs: "EvaluationInputs") -> "Embedded":
         and bank.class_names == source.class_names
     ):
         return _rows_of(bank)
-    return embed(inputs.encoder, inputs.images(source), source.num_readable)
+    return embed(inputs.encode, inputs.images(source), source.num_readable)
