@@ -3,6 +3,7 @@
 import dataclasses
 
 from tf_instdisc.cli.options import require_endings
+from tf_instdisc.config.data import data_dir_setting
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 
@@ -54,11 +55,7 @@ class EmbedOptions(Settings):
         None, "With --runner: TFDS data set, in place of --images."
     )
     split: str = setting("train", "Split of --dataset.")
-    data_dir: str | None = setting(
-        None,
-        "Directory in which TFDS keeps its data; by default, TFDS chooses it.",
-        is_path=True,
-    )
+    data_dir: str | None = data_dir_setting()
     image_key: str | None = setting(
         None, "Feature of --dataset that holds the images; image by default."
     )

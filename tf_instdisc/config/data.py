@@ -19,6 +19,15 @@ CACHES = ("auto", "memory", "none")
 OF_A_DATASET = ("split", "test_split", "data_dir", "image_key", "label_key")
 
 
+def data_dir_setting() -> Any:
+    """Returns the field of the flag --data_dir."""
+    return setting(
+        None,
+        "Directory in which TFDS keeps its data; by default, TFDS chooses it.",
+        is_path=True,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Settings):
     """Images
@@ -49,11 +58,7 @@ class DataConfig(Settings):
         "Feature of --dataset that holds the labels: a class, an integer or a "
         "string. By default label, if there is one; empty for no labels.",
     )
-    data_dir: str | None = setting(
-        None,
-        "Directory in which TFDS keeps its data; by default, TFDS chooses it.",
-        is_path=True,
-    )
+    data_dir: str | None = data_dir_setting()
     images: str | None = setting(
         None,
         "Folder of images to train on, instead of --dataset.",
