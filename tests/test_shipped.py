@@ -2,6 +2,7 @@
 
 import os
 
+import keras
 import numpy as np
 import pytest
 
@@ -29,6 +30,7 @@ def trained(tmp_path_factory):
         f"--images={root / 'images'}\n--image_size=16\n--crop_fraction=1.0\n"
         "--width=4\n--embedding_dim=8\n--mean=cifar10\n--std=cifar10\n"
     )
+    keras.utils.set_random_seed(0)  # The errors of rounding depend on it.
     encoder = encoder_of(config)
     random = np.random.default_rng(0)
     encoder.set_weights(
@@ -53,12 +55,11 @@ def packed(trained, tmp_path, monkeypatch):
     return folder
 
 
-def test_the_encoder_is_the_same_to_two_digits(trained, packed):
+def test_the_encoder_is_the_same_to_three_digits(trained, packed):
     images = np.random.default_rng(1).uniform(0, 255, [100, 16, 16, 3])
     expected = tf_instdisc.load_encoder(trained.path)(images)
     found = tf_instdisc.load_encoder(NAME)(images)
-    # Each weight is rounded to 9 bits, and the errors of the layers add up.
-    assert np.abs(np.subtract(found, expected)).max() < 2**-8
+    assert np.abs(np.subtract(found, expected)).max() < 1e-3
     assert not np.array_equal(found, expected)  # It was really rounded.
 
 
