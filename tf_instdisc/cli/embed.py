@@ -100,7 +100,8 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
     from tf_instdisc.serving.client import ServingError
 
     try:
-        embedder, source = _embedder(model, options.batch_size)
+        batch_size = options.batch_size or 32
+        embedder, source = _embedder(model, batch_size)
 
         from tf_instdisc.serving.embed_folder import embed_folder
         from tf_instdisc.serving.embedder import one_by_one
@@ -110,7 +111,7 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
             options.output,
             one_by_one(embedder),
             source,
-            options.batch_size,
+            batch_size,
         )
     except ServingError as error:
         raise UsageError(str(error)) from error
@@ -126,7 +127,7 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
 def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
     require_extra("beam", "apache_beam", "pyarrow")
 
-    from tf_instdisc.serving import embed_beam, embed_inputs
+    from tf_instdisc.serving import embed_batches, embed_beam, embed_inputs
 
     images: embed_inputs.Images
     if options.images is not None:
@@ -142,11 +143,12 @@ def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
             options.image_key,
         )
     # A model that cannot be loaded fails here, not on all workers.
-    _, digest = _embedder(model, options.batch_size)
+    most = options.batch_size or embed_batches.LARGEST
+    _, digest = _embedder(model, most)
     task = embed_beam.Task(
         images=images,
         output=_absolute(options.output),
-        load=functools.partial(worker_embedder, model, options.batch_size),
+        load=functools.partial(worker_embedder, model, most),
         digest=digest,
         batch_size=options.batch_size,
         dtype=options.dtype,

@@ -37,7 +37,12 @@ class EmbedOptions(Settings):
         is_path=True,
         is_required=True,
     )
-    batch_size: int = setting(32, "Images per batch.", least=1)
+    batch_size: int | None = setting(
+        None,
+        "Images per batch: 32. With --runner, up to 256, as many as take the "
+        "least time per image.",
+        least=1,
+    )
     runner: str | None = setting(
         None,
         "Runs an Apache Beam pipeline, here or on a cluster (pip install "
