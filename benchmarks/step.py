@@ -2,8 +2,10 @@
 
 The step is that of the CIFAR-10 recipe: ResNet-18, batch size 128, n = 50,000.
 The PyTorch step uses the same network, channels last, with SGD and a sum as its
-loss.
+loss. With `--precision=mixed_bfloat16`, PyTorch uses autocast.
 """
+
+import argparse
 
 import keras
 import numpy as np
@@ -52,7 +54,7 @@ def encoder_alone(images, width):
     return lambda: step().numpy()
 
 
-def pytorch(images, width):
+def pytorch(images, width, precision):
     """Returns a function that runs the same step in PyTorch."""
     import torch
     from torch import nn
@@ -101,7 +103,11 @@ def pytorch(images, width):
 
     def step():
         optimizer.zero_grad()
-        v = nn.functional.normalize(network(batch))
+        with torch.autocast(
+            "cpu", torch.bfloat16, enabled=precision == "mixed_bfloat16"
+        ):
+            projected = network(batch)
+        v = nn.functional.normalize(projected.float())
         v[:, 0].sum().backward()
         optimizer.step()
 
@@ -110,10 +116,16 @@ def pytorch(images, width):
 
 def main() -> None:
     """Prints the table."""
-    tiny = timing.arguments(__doc__).tiny
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="use small sizes")
+    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument("--precision", default="float32")
+    given = parser.parse_args()
+    tiny, side = given.tiny, given.image_size
+    keras.mixed_precision.set_dtype_policy(given.precision)
     size, width = (16, 4) if tiny else (128, 64)
     random = np.random.default_rng(0)
-    images = random.uniform(0, 255, [size, 32, 32, 3]).astype(np.float32)
+    images = random.uniform(0, 255, [size, side, side, 3]).astype(np.float32)
     ids = random.permutation(_NUM_INSTANCES)[:size]
     functions = {
         "encoder alone": encoder_alone(images, width),
@@ -122,13 +134,16 @@ def main() -> None:
     }
     torch = timing.optional("torch")
     if torch:
-        functions["PyTorch, encoder alone"] = pytorch(images, width)
+        functions["PyTorch, encoder alone"] = pytorch(
+            images, width, given.precision
+        )
     seconds = timing.compare(functions, 1 if tiny else 6)
     alone = seconds["encoder alone"]
     theirs = seconds.get("PyTorch, encoder alone")
     timing.print_table(
         [
             "step",
+            "images/s",
             "ms",
             "CPU ms",
             "time / encoder alone",
@@ -139,6 +154,7 @@ def main() -> None:
         [
             [
                 name,
+                round(size / value.clock),
                 *timing.milliseconds(value),
                 *timing.ratios(value, alone),
                 *timing.ratios(value, theirs),

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc import keras_internals
+from tf_instdisc.method import matrix_convolution
 
 
 def training_call(
@@ -46,6 +47,8 @@ def training_call(
     ) -> keras.KerasTensor:
         if _is_fusible(layer):
             layer = _Fused(layer, new_statistics)
+        elif matrix_convolution.applies_to(layer):
+            layer = _Convolution(layer)
         return layer(*args, **kwargs)
 
     def clone(input_tensors: keras.KerasTensor | None) -> keras.Model:
@@ -94,6 +97,23 @@ def _is_fusible(layer: keras.layers.Layer) -> bool:
         and len(layer.input.shape) == 4
         and layer.compute_dtype != "float64"
     )
+
+
+class _Convolution(keras.layers.Layer):
+    """Runs a Conv2D layer with the gradient of `matrix_convolution`."""
+
+    def __init__(self, layer: keras.layers.Conv2D):
+        super().__init__(name=f"{layer.name}_conv", dtype=layer.dtype_policy)
+        self.layer = layer
+        self.built = True
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        return self.layer.compute_output_shape(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return matrix_convolution.convolve(self.layer, inputs)
 
 
 class _Fused(keras.layers.Layer):
