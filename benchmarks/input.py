@@ -1,9 +1,11 @@
 """The input pipeline alone, for images of CIFAR's size and JPEGs at 224 pixels.
 
 It is compared with the consumption of a ResNet-18 of width 64 in training, and
-with the layers of keras_cv on batches. For JPEGs it is compared with a Pillow
-loader that applies the transforms of torchvision: random resized crop, flip,
-color jitter in random order, and grayscale.
+with the layers of keras_cv on batches. JPEGs, as they are and enlarged to 12
+megapixels, are also loaded in one thread by torchvision and by `tf.data` with
+the layers of keras_cv: random resized crop, flip, color jitter and grayscale.
+Pillow's `draft` decodes at the fraction that the crop allows, and "decode only"
+is what such a loader cannot do without: decoding at an eighth of the size.
 """
 
 import argparse
@@ -11,7 +13,6 @@ import itertools
 import math
 import os
 import pathlib
-import random
 import tempfile
 import time
 
@@ -89,62 +90,94 @@ def images_per_core_second(take, num_batches):
     return num_batches * _BATCH / (time.process_time() - start)
 
 
-def pillow(paths, image_size):
-    """Returns a function that loads a batch with Pillow in one thread."""
-    from PIL import Image, ImageEnhance
+def torchvision(paths, image_size, with_draft=False):
+    """Returns a function that loads a batch with torchvision in one thread."""
+    import torch
+    from PIL import Image
+    from torchvision import transforms
 
-    def crop_box(width, height):
-        for _ in range(10):
-            area = width * height * random.uniform(0.2, 1.0)
-            ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
-            w = round(math.sqrt(area * ratio))
-            h = round(math.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                x, y = (
-                    random.randint(0, width - w),
-                    random.randint(0, height - h),
-                )
-                return x, y, x + w, y + h
-        side = min(width, height)
-        return 0, 0, side, side
-
-    def rotate_hue(image):
-        hue, saturation, value = image.convert("HSV").split()
-        shift = round(random.uniform(-0.4, 0.4) * 255)
-        hue = hue.point(lambda h: (h + shift) % 256)
-        merged = Image.merge("HSV", (hue, saturation, value))
-        return merged.convert("RGB")
-
-    def enhance(enhancer):
-        return lambda image: enhancer(image).enhance(random.uniform(0.6, 1.4))
-
-    changes = [
-        enhance(ImageEnhance.Brightness),
-        enhance(ImageEnhance.Contrast),
-        enhance(ImageEnhance.Color),
-        rotate_hue,
-    ]
+    torch.set_num_threads(1)
+    crop = transforms.RandomResizedCrop(image_size, scale=(0.2, 1.0))
+    rest = transforms.Compose(
+        [
+            transforms.RandomHorizontalFlip(),
+            transforms.ColorJitter(0.4, 0.4, 0.4, 0.4),
+            transforms.RandomGrayscale(0.2),
+            transforms.PILToTensor(),
+        ]
+    )
     endless = itertools.cycle(paths)
 
     def load(path):
         with Image.open(path) as file:
-            image = file.convert("RGB")
-        size = (image_size, image_size)
-        image = image.resize(
-            size, Image.Resampling.BILINEAR, box=crop_box(*image.size)
-        )
-        if random.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        for change in random.sample(changes, len(changes)):
-            image = change(image)
-        if random.random() < 0.2:
-            image = image.convert("L").convert("RGB")
-        return np.asarray(image, np.float32)
+            if not with_draft:
+                return rest(crop(file.convert("RGB")))
+            width, height = file.size
+            top, left, rows, columns = crop.get_params(
+                torch.empty(3, height, width), crop.scale, crop.ratio
+            )
+            size = math.ceil(width * image_size / columns)
+            file.draft("RGB", (size, math.ceil(height * image_size / rows)))
+            scale = file.width / width
+            box = (left, top, left + columns, top + rows)
+            image = file.convert("RGB").resize(
+                (image_size, image_size),
+                Image.Resampling.BILINEAR,
+                box=[scale * edge for edge in box],
+            )
+            return rest(image)
+
+    return lambda: torch.stack(
+        [load(path) for path in itertools.islice(endless, _BATCH)]
+    ).numpy()
+
+
+def keras_layers(paths, image_size):
+    """Returns a function that loads a batch by `tf.data` and keras_cv."""
+    cv = keras_cv.layers
+    crop = cv.RandomCropAndResize(
+        (image_size, image_size), (0.2, 1.0), (3 / 4, 4 / 3)
+    )
+    rest = [
+        cv.RandomColorJitter((0, 255), 0.4, 0.4, 0.4, 0.4),
+        cv.RandomApply(cv.Grayscale(3), rate=0.2, batchwise=False),
+        cv.RandomFlip("horizontal"),
+    ]
+
+    def load(path):
+        return crop(tf.io.decode_jpeg(tf.io.read_file(path), 3), training=True)
+
+    def augment_batch(images):
+        for layer in rest:
+            images = layer(images, training=True)
+        return images
+
+    dataset = tf.data.Dataset.from_tensor_slices(paths).repeat()
+    dataset = dataset.map(load, 1).batch(_BATCH).map(augment_batch, 1)
+    batches = iter(dataset)
+    return lambda: next(batches).numpy()
+
+
+def decode_only(paths):
+    """Returns a function that decodes a batch at an eighth of its size."""
+    endless = itertools.cycle(paths)
 
     def run():
-        np.stack([load(path) for path in itertools.islice(endless, _BATCH)])
+        for path in itertools.islice(endless, _BATCH):
+            tf.io.decode_jpeg(tf.io.read_file(path), 3, ratio=8).numpy()
 
     return run
+
+
+def enlarged(paths, folder, number):
+    """Writes photographs as JPEGs of 4000x3000 pixels; returns their paths."""
+    from PIL import Image
+
+    for i, path in enumerate(paths[:number]):
+        with Image.open(path) as file:
+            image = file.convert("RGB").resize((4000, 3000))
+        image.save(folder / f"{i}.jpg", quality=90)
+    return sorted(map(str, folder.glob("*.jpg")))
 
 
 def some_jpegs(folder: pathlib.Path, number: int) -> list[str]:
@@ -182,18 +215,37 @@ def main() -> None:
             for name in names
             if name.lower().endswith((".jpg", ".jpeg"))
         ]
+        photographs = pathlib.Path(made_up, "photographs")
+        photographs.mkdir()
+        number = 4 if options.tiny else 50
+        large = enlarged(paths, photographs, number)
         pipelines = {
             "32 px, from memory": lambda: pipeline(small, 32),
             "224 px, JPEG": lambda: pipeline(jpegs, 224),
+            "224 px, JPEG, keras_cv": lambda: keras_layers(paths, 224),
+            "224 px of 12 megapixels": lambda: pipeline(
+                folder_source(str(photographs)), 224
+            ),
+            "decode only, 12 megapixels": lambda: decode_only(large),
         }
-        if timing.optional("PIL"):
-            pipelines["224 px, JPEG, Pillow"] = lambda: pillow(paths, 224)
+        if timing.optional("torchvision"):
+            pipelines |= {
+                "224 px, JPEG, torchvision": lambda: torchvision(paths, 224),
+                "224 px of 12 megapixels, torchvision": lambda: torchvision(
+                    large, 224
+                ),
+                "224 px of 12 megapixels, torchvision with draft": lambda: (
+                    torchvision(large, 224, with_draft=True)
+                ),
+            }
         # Measured one after the other, as an idle pipeline fills its buffers.
         some = pixels[:_BATCH].astype(np.float32)
         batch = some, np.arange(_BATCH)
         consumer = step.whole("nce", *batch, width)
         speeds = {
-            name: images_per_core_second(make(), num_batches)
+            name: images_per_core_second(
+                make(), min(num_batches, 4) if "mega" in name else num_batches
+            )
             for name, make in pipelines.items()
         }
     consumed = images_per_core_second(consumer, min(num_batches, 3))
