@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
     [
         "beam",
         "exact_softmax",
+        "folder_start",
         "grown",
         "growth",
         "head",
