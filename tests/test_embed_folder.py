@@ -11,8 +11,10 @@ from pyarrow import parquet
 from tests import commands, exported
 from tests.hostile_server import http_reply, raw_server, read_request
 from tests.servers import KINDS, need, running
+from tf_instdisc.cli.embed import run_embedder
 from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.errors import UsageError
+from tf_instdisc.runs import embedding
 from tf_instdisc.serving import embed_folder as module
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.embed_folder import embed_folder
@@ -41,6 +43,20 @@ def folder(tmp_path_factory):
 
 def _instdisc_embed(*flags):
     return commands.run("embed", *flags, cwd=ROOT)
+
+
+def test_gpus_take_turns(folder, small_run, tmp_path, monkeypatch):
+    contents = [(folder / "00.png").read_bytes()]
+    embed, digest = run_embedder(str(small_run.path))
+    expected = embed(contents)["embedding"]
+    # Two logical CPU devices take the places of GPUs.
+    monkeypatch.setattr(embedding, "gpus", lambda: ["CPU:1", "CPU:3"])
+    embed, digest_of_both = run_embedder(str(small_run.path))
+    assert digest_of_both == digest
+    found = [embed(contents)["embedding"] for _ in range(4)]
+    assert [rows.device[-5:] for rows in found] == ["CPU:1", "CPU:3"] * 2
+    for rows in found:
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("server_kind", KINDS)
@@ -164,14 +180,15 @@ def _counting(seen, stop_after=None):
 
 def test_a_stopped_run_goes_on_where_it_was(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_PART", 4)
-    monkeypatch.setattr(module, "_WORKERS", 1)
     output = tmp_path / "out.npz"
     seen: list[bytes] = []
     with pytest.raises(KeyboardInterrupt):
-        embed_folder(str(folder), str(output), _counting(seen, 6), "m", 2)
+        embed_folder(str(folder), str(output), _counting(seen, 6), "m", 2, 1)
     assert not output.exists()
     again: list[bytes] = []
-    outcome = embed_folder(str(folder), str(output), _counting(again), "m", 2)
+    outcome = embed_folder(
+        str(folder), str(output), _counting(again), "m", 2, 1
+    )
     assert outcome.failed == ("bad.jpg",)
     assert len(again) == NUM_IMAGES + 1 - 4
     with np.load(output) as file:

@@ -130,14 +130,14 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
 def _of_saved_model(path: str, folder: str) -> "Collection":
     import tensorflow as tf
 
-    from tf_instdisc.cli.embed import version_of
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import BankSearch
     from tf_instdisc.retrieval.duplicates import Collection as Embedded
     from tf_instdisc.serving.embedder import one_by_one
     from tf_instdisc.serving.exported_bank import read_bank
+    from tf_instdisc.serving.versions import newest_version
 
-    version = version_of(path)
+    version = newest_version(path)
     model = tf.saved_model.load(str(version))
     images = _in_folder(read_bank(model), folder)
     embed = model.signatures["image_bytes"]

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import MissingFileError, UsageError, require_extra
+from tf_instdisc.errors import UsageError, require_extra
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import lines_of, shown
 
@@ -103,6 +103,7 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
         batch_size = options.batch_size or 32
         embedder, source = _embedder(model, batch_size)
 
+        from tf_instdisc.runs.embedding import gpus
         from tf_instdisc.serving.embed_folder import embed_folder
         from tf_instdisc.serving.embedder import one_by_one
 
@@ -112,6 +113,7 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
             one_by_one(embedder),
             source,
             batch_size,
+            num_workers=max(2, len(gpus())),
         )
     except ServingError as error:
         raise UsageError(str(error)) from error
@@ -231,26 +233,12 @@ def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
     return client, f"{address} {name} {version}"
 
 
-def version_of(saved_model: str) -> pathlib.Path:
-    """Returns the directory of an exported model's newest version."""
-    from tf_instdisc.serving import versions
-
-    path = pathlib.Path(local_path(saved_model, "saved_model"))
-    if not (path / "saved_model.pb").exists():
-        numbers = versions.versions(os.fspath(path))
-        if not numbers:
-            raise MissingFileError(
-                "`saved_model` must hold saved_model.pb or numbered versions. "
-                f"Received: saved_model={os.fspath(path)!r}"
-            )
-        path = path / str(numbers[-1])
-    return path
-
-
 def _from_saved_model(saved_model: str) -> tuple["Embedder", str]:
     import tensorflow as tf
 
-    path = version_of(saved_model)
+    from tf_instdisc.serving.versions import newest_version
+
+    path = newest_version(saved_model)
     model = tf.saved_model.load(os.fspath(path))
     if "image_bytes" not in model.signatures:
         raise UsageError(
@@ -266,23 +254,35 @@ def _from_saved_model(saved_model: str) -> tuple["Embedder", str]:
 
 
 def run_embedder(run_dir: str) -> tuple["Embedder", str]:
-    """Returns a run's encoder as a function of files, and its identity."""
+    """Returns a run's encoder as a function of files, and its identity.
+
+    With several GPUs, each has a copy, and calls take turns among them.
+    """
     from tf_instdisc.runs import opening
 
     run = opening.load(run_dir)
 
     import tensorflow as tf
 
+    from tf_instdisc.runs.embedding import gpus
     from tf_instdisc.runs.load import load_encoder
     from tf_instdisc.serving import saved_model
     from tf_instdisc.serving.signatures import build_serving
 
-    serving = build_serving(
-        load_encoder(run_dir), None, saved_model.options_of(run)
-    )
+    copies = []
+    devices: list[str | None] = [*gpus()]
+    for device in devices or [None]:
+        with tf.device(device):
+            serving = build_serving(
+                load_encoder(run_dir), None, saved_model.options_of(run)
+            )
+        copies.append((device, serving.functions["image_bytes"]))
+    turns = itertools.cycle(copies)
 
     def embed(contents: Sequence[bytes]) -> dict[str, Any]:
-        return serving.functions["image_bytes"](tf.constant(contents))
+        device, function = next(turns)
+        with tf.device(device):
+            return function(tf.constant(contents))
 
     return embed, f"encoder {run.encoder_digest()}"
 

@@ -23,9 +23,6 @@ _PART = 512
 
 _TASK = "task.json"
 
-# One batch is read from disk while another one is embedded.
-_WORKERS = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -46,6 +43,7 @@ def embed_folder(
     embedder: Embedder,
     source: str,
     batch_size: int = 32,
+    num_workers: int = 2,
 ) -> Outcome:
     """Embeds all images below a folder.
 
@@ -63,6 +61,7 @@ def embed_folder(
         source: Identifies the model, as the digest of a Parquet file;
             parts of another model are rejected.
         batch_size: Number of images in each call of the embedder.
+        num_workers: Number of batches that are read or embedded at a time.
 
     Returns:
         The number of embedded images and the failed ones, which are also
@@ -100,7 +99,7 @@ def embed_folder(
 
     with (
         progress.tracking("embedding images", len(names)) as advance,
-        concurrent.futures.ThreadPoolExecutor(_WORKERS) as pool,
+        concurrent.futures.ThreadPoolExecutor(num_workers) as pool,
     ):
         for start in range(0, len(names), _PART):
             file = parts / f"{start:09d}.npz"

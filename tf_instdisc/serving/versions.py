@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterator
 
 from tf_instdisc import atomic
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.paths import local_path
 
 _PARTIAL = ".partial-"
 
@@ -19,6 +20,24 @@ def versions(export_dir: str) -> list[int]:
     if not os.path.isdir(export_dir):
         return []
     return sorted(int(n) for n in os.listdir(export_dir) if n.isdecimal())
+
+
+def newest_version(saved_model: str) -> pathlib.Path:
+    """Returns the directory of an exported model's newest version.
+
+    Raises:
+        FileNotFoundError: If `saved_model` is neither a version nor holds one.
+    """
+    path = pathlib.Path(local_path(saved_model, "saved_model"))
+    if not (path / "saved_model.pb").exists():
+        numbers = versions(os.fspath(path))
+        if not numbers:
+            raise MissingFileError(
+                "`saved_model` must hold saved_model.pb or numbered versions. "
+                f"Received: saved_model={os.fspath(path)!r}"
+            )
+        path = path / str(numbers[-1])
+    return path
 
 
 @contextlib.contextmanager
