@@ -49,7 +49,7 @@ def streamed(embeddings, rows, temperature):
 @pytest.mark.parametrize("num_rows", [2, 1000, 1024, 1025, 2500])
 def test_value_and_gradient(monkeypatch, num_rows, temperature, dtype):
     # Chunks of 1,024 rows: 2,500 rows take two whole and one part.
-    monkeypatch.setattr(streamed_softmax, "_LOGITS_PER_CHUNK", 1)
+    monkeypatch.setitem(streamed_softmax._LOGITS_PER_CHUNK, "CPU", 1)
     embeddings = unit_rows([5, 16], 0)
     rows = unit_rows([num_rows, 16], 1)
     value, gradient = streamed(
@@ -70,3 +70,30 @@ def test_rows_all_equal_to_the_embedding():
     value, gradient = streamed(row, np.repeat(row, 3000, axis=0), 0.01)
     np.testing.assert_allclose(value, [100 + np.log(3000)], rtol=1e-6)
     np.testing.assert_allclose(gradient, row / 0.01, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "num_rows", "chunks"),
+    [
+        ("CPU", 256, 10_000, [4096, 4096, 1808]),
+        ("GPU", 256, 10_000, [10_000]),
+        ("GPU", 32_768, 2500, [1024, 1024, 452]),
+    ],
+)
+def test_a_gpu_takes_larger_chunks(
+    monkeypatch, device, batch, num_rows, chunks
+):
+    gpus = ["GPU:0"] if device == "GPU" else []
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    seen = []
+
+    def read(positions):
+        seen.append(len(positions))
+        return tf.ones([len(positions), 1])
+
+    value = streamed_softmax.log_sum_exp(
+        tf.zeros([batch, 1]), read, num_rows, 0.1
+    )
+    assert seen == chunks
+    assert streamed_softmax.rows_per_chunk(batch, device) >= max(chunks)
+    np.testing.assert_allclose(value, np.log(num_rows), rtol=1e-6)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tf_instdisc.config import RunConfig
 from tf_instdisc.config.run import at_train_size
+from tf_instdisc.method.streamed_softmax import rows_per_chunk
 from tf_instdisc.training.activations import activations
 from tf_instdisc.training.initial_encoder import initial_encoder
 
@@ -93,7 +94,7 @@ def make_plan(
     plan = Plan(
         bank_on_replica=bank_on_replica,
         bank_on_host=bank_on_host,
-        head=_head(config, num_instances, local_batch),
+        head=_head(config, num_instances, local_batch, machines),
         activations=kept,
         state=4 * weights * (copies + 1),
         checkpoint=4 * (weights * copies + statistics) + bank,
@@ -105,7 +106,9 @@ def make_plan(
     )
 
 
-def _head(config: RunConfig, num_instances: int, local_batch: int) -> int:
+def _head(
+    config: RunConfig, num_instances: int, local_batch: int, machines: Machines
+) -> int:
     """Returns the bytes of a replica's step besides the encoder."""
     method = config.method
     row = 4 * config.encoder.embedding_dim
@@ -117,7 +120,8 @@ def _head(config: RunConfig, num_instances: int, local_batch: int) -> int:
             # It is streamed over chunks of rows; those of a shard are compared
             # with the embeddings of all replicas.
             queries = config.optimizer.batch_size if is_sharded else queries
-            rows = min(rows, max(2**20 // queries, 1024))
+            device = "CPU" if machines.device_memory is None else "GPU"
+            rows = min(rows, rows_per_chunk(queries, device))
         # The rows as read, the logits, their exponentials and gradients.
         return rows * row + 3 * 4 * queries * rows
     sets = 1 if method.negatives == "shared" else local_batch
