@@ -51,6 +51,7 @@ _SLOW = {
     "test_kills",
     "test_load_elsewhere",
     "test_lock",
+    "test_matrix_convolution",
     "test_notebook",
     "test_partitioned_index",
     "test_plain_install",

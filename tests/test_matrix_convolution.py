@@ -1,10 +1,13 @@
 """Convolutions by products of matrices."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_instdisc
 from tf_instdisc.method import matrix_convolution
 from tf_instdisc.method.fused_batch_norm import training_call
 
@@ -98,3 +101,31 @@ def test_training_takes_it(filters, kinds):
     graph = tf.function(lambda: gradients(call, encoder, images))
     operations = graph.get_concrete_function().graph.get_operations()
     assert {o.type for o in operations if "Conv2D" in o.type} == kinds
+
+
+def test_replicas_and_xla_train_with_it(two_replicas):
+    images = tf.random.stateless_uniform([8, 6, 6, 4], [0, 0]) * 255
+    data = tf.data.Dataset.from_tensors((images, tf.range(8))).repeat(3)
+    losses = []
+    for scope, jit in (
+        (contextlib.nullcontext(), False),
+        (contextlib.nullcontext(), True),
+        (two_replicas.scope(), False),
+    ):
+        keras.utils.set_random_seed(0)
+        with scope:
+            inputs = keras.Input([6, 6, 4])
+            x = keras.layers.Rescaling(1 / 255)(inputs)
+            x = layer_of(filters=512)(layer_of(strides=2)(x))
+            x = keras.layers.GlobalAveragePooling2D()(x)
+            outputs = keras.layers.UnitNormalization(dtype="float32")(x)
+            model = tf_instdisc.InstanceDiscrimination(
+                keras.Model(inputs, outputs),
+                8,
+                objective="softmax",
+                jit_encoder=jit,
+            )
+            model.compile(optimizer="sgd")
+        history = model.fit(data, epochs=1, verbose=0)
+        losses.append(history.history["loss"][-1])
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-2)
