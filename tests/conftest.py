@@ -147,6 +147,7 @@ _EXHAUSTIVE = (
     "test_recipes::test_a_recipe_trains[imagenet_vgg16",
     "test_recipes::test_a_recipe_trains[photos",
     "test_remote::test_a_kill_leaves_the_old_or_the_new_run[s3",
+    "test_remote_flags::test_commands",
     "test_remote_runs::test_the_commands",
     "test_remote_runs::test_the_whole_life",
     "test_remote_runs::test_training_goes_on",

@@ -9,11 +9,13 @@ import time
 import types
 import urllib.request
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.browser import open_page
+from tests.buckets import machine
 from tests.finished_run import (
     NASTY_NAMES,
     fill_folder,
@@ -24,6 +26,7 @@ from tests.finished_run import (
 from tests.test_hostile_names import require_safe
 from tf_instdisc.cli import browse, embed, options
 from tf_instdisc.errors import UsageError
+from tf_instdisc.retrieval import analysis
 from tf_instdisc.retrieval.browse import app, background, server
 from tf_instdisc.retrieval.browse.collection import Collection
 from tf_instdisc.retrieval.browse.pictures import FolderPictures, pictures_of
@@ -263,6 +266,38 @@ def test_a_malformed_tick_is_refused(client, wanted):
     assert client.post("/api/ticked", json=wanted).status_code == 400
     wanted = {"position": len(ALL), "ticked": True}
     assert client.post("/api/ticked", json=wanted).status_code == 404
+
+
+def test_the_list_may_be_at_a_url(collection, tmp_path, monkeypatch):
+    url = f"memory://{tmp_path.name}/ticked.tsv"
+    wanted = {"position": 3, "ticked": True}
+    with machine(tmp_path / "a"):
+        client = client_of(collection, url)
+        assert client.get("/api/about").json()["ticked_file"] == url
+        assert client.post("/api/ticked", json=wanted).json()["ticked"] == [3]
+
+        def fail(*_):
+            raise ConnectionError("no route")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fsspec.filesystem("memory"), "put", fail)
+            answer = client.post("/api/ticked", json={**wanted, "position": 4})
+        assert answer.status_code == 507
+        assert "no route" in answer.json()["error"]
+    with machine(tmp_path / "b"):
+        assert TickedList(url, collection.bank).positions == [3]
+
+
+def test_the_map_is_kept_for_the_next_start(run, monkeypatch):
+    def opened():
+        return browse.make_collection(
+            embed.ModelOptions(run_dir=str(run.path)), options.MovedImages()
+        )
+
+    found = opened().map().result()
+    monkeypatch.setattr(analysis, "map_of_all", None)
+    again = opened().map().result()
+    np.testing.assert_array_equal(again.places, found.places)
 
 
 def test_a_list_that_cannot_be_written_is_said(collection, tmp_path):

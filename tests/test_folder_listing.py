@@ -56,6 +56,20 @@ def test_every_format_is_taken_and_the_rest_said_by_suffix(tmp_path, capsys):
     assert source.num_readable == len(taken)
 
 
+def test_a_listing_that_was_not_reported_is_used_again(
+    classes, capsys, monkeypatch
+):
+    (classes / "notes.txt").touch()
+    names = image_paths(str(classes), is_reported=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", None)
+        assert capsys.readouterr().err == ""
+        assert image_paths(str(classes)) == names
+        assert "1 .txt" in capsys.readouterr().err
+    (classes / "new.png").touch()
+    assert image_paths(str(classes)) == sorted([*names, "new.png"])
+
+
 def test_nothing_is_said_of_a_folder_of_images_alone(classes, capsys):
     folder_source(str(classes))
     assert capsys.readouterr() == ("", "")

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests import tfds_forms
 from tests.hostile_files import damaged_archive
-from tf_instdisc.data import tfds_source
+from tf_instdisc.data import tfds_labels, tfds_source
 
 
 @pytest.fixture
@@ -75,3 +75,40 @@ def test_damaged_labels_are_read_and_kept_anew(
     assert "labels.npz is damaged" in capsys.readouterr().out
     _make_unreadable(shards)
     np.testing.assert_array_equal(_kept(tmp_path), labels)
+
+
+@pytest.mark.parametrize(
+    ("feature", "values"),
+    (
+        (tfds_forms.features.Scalar(np.int64), (70, -1, 7, 70)),
+        (tfds_forms.features.Text(), ("é", "", "a", "é")),
+    ),
+)
+def test_a_restart_does_not_read_the_records_for_the_classes(
+    tmp_path, feature, values
+):
+    image = np.zeros([8, 8, 3], np.uint8)
+    examples = [{"image": image, "label": value} for value in values]
+    tfds_forms.write(
+        tmp_path,
+        "values",
+        {"image": tfds_forms.features.Image(shape=(8, 8, 3)), "label": feature},
+        {"train": examples, "test": examples[:1]},
+    )
+
+    def opened(memory="labels.npz"):
+        tfds_labels._known_values.clear()  # As in another process.
+        return tfds_source.tfds_source(
+            "values", "train", str(tmp_path), "none", memory=tmp_path / memory
+        )
+
+    first = opened()
+    labels = first.labels()
+    assert len(first.class_names) == 2
+    assert sorted(labels) == [-1, 0, 1, 1]
+    _make_unreadable(sorted(tmp_path.rglob("*.tfrecord-*")))
+    again = opened()
+    assert again.class_names == first.class_names
+    np.testing.assert_array_equal(again.labels(), labels)
+    with pytest.raises(tf.errors.DataLossError):
+        opened("others.npz")

@@ -268,3 +268,8 @@ def test_the_command_counts_a_folder_of_images(tmp_path):
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["images", "2"] in lines
+    assert "--device_gib plans for GPUs" in result.stdout
+    result = commands.run(
+        "plan", f"--images={tmp_path}", "--device_gib=80", "--num_instances=9"
+    )
+    assert "memory of each GPU           80.000 GiB" in result.stdout

@@ -237,6 +237,24 @@ def test_checkpoints_are_those_of_a_whole_bank(strategies, tmp_path):
         saved = save(other)
 
 
+def test_tensorflow_checkpoints_a_model_with_its_whole_bank(
+    strategies, tmp_path
+):
+    def model(seed):
+        with strategies[4].scope():
+            return tf_instdisc.InstanceDiscrimination(
+                linear_encoder(), N, bank_placement="sharded", seed=seed
+            )
+
+    first, second = model(1), model(2)
+    path = tf.train.Checkpoint(first).write(str(tmp_path / "model"))
+    tf.train.Checkpoint(second).read(path).assert_consumed()
+    for saved, read in zip(
+        first.get_weights(), second.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(saved, read)
+
+
 def test_one_replica_keeps_the_whole_bank():
     assert sharded_bank.bank_type("sharded") is MemoryBank
 

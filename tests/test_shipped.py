@@ -1,6 +1,7 @@
 """Runs that come with the package: packed, unpacked once, opened by name."""
 
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -168,6 +169,16 @@ def test_damage_is_noticed(packed, file):
     path.write_bytes(content)
     with pytest.raises(DamagedFileError, match=file):
         opening.load(NAME)
+
+
+def test_damage_of_the_unpacked_files_has_a_cure(packed):
+    run = opening.load(NAME)
+    run.bank.write_bytes(run.bank.read_bytes()[:-1])
+    cure = f"Remove {run.path}; the weights are then unpacked again"
+    with pytest.raises(DamagedFileError, match=cure):
+        run.load_bank()
+    shutil.rmtree(run.path)
+    assert len(opening.load(NAME).load_bank().rows) == 12
 
 
 def test_a_name_that_is_almost_right(packed):

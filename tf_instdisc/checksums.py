@@ -19,7 +19,7 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tf_instdisc import atomic
@@ -138,6 +138,33 @@ def write_arrays(path: pathlib.Path, **fields: Any) -> None:
 
     with replacing(path) as partial:
         np.savez(partial, **fields)
+
+
+def kept(
+    path: pathlib.Path, name: str, key: str, compute: Callable[[], Any]
+) -> Any:
+    """Returns an array that was kept by an earlier call, or computes it.
+
+    Args:
+        path: `.npz` file that keeps arrays. If it cannot be read or written,
+            the next call takes longer, but nothing else changes.
+        name: The name of the array in the file.
+        key: Text that identifies what the array is computed from.
+        compute: Returns the array.
+    """
+    fields: dict[str, Any] = {}
+    try:
+        if path.exists():
+            with arrays(path, "") as file:
+                fields = {field: file[field] for field in file.files}
+    except (DamagedFileError, OSError):
+        print(f"{path} is damaged, and is written again.", flush=True)
+    if name not in fields or fields.get(f"{name}_key") != key:
+        fields[name], fields[f"{name}_key"] = compute(), key
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_arrays(path, **fields)
+    return fields[name]
 
 
 @contextlib.contextmanager

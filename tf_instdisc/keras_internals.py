@@ -60,7 +60,8 @@ class StoredElsewhere(keras.Variable):
 
     Keras (3.15) creates the variable behind a weight in
     `_initialize_with_initializer`. A subclass overrides `numpy`, `__array__`
-    and `assign`, through which Keras reads and writes weights.
+    and `assign`, through which Keras reads and writes weights, and so does
+    `tf.train.Checkpoint`.
 
     Args:
         stored: The variable behind the weight.
@@ -84,6 +85,12 @@ class StoredElsewhere(keras.Variable):
     def _initialize_with_initializer(self, initializer: Any) -> None:
         del initializer
         self._initialize(self._stored)
+
+    def _serialize_to_tensors(self) -> dict[str, Any]:
+        return {"VARIABLE_VALUE": keras.ops.convert_to_tensor(self.numpy())}
+
+    def _restore_from_tensors(self, restored: dict[str, Any]) -> Any:
+        return self.assign(restored["VARIABLE_VALUE"])
 
 
 class OwnLoop(keras.Model):

@@ -124,6 +124,7 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
         images,
         BankSearch(images.bank, embed),
         lambda: training_images(images, run),
+        run.features / "map.npz",
     )
 
 

@@ -96,6 +96,12 @@ def _plan(
     rows = (
         ("images", f"{num_instances:,}"),
         ("hosts x replicas", f"{hosts} x {replicas}"),
+        (
+            "memory of each GPU",
+            _gib(device_memory)
+            if device_memory
+            else "none here; --device_gib plans for GPUs",
+        ),
         ("bank on each replica", _gib(made.bank_on_replica)),
         ("bank in each host's memory", _gib(made.bank_on_host)),
         ("head's step on each replica", _gib(made.head)),

@@ -157,6 +157,7 @@ class _Trainer:
             self._running.add(process)
             status = process.wait()
             self._running.discard(process)
+        remote.send(log_path)
         if status:
             ends = {RunStoppedError.exit_status, -signal.SIGTERM}
             kind = RunStoppedError if status in ends else UsageError

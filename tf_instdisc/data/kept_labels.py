@@ -1,6 +1,5 @@
-"""Labels of a streamed data set, cached between starts."""
+"""Labels of a TFDS data set, cached between starts."""
 
-import contextlib
 import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
@@ -9,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import checksums
-from tf_instdisc.errors import DamagedFileError
 
 
 def kept(
     memory: pathlib.Path | None,
+    name: str,
     read: Callable[[], np.ndarray],
     shards: Sequence,
     *origin: object,
@@ -25,24 +24,17 @@ def kept(
 
     Args:
         memory: `.npz` file that caches the labels; or None to read them.
-        read: Reads the labels, int64 `[size]`.
+        name: Which labels, if the file caches several kinds.
+        read: Reads the labels.
         shards: The instructions with which TFDS reads the shards.
         *origin: Anything else that determines the labels; compared as text.
 
     Returns:
-        int64 `[size]`.
+        The labels.
     """
     if memory is None:
         return read()
-    key = _key(shards, origin)
-    labels = _load(memory, key)
-    if labels is None:
-        labels = read()
-        # If this fails, the next start takes longer, but nothing else changes.
-        with contextlib.suppress(OSError):
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            checksums.write_arrays(memory, key=key, labels=labels)
-    return labels
+    return checksums.kept(memory, name, _key(shards, origin), read)
 
 
 def _key(shards: Sequence, origin: tuple[object, ...]) -> str:
@@ -58,15 +50,3 @@ def _key(shards: Sequence, origin: tuple[object, ...]) -> str:
         for shard, status in zip(shards, statuses, strict=True)
     ]
     return hashlib.sha256(repr((origin, parts)).encode()).hexdigest()
-
-
-def _load(memory: pathlib.Path, key: str) -> np.ndarray | None:
-    """Returns the labels cached under this key, or None."""
-    if not memory.exists():
-        return None
-    try:
-        with checksums.arrays(memory, "") as file:
-            return file["labels"] if file["key"] == key else None
-    except (DamagedFileError, OSError):
-        print(f"{memory} is damaged: all labels are read again.", flush=True)
-        return None

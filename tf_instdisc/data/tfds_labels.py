@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tf_instdisc.data import kept_labels
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.data.tfds_features import at, described, nested, walk
 from tf_instdisc.errors import UsageError
@@ -31,7 +33,9 @@ class LabelFeature:
 
 
 def find_label(
-    builder: tfds.core.DatasetBuilder, key: str | None
+    builder: tfds.core.DatasetBuilder,
+    key: str | None,
+    memory: pathlib.Path | None = None,
 ) -> LabelFeature | None:
     """Finds the labels of a data set.
 
@@ -43,6 +47,7 @@ def find_label(
         builder: A prepared data set.
         key: The key of the labels. None stands for `label`, which may be
             missing or unsuitable; `""` for no labels.
+        memory: `.npz` file that caches the values that were found.
 
     Returns:
         The labels, or None if there are none.
@@ -84,7 +89,7 @@ def find_label(
     if _is_class(feature):
         names = tuple(feature.names)
         return LabelFeature(key, names, lambda label: tf.cast(label, tf.int64))
-    values = _values(str(builder.data_path), key)
+    values = _values(builder, key, memory)
     if not values:
         return None
     is_text = isinstance(values[0], bytes)
@@ -129,12 +134,33 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-@functools.cache
-def _values(directory: str, key: str) -> tuple[int | bytes, ...]:
-    """Returns the integers or strings that are labels, in ascending order.
+# By the directory of a data set and the key: it is opened for several splits.
+_known_values: dict[tuple[str, str], list[int | bytes]] = {}
 
-    A data set is opened for several splits, and read only once.
-    """
+
+def _values(
+    builder: tfds.core.DatasetBuilder, key: str, memory: pathlib.Path | None
+) -> list[int | bytes]:
+    """Returns the integers or strings that are labels, in ascending order."""
+    place = str(builder.data_path), key
+    if place not in _known_values:
+        found = kept_labels.kept(
+            memory,
+            "values",
+            lambda: np.array(_read_values(*place)),
+            [
+                shard
+                for split in builder.info.splits.values()
+                for shard in split.file_instructions
+            ],
+            builder.info.full_name,
+            key,
+        )
+        _known_values[place] = found.tolist()
+    return _known_values[place]
+
+
+def _read_values(directory: str, key: str) -> list[int | bytes]:
     found: set = set()
     builder = tfds.builder_from_directory(directory)
     for split in builder.info.splits:
@@ -144,10 +170,8 @@ def _values(directory: str, key: str) -> tuple[int | bytes, ...]:
         ).map(lambda example: at(example, key))
         for batch in labels.batch(4096).as_numpy_iterator():
             found.update(np.unique(batch).tolist())
-    return tuple(
-        sorted(
-            int(value) if not isinstance(value, bytes) else value
-            for value in found
-            if value != b"" and (isinstance(value, bytes) or value >= 0)
-        )
+    return sorted(
+        int(value) if not isinstance(value, bytes) else value
+        for value in found
+        if value != b"" and (isinstance(value, bytes) or value >= 0)
     )

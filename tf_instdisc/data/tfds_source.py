@@ -67,8 +67,8 @@ def tfds_source(
         label_key: Name of the feature that holds the labels: a class, an
             integer or a string. `label` by default, if there is one; empty
             for no labels.
-        memory: `.npz` file that caches the labels if the shards are read in
-            every epoch, so that the next start need not read all of them.
+        memory: `.npz` file that caches labels for which all shards must be
+            read, so that the next start need not read them.
 
     Raises:
         ValueError: If the data set, split, feature or `cache` is unknown, the
@@ -80,7 +80,7 @@ def tfds_source(
     prepare(builder, dataset)
     split_info = require_split(builder, split)
     image = tfds_features.find_image(builder.info.features, image_key, dataset)
-    label = find_label(builder, label_key)
+    label = find_label(builder, label_key, memory)
     is_fixed = None not in image.shape
     if cache == "memory" and not is_fixed:
         raise UsageError(
@@ -232,6 +232,7 @@ def _streamed(
             return np.full([info.num_examples], NO_LABEL, np.int64)
         return kept_labels.kept(
             memory,
+            "labels",
             read_labels,
             info.file_instructions,
             builder.info.full_name,

@@ -124,7 +124,7 @@ def file_queries(
     Raises:
         ValueError: If `path` does not exist, or if no image can be read.
     """
-    path = local_path(path, "query")
+    given, path = path, local_path(path, "query")
     if not os.path.exists(path):
         raise UsageError(
             "`query` must be an image, a folder of images, or random:COUNT. "
@@ -156,7 +156,7 @@ def file_queries(
         labels=_match_labels(labels, source.class_names, images.bank),
         embeddings=embeddings,
         images=np.clip(np.round(shown), 0, 255).astype(np.uint8),
-        folder=path if os.path.isdir(path) else os.path.dirname(path) or ".",
+        folder=given if os.path.isdir(path) else os.path.dirname(given) or ".",
     )
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tf_instdisc import checksums
+from tf_instdisc import checksums, remote
 from tf_instdisc.config import RunConfig
 from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.runs import bank as bank_file
 from tf_instdisc.runs import encoder_file, record
 from tf_instdisc.runs.bank import Bank, EncodedBy
-from tf_instdisc.runs.files import BEST_CURE, CURES, RunFiles
+from tf_instdisc.runs.files import BEST_CURE, RunFiles
 from tf_instdisc.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ class RunDirectory(RunFiles):
 
     def read_record(self) -> RunRecord:
         """Reads settings and facts, also of a run of version 0.1."""
-        checksums.require_present(self.settings, CURES[self.settings.name])
+        checksums.require_present(self.settings, self.cure(self.settings))
         content = self._read_json(self.settings) or {}
         if "format" in content:
-            with checksums.parsing(self.settings, CURES[self.settings.name]):
+            with checksums.parsing(self.settings, self.cure(self.settings)):
                 return record.parse(content)
-        flagfile = checksums.read_text(self.flags, CURES[self.flags.name])
-        with checksums.parsing(self.flags, CURES[self.flags.name]):
+        flagfile = checksums.read_text(self.flags, self.cure(self.flags))
+        with checksums.parsing(self.flags, self.cure(self.flags)):
             return record.parse_first_format(content, flagfile)
 
     def read_config(self) -> RunConfig:
@@ -81,7 +81,7 @@ class RunDirectory(RunFiles):
         Raises:
             DamagedFileError: If the file is missing or damaged.
         """
-        cure = CURES[self.instances.name]
+        cure = self.cure(self.instances)
         checksums.require_present(self.instances, cure)
         content = self._read_json(self.instances)
         if content is None:
@@ -113,7 +113,7 @@ class RunDirectory(RunFiles):
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Returns one dictionary per epoch; none for a converted run."""
-        cure = CURES[self.metrics.name]
+        cure = self.cure(self.metrics)
         checksums.require_present(self.metrics, cure)
         if not self.metrics.exists():
             return []
@@ -173,7 +173,7 @@ class RunDirectory(RunFiles):
         Args:
             path: `encoder` or `best_encoder`.
         """
-        return encoder_file.read(path, CURES[path.name])
+        return encoder_file.read(path, self.cure(path))
 
     def save_best(
         self, encoder: "keras.Model", epoch: int, knn_top1: float
@@ -206,7 +206,7 @@ class RunDirectory(RunFiles):
         Raises:
             DamagedFileError: If the file is damaged.
         """
-        return checksums.digest(self.encoder, CURES[self.encoder.name])
+        return checksums.digest(self.encoder, self.cure(self.encoder))
 
     # === Memory bank ===
 
@@ -226,7 +226,7 @@ class RunDirectory(RunFiles):
                 f"{self.path} holds no bank.npz. If its training was stopped, "
                 "the same instdisc-train command with --finish writes one."
             )
-        bank = bank_file.read(self.bank, CURES[self.bank.name])
+        bank = bank_file.read(self.bank, self.cure(self.bank))
         if bank.encoded_by is None:
             _say_rows_are_of_training(self)
         elif (
@@ -244,13 +244,13 @@ class RunDirectory(RunFiles):
         self,
     ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
         """Reads ids, names and origin of the bank's rows, without the rows."""
-        return bank_file.read_instances(self.bank, CURES[self.bank.name])
+        return bank_file.read_instances(self.bank, self.cure(self.bank))
 
     def _read_json(self, path: pathlib.Path) -> Any:
         """Reads a JSON file; returns None if there is no such file."""
         if not path.exists():
             return None
-        cure = CURES[path.name]
+        cure = self.cure(path)
         text = checksums.read_text(path, cure)
         with checksums.parsing(path, cure):
             return json.loads(text)
@@ -262,14 +262,15 @@ def _say_rows_are_of_training(run: RunDirectory) -> None:
     is_converted = "converted_from" in run.read_record().facts
     if is_converted and run.read_config().data.images is None:
         return
-    cure = f"instdisc-update --run_dir={run.path} --images=FOLDER --reread"
+    path = remote.named(str(run.path))
+    cure = f"instdisc-update --run_dir={path} --images=FOLDER --reread"
     if not is_converted:
         cure = (
             "Its instdisc-train command with --finish (or, if the run was "
             f"updated, {cure})"
         )
     print(
-        f"note: the rows of {run.path} were left by its training, not encoded "
+        f"note: the rows of {path} were left by its training, not encoded "
         f"from the whole images. {cure} encodes them again.",
         file=sys.stderr,
     )

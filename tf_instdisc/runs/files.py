@@ -12,20 +12,21 @@ bank.npz        rows, instance ids, names, labels, class names
 report.html     the output of instdisc-report
 instances.json  what instdisc-update has removed, and digests of the files
 results.json    the measurements of instdisc-evaluate
-features/       activations of layers, cached by instdisc-evaluate
+features/       activations of layers, cached by instdisc-evaluate, and the
+                map of instdisc browse
 detection.jsonl one JSON object for each epoch of each detector
 checksums.json  SHA-256 of the files above, which are checked when read
 lock            who is writing; exists only meanwhile
 checked_images.npz       which files of the folder can be decoded
 checked_test_images.npz  the same for the test folder
-labels.npz      labels of a data set whose shards are read in every epoch
+labels.npz      labels that were collected from the records of a TFDS data set
 """
 
 import dataclasses
 import pathlib
 from typing import Any
 
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import caches, local_path
 
 _COPY = "Restore it from a copy"
 _ACCEPT = "remove checksums.json: the files are then accepted as they are"
@@ -38,7 +39,7 @@ BEST_CURE = (
     "following epochs is kept."
 )
 # What to do if a file is not what was written.
-CURES = {
+_CURES = {
     "flags.txt": f"{_COPY}.",
     "run.json": f"{_COPY}. If you have edited it on purpose, {_ACCEPT}.",
     "encoder.keras": _TRAIN,
@@ -90,3 +91,9 @@ class RunFiles:
     def __post_init__(self) -> None:
         path = pathlib.Path(local_path(self.path, "run_dir", "run"))
         object.__setattr__(self, "path", path)
+
+    def cure(self, file: pathlib.Path) -> str:
+        """Returns what to do if a file of the run is not what was written."""
+        if self.path.parent == caches():
+            return f"Remove {self.path}; the weights are then unpacked again."
+        return _CURES[file.name]

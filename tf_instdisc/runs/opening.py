@@ -5,7 +5,6 @@ import pathlib
 from tf_instdisc import checksums
 from tf_instdisc.runs import lock, record, shipped
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
-from tf_instdisc.runs.files import CURES
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.text import did_you_mean, shown_message
 
@@ -26,7 +25,7 @@ def check_usable(path: str) -> None:
         raise RunDirectoryError(
             f"`run_dir` must not lie below a file. Received: run_dir={path}"
         )
-    checksums.require_present(run.settings, CURES[run.settings.name])
+    checksums.require_present(run.settings, run.cure(run.settings))
     if run.settings.exists() or not run.path.exists():
         return
     if any(not _is_left_over(run, path) for path in run.path.iterdir()):
@@ -105,7 +104,7 @@ def load(path: str) -> RunDirectory:
         RunDirectoryError: If it holds no run.
     """
     run = RunDirectory(pathlib.Path(shipped.located(path, "run_dir")))
-    checksums.require_present(run.settings, CURES[run.settings.name])
+    checksums.require_present(run.settings, run.cure(run.settings))
     # Some runs of version 0.1 have only the flags.
     if not run.settings.exists() and not run.flags.exists():
         raise RunDirectoryError(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tf_instdisc.errors import require_extra
+from tf_instdisc.runs.bank import sample_rows
 
 # With fewer rows, exhaustive search takes a few milliseconds.
 _FEWEST_ROWS = 100_000
@@ -148,7 +149,7 @@ def sample_neighbors(
         one of which is usually the row itself.
     """
     faiss = import_faiss()
-    sample = np.random.default_rng(0).permutation(len(rows))[:_SAMPLE]
+    sample = sample_rows(len(rows), _SAMPLE)
     number = min(num_neighbors + 1, len(rows))
     _, nearest = faiss.knn(
         rows[sample], rows, number, metric=faiss.METRIC_INNER_PRODUCT

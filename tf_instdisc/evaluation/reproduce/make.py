@@ -68,7 +68,7 @@ def make_table(
     for run in planned:
         found = kept.get(run)
         if found is None:
-            print(f"measuring {shown(str(run.directory.path))}", flush=True)
+            print(f"measuring {shown(run.name)}", flush=True)
             inputs = EvaluationInputs(
                 run.directory, config, source, test_source
             )
@@ -99,7 +99,7 @@ class _Kept:
     path: pathlib.Path
 
     def get(self, run: Run) -> Measured | None:
-        entry = self._read().get(str(run.directory.path))
+        entry = self._read().get(run.name)
         if entry is None or entry["encoder"] != run.directory.encoder_digest():
             return None
         values = {(line, column): v for line, column, v in entry["values"]}
@@ -107,7 +107,7 @@ class _Kept:
 
     def put(self, run: Run, found: Measured) -> None:
         entries = self._read()
-        entries[str(run.directory.path)] = {
+        entries[run.name] = {
             "encoder": run.directory.encoder_digest(),
             "values": [[*cell, value] for cell, value in found.values.items()],
             "curve": found.curve,

@@ -7,6 +7,7 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
+from tf_instdisc import remote
 from tf_instdisc.config import RunConfig, recipes
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.errors import DamagedFileError, MissingFileError
@@ -37,6 +38,11 @@ class Run:
     directory: RunDirectory
     flags: tuple[str, ...]
     epochs: int = 0
+
+    @property
+    def name(self) -> str:
+        """The path of the directory, or its URL."""
+        return remote.named(str(self.directory.path))
 
     @property
     def is_finished(self) -> bool:
@@ -145,7 +151,7 @@ def train_missing(
             environment.setdefault(f"TF_NUM_{kind}_THREADS", str(cores))
 
     def train_one(run: Run) -> None:
-        print(f"training {shown(str(run.directory.path))}", flush=True)
+        print(f"training {shown(run.name)}", flush=True)
         train(str(run.directory.path), run.flags, environment)
 
     with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.retrieval.browse import protection
 from tf_instdisc.retrieval.browse.collection import Collection
 from tf_instdisc.retrieval.browse.pictures import NotReadYetError, Pictures
@@ -186,6 +186,8 @@ class _Server:
             raise HTTPException(
                 507, f"{shown(str(self._ticked.path))}: {error.strerror}."
             ) from error
+        except StorageError as error:  # At a URL.
+            raise HTTPException(507, shown(str(error))) from error
         return JSONResponse({"ticked": self._ticked.positions})
 
     def thumbnail(self, request: Request) -> Response:

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import pathlib
 import threading
 import unicodedata
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from concurrent import futures
 
 import numpy as np
 
+from tf_instdisc import checksums
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import analysis
 from tf_instdisc.retrieval.browse import background
@@ -48,6 +51,7 @@ class Collection:
         search: Finds neighbors.
         embedded: Returns the images whose pairs are compared; None if the
             bank has no rows.
+        memory: `.npz` file that keeps the map for the next start, if any.
     """
 
     def __init__(
@@ -56,12 +60,14 @@ class Collection:
         images: RunImages,
         search: Search,
         embedded: Callable[[], Embedded] | None = None,
+        memory: pathlib.Path | None = None,
     ):
         self.title = title
         self.images = images
         self.bank = images.bank
         self.search = search
         self._embedded = embedded
+        self._memory = memory
         self._folded = [_folded(str(name)) for name in self.bank.names]
         self._lock = threading.Lock()
         self._map: futures.Future[Map] | None = None
@@ -123,7 +129,7 @@ class Collection:
 
     def _compute_map(self) -> Map:
         rows = self.bank.rows
-        places = analysis.map_of_all(rows)
+        places = self._places()
         groups = analysis.groups_of(
             self.bank, np.arange(len(rows)), MOST_GROUPS
         )
@@ -137,6 +143,15 @@ class Collection:
             steps.astype(np.uint16),
             groups.of_rows.astype(np.uint8),
             groups.names,
+        )
+
+    def _places(self) -> np.ndarray:
+        rows = self.bank.rows
+        if self._memory is None:
+            return analysis.map_of_all(rows)
+        key = hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()
+        return checksums.kept(
+            self._memory, "places", key, lambda: analysis.map_of_all(rows)
         )
 
     def _find_pairs(self) -> NearPairs:

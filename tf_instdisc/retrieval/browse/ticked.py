@@ -17,8 +17,8 @@ class TickedList:
     """Positions that the user has ticked, kept in a TSV file.
 
     Args:
-        path: The file; it is written when the first image is ticked. The
-            images of an existing file are ticked at the start.
+        path: The file or its URL; it is written when the first image is
+            ticked. The images of an existing file are ticked at the start.
         bank: The bank of the images.
 
     Raises:
@@ -26,14 +26,10 @@ class TickedList:
     """
 
     def __init__(self, path: str | os.PathLike, bank: Bank):
-        self._path = pathlib.Path(local_path(path, "ticked"))
+        self.path = os.fspath(path)
         self._bank = bank
         self._lock = threading.Lock()
-        self._positions = self._read() if self._path.exists() else set()
-
-    @property
-    def path(self) -> pathlib.Path:
-        return self._path
+        self._positions = self._read()
 
     @property
     def positions(self) -> list[int]:
@@ -56,15 +52,18 @@ class TickedList:
                 self._bank.names[chosen],
                 strict=True,
             )
-            atomic.write_text(self._path, tsv(_HEADER, lines))
+            atomic.write_text(self.path, tsv(_HEADER, lines))
             self._positions = positions
 
     def _read(self) -> set[int]:
-        header, *lines = self._path.read_text("utf-8", "replace").split("\n")
+        file = pathlib.Path(local_path(self.path, "ticked", "output"))
+        if not file.exists():
+            return set()
+        header, *lines = file.read_text("utf-8", "replace").split("\n")
         if header.split("\t") != list(_HEADER):
             raise UsageError(
                 "`ticked` must be a new file, or one that this command wrote. "
-                f"Received: ticked={self._path}, which holds something else."
+                f"Received: ticked={self.path}, which holds something else."
             )
         ids = self._bank.instance_ids.tolist()
         place_of = {str(number): place for place, number in enumerate(ids)}
@@ -75,7 +74,7 @@ class TickedList:
             if place is None or shown(str(self._bank.names[place])) != name:
                 raise UsageError(
                     "`ticked` must be a list of these images. Received: "
-                    f"ticked={self._path}, which has the line "
+                    f"ticked={self.path}, which has the line "
                     f"{shown(line, UNTRUSTED_LIMIT)}. Give another file."
                 )
             positions.add(place)
