@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 
 import fsspec
 import pytest
@@ -36,6 +37,25 @@ def s3_server():
         finally:
             server.stop()
             fsspec.filesystem("s3").clear_instance_cache()
+
+
+@contextlib.contextmanager
+def gs_server():
+    """Serves Google Cloud Storage, without conditions; yields a bucket."""
+    pytest.importorskip("gcsfs", reason="pip install 'gcsfs'")
+    emulator = pytest.importorskip(
+        "gcp_storage_emulator.server",
+        reason="pip install 'gcp-storage-emulator'",
+    )
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (
+        emulator.create_server("127.0.0.1", port, True, "bucket"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        yield "gs://bucket"
 
 
 @contextlib.contextmanager

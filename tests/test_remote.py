@@ -12,7 +12,7 @@ import uuid
 import fsspec
 import pytest
 
-from tests.buckets import machine, objects, s3_server
+from tests.buckets import gs_server, machine, objects, s3_server
 from tf_instdisc import atomic, paths, remote, remote_store
 from tf_instdisc.errors import (
     LockedError,
@@ -31,12 +31,20 @@ def bucket():
         yield url
 
 
-@pytest.fixture(params=("memory", "file", "s3"))
+@pytest.fixture(scope="module")
+def google_bucket():
+    with gs_server() as url:
+        yield url
+
+
+@pytest.fixture(params=("memory", "file", "s3", "gs"))
 def url(request, tmp_path):
     """An address below which there is nothing yet."""
     base = {"memory": "memory://place", "file": f"file://{tmp_path}/place"}
     if request.param == "s3":
         base["s3"] = request.getfixturevalue("bucket")
+    if request.param == "gs":
+        base["gs"] = request.getfixturevalue("google_bucket")
     return f"{base[request.param]}/{uuid.uuid4().hex}/run"
 
 

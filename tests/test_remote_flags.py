@@ -219,11 +219,12 @@ def test_commands_take_urls_for_all_paths(place, tmp_path):
     for file in (
         *("out/neighbors.png", "out/duplicates.html", "out/own.tsv"),
         *("out/report.html", "out/diff.tsv", "out/test.npz", "out/served.npz"),
-        *("index/1/index.json", "of_file/1/index.json", "run/results.json"),
+        *("index/1/index.json", "of_file/1/index.json"),
         *("model/1/tflite/encoder_int8.tflite", "tables/embedding_size.md"),
         "reproduced/cifar10_sweep/base/seed0.log",
     ):
         assert (place / file).exists(), file
+    assert list(place.glob("run/files/results-*.json"))
     page = (place / "out/neighbors.html").read_text()
     assert f"{url}/test/ant/0.png" in page
     assert (

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from logging import CRITICAL, getLogger
 
 from absl import app, flags, logging
 
@@ -60,6 +61,8 @@ def launch(
         if not flags.FLAGS["verbosity"].present:
             # TFDS logs every file that it opens.
             logging.set_verbosity(logging.ERROR)
+            # It also logs, with a traceback, the errors that it raises.
+            getLogger("gcsfs").setLevel(CRITICAL)
         if len(arguments) != num_arguments:
             raise UsageError(
                 f"The command takes {num_arguments or 'no'} "
