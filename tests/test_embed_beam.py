@@ -321,6 +321,74 @@ def test_records_of_a_split_have_their_ids(tmp_path):
     assert [row[0] for row in table["embedding"].to_pylist()] == sizes
 
 
+def write_records(path, images, key):
+    def example(image):
+        bytes_list = tf.train.BytesList(value=[image])
+        feature = {
+            key: tf.train.Feature(bytes_list=bytes_list),
+            "label": tf.train.Feature(
+                int64_list=tf.train.Int64List(value=[len(image)])
+            ),
+        }
+        features = tf.train.Features(feature=feature)
+        return tf.train.Example(features=features).SerializeToString()
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for image in images:
+            writer.write(example(image) if image else b"")
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [("image/encoded", None), ("image", None), ("jpeg", "jpeg")],
+)
+def test_records_of_examples_are_read_in_order(key, given, tmp_path):
+    images = [picture(i) for i in range(20)]
+    images[7] = b""  # An example without an image.
+    records = tmp_path / "records"
+    records.mkdir()
+    parts = {"a.tfrecord": 3, "b.tfrecord": 3, "train.tfrecord-00001": 20}
+    first = 0
+    for name, end in parts.items():
+        write_records(records / name, images[first:end], key)
+        first = end
+    (records / "notes.txt").write_text("none")
+    output = tmp_path / "out.parquet"
+    task = task_of(
+        embed_inputs.Records(str(records), given), output, images_per_file=6
+    )
+    embed_beam.run(task, "DirectRunner")
+    table, failed, _ = rows_of(output)
+    assert [int(number) for number, *_ in failed] == [3, 7]
+    kept = [i for i in range(20) if i not in (3, 7)]
+    assert table["id"].to_pylist() == kept
+    assert table["name"].to_pylist() == [f"records/{i}" for i in kept]
+    sizes = [float(len(images[i])) for i in kept]
+    assert [row[0] for row in table["embedding"].to_pylist()] == sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key", "sentence"),
+    [
+        ("a.tfrecord", b"garbage" * 9, None, "whole, uncompressed TFRecord"),
+        ("a.tfrecord", b"cut", None, "whole, uncompressed TFRecord"),
+        ("a.tfrecord", None, "pixels", "the features image"),
+        ("a.tfrecord", None, "label", "the features image"),
+        ("a.txt", b"", None, "files that have `tfrecord` in their names"),
+        ("a.tfrecord", b"", None, "There must be an image"),
+    ],
+)
+def test_other_records_are_refused(name, content, key, sentence, tmp_path):
+    if content is None:
+        write_records(tmp_path / name, [picture(0)], "image")
+    else:
+        (tmp_path / name).write_bytes(content)
+    images = embed_inputs.Records(str(tmp_path), key)
+    task = task_of(images, tmp_path / "out.parquet")
+    with pytest.raises((UsageError, FileNotFoundError), match=sentence):
+        embed_beam.run(task, "DirectRunner")
+
+
 def test_decoded_images_of_a_split_are_lossless(tmp_path):
     split, data_dir = "train[5:40]", str(tmp_path)
     name = "instdisc_digits"

@@ -269,6 +269,7 @@ def test_an_output_is_not_overwritten(folder, tmp_path):
         ({"images": "a", "dataset": "b"}, "only one"),
         ({"dataset": "b"}, "`dataset` needs `runner`"),
         ({"table": "b.csv"}, "`table` needs `runner`"),
+        ({"records": "b"}, "`records` needs `runner`"),
         ({"images": "a", "dtype": "int8"}, "`dtype` needs `runner`"),
         ({"images": "a", "images_per_file": 9}, "needs `runner`"),
         ({"images": "a", "beam_options": ("--x",)}, "needs `runner`"),

@@ -137,6 +137,9 @@ def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
     elif options.table is not None:
         table = _absolute(options.table)
         images = embed_inputs.PathTable(table, options.column)
+    elif options.records is not None:
+        records = _absolute(options.records)
+        images = embed_inputs.Records(records, options.image_key)
     else:
         images = embed_inputs.Split(
             options.dataset or "",

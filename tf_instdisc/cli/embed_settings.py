@@ -17,10 +17,10 @@ _RUNNERS = (
 # The other settings need --runner.
 _ALONE = ("images", "output", "batch_size", "runner")
 _OF = {
-    "split": "dataset",
-    "data_dir": "dataset",
-    "image_key": "dataset",
-    "column": "table",
+    "split": ("dataset",),
+    "data_dir": ("dataset",),
+    "image_key": ("dataset", "records"),
+    "column": ("table",),
 }
 
 
@@ -61,8 +61,16 @@ class EmbedOptions(Settings):
     )
     split: str = setting("train", "Split of --dataset.")
     data_dir: str | None = data_dir_setting()
+    records: str | None = setting(
+        None,
+        "With --runner: folder of TFRecord files of tf.train.Example, in place "
+        "of --images.",
+        is_path=True,
+    )
     image_key: str | None = setting(
-        None, "Feature of --dataset that holds the images; image by default."
+        None,
+        "Feature of --dataset or --records that holds the images; image (or "
+        "image/encoded) by default.",
     )
     table: str | None = setting(
         None,
@@ -85,24 +93,26 @@ class EmbedOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inputs = ("images", "dataset", "table")
+        inputs = ("images", "dataset", "table", "records")
         given = [name for name in inputs if getattr(self, name) is not None]
         if len(given) != 1:
             received = [f"`{name}`={getattr(self, name)}" for name in given]
             raise UsageError(
-                "Give one of `images`, `dataset` and `table`, and only one. "
+                "Give one of `images`, `dataset`, `table` and `records`, and "
+                "only one. "
                 f"Received: {' and '.join(received) or 'none'}"
             )
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
-            needed = _OF.get(name)
+            needed = _OF.get(name, ())
             if value == field.default or name in _ALONE:
                 continue
             if self.runner is None:
-                needed = "runner"
-            if needed and getattr(self, needed) is None:
+                needed = ("runner",)
+            if needed and all(getattr(self, n) is None for n in needed):
+                either = " or ".join(f"`{other}`" for other in needed)
                 raise UsageError(
-                    f"`{name}` needs `{needed}`. Received: `{name}`={value}. "
+                    f"`{name}` needs {either}. Received: `{name}`={value}. "
                     "Give both, or neither."
                 )
         if self.table is not None:

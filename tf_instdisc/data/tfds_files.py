@@ -1,7 +1,7 @@
 """A split of a TFDS data set as image files, read from any position."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -55,14 +55,33 @@ class SplitFiles:
 
     def read(self, first: int, size: int) -> Iterator[bytes]:
         """Reads images `first` to `first + size - 1`."""
-        records = record_reader(_part(self._shards, first, size))(None)
-        files = records.map(self._file, num_parallel_calls=tf.data.AUTOTUNE)
-        for file in files.prefetch(tf.data.AUTOTUNE):
-            yield file.numpy()
+        return read_range(self._shards, first, size, self._file)
 
-    def _file(self, instance_id: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+    def _file(self, record: tf.Tensor) -> tf.Tensor:
         image, _ = self._parse(record)
         return image if image.dtype == tf.string else tf.io.encode_png(image)
+
+
+def read_range(
+    shards: Sequence,
+    first: int,
+    size: int,
+    file_of: Callable[[tf.Tensor], tf.Tensor],
+) -> Iterator[bytes]:
+    """Reads records `first` to `first + size - 1` of all shards.
+
+    Args:
+        shards: Instructions with `filename`, `skip` and `take`.
+        first: In [0, number of records).
+        size: Number of records.
+        file_of: From a record to a file, both scalar strings.
+    """
+    records = record_reader(_part(shards, first, size))(None)
+    files = records.map(
+        lambda _, record: file_of(record), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    for file in files.prefetch(tf.data.AUTOTUNE):
+        yield file.numpy()
 
 
 def _part(shards: Sequence, first: int, size: int) -> list:

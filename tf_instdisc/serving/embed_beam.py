@@ -35,7 +35,7 @@ from tf_instdisc.data.image_files import read_files
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving import beam_files
 from tf_instdisc.serving.embed_batches import BatchedEmbedder
-from tf_instdisc.serving.embed_inputs import Images, Split
+from tf_instdisc.serving.embed_inputs import Images, Numbered
 from tf_instdisc.serving.embedder import Embedder
 from tf_instdisc.serving.embedding_file import table_of
 from tf_instdisc.text import shown
@@ -142,7 +142,7 @@ def _begin(task: Task) -> Task:
             f"pipeline. Received: output={task.output!r}"
         )
     with contextlib.ExitStack() as stack:
-        if isinstance(task.images, Split):
+        if isinstance(task.images, Numbered):
             split = task.images.open()
             size, contents = split.size, split.contents
             digest = hashlib.sha256(contents.encode()).hexdigest()
@@ -151,6 +151,8 @@ def _begin(task: Task) -> Task:
             size, digest = _write_names(
                 names, task.images.names(), task.images_per_file
             )
+        if not size:
+            raise UsageError("There must be an image to embed. Received: none.")
         facts = {
             "digest": task.digest,
             "images": digest,
@@ -189,8 +191,6 @@ def _write_names(
             digest.update(text.encode())
             writer.write_table(pyarrow.table({"name": part}, schema))
             size += len(part)
-    if not size:
-        raise UsageError("There must be an image to embed. Received: none.")
     return size, digest.hexdigest()
 
 
@@ -261,7 +261,7 @@ def _inputs(
     task: Task, number: int
 ) -> tuple[list[str], Iterator[tuple[bytes, str]]]:
     """Returns the names of a file's images, and reads them."""
-    if isinstance(task.images, Split):
+    if isinstance(task.images, Numbered):
         split = task.images.open()
         first = number * task.images_per_file
         size = min(task.images_per_file, task.num_images - first)

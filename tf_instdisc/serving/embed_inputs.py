@@ -1,4 +1,4 @@
-"""What a pipeline embeds: a folder, a table of paths, or a TFDS data set."""
+"""What a pipeline embeds: a folder, a table of paths, records or a TFDS set."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ import pyarrow
 from pyarrow import csv, parquet
 
 from tf_instdisc.data.folder_listing import image_paths_at
+from tf_instdisc.data.record_files import RecordFiles
 from tf_instdisc.data.tfds_files import SplitFiles
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
@@ -98,6 +99,24 @@ class Split:
         return _opened(self)
 
 
-Images = Folder | PathTable | Split
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """The images of TFRecord files; arguments of `RecordFiles`."""
+
+    folder: str
+    image_key: str | None
+
+    def open(self) -> RecordFiles:
+        """Opens the files, once in each process."""
+        return _opened_records(self)
+
+
+Numbered = Split | Records
+"""Images that are read by their positions."""
+
+Images = Folder | PathTable | Numbered
 
 _opened = functools.cache(lambda split: SplitFiles(*dataclasses.astuple(split)))
+_opened_records = functools.cache(
+    lambda records: RecordFiles(*dataclasses.astuple(records))
+)

@@ -1,0 +1,110 @@
+"""TFRecord files of `tf.train.Example` as image files, from any position."""
+
+import dataclasses
+import os
+import pathlib
+import struct
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from tf_instdisc.data.tfds_files import read_range
+from tf_instdisc.errors import MissingFileError, UsageError
+from tf_instdisc.paths import local_path
+from tf_instdisc.text import listed, shown
+
+# A record is its length, a checksum of it, the data, and their checksum.
+_LENGTH = struct.Struct("<Q4x")
+_CHECKSUM = 4
+
+# Keys that are usual in such files.
+_IMAGE_KEYS = ("image/encoded", "image")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    filename: str
+    take: int
+    skip: int = 0
+
+
+class RecordFiles:
+    """The images of all TFRecord files in a folder, sorted by name.
+
+    Args:
+        folder: Path or URL of the folder. Its files with `tfrecord` in their
+            names are read, uncompressed.
+        image_key: The feature that holds an encoded image; by default
+            `image/encoded` or `image`.
+
+    Attributes:
+        name: The name of the folder.
+        size: Number of images.
+        contents: Text that identifies the records that are read.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a file is not a TFRecord file, or the first record has
+            no such feature.
+    """
+
+    def __init__(self, folder: str, image_key: str | None):
+        place = pathlib.Path(local_path(folder, "records"))
+        files = sorted(place.glob("*tfrecord*"))
+        if not files:
+            raise MissingFileError(
+                "`records` must be a folder with files that have `tfrecord` in "
+                f"their names. Received: records={folder!r}"
+            )
+        self._shards = [_Shard(os.fspath(f), _num_records(f)) for f in files]
+        self._shards = [shard for shard in self._shards if shard.take]
+        self.name = place.name
+        self.size = sum(shard.take for shard in self._shards)
+        self._key = self._find_key(image_key) if self.size else ""
+        names = [os.path.basename(shard.filename) for shard in self._shards]
+        takes = [shard.take for shard in self._shards]
+        self.contents = repr((self._key, names, takes))
+
+    def read(self, first: int, size: int) -> Iterator[bytes]:
+        """Reads images `first` to `first + size - 1`."""
+        return read_range(self._shards, first, size, self._file)
+
+    def _file(self, record: tf.Tensor) -> tf.Tensor:
+        # Without an image, it is left out like one that cannot be decoded.
+        feature = tf.io.FixedLenFeature([], tf.string, default_value="")
+        example = tf.io.parse_single_example(record, {self._key: feature})
+        return example[self._key]
+
+    def _find_key(self, given: str | None) -> str:
+        (record,) = read_range(self._shards, 0, 1, tf.identity)
+        features = tf.train.Example.FromString(record).features.feature
+        keys = [key for key in features if features[key].bytes_list.value]
+        for key in (given,) if given else _IMAGE_KEYS:
+            if key in keys:
+                return key
+        raise UsageError(
+            "`image_key` must be a feature of bytes that holds an encoded "
+            f"image. Received: image_key={given!r}, and the features "
+            f"{listed(sorted(keys))}"
+        )
+
+
+def _num_records(path: pathlib.Path) -> int:
+    """Counts the records of a file, of which only the lengths are read."""
+    end, position, number = path.stat().st_size, 0, 0
+    with path.open("rb") as file:
+        while position < end:
+            header = file.read(_LENGTH.size)
+            if len(header) < _LENGTH.size:
+                break
+            position += _LENGTH.size + _LENGTH.unpack(header)[0] + _CHECKSUM
+            if position > end:
+                break
+            file.seek(position)
+            number += 1
+    if position != end:
+        raise UsageError(
+            "`records` must hold whole, uncompressed TFRecord files. "
+            f"Received: {shown(str(path))}"
+        )
+    return number
