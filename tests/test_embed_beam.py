@@ -354,8 +354,9 @@ def test_records_of_examples_are_read_in_order(key, given, tmp_path):
         first = end
     (records / "notes.txt").write_text("none")
     output = tmp_path / "out.parquet"
+    place = f"file://{records}" if given else str(records)
     task = task_of(
-        embed_inputs.Records(str(records), given), output, images_per_file=6
+        embed_inputs.Records(place, given), output, images_per_file=6
     )
     embed_beam.run(task, "DirectRunner")
     table, failed, _ = rows_of(output)

@@ -146,6 +146,7 @@ ENDS = [
 ELSEWHERE = {
     # tests/test_embed_beam.py, as they need Apache Beam.
     ("embed", "table"),
+    ("embed", "records"),
     ("embed", "data_dir"),
     # Opened as --data_dir is; a data set with boxes is large.
     ("evaluate", "detection_data_dir"),
