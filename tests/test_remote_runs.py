@@ -18,6 +18,7 @@ from tests import commands
 from tests.buckets import machine, names, objects, s3_server
 from tests.finished_run import fill_folder, make_run
 from tf_instdisc import paths, remote
+from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
 
@@ -114,8 +115,12 @@ def test_a_run_is_opened_from_python(finished, on):
         for path in (url, f"{url}/encoder.keras"):
             encoder = tf_instdisc.load_encoder(path)
             assert encoder.input_shape == (None, 16, 16, 3)
-        with pytest.raises(FileNotFoundError, match=r"another\.keras"):
+        assert repr(run) == f"tf_instdisc.Run({url!r})"
+        # Messages name the URL, not its working copy.
+        with pytest.raises(FileNotFoundError, match=f"{url}/another.keras"):
             tf_instdisc.load_encoder(f"{url}/another.keras")
+        with pytest.raises(UsageError, match=f"{url}-none/run.json is missing"):
+            tf_instdisc.Run(f"{url}-none")
 
 
 def test_an_update_is_written_to_the_url(finished, pictures, on, bucket):

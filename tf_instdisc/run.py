@@ -57,7 +57,7 @@ class Run:
         self.directory: RunDirectory = opening.load(os.fspath(run_dir))
 
     def __repr__(self) -> str:
-        return f"tf_instdisc.Run({str(self.path)!r})"
+        return f"tf_instdisc.Run({remote.named(str(self.path))!r})"
 
     @property
     def path(self) -> pathlib.Path:

@@ -38,12 +38,12 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
         RunDirectoryError: If the directory holds no finished run.
         StorageError: If a URL cannot be read.
     """
-    path = shipped.located(path)
+    given, path = os.fspath(path), shipped.located(path)
     if not os.path.exists(path):
         raise MissingFileError(
             "`path` must be a run directory or a .keras file. "
-            f"Received: path={path!r}, which does not exist."
-            + did_you_mean(path, shipped.names())
+            f"Received: path={given!r}, which does not exist."
+            + did_you_mean(given, shipped.names())
         )
     if os.path.isdir(path):
         run = opening.load(path)

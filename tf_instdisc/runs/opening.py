@@ -2,7 +2,7 @@
 
 import pathlib
 
-from tf_instdisc import checksums
+from tf_instdisc import checksums, remote
 from tf_instdisc.runs import lock, record, shipped
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.record import RunRecord
@@ -108,7 +108,8 @@ def load(path: str) -> RunDirectory:
     # Some runs of version 0.1 have only the flags.
     if not run.settings.exists() and not run.flags.exists():
         raise RunDirectoryError(
-            f"`run_dir` must hold a run: {run.settings} is missing."
+            "`run_dir` must hold a run: "
+            f"{remote.named(str(run.settings))} is missing."
             + did_you_mean(path, shipped.names())
         )
     return run
