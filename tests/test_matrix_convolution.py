@@ -79,6 +79,7 @@ def test_unknown_sizes_and_many_pixels_are_left_to_the_library():
         {"dilation_rate": 2},
         {"groups": 2},
         {"data_format": "channels_first"},
+        {"activity_regularizer": "l2"},
     ],
     ids=str,
 )
@@ -101,6 +102,30 @@ def test_training_takes_it(filters, kinds):
     graph = tf.function(lambda: gradients(call, encoder, images))
     operations = graph.get_concrete_function().graph.get_operations()
     assert {o.type for o in operations if "Conv2D" in o.type} == kinds
+
+
+def test_a_layer_may_be_called_twice():
+    inputs = keras.Input([3, 3, 256])
+    convolution = layer_of(use_bias=False)
+    norm = keras.layers.BatchNormalization(dtype="mixed_bfloat16")
+    encoder = keras.Model(inputs, norm(convolution(norm(convolution(inputs)))))
+    images = tf.random.stateless_normal([4, 3, 3, 256], [0, 0])
+    start = encoder.get_weights()
+    expected = gradients(lambda x: encoder(x, training=True), encoder, images)
+    moved = encoder.get_weights()
+    encoder.set_weights(start)
+    found = gradients(training_call(encoder), encoder, images)
+    require_close(found, expected)
+    require_close(encoder.get_weights(), moved)
+
+
+@pytest.mark.parametrize("layer", [layer_of, keras.layers.BatchNormalization])
+def test_the_losses_of_layers_are_kept(layer):
+    inputs = keras.Input([3, 3, 4])
+    layer = layer(activity_regularizer="l2", dtype="mixed_bfloat16")
+    encoder = keras.Model(inputs, layer(inputs))
+    training_call(encoder)(tf.ones([2, 3, 3, 4]))
+    assert len(encoder.losses) == 1
 
 
 def test_replicas_and_xla_train_with_it(two_replicas):

@@ -41,15 +41,20 @@ def training_call(
         )
     new_statistics: list[tuple[keras.Variable, tf.Tensor]] = []
     written: list[keras.Variable] = []
+    # A layer that is called several times has one replacement.
+    replacements: dict[int, keras.layers.Layer] = {}
 
     def call(
         layer: keras.layers.Layer, *args: Any, **kwargs: Any
     ) -> keras.KerasTensor:
-        if _is_fusible(layer):
-            layer = _Fused(layer, new_statistics)
-        elif matrix_convolution.applies_to(layer):
-            layer = _Convolution(layer)
-        return layer(*args, **kwargs)
+        key = id(layer)
+        if key not in replacements:
+            if _is_fusible(layer):
+                layer = _Fused(layer, new_statistics)
+            elif matrix_convolution.applies_to(layer):
+                layer = _Convolution(layer)
+            replacements[key] = layer
+        return replacements[key](*args, **kwargs)
 
     def clone(input_tensors: keras.KerasTensor | None) -> keras.Model:
         return keras.models.clone_model(
@@ -96,6 +101,7 @@ def _is_fusible(layer: keras.layers.Layer) -> bool:
         and layer.axis in (-1, 3)
         and len(layer.input.shape) == 4
         and layer.compute_dtype != "float64"
+        and layer.activity_regularizer is None
     )
 
 
@@ -103,7 +109,9 @@ class _Convolution(keras.layers.Layer):
     """Runs a Conv2D layer with the gradient of `matrix_convolution`."""
 
     def __init__(self, layer: keras.layers.Conv2D):
-        super().__init__(name=f"{layer.name}_conv", dtype=layer.dtype_policy)
+        super().__init__(
+            name=f"{layer.name}_in_matrices", dtype=layer.dtype_policy
+        )
         self.layer = layer
         self.built = True
 
@@ -155,11 +163,13 @@ class _Fused(keras.layers.Layer):
         # The kernel divides by count - 1, Keras divides by count.
         count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
         variance *= (count - 1.0) / count
+        earlier = {id(moving): new for moving, new in self._new_statistics()}
         for moving, new in (
             (layer.moving_mean, mean),
             (layer.moving_variance, variance),
         ):
             kept = layer.momentum
-            moved = moving * kept + new * (1.0 - kept)
+            before = earlier.get(id(moving), moving)
+            moved = before * kept + new * (1.0 - kept)
             self._new_statistics().append((moving, moved))
         return outputs

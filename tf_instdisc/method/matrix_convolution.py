@@ -29,6 +29,7 @@ def applies_to(layer: keras.layers.Layer) -> bool:
         and layer.padding in ("same", "valid")
         and layer.filters >= _MIN_FILTERS
         and max(layer.kernel_size) > 1
+        and layer.activity_regularizer is None
         and not tf.config.list_logical_devices("GPU")
     )
 
