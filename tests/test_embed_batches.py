@@ -1,5 +1,8 @@
 """Batches whose size follows from measured times."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -22,8 +25,9 @@ def settled(seconds_of):
         (lambda n: 0.01 * n, 8, [8, 16]),
         (lambda n: 0.1 + 0.01 * n, 128, [8, 16, 32, 64, 128, 256]),
         (lambda n: 0.1 + 0.01 * n + (n > 32), 32, [8, 16, 32, 64]),
+        (lambda n: 2 + 0.01 * n, 64, [8, 16, 32, 64]),
     ],
-    ids=["overhead", "none", "little_overhead", "full_cache"],
+    ids=["overhead", "none", "little_overhead", "full_cache", "long_calls"],
 )
 def test_batches_grow_while_images_get_faster(seconds_of, expected, tried):
     assert settled(seconds_of) == (expected, tried)
@@ -45,6 +49,30 @@ def test_a_given_size_is_kept():
     for _ in range(10):
         size.record(5, 1)
     assert size.value == 5
+
+
+def test_threads_may_share_a_size(monkeypatch):
+    size, errors = BatchSize(), []
+
+    def pause(frame, event, argument):  # At each line, so that threads change.
+        time.sleep(1e-5)
+        return pause
+
+    def work():
+        for _ in range(40):
+            size.record(size.value, 0.1 + 0.01 * size.value)
+
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    threading.settrace(pause)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+    finally:
+        threading.settrace(None)
+    for thread in threads:
+        thread.join()
+    assert (errors, size.value) == ([], 128)
 
 
 def embedder_of(lengths):

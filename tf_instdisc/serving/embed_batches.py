@@ -1,6 +1,7 @@
 """Embeds image files in batches whose size follows from measured times."""
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 
@@ -20,12 +21,16 @@ _CALLS = 3
 # A larger batch must save this fraction of the time per image.
 _GAIN = 0.05
 
+# Seconds. A longer call saves little, and may miss the deadline of a server.
+_LONGEST = 5.0
+
 
 class BatchSize:
     """The number of images in each call of a model.
 
     Unless it is given, the number doubles from 8 up to 256 as long as this
-    reduces the time per image by 5%, and the fastest one is kept.
+    reduces the time per image by 5% and a call takes at most about 5 seconds,
+    and the fastest one is kept. Threads may share it.
 
     Attributes:
         value: The number for the next call.
@@ -36,15 +41,19 @@ class BatchSize:
         self._is_settled = given is not None
         self._times: list[float] = []
         self._fastest = math.inf
+        self._lock = threading.Lock()
 
     def record(self, number: int, seconds: float) -> None:
         """Takes account of a call with `number` images.
 
         Calls with another number than `value` are ignored.
         """
-        if self._is_settled or number != self.value:
-            return
-        self._times.append(seconds / number)
+        with self._lock:
+            if not self._is_settled and number == self.value:
+                self._add(seconds / number)
+
+    def _add(self, seconds_per_image: float) -> None:
+        self._times.append(seconds_per_image)
         if len(self._times) < _CALLS:
             return
         least, self._times = min(self._times[1:]), []
@@ -53,10 +62,11 @@ class BatchSize:
             self._is_settled = True
             return
         self._fastest = least
-        if 2 * self.value > LARGEST:
+        larger = 2 * self.value
+        if larger > LARGEST or larger * least > _LONGEST:
             self._is_settled = True
         else:
-            self.value *= 2
+            self.value = larger
 
 
 class BatchedEmbedder:
