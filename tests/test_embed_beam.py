@@ -390,6 +390,23 @@ def test_other_records_are_refused(name, content, key, sentence, tmp_path):
         embed_beam.run(task, "DirectRunner")
 
 
+def test_records_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "old_tfrecords").mkdir()  # Folders are ignored.
+    path = tmp_path / "a.tfrecord"
+    write_records(path, [picture(0)], "image")
+    whole = path.read_bytes()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(picture(0))
+    images = embed_inputs.Records(str(tmp_path), None)
+    task = task_of(images, tmp_path / "out.parquet")
+    with pytest.raises(UsageError, match=r"another kind in .*a\.tfrecord"):
+        embed_beam.run(task, "DirectRunner")
+    path.write_bytes(whole + path.read_bytes())
+    task = task_of(images, tmp_path / "next.parquet")
+    with pytest.raises(UsageError, match="among the records 0 to 1"):
+        embed_beam.run(task, "DirectRunner")
+
+
 def test_decoded_images_of_a_split_are_lossless(tmp_path):
     split, data_dir = "train[5:40]", str(tmp_path)
     name = "instdisc_digits"

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 
 import tensorflow as tf
+from google.protobuf import message
 
 from tf_instdisc.data.tfds_files import read_range
 from tf_instdisc.errors import MissingFileError, UsageError
@@ -16,6 +17,8 @@ from tf_instdisc.text import listed, shown
 # A record is its length, a checksum of it, the data, and their checksum.
 _LENGTH = struct.Struct("<Q4x")
 _CHECKSUM = 4
+
+_UNREADABLE = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
 
 # Keys that are usual in such files.
 _IMAGE_KEYS = ("image/encoded", "image")
@@ -44,13 +47,13 @@ class RecordFiles:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a file is not a TFRecord file, or the first record has
-            no such feature.
+        ValueError: If a file is not a TFRecord file, or the first record is
+            no `tf.train.Example` with such a feature.
     """
 
     def __init__(self, folder: str, image_key: str | None):
         place = pathlib.Path(local_path(folder, "records"))
-        files = sorted(place.glob("*tfrecord*"))
+        files = sorted(f for f in place.glob("*tfrecord*") if f.is_file())
         if not files:
             raise MissingFileError(
                 "`records` must be a folder with files that have `tfrecord` in "
@@ -66,8 +69,22 @@ class RecordFiles:
         self.contents = repr((self._key, names, takes))
 
     def read(self, first: int, size: int) -> Iterator[bytes]:
-        """Reads images `first` to `first + size - 1`."""
-        return read_range(self._shards, first, size, self._file)
+        """Reads images `first` to `first + size - 1`.
+
+        Raises:
+            ValueError: If one of the records is damaged, or does not hold at
+                most one image as bytes.
+        """
+        try:
+            yield from read_range(self._shards, first, size, self._file)
+        # TensorFlow fails to decode a message that quotes the record.
+        except (*_UNREADABLE, UnicodeDecodeError) as error:
+            raise UsageError(
+                "Each of the `records` must be a tf.train.Example with one "
+                f"encoded image as its feature {shown(self._key)}. Received: "
+                f"another kind among the records {first} to {first + size - 1} "
+                f"of {shown(self.name)}"
+            ) from error
 
     def _file(self, record: tf.Tensor) -> tf.Tensor:
         # Without an image, it is left out like one that cannot be decoded.
@@ -76,8 +93,14 @@ class RecordFiles:
         return example[self._key]
 
     def _find_key(self, given: str | None) -> str:
-        (record,) = read_range(self._shards, 0, 1, tf.identity)
-        features = tf.train.Example.FromString(record).features.feature
+        try:
+            (record,) = read_range(self._shards, 0, 1, tf.identity)
+            features = tf.train.Example.FromString(record).features.feature
+        except (message.DecodeError, tf.errors.DataLossError) as error:
+            raise UsageError(
+                "`records` must hold whole records of tf.train.Example. "
+                f"Received: another kind in {shown(self._shards[0].filename)}"
+            ) from error
         keys = [key for key in features if features[key].bytes_list.value]
         for key in (given,) if given else _IMAGE_KEYS:
             if key in keys:
