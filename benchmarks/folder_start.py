@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         root = pathlib.Path(place)
         if options.photos:
-            found = pathlib.Path(options.photos).rglob("*.*")
+            found = pathlib.Path(options.photos).rglob("*.[jJ][pP]*g")
             photos = sorted(map(str, found))
         else:
             made = root / "made"
