@@ -123,8 +123,13 @@ def test_a_layer_may_be_called_twice():
 def test_the_losses_of_layers_are_kept(layer):
     inputs = keras.Input([3, 3, 4])
     layer = layer(activity_regularizer="l2", dtype="mixed_bfloat16")
-    encoder = keras.Model(inputs, layer(inputs))
-    training_call(encoder)(tf.ones([2, 3, 3, 4]))
+    x = keras.layers.GlobalAveragePooling2D()(layer(inputs))
+    outputs = keras.layers.UnitNormalization(dtype="float32")(x)
+    encoder = keras.Model(inputs, outputs)
+    model = tf_instdisc.InstanceDiscrimination(encoder, 2, objective="softmax")
+    model.compile(optimizer="sgd")
+    data = tf.data.Dataset.from_tensors((tf.ones([2, 3, 3, 4]), tf.range(2)))
+    model.fit(data, verbose=0)
     assert len(encoder.losses) == 1
 
 

@@ -51,11 +51,11 @@ class Accumulation(OwnLoop):
                     for variable in self.trainable_variables
                 ]
 
-    def regularization(self) -> tf.Tensor | float:
+    def regularization(self, dtype: tf.DType) -> tf.Tensor:
         """Returns this replica's part of the losses that layers add."""
-        if not self.losses:
-            return 0.0
-        return tf.add_n(self.losses) / replicas.num_replicas()
+        # A layer in bfloat16 adds a loss in bfloat16.
+        losses = [tf.cast(loss, dtype) for loss in self.losses]
+        return sum(losses, tf.zeros([], dtype)) / replicas.num_replicas()
 
     def take_gradients(
         self,

@@ -126,7 +126,7 @@ class InstanceDiscrimination(InstanceModel):
         with tf.GradientTape() as tape:
             v = self._encode(x)  # [batch, dim]
             loss = self._mean_loss(v, ids, sample_weight, training=True)
-            total = loss + self.regularization()
+            total = loss + self.regularization(loss.dtype)
             total = self.optimizer.scale_loss(total)
         # Read before the optimizer counts the step: the rate of this step.
         learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
