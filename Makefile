@@ -52,10 +52,12 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The commands and the Python of README and docs/, and of the docstrings.
+# The commands and the Python of README and docs/, and of the docstrings. Each
+# page is a test, and some take minutes.
 docs-check: $(VENV)/.installed
-	$(PYTEST) $(PYTEST_ARGS) tests/test_docs.py tests/test_examples.py \
-	  tests/test_example_scripts.py tests/test_readme.py tests/test_notebook.py \
+	$(PYTEST) --dist load $(PYTEST_ARGS) tests/test_docs.py tests/test_examples.py \
+	  tests/test_documented_commands.py tests/test_example_scripts.py \
+	  tests/test_readme.py tests/test_notebook.py \
 	  tests/test_load_elsewhere.py tests/test_export_folder.py
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt

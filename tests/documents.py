@@ -46,15 +46,16 @@ def prose(page: str) -> str:
     return _FENCE.sub("", text(page))
 
 
+def lines(code: str) -> list[str]:
+    """The command lines of a block, each on one line, without comments."""
+    joined = re.sub(r"\s*\\\n\s*", " ", code).splitlines()
+    found = (re.sub(r"(^|\s)#.*", "", line).strip() for line in joined)
+    return [line for line in found if line]
+
+
 def commands(page: str) -> list[str]:
-    """The command lines of a page, each on one line, without comments."""
-    found = []
-    for code in blocks(page, "sh"):
-        for line in re.sub(r"\s*\\\n\s*", " ", code).splitlines():
-            line = re.sub(r"(^|\s)#.*", "", line).strip()
-            if line:
-                found.append(line)
-    return found
+    """The command lines of a page."""
+    return [line for code in blocks(page, "sh") for line in lines(code)]
 
 
 def instdisc_commands(line: str) -> list[str]:

@@ -38,7 +38,7 @@ class Server:
         self.model_dir = model_dir
         self.tls = tls
         self.config = config
-        self.grpc_port, self.rest_port = _free_port(), _free_port()
+        self.grpc_port, self.rest_port = free_port(), free_port()
         self.process = None
 
     def start(self):
@@ -88,7 +88,7 @@ class Server:
         self.process.wait()
 
 
-def _free_port():
+def free_port():
     with socket.socket() as s:
         s.bind(("localhost", 0))
         return s.getsockname()[1]

@@ -27,7 +27,10 @@ from tf_instdisc.config.run import from_flags
 # Of absl, and of the command itself.
 _ALWAYS = {"help", "flagfile", "version"}
 # Flags in prose that belong to other programs.
-_OF_OTHERS = {"ssl_config_file", "enable_batching", "target"}
+_OF_OTHERS = {"ssl_config_file", "enable_batching", "target"} | {
+    *("environment_type", "flink_master", "project", "region"),  # Beam's.
+    *("sdk_container_image", "temp_location"),
+}
 # Programs of another library.
 _ELSEWHERE = ("python main.py", "python cifar.py")
 _WITHOUT_FLAGS = ("recipes", "completion")
@@ -110,7 +113,7 @@ def test_what_other_commands_name_exists(page):
             continue
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
-        for extra in re.findall(r"'\.\[(\w+)\]'", line):
+        for extra in re.findall(r"'(?:\.|tf_instdisc)\[(\w+)\]'", line):
             assert re.search(rf"^{extra} =$", setup, re.MULTILINE), line
         for file in re.findall(r"\bpython3? (\S+\.py)", line):
             assert (ROOT / file).exists() or (ROOT / "export" / file).exists()

@@ -22,7 +22,7 @@ from pyarrow import csv, parquet
 from pyarrow import table as columns_of
 
 import tf_instdisc
-from tests import commands, exported, tfds_forms
+from tests import commands, documents, exported, page_commands, tfds_forms
 from tf_instdisc.cli.embed import (
     ModelOptions,
     run_embedder,
@@ -635,6 +635,22 @@ def test_a_folder_without_a_readable_image_is_refused(small_run, tmp_path):
     assert result.returncode == 2
     assert "No image can be read" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_guide_embeds_a_folder_and_a_table(small_run, tmp_path):
+    fill(tmp_path / "photos", 12)
+    shutil.copytree(small_run.path, tmp_path / "run")
+    names = [f"photos/é{i:05d}.png" for i in range(12)]
+    csv.write_csv(columns_of({"url": names}), tmp_path / "images.csv")
+    for line in documents.commands("docs/guides/embeddings.md"):
+        if "--runner=" in line:
+            page_commands.run_line(line, tmp_path)
+    folder, _, _ = rows_of(tmp_path / "photos.parquet")
+    table, _, manifest = rows_of(tmp_path / "collection.parquet")
+    assert manifest["num_failed"] == 1
+    assert table["id"].equals(folder["id"])
+    assert len(table) == 11
+    assert str(table.schema.field("embedding").type.value_type) == "halffloat"
 
 
 def test_the_command_without_beam_names_the_extra(tmp_path):

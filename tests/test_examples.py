@@ -1,8 +1,6 @@
 """The examples of the public names, and the Python of the guides, are run."""
 
 import inspect
-import re
-import shlex
 import shutil
 
 import keras
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 
 import tf_instdisc
-from tests import commands, documents, exported, labeled_run
+from tests import documents, exported, labeled_run
 from tests.finished_run import save_run
 from tests.servers import KINDS, running
 from tf_instdisc.config.run import from_flagfile
@@ -26,19 +24,6 @@ ELSEWHERE = {
     "docs/guides/embeddings.md": 5,  # test_stores
     "docs/guides/remote.md": 1,  # test_remote_runs
     "docs/guides/serving.md": 1,  # test_load_elsewhere
-}
-# Commands that other tests run, or that need another data set, a server, a
-# checkpoint, more images or hours.
-NOT_RUN = re.compile(
-    r"(train|plan|convert|reproduce|browse|completion)\b|--help|--server|"
-    r"--protocol=(detection|semi_supervised|transfer)|=runs/authors|"
-    r"--kind=hnsw|=indexes/other|--runner=|=s3://"
-)
-PLACES = {
-    "FOLDER": "photos",
-    "OTHER": "photos_test",
-    "PHOTO.jpg": "photos_test/ant/0.png",
-    "TRAIN,TEST": "photos,photos_test",
 }
 WITH_A_SERVER = ("export/README.md", "docs/api/serving_client.md")
 
@@ -57,7 +42,7 @@ def example_of(name):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A folder with photos/, photos_test/ and runs/photos."""
+    """A folder with images, and runs of them."""
     root = tmp_path_factory.mktemp("workspace")
     labeled_run.fill_labeled_folder(root / "photos", 70)
     labeled_run.fill_labeled_folder(root / "photos_test", 8, seed=1)
@@ -67,49 +52,11 @@ def workspace(tmp_path_factory):
     )
     run = opening.open_run(str(root / "runs/photos"), RunRecord(settings))
     save_run(run, labeled_run.small_encoder(), root / "photos")
-    for name in (
-        "cifar10",
-        "digits",
-        "encoded",
-        "large",
-        "paper",
-        "photos2",
-        "small",
-    ):
+    for name in ("cifar10", "digits"):
         shutil.copytree(root / "runs/photos", root / "runs" / name)
     shutil.copy(run.encoder, root / "encoder.keras")
+    shutil.copy(root / "photos_test/ant/0.png", root / "PHOTO.jpg")
     return root
-
-
-def documented_commands():
-    """The command lines that the workspace can run, each for one run."""
-    lines = {
-        re.sub(r"(runs|models)/\w+", r"\1/NAME", command): command
-        for page in documents.PAGES
-        for line in documents.commands(page)
-        for command in documents.instdisc_commands(line)
-    }
-    return [line for line in lines.values() if not NOT_RUN.search(line)]
-
-
-@pytest.mark.parametrize("line", documented_commands())
-def test_a_command_of_the_documentation_runs(line, workspace):
-    for name, place in PLACES.items():
-        line = re.sub(rf"(?<==){name}\b", place, line)
-    first, *words = shlex.split(line)
-    if first == "instdisc":
-        if not words:
-            return  # It lists the commands: test_instdisc_command.
-        first, *words = words
-    if "--saved_model=models/digits" in words:
-        export = ["--run_dir=runs/digits", "--export_dir=models/digits"]
-        assert not commands.run("export", *export, cwd=workspace).returncode
-    if "--index=indexes/large" in words:
-        index = ["--run_dir=runs/large", "--output=indexes/large"]
-        assert not commands.run("index", *index, cwd=workspace).returncode
-    name = first.removeprefix("instdisc-")
-    result = commands.run(name, *words, cwd=workspace)
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture(scope="module")
