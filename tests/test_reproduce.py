@@ -6,6 +6,7 @@ import pytest
 
 from tests import commands
 from tests.finished_run import linear_encoder
+from tf_instdisc import build_encoder
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
 from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
@@ -41,7 +42,9 @@ class Trainer:
         rng = np.random.default_rng(len(run_dir))
         for epoch in range(1, 9):
             loss = 10 - epoch + rng.uniform()
-            run.append_metrics({"epoch": epoch, "loss": loss})
+            run.append_metrics(
+                {"epoch": epoch, "loss": loss, "images_per_second": 50.0}
+            )
         run.save_encoder(linear_encoder())
         rows = rng.normal(size=(3, 32)).astype(np.float32)
         run.save_bank(
@@ -220,6 +223,26 @@ def test_layers_are_measured_beside_an_untrained_network(tmp_path):
     # The stand-in encoder has no other layer of a name.
     assert "| linear, embedding | " in text
     assert "| linear, embedding, untrained | " in text
+
+
+def test_networks_are_measured_with_their_size_and_speed(tmp_path):
+    class Networks(Trainer):
+        def __call__(self, run_dir, flags, environment):
+            super().__call__(run_dir, flags, environment)
+            run = directory.RunDirectory(pathlib.Path(run_dir))
+            encoder = build_encoder("resnet18", image_size=16, width=4)
+            run.save_encoder(encoder)
+
+    rows = ["base", "network-vgg16"]
+    text = make("networks", tmp_path, Networks(), seeds=1, rows=rows)
+    lines = text.splitlines()
+    (vgg16,) = [line for line in lines if line.startswith("| vgg16 | ")]
+    cells = [cell.strip() for cell in vgg16.split("|")[2:]]
+    assert (cells[1], cells[3]) == ("33.9", "39.2")
+    size = build_encoder("resnet18", image_size=16, width=4).count_params()
+    assert float(cells[4]) == pytest.approx(size / 1e6, abs=1e-3)
+    assert float(cells[5]) == 50
+    assert "`--encoder=vgg16`" in vgg16
 
 
 def test_unknown_rows_are_said(tmp_path):

@@ -83,6 +83,22 @@ def _linear(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
     return Measured({(one.name, one.metric): one.value for one in found})
 
 
+def _network(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
+    options = LinearOptions(layers=("conv5",), seed=run.seed, **scale.linear)
+    line, linear = run.row.label, _measured(Linear(options), inputs)
+    speeds = [e["images_per_second"] for e in run.directory.read_metrics()]
+    return Measured(
+        {
+            **_knn(run, inputs, scale).values,
+            (line, "linear"): next(
+                one.value for one in linear if one.metric == "top1"
+            ),
+            (line, "parameters, millions"): inputs.encoder.count_params() / 1e6,
+            (line, "images/s"): float(np.median(speeds)),
+        }
+    )
+
+
 def _semi_supervised(
     run: Run, inputs: EvaluationInputs, scale: Scale
 ) -> Measured:
@@ -103,6 +119,7 @@ PROTOCOLS: dict[str, Callable[[Run, EvaluationInputs, Scale], Measured]] = {
     "knn_and_svm": _knn_and_svm,
     "loss_curve": _loss_curve,
     "linear": _linear,
+    "network": _network,
     "semi_supervised": _semi_supervised,
 }
 """How a run is measured on the recipe's images."""

@@ -11,7 +11,7 @@ from tf_instdisc.evaluation.reproduce.measure import Measured
 from tf_instdisc.evaluation.reproduce.runs import Run
 from tf_instdisc.evaluation.reproduce.tables import Table
 
-_SHARES = ("kNN", "SVM", "top1", "top5")  # Shown in percent.
+_SHARES = ("kNN", "SVM", "linear", "top1", "top5")  # Shown in percent.
 
 
 def markdown(
@@ -47,7 +47,7 @@ def markdown(
         "",
         "Percentages; mean ± standard deviation of the seeds."
         if set(columns) <= set(_SHARES)
-        else "kNN in percent; mean ± standard deviation of the seeds.",
+        else "Accuracies in percent; mean ± standard deviation of the seeds.",
         "",
         f"| | {' | '.join(header)} | seeds | flags |",
         "| --- " * (len(header) + 3) + "|",

@@ -79,6 +79,7 @@ SCALES = {
             "cifar10": "cifar10_sweep.flags",
             "imagenet": "cifar10_sweep.flags",
             "imagenet_resnet50": "cifar10_small.flags",
+            "networks": "cifar10_networks.flags",
         },
         fine_tuning={
             # All fractions up to 20% get the same number of updates, so they
@@ -98,6 +99,7 @@ SCALES = {
             "cifar10": "cifar10.flags",
             "imagenet": "imagenet_resnet18.flags",
             "imagenet_resnet50": "imagenet_resnet50.flags",
+            "networks": "imagenet_resnet18.flags",
         },
     ),
 }
@@ -174,6 +176,21 @@ def _proximal_weights() -> tuple[Row, ...]:
     )
 
 
+def _networks() -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            name,
+            BASE if name == "resnet18" else f"network-{name}",
+            () if name == "resnet18" else (f"--encoder={name}",),
+            paper={
+                "kNN": paper.imagenet(name, "knn"),
+                "linear": paper.imagenet(name, "conv5"),
+            },
+        )
+        for name in ("alexnet", "vgg16", "resnet18", "resnet34", "resnet50")
+    )
+
+
 TABLES = {
     "cifar10_objectives": Table(
         "Objectives and numbers of negatives",
@@ -197,6 +214,13 @@ TABLES = {
         "knn",
         _training_shares(),
         axis="fraction of the training images, in percent",
+    ),
+    "networks": Table(
+        "Networks",
+        f"tables 2 and 3: ImageNet; {paper.FROM_MEMORY}",
+        "networks",
+        "network",
+        _networks(),
     ),
     "proximal": Table(
         "Weight of the proximal term",
