@@ -43,6 +43,7 @@ PATH_FLAGS = {
         "saved_model",
         "root_certificates",
         "table",
+        "records",
     },
     "export": {"run_dir", "export_dir", "calibration_images"},
     "index": {"run_dir", "embeddings", "output"},
