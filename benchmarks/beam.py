@@ -102,7 +102,7 @@ def search(root: pathlib.Path, number: int) -> float:
 
 def main() -> None:
     """Prints a Markdown table."""
-    tiny = timing.arguments(__doc__).tiny
+    tiny = timing.parser(__doc__).parse_args().tiny
     small, large = (8, 24) if tiny else (2_000, 10_000)
     num_rows = 4_000 if tiny else 1_000_000
     runner = ("--runner=DirectRunner", f"--images_per_file={small // 4}")

@@ -45,7 +45,7 @@ def make(kind: str, num_instances: int, size: int):
 
 def main() -> None:
     """Prints the table."""
-    tiny = timing.arguments(__doc__).tiny
+    tiny = timing.parser(__doc__).parse_args().tiny
     sizes = [(10_000, 64), (50_000, 128), (1_281_167, 256)]
     rows = []
     for size in [(3000, 8)] if tiny else sizes:

@@ -7,7 +7,6 @@ image is decoded at an eighth of its size, to find those that cannot be read;
 "headers" is the time of reading the size of each by Pillow.
 """
 
-import argparse
 import itertools
 import os
 import pathlib
@@ -47,8 +46,7 @@ def read_headers(paths: list[str]) -> None:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true")
+    parser = timing.parser(__doc__)
     parser.add_argument(
         "--photos", help="a folder of JPEGs; generated if omitted"
     )
@@ -56,14 +54,9 @@ def main() -> None:
     number = 20 if options.tiny else 100_000
     with tempfile.TemporaryDirectory() as place:
         root = pathlib.Path(place)
-        if options.photos:
-            found = pathlib.Path(options.photos).rglob("*.[jJ][pP]*g")
-            photos = sorted(map(str, found))
-        else:
-            made = root / "made"
-            made.mkdir()
-            photos = images_of.some_jpegs(made, 8 if options.tiny else 200)
-        paths = link(photos, root, number)
+        (root / "made").mkdir()
+        folder = options.photos or str(root / "made")
+        paths = link(images_of.jpegs(folder, options.tiny), root, number)
         memory = root / "memory.npz"
         folder = str(root / "images")
         rows = []

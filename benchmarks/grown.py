@@ -7,7 +7,6 @@ untrained ResNet-18 at 128 pixels. Without a folder, 550 JPEGs of 500x375 are
 generated.
 """
 
-import argparse
 import os
 import pathlib
 import tempfile
@@ -32,12 +31,9 @@ _NO_IDS = np.zeros([0], np.int64)
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = timing.parser(__doc__)
     parser.add_argument("--images", help="a folder of images")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--tiny", action="store_true", help="use small sizes, as a smoke test"
-    )
     parsed = parser.parse_args()
     size, width = (16, 4) if parsed.tiny else (128, 64)
     encoder = build_encoder(image_size=size, width=width, stem="imagenet")

@@ -7,7 +7,6 @@ Each point is measured in its own process. `--plot=FILE.png` requires
 matplotlib.
 """
 
-import argparse
 import functools
 import sys
 import time
@@ -153,8 +152,7 @@ def plot(results: dict, path: str) -> None:
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true")
+    parser = timing.parser(__doc__)
     parser.add_argument("--plot", help="a PNG to write")
     options = parser.parse_args()
     sweeps = _TINY if options.tiny else _SWEEPS

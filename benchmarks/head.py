@@ -88,7 +88,7 @@ def authors(num_instances, size, num_negatives):
 
 def main() -> None:
     """Prints the table."""
-    tiny = timing.arguments(__doc__).tiny
+    tiny = timing.parser(__doc__).parse_args().tiny
     torch = timing.optional("torch")
     sizes = (
         [(1000, 8, 16)]

@@ -8,7 +8,6 @@ middle of the second epoch, and starts it again.
 python -m benchmarks.imagenet_form --photos=FOLDER --work_dir=DIR
 """
 
-import argparse
 import concurrent.futures
 import io
 import json
@@ -316,8 +315,7 @@ def measure(data_dir, run_dir, width, batch_size, image_size) -> list:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true")
+    parser = timing.parser(__doc__)
     parser.add_argument(
         "--photos",
         default=os.environ.get("INSTDISC_PHOTOS"),

@@ -7,7 +7,6 @@ the queries are its encoded test images, which the run has not seen. With
 `--encoded=FILE.npz`, both are kept in a file for the next time.
 """
 
-import argparse
 import dataclasses
 import itertools
 import os
@@ -100,13 +99,10 @@ def with_faiss(rows: np.ndarray, kind: str):
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = timing.parser(__doc__)
     parser.add_argument("--run_dir")
     parser.add_argument("--num_rows", type=int, default=1_000_000)
     parser.add_argument("--encoded")
-    parser.add_argument(
-        "--tiny", action="store_true", help="use small sizes, as a smoke test"
-    )
     parsed = parser.parse_args()
     if parsed.tiny:
         rows, queries = tiny_rows(3000, 1), tiny_rows(100, 2)

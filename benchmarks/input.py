@@ -8,7 +8,6 @@ Pillow's `draft` decodes at the fraction that the crop allows, and "decode only"
 is what such a loader cannot do without: decoding at an eighth of the size.
 """
 
-import argparse
 import itertools
 import math
 import os
@@ -180,22 +179,36 @@ def enlarged(paths, folder, number):
     return sorted(map(str, folder.glob("*.jpg")))
 
 
-def some_jpegs(folder: pathlib.Path, number: int) -> list[str]:
-    """Writes 500x375 JPEGs of smooth noise, for use without photographs."""
+def jpegs(folder: str, is_tiny: bool) -> list[str]:
+    """Returns the paths of the JPEGs below a folder.
+
+    An empty one is filled with 500x375 JPEGs of smooth noise.
+    """
     from PIL import Image
 
+    if found := _below(folder):
+        return found
+    number = 8 if is_tiny else 200
     generator = np.random.default_rng(0)
     for i in range(number):
         small = generator.integers(0, 256, [24, 32, 3], np.uint8)
         image = Image.fromarray(small).resize((500, 375))
-        image.save(folder / f"{i}.jpg", quality=90)
-    return sorted(map(str, folder.glob("*.jpg")))
+        image.save(f"{folder}/{i}.jpg", quality=90)
+    return _below(folder)
+
+
+def _below(folder: str) -> list[str]:
+    return sorted(
+        os.path.join(path, name)
+        for path, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith((".jpg", ".jpeg"))
+    )
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true")
+    parser = timing.parser(__doc__)
     parser.add_argument(
         "--images", help="a folder of JPEGs; generated if omitted"
     )
@@ -206,22 +219,15 @@ def main() -> None:
     small = array_source(pixels.astype(np.uint8), None, None, "noise")
     with tempfile.TemporaryDirectory() as made_up:
         folder = options.images or made_up
-        if not options.images:
-            some_jpegs(pathlib.Path(made_up), 8 if options.tiny else 200)
-        jpegs = folder_source(folder)
-        paths = [
-            os.path.join(path, name)
-            for path, _, names in os.walk(folder)
-            for name in names
-            if name.lower().endswith((".jpg", ".jpeg"))
-        ]
+        paths = jpegs(folder, options.tiny)
+        encoded = folder_source(folder)
         photographs = pathlib.Path(made_up, "photographs")
         photographs.mkdir()
         number = 4 if options.tiny else 50
         large = enlarged(paths, photographs, number)
         pipelines = {
             "32 px, from memory": lambda: pipeline(small, 32),
-            "224 px, JPEG": lambda: pipeline(jpegs, 224),
+            "224 px, JPEG": lambda: pipeline(encoded, 224),
             "224 px, JPEG, keras_cv": lambda: keras_layers(paths, 224),
             "224 px of 12 megapixels": lambda: pipeline(
                 folder_source(str(photographs)), 224

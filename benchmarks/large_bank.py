@@ -6,7 +6,6 @@ The bank contains random rows of 128 numbers and 100 planted pairs with a cosine
 of at least 0.99. The commands run in their own processes.
 """
 
-import argparse
 import os
 import pathlib
 import subprocess
@@ -49,12 +48,9 @@ def make_run(path: pathlib.Path, num_rows: int) -> directory.RunDirectory:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = timing.parser(__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--commands", default="report,duplicates")
-    parser.add_argument(
-        "--tiny", action="store_true", help="use small sizes, as a smoke test"
-    )
     parsed = parser.parse_args()
     num_rows = 300 if parsed.tiny else parsed.rows
     commands = "duplicates" if parsed.tiny else parsed.commands

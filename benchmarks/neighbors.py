@@ -82,7 +82,7 @@ def retrieval_functions(queries, rows, wanted):
 
 def main() -> None:
     """Prints the tables."""
-    tiny = timing.arguments(__doc__).tiny
+    tiny = timing.parser(__doc__).parse_args().tiny
     faiss = timing.optional("faiss")
     # Queries, rows, neighbors.
     sizes = [(10_000, 50_000, 200), (1, 1_000_000, 10), (32, 1_000_000, 10)]

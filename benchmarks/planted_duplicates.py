@@ -8,7 +8,6 @@ image form a pair to be found. The images are those of a folder, or of the test
 split of the TFDS dataset of the run.
 """
 
-import argparse
 import itertools
 import os
 import pathlib
@@ -33,16 +32,13 @@ KINDS = ("enlarged", "JPEG", "mirrored", "cut")
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = timing.parser(__doc__)
     parser.add_argument("--run_dir", help="a finished run")
     parser.add_argument("--images", help="a folder of images")
     parser.add_argument(
         "--count", type=int, default=1000, help="maximum number of images"
     )
     parser.add_argument("--thresholds", default="0.90,0.95,0.97,0.98,0.99")
-    parser.add_argument(
-        "--tiny", action="store_true", help="an untrained encoder, 20 images"
-    )
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if parsed.tiny:

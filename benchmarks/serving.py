@@ -13,7 +13,6 @@ import os
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import argparse
 import dataclasses
 import pathlib
 import tempfile
@@ -222,11 +221,8 @@ def tflite_table(plain, version, repeats):
 
 def main():
     """Runs all measurements."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = timing.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument(
-        "--tiny", action="store_true", help="use small sizes, as a smoke test"
-    )
     parsed = parser.parse_args()
     sizes = TINY if parsed.tiny else Sizes()
     repeats = 1 if parsed.tiny else parsed.repeats

@@ -32,7 +32,7 @@ _COMMANDS |= {
 
 def main() -> None:
     """Prints the table."""
-    tiny = timing.arguments(__doc__).tiny
+    tiny = timing.parser(__doc__).parse_args().tiny
     functions = {
         name: lambda flags=flags: subprocess.run(
             [sys.executable, *flags], check=True, capture_output=True

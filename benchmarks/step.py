@@ -5,8 +5,6 @@ The PyTorch step uses the same network, channels last, with SGD and a sum as its
 loss. With `--precision=mixed_bfloat16`, PyTorch uses autocast.
 """
 
-import argparse
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -116,8 +114,7 @@ def pytorch(images, width, precision):
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="use small sizes")
+    parser = timing.parser(__doc__)
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--precision", default="float32")
     given = parser.parse_args()

@@ -21,7 +21,8 @@ _NUM_TEST = 10_000
 
 def main() -> None:
     """Prints the table."""
-    sizes = [300] if timing.arguments(__doc__).tiny else [10_000, 40_000]
+    is_tiny = timing.parser(__doc__).parse_args().tiny
+    sizes = [300] if is_tiny else [10_000, 40_000]
     bank = Run("cifar10-resnet18").load_bank()
     order = np.random.default_rng(0).permutation(len(bank.rows))
     rows, labels = bank.rows[order], bank.labels[order]

@@ -14,13 +14,13 @@ _REST = 0.25  # seconds; OpenMP's threads wait for 0.2 by default
 _TURN = 0.1  # seconds
 
 
-def arguments(doc: str) -> argparse.Namespace:
-    """Parses `--tiny`."""
-    parser = argparse.ArgumentParser(description=doc)
-    parser.add_argument(
+def parser(doc: str) -> argparse.ArgumentParser:
+    """Returns a parser of `--tiny`, which all benchmarks have."""
+    made = argparse.ArgumentParser(description=doc)
+    made.add_argument(
         "--tiny", action="store_true", help="use small sizes, as a smoke test"
     )
-    return parser.parse_args()
+    return made
 
 
 def optional(module: str):
