@@ -1,9 +1,10 @@
-"""Batch normalization by TensorFlow's fused kernel, for plain encoders.
+"""The training call of an encoder, with faster kernels for some layers.
 
 Keras 3.15 computes batch normalization from elementary ops (moments, then
 scale and offset). On a CPU, this makes a ResNet's training step 25 to 40%
 slower than with the fused kernel. The encoder keeps Keras' own layers, so that
-its file loads anywhere; only the training step uses the kernel.
+its file loads anywhere; only the training step uses the kernel, and, on
+processors, the convolutions of `matrix_convolution`.
 """
 
 from collections.abc import Callable
@@ -22,8 +23,9 @@ def training_call(
     """Returns the encoder's call with `training=True` and fused batch norm.
 
     It reads and writes the encoder's own variables. Layers that the kernel
-    does not support (synchronized, renormalized, frozen, masked, float64, or
-    another axis than the last) are left unchanged. An encoder without layers
+    does not support (synchronized, renormalized, frozen, masked, float64,
+    with an activity regularizer, or another axis than the last) are left
+    unchanged. An encoder without layers
     that depend on the input size accepts images of any size here.
 
     Args:
@@ -105,12 +107,12 @@ def _is_fusible(layer: keras.layers.Layer) -> bool:
     )
 
 
-class _Convolution(keras.layers.Layer):
-    """Runs a Conv2D layer with the gradient of `matrix_convolution`."""
+class _Replacement(keras.layers.Layer):
+    """Computes with the weights of another layer, which it holds."""
 
-    def __init__(self, layer: keras.layers.Conv2D):
+    def __init__(self, layer: keras.layers.Layer, suffix: str):
         super().__init__(
-            name=f"{layer.name}_in_matrices", dtype=layer.dtype_policy
+            name=f"{layer.name}_{suffix}", dtype=layer.dtype_policy
         )
         self.layer = layer
         self.built = True
@@ -120,11 +122,18 @@ class _Convolution(keras.layers.Layer):
     ) -> tuple[int | None, ...]:
         return self.layer.compute_output_shape(input_shape)
 
+
+class _Convolution(_Replacement):
+    """Runs a Conv2D layer by `matrix_convolution`."""
+
+    def __init__(self, layer: keras.layers.Conv2D):
+        super().__init__(layer, "in_matrices")
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return matrix_convolution.convolve(self.layer, inputs)
 
 
-class _Fused(keras.layers.Layer):
+class _Fused(_Replacement):
     """Runs a BatchNormalization layer through the fused kernel."""
 
     def __init__(
@@ -132,15 +141,8 @@ class _Fused(keras.layers.Layer):
         layer: keras.layers.BatchNormalization,
         new_statistics: list[tuple[keras.Variable, tf.Tensor]],
     ):
-        super().__init__(name=f"{layer.name}_fused", dtype=layer.dtype_policy)
-        self.layer = layer
+        super().__init__(layer, "fused")
         self._new_statistics = lambda: new_statistics  # Avoids tracking.
-        self.built = True
-
-    def compute_output_shape(
-        self, input_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
-        return input_shape
 
     def call(
         self,

@@ -70,8 +70,9 @@ def _convolution(
         and layer.filters >= _MIN_FILTERS_OF_ALL
         and strides == (1, 1)
     )
-    pads = [
-        max((output - 1) * stride + kernel - side, 0)
+    # Of rows and columns of zeros; as many, or one more, lie behind.
+    before = [
+        max((output - 1) * stride + kernel - side, 0) // 2
         for side, output, kernel, stride in zip(
             sides,
             size,
@@ -80,7 +81,6 @@ def _convolution(
             strict=False,
         )
     ]
-    before = [pad // 2 for pad in pads]
 
     @tf.custom_gradient
     def call(

@@ -16,9 +16,9 @@ _LOGITS_PER_CHUNK = {"CPU": 2**20, "GPU": 2**25}
 _MIN_ROWS = 1024
 
 
-def rows_per_chunk(batch: int, device: str) -> int:
+def rows_per_chunk(batch: int | tf.Tensor, device: str) -> tf.Tensor:
     """Returns how many rows are read at a time, on a "CPU" or a "GPU"."""
-    return max(_LOGITS_PER_CHUNK[device] // batch, _MIN_ROWS)
+    return tf.maximum(_LOGITS_PER_CHUNK[device] // batch, _MIN_ROWS)
 
 
 class Sums(NamedTuple):
@@ -90,7 +90,7 @@ def one_pass(
     """Returns the sums over the rows at positions in [0, num_rows)."""
     batch = tf.shape(v)[0]
     device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    chunk = tf.maximum(_LOGITS_PER_CHUNK[device] // batch, _MIN_ROWS)
+    chunk = rows_per_chunk(batch, device)
     queries = v / temperature
 
     def body(

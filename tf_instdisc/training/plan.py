@@ -121,7 +121,7 @@ def _head(
             # with the embeddings of all replicas.
             queries = config.optimizer.batch_size if is_sharded else queries
             device = "CPU" if machines.device_memory is None else "GPU"
-            rows = min(rows, rows_per_chunk(queries, device))
+            rows = min(rows, int(rows_per_chunk(queries, device)))
         # The rows as read, the logits, their exponentials and gradients.
         return rows * row + 3 * 4 * queries * rows
     sets = 1 if method.negatives == "shared" else local_batch
