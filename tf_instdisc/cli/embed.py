@@ -97,23 +97,22 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
     if options.output.endswith(".parquet"):
         require_extra("parquet", "pyarrow")
 
+    from tf_instdisc.runs.embedding import gpus
     from tf_instdisc.serving.client import ServingError
+    from tf_instdisc.serving.embed_folder import BATCH_SIZE, embed_folder
+    from tf_instdisc.serving.embedder import one_by_one
 
+    batch_size = options.batch_size or BATCH_SIZE
     try:
-        batch_size = options.batch_size or 32
         embedder, source = _embedder(model, batch_size)
-
-        from tf_instdisc.runs.embedding import gpus
-        from tf_instdisc.serving.embed_folder import embed_folder
-        from tf_instdisc.serving.embedder import one_by_one
-
         outcome = embed_folder(
             options.images or "",
             options.output,
             one_by_one(embedder),
             source,
             batch_size,
-            num_workers=max(2, len(gpus())),
+            # One batch is read while another one is embedded, on each GPU.
+            num_workers=max(2, len(gpus()) if model.run_dir else 0),
         )
     except ServingError as error:
         raise UsageError(str(error)) from error

@@ -143,8 +143,8 @@ def _begin(task: Task) -> Task:
         )
     with contextlib.ExitStack() as stack:
         if isinstance(task.images, Numbered):
-            split = task.images.open()
-            size, contents = split.size, split.contents
+            numbered = task.images.open()
+            size, contents = numbered.size, numbered.contents
             digest = hashlib.sha256(contents.encode()).hexdigest()
         else:
             names = stack.enter_context(beam_files.replacing(task.path(_NAMES)))
@@ -262,11 +262,11 @@ def _inputs(
 ) -> tuple[list[str], Iterator[tuple[bytes, str]]]:
     """Returns the names of a file's images, and reads them."""
     if isinstance(task.images, Numbered):
-        split = task.images.open()
+        numbered = task.images.open()
         first = number * task.images_per_file
         size = min(task.images_per_file, task.num_images - first)
-        names = [f"{split.name}/{i}" for i in range(first, first + size)]
-        return names, ((file, "") for file in split.read(first, size))
+        names = [f"{numbered.name}/{i}" for i in range(first, first + size)]
+        return names, ((file, "") for file in numbered.read(first, size))
     with beam_files.open_read(task.path(_NAMES)) as file:
         table = parquet.ParquetFile(file).read_row_group(number)
     names = table["name"].to_pylist()

@@ -23,6 +23,9 @@ _PART = 512
 
 _TASK = "task.json"
 
+BATCH_SIZE = 32
+"""The default number of images in each call of the embedder."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -42,7 +45,7 @@ def embed_folder(
     output: str,
     embedder: Embedder,
     source: str,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     num_workers: int = 2,
 ) -> Outcome:
     """Embeds all images below a folder.

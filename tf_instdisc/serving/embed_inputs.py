@@ -96,7 +96,7 @@ class Split:
 
     def open(self) -> SplitFiles:
         """Opens the data set, once in each process."""
-        return _opened(self)
+        return _opened(SplitFiles, *dataclasses.astuple(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Records:
 
     def open(self) -> RecordFiles:
         """Opens the files, once in each process."""
-        return _opened_records(self)
+        return _opened(RecordFiles, *dataclasses.astuple(self))
 
 
 Numbered = Split | Records
@@ -116,7 +116,4 @@ Numbered = Split | Records
 
 Images = Folder | PathTable | Numbered
 
-_opened = functools.cache(lambda split: SplitFiles(*dataclasses.astuple(split)))
-_opened_records = functools.cache(
-    lambda records: RecordFiles(*dataclasses.astuple(records))
-)
+_opened = functools.cache(lambda kind, *arguments: kind(*arguments))

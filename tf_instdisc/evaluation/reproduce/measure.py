@@ -85,14 +85,12 @@ def _linear(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
 
 def _network(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
     options = LinearOptions(layers=("conv5",), seed=run.seed, **scale.linear)
-    line, linear = run.row.label, _measured(Linear(options), inputs)
+    line, top1 = run.row.label, _measured(Linear(options), inputs)[0].value
     speeds = [e["images_per_second"] for e in run.directory.read_metrics()]
     return Measured(
         {
             **_knn(run, inputs, scale).values,
-            (line, "linear"): next(
-                one.value for one in linear if one.metric == "top1"
-            ),
+            (line, "linear"): top1,
             (line, "parameters, millions"): inputs.encoder.count_params() / 1e6,
             (line, "images/s"): float(np.median(speeds)),
         }
