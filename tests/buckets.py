@@ -3,11 +3,11 @@
 import contextlib
 import logging
 import os
-import socket
 
 import fsspec
 import pytest
 
+from tests.servers import free_port
 from tf_instdisc import remote
 
 
@@ -48,8 +48,7 @@ def gs_server():
         reason="pip install 'gcp-storage-emulator'",
     )
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with (
         emulator.create_server("127.0.0.1", port, True, "bucket"),
         pytest.MonkeyPatch.context() as patch,
