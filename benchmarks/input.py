@@ -33,7 +33,7 @@ def pipeline(source, image_size):
         source, Augmentation(image_size=image_size), _BATCH, epochs=10**6
     )
     batches = iter(dataset)
-    return lambda: next(batches)[0].numpy()
+    return lambda: next(batches)
 
 
 def layers(images):
@@ -154,7 +154,7 @@ def keras_layers(paths, image_size):
     dataset = tf.data.Dataset.from_tensor_slices(paths).repeat()
     dataset = dataset.map(load, 1).batch(_BATCH).map(augment_batch, 1)
     batches = iter(dataset)
-    return lambda: next(batches).numpy()
+    return lambda: next(batches)
 
 
 def decode_only(paths):

@@ -12,6 +12,7 @@ from tf_instdisc.data.augment import Augmentation, crop_boxes
 from tf_instdisc.data.formats import exif, image_file, jpeg
 from tf_instdisc.data.formats.image_file import FORMATS as FORMATS
 from tf_instdisc.data.formats.stored import Stored
+from tf_instdisc.data.scaling import scale
 
 # A JPEG is decoded at a fraction of its size as long as at least this many of
 # its pixels, along each axis, contribute to one pixel of the result.
@@ -98,7 +99,7 @@ def decode_crop(
         kind, stored, tf.concat([first, last - first], 0), ratio
     )
     offsets = tf.cast(first * ratio - box[:2], tf.float32) * scales
-    image = _scale(
+    image = scale(
         image,
         [augmentation.image_size] * 2,
         scales * tf.cast(ratio, tf.float32),
@@ -145,7 +146,7 @@ def decode_center(
     )
     scales *= tf.cast(ratio, tf.float32)
     offsets = tf.cast(first, tf.float32) * scales - starts
-    image = _scale(image, [image_size] * 2, scales, offsets)
+    image = scale(image, [image_size] * 2, scales, offsets)
     return exif.orient(image, stored.orientation)
 
 
@@ -219,7 +220,7 @@ def resize_and_center_crop(
     first, last = _needed(shape, image_size, scales, starts)
     part = image[first[0] : last[0], first[1] : last[1]]
     offsets = tf.cast(first, tf.float32) * scales - starts
-    return _scale(part, [image_size] * 2, scales, offsets)
+    return scale(part, [image_size] * 2, scales, offsets)
 
 
 def _center(
@@ -245,21 +246,6 @@ def _needed(
     last = tf.math.ceil((starts + image_size) / scales + radius)
     first, last = (tf.cast(edge, tf.int32) for edge in (first, last))
     return tf.maximum(first, 0), tf.minimum(last, shape)
-
-
-def _scale(
-    image: tf.Tensor, size: list[int], scales: tf.Tensor, offsets: tf.Tensor
-) -> tf.Tensor:
-    """Resizes as `resize` does: out = scale * in + offset."""
-    scaled = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=size,
-        scale=scales,
-        translation=offsets,
-        kernel_type="triangle",
-        antialias=True,
-    )[0]
-    return tf.ensure_shape(scaled, [*size, image.shape[-1]])
 
 
 def _ratio(kind: tf.Tensor, scales: tf.Tensor) -> tf.Tensor:

@@ -5,6 +5,7 @@ instance id, not on the number of threads or on restarts.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -18,6 +19,8 @@ from tf_instdisc.errors import UsageError
 # Side in pixels from which XLA compiles the augmentation. It then takes a
 # third of the time, but seconds to compile.
 _COMPILED_FROM = 128
+# Images of a compiled call, so that its intermediate results stay in the cache.
+_COMPILED_IMAGES = 16
 
 
 def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
@@ -129,11 +132,7 @@ def training_dataset(
     host_batch = batch_size // share.num_hosts
     local_batch = host_batch // share.replicas
 
-    @tf.function(jit_compile=augmentation.image_size >= _COMPILED_FROM)
-    def augmented(
-        images: tf.Tensor, uniforms: tf.Tensor, crop: bool
-    ) -> tf.Tensor:
-        return augment(images, uniforms, augmentation, crop=crop)
+    augmented = _augment_function(augmentation)
 
     def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         examples = source.examples(
@@ -185,6 +184,32 @@ def training_dataset(
 
     epoch_numbers = tf.data.Dataset.range(initial_epoch, epochs)
     return epoch_numbers.flat_map(read_epoch).prefetch(tf.data.AUTOTUNE)
+
+
+def _augment_function(augmentation: Augmentation) -> Callable[..., tf.Tensor]:
+    """Returns `augment` for these changes, compiled where that is faster."""
+    is_compiled = augmentation.image_size >= _COMPILED_FROM
+
+    @tf.function(jit_compile=is_compiled)
+    def part(images: tf.Tensor, uniforms: tf.Tensor, crop: bool) -> tf.Tensor:
+        return augment(images, uniforms, augmentation, crop=crop)
+
+    def augmented(
+        images: tf.Tensor, uniforms: tf.Tensor, crop: bool
+    ) -> tf.Tensor:
+        batch = images.shape[0]
+        at_once = _COMPILED_IMAGES if is_compiled else batch
+        parts = [
+            part(
+                images[first : first + at_once],
+                uniforms[first : first + at_once],
+                crop,
+            )
+            for first in range(0, batch, at_once)
+        ]
+        return tf.concat(parts, 0)
+
+    return augmented
 
 
 def evaluation_dataset(

@@ -55,9 +55,11 @@ def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
 
     readers = [
         _called(lambda module=module: module.read(file, max_pixels))
-        for module in (jpeg, png, gif, bmp, webp)
+        for module in (png, gif, bmp, webp)
     ]
-    stored = tf.switch_case(kind, [*readers, refused])
+    stored = tf.switch_case(
+        kind, [lambda: jpeg.read(file, max_pixels), *readers, refused]
+    )
     height, width = stored.height, stored.width
     checks = [
         *require((height > 0) & (width > 0), "An image must have pixels.", []),
@@ -77,7 +79,8 @@ def _called(branch: Callable[..., Any]) -> Callable[[], Any]:
     """Prevents a branch from being inlined.
 
     If an inlined branch is not taken, TensorFlow still visits each of its
-    ops, which takes longer than decoding a small image.
+    ops. With all formats, that takes longer than decoding a small image. Only
+    JPEG is inlined, because most images are JPEGs and a call costs as much.
     """
     return tf.function(
         branch, autograph=False, experimental_attributes={"_noinline": True}
@@ -113,7 +116,7 @@ def decode_box(
     image = tf.switch_case(
         kind,
         [
-            _called(lambda: jpeg.decode(contents, box, ratio)),
+            lambda: jpeg.decode(contents, box, ratio),
             box_of(lambda: png.decode(contents)),
             box_of(lambda: gif.decode(contents, height, width)),
             box_of(lambda: bmp.decode(contents)),
