@@ -97,7 +97,7 @@ def test_a_restart_does_not_read_the_records_for_the_classes(
     )
 
     def opened(memory="labels.npz"):
-        tfds_labels._known_values.clear()  # As in another process.
+        tfds_labels._read_values.cache_clear()  # As in another process.
         return tfds_source.tfds_source(
             "values", "train", str(tmp_path), "none", memory=tmp_path / memory
         )

@@ -134,32 +134,27 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-# By the directory of a data set and the key: it is opened for several splits.
-_known_values: dict[tuple[str, str], list[int | bytes]] = {}
-
-
 def _values(
     builder: tfds.core.DatasetBuilder, key: str, memory: pathlib.Path | None
 ) -> list[int | bytes]:
     """Returns the integers or strings that are labels, in ascending order."""
-    place = str(builder.data_path), key
-    if place not in _known_values:
-        found = kept_labels.kept(
-            memory,
-            "values",
-            lambda: np.array(_read_values(*place)),
-            [
-                shard
-                for split in builder.info.splits.values()
-                for shard in split.file_instructions
-            ],
-            builder.info.full_name,
-            key,
-        )
-        _known_values[place] = found.tolist()
-    return _known_values[place]
+    found = kept_labels.kept(
+        memory,
+        "values",
+        lambda: np.array(_read_values(str(builder.data_path), key)),
+        [
+            shard
+            for split in builder.info.splits.values()
+            for shard in split.file_instructions
+        ],
+        builder.info.full_name,
+        key,
+    )
+    return found.tolist()
 
 
+# A data set is opened for several splits.
+@functools.cache
 def _read_values(directory: str, key: str) -> list[int | bytes]:
     found: set = set()
     builder = tfds.builder_from_directory(directory)
