@@ -9,7 +9,11 @@ import tensorflow as tf
 
 from tests import tfds_forms
 from tests.hostile_files import damaged_archive
+from tf_instdisc.config import DataConfig
 from tf_instdisc.data import tfds_labels, tfds_source
+from tf_instdisc.evaluation.inputs import open_labeled
+from tf_instdisc.runs import sources
+from tf_instdisc.runs.directory import RunDirectory
 
 
 @pytest.fixture
@@ -60,6 +64,34 @@ def test_labels_of_a_changed_shard_are_read_and_kept_anew(tmp_path, shards):
     assert sorted(before) == sorted([*range(10), 0, 1, 2])
     _make_unreadable(shards)
     np.testing.assert_array_equal(_kept(tmp_path), after)
+
+
+def test_an_evaluation_remembers_what_the_training_read(tmp_path):
+    image = np.zeros([8, 8, 3], np.uint8)
+    examples = [{"image": image, "label": value} for value in (70, 7, 70)]
+    forms = tfds_forms.features
+    tfds_forms.write(
+        tmp_path,
+        "values",
+        {
+            "image": forms.Image(shape=(8, 8, 3)),
+            "label": forms.Scalar(np.int64),
+        },
+        {"train": examples, "test": examples[:2]},
+    )
+    data = DataConfig(dataset="values", data_dir=str(tmp_path), cache="none")
+    memory = sources.memories(RunDirectory(tmp_path / "run"), data)
+
+    def labels():
+        tfds_labels._read_values.cache_clear()  # As in another process.
+        return [
+            source.labels().tolist() for source in open_labeled(data, memory)
+        ]
+
+    before = labels()
+    assert [sorted(split) for split in before] == [[0, 1, 1], [0, 1]]
+    _make_unreadable(sorted(tmp_path.rglob("*.tfrecord-*")))
+    assert labels() == before
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "unlisted"])

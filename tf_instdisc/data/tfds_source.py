@@ -232,11 +232,10 @@ def _streamed(
             return np.full([info.num_examples], NO_LABEL, np.int64)
         return kept_labels.kept(
             memory,
-            "labels",
+            f"labels of {split}",
             read_labels,
             info.file_instructions,
             builder.info.full_name,
-            split,
             label.key,
             label.class_names,
         )

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import inference, on_devices
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import (
+    memories,
     open_test,
     open_train,
     with_overrides,
@@ -190,11 +192,18 @@ def open_inputs(
     config = run.read_config()
     data = with_overrides(config.data, overrides or {})
     config = dataclasses.replace(config, data=data)
-    return EvaluationInputs(run, config, *open_labeled(data))
+    memory = {} if overrides else memories(run, data)
+    return EvaluationInputs(run, config, *open_labeled(data, memory))
 
 
-def open_labeled(data: DataConfig) -> tuple[ImageSource, ImageSource]:
+def open_labeled(
+    data: DataConfig, memory: Mapping[str, pathlib.Path] | None = None
+) -> tuple[ImageSource, ImageSource]:
     """Opens training and test images with labels of the same classes.
+
+    Args:
+        data: The settings of the images.
+        memory: As returned by `memories`; without, all of them are read.
 
     Raises:
         FileNotFoundError: If a folder is missing.
@@ -206,14 +215,15 @@ def open_labeled(data: DataConfig) -> tuple[ImageSource, ImageSource]:
             f"--images={data.images} without them. Give "
             "--test_images=FOLDER with the same class subfolders."
         )
-    test_source = open_test(data)
+    memory = memory or {}
+    test_source = open_test(data, memory.get("test"))
     if test_source is None:
         raise UsageError(
             "An evaluation needs test images. Received: a run over "
             f"--dataset={data.dataset} without a --test_split. Give "
             "--test_split."
         )
-    source = open_train(data)
+    source = open_train(data, memory=memory.get("train"))
     for what, part in (("training", source), ("test", test_source)):
         if part.class_names is None or not len(labels_of(part)):
             raise UsageError(

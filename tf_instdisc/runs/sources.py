@@ -9,6 +9,23 @@ from tf_instdisc.config import DataConfig
 from tf_instdisc.config.data import OF_A_DATASET
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
+from tf_instdisc.runs.files import RunFiles
+
+
+def memories(run: RunFiles, data: DataConfig) -> dict[str, pathlib.Path]:
+    """Returns the files of a run that remember what was read of its images.
+
+    Args:
+        run: The run.
+        data: The settings of its images.
+
+    Returns:
+        `train` and `test`: which files of a folder can be decoded, or the
+        labels of a data set, which are kept in one file.
+    """
+    if data.images:
+        return {"train": run.checked_images, "test": run.checked_test_images}
+    return {"train": run.labels, "test": run.labels}
 
 
 def open_train(
@@ -64,7 +81,7 @@ def open_test(
     if split is None:
         return None
     try:
-        return _from_tfds(data, split)
+        return _from_tfds(data, split, memory)
     except UsageError as error:
         raise UsageError(
             f"--test_split={split} cannot be read; an empty --test_split= "
@@ -100,7 +117,7 @@ def with_overrides(
 
 
 def _from_tfds(
-    data: DataConfig, split: str, memory: pathlib.Path | None = None
+    data: DataConfig, split: str, memory: pathlib.Path | None
 ) -> ImageSource:
     from tf_instdisc.data.tfds_source import tfds_source
 

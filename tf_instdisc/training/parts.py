@@ -91,13 +91,9 @@ def open_sources(
     known: tuple[Any, Any] = (None, None)
     if config.training.init_run and config.data.images:
         known = opening.load(config.training.init_run).ids_by_name()
-    memory = run.checked_images if config.data.images else run.labels
-    source = sources.open_train(
-        config.data, *known, memory if is_chief else None
-    )
-    return source, sources.open_test(
-        config.data, run.checked_test_images if is_chief else None
-    )
+    memory = sources.memories(run, config.data) if is_chief else {}
+    source = sources.open_train(config.data, *known, memory.get("train"))
+    return source, sources.open_test(config.data, memory.get("test"))
 
 
 def prepare(
