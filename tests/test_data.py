@@ -118,6 +118,20 @@ def test_an_epoch_continues_where_it_was_left():
             np.testing.assert_array_equal(a, b)
 
 
+def test_compiled_augmentation_is_the_same(monkeypatch):
+    def first_batch():
+        dataset = pipeline.training_dataset(
+            toy_source(), Augmentation(8), 10, epochs=1
+        )
+        images, instance_ids = next(iter(dataset))
+        return tf.gather(images, tf.argsort(instance_ids))
+
+    expected = first_batch()
+    monkeypatch.setattr(pipeline, "_COMPILED_FROM", 8)
+    monkeypatch.setattr(pipeline, "_COMPILED_IMAGES", 4)  # Two are left.
+    np.testing.assert_allclose(first_batch(), expected, atol=0.01)
+
+
 def test_an_image_is_augmented_alike_whatever_its_batch_or_the_restart():
     source = toy_source(12)
 

@@ -9,11 +9,12 @@ import tensorflow as tf
 
 from tests import tfds_forms
 from tests.hostile_files import damaged_archive
-from tf_instdisc.config import DataConfig
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import tfds_labels, tfds_source
 from tf_instdisc.evaluation.inputs import open_labeled
 from tf_instdisc.runs import sources
 from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.training import parts
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_labels_of_a_changed_shard_are_read_and_kept_anew(tmp_path, shards):
     np.testing.assert_array_equal(_kept(tmp_path), after)
 
 
-def test_an_evaluation_remembers_what_the_training_read(tmp_path):
+def test_an_evaluation_does_not_read_labels_that_the_run_remembers(tmp_path):
     image = np.zeros([8, 8, 3], np.uint8)
     examples = [{"image": image, "label": value} for value in (70, 7, 70)]
     forms = tfds_forms.features
@@ -80,15 +81,17 @@ def test_an_evaluation_remembers_what_the_training_read(tmp_path):
         {"train": examples, "test": examples[:2]},
     )
     data = DataConfig(dataset="values", data_dir=str(tmp_path), cache="none")
-    memory = sources.memories(RunDirectory(tmp_path / "run"), data)
+    run = RunDirectory(tmp_path / "run")
+    memory = sources.memories(run, data)
 
     def labels():
-        tfds_labels._read_values.cache_clear()  # As in another process.
+        tfds_labels._read_values_once.cache_clear()  # As in another process.
         return [
             source.labels().tolist() for source in open_labeled(data, memory)
         ]
 
-    before = labels()
+    trained = parts.open_sources(RunConfig(data=data), run, is_chief=True)
+    before = [source.labels().tolist() for source in trained]
     assert [sorted(split) for split in before] == [[0, 1, 1], [0, 1]]
     _make_unreadable(sorted(tmp_path.rglob("*.tfrecord-*")))
     assert labels() == before
@@ -129,7 +132,7 @@ def test_a_restart_does_not_read_the_records_for_the_classes(
     )
 
     def opened(memory="labels.npz"):
-        tfds_labels._read_values.cache_clear()  # As in another process.
+        tfds_labels._read_values_once.cache_clear()  # As in another process.
         return tfds_source.tfds_source(
             "values", "train", str(tmp_path), "none", memory=tmp_path / memory
         )

@@ -19,7 +19,8 @@ from tf_instdisc.errors import UsageError
 # Side in pixels from which XLA compiles the augmentation. It then takes a
 # third of the time, but seconds to compile.
 _COMPILED_FROM = 128
-# Images of a compiled call, so that its intermediate results stay in the cache.
+# A compiled call augments this many images, so that its intermediate results
+# stay in the cache.
 _COMPILED_IMAGES = 16
 
 

@@ -10,10 +10,9 @@ def scale(
 ) -> tf.Tensor:
     """Resizes as Pillow's BILINEAR does: out = scale * in + offset.
 
-    The filter is a triangle with antialiasing. `ScaleAndTranslate` multiplies
-    whole pixels when it combines rows, but single values when it combines
-    columns. Each axis is therefore resized as rows, which halves the time and
-    gives the same result.
+    The filter is a triangle with antialiasing. `ScaleAndTranslate` adds
+    whole rows at once, but columns only pixel by pixel. Each axis is therefore
+    resized as rows, which halves the time and gives the same result.
 
     Args:
         image: `[height, width, channels]`.
@@ -35,13 +34,13 @@ def scale(
 
 
 def _scale_rows(
-    rows: tf.Tensor, size: int, scale: tf.Tensor, offset: tf.Tensor
+    rows: tf.Tensor, size: int, factor: tf.Tensor, offset: tf.Tensor
 ) -> tf.Tensor:
     """Resizes the first axis of `[length, values]`."""
     scaled = tf.raw_ops.ScaleAndTranslate(
         images=rows[None, :, None],
         size=[size, 1],
-        scale=tf.stack([scale, 1.0]),
+        scale=tf.stack([factor, 1.0]),
         translation=tf.stack([offset, 0.0]),
         kernel_type="triangle",
         antialias=True,

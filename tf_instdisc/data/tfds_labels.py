@@ -138,10 +138,11 @@ def _values(
     builder: tfds.core.DatasetBuilder, key: str, memory: pathlib.Path | None
 ) -> list[int | bytes]:
     """Returns the integers or strings that are labels, in ascending order."""
+    read = _read_values if memory else _read_values_once
     found = kept_labels.kept(
         memory,
         "values",
-        lambda: np.array(_read_values(str(builder.data_path), key)),
+        lambda: np.array(read(str(builder.data_path), key)),
         [
             shard
             for split in builder.info.splits.values()
@@ -153,8 +154,6 @@ def _values(
     return found.tolist()
 
 
-# A data set is opened for several splits.
-@functools.cache
 def _read_values(directory: str, key: str) -> list[int | bytes]:
     found: set = set()
     builder = tfds.builder_from_directory(directory)
@@ -170,3 +169,7 @@ def _read_values(directory: str, key: str) -> list[int | bytes]:
         for value in found
         if value != b"" and (isinstance(value, bytes) or value >= 0)
     )
+
+
+# A data set is opened for several splits.
+_read_values_once = functools.cache(_read_values)

@@ -37,6 +37,9 @@ from tf_instdisc.text import listed
 
 _BATCH = 256
 
+# What a run remembers of its images belongs to these settings of them.
+_REMEMBERED = ("images", "dataset", "data_dir", "label_key")
+
 
 class FeatureOptions(Protocol):
     """The options of a protocol that reads the activations of layers."""
@@ -190,9 +193,14 @@ def open_inputs(
     if not run.bank.exists():
         run.load_bank()  # Raises an error that says what is missing.
     config = run.read_config()
-    data = with_overrides(config.data, overrides or {})
+    own = config.data
+    data = with_overrides(own, overrides or {})
     config = dataclasses.replace(config, data=data)
-    memory = {} if overrides else memories(run, data)
+    memory = memories(run, data)
+    if any(getattr(data, name) != getattr(own, name) for name in _REMEMBERED):
+        memory = {}
+    elif data.test_images != own.test_images:
+        del memory["test"]
     return EvaluationInputs(run, config, *open_labeled(data, memory))
 
 
@@ -203,7 +211,8 @@ def open_labeled(
 
     Args:
         data: The settings of the images.
-        memory: As returned by `memories`; without, all of them are read.
+        memory: As returned by `memories`. If omitted, all files are checked
+            and all labels are read.
 
     Raises:
         FileNotFoundError: If a folder is missing.

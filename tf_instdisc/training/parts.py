@@ -87,7 +87,7 @@ def require_one_state(
 def open_sources(
     config: RunConfig, run: RunDirectory, is_chief: bool
 ) -> tuple[ImageSource, ImageSource | None]:
-    """Opens training and test images; remembers which can be decoded."""
+    """Opens training and test images; the run remembers what was read."""
     known: tuple[Any, Any] = (None, None)
     if config.training.init_run and config.data.images:
         known = opening.load(config.training.init_run).ids_by_name()
