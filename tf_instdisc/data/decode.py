@@ -12,7 +12,7 @@ from tf_instdisc.data.augment import Augmentation, crop_boxes
 from tf_instdisc.data.formats import exif, image_file, jpeg
 from tf_instdisc.data.formats.image_file import FORMATS as FORMATS
 from tf_instdisc.data.formats.stored import Stored
-from tf_instdisc.data.scaling import scale
+from tf_instdisc.data.scaling import resize, scale
 
 # A JPEG is decoded at a fraction of its size as long as at least this many of
 # its pixels, along each axis, contribute to one pixel of the result.
@@ -186,11 +186,6 @@ def crop_decoded(
     top, left, height, width = tf.unstack(box)
     cropped = image[top : top + height, left : left + width]
     return resize(cropped, [augmentation.image_size] * 2)
-
-
-def resize(image: tf.Tensor, size: list[int] | tf.Tensor) -> tf.Tensor:
-    """Resizes as Pillow's BILINEAR: a triangle filter with antialiasing."""
-    return tf.image.resize(image, size, "bilinear", antialias=True)
 
 
 def to_rgb(image: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import random_streams
-from tf_instdisc.data import decode
+from tf_instdisc.data import decode, scaling
 from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.sources import buffer_shuffled
 
@@ -30,7 +30,7 @@ def square_images(source: DetectionSource, image_size: int) -> tf.data.Dataset:
 
     def prepare(contents: tf.Tensor) -> tf.Tensor:
         image = decode.decode_whole(contents)
-        image = decode.resize(image, [image_size, image_size])
+        image = scaling.resize(image, [image_size, image_size])
         return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
     images = source.images().map(prepare, num_parallel_calls=tf.data.AUTOTUNE)

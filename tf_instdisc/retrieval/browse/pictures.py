@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.data import decode
+from tf_instdisc.data import decode, scaling
 from tf_instdisc.paths import local_path
 from tf_instdisc.retrieval.browse import background
 from tf_instdisc.runs.images import RunImages
@@ -145,4 +145,4 @@ def _whole(content: tf.Tensor) -> tf.Tensor:
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = tf.minimum(1.0, _LONGEST / tf.reduce_max(sides))
     sides = tf.maximum(tf.cast(tf.round(sides * scale), tf.int32), 1)
-    return _jpeg(tf.ensure_shape(decode.resize(image, sides), [None, None, 3]))
+    return _jpeg(tf.ensure_shape(scaling.resize(image, sides), [None, None, 3]))
