@@ -11,7 +11,8 @@ RUN_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 
 # One process per core. The tests of a file stay together, as they share fixtures.
-OPTIONS := -m pytest -n 2 --dist loadfile
+# Their order is that of tests/conftest.py.
+OPTIONS := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python $(OPTIONS)
 BEAM_PYTEST := $(BEAM_VENV)/bin/python $(OPTIONS) tests/test_embed_beam.py \
   tests/test_image_files.py tests/test_stores.py
