@@ -14,6 +14,7 @@ from tf_instdisc.data.decode import decode_whole
 from tf_instdisc.data.folder import UnreadableImageError, folder_source
 from tf_instdisc.data.sources import array_source
 from tf_instdisc.data.tfds_source import tfds_source
+from tf_instdisc.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -383,3 +384,39 @@ def test_jpeg_crops_equal_crops_of_the_whole_image(tmp_path):
             for s in (source, array_source(whole))
         )
         np.testing.assert_allclose(cropped[0], decoded[0], atol=2)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "class_names", "message"),
+    [
+        (np.zeros([4, 2, 2, 4], np.uint8), None, None, "1 or 3"),
+        (np.zeros([4, 2, 2, 2], np.uint8), None, None, "1 or 3"),
+        (np.zeros([4, 2, 2, 3]), None, None, "must be uint8"),
+        (np.zeros([0, 2, 2, 3], np.uint8), None, None, "must be uint8"),
+        (np.zeros([4, 2, 3], np.uint8), None, None, "must be uint8"),
+        (np.zeros([4, 2, 2, 3], np.uint8), [0.0, 0.5, 1, 2], None, "integers"),
+        (np.zeros([4, 2, 2, 3], np.uint8), ["a"] * 4, None, "integers"),
+        (np.zeros([4, 2, 2, 3], np.uint8), [0, 1, 2], None, "each image"),
+        (np.zeros([4, 2, 2, 3], np.uint8), [0, 1, 2, 0], "ab", "2 classes"),
+        (np.zeros([4, 2, 2, 3], np.uint8), [0, 1, -2, 0], None, "from -1"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(
+    images, labels, class_names, message
+):
+    with pytest.raises(UsageError, match=message):
+        array_source(images, labels, class_names)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.int64])
+def test_a_source_does_not_change_with_its_arrays(channels, dtype):
+    images = np.full([3, 2, 2, channels], 7, np.uint8)
+    labels = np.array([0, 1, 1], dtype)
+    sources = array_source(images, labels), array_source(list(images), labels)
+    images[:], labels[:] = 0, 0
+    for source in sources:
+        assert source.labels().tolist() == [0, 1, 1]
+        for example in source.examples(None).as_numpy_iterator():
+            assert np.all(example["image"] == 7)
+            assert example["label"] == (example["instance_id"] > 0)

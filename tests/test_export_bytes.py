@@ -42,6 +42,20 @@ def good():
     return exported.encode(image)
 
 
+@pytest.mark.parametrize("bad_bytes", ["mask", "error"])
+@pytest.mark.parametrize("bank_dtype", ["float32", "int8"])
+def test_a_batch_may_be_empty(small_run, good, bad_bytes, bank_dtype):
+    serving = _serving(small_run, bad_bytes=bad_bytes, bank_dtype=bank_dtype)
+    for function in serving.values():
+        (spec,) = function.input_signature
+        content = good if spec.dtype == tf.string else 0
+        one = tf.fill([1, *spec.shape[1:]], tf.constant(content, spec.dtype))
+        one, none = function(one), function(one[:0])
+        assert none.keys() == one.keys()
+        for name, values in none.items():
+            assert values.shape == [0, *one[name].shape[1:]]
+
+
 def _png(width, height, pixels=b""):
     """A PNG that claims a size, whatever it holds."""
 

@@ -3,12 +3,18 @@
 import dataclasses
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.finished_run import fill_folder
-from tf_instdisc import checksums
+from tf_instdisc import (
+    InstanceDiscrimination,
+    build_encoder,
+    checksums,
+    save_run,
+)
 from tf_instdisc.config import (
     AugmentationConfig,
     DataConfig,
@@ -38,6 +44,17 @@ def pictures(num_images=NUM_IMAGES, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (num_images, 2, 2, 3), np.uint8)
     return coarse.repeat(SIZE // 2, axis=1).repeat(SIZE // 2, axis=2)
+
+
+def fitted():
+    """A model of Keras users, trained by `fit`."""
+    keras.utils.set_random_seed(0)
+    encoder = build_encoder(image_size=SIZE, width=4, embedding_dim=16)
+    model = InstanceDiscrimination(encoder, NUM_IMAGES, "softmax")
+    model.compile("sgd")
+    images = pictures().astype(np.float32)
+    model.fit(images, np.arange(NUM_IMAGES), batch_size=7, verbose=0)
+    return model
 
 
 def labeled():
@@ -299,3 +316,82 @@ def test_a_run_does_not_begin_with_one_of_another_normalization(
             init_run=str(one_epoch.path),
             **{name: "0.3,0.4,0.5"},
         )
+
+
+# === Runs saved by `save_run` ===
+
+
+def contents(path):
+    """The bytes of all files below a directory, but not of its lock."""
+    return {
+        file.relative_to(path): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != "lock"
+    }
+
+
+def test_a_saved_model_is_never_trained_over(tmp_path):
+    """There is no checkpoint to continue from; the encoder stays."""
+    source = labeled()
+    run = save_run(fitted(), source, tmp_path / "run")
+    before = contents(run.path)
+    for finish in (False, True):
+        with pytest.raises(RunDirectoryError, match="checkpoint"):
+            training.train(run.config, str(run.path), source, finish=finish)
+    assert contents(run.path) == before
+
+
+def test_a_run_is_never_saved_over(tmp_path):
+    source, model = labeled(), fitted()
+    trained = train(tmp_path / "trained", source)
+    saved = save_run(model, source, tmp_path / "saved")
+    for run in (trained, saved):
+        before = contents(run.path)
+        with pytest.raises(RunDirectoryError, match="missing or empty"):
+            save_run(model, source, run.path, saved.config)
+        assert contents(run.path) == before
+
+
+@pytest.mark.parametrize(
+    "shape", [(SIZE, SIZE + 2, 3), (SIZE, SIZE, 1), (None, None, 3), (SIZE,)]
+)
+def test_an_encoder_that_does_not_fit_leaves_nothing(tmp_path, shape):
+    image = keras.Input(shape)
+    x = image
+    if len(shape) == 3:
+        x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(4)(x)
+    encoder = keras.Model(image, keras.layers.UnitNormalization()(x))
+    model = InstanceDiscrimination(encoder, NUM_IMAGES, "softmax")
+    with pytest.raises(UsageError, match="square RGB images"):
+        save_run(model, labeled(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    if shape[0] is None:
+        config = RunConfig(data=DataConfig(image_size=SIZE))
+        run = save_run(model, labeled(), tmp_path / "run", config)
+        assert run.load_bank().rows.shape == (NUM_IMAGES, 4)
+
+
+def test_settings_that_do_not_fit_can_be_mended(tmp_path):
+    model, source = fitted(), labeled()
+    wrong = RunConfig(data=DataConfig(image_size=2 * SIZE))
+    with pytest.raises(UsageError, match="image_size=16"):
+        save_run(model, source, tmp_path / "run", wrong)
+    assert not (tmp_path / "run").exists()
+    right = RunConfig(data=DataConfig(image_size=SIZE))
+    assert save_run(model, source, tmp_path / "run", right).config == right
+
+
+def test_the_precision_of_a_saved_model_is_recorded(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        run = save_run(fitted(), labeled(), tmp_path / "run")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert run.config.encoder.precision == "mixed_bfloat16"
+
+
+def test_a_run_of_arrays_says_how_it_can_be_evaluated(tmp_path):
+    run = save_run(fitted(), labeled(), tmp_path / "run")
+    with pytest.raises(UsageError, match="whose images were in memory"):
+        run.evaluate("knn")

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tf_instdisc
 from tests.small_run import linear_encoder
+from tf_instdisc.errors import UsageError
 from tf_instdisc.training import optimizer
 from tf_instdisc.training.strategy import mirrored_cpus
 
@@ -158,6 +159,55 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(
         each.fit(IMAGES, IDS, **fit)
     assert int(copy.step.numpy()) == 4
     assert_same(state(copy), state(model), atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ("model.keras", "model.weights.h5"))
+@pytest.mark.parametrize("replicas", (1, 2))
+def test_a_model_saved_within_an_accumulation_goes_on(tmp_path, form, replicas):
+    strategy = tf.distribute.get_strategy()
+    if replicas > 1:
+        strategy = mirrored_cpus(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = build(accumulate_steps=3)
+    fit = {"batch_size": 2, "shuffle": False, "verbose": 0}
+    model.fit(IMAGES, IDS, **fit)  # 5 steps: the last 2 are not applied.
+    assert any(np.any(total.numpy()) for total in model.gradient_sums)
+    path = tmp_path / form
+    with strategy.scope():
+        if form == "model.keras":
+            model.save(path)
+            copy = keras.saving.load_model(path)
+        else:
+            model.save_weights(path)
+            copy = build(accumulate_steps=3)
+            copy.load_weights(path)
+    for each in (model, copy):
+        each.fit(IMAGES, IDS, **fit)
+    assert_same(state(copy), state(model), atol=1e-6)
+
+
+def test_sums_of_other_weights_are_forgotten():
+    model, new = build(accumulate_steps=3), build(accumulate_steps=3)
+    weights = model.get_weights()
+    fit = {"batch_size": 2, "shuffle": False, "verbose": 0}
+    model.fit(IMAGES, IDS, **fit)
+    model.set_weights(weights)
+    for variable in model.optimizer.variables:
+        variable.assign(np.zeros(variable.shape))
+    model.optimizer.learning_rate = new.optimizer.learning_rate
+    for each in (model, new):
+        each.fit(IMAGES, IDS, **fit)
+    assert_same(model.get_weights(), new.get_weights(), atol=1e-6)
+
+
+def test_images_before_their_channels_are_refused_at_once():
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(UsageError, match="must be channels_last"):
+            tf_instdisc.build_encoder("resnet18", image_size=8, width=4)
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 def test_a_clone_is_a_new_model_of_the_same_kind():

@@ -1,5 +1,6 @@
 """One process at a time writes into a directory."""
 
+import concurrent.futures
 import errno
 import fcntl
 import json
@@ -53,6 +54,17 @@ def test_the_second_is_refused_and_told_who_was_first(tmp_path, other):
         caught.value
     )
     assert "-c" in str(caught.value)
+
+
+def test_another_thread_is_refused_and_this_one_goes_on(tmp_path):
+    directory = tmp_path / "run"
+    with lock.holding(directory):
+        assert hold(directory)["process"] == os.getpid()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            other = pool.submit(hold, directory)
+            with pytest.raises(errors.LockedError, match=str(os.getpid())):
+                other.result()
+    assert hold(directory)["process"] == os.getpid()
 
 
 @pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGTERM))

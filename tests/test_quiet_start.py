@@ -8,8 +8,8 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def report(*search_path):
-    environment = {**os.environ}
+def report(*search_path, **variables):
+    environment = {**os.environ, **variables}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     paths = [*map(str, search_path), str(ROOT)]
     return subprocess.run(
@@ -26,6 +26,18 @@ def test_a_command_prints_its_own_lines_only():
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert "nowhere" in ended.stderr
+
+
+def test_a_locale_that_is_not_utf_8_is_refused():
+    variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = report(**variables)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: Python must use UTF-8")
+    assert "PYTHONUTF8=1" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    # By itself, Python takes UTF-8 in the C locale.
+    for name in ("PYTHONUTF8", "PYTHONCOERCECLOCALE"):
+        assert "nowhere" in report(**{**variables, name: "1"}).stderr
 
 
 def test_messages_are_shown_if_tensorflow_cannot_start(tmp_path):

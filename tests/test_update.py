@@ -13,6 +13,7 @@ import pytest
 
 from tests import commands
 from tests.finished_run import fill_folder, make_run, picture, save_picture
+from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import compare_runs
 from tf_instdisc.runs import opening, update, update_bank
 from tf_instdisc.runs.bank import Bank
@@ -233,6 +234,20 @@ def test_another_run_directory_leaves_the_first_alone(run, tmp_path):
     assert len(second.load_bank().rows) == 22
     assert second.read_config().data.images == str(new_folder)
     assert second.encoder.exists()
+
+
+def test_a_refused_update_leaves_no_other_directory(tmp_path):
+    images, target = tmp_path / "images", tmp_path / "second"
+    fill_folder(images, ["ant/1.png", "bee/2.png"])
+    run = make_run(tmp_path / "run", images)
+    fill_folder(images, ["wasp/3.png"])
+    with pytest.raises(UsageError, match="wasp"):
+        update.update_run(run, str(images), output=str(target))
+    assert not target.exists()
+    (images / "wasp" / "3.png").unlink()
+    (images / "wasp").rmdir()
+    second, _ = update.update_run(run, str(images), output=str(target))
+    assert len(second.load_bank().rows) == 2
 
 
 def bank_of(rows, names=None):

@@ -4,21 +4,14 @@ These functions do what the commands do, without flags. Heavy modules are
 imported when they are used.
 """
 
-import dataclasses
 import os
 import pathlib
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tf_instdisc import remote
-from tf_instdisc.config import (
-    DataConfig,
-    EncoderConfig,
-    MethodConfig,
-    RunConfig,
-)
+from tf_instdisc.config import RunConfig
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs import opening
 from tf_instdisc.runs.bank import Bank
@@ -34,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A finished run, or a run that can be continued.
+    """The directory of a run, finished or not.
 
     ```python
     run = tf_instdisc.Run("runs/cifar10")
@@ -115,7 +108,8 @@ class Run:
 
         Args:
             query: An image file, or a folder of images.
-            num_neighbors: Number of neighbors, from 1 to that of the rows.
+            num_neighbors: Number of neighbors, at least 1. There are no more
+                than the bank has rows.
 
         Returns:
             The names of the neighbors, one list for each image, and their
@@ -240,7 +234,8 @@ def save_run(
 ) -> Run:
     """Saves a model that was trained with `model.fit` as a run.
 
-    All images are encoded, as at the end of `train`.
+    All images are encoded, as at the end of `train`. There is no checkpoint, so
+    the run cannot be continued; `EncoderConfig.init_encoder` begins a new one.
 
     ```python
     model.fit(dataset, steps_per_epoch=3, epochs=2)
@@ -257,39 +252,10 @@ def save_run(
 
     Raises:
         RunDirectoryError: If the directory holds something else.
+        UsageError: If the encoder does not take the images of the settings.
     """
-    from tf_instdisc.data.pipeline import evaluation_dataset
-    from tf_instdisc.runs import lock
-    from tf_instdisc.runs.record import RunRecord
-    from tf_instdisc.training import finishing
-    from tf_instdisc.training.parts import facts_of
-    from tf_instdisc.training.saving import Progress
+    from tf_instdisc.training import fitted
 
-    config = config or _config_of(model, source)
     path = os.fspath(run_dir)
-    with lock.holding(path):
-        run = opening.open_run(path, RunRecord(config, facts_of(source)))
-        encoded_at = time.time()
-        images = evaluation_dataset(
-            source, config.data.image_size, 256, config.data.crop_fraction
-        )
-        embedded = finishing.encode(model.encoder, images, source)
-        finishing.write(
-            run, model.encoder, embedded, source, Progress(), encoded_at
-        )
+    fitted.save(model, source, path, config)
     return Run(path)
-
-
-def _config_of(
-    model: "InstanceDiscrimination", source: "ImageSource"
-) -> RunConfig:
-    known = {field.name for field in dataclasses.fields(MethodConfig)}
-    told = {n: v for n, v in model.get_config().items() if n in known}
-    return RunConfig(
-        data=DataConfig(
-            images=source.folder and remote.named(source.folder),
-            image_size=model.encoder.input_shape[1],
-        ),
-        encoder=EncoderConfig(embedding_dim=model.encoder.output_shape[1]),
-        method=MethodConfig(**{n: v for n, v in told.items() if v is not None}),
-    )

@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import require_directories
 from tf_instdisc.config.fields import Settings, setting
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ class DiffOptions(Settings):
         None, "TSV file to write, with a line for each image.", is_path=True
     )
     seed: int = setting(0, "Random seed of the draw.", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output is not None:
+            require_directories("output", [self.output])
 
 
 SETTINGS = [DiffOptions]

@@ -4,7 +4,12 @@ import dataclasses
 import sys
 
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.options import FinishedRun, MovedImages, require_endings
+from tf_instdisc.cli.options import (
+    FinishedRun,
+    MovedImages,
+    require_directories,
+    require_endings,
+)
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
@@ -65,6 +70,7 @@ class DuplicatesOptions(Settings):
             )
         files = [path for path in self.output if path != "-"]
         require_endings("output", files, (".tsv", ".html"))
+        require_directories("output", files)
 
 
 SETTINGS = [FinishedRun, DuplicatesOptions, MovedImages]

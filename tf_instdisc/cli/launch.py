@@ -69,6 +69,12 @@ def launch(
                 f"argument{'s' * (num_arguments != 1)} besides "
                 f"flags. Received: {' '.join(arguments) or 'none'}"
             )
+        if sys.getfilesystemencoding() != "utf-8":
+            raise UsageError(
+                "Python must use UTF-8 for the names of files. Received: "
+                f"{sys.getfilesystemencoding()}. Set PYTHONUTF8=1, or a locale "
+                "such as C.UTF-8."
+            )
         settings = [group.read() for group in read]
         for group in unread:
             group.check()

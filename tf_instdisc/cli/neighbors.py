@@ -5,7 +5,12 @@ import functools
 from typing import TYPE_CHECKING
 
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.options import FinishedRun, MovedImages, require_endings
+from tf_instdisc.cli.options import (
+    FinishedRun,
+    MovedImages,
+    require_directories,
+    require_endings,
+)
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import shown
@@ -64,6 +69,7 @@ class NeighborsOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_endings("output", self.output, (".png", ".html"))
+        require_directories("output", self.output)
 
 
 SETTINGS = [FinishedRun, NeighborsOptions, MovedImages]

@@ -1,12 +1,14 @@
 """Options that several commands share."""
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.data import data_overrides
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import is_url
 
 if TYPE_CHECKING:
     from tf_instdisc.runs.directory import RunDirectory
@@ -72,4 +74,15 @@ def require_endings(
             raise UsageError(
                 f"`{name}` must end with {' or '.join(endings)}. "
                 f"Received: `{name}`={path}"
+            )
+
+
+def require_directories(name: str, paths: Iterable[str]) -> None:
+    """Raises UsageError unless the directory of each local file exists."""
+    for path in paths:
+        folder = os.path.dirname(os.path.abspath(path))
+        if not is_url(path) and not os.path.isdir(folder):
+            raise UsageError(
+                f"`{name}` must lie in an existing directory. Received: "
+                f"`{name}`={path}. Create {folder} first."
             )

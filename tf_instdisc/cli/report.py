@@ -4,7 +4,11 @@ import dataclasses
 
 from tf_instdisc import remote
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.options import FinishedRun, MovedImages
+from tf_instdisc.cli.options import (
+    FinishedRun,
+    MovedImages,
+    require_directories,
+)
 from tf_instdisc.config import TrainingConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.text import shown
@@ -43,6 +47,11 @@ class ReportOptions(Settings):
         most=1,
     )
     seed: int = setting(0, "Random seed of the sample.", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output is not None:
+            require_directories("output", [self.output])
 
 
 SETTINGS = [FinishedRun, ReportOptions, MovedImages]

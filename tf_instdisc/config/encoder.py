@@ -16,6 +16,9 @@ PATCH_SIZES = {"cifar": 4, "imagenet": 16}
 """Side of a ViT's patches, in pixels, for each stem."""
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "embedding")
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+"""Precisions of an encoder's computations."""
+
 CHANNEL_MEANS = {
     "imagenet": (0.485, 0.456, 0.406),
     "cifar10": (0.4914, 0.4822, 0.4465),
@@ -82,7 +85,7 @@ class EncoderConfig(Settings):
         "losses are float32. mixed_float16 uses loss scaling. auto: "
         "mixed_bfloat16 if a short trial on this device gains from it, "
         "otherwise float32.",
-        choices=("float32", "mixed_bfloat16", "mixed_float16", "auto"),
+        choices=(*PRECISIONS, "auto"),
     )
     jit_encoder: bool = setting(
         False, "Compile the encoder, and nothing else, with XLA."

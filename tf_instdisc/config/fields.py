@@ -155,7 +155,11 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
         low = -math.inf if rule.least is None else rule.least
         is_over = value >= high if rule.is_below else value > high
         is_under = value <= low if rule.is_above else value < low
-        if is_under or is_over or not math.isfinite(value):
+        if not math.isfinite(value):
+            raise UsageError(
+                f"`{name}` must be a finite number. Received: {name}={value}"
+            )
+        if is_under or is_over:
             raise UsageError(
                 f"`{name}` must be {_range(rule)}. Received: {name}={value}"
             )
@@ -182,8 +186,6 @@ def _require_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 
 
 def _range(rule: Rule) -> str:
-    if rule.least is None:
-        return "finite"
     if rule.most is None:
         return f"{'above' if rule.is_above else 'at least'} {rule.least:g}"
     start, end = "(" if rule.is_above else "[", ")" if rule.is_below else "]"

@@ -72,33 +72,35 @@ def array_source(
     ```
 
     Args:
-        images: uint8 `[num_instances, height, width, 1 or 3]`.
-        labels: int `[num_instances]`, or None.
-        class_names: One for each label.
+        images: uint8 `[num_instances, height, width, 1 or 3]`. They are
+            copied, and so are the labels.
+        labels: int `[num_instances]`, `NO_LABEL` for unlabeled images, or
+            None.
+        class_names: One for each label from 0 up; by default, the numbers up
+            to the highest label.
         name: A name for messages.
 
     Raises:
-        ValueError: If `images` has another shape or type, or labels are
-            missing.
+        ValueError: If `images` or `labels` have another shape or type, or a
+            label has no name.
     """
-    num_instances = len(images)
-    if images.ndim != 4 or images.dtype != np.uint8 or not num_instances:
+    images = np.asarray(images)
+    if (
+        images.ndim != 4
+        or images.dtype != np.uint8
+        or images.shape[3] not in (1, 3)
+        or not images.size
+    ):
         raise UsageError(
-            "`images` must be uint8 [num_instances, height, width, channels]. "
+            "`images` must be uint8 [num_instances, height, width, 1 or 3]. "
             f"Received: images.shape={images.shape}, "
             f"images.dtype={images.dtype}"
         )
+    num_instances = len(images)
     if labels is None:
         label_array = np.full([num_instances], NO_LABEL, np.int64)
     else:
-        label_array = np.asarray(labels, np.int64)
-        if label_array.shape != (num_instances,):
-            raise UsageError(
-                "`labels` must hold one label for each image. Received: "
-                f"labels.shape={label_array.shape}, {num_instances} images"
-            )
-        if class_names is None:
-            class_names = [str(i) for i in range(int(label_array.max()) + 1)]
+        label_array, class_names = _labels(labels, num_instances, class_names)
     return ImageSource(
         name=name,
         num_instances=num_instances,
@@ -107,6 +109,30 @@ def array_source(
         instance_name=lambda instance_id: f"{name}/{instance_id}",
         labels=lambda: label_array,
     )
+
+
+def _labels(
+    labels: np.ndarray, num_images: int, class_names: Sequence[str] | None
+) -> tuple[np.ndarray, Sequence[str]]:
+    """Returns a copy of the labels and the names of the classes."""
+    labels = np.asarray(labels)
+    if labels.shape != (num_images,) or labels.dtype.kind not in "biu":
+        raise UsageError(
+            "`labels` must be integers, one for each image. Received: "
+            f"labels.shape={labels.shape}, labels.dtype={labels.dtype}, "
+            f"{num_images} images"
+        )
+    labels = np.array(labels, np.int64)
+    most = int(labels.max())
+    if class_names is None:
+        class_names = [str(i) for i in range(most + 1)]
+    if labels.min() < NO_LABEL or most >= len(class_names):
+        raise UsageError(
+            f"`labels` must be from {NO_LABEL} (no label) to the number of "
+            f"classes less 1. Received: labels from {labels.min()} to {most}, "
+            f"{len(class_names)} classes"
+        )
+    return labels, class_names
 
 
 def in_memory(

@@ -194,6 +194,12 @@ def open_inputs(
         run.load_bank()  # Raises an error that says what is missing.
     config = run.read_config()
     own = config.data
+    if not (own.images or own.dataset or overrides):
+        raise UsageError(
+            "An evaluation needs images. Received: a run whose images were in "
+            "memory. Name a folder or a data set of the same images: "
+            "instdisc-evaluate --images and --test_images, or --dataset."
+        )
     data = with_overrides(own, overrides or {})
     config = dataclasses.replace(config, data=data)
     memory = memories(run, data)

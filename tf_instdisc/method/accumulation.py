@@ -10,6 +10,8 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.keras_internals import OwnLoop
 from tf_instdisc.method import replicas
 
+_STORED = "gradient_sum_"
+
 
 class Accumulation(OwnLoop):
     """A Keras model that averages the gradients of several steps.
@@ -50,6 +52,28 @@ class Accumulation(OwnLoop):
                     )
                     for variable in self.trainable_variables
                 ]
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        for position, total in enumerate(self.gradient_sums):
+            store[f"{_STORED}{position}"] = total.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        stored = {name: store[name] for name in list(store.keys())}
+        names = [name for name in stored if name.startswith(_STORED)]
+        sums = {name: stored.pop(name) for name in names}
+        super().load_own_variables(stored)
+        if names and self.compiled:
+            self.build_training_state()
+        if len(names) == len(self.gradient_sums):
+            for position, total in enumerate(self.gradient_sums):
+                total.assign(sums[f"{_STORED}{position}"])
+
+    def set_weights(self, weights: list[Any]) -> None:
+        super().set_weights(weights)
+        # They are the gradients of other weights.
+        for total in self.gradient_sums:
+            total.assign(tf.zeros_like(total))
 
     def regularization(self, dtype: tf.DType) -> tf.Tensor:
         """Returns this replica's part of the losses that layers add."""

@@ -1,4 +1,4 @@
-"""A lock that lets only one process write to a directory.
+"""A lock that lets only one process, and one of its threads, write to a run.
 
 The lock is `fcntl.flock` on the file `lock`: the kernel releases it when the
 process ends, however it ends. The file names the holder of the lock. This is
@@ -17,6 +17,7 @@ import os
 import pathlib
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 
 from tf_instdisc import atomic, remote
@@ -26,15 +27,15 @@ from tf_instdisc.paths import local_path
 FILE = "lock"
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
-# Directories that this process has locked; code that locks one of them again
+# The thread that has locked a directory; if it locks the directory again, that
 # is part of the same work.
-_held: set[pathlib.Path] = set()
+_held: dict[pathlib.Path, int] = {}
 _NOTHING = contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def holding(directory: str | os.PathLike) -> Iterator[None]:
-    """Prevents all other processes from writing to a directory.
+    """Prevents other processes and threads from writing to a directory.
 
     A lock left by a dead process of this host is taken over. The directory is
     created if it is missing, and removed again if it stays empty. A run at a
@@ -42,14 +43,14 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
 
     Raises:
         UsageError: If there is a file at this path.
-        LockedError: If another process is writing to it, or one on another
-            host may be.
+        LockedError: If another process or thread is writing to it, or a
+            process on another host may be.
         StorageError: If the lock or, at the end, the URL cannot be written.
     """
     path = pathlib.Path(
         os.path.realpath(local_path(directory, "run_dir", "run"))
     )
-    if path in _held:
+    if _held.get(path) == threading.get_ident():
         yield
         return
     is_new = not path.exists()
@@ -66,12 +67,12 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
             f"{path} cannot be written: {error.strerror}. Make room or make "
             "the directory writable, then start the same command again."
         ) from error
-    _held.add(path)
+    _held[path] = threading.get_ident()
     try:
         with _holding_url(path) if remote.is_copy(path) else _NOTHING:
             yield
     finally:
-        _held.discard(path)
+        del _held[path]
         with contextlib.suppress(OSError):
             # Before the release: afterwards it may belong to another process.
             file.unlink()

@@ -61,10 +61,8 @@ def _update_locked(
             "`run_dir` must hold a run over a folder of images. Received: a "
             f"run over --dataset={data.dataset}"
         )
-    target = state = run
-    if output:
-        target = _open_output(run, output, folder)
-        state = target if target.bank.exists() else run
+    target = _checked_output(run, output) if output else run
+    state = target if target.bank.exists() else run
     bank = state.load_bank()
     removed_ids, digests = state.load_instances()
     # A killed update may have recorded tombstones of ids it did not remove.
@@ -82,6 +80,8 @@ def _update_locked(
         load_encoder(run.path),
         reread,
     )
+    if not target.encoder.exists():
+        _begin_output(run, target, folder)
     updated = done.bank
     if updated.encoded_by is None and reread:
         encoded_by = EncodedBy(target.encoder_digest())
@@ -95,23 +95,27 @@ def _update_locked(
     return target, done
 
 
-def _open_output(run: RunDirectory, output: str, folder: str) -> RunDirectory:
-    """Opens the directory of the updated run and copies the encoder to it."""
-    written = run.read_record()
-    target = opening.check_record(output, written)
-    if target.encoder.exists():
-        if target.encoder_digest() == run.encoder_digest():
-            return target
+def _checked_output(run: RunDirectory, output: str) -> RunDirectory:
+    """Returns the directory of the updated run, without writing to it."""
+    target = opening.check_record(output, run.read_record())
+    if (
+        target.encoder.exists()
+        and target.encoder_digest() != run.encoder_digest()
+    ):
         raise RunDirectoryError(
             "`output` must be missing, empty, or hold an update of the same "
             f"run. Received: output={output}, whose encoder differs from that "
             f"of {run.path}."
         )
-    target.save_record(written.with_data(images=folder))
+    return target
+
+
+def _begin_output(run: RunDirectory, target: RunDirectory, folder: str) -> None:
+    """Writes the record and the encoder of an updated run."""
+    target.save_record(run.read_record().with_data(images=folder))
     run.encoder_digest()
     with checksums.replacing(target.encoder) as partial:
         shutil.copyfile(run.encoder, partial)
-    return target
 
 
 def folder_digests(

@@ -224,7 +224,8 @@ def _labels(names: Collection[str], bank: Bank) -> list[int]:
     if unknown:
         raise UsageError(
             "`images` must have the class subfolders of the run: "
-            f"{listed(bank.class_names)}. Received: {listed(unknown)}"
+            f"{listed(bank.class_names)}. Received: {listed(unknown)}. Move "
+            "their images into these, or train a new run with --init_encoder."
         )
     return [known.get(name or "", NO_LABEL) for name in classes]
 

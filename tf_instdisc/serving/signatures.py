@@ -92,7 +92,12 @@ def _functions(
         input_signature=[tf.TensorSpec(images_of.shape, tf.float32, "images")]
     )
     def embed(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(encoder(images, training=False), tf.float32)
+        # With oneDNN, TensorFlow 2.21 fails on a batch without images.
+        return tf.cond(
+            tf.shape(images)[0] > 0,
+            lambda: tf.cast(encoder(images, training=False), tf.float32),
+            lambda: tf.zeros([0, encoder.output_shape[1]]),
+        )
 
     fails = options.bad_bytes == "error"
     embed_decoded = embed
@@ -115,8 +120,9 @@ def _functions(
         images, valid = decode_batch(
             contents, image_size, options.crop_fraction, options.max_pixels
         )
+        # A batch function gives [0] for a batch without images.
         embedding = embed_decoded(images)
-        embedding = tf.ensure_shape(embedding, [None, encoder.output_shape[1]])
+        embedding = tf.reshape(embedding, [-1, encoder.output_shape[1]])
         return tf.where(valid[:, None], embedding, 0.0), valid
 
     def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -144,7 +144,8 @@ def is_finished(
 
     Raises:
         RunDirectoryError: If the run cannot continue: there is nothing to
-            finish, or `instdisc-update` has changed its instances.
+            finish, its results come from elsewhere than training, or
+            `instdisc-update` has changed its instances.
     """
     if as_it_is and progress is None:
         raise RunDirectoryError(
@@ -153,6 +154,13 @@ def is_finished(
         )
     if not run.bank.exists():
         return False
+    if progress is None:
+        raise RunDirectoryError(
+            "`run_dir` must be new, or hold a checkpoint to continue from. "
+            f"Received: run_dir={run.path}, whose encoder and bank were saved "
+            "without one. To train its encoder, start a new run from it: "
+            f"instdisc-train --init_encoder={run.path} --run_dir=NEW."
+        )
     try:
         ids, names, encoded_by = run.read_instances()
     except DamagedFileError as error:
@@ -163,15 +171,13 @@ def is_finished(
         source.instance_name(int(i)) == name
         for i, name in zip(own_ids, names, strict=True)
     )
-    is_trained = is_of_checkpoint = False
-    if progress is not None:
-        is_trained = as_it_is or progress.epochs >= epochs
-        is_of_checkpoint = (
-            is_trained
-            and _holds(run, encoder)
-            and encoded_by
-            == EncodedBy(run.encoder_digest(), progress.epochs, progress.images)
-        )
+    is_trained = as_it_is or progress.epochs >= epochs
+    is_of_checkpoint = (
+        is_trained
+        and _holds(run, encoder)
+        and encoded_by
+        == EncodedBy(run.encoder_digest(), progress.epochs, progress.images)
+    )
     if is_own or is_of_checkpoint:
         return is_of_checkpoint
     if is_trained and encoded_by is None:

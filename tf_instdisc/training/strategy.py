@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from tf_instdisc.data.pipeline import HostShare
-from tf_instdisc.errors import WorkerLostError
+from tf_instdisc.errors import UsageError, WorkerLostError
 from tf_instdisc.method import replicas as distribution
 
 
@@ -33,11 +33,25 @@ def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
 
 
 def split_cpu(num_devices: int) -> None:
-    """Splits the CPU into logical devices, before anything uses it."""
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * num_devices,
-    )
+    """Splits the CPU into logical devices, before anything uses it.
+
+    Raises:
+        UsageError: If TensorFlow has already begun to use it otherwise.
+    """
+    try:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * num_devices,
+        )
+    except RuntimeError:
+        found = len(tf.config.list_logical_devices("CPU"))
+        if found != num_devices:
+            raise UsageError(
+                "`logical_cpus` must be set before TensorFlow uses the CPU. "
+                f"Received: logical_cpus={num_devices}, in a process that "
+                f"uses {found}. Start a new process, and train in it before "
+                "anything else."
+            ) from None
 
 
 def mirrored_cpus(devices: list[str]) -> tf.distribute.MirroredStrategy:

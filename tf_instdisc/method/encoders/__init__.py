@@ -93,6 +93,12 @@ def build_encoder(
     Raises:
         ValueError: If an argument is unknown or out of range.
     """
+    if keras.config.image_data_format() != "channels_last":
+        raise UsageError(
+            "`keras.config.image_data_format` must be channels_last. Received: "
+            f"{keras.config.image_data_format()}. Call "
+            'keras.config.set_image_data_format("channels_last") first.'
+        )
     means = channel_values("mean", mean)
     stds = channel_values("std", std)
     _check_sizes(

@@ -1,0 +1,99 @@
+"""Saves a model that was trained with `model.fit` as a run."""
+
+import dataclasses
+import time
+
+import keras
+
+from tf_instdisc import remote
+from tf_instdisc.config import (
+    DataConfig,
+    EncoderConfig,
+    MethodConfig,
+    RunConfig,
+)
+from tf_instdisc.config.encoder import PRECISIONS
+from tf_instdisc.data.pipeline import evaluation_dataset
+from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.errors import UsageError
+from tf_instdisc.method.model import InstanceDiscrimination
+from tf_instdisc.runs import lock, opening
+from tf_instdisc.runs.record import RunRecord
+from tf_instdisc.training import finishing
+from tf_instdisc.training.parts import facts_of
+from tf_instdisc.training.saving import Progress
+
+_BATCH_SIZE = 256
+
+
+def save(
+    model: InstanceDiscrimination,
+    source: ImageSource,
+    run_dir: str,
+    config: RunConfig | None,
+) -> None:
+    """Encodes all images, and writes the results of a run.
+
+    Args:
+        model: The trained model.
+        source: The images that it was trained on.
+        run_dir: A missing or empty directory.
+        config: Settings to save with the run; by default those that can be
+            derived from the model and the source.
+
+    Raises:
+        RunDirectoryError: If the directory holds something else.
+        UsageError: If the encoder does not take the images of the settings.
+    """
+    config = config or _config_of(model, source)
+    data = config.data
+    _require_fitting(model.encoder, data.image_size)
+    opening.check_usable(run_dir)
+    with lock.holding(run_dir):
+        opening.require_no_results(run_dir)
+        encoded_at = time.time()
+        images = evaluation_dataset(
+            source, data.image_size, _BATCH_SIZE, data.crop_fraction
+        )
+        embedded = finishing.encode(model.encoder, images, source)
+        # Not earlier, so that a failure leaves nothing behind.
+        run = opening.open_run(run_dir, RunRecord(config, facts_of(source)))
+        finishing.write(
+            run, model.encoder, embedded, source, Progress(), encoded_at
+        )
+
+
+def _config_of(model: InstanceDiscrimination, source: ImageSource) -> RunConfig:
+    encoder = model.encoder
+    image_size = encoder.input_shape[1]
+    _require_fitting(encoder, image_size)
+    precision = encoder.dtype_policy.name
+    known = {field.name for field in dataclasses.fields(MethodConfig)}
+    told = {n: v for n, v in model.get_config().items() if n in known}
+    return RunConfig(
+        data=DataConfig(
+            images=source.folder and remote.named(source.folder),
+            image_size=image_size,
+        ),
+        encoder=EncoderConfig(
+            embedding_dim=encoder.output_shape[1],
+            precision=precision if precision in PRECISIONS else "float32",
+        ),
+        method=MethodConfig(**{n: v for n, v in told.items() if v is not None}),
+    )
+
+
+def _require_fitting(encoder: keras.Model, image_size: int | None) -> None:
+    """Raises unless an encoder takes RGB images of this size."""
+    shape = encoder.input_shape
+    wanted = (None, image_size, image_size, 3)
+    fits = len(shape) == 4 and all(
+        found in (None, size) for found, size in zip(shape, wanted, strict=True)
+    )
+    if not fits or image_size is None:
+        raise UsageError(
+            "The encoder must take square RGB images of the settings' size. "
+            f"Received: encoder.input_shape={shape}, image_size={image_size}. "
+            "If the encoder takes several sizes, give a `config` with "
+            "`DataConfig.image_size`."
+        )
