@@ -393,5 +393,5 @@ def test_the_precision_of_a_saved_model_is_recorded(tmp_path):
 
 def test_a_run_of_arrays_says_how_it_can_be_evaluated(tmp_path):
     run = save_run(fitted(), labeled(), tmp_path / "run")
-    with pytest.raises(UsageError, match="whose images were in memory"):
+    with pytest.raises(UsageError, match="neither a folder nor a data set"):
         run.evaluate("knn")

@@ -186,12 +186,17 @@ def test_a_model_saved_within_an_accumulation_goes_on(tmp_path, form, replicas):
     assert_same(state(copy), state(model), atol=1e-6)
 
 
-def test_sums_of_other_weights_are_forgotten():
+@pytest.mark.parametrize("way", ("set_weights", "load_weights"))
+def test_sums_of_other_weights_are_forgotten(tmp_path, way):
     model, new = build(accumulate_steps=3), build(accumulate_steps=3)
     weights = model.get_weights()
+    model.save_weights(tmp_path / "new.weights.h5")
     fit = {"batch_size": 2, "shuffle": False, "verbose": 0}
     model.fit(IMAGES, IDS, **fit)
-    model.set_weights(weights)
+    if way == "set_weights":
+        model.set_weights(weights)
+    else:
+        model.load_weights(tmp_path / "new.weights.h5")
     for variable in model.optimizer.variables:
         variable.assign(np.zeros(variable.shape))
     model.optimizer.learning_rate = new.optimizer.learning_rate

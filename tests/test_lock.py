@@ -56,7 +56,15 @@ def test_the_second_is_refused_and_told_who_was_first(tmp_path, other):
     assert "-c" in str(caught.value)
 
 
-def test_another_thread_is_refused_and_this_one_goes_on(tmp_path):
+@pytest.mark.parametrize("has_flock", (True, False))
+def test_another_thread_is_refused_and_this_one_goes_on(
+    tmp_path, monkeypatch, has_flock
+):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    if not has_flock:
+        monkeypatch.setattr(fcntl, "flock", unsupported)
     directory = tmp_path / "run"
     with lock.holding(directory):
         assert hold(directory)["process"] == os.getpid()

@@ -196,8 +196,8 @@ def open_inputs(
     own = config.data
     if not (own.images or own.dataset or overrides):
         raise UsageError(
-            "An evaluation needs images. Received: a run whose images were in "
-            "memory. Name a folder or a data set of the same images: "
+            "An evaluation needs images. Received: a run that names neither a "
+            "folder nor a data set. Name one of the same images: "
             "instdisc-evaluate --images and --test_images, or --dataset."
         )
     data = with_overrides(own, overrides or {})

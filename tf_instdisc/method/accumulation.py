@@ -65,13 +65,18 @@ class Accumulation(OwnLoop):
         super().load_own_variables(stored)
         if names and self.compiled:
             self.build_training_state()
-        if len(names) == len(self.gradient_sums):
-            for position, total in enumerate(self.gradient_sums):
-                total.assign(sums[f"{_STORED}{position}"])
+        if len(names) != len(self.gradient_sums):
+            self._forget_sums()
+            return
+        for position, total in enumerate(self.gradient_sums):
+            total.assign(sums[f"{_STORED}{position}"])
 
     def set_weights(self, weights: list[Any]) -> None:
         super().set_weights(weights)
-        # They are the gradients of other weights.
+        self._forget_sums()
+
+    def _forget_sums(self) -> None:
+        """Sets the sums to zero: they are the gradients of other weights."""
         for total in self.gradient_sums:
             total.assign(tf.zeros_like(total))
 

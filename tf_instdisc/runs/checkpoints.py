@@ -104,8 +104,8 @@ def find_newest(directory: pathlib.Path) -> tuple[Saved | None, list[str]]:
             damages.append(f"checkpoint {path} is damaged: {_reason(error)}")
     if damages:
         raise StorageError(
-            "No checkpoint can be used: " + "; ".join(damages) + ". Remove "
-            f"{directory} to train from the start."
+            "No checkpoint can be used: " + "; ".join(damages) + ". Restore "
+            "one from a copy, or train from the start in another run_dir."
         )
     return None, damages
 

@@ -50,9 +50,22 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
     path = pathlib.Path(
         os.path.realpath(local_path(directory, "run_dir", "run"))
     )
-    if _held.get(path) == threading.get_ident():
+    thread = threading.get_ident()
+    if _held.get(path) == thread:
         yield
         return
+    # Where `flock` is not supported, the file does not tell threads apart.
+    if _held.setdefault(path, thread) != thread:
+        raise _refusal(path / FILE, _identity())
+    try:
+        with _locking(path):
+            yield
+    finally:
+        del _held[path]
+
+
+@contextlib.contextmanager
+def _locking(path: pathlib.Path) -> Iterator[None]:
     is_new = not path.exists()
     file = path / FILE
     try:
@@ -67,12 +80,10 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
             f"{path} cannot be written: {error.strerror}. Make room or make "
             "the directory writable, then start the same command again."
         ) from error
-    _held[path] = threading.get_ident()
     try:
         with _holding_url(path) if remote.is_copy(path) else _NOTHING:
             yield
     finally:
-        del _held[path]
         with contextlib.suppress(OSError):
             # Before the release: afterwards it may belong to another process.
             file.unlink()

@@ -155,6 +155,8 @@ def is_finished(
     if not run.bank.exists():
         return False
     if progress is None:
+        if run.read_config().optimizer.epochs == 0:
+            return False  # It has only encoded its images.
         raise RunDirectoryError(
             "`run_dir` must be new, or hold a checkpoint to continue from. "
             f"Received: run_dir={run.path}, whose encoder and bank were saved "

@@ -48,16 +48,22 @@ def save(
     config = config or _config_of(model, source)
     data = config.data
     _require_fitting(model.encoder, data.image_size)
-    opening.check_usable(run_dir)
+    if not config.optimizer.epochs:
+        raise UsageError(
+            "`config.optimizer.epochs` must be at least 1 for a trained model. "
+            "Received: epochs=0"
+        )
+    record = RunRecord(config, facts_of(source))
     with lock.holding(run_dir):
         opening.require_no_results(run_dir)
+        run = opening.check_record(run_dir, record)
         encoded_at = time.time()
         images = evaluation_dataset(
             source, data.image_size, _BATCH_SIZE, data.crop_fraction
         )
         embedded = finishing.encode(model.encoder, images, source)
         # Not earlier, so that a failure leaves nothing behind.
-        run = opening.open_run(run_dir, RunRecord(config, facts_of(source)))
+        run.save_record(record)
         finishing.write(
             run, model.encoder, embedded, source, Progress(), encoded_at
         )
