@@ -32,19 +32,7 @@ def save(
     run_dir: str,
     config: RunConfig | None,
 ) -> None:
-    """Encodes all images, and writes the results of a run.
-
-    Args:
-        model: The trained model.
-        source: The images that it was trained on.
-        run_dir: A missing or empty directory.
-        config: Settings to save with the run; by default those that can be
-            derived from the model and the source.
-
-    Raises:
-        RunDirectoryError: If the directory holds something else.
-        UsageError: If the encoder does not take the images of the settings.
-    """
+    """Does the work of `tf_instdisc.save_run`, which see."""
     config = config or _config_of(model, source)
     data = config.data
     _require_fitting(model.encoder, data.image_size)
