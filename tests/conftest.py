@@ -103,6 +103,7 @@ _EXHAUSTIVE = (
     "test_evaluate_command::test_other_test_classes",
     "test_evaluate_command::test_test_images_without_labels",
     "test_embedding::test_protocols_measure_the_same_on_two_gpus[knn",
+    "test_embedding::test_protocols_measure_the_same_on_two_gpus[svm",
     "test_evaluation::test_knn_takes_the_bank",
     "test_evaluation::test_layers_of_others",
     "test_evaluation::test_svm_of_two_classes",
@@ -133,6 +134,7 @@ _EXHAUSTIVE = (
     "test_folder_defaults::test_a_folder_alone",
     "test_health::test_tensorboard",
     "test_health::test_the_command_warns",
+    "test_hosts::test_a_bank_divided_among_hosts",
     "test_hosts::test_a_killed_worker",
     "test_hosts::test_sigterm",
     "test_hosts::test_the_command_on_two_hosts[sharded",
@@ -183,7 +185,7 @@ _EXHAUSTIVE = (
     "test_sharded_bank::test_training_equals_a_bank_on_each_device[softmax",
     "test_step_logs::test_an_epoch_of_one_step",
     "test_step_logs::test_no_step_waits_for_a_value[accumulated-2",
-    "test_step_logs::test_no_step_waits_for_a_value[each-1",
+    "test_step_logs::test_no_step_waits_for_a_value[each",
     "test_update::test_training_goes_on",
 )
 
