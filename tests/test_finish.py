@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import buckets
 from tests.finished_run import fill_folder
 from tf_instdisc import (
     InstanceDiscrimination,
@@ -350,6 +351,23 @@ def test_a_run_is_never_saved_over(tmp_path):
         with pytest.raises(RunDirectoryError, match="missing or empty"):
             save_run(model, source, run.path, saved.config)
         assert contents(run.path) == before
+
+
+@pytest.mark.parametrize("place", ("local", "url"))
+def test_a_run_that_only_has_a_checkpoint_is_not_saved_over(
+    tmp_path, monkeypatch, place
+):
+    """At a URL, even if this machine has no copy of the checkpoint yet."""
+    run_dir = tmp_path / "run" if place == "local" else f"file://{tmp_path}/run"
+    with buckets.machine(tmp_path / "one"), monkeypatch.context() as patch:
+        patch.setattr(training, "_write_results", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(run_dir, labeled())
+    with buckets.machine(tmp_path / "two"):
+        config = opening.load(str(run_dir)).read_config()
+        with pytest.raises(RunDirectoryError, match="missing or empty"):
+            save_run(fitted(), labeled(), run_dir, config)
+        assert train(run_dir, labeled()).bank.exists()
 
 
 @pytest.mark.parametrize(

@@ -35,17 +35,6 @@ def check_usable(path: str) -> None:
         )
 
 
-def require_no_results(path: str) -> None:
-    """Raises RunDirectoryError if a directory holds trained weights."""
-    run = RunDirectory(pathlib.Path(path))
-    if run.bank.exists() or any(run.checkpoints.glob("checkpoint-*")):
-        raise RunDirectoryError(
-            "`run_dir` must be missing or empty. Received: "
-            f"run_dir={path}, which holds a trained run. Choose another "
-            "directory."
-        )
-
-
 def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
     """Returns whether a process killed at its start has left this file."""
     if path == run.flags:

@@ -1,6 +1,7 @@
 """Saves a model that was trained with `model.fit` as a run."""
 
 import dataclasses
+import pathlib
 import time
 
 import keras
@@ -17,7 +18,8 @@ from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method.model import InstanceDiscrimination
-from tf_instdisc.runs import lock, opening
+from tf_instdisc.runs import checkpoints, lock, opening
+from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.training import finishing
 from tf_instdisc.training.parts import facts_of
@@ -32,10 +34,13 @@ def save(
     run_dir: str,
     config: RunConfig | None,
 ) -> None:
-    """Does the work of `tf_instdisc.save_run`, which see."""
+    """Implements `tf_instdisc.save_run`."""
+    encoder = model.encoder
+    _require_fitting(
+        encoder, config.data.image_size if config else encoder.input_shape[1]
+    )
     config = config or _config_of(model, source)
     data = config.data
-    _require_fitting(model.encoder, data.image_size)
     if not config.optimizer.epochs:
         raise UsageError(
             "`config.optimizer.epochs` must be at least 1 for a trained model. "
@@ -43,31 +48,33 @@ def save(
         )
     record = RunRecord(config, facts_of(source))
     with lock.holding(run_dir):
-        opening.require_no_results(run_dir)
+        run = RunDirectory(pathlib.Path(run_dir))
+        if run.bank.exists() or checkpoints.find_newest(run.checkpoints)[0]:
+            raise RunDirectoryError(
+                "`run_dir` must be missing or empty. Received: "
+                f"run_dir={run_dir}, which holds a trained run. Choose another "
+                "directory."
+            )
         run = opening.check_record(run_dir, record)
         encoded_at = time.time()
         images = evaluation_dataset(
             source, data.image_size, _BATCH_SIZE, data.crop_fraction
         )
-        embedded = finishing.encode(model.encoder, images, source)
+        embedded = finishing.encode(encoder, images, source)
         # Not earlier, so that a failure leaves nothing behind.
         run.save_record(record)
-        finishing.write(
-            run, model.encoder, embedded, source, Progress(), encoded_at
-        )
+        finishing.write(run, encoder, embedded, source, Progress(), encoded_at)
 
 
 def _config_of(model: InstanceDiscrimination, source: ImageSource) -> RunConfig:
     encoder = model.encoder
-    image_size = encoder.input_shape[1]
-    _require_fitting(encoder, image_size)
     precision = encoder.dtype_policy.name
     known = {field.name for field in dataclasses.fields(MethodConfig)}
     told = {n: v for n, v in model.get_config().items() if n in known}
     return RunConfig(
         data=DataConfig(
             images=source.folder and remote.named(source.folder),
-            image_size=image_size,
+            image_size=encoder.input_shape[1],
         ),
         encoder=EncoderConfig(
             embedding_dim=encoder.output_shape[1],
