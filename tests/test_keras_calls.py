@@ -21,6 +21,12 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+def strategy_of(replicas):
+    if replicas == 1:
+        return tf.distribute.get_strategy()
+    return mirrored_cpus([f"CPU:{i}" for i in range(replicas)])
+
+
 def build(encoder=None, compiled=True, **arguments):
     keras.utils.set_random_seed(0)
     model = tf_instdisc.InstanceDiscrimination(
@@ -72,9 +78,7 @@ PLACES = (
 @pytest.mark.parametrize("arguments", PLACES, ids=str)
 @pytest.mark.parametrize("replicas", (1, 2))
 def test_weights_hold_bank_z_and_step(tmp_path, arguments, replicas):
-    strategy = tf.distribute.get_strategy()
-    if replicas > 1:
-        strategy = mirrored_cpus(["CPU:0", "CPU:1"])
+    strategy = strategy_of(replicas)
     with strategy.scope():
         model, other = build(**arguments), build(seed=7, **arguments)
     fit = {"batch_size": 5, "shuffle": False, "verbose": 0}
@@ -164,9 +168,7 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(
 @pytest.mark.parametrize("form", ("model.keras", "model.weights.h5"))
 @pytest.mark.parametrize("replicas", (1, 2))
 def test_a_model_saved_within_an_accumulation_goes_on(tmp_path, form, replicas):
-    strategy = tf.distribute.get_strategy()
-    if replicas > 1:
-        strategy = mirrored_cpus(["CPU:0", "CPU:1"])
+    strategy = strategy_of(replicas)
     with strategy.scope():
         model = build(accumulate_steps=3)
     fit = {"batch_size": 2, "shuffle": False, "verbose": 0}
@@ -232,9 +234,7 @@ def test_a_clone_is_a_new_model_of_the_same_kind():
 )
 @pytest.mark.parametrize("replicas", (1, 2))
 def test_evaluate_gives_the_loss_and_writes_nothing(objective, replicas):
-    strategy = tf.distribute.get_strategy()
-    if replicas > 1:
-        strategy = mirrored_cpus(["CPU:0", "CPU:1"])
+    strategy = strategy_of(replicas)
     with strategy.scope():
         model = fitted(objective=objective, proximal_weight=0.5)
     before = state(model)

@@ -24,7 +24,7 @@ def decode_batch(
     fail. The others are then scattered to their positions. All ops are stock.
 
     Args:
-        contents: string `[batch]`, not empty.
+        contents: string `[batch]`.
         image_size: Side of the output in pixels.
         crop_fraction: As in `evaluation_dataset`.
         max_pixels: Images with more pixels, according to their header, are
