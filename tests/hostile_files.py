@@ -31,6 +31,38 @@ def long_pixels(size: int = 10**9) -> bytes:
     return contents[:pixels] + chunk(b"IDAT", data) + contents[-12:]
 
 
+def long_pixels_of_a_large_image(
+    *, side: int = 7000, size: int = 10**7, chunk_size: int = 10**7
+) -> bytes:
+    """A file of `size` bytes whose image has ended after a tenth of them."""
+    compressor = zlib.compressobj(9)
+    first, again = (
+        compressor.compress(bytes(10**7)) + compressor.flush(zlib.Z_FULL_FLUSH)
+        for _ in range(2)
+    )
+    data = first + again * (size // len(again))
+    return large_png(side, data[:size], chunk_size)
+
+
+def large_png(
+    side: int, data: bytes, chunk_size: int, *, is_interlaced: bool = False
+) -> bytes:
+    """A square PNG of compressed rows, in chunks of one size."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, is_interlaced)
+    parts = [
+        chunk(b"IDAT", data[i : i + chunk_size])
+        for i in range(0, len(data), chunk_size)
+    ]
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            *parts,
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
 def _segment(marker: int, data: bytes) -> bytes:
     return b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
 
@@ -113,6 +145,13 @@ def hostile() -> dict[str, bytes]:
         + text_bomb(b"zTXt", 900)[33:-70]
         + small[-12:],
         "pixels that go on": long_pixels(),
+        "pixels of a large image that go on": long_pixels_of_a_large_image(),
+        "the same in many chunks": long_pixels_of_a_large_image(
+            chunk_size=8192
+        ),
+        "the same in too many chunks": long_pixels_of_a_large_image(
+            chunk_size=20
+        )[: 10**7],
         "empty PNG chunks": small[:33] + chunk(b"abCd", b"") * 800_000,
         "empty pixel chunks": small[:33] + chunk(b"IDAT", b"") * 800_000,
         "scans": scans_bomb(7000, 2000),

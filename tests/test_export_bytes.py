@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 import tf_instdisc
-from tests import exported
+from tests import exported, hostile_files
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.signatures import build_serving
@@ -94,6 +94,9 @@ def _changed(content, at, data):
 
 (IMAGE,) = exported.random_images(1, seed=6, size=40)
 GIF = exported.encode(Image.fromarray(IMAGE), "GIF")
+GOES_ON = hostile_files.long_pixels_of_a_large_image(
+    side=1000, size=2_000_000, chunk_size=65_536
+)
 ACCEPTED = {
     "jpeg": exported.encode(IMAGE, "JPEG"),
     "progressive": exported.encode(IMAGE, "JPEG", progressive=True),
@@ -117,6 +120,9 @@ ACCEPTED = {
     "animated gif": _animation("GIF", IMAGE),
     "animated webp": _animation("WEBP", IMAGE),
     "long": exported.encode(np.zeros([1, 3000, 3], np.uint8)),
+    "large png": exported.encode(
+        exported.random_images(1, seed=8, size=700)[0], "PNG"
+    ),
     "one pixel": exported.encode(IMAGE[:1, :1]),
 }
 REFUSED = {
@@ -139,6 +145,7 @@ REFUSED = {
         ACCEPTED["lossless webp"], 21, b"\xff\xff\xff\x0f"
     ),
     "huge bmp": _changed(ACCEPTED["bmp"], 18, b"\xff\xff\xff\x7f" * 2),
+    "png that goes on": GOES_ON,
     "wide png": _png(2**20, 1),
     "no pixels": _png(0, 0),
     "large": exported.encode(np.zeros([1001, 1000, 3], np.uint8)),
@@ -203,16 +210,18 @@ def test_error_mode_fails_the_bad_request_only(small_run, good, tmp_path):
                 return None
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            contents = [b"bad" if i % 8 == 3 else good for i in range(32)]
+            bad = {3: b"bad", 5: GOES_ON}
+            fine = [good, ACCEPTED["large png"]]
+            contents = [bad.get(i % 8, fine[i % 2]) for i in range(32)]
             answers = list(pool.map(ask, contents))
-    (embedding,) = _serving(small_run)["image_bytes"](tf.constant([good]))[
+    embeddings = _serving(small_run)["image_bytes"](tf.constant(fine))[
         "embedding"
     ]
     for i, answer in enumerate(answers):
-        if i % 8 == 3:
+        if i % 8 in bad:
             assert answer is None
         else:
-            np.testing.assert_allclose(answer[0], embedding, atol=1e-5)
+            np.testing.assert_allclose(answer[0], embeddings[i % 2], atol=1e-5)
 
 
 def test_a_decompression_bomb_is_refused_unopened(functions, good):

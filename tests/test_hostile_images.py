@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tests import hostile_files, picture_files
 from tf_instdisc.data import decode
+from tf_instdisc.data.formats import zlib_stream
 from tf_instdisc.serving import image_bytes
 
 MAX_PIXELS = 50_000_000
@@ -90,6 +92,70 @@ def test_no_image_costs_more_than_an_honest_one(
         # They are small: nothing needs what an honest large one does.
         assert mib <= MAX_MIB
         assert seconds <= MAX_CPU_SECONDS
+
+
+def _passes(image):
+    """The seven images of Adam7's order."""
+    corners = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)]
+    corners += [(2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    return [image[y::dy, x::dx] for y, x, dy, dx in corners]
+
+
+def _rows(image):
+    """Each row begins with a byte, its filter."""
+    rows = image.reshape(len(image), -1)
+    return np.insert(rows, 0, 0, axis=1).tobytes()
+
+
+@pytest.mark.parametrize("is_interlaced", [False, True])
+@pytest.mark.parametrize("chunk_size", [700, 65_536, 10**7])
+def test_a_large_honest_png_is_decoded(decode_batch, chunk_size, is_interlaced):
+    rng = np.random.default_rng(0)
+    image = rng.integers(256, size=(1001, 1001, 3), dtype=np.uint8)
+    parts = _passes(image) if is_interlaced else [image]
+    data = zlib.compress(b"".join(map(_rows, parts)))
+    contents = hostile_files.large_png(
+        1001, data, chunk_size, is_interlaced=is_interlaced
+    )
+    pixels = tf.function(decode.decode_whole)(tf.constant(contents))
+    np.testing.assert_array_equal(pixels, image)
+    # Its files in memory are not mistaken for one another.
+    _, valid = decode_batch(tf.constant([contents] * 16))
+    assert valid.numpy().all()
+
+
+@pytest.mark.parametrize("behind", [10**9, 2**29, 0])
+def test_a_png_must_end_with_its_last_row(behind):
+    """Half of the image compresses badly, so that its file may be long."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(256, size=(1001, 1001, 3), dtype=np.uint8)
+    image[500:] = 0
+    compressor = zlib.compressobj(9)
+    data = compressor.compress(_rows(image))
+    zeros = bytes(2**20)
+    for _ in range(behind // 2**20):
+        data += compressor.compress(zeros)
+    data += compressor.flush()
+    contents = tf.constant(hostile_files.large_png(1001, data, 65_536))
+    whole = tf.function(decode.decode_whole)
+    if behind:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="last row"):
+            whole(contents)
+    else:
+        np.testing.assert_array_equal(whole(contents), image)
+
+
+def test_numbers_of_files_in_memory_repeat_late():
+    def number(_):
+        return zlib_stream.unused_number()
+
+    dataset = tf.data.Dataset.range(2 * zlib_stream.NAMES)
+    dataset = dataset.map(number, num_parallel_calls=4)
+    numbers = list(dataset.as_numpy_iterator())
+    # Parallel calls may exchange their order.
+    first = set(numbers[: zlib_stream.NAMES - 4])
+    assert len(first) == zlib_stream.NAMES - 4
+    assert len(set(numbers)) == zlib_stream.NAMES
 
 
 READ_ANYWAY = ("zTXt", "iTXt", "iCCP", "GIF frames", "WebP frames")

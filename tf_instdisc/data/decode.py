@@ -75,7 +75,8 @@ def decode_crop(
     larger than the result.
 
     Args:
-        contents: Scalar string, an encoded image.
+        contents: Scalar string, an encoded image that `decode_smallest` has
+            accepted. Otherwise the cost of a large PNG is not bounded.
         uniforms: float32 `[NUM_UNIFORMS]` in [0, 1).
         augmentation: Ranges of the box, and the output's size.
 
@@ -85,7 +86,7 @@ def decode_crop(
     Raises:
         tf.errors.InvalidArgumentError: As in `decode_whole`.
     """
-    kind, stored = image_file.read(contents, MAX_PIXELS)
+    kind, stored = image_file.read(contents, MAX_PIXELS, is_trusted=True)
     shape = _shown_shape(stored)
     box = crop_boxes(uniforms[None], shape[0], shape[1], augmentation)[0]
     box = _stored_box(box, stored)

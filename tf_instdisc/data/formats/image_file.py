@@ -16,12 +16,16 @@ JPEG, _PNG, _GIF, _BMP, _WEBP, _UNKNOWN = range(6)
 """The formats, in the order of the readers."""
 
 
-def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
+def read(
+    contents: tf.Tensor, max_pixels: int, is_trusted: bool = False
+) -> tuple[tf.Tensor, Stored]:
     """Reads the header of a file, and bounds the cost of its pixels.
 
     Args:
         contents: Scalar string.
         max_pixels: Larger images are rejected.
+        is_trusted: Whether the file was decoded before. If so, the pixel data
+            of a large PNG is not expanded twice, once to measure it.
 
     Returns:
         The format, int32 scalar, and the content of the header.
@@ -54,8 +58,11 @@ def read(contents: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, Stored]:
         return Stored(contents, zero, zero, tf.constant(1))
 
     readers = [
-        _called(lambda module=module: module.read(file, max_pixels))
-        for module in (png, gif, bmp, webp)
+        _called(lambda: png.read(file, max_pixels, is_trusted)),
+        *(
+            _called(lambda module=module: module.read(file, max_pixels))
+            for module in (gif, bmp, webp)
+        ),
     ]
     stored = tf.switch_case(
         kind, [lambda: jpeg.read(file, max_pixels), *readers, refused]

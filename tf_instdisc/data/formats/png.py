@@ -6,7 +6,7 @@ megabytes.
 
 import tensorflow as tf
 
-from tf_instdisc.data.formats import exif
+from tf_instdisc.data.formats import exif, zlib_stream
 from tf_instdisc.data.formats.file_bytes import FileBytes, require
 from tf_instdisc.data.formats.stored import Stored
 
@@ -19,11 +19,13 @@ _END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"
 _CHANNELS = (1, 0, 3, 1, 2, 0, 4)
 """Channels by color type."""
 _SPARE = 65_536  # Bytes of pixel data beyond the pixels'.
+_EXPANSION = 1032  # Zlib's greatest.
+_UNCOUNTED = 2**29  # Bytes behind the last row that cost less than a second.
+_COUNTED_CHUNKS = 20_000
 
 
-def read(file: FileBytes, max_pixels: int) -> Stored:
+def read(file: FileBytes, max_pixels: int, is_trusted: bool) -> Stored:
     """Keeps header, palette and pixel data; reads the EXIF chunk."""
-    del max_pixels
     palette, pixels, exif_at, is_whole = _chunks(file)
     width, height = file.big(16, 4), file.big(20, 4)
     depth, color_type = tf.unstack(file.at(24, 2))
@@ -33,6 +35,11 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     # Libpng inflates everything, even data after the last row.
     length = tf.cast(pixels[1] - pixels[0], tf.int64)
     is_header = tf.reduce_all(file.at(12, 4) == list(b"IHDR"))
+    # Rows of an interlaced image begin with up to twice as many filter bytes.
+    is_larger = length * _EXPANSION > most + _UNCOUNTED
+    is_larger &= height <= max_pixels // tf.maximum(width, 1)
+    if is_trusted:
+        is_larger = tf.constant(False)
     checks = [
         *require(is_header, "A PNG must begin with its header.", []),
         *require(
@@ -47,6 +54,15 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
         ),
     ]
     with tf.control_dependencies(checks):
+        ends = tf.cond(
+            is_larger,
+            lambda: (
+                ~zlib_stream.exceeds(_joined(file, pixels), most + 4 * height)
+            ),
+            lambda: tf.constant(True),
+        )
+    message = "The pixel data of a PNG must end with its last row."
+    with tf.control_dependencies(require(ends, message, [])):
         contents = tf.strings.join(
             [
                 file.slice(0, _HEADER_END),
@@ -127,6 +143,33 @@ def _chunks(
         parallel_iterations=1,
     )
     return palette, pixels, exif_at, count < _CHUNKS
+
+
+def _joined(file: FileBytes, pixels: tf.Tensor) -> tf.Tensor:
+    """Returns the data of consecutive chunks, a scalar string."""
+
+    def step(
+        count: tf.Tensor, position: tf.Tensor, parts: tf.TensorArray
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
+        length = tf.minimum(
+            file.big(position, 4), tf.cast(file.length, tf.int64)
+        )
+        body = position + 8
+        end = body + tf.cast(length, tf.int32)
+        return count + 1, end + 4, parts.write(count, file.slice(body, end))
+
+    def goes_on(
+        count: tf.Tensor, position: tf.Tensor, parts: tf.TensorArray
+    ) -> tf.Tensor:
+        return (position < pixels[1]) & (count < _COUNTED_CHUNKS)
+
+    empty = tf.TensorArray(tf.string, 0, dynamic_size=True, element_shape=[])
+    _, end, parts = tf.while_loop(
+        goes_on, step, [tf.constant(0), pixels[0], empty]
+    )
+    message = f"A large PNG must have at most {_COUNTED_CHUNKS} chunks."
+    with tf.control_dependencies(require(end >= pixels[1], message, [])):
+        return tf.strings.reduce_join(parts.stack())
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
