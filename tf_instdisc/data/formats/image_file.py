@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_instdisc.data.formats import bmp, gif, jpeg, png, webp
-from tf_instdisc.data.formats.file_bytes import file_bytes, require
+from tf_instdisc.data.formats.file_bytes import FileBytes, file_bytes, require
 from tf_instdisc.data.formats.stored import Stored
 
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
@@ -57,15 +57,17 @@ def read(
             zero = tf.zeros([], tf.int64)
         return Stored(contents, zero, zero, tf.constant(1))
 
-    readers = [
-        _called(lambda: png.read(file, max_pixels, is_trusted)),
-        *(
-            _called(lambda module=module: module.read(file, max_pixels))
-            for module in (gif, bmp, webp)
-        ),
-    ]
+    parts = file.contents, file.data, file.length
     stored = tf.switch_case(
-        kind, [lambda: jpeg.read(file, max_pixels), *readers, refused]
+        kind,
+        [
+            lambda: _READ_JPEG(*parts, max_pixels),
+            lambda: _READ_PNG(*parts, max_pixels, is_trusted),
+            lambda: _READ_GIF(*parts, max_pixels),
+            lambda: _READ_BMP(*parts, max_pixels),
+            lambda: _READ_WEBP(*parts, max_pixels),
+            refused,
+        ],
     )
     height, width = stored.height, stored.width
     checks = [
@@ -80,18 +82,6 @@ def read(
     ]
     with tf.control_dependencies(checks):
         return kind, stored._replace(contents=tf.identity(stored.contents))
-
-
-def _called(branch: Callable[..., Any]) -> Callable[[], Any]:
-    """Prevents a branch from being inlined.
-
-    If an inlined branch is not taken, TensorFlow still visits each of its
-    ops. With all formats, that takes longer than decoding a small image. JPEG
-    is inlined, because most images are JPEGs, and a call takes 0.2 ms as well.
-    """
-    return tf.function(
-        branch, autograph=False, experimental_attributes={"_noinline": True}
-    )
 
 
 def decode_box(
@@ -109,25 +99,54 @@ def decode_box(
     Returns:
         uint8 `[height, width, 3]`, not oriented.
     """
-    height, width = stored.height, stored.width
-
-    def box_of(decode: Callable[[], tf.Tensor]) -> Callable[[], tf.Tensor]:
-        def decoded() -> tf.Tensor:
-            image = tf.ensure_shape(decode(), [None, None, 3])
-            top, left, box_height, box_width = tf.unstack(box)
-            return image[top : top + box_height, left : left + box_width]
-
-        return _called(decoded)
-
-    contents = stored.contents
+    contents, height, width, _ = stored
     image = tf.switch_case(
         kind,
         [
             lambda: jpeg.decode(contents, box, ratio),
-            box_of(lambda: png.decode(contents)),
-            box_of(lambda: gif.decode(contents, height, width)),
-            box_of(lambda: bmp.decode(contents)),
-            box_of(lambda: webp.decode(contents, height, width)),
+            lambda: _DECODE_PNG(box, contents),
+            lambda: _DECODE_GIF(box, contents, height, width),
+            lambda: _DECODE_BMP(box, contents),
+            lambda: _DECODE_WEBP(box, contents, height, width),
         ],
     )
     return tf.ensure_shape(image, [None, None, 3])
+
+
+# === Functions that are traced once, not for each data set ===
+
+
+def _reader(
+    read: Callable[..., Stored], **options: Any
+) -> Callable[..., Stored]:
+    def traced(
+        contents: tf.Tensor, data: tf.Tensor, length: tf.Tensor, *limits: Any
+    ) -> Stored:
+        return read(FileBytes(contents, data, length), *limits)
+
+    return tf.function(traced, autograph=False, **options)
+
+
+def _decoder(decode: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    def traced(box: tf.Tensor, *stored: tf.Tensor) -> tf.Tensor:
+        image = tf.ensure_shape(decode(*stored), [None, None, 3])
+        top, left, box_height, box_width = tf.unstack(box)
+        return image[top : top + box_height, left : left + box_width]
+
+    return tf.function(traced, autograph=False, **_CALLED)
+
+
+# If an inlined branch is not taken, TensorFlow still visits each of its ops.
+# With all formats, that takes longer than decoding a small image. JPEG is
+# inlined, because most images are JPEGs, and a call takes 0.2 ms as well.
+_CALLED = {"experimental_attributes": {"_noinline": True}}
+
+_READ_JPEG = _reader(jpeg.read)
+_READ_PNG = _reader(png.read, **_CALLED)
+_READ_GIF = _reader(gif.read, **_CALLED)
+_READ_BMP = _reader(bmp.read, **_CALLED)
+_READ_WEBP = _reader(webp.read, **_CALLED)
+_DECODE_PNG = _decoder(png.decode)
+_DECODE_GIF = _decoder(gif.decode)
+_DECODE_BMP = _decoder(bmp.decode)
+_DECODE_WEBP = _decoder(webp.decode)
