@@ -49,6 +49,7 @@ _SLOW = {
     "test_index_command",
     "test_instdisc_command",
     "test_interrupt",
+    "test_keras_habits",
     "test_kills",
     "test_load_elsewhere",
     "test_lock",

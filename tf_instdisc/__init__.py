@@ -1,6 +1,7 @@
 """Instance discrimination for TensorFlow and Keras 3 (arXiv 1805.01978)."""
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -91,6 +92,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tf_instdisc' has no attribute {name!r}")
     module = importlib.import_module(f"tf_instdisc.{_PUBLIC[name]}")
     return getattr(module, name)
+
+
+if sys.modules.get("keras") and sys.modules.get("tensorflow"):
+    # Registers the classes that `keras.saving.load_model` looks for. Without
+    # Keras, nobody has loaded a model yet.
+    for name in ("method.model", "training.optimizer"):
+        importlib.import_module(f"tf_instdisc.{name}")
 
 
 def __dir__() -> list[str]:

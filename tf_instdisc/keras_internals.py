@@ -4,7 +4,7 @@ None of it is part of Keras' public interface, so setup.cfg allows no other
 minor version. When you try a new version, begin with these functions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -53,6 +53,31 @@ def add_state(
         aggregation="only_first_replica",
         name=name,
     )
+
+
+def clip_gradients(
+    optimizer: keras.optimizers.Optimizer, gradients: Sequence["tf.Tensor"]
+) -> list["tf.Tensor"]:
+    """Clips gradients that are summed over replicas.
+
+    The optimizer (3.15) clips the part of each replica, and then sums the
+    parts. Their sum can have more than the allowed length. If it is clipped
+    first, the parts are too short to be clipped again.
+
+    Args:
+        optimizer: The optimizer that will apply the gradients.
+        gradients: As `optimizer.scale_loss` scales them.
+    """
+    scale = 1.0
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        scale = keras.ops.convert_to_tensor(optimizer.dynamic_scale)
+        optimizer = optimizer.inner_optimizer
+    clipped = optimizer._clip_gradients([g / scale for g in gradients])
+    # The optimizer halves the scale if it finds an infinite gradient.
+    return [
+        keras.ops.where(keras.ops.isfinite(gradient), short * scale, gradient)
+        for gradient, short in zip(gradients, clipped, strict=True)
+    ]
 
 
 class StoredElsewhere(keras.Variable):

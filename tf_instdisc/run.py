@@ -248,7 +248,9 @@ def save_run(
         source: The images that it was trained on.
         run_dir: A missing or empty directory.
         config: Settings to save with the run; by default those that can be
-            derived from the model and the source.
+            derived from the model and the source. The others, such as those
+            of the backbone, of its input, of the augmentation and of the
+            optimizer, then have their defaults, whatever `fit` was given.
 
     Raises:
         RunDirectoryError: If the directory holds something else.

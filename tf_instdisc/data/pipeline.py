@@ -35,8 +35,20 @@ def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
     Args:
         source: The images.
         batch_size: Images in a global batch.
+
+    Raises:
+        ValueError: If `batch_size` is below 1.
     """
+    _require_batch_size(batch_size)
     return source.num_readable // min(batch_size, source.num_readable)
+
+
+def _require_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UsageError(
+            "`batch_size` must be at least 1. Received: "
+            f"batch_size={batch_size}"
+        )
 
 
 def largest_batch_size(
@@ -127,7 +139,13 @@ def training_dataset(
     Returns:
         A data set of (images, instance_ids): float32
         `[batch, image_size, image_size, 3]` in 0..255, and int64 `[batch]`.
+
+    Raises:
+        ValueError: If `batch_size` or `seed` is out of range.
     """
+    _require_batch_size(batch_size)
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"`seed` must be in [0, 2**31). Received: seed={seed}")
     share = share or HostShare()
     batch_size = min(batch_size, source.num_readable)
     host_batch = batch_size // share.num_hosts

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_instdisc import keras_internals
 from tf_instdisc.errors import UsageError
 from tf_instdisc.keras_internals import OwnLoop
 from tf_instdisc.method import replicas
@@ -104,7 +105,10 @@ class Accumulation(OwnLoop):
         scales_loss = isinstance(
             self.optimizer, keras.optimizers.LossScaleOptimizer
         )
-        if num_replicas > 1 and (self.gradient_sums or scales_loss):
+        is_clipped = _clips(self.optimizer)
+        if num_replicas > 1 and (
+            self.gradient_sums or scales_loss or is_clipped
+        ):
             # The sums must be the same on all replicas so that they can be
             # saved, and restored on another number of replicas. Keras' loss
             # scaling (3.15) checks only the first replica for finite values.
@@ -127,10 +131,32 @@ class Accumulation(OwnLoop):
                 kept = tf.zeros_like(gradient)
                 total.assign(kept if applies_gradients else gradient)
         if applies_gradients:
+            gradients = _divided(gradients, self.accumulate_steps)
+            if num_replicas > 1 and is_clipped:
+                gradients = keras_internals.clip_gradients(
+                    self.optimizer, gradients
+                )
             # Keras sums over the replicas a second time.
-            share = 1.0 / (num_replicas * self.accumulate_steps)
-            if share != 1:
-                gradients = [gradient * share for gradient in gradients]
+            gradients = _divided(gradients, num_replicas)
             self.optimizer.apply_gradients(
                 zip(gradients, variables, strict=True)
             )
+
+
+def _clips(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Returns whether an optimizer clips gradients."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    settings = (
+        optimizer.clipnorm,
+        optimizer.global_clipnorm,
+        optimizer.clipvalue,
+    )
+    return any(settings)
+
+
+def _divided(
+    gradients: Sequence[tf.Tensor | tf.IndexedSlices], divisor: int
+) -> Sequence[tf.Tensor | tf.IndexedSlices]:
+    if divisor == 1:
+        return gradients
+    return [gradient * (1.0 / divisor) for gradient in gradients]

@@ -57,6 +57,8 @@ def unpack(
             f"{_NEEDS_IDS} Received: a batch of {_described(data)}"
         )
     ids = tf.convert_to_tensor(ids)
+    if ids.shape.rank is None:  # From tf.numpy_function, for example.
+        ids = tf.reshape(ids, [-1])
     if ids.shape.rank == 2 and ids.shape[1] == 1:
         ids = ids[:, 0]
     _require_integers(ids.dtype.as_numpy_dtype, ids.shape)

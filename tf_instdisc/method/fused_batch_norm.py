@@ -29,7 +29,7 @@ def training_call(
     that depend on the input size accepts images of any size here.
 
     Args:
-        encoder: A functional model; any other model is called unchanged.
+        encoder: A functional or Sequential model.
         jit_compile: Whether XLA compiles the encoder. The moving statistics
             are written outside, where replicas can be synchronized.
 
@@ -37,10 +37,7 @@ def training_call(
         A function from images to embeddings.
     """
     if not keras_internals.is_functional(encoder):
-        return tf.function(
-            lambda images: encoder(images, training=True),
-            jit_compile=jit_compile,
-        )
+        encoder = keras.Model(encoder.inputs[0], encoder.outputs[0])
     new_statistics: list[tuple[keras.Variable, tf.Tensor]] = []
     written: list[keras.Variable] = []
     # A layer that is called several times has one replacement.
@@ -66,13 +63,13 @@ def training_call(
             call_function=call,
         )
 
-    image = encoder.input
+    image = encoder.inputs[0]
     any_size = keras.Input(
         (None,) * (len(image.shape) - 2) + image.shape[-1:], dtype=image.dtype
     )
     try:
         fused = clone(any_size)
-    except ValueError:
+    except Exception:  # A layer of the user's own may fail in any way.
         fused = clone(None)
 
     def run(images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -102,6 +99,7 @@ def _is_fusible(layer: keras.layers.Layer) -> bool:
         and layer.center
         and layer.axis in (-1, 3)
         and len(layer.input.shape) == 4
+        and layer.variable_dtype == "float32"
         and layer.compute_dtype != "float64"
         and layer.activity_regularizer is None
     )

@@ -7,8 +7,10 @@ import warnings
 from typing import Any, Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tf_instdisc import keras_internals
 from tf_instdisc.config.method import MethodConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method import batches, replicas
@@ -36,7 +38,7 @@ class InstanceModel(FitLoop):
 
     def __init__(self, arguments: dict[str, Any]):
         config = {
-            name: value
+            name: value.item() if isinstance(value, np.generic) else value
             for name, value in arguments.items()
             if name not in ("self", "__class__", "encoder")
         }
@@ -51,7 +53,9 @@ class InstanceModel(FitLoop):
             }
         )
         require_encoder(arguments["encoder"])
-        self.encoder = replicas.model_in_scope(arguments["encoder"])
+        encoder = replicas.model_in_scope(_with_one_input(arguments["encoder"]))
+        _require_compilable(encoder, config["jit_encoder"])
+        self.encoder = encoder
         self.num_instances = config["num_instances"]
         self.objective = method.objective
         self.negatives = method.negatives
@@ -59,6 +63,15 @@ class InstanceModel(FitLoop):
         self.proximal_weight = method.proximal_weight
         config["absent_ids"] = [int(i) for i in config["absent_ids"]]
         self._config = config
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "encoder" and hasattr(self, "encoder"):
+            raise UsageError(
+                "`encoder` cannot be replaced: the training step belongs to "
+                "it. Create a new InstanceDiscrimination(encoder, "
+                "num_instances)."
+            )
+        super().__setattr__(name, value)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.encoder(images, training=training)
@@ -113,12 +126,32 @@ class InstanceModel(FitLoop):
                 "True), which compiles the encoder. Received: "
                 "jit_compile=True"
             )
+        optimizer = keras.optimizers.get(optimizer)
+        self._require_usable(optimizer)
+        if auto_scale_loss and _computes_in_half(self.encoder):
+            # Not by Keras, which asks for the policy of the session.
+            optimizer = _with_loss_scale(optimizer)
         super().compile(
             optimizer=optimizer,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
+        )
+
+    def _require_usable(self, optimizer: keras.optimizers.Optimizer) -> None:
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        _refuse(
+            "Keras does not run it on several replicas. Use "
+            "InstanceDiscrimination(accumulate_steps=...).",
+            gradient_accumulation_steps=optimizer.gradient_accumulation_steps,
+        )
+        _refuse(
+            "Keras does not run it on several replicas. Use the callback "
+            "keras.callbacks.SwapEMAWeights.",
+            ema_overwrite_frequency=optimizer.ema_overwrite_frequency,
         )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -161,6 +194,10 @@ class InstanceModel(FitLoop):
         if not kwargs.get("_use_cached_eval_dataset"):
             y = batches.checked_ids(x, y, self.num_instances)
         logs = super().evaluate(x, y, *args, return_dict=True, **kwargs)
+        if "loss" not in logs:
+            raise UsageError(
+                "`x` must have batches. Received: an empty data set"
+            )
         return logs if return_dict else logs["loss"]
 
     def train_on_batch(
@@ -239,6 +276,46 @@ def _refuse_class_weight(class_weight: object) -> None:
     _refuse(
         "There are no classes; weight examples with `sample_weight`.",
         class_weight=class_weight,
+    )
+
+
+def _with_one_input(encoder: keras.Model) -> keras.Model:
+    """Returns a model of the same layers whose input is no list or dict."""
+    is_functional = keras_internals.is_functional(encoder)
+    if not is_functional or isinstance(encoder.input, keras.KerasTensor):
+        return encoder
+    return keras.Model(encoder.inputs[0], encoder.outputs[0], name=encoder.name)
+
+
+def _require_compilable(encoder: keras.Model, jit_encoder: bool) -> None:
+    if not jit_encoder:
+        return
+    num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    for layer in encoder._flatten_layers():
+        communicates = num_replicas > 1 and getattr(
+            layer, "synchronized", False
+        )
+        if communicates or getattr(layer, "activity_regularizer", None):
+            raise UsageError(
+                "`jit_encoder` cannot be combined with an activity regularizer "
+                "or, on several replicas, with synchronized batch "
+                f"normalization. Received: layer {layer.name}. Leave one of "
+                "them out."
+            )
+
+
+def _computes_in_half(encoder: keras.Model) -> bool:
+    layers = encoder._flatten_layers()
+    return any(layer.compute_dtype == "float16" for layer in layers)
+
+
+def _with_loss_scale(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.Optimizer:
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(
+        optimizer, name="loss_scale_optimizer"
     )
 
 

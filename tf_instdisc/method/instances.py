@@ -24,10 +24,10 @@ class Instances:
     """
 
     def __init__(self, num_instances: int, absent_ids: Sequence[int] = ()):
-        if num_instances < 2:
+        if not isinstance(num_instances, int | np.integer) or num_instances < 2:
             raise UsageError(
-                "`num_instances` must be at least 2. Received: "
-                f"num_instances={num_instances}"
+                "`num_instances` must be an integer of at least 2. Received: "
+                f"num_instances={num_instances!r}"
             )
         absent = np.unique(np.asarray(absent_ids, np.int64))
         if absent.size and not 0 <= absent[0] <= absent[-1] < num_instances:

@@ -48,7 +48,7 @@ def knn_accuracy(
     queries: np.ndarray,
     query_labels: np.ndarray,
     num_classes: int,
-    num_neighbors: Sequence[int] = (200,),
+    num_neighbors: int | Sequence[int] = (200,),
     temperature: float = MethodConfig.temperature,
 ) -> dict[int, dict[str, float]]:
     """Computes the weighted kNN accuracy for several numbers of neighbors.
@@ -78,7 +78,7 @@ def knn_accuracy(
         queries: float `[num_queries, dim]`, of unit length.
         query_labels: int `[num_queries]`.
         num_classes: Number of classes.
-        num_neighbors: Numbers of neighbors, each at least 1.
+        num_neighbors: One or several numbers of neighbors, each at least 1.
         temperature: τ of the weights, above 0.
 
     Returns:
@@ -86,9 +86,14 @@ def knn_accuracy(
         in [0, 1].
 
     Raises:
-        ValueError: If there are no labeled rows or queries, or if a label is
-            not below `num_classes`.
+        ValueError: If there are no labeled rows or queries, if a label is not
+            below `num_classes`, if there is not one label for each embedding,
+            or if an embedding is not finite.
     """
+    if isinstance(num_neighbors, int):
+        num_neighbors = (num_neighbors,)
+    _require_labels("row", rows, row_labels)
+    _require_labels("query", queries, query_labels)
     rows, row_labels = _labeled(rows, row_labels)
     queries, query_labels = _labeled(queries, query_labels)
     highest = max(row_labels.max(initial=-1), query_labels.max(initial=-1))
@@ -123,6 +128,22 @@ def knn_accuracy(
         }
         for number, (top1, top5) in hits.items()
     }
+
+
+def _require_labels(
+    name: str, embeddings: np.ndarray, labels: Sequence[int] | np.ndarray
+) -> None:
+    if np.shape(labels) != (len(embeddings),):
+        raise UsageError(
+            f"`{name}_labels` must have one label for each {name}. Received: "
+            f"{len(embeddings)} embeddings, {name}_labels of shape "
+            f"{np.shape(labels)}"
+        )
+    if not np.isfinite(embeddings).all():
+        raise UsageError(
+            f"The embedding of each {name} must be finite. Received: NaN or "
+            "infinite values, as of an encoder whose training has diverged."
+        )
 
 
 def _labeled(

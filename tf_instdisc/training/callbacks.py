@@ -1,7 +1,9 @@
 """Keras callbacks: kNN during training, the metrics file, and curves."""
 
+import math
 import pathlib
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,6 +109,18 @@ class KNNMonitor(keras.callbacks.Callback):
     def _accuracy(
         self, rows: np.ndarray, labels: np.ndarray, test: Embedded, suffix: str
     ) -> dict[str, float]:
+        if (
+            not np.isfinite(test.embeddings).all()
+            or not np.isfinite(rows).all()
+        ):
+            warnings.warn(
+                "kNN is not measured: the embeddings are not finite. Training "
+                "has diverged; try a lower learning rate.",
+                stacklevel=2,
+            )
+            return {
+                f"knn_{name}{suffix}": math.nan for name in ("top1", "top5")
+            }
         temperature = self.temperature or self.model.temperature
         accuracy = knn_accuracy(
             rows,

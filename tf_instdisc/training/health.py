@@ -66,7 +66,9 @@ class BankHealth(keras.callbacks.Callback):
         logs.update({f"bank_{k}": v for k, v in statistics.items()})
 
         length = self._measure_weights()
-        logs["weight_growth"] = length / self._weight_length
+        before = self._weight_length
+        # A frozen encoder has no weights to measure.
+        logs["weight_growth"] = length / before if before else 1.0
         self._weight_length = length
         self.warnings = health_warnings(
             statistics, logs.get("loss"), logs["weight_growth"]
