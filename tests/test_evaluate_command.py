@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tf_instdisc.evaluation.knn_protocol import KNNOptions
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.evaluation.svm_protocol import SVMOptions
 from tf_instdisc.evaluation.transfer_protocol import TransferOptions
-from tf_instdisc.runs import directory
+from tf_instdisc.runs import directory, update
 from tf_instdisc.runs.bank import Bank
 
 
@@ -379,3 +380,24 @@ def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
         "kNN, training, k = 3",
         "kNN, encoded, k = 3",
     }
+
+
+def test_files_that_moved_to_other_classes_are_encoded(tmp_path):
+    run = make_labeled_run(tmp_path)
+    names = run.load_bank().names
+    digests = update.folder_digests(str(tmp_path / "train"), names, time.time())
+    run.save_instances(np.array([], np.int64), digests)
+    knn = {"knn": KNNOptions(1)}
+
+    def top1():
+        # The test images are the training images.
+        images = {"test_images": str(tmp_path / "train")}
+        (one,) = evaluation.evaluate(run, knn, images)
+        return one.value
+
+    assert top1() == 1
+    first, second = sorted(p for p in (tmp_path / "train").iterdir())[:2]
+    first.rename(tmp_path / "train" / "kept")
+    second.rename(first)
+    (tmp_path / "train" / "kept").rename(second)
+    assert top1() == 1

@@ -216,8 +216,10 @@ def test_a_restart_decodes_only_what_changed(classes, tmp_path, decoded):
         return [source.instance_name(i) for i in source.unreadable]
 
     assert unreadable() == ["cat/bad.png"]
+    # It may be readable the next time, with the same size and times.
     assert unreadable() == ["cat/bad.png"]
-    assert decoded == [7]
+    assert decoded == [7, 1]
+    decoded[:] = [7]
     save(classes / "cat" / "bad.png", 5)
     save(classes / "eel" / "new.png", 6)
     assert unreadable() == []

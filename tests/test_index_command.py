@@ -1,6 +1,7 @@
 """`instdisc-index` and `instdisc-neighbors --index`."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -199,6 +200,46 @@ def test_a_damaged_file_of_embeddings_is_refused(tmp_path, size):
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(UsageError, match="cannot be read"):
         index_directory.read_embeddings(str(path))
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (3, np.ones([4, 2])),
+        (5, np.ones([4, 2])),
+        (4, np.ones([4])),
+        (4, np.diag([1, 1, np.nan, 1])),
+    ],
+    ids=["few names", "many names", "no matrix", "NaN"],
+)
+def test_embeddings_that_do_not_fit_are_refused(tmp_path, names, rows):
+    path = tmp_path / "embedded.npz"
+    names = np.array([f"{i}.png" for i in range(names)])
+    np.savez(path, names=names, embeddings=rows)
+    with pytest.raises(UsageError, match="finite embedding of each image"):
+        index_directory.read_embeddings(str(path))
+
+
+def test_an_index_of_earlier_rows_is_refused(place, tmp_path):
+    shutil.copytree(place, tmp_path / "copy")
+    of_run = f"--run_dir={tmp_path / 'copy' / 'run'}"
+    images = f"--images={tmp_path / 'copy' / 'images'}"
+    output = str(tmp_path / "index")
+    search = (
+        *("neighbors", of_run, images, f"--index={output}"),
+        *("--query=random:2", "--format=tsv"),
+    )
+    build = ("index", of_run, f"--output={output}", "--kind=exact")
+    for step in (build, search):
+        assert commands.run(*step).returncode == 0
+    path = tmp_path / "copy" / "images" / "added.png"
+    shutil.copy(tmp_path / "copy" / "images" / NAMES[0], path)
+    assert commands.run("update", of_run, images).returncode == 0
+    result = commands.run(*search)
+    assert result.returncode == 2
+    assert "built before the run was updated" in result.stderr
+    for step in (build, search):
+        assert commands.run(*step).returncode == 0
 
 
 @pytest.mark.parametrize("text", ['{"kind": ', '{"kind": "exact", "new": 1}'])

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -177,3 +178,24 @@ def test_a_recipe_trains_by_its_name(tmp_path):
     written = (tmp_path / "run" / "flags.txt").read_text()
     assert "--epochs=1\n" in written
     assert "--width=16\n" in written
+
+
+def test_an_output_that_is_closed_is_no_bug():
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "tf_instdisc.cli.instdisc", "plan"),
+            *("--recipe=cifar10_small", "--num_instances=100"),
+        ],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    os.close(writer)
+    assert result.returncode == 74
+    assert "The output was closed" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr

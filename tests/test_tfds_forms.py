@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_instdisc
 from tests import tfds_forms
 from tests.tfds_forms import features, write
 from tf_instdisc.config import DataConfig, RunConfig
@@ -504,3 +505,44 @@ def test_a_restart_in_a_streamed_epoch_goes_on_with_its_order(imagenet):
     whole = ids(0, 0)
     np.testing.assert_array_equal(ids(0, 8), whole[8:])
     np.testing.assert_array_equal(ids(1, 24), whole[64:])
+
+
+def test_knn_of_another_label_or_image_encodes_anew(tmp_path):
+    """Both are of the run's own data set, with the same names of classes."""
+    rng = np.random.default_rng(0)
+    examples = [
+        {
+            "image": rng.integers(256, size=(8, 8, 3), dtype=np.uint8),
+            "other": rng.integers(256, size=(8, 8, 3), dtype=np.uint8),
+            "one": i % 2 == 0,
+            "two": i % 4 < 2,
+        }
+        for i in range(24)
+    ]
+    picture = features.Image(shape=(8, 8, 3))
+    boolean = features.Scalar(np.bool_)
+    declared = {"image": picture, "other": picture}
+    declared |= {"one": boolean, "two": boolean}
+    write(
+        str(tmp_path), "pairs", declared, {"train": examples, "test": examples}
+    )
+    run = tf_instdisc.train(
+        tf_instdisc.RunConfig(
+            data=tf_instdisc.DataConfig(
+                dataset="pairs",
+                data_dir=str(tmp_path),
+                label_key="one",
+                image_size=8,
+            ),
+            encoder=tf_instdisc.EncoderConfig(width=1, embedding_dim=8),
+            method=tf_instdisc.MethodConfig(objective="softmax"),
+            optimizer=tf_instdisc.OptimizerConfig(epochs=1, batch_size=8),
+            training=tf_instdisc.TrainingConfig(num_neighbors=1),
+        ),
+        tmp_path / "run",
+    )
+    for changed in ({}, {"label_key": "two"}, {"image_key": "other"}):
+        (found,) = tf_instdisc.evaluate(
+            run.directory, {"knn": tf_instdisc.KNNOptions(1)}, changed
+        )
+        assert found.value == 1, changed

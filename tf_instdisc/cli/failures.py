@@ -46,7 +46,14 @@ def end(message: str, status: int) -> NoReturn:
     # Text from files or servers was escaped when it was inserted; anything
     # else is at least kept from the terminal here.
     message = remote.named(message)
-    print(shown_message(f"error: {message}"), file=sys.stderr, flush=True)
+    try:
+        print(shown_message(f"error: {message}"), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would fail again when it ends.
+        null = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(null, stream)
     sys.exit(status)
 
 
@@ -76,6 +83,11 @@ def _describe_os_error(
     error: OSError, named_paths: Iterable[str]
 ) -> tuple[str, int] | None:
     where = error.filename2 or error.filename
+    if error.errno == errno.EPIPE and where is None:
+        return (
+            "The output was closed before the command had ended. Start the "
+            "same command again."
+        ), StorageError.exit_status
     if error.errno in _FULL_OR_BROKEN_DISK:
         place = f" ({where})" if where else ""
         return f"{error.strerror}{place}.", StorageError.exit_status

@@ -65,13 +65,14 @@ def _index(given: RowsOptions, options: IndexOptions) -> None:
     from tf_instdisc.runs import opening
     from tf_instdisc.serving import index_directory
 
-    encoder = ""
+    digests: tuple[str, ...] = ()
     if given.run_dir is not None:
         run = opening.load(given.run_dir)
-        bank, encoder = run.load_bank(), run.encoder_digest()
+        bank = run.load_bank()
+        digests = run.encoder_digest(), run.bank_digest()
     else:
         bank = index_directory.read_embeddings(given.embeddings or "")
-    version = index_directory.write_index(bank, given.output, options, encoder)
+    version = index_directory.write_index(bank, given.output, options, *digests)
     facts = index_directory.read_facts(version)
     print(
         f"index: {shown(remote.named(str(version)))}\n"

@@ -148,6 +148,13 @@ def _require_same_encoder(
             "`index` must have rows of the run's encoder. Received: "
             f"index={path!r} of another encoder. Build it again."
         )
+    # An index of an earlier version does not say which rows it has.
+    if facts.bank and facts.bank != run.bank_digest():
+        raise UsageError(
+            "`index` must have the run's present rows. Received: "
+            f"index={path!r}, which was built before the run was updated. "
+            "Build it again."
+        )
 
 
 def _search_bank(

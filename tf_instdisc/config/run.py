@@ -38,7 +38,7 @@ _CHANGEABLE = (
     "bank_placement",
 )
 _FIXED = {
-    "data": ("image_size", "train_image_size"),
+    "data": ("image_size", "train_image_size", "dataset", "image_key"),
     "training": ("init_run", "seed"),
 }
 

@@ -57,11 +57,9 @@ def readable_files(
             done = index + 1
             readable[unknown[index]] = True
             if time.monotonic() - saved > _SAVED_EVERY:
-                is_known[unknown[:done]] = True
-                _save(memory, keys[is_known], readable[is_known])
+                _save(memory, keys[readable])
                 saved = time.monotonic()
-    is_known[unknown] = True
-    _save(memory, keys[is_known], readable[is_known])
+    _save(memory, keys[readable])
     return readable
 
 
@@ -101,15 +99,14 @@ def _load(memory: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
         return nothing
 
 
-def _save(
-    memory: pathlib.Path | None, keys: np.ndarray, readable: np.ndarray
-) -> None:
+def _save(memory: pathlib.Path | None, keys: np.ndarray) -> None:
+    """Remembers files that can be read; others may be repaired unnoticed."""
     if memory is None:
         return
-    order = np.argsort(keys)
+    keys = np.sort(keys)
     # If this fails, the next start takes longer, but nothing else changes.
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         checksums.write_arrays(
-            memory, keys=keys[order], readable=readable[order]
+            memory, keys=keys, readable=np.ones(len(keys), bool)
         )

@@ -66,8 +66,9 @@ def find_image(
     feature = known.get(key or "image")
     if feature is None:
         raise UsageError(
-            f"`image_key` must be a feature of {dataset}: {listed(known)}. "
-            f"Received: image_key={key or 'image'!r}. {hint}"
+            f"`image_key` must be a feature of {dataset}: "
+            f"{listed(sorted(known))}. Received: "
+            f"image_key={key or 'image'!r}. {hint}"
         )
     if not _is_image(feature):
         raise UsageError(

@@ -70,8 +70,9 @@ def find_label(
     if feature is None:
         raise UsageError(
             f"`label_key` must be a feature of {builder.name}: "
-            f"{listed(known)}. Received: label_key={key!r}. Classes are in: "
-            f"{listed(classes) or 'none'}; leave it empty for no labels."
+            f"{listed(sorted(known))}. Received: label_key={key!r}. Classes "
+            f"are in: {listed(classes) or 'none'}; leave it empty for no "
+            "labels."
         )
     if not _is_label(feature):
         if key is None:

@@ -1,6 +1,7 @@
 """Weighted kNN as in section 3.4 of the paper."""
 
 import dataclasses
+import pathlib
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.fields import Settings, setting
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
     from tf_instdisc.runs.bank import Bank
     from tf_instdisc.runs.embedding import Embedded
 
-_DATA = ("images", "dataset", "split", "data_dir", "crop_fraction")
+_DATA = (
+    "images",
+    "dataset",
+    "split",
+    "data_dir",
+    "image_key",
+    "label_key",
+    "crop_fraction",
+)
+_COMPARED = 256  # Files.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +184,31 @@ def _encoded(inputs: "EvaluationInputs") -> "Embedded":
         and bank.encoded_by is not None
         and len(bank.rows) == source.num_readable
         and bank.class_names == source.class_names
+        and (data.images is None or _is_of_folder(inputs))
     ):
         return _rows_of(bank)
     return embed(inputs.encode, inputs.images(source), source.num_readable)
+
+
+def _is_of_folder(inputs: "EvaluationInputs") -> bool:
+    """Tests whether the bank's files have moved or changed since.
+
+    Names and labels of all files are compared, but the contents of a sample:
+    single files that were replaced are for `instdisc update`.
+    """
+    from tf_instdisc.checksums import sha256_of_file
+
+    source, bank = inputs.source, inputs.bank
+    labels = source.labels().tolist()
+    present = {source.instance_name(i): one for i, one in enumerate(labels)}
+    rows = zip(bank.names.tolist(), bank.labels.tolist(), strict=True)
+    if any(present.get(name) != label for name, label in rows):
+        return False
+    _, digests = inputs.run.load_instances()
+    known = sorted(name for name, digest in digests.items() if digest)
+    folder = pathlib.Path(source.folder or "")
+    return all(
+        digests[name] == sha256_of_file(folder / name)
+        for name in known[:: len(known) // _COMPARED + 1]
+        if name in present
+    )

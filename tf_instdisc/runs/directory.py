@@ -210,6 +210,14 @@ class RunDirectory(RunFiles):
 
     # === Memory bank ===
 
+    def bank_digest(self) -> str:
+        """Returns the SHA-256 of the bank's file.
+
+        Raises:
+            DamagedFileError: If the file is damaged.
+        """
+        return checksums.digest(self.bank, self.cure(self.bank))
+
     def save_bank(self, bank: Bank) -> None:
         """Writes the bank, atomically."""
         bank_file.write(self.bank, bank)

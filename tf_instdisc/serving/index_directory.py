@@ -53,6 +53,7 @@ class Facts:
         recall: Fraction of the neighbors of exhaustive search that are found.
         encoder: SHA-256 of `encoder.keras` of the run; empty for rows of a
             file.
+        bank: SHA-256 of `bank.npz` of the run; empty for rows of a file.
     """
 
     kind: str
@@ -62,6 +63,7 @@ class Facts:
     reads: int
     recall: float
     encoder: str = ""
+    bank: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,18 +101,29 @@ def read_embeddings(path: str) -> Bank:
     try:
         ids, names, rows = read_columns(path)
         rows = rows.astype(np.float32)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
     except (*_UNREADABLE, KeyError, OSError) as error:
         raise UsageError(
             "`embeddings` must be a file written by instdisc embed. Received: "
             f"embeddings={path!r}, which cannot be read ({error})."
         ) from error
-    rows /= np.maximum(norms, 1e-12)
+    fits = rows.ndim == 2 and len(ids) == len(names) == len(rows)
+    if not fits or not np.isfinite(rows).all():
+        raise UsageError(
+            "`embeddings` must hold one id, one name and one finite embedding "
+            f"of each image. Received: embeddings={path!r} with {len(ids)} "
+            f"ids, {len(names)} names and embeddings of shape {rows.shape}"
+            f"{'' if np.isfinite(rows).all() else ', some not finite'}."
+        )
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return Bank(rows, ids, names, np.full(len(rows), -1))
 
 
 def write_index(
-    bank: Bank, output: str, options: IndexOptions, encoder: str = ""
+    bank: Bank,
+    output: str,
+    options: IndexOptions,
+    encoder: str = "",
+    bank_digest: str = "",
 ) -> pathlib.Path:
     """Writes the next version of an index.
 
@@ -119,6 +132,7 @@ def write_index(
         output: Directory of the index. Existing versions are not changed.
         options: The kind and its options.
         encoder: As in `Facts`.
+        bank_digest: `bank` of `Facts`.
 
     Returns:
         The directory of the version.
@@ -147,6 +161,7 @@ def write_index(
             reads=probes.number,
             recall=round(probes.recall, 4),
             encoder=encoder,
+            bank=bank_digest,
         )
         text = json.dumps(dataclasses.asdict(facts), indent=1)
         atomic.write_text(pending.path / _FACTS, text + "\n")
