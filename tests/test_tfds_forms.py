@@ -252,6 +252,7 @@ LABELS = {
     "uint8": (features.Scalar(np.uint8), [7, 3, 3]),
     "bool": (features.Scalar(np.bool_), [True, False, True]),
     "text": (features.Text(), ["dög", "cat", ""]),
+    "padded": (features.Text(), ["dög\0\0", "cat\0", "cat"]),
 }
 CLASS_NAMES = {
     "class": ("b", "a"),
@@ -259,6 +260,7 @@ CLASS_NAMES = {
     "uint8": ("3", "7"),
     "bool": ("0", "1"),
     "text": ("cat", "dög"),
+    "padded": ("cat", "dög"),
 }
 
 
@@ -296,6 +298,7 @@ def test_labels_are_classes_numbers_or_texts(labeled, key, cache):
     found = source.labels()
     for instance_id, image in pixels(source).items():
         value = LABELS[key][1][int(image[0, 0, 0])]
+        value = value.rstrip("\0") if isinstance(value, str) else value
         if value in (-1, ""):
             assert found[instance_id] == -1
         else:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,7 @@ def test_deleted_renamed_and_changed_files(run, tmp_path):
     assert new[4] == ("renamed.png", old[4][1])
     assert new[5][0] == "05.png"
     assert new[5][1] != old[5][1]
+    assert run.changed_ids().tolist() == [5]
     same = set(range(20)) - {3, 4, 5}
     assert {i: new[i] for i in same} == {i: old[i] for i in same}
 
@@ -370,6 +372,15 @@ def test_training_goes_on_from_an_updated_run(tmp_path):
     # Training went on from these rows; the bank's are encoded at its end.
     rows = finishing.training_rows(second).rows
     np.testing.assert_allclose(rows, grown.rows, atol=1e-5)
+    # Rows of training are those of other pictures once a file has changed.
+    third = tmp_path / "third"
+    shutil.copytree(second.path, third)
+    changed = opening.load(str(third))
+    save_picture(folder, "07.png", picture(55))
+    instdisc_update(changed, folder)
+    with pytest.raises(UsageError, match="given other pictures"):
+        finishing.training_rows(changed)
+    save_picture(folder, "07.png", picture(7))
     _same_trained_weights(first, second)
     removed_ids, digests = second.load_instances()
     assert removed_ids.tolist() == [3]

@@ -22,6 +22,14 @@ def is_functional(model: keras.Model) -> bool:
     return isinstance(model, keras.src.models.Functional)
 
 
+def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns a model and all layers in it, also those of other layers.
+
+    `model.layers` has the outermost only; `_flatten_layers` (3.15) has all.
+    """
+    return list(model._flatten_layers())
+
+
 def tf_variable(weight: keras.Variable) -> "tf.Variable":
     """Returns the TensorFlow variable behind a weight.
 

@@ -62,6 +62,7 @@ def main() -> None:
 
 
 def _index(given: RowsOptions, options: IndexOptions) -> None:
+    from tf_instdisc import checksums
     from tf_instdisc.runs import opening
     from tf_instdisc.serving import index_directory
 
@@ -69,7 +70,10 @@ def _index(given: RowsOptions, options: IndexOptions) -> None:
     if given.run_dir is not None:
         run = opening.load(given.run_dir)
         bank = run.load_bank()
-        digests = run.encoder_digest(), run.bank_digest()
+        digests = (
+            run.encoder_digest(),
+            checksums.digest(run.bank, run.cure(run.bank)),
+        )
     else:
         bank = index_directory.read_embeddings(given.embeddings or "")
     version = index_directory.write_index(bank, given.output, options, *digests)

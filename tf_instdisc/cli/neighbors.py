@@ -140,6 +140,8 @@ def _neighbors(
 def _require_same_encoder(
     path: str, index: "OpenedIndex", run: "RunDirectory", bank: "Bank"
 ) -> None:
+    from tf_instdisc import checksums
+
     facts = index.facts
     if facts.dim != bank.rows.shape[1] or (
         facts.encoder and facts.encoder != run.encoder_digest()
@@ -149,7 +151,9 @@ def _require_same_encoder(
             f"index={path!r} of another encoder. Build it again."
         )
     # An index of an earlier version does not say which rows it has.
-    if facts.bank and facts.bank != run.bank_digest():
+    if facts.bank and facts.bank != checksums.digest(
+        run.bank, run.cure(run.bank)
+    ):
         raise UsageError(
             "`index` must have the run's present rows. Received: "
             f"index={path!r}, which was built before the run was updated. "

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -103,7 +104,10 @@ def find_label(
     )
 
     def index(label: tf.Tensor) -> tf.Tensor:
-        return table.lookup(label if is_text else tf.cast(label, tf.int64))
+        if is_text:
+            # Strings of C are padded with zeros.
+            return table.lookup(tf.strings.regex_replace(label, r"\x00+$", ""))
+        return table.lookup(tf.cast(label, tf.int64))
 
     names = tuple(
         value.decode("utf-8", "replace")
@@ -167,9 +171,13 @@ def _read_values(directory: str, key: str) -> list[int | bytes]:
             found.update(np.unique(batch).tolist())
     return sorted(
         int(value) if not isinstance(value, bytes) else value
-        for value in found
+        for value in {_unpadded(value) for value in found}
         if value != b"" and (isinstance(value, bytes) or value >= 0)
     )
+
+
+def _unpadded(value: Any) -> Any:
+    return value.rstrip(b"\0") if isinstance(value, bytes) else value
 
 
 # A data set is opened for several splits.

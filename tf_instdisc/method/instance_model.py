@@ -10,10 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import keras_internals
 from tf_instdisc.config.method import MethodConfig
 from tf_instdisc.errors import UsageError
-from tf_instdisc.method import batches, replicas
+from tf_instdisc.method import accepted_encoders, batches, replicas
 from tf_instdisc.method.training_loop import FitLoop
 
 
@@ -52,9 +51,11 @@ class InstanceModel(FitLoop):
                 if config.get(field.name) is not None
             }
         )
-        require_encoder(arguments["encoder"])
-        encoder = replicas.model_in_scope(_with_one_input(arguments["encoder"]))
-        _require_compilable(encoder, config["jit_encoder"])
+        accepted_encoders.require_encoder(arguments["encoder"])
+        encoder = replicas.model_in_scope(
+            accepted_encoders.with_one_input(arguments["encoder"])
+        )
+        accepted_encoders.require_compilable(encoder, config["jit_encoder"])
         self.encoder = encoder
         self.num_instances = config["num_instances"]
         self.objective = method.objective
@@ -128,7 +129,7 @@ class InstanceModel(FitLoop):
             )
         optimizer = keras.optimizers.get(optimizer)
         self._require_usable(optimizer)
-        if auto_scale_loss and _computes_in_half(self.encoder):
+        if auto_scale_loss and accepted_encoders.computes_in_half(self.encoder):
             # Not by Keras, which asks for the policy of the session.
             optimizer = _with_loss_scale(optimizer)
         super().compile(
@@ -279,36 +280,6 @@ def _refuse_class_weight(class_weight: object) -> None:
     )
 
 
-def _with_one_input(encoder: keras.Model) -> keras.Model:
-    """Returns a model of the same layers whose input is no list or dict."""
-    is_functional = keras_internals.is_functional(encoder)
-    if not is_functional or isinstance(encoder.input, keras.KerasTensor):
-        return encoder
-    return keras.Model(encoder.inputs[0], encoder.outputs[0], name=encoder.name)
-
-
-def _require_compilable(encoder: keras.Model, jit_encoder: bool) -> None:
-    if not jit_encoder:
-        return
-    num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    for layer in encoder._flatten_layers():
-        communicates = num_replicas > 1 and getattr(
-            layer, "synchronized", False
-        )
-        if communicates or getattr(layer, "activity_regularizer", None):
-            raise UsageError(
-                "`jit_encoder` cannot be combined with an activity regularizer "
-                "or, on several replicas, with synchronized batch "
-                f"normalization. Received: layer {layer.name}. Leave one of "
-                "them out."
-            )
-
-
-def _computes_in_half(encoder: keras.Model) -> bool:
-    layers = encoder._flatten_layers()
-    return any(layer.compute_dtype == "float16" for layer in layers)
-
-
 def _with_loss_scale(
     optimizer: keras.optimizers.Optimizer,
 ) -> keras.optimizers.Optimizer:
@@ -317,32 +288,3 @@ def _with_loss_scale(
     return keras.optimizers.LossScaleOptimizer(
         optimizer, name="loss_scale_optimizer"
     )
-
-
-def require_encoder(encoder: keras.Model) -> None:
-    """Raises UsageError unless the model maps images to embeddings."""
-    wanted = (
-        "`encoder` must be a functional or Sequential Keras model from images "
-        "to embeddings [batch, embedding_dim] of unit length."
-    )
-    if not isinstance(encoder, keras.Model):
-        raise UsageError(f"{wanted} Received: encoder={encoder!r}")
-    inputs = getattr(encoder, "inputs", None)
-    outputs = getattr(encoder, "outputs", None)
-    if not inputs or not outputs:
-        raise UsageError(
-            f"{wanted} Received: a {type(encoder).__name__} without an input "
-            "shape; begin it with keras.Input((size, size, 3))."
-        )
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise UsageError(
-            f"{wanted} Received: {len(inputs)} inputs, {len(outputs)} outputs"
-        )
-    shape = tuple(outputs[0].shape)
-    if len(shape) != 2 or shape[1] is None:
-        raise UsageError(
-            f"{wanted} Received: an output of shape {shape}. End it with "
-            "pooling, keras.layers.Dense(embedding_dim) and "
-            "keras.layers.UnitNormalization(), or use "
-            "tf_instdisc.build_encoder(backbone)."
-        )

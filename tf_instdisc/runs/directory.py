@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,10 +69,14 @@ class RunDirectory(RunFiles):
     # === Instances ===
 
     def save_instances(
-        self, removed_ids: np.ndarray, digests: dict[str, str]
+        self,
+        removed_ids: np.ndarray,
+        digests: dict[str, str],
+        changed_ids: Sequence[int] = (),
     ) -> None:
-        """Writes tombstones and the files' digests, atomically."""
+        """Writes tombstones, digests and `changed_ids`, atomically."""
         content = {"removed_ids": removed_ids.tolist(), "digests": digests}
+        content["changed_ids"] = list(changed_ids)
         checksums.write_text(self.instances, json.dumps(content))
 
     def load_instances(self) -> tuple[np.ndarray, dict[str, str]]:
@@ -89,6 +93,11 @@ class RunDirectory(RunFiles):
         with checksums.parsing(self.instances, cure):
             removed_ids = np.array(content["removed_ids"], np.int64)
             return removed_ids, content["digests"]
+
+    def changed_ids(self) -> np.ndarray:
+        """Returns the ids whose images changed after training, int64."""
+        content = self._read_json(self.instances) or {}
+        return np.array(content.get("changed_ids", []), np.int64)
 
     def ids_by_name(self) -> tuple[dict[str, int], int]:
         """Returns the images' ids, and one more than the highest id ever."""
@@ -209,14 +218,6 @@ class RunDirectory(RunFiles):
         return checksums.digest(self.encoder, self.cure(self.encoder))
 
     # === Memory bank ===
-
-    def bank_digest(self) -> str:
-        """Returns the SHA-256 of the bank's file.
-
-        Raises:
-            DamagedFileError: If the file is damaged.
-        """
-        return checksums.digest(self.bank, self.cure(self.bank))
 
     def save_bank(self, bank: Bank) -> None:
         """Writes the bank, atomically."""

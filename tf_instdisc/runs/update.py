@@ -86,11 +86,15 @@ def _update_locked(
     if updated.encoded_by is None and reread:
         encoded_by = EncodedBy(target.encoder_digest())
         updated = dataclasses.replace(updated, encoded_by=encoded_by)
+    is_changed = np.isin(updated.names, done.changes.changed)
+    changed_ids = np.union1d(
+        state.changed_ids(), updated.instance_ids[is_changed]
+    ).tolist()
     # An update killed in between assigns no id twice, and repeats whatever
     # follows from the old digests.
-    target.save_instances(done.removed_ids, digests)
+    target.save_instances(done.removed_ids, digests, changed_ids)
     target.save_bank(updated)
-    target.save_instances(done.removed_ids, done.changes.digests)
+    target.save_instances(done.removed_ids, done.changes.digests, changed_ids)
     target.set_data(images=folder)
     return target, done
 

@@ -44,7 +44,7 @@ def training_rows(run: RunDirectory) -> Bank:
 
     Raises:
         RunDirectoryError: If the run is not finished, has no checkpoint, or
-            `instdisc-update` has added images that it was not trained on.
+            `instdisc-update` has added or changed images.
         StorageError: If the checkpoints are damaged.
     """
     bank = run.load_bank()
@@ -57,11 +57,12 @@ def training_rows(run: RunDirectory) -> Bank:
             f"run_dir={run.path}, which has none. Use the encoded rows."
         )
     rows = checkpoints.read_variable(saved, "memory_bank")
-    if bank.instance_ids.max() >= len(rows):
+    is_changed = np.isin(bank.instance_ids, run.changed_ids()).any()
+    if is_changed or bank.instance_ids.max() >= len(rows):
         raise RunDirectoryError(
             "Only images that a run was trained on have rows of training. "
             f"Received: run_dir={run.path}, to which instdisc-update has added "
-            "others. Use the encoded rows."
+            "others or given other pictures. Use the encoded rows."
         )
     rows = rows[bank.instance_ids].astype(np.float32)
     return dataclasses.replace(bank, rows=rows, encoded_by=None)
