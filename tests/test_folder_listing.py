@@ -235,6 +235,22 @@ def test_a_restart_decodes_only_what_changed(classes, tmp_path, decoded):
     assert decoded == [7, 2, 1]
 
 
+def test_a_folder_of_bad_images_can_be_repaired(tmp_path):
+    folder, memory = tmp_path / "images", tmp_path / "run" / "checked.npz"
+    folder.mkdir()
+    names = ["a.png", "b.png"]
+    for name in names:
+        (folder / name).write_bytes(b"no image")
+    for _ in range(2):
+        found = file_checks.readable_files(str(folder), names, memory)
+        assert found.tolist() == [False, False]
+    for name in names:
+        save(folder / name, 1)
+    for _ in range(2):
+        found = file_checks.readable_files(str(folder), names, memory)
+        assert found.tolist() == [True, True]
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
 def test_a_damaged_memory_is_made_anew(
     classes, tmp_path, decoded, damage, capsys

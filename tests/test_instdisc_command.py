@@ -199,3 +199,20 @@ def test_an_output_that_is_closed_is_no_bug():
     assert "The output was closed" in result.stderr
     assert "Traceback" not in result.stderr
     assert "Exception ignored" not in result.stderr
+
+
+def test_a_command_without_an_output_names_its_fault():
+    """As a daemon that has closed its standard output."""
+    result = subprocess.run(
+        [
+            *("sh", "-c", 'exec "$@" >&-', "sh"),
+            *(sys.executable, "-m", "tf_instdisc.cli.instdisc", "plan"),
+            "--num_instances=100",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: A run needs images.")

@@ -19,6 +19,7 @@ from tests.test_keras_calls import (
     build,
     strategy_of,
 )
+from tf_instdisc import keras_internals
 from tf_instdisc.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -72,6 +73,17 @@ def test_replicas_clip_the_gradient_of_the_batch(
             np.sum((a - b) ** 2) for a, b in zip(before, one, strict=True)
         )
         assert 0 < moved**0.5 <= 6 // accumulate_steps * 0.05 + 1e-6
+
+
+def test_half_precision_gradients_are_clipped():
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1, global_clipnorm=1.0), initial_scale=64.0
+    )
+    weight = keras.Variable(np.zeros(4), dtype="float16")
+    optimizer.build([weight])
+    gradient = tf.constant([640.0, 0, 0, 0], tf.float16)  # 10, scaled.
+    (clipped,) = keras_internals.clip_gradients(optimizer, [gradient])
+    np.testing.assert_allclose(clipped, [64, 0, 0, 0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -345,7 +357,7 @@ def test_callbacks_outlast_a_training_that_diverges():
     assert np.isnan(history["knn_top1"]).all()
 
 
-def test_the_divergence_is_said():
+def test_divergence_is_reported():
     embeddings = np.eye(4, dtype=np.float32)
     wrong = embeddings.copy()
     wrong[0] = np.nan

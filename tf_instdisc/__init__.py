@@ -94,11 +94,19 @@ def __getattr__(name: str) -> Any:
     return getattr(module, name)
 
 
-if sys.modules.get("keras") and sys.modules.get("tensorflow"):
-    # Registers the classes that `keras.saving.load_model` looks for. Without
-    # Keras, nobody has loaded a model yet.
-    for name in ("method.model", "training.optimizer"):
-        importlib.import_module(f"tf_instdisc.{name}")
+def _register() -> None:
+    """Registers what `keras.saving.load_model` looks for, if Keras is there.
+
+    If Keras is imported later, the first use of `InstanceDiscrimination`
+    registers it.
+    """
+    keras = sys.modules.get("keras")
+    if keras is not None and keras.backend.backend() == "tensorflow":
+        for module in ("method.model", "training.optimizer"):
+            importlib.import_module(f"tf_instdisc.{module}")
+
+
+_register()
 
 
 def __dir__() -> list[str]:

@@ -80,10 +80,13 @@ def clip_gradients(
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         scale = keras.ops.convert_to_tensor(optimizer.dynamic_scale)
         optimizer = optimizer.inner_optimizer
-    clipped = optimizer._clip_gradients([g / scale for g in gradients])
+    ops = keras.ops  # They multiply float16 by the scale's float32.
+    clipped = optimizer._clip_gradients(
+        [ops.divide(gradient, scale) for gradient in gradients]
+    )
     # The optimizer halves the scale if it finds an infinite gradient.
     return [
-        keras.ops.where(keras.ops.isfinite(gradient), short * scale, gradient)
+        ops.where(ops.isfinite(gradient), ops.multiply(short, scale), gradient)
         for gradient, short in zip(gradients, clipped, strict=True)
     ]
 

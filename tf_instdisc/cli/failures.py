@@ -2,10 +2,11 @@
 
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from tf_instdisc import remote
 from tf_instdisc.errors import RunError, StorageError, UsageError
@@ -46,15 +47,22 @@ def end(message: str, status: int) -> NoReturn:
     # Text from files or servers was escaped when it was inserted; anything
     # else is at least kept from the terminal here.
     message = remote.named(message)
-    try:
-        print(shown_message(f"error: {message}"), file=sys.stderr, flush=True)
-        sys.stdout.flush()
-    except BrokenPipeError:
+    print(shown_message(f"error: {message}"), file=sys.stderr, flush=True)
+    if _is_closed(sys.stdout):
         # Python would fail again when it ends.
-        null = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(null, stream)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _is_closed(stream: TextIO | None) -> bool:
+    """Returns whether a stream is a pipe that nobody reads anymore."""
+    poll = select.poll()
+    try:
+        # None where the standard output was closed from the beginning.
+        poll.register(stream.fileno() if stream else -1, select.POLLOUT)
+    except (OSError, ValueError):
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def describe(
@@ -83,11 +91,9 @@ def _describe_os_error(
     error: OSError, named_paths: Iterable[str]
 ) -> tuple[str, int] | None:
     where = error.filename2 or error.filename
-    if error.errno == errno.EPIPE and where is None:
-        return (
-            "The output was closed before the command had ended. Start the "
-            "same command again."
-        ), StorageError.exit_status
+    if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
+        message = "The output was closed before the command had ended."
+        return message, StorageError.exit_status
     if error.errno in _FULL_OR_BROKEN_DISK:
         place = f" ({where})" if where else ""
         return f"{error.strerror}{place}.", StorageError.exit_status

@@ -155,7 +155,7 @@ def _require_same_encoder(
         run.bank, run.cure(run.bank)
     ):
         raise UsageError(
-            "`index` must have the run's present rows. Received: "
+            "`index` must have the run's current rows. Received: "
             f"index={path!r}, which was built before the run was updated. "
             "Build it again."
         )

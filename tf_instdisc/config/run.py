@@ -270,6 +270,8 @@ def differences(
         pair = getattr(old, group.name), getattr(new, group.name)
         for field in dataclasses.fields(pair[0]):
             before, after = (getattr(side, field.name) for side in pair)
+            if field.name == "image_key":  # None is TFDS' usual name.
+                before, after = before or "image", after or "image"
             fixed = _FIXED.get(group.name, (field.name,))
             if before == after or field.name not in fixed:
                 continue

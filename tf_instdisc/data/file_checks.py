@@ -15,6 +15,7 @@ from tf_instdisc.errors import DamagedFileError
 
 _SAVED_EVERY = 60.0  # seconds
 _MISSING = 0
+_VERSION = 2  # Of the checks: files that passed earlier ones are read again.
 
 
 def readable_files(
@@ -81,7 +82,7 @@ def _key(name: str, path: str) -> int:
         status = os.stat(path)
     except OSError:
         return _MISSING
-    text = f"{status.st_size} {status.st_mtime_ns} {name}"
+    text = f"{_VERSION} {status.st_size} {status.st_mtime_ns} {name}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") or 1
 
@@ -101,7 +102,7 @@ def _load(memory: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
 
 def _save(memory: pathlib.Path | None, keys: np.ndarray) -> None:
     """Remembers files that can be read; others may be repaired unnoticed."""
-    if memory is None:
+    if memory is None or not len(keys):
         return
     keys = np.sort(keys)
     # If this fails, the next start takes longer, but nothing else changes.

@@ -5,7 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import DamagedFileError, UsageError
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
     Protocol,
@@ -204,7 +204,10 @@ def _is_of_folder(inputs: "EvaluationInputs") -> bool:
     rows = zip(bank.names.tolist(), bank.labels.tolist(), strict=True)
     if any(present.get(name) != label for name, label in rows):
         return False
-    _, digests = inputs.run.load_instances()
+    try:
+        _, digests = inputs.run.load_instances()
+    except DamagedFileError:
+        return False
     known = sorted(name for name, digest in digests.items() if digest)
     folder = pathlib.Path(source.folder or "")
     return all(

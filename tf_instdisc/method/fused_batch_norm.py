@@ -23,13 +23,14 @@ def training_call(
     """Returns the encoder's call with `training=True` and fused batch norm.
 
     It reads and writes the encoder's own variables. Layers that the kernel
-    does not support (synchronized, renormalized, frozen, masked, float64,
-    with an activity regularizer, or another axis than the last) are left
-    unchanged. An encoder without layers
-    that depend on the input size accepts images of any size here.
+    does not support (synchronized, renormalized, frozen, masked, float64, with
+    weights of half precision, with an activity regularizer, or another axis
+    than the last) are left unchanged. An encoder without layers that depend on
+    the input size accepts images of any size here.
 
     Args:
-        encoder: A functional or Sequential model.
+        encoder: A functional or Sequential model. A subclass with a `call`
+            of its own is called unchanged.
         jit_compile: Whether XLA compiles the encoder. The moving statistics
             are written outside, where replicas can be synchronized.
 
@@ -37,6 +38,11 @@ def training_call(
         A function from images to embeddings.
     """
     if not keras_internals.is_functional(encoder):
+        if type(encoder).call is not keras.Sequential.call:
+            return tf.function(
+                lambda images: encoder(images, training=True),
+                jit_compile=jit_compile,
+            )
         encoder = keras.Model(encoder.inputs[0], encoder.outputs[0])
     new_statistics: list[tuple[keras.Variable, tf.Tensor]] = []
     written: list[keras.Variable] = []

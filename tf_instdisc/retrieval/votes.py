@@ -90,8 +90,8 @@ def knn_accuracy(
             below `num_classes`, if there is not one label for each embedding,
             or if an embedding is not finite.
     """
-    if isinstance(num_neighbors, int):
-        num_neighbors = (num_neighbors,)
+    if isinstance(num_neighbors, int | np.integer):
+        num_neighbors = (int(num_neighbors),)
     _require_labels("row", rows, row_labels)
     _require_labels("query", queries, query_labels)
     rows, row_labels = _labeled(rows, row_labels)
@@ -142,7 +142,7 @@ def _require_labels(
     if not np.isfinite(embeddings).all():
         raise UsageError(
             f"The embedding of each {name} must be finite. Received: NaN or "
-            "infinite values, as of an encoder whose training has diverged."
+            "infinite values, which usually means that training has diverged."
         )
 
 

@@ -124,7 +124,9 @@ def _reader(
     ) -> Stored:
         return read(FileBytes(contents, data, length), *limits)
 
-    return tf.function(traced, autograph=False, **options)
+    return tf.function(
+        traced, autograph=False, reduce_retracing=True, **options
+    )
 
 
 def _decoder(decode: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:

@@ -20,7 +20,7 @@ _CHANNELS = (1, 0, 3, 1, 2, 0, 4)
 """Channels by color type."""
 _SPARE = 65_536  # Bytes of pixel data beyond the pixels'.
 _EXPANSION = 1032  # Zlib's greatest.
-_UNCOUNTED = 2**29  # Bytes behind the last row that cost less than a second.
+_UNCOUNTED = 2**29  # Bytes after the last row that cost less than a second.
 _COUNTED_CHUNKS = 20_000
 
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 _RECORD = 2**18  # Bytes expanded at once.
 
-NAMES = 4096
+NAMES = 256
 """Number of names of files, more than images are decoded at a time."""
 
 
@@ -16,7 +16,7 @@ def exceeds(stream: tf.Tensor, most: tf.Tensor) -> tf.Tensor:
 
     Args:
         stream: Scalar string. What follows a damaged part is not counted.
-        most: int64 scalar. Up to 256 KiB more are accepted.
+        most: int64 scalar. Less than 512 KiB more are accepted.
 
     Returns:
         bool scalar.
@@ -39,8 +39,8 @@ def exceeds(stream: tf.Tensor, most: tf.Tensor) -> tf.Tensor:
 def unused_number() -> tf.Tensor:
     """Returns a scalar string that no other call uses at the same time.
 
-    Numbers repeat after `NAMES` calls, which bounds how many empty files
-    remain.
+    Numbers repeat after `NAMES` calls, which bounds how many files remain:
+    empty ones, and those of calls that were canceled.
     """
     ops = tf.raw_ops
     mutex = ops.MutexV2(shared_name="tf_instdisc_file_numbers_mutex")
