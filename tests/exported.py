@@ -54,6 +54,16 @@ def make_run(path, width=8, num_rows=NUM_ROWS, class_names=CLASS_NAMES):
     return run
 
 
+def large_png(seed: int) -> bytes:
+    """A PNG of noise, which is measured before it is decoded."""
+    rng = np.random.default_rng(seed)
+    contents = encode(
+        rng.integers(256, size=(700, 700, 3), dtype=np.uint8), "PNG"
+    )
+    assert len(contents) > 2**20
+    return contents
+
+
 def random_images(number, seed, size=IMAGE_SIZE):
     """uint8 `[number, size, size, 3]`, of some large patches each."""
     rng = np.random.default_rng(seed)

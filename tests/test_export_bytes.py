@@ -120,9 +120,7 @@ ACCEPTED = {
     "animated gif": _animation("GIF", IMAGE),
     "animated webp": _animation("WEBP", IMAGE),
     "long": exported.encode(np.zeros([1, 3000, 3], np.uint8)),
-    "large png": exported.encode(
-        exported.random_images(1, seed=8, size=700)[0], "PNG"
-    ),
+    "large png": exported.large_png(8),
     "one pixel": exported.encode(IMAGE[:1, :1]),
 }
 REFUSED = {
