@@ -162,7 +162,7 @@ def test_what_may_change_is_told_apart_from_what_must_stay():
         "schedule_epochs": ((120, 160), (3, 5, 9)),
     }
     assert set(refused) == {
-        *("image_size", "flip", "hue", "backbone", "mean"),
+        *("dataset", "image_size", "flip", "hue", "backbone", "mean"),
         *("objective", "temperature", "seed"),
     }
     assert differences(old, old) == ({}, {})
@@ -170,6 +170,8 @@ def test_what_may_change_is_told_apart_from_what_must_stay():
     elsewhere = {"bank_placement": ("device", "sharded")}
     moved = config.RunConfig(method=method)
     assert differences(old, moved) == (elsewhere, {})
+    usual = config.RunConfig(data=config.DataConfig(image_key="image"))
+    assert differences(old, usual) == ({}, {})
 
 
 def test_settings_import_nothing_heavy():
