@@ -3,7 +3,7 @@
 import struct
 import zlib
 
-from tests.picture_files import chunk, encode, png, smooth
+from tests.picture_files import chunk, compressed_png, encode, png, smooth
 
 ROWS = bytes(16 * 49)
 
@@ -41,26 +41,7 @@ def long_pixels_of_a_large_image(
         for _ in range(2)
     )
     data = first + again * (size // len(again))
-    return large_png(side, data[:size], chunk_size)
-
-
-def large_png(
-    side: int, data: bytes, chunk_size: int, *, is_interlaced: bool = False
-) -> bytes:
-    """A square PNG of compressed rows, in chunks of one size."""
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, is_interlaced)
-    parts = [
-        chunk(b"IDAT", data[i : i + chunk_size])
-        for i in range(0, len(data), chunk_size)
-    ]
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", header),
-            *parts,
-            chunk(b"IEND", b""),
-        ]
-    )
+    return compressed_png(side, side, data[:size], chunk_size=chunk_size)
 
 
 def _segment(marker: int, data: bytes) -> bytes:

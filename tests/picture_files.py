@@ -108,7 +108,12 @@ def matrix() -> dict[str, bytes]:
             image, "PNG", transparency=image.getpixel((3, 3))
         ),
         "png RGBA": encode(rgba, "PNG"),
-        "png interlaced": _interlaced(np.asarray(image)),
+        "png interlaced": png(
+            image.height,
+            image.width,
+            interlaced_rows_of(np.asarray(image)),
+            interlace=1,
+        ),
         "png, text and profile": encode(
             image, "PNG", icc_profile=bytes(5000), dpi=(72, 72)
         ),
@@ -167,17 +172,34 @@ def png(height: int, width: int, rows: bytes, *more: bytes, interlace=0):
     """A PNG of 8-bit RGB from its rows, which are compressed here."""
     import zlib
 
+    data = zlib.compress(rows)
+    return compressed_png(height, width, data, *more, interlace=interlace)
+
+
+def compressed_png(
+    height: int,
+    width: int,
+    data: bytes,
+    *more: bytes,
+    interlace: int = 0,
+    chunk_size: int = 2**31,
+) -> bytes:
+    """A PNG that claims 8-bit RGB, whatever its compressed data holds."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlace)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + b"".join(more)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    parts = [
+        chunk(b"IDAT", data[start : start + chunk_size])
+        for start in range(0, max(len(data), 1), chunk_size)
+    ]
+    chunks = [chunk(b"IHDR", header), *more, *parts, chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def _interlaced(image: np.ndarray) -> bytes:
+def rows_of(image: np.ndarray) -> bytes:
+    """Each row of a PNG begins with its filter, here none."""
+    return np.insert(image.reshape(len(image), -1), 0, 0, axis=1).tobytes()
+
+
+def interlaced_rows_of(image: np.ndarray) -> bytes:
     """Pillow reads Adam7, but does not write it."""
     rows = b""
     for top, left, down, right in (
@@ -189,9 +211,8 @@ def _interlaced(image: np.ndarray) -> bytes:
         (0, 1, 2, 2),
         (1, 0, 2, 1),
     ):
-        for row in image[top::down, left::right]:
-            rows += b"\0" + row.tobytes()
-    return png(*image.shape[:2], rows, interlace=1)
+        rows += rows_of(image[top::down, left::right])
+    return rows
 
 
 def _on_canvas(image: Image.Image, transparent: int | None = None) -> bytes:

@@ -6,7 +6,6 @@ INSTDISC_FUZZ sets the number of fuzzed inputs, 400 by default.
 import concurrent.futures
 import os
 import resource
-import struct
 import zlib
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image
 
 import tf_instdisc
 from tests import exported, hostile_files
+from tests.picture_files import compressed_png
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.signatures import build_serving
@@ -56,29 +56,13 @@ def test_a_batch_may_be_empty(small_run, good, bad_bytes, bank_dtype):
             assert values.shape == [0, *one[name].shape[1:]]
 
 
-def _png(width, height, pixels=b""):
-    """A PNG that claims a size, whatever it holds."""
-
-    def chunk(kind, data):
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", pixels)
-        + chunk(b"IEND", b"")
-    )
-
-
 def _bomb():
     """A whole and valid PNG of 900 million bytes, in 900 thousand."""
     side = 17_320
     compressor = zlib.compressobj(9)
     row = b"\0" * (3 * side + 1)
     data = b"".join(compressor.compress(row) for _ in range(side))
-    return _png(side, side, data + compressor.flush())
+    return compressed_png(side, side, data + compressor.flush())
 
 
 def _animation(kind, image):
@@ -134,7 +118,7 @@ REFUSED = {
     "start of a webp": ACCEPTED["webp"][:16],
     "unknown webp": ACCEPTED["webp"][:12] + b"VP9 " + ACCEPTED["webp"][16:],
     "half a bmp": ACCEPTED["bmp"][:200],
-    "huge png": _png(2**31 - 1, 2**31 - 1),
+    "huge png": compressed_png(2**31 - 1, 2**31 - 1, b""),
     "huge jpeg": _changed(
         ACCEPTED["jpeg"], ACCEPTED["jpeg"].index(b"\xff\xc0") + 5, b"\xff" * 4
     ),
@@ -144,8 +128,8 @@ REFUSED = {
     ),
     "huge bmp": _changed(ACCEPTED["bmp"], 18, b"\xff\xff\xff\x7f" * 2),
     "png that goes on": GOES_ON,
-    "wide png": _png(2**20, 1),
-    "no pixels": _png(0, 0),
+    "wide png": compressed_png(1, 2**20, b""),
+    "no pixels": compressed_png(0, 0, b""),
     "large": exported.encode(np.zeros([1001, 1000, 3], np.uint8)),
     "half a gif": GIF[: len(GIF) // 2],
     "huge gif": _changed(GIF, 6, b"\xff" * 4),

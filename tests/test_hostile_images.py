@@ -94,28 +94,17 @@ def test_no_image_costs_more_than_an_honest_one(
         assert seconds <= MAX_CPU_SECONDS
 
 
-def _passes(image):
-    """The seven images of Adam7's order."""
-    corners = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)]
-    corners += [(2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
-    return [image[y::dy, x::dx] for y, x, dy, dx in corners]
-
-
-def _rows(image):
-    """Each row begins with a byte, its filter."""
-    rows = image.reshape(len(image), -1)
-    return np.insert(rows, 0, 0, axis=1).tobytes()
-
-
 @pytest.mark.parametrize("is_interlaced", [False, True])
 @pytest.mark.parametrize("chunk_size", [700, 65_536, 10**7])
 def test_a_large_honest_png_is_decoded(decode_batch, chunk_size, is_interlaced):
     rng = np.random.default_rng(0)
     image = rng.integers(256, size=(1001, 1001, 3), dtype=np.uint8)
-    parts = _passes(image) if is_interlaced else [image]
-    data = zlib.compress(b"".join(map(_rows, parts)))
-    contents = hostile_files.large_png(
-        1001, data, chunk_size, is_interlaced=is_interlaced
+    rows_of = picture_files.rows_of
+    if is_interlaced:
+        rows_of = picture_files.interlaced_rows_of
+    data = zlib.compress(rows_of(image))
+    contents = picture_files.compressed_png(
+        1001, 1001, data, interlace=is_interlaced, chunk_size=chunk_size
     )
     pixels = tf.function(decode.decode_whole)(tf.constant(contents))
     np.testing.assert_array_equal(pixels, image)
@@ -131,12 +120,14 @@ def test_a_png_must_end_with_its_last_row(behind):
     image = rng.integers(256, size=(1001, 1001, 3), dtype=np.uint8)
     image[500:] = 0
     compressor = zlib.compressobj(9)
-    data = compressor.compress(_rows(image))
+    data = compressor.compress(picture_files.rows_of(image))
     zeros = bytes(2**20)
     for _ in range(behind // 2**20):
         data += compressor.compress(zeros)
     data += compressor.flush()
-    contents = tf.constant(hostile_files.large_png(1001, data, 65_536))
+    contents = tf.constant(
+        picture_files.compressed_png(1001, 1001, data, chunk_size=65_536)
+    )
     whole = tf.function(decode.decode_whole)
     if behind:
         with pytest.raises(tf.errors.InvalidArgumentError, match="last row"):

@@ -199,7 +199,7 @@ def test_deleted_renamed_and_changed_files(run, tmp_path):
     assert new[4] == ("renamed.png", old[4][1])
     assert new[5][0] == "05.png"
     assert new[5][1] != old[5][1]
-    assert run.changed_ids().tolist() == [5]
+    assert run.load_instances().changed_ids.tolist() == [5]
     same = set(range(20)) - {3, 4, 5}
     assert {i: new[i] for i in same} == {i: old[i] for i in same}
 
@@ -382,7 +382,7 @@ def test_training_goes_on_from_an_updated_run(tmp_path):
         finishing.training_rows(changed)
     save_picture(folder, "07.png", picture(7))
     _same_trained_weights(first, second)
-    removed_ids, digests = second.load_instances()
+    removed_ids, digests, _ = second.load_instances()
     assert removed_ids.tolist() == [3]
     assert set(digests) == set(bank.names)
 

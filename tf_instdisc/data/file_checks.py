@@ -41,12 +41,9 @@ def readable_files(
     keys = np.array(
         [_key(*pair) for pair in zip(names, paths, strict=True)], np.uint64
     )
-    known_keys, known = _load(memory)
-    places = np.searchsorted(known_keys, keys)
-    places = np.minimum(places, len(known_keys) - 1)
-    is_known = (known_keys[places] == keys) & (keys != _MISSING)
-    readable = known[places] & is_known
-    unknown = np.flatnonzero(~is_known & (keys != _MISSING))
+    exists = keys != _MISSING
+    readable = np.isin(keys, _load(memory)) & exists
+    unknown = np.flatnonzero(~readable & exists)
     if not len(unknown):
         return readable
     saved = time.monotonic()
@@ -87,14 +84,14 @@ def _key(name: str, path: str) -> int:
     return int.from_bytes(digest, "little") or 1
 
 
-def _load(memory: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sorted keys and whether their files are readable; not empty."""
-    nothing = np.array([_MISSING], np.uint64), np.array([False])
+def _load(memory: pathlib.Path | None) -> np.ndarray:
+    """Returns the keys of files that could be read at an earlier start."""
+    nothing = np.zeros([0], np.uint64)
     if memory is None or not memory.exists():
         return nothing
     try:
         with checksums.arrays(memory, "") as file:
-            return file["keys"], file["readable"]
+            return file["keys"]
     except (DamagedFileError, OSError):
         print(f"{memory} is damaged: all images are decoded again.", flush=True)
         return nothing
@@ -102,12 +99,9 @@ def _load(memory: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
 
 def _save(memory: pathlib.Path | None, keys: np.ndarray) -> None:
     """Remembers files that can be read; others may be repaired unnoticed."""
-    if memory is None or not len(keys):
+    if memory is None:
         return
-    keys = np.sort(keys)
     # If this fails, the next start takes longer, but nothing else changes.
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        checksums.write_arrays(
-            memory, keys=keys, readable=np.ones(len(keys), bool)
-        )
+        checksums.write_arrays(memory, keys=keys)

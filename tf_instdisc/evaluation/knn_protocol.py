@@ -205,7 +205,7 @@ def _is_of_folder(inputs: "EvaluationInputs") -> bool:
     if any(present.get(name) != label for name, label in rows):
         return False
     try:
-        _, digests = inputs.run.load_instances()
+        digests = inputs.run.load_instances().digests
     except DamagedFileError:
         return False
     known = sorted(name for name, digest in digests.items() if digest)

@@ -44,10 +44,8 @@ def with_one_input(encoder: keras.Model) -> keras.Model:
     return keras.Model(encoder.inputs[0], encoder.outputs[0], name=encoder.name)
 
 
-def require_compilable(encoder: keras.Model, jit_encoder: bool) -> None:
-    """Raises UsageError if XLA shall compile a layer that it cannot."""
-    if not jit_encoder:
-        return
+def require_compilable(encoder: keras.Model) -> None:
+    """Raises UsageError if XLA cannot compile a layer."""
     num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
     for layer in keras_internals.all_layers(encoder):
         communicates = num_replicas > 1 and getattr(

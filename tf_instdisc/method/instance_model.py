@@ -55,7 +55,8 @@ class InstanceModel(FitLoop):
         encoder = replicas.model_in_scope(
             accepted_encoders.with_one_input(arguments["encoder"])
         )
-        accepted_encoders.require_compilable(encoder, config["jit_encoder"])
+        if config["jit_encoder"]:
+            accepted_encoders.require_compilable(encoder)
         self.encoder = encoder
         self.num_instances = config["num_instances"]
         self.objective = method.objective

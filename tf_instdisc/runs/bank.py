@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -86,6 +86,20 @@ def quantize(
     norms = np.linalg.norm(levels, axis=1)
     scales = 1 / np.maximum(norms, 1)
     return levels.astype(np.int8), scales.astype(np.float32)
+
+
+class InstanceHistory(NamedTuple):
+    """What `instances.json` holds.
+
+    Attributes:
+        removed_ids: Ids that are not given again, int64.
+        digests: SHA-256 of the files that the rows are of, by name.
+        changed_ids: Ids whose images changed after training, int64.
+    """
+
+    removed_ids: np.ndarray
+    digests: dict[str, str]
+    changed_ids: np.ndarray
 
 
 def write(path: pathlib.Path, bank: Bank) -> None:

@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from tf_instdisc.config import RunConfig
 from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.runs import bank as bank_file
 from tf_instdisc.runs import encoder_file, record
-from tf_instdisc.runs.bank import Bank, EncodedBy
+from tf_instdisc.runs.bank import Bank, EncodedBy, InstanceHistory
 from tf_instdisc.runs.files import BEST_CURE, RunFiles
 from tf_instdisc.runs.record import RunRecord
 
@@ -72,15 +72,16 @@ class RunDirectory(RunFiles):
         self,
         removed_ids: np.ndarray,
         digests: dict[str, str],
-        changed_ids: Sequence[int] = (),
+        changed_ids: np.ndarray | None = None,
     ) -> None:
         """Writes tombstones, digests and `changed_ids`, atomically."""
         content = {"removed_ids": removed_ids.tolist(), "digests": digests}
-        content["changed_ids"] = list(changed_ids)
+        if changed_ids is not None:
+            content["changed_ids"] = changed_ids.tolist()
         checksums.write_text(self.instances, json.dumps(content))
 
-    def load_instances(self) -> tuple[np.ndarray, dict[str, str]]:
-        """Returns tombstones, int64, and digests; empty before an update.
+    def load_instances(self) -> InstanceHistory:
+        """Returns what updates have recorded; empty before an update.
 
         Raises:
             DamagedFileError: If the file is missing or damaged.
@@ -89,20 +90,18 @@ class RunDirectory(RunFiles):
         checksums.require_present(self.instances, cure)
         content = self._read_json(self.instances)
         if content is None:
-            return np.zeros([0], np.int64), {}
+            content = {"removed_ids": [], "digests": {}}
         with checksums.parsing(self.instances, cure):
-            removed_ids = np.array(content["removed_ids"], np.int64)
-            return removed_ids, content["digests"]
-
-    def changed_ids(self) -> np.ndarray:
-        """Returns the ids whose images changed after training, int64."""
-        content = self._read_json(self.instances) or {}
-        return np.array(content.get("changed_ids", []), np.int64)
+            return InstanceHistory(
+                np.array(content["removed_ids"], np.int64),
+                content["digests"],
+                np.array(content.get("changed_ids", []), np.int64),
+            )
 
     def ids_by_name(self) -> tuple[dict[str, int], int]:
         """Returns the images' ids, and one more than the highest id ever."""
         bank = self.load_bank()
-        removed_ids, _ = self.load_instances()
+        removed_ids = self.load_instances().removed_ids
         highest = max(bank.instance_ids.max(), removed_ids.max(initial=-1))
         names = map(str, bank.names)
         ids = map(int, bank.instance_ids)

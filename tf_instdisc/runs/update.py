@@ -64,7 +64,7 @@ def _update_locked(
     target = _checked_output(run, output) if output else run
     state = target if target.bank.exists() else run
     bank = state.load_bank()
-    removed_ids, digests = state.load_instances()
+    removed_ids, digests, changed_ids = state.load_instances()
     # A killed update may have recorded tombstones of ids it did not remove.
     removed_ids = np.setdiff1d(removed_ids, bank.instance_ids)
     if not digests:
@@ -87,9 +87,7 @@ def _update_locked(
         encoded_by = EncodedBy(target.encoder_digest())
         updated = dataclasses.replace(updated, encoded_by=encoded_by)
     is_changed = np.isin(updated.names, done.changes.changed)
-    changed_ids = np.union1d(
-        state.changed_ids(), updated.instance_ids[is_changed]
-    ).tolist()
+    changed_ids = np.union1d(changed_ids, updated.instance_ids[is_changed])
     # An update killed in between assigns no id twice, and repeats whatever
     # follows from the old digests.
     target.save_instances(done.removed_ids, digests, changed_ids)

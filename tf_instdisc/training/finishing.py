@@ -57,7 +57,8 @@ def training_rows(run: RunDirectory) -> Bank:
             f"run_dir={run.path}, which has none. Use the encoded rows."
         )
     rows = checkpoints.read_variable(saved, "memory_bank")
-    is_changed = np.isin(bank.instance_ids, run.changed_ids()).any()
+    changed_ids = run.load_instances().changed_ids
+    is_changed = np.isin(bank.instance_ids, changed_ids).any()
     if is_changed or bank.instance_ids.max() >= len(rows):
         raise RunDirectoryError(
             "Only images that a run was trained on have rows of training. "
@@ -122,9 +123,10 @@ def write(
     )
     bank = bank_of(embedded.embeddings, source, embedded.instance_ids)
     if source.folder is not None:
-        removed_ids, _ = run.load_instances()
+        removed_ids = run.load_instances().removed_ids
         if init_run is not None:
-            removed_ids = np.union1d(removed_ids, init_run.load_instances()[0])
+            before = init_run.load_instances().removed_ids
+            removed_ids = np.union1d(removed_ids, before)
         digests = update.folder_digests(source.folder, bank.names, encoded_at)
         run.save_instances(removed_ids, digests)
     run.save_bank(dataclasses.replace(bank, encoded_by=encoded_by))

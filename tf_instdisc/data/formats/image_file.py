@@ -116,6 +116,12 @@ def decode_box(
 # === Functions that are traced once, not for each data set ===
 
 
+# If an inlined branch is not taken, TensorFlow still visits each of its ops.
+# With all formats, that takes longer than decoding a small image. JPEG is
+# inlined, because most images are JPEGs, and a call takes 0.2 ms as well.
+_CALLED = {"experimental_attributes": {"_noinline": True}}
+
+
 def _reader(
     read: Callable[..., Stored], **options: Any
 ) -> Callable[..., Stored]:
@@ -137,11 +143,6 @@ def _decoder(decode: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
 
     return tf.function(traced, autograph=False, **_CALLED)
 
-
-# If an inlined branch is not taken, TensorFlow still visits each of its ops.
-# With all formats, that takes longer than decoding a small image. JPEG is
-# inlined, because most images are JPEGs, and a call takes 0.2 ms as well.
-_CALLED = {"experimental_attributes": {"_noinline": True}}
 
 _READ_JPEG = _reader(jpeg.read)
 _READ_PNG = _reader(png.read, **_CALLED)

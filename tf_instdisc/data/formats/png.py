@@ -35,11 +35,11 @@ def read(file: FileBytes, max_pixels: int, is_trusted: bool) -> Stored:
     # Libpng inflates everything, even data after the last row.
     length = tf.cast(pixels[1] - pixels[0], tf.int64)
     is_header = tf.reduce_all(file.at(12, 4) == list(b"IHDR"))
-    # Rows of an interlaced image begin with up to twice as many filter bytes.
-    is_larger = length * _EXPANSION > most + _UNCOUNTED
-    is_larger &= height <= max_pixels // tf.maximum(width, 1)
-    if is_trusted:
-        is_larger = tf.constant(False)
+    may_go_on = length * _EXPANSION > most + _UNCOUNTED
+    may_go_on &= height <= max_pixels // tf.maximum(width, 1)
+    may_go_on &= not is_trusted
+    # An interlaced image has up to twice as many rows, each with its filter.
+    most_inflated = most + 4 * height
     checks = [
         *require(is_header, "A PNG must begin with its header.", []),
         *require(
@@ -55,10 +55,8 @@ def read(file: FileBytes, max_pixels: int, is_trusted: bool) -> Stored:
     ]
     with tf.control_dependencies(checks):
         ends = tf.cond(
-            is_larger,
-            lambda: (
-                ~zlib_stream.exceeds(_joined(file, pixels), most + 4 * height)
-            ),
+            may_go_on,
+            lambda: ~zlib_stream.exceeds(_joined(file, pixels), most_inflated),
             lambda: tf.constant(True),
         )
     message = "The pixel data of a PNG must end with its last row."
