@@ -6,7 +6,9 @@ compute cannot be forked.
 """
 
 import atexit
+import contextlib
 import functools
+import importlib
 import json
 import os
 import pathlib
@@ -37,6 +39,7 @@ COMPLETE = {
     "update": ["--run_dir=run", "--images=images"],
 }
 """Arguments with which a command begins its work, by name of the command."""
+PLAIN_GRAPHS = "INSTDISC_TESTS_PLAIN_GRAPHS"
 _BUG = "planted: not the user's"
 _LONGEST = 600  # seconds
 
@@ -117,14 +120,16 @@ def _fork(case):
 
 
 def _become(case):
-    import importlib
-
     os.chdir(case["cwd"])
     os.environ.clear()
     os.environ.update(case["env"])
     sys.argv = [f"instdisc-{case['command']}", *case["arguments"]]
     status = 0
-    sys.modules.update(dict.fromkeys(case.get("absent", ())))
+    if absent := case.get("absent"):
+        for name in list(sys.modules):
+            if name.partition(".")[0] in ("tf_instdisc", *absent):
+                del sys.modules[name]
+        sys.modules.update(dict.fromkeys(absent))
     try:
         if case.get("bug"):
             name, _, attribute = case["bug"].partition(":")
@@ -147,11 +152,46 @@ def _fail(*args, **kwargs):
     raise ValueError(_BUG)
 
 
-def main():
-    import keras  # noqa: F401
-    import tensorflow  # noqa: F401
-    import tensorflow_datasets  # noqa: F401
+def use_plain_graphs():
+    """Runs graphs as they were traced, if the environment says so."""
+    import tensorflow as tf
 
+    if os.environ.get(PLAIN_GRAPHS):
+        tf.config.optimizer.set_experimental_options(
+            {"disable_meta_optimizer": True}
+        )
+
+
+def session():
+    """A session of an empty graph, which runs as `use_plain_graphs` says."""
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto()
+    options = config.graph_options.rewrite_options
+    options.disable_meta_optimizer = bool(os.environ.get(PLAIN_GRAPHS))
+    return tf.compat.v1.Session(graph=tf.Graph(), config=config)
+
+
+def _import_ahead():
+    """Imports what commands import, which takes longer than most of them."""
+    import tf_instdisc
+
+    names = [
+        *("sklearn.cluster", "sklearn.manifold", "sklearn.model_selection"),
+        *("sklearn.svm", "pyarrow.parquet", "tensorflow_datasets"),
+    ]
+    root = pathlib.Path(tf_instdisc.__path__[0])
+    for path in sorted(root.rglob("*.py")):
+        name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
+        names.append(name.removesuffix(".__init__"))
+    for name in names:
+        with contextlib.suppress(ImportError):  # An extra is missing.
+            importlib.import_module(name)
+
+
+def main():
+    _import_ahead()
+    use_plain_graphs()
     for line in sys.stdin:
         print(json.dumps(_fork(json.loads(line))), flush=True)
 

@@ -9,6 +9,8 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from tests.commands import use_plain_graphs
+
 SETTINGS = {
     "strategy": "one_device",
     "logical_cpus": 1,
@@ -179,4 +181,5 @@ def main():
 
 
 if __name__ == "__main__":
+    use_plain_graphs()
     main()

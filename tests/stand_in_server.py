@@ -29,6 +29,7 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
+from tests import commands
 from tf_instdisc.serving import versions
 
 
@@ -36,7 +37,7 @@ class StandInVersion:
     """A version of a model in a session."""
 
     def __init__(self, model_dir, version):
-        self.session = tf.compat.v1.Session(graph=tf.Graph())
+        self.session = commands.session()
         with self.session.graph.as_default():
             meta_graph = tf.compat.v1.saved_model.load(
                 self.session, ["serve"], f"{model_dir}/{version}"

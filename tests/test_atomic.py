@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -87,3 +88,43 @@ def test_a_directory_gets_its_name_with_all_its_files(tmp_path):
         atomic.rename_directory(partial, tmp_path / "1")
     atomic.rename_directory(partial, tmp_path / "2")
     assert (tmp_path / "2" / "variables" / "data").read_text() == "x"
+
+
+@pytest.mark.parametrize("in_threads", (True, False))
+def test_writers_at_the_same_time_write_whole_files(tmp_path, in_threads):
+    """The first one is in the middle when the second one begins."""
+    path = tmp_path / "page.html"
+    first, second = b"a" * 100_000, b"b" * 50_000
+
+    def write_second():
+        if in_threads:
+            atomic.write_bytes(path, second)
+            return
+        code = (
+            "import sys; from tf_instdisc import atomic\n"
+            "atomic.write_bytes(sys.argv[1], b'b' * 50_000)\n"
+        )
+        subprocess.run([sys.executable, "-c", code, path], check=True)
+
+    other = threading.Thread(target=write_second)
+    with atomic.replacing(path) as partial:
+        partial.write_bytes(first[:10])
+        other.start()
+        other.join(1 if in_threads else 4)
+        assert other.is_alive()
+        with open(partial, "ab") as file:
+            file.write(first[10:])
+        assert not path.exists()
+    other.join()
+    assert path.read_bytes() == second
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_link_in_place_of_the_temporary_file_is_not_followed(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.write_text("theirs")
+    (tmp_path / ".partial-page.html").symlink_to(theirs)
+    atomic.write_text(tmp_path / "page.html", "ours")
+    assert (tmp_path / "page.html").read_text() == "ours"
+    assert theirs.read_text() == "theirs"
+    assert len(os.listdir(tmp_path)) == 2

@@ -181,3 +181,25 @@ def test_settings_import_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        ("a",),
+        ("a", "b"),
+        ("a,b", "c"),
+        ('a "b", c',),
+        ("a b", "c's"),
+        ("line\nbreak, and comma", "b"),
+    ],
+)
+def test_values_of_a_list_may_have_commas(values):
+    assert tuple(fields.split(fields.text_of(values))) == values
+
+
+def test_lists_are_split_at_commas():
+    assert fields.split("a, b ,,c") == ["a", "b", "c"]
+    assert fields.split('"a,b", c') == ["a,b", "c"]
+    assert fields.split("a\nb,c") == ["a\nb", "c"]

@@ -1,7 +1,11 @@
 """A folder of images to a file, through each kind of model."""
 
 import json
+import os
 import pathlib
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -252,6 +256,35 @@ def test_a_wrong_answer_of_any_model_is_not_kept(folder, tmp_path, answer):
     with pytest.raises(ValueError, match="Nothing of this answer"):
         embed_folder(str(folder), str(output), lambda contents: answer, "x")
     assert not list((tmp_path / "out.npz.parts").glob("*.npz"))
+
+
+def test_two_do_not_embed_into_one_output(folder, tmp_path):
+    output = str(tmp_path / "out.npz")
+    refusals = []
+
+    def begin_second(contents):
+        if not refusals:
+            # A process, as the lock tells threads of one process apart, too.
+            code = (
+                "import sys; from tf_instdisc.serving.embed_folder import *\n"
+                "embed_folder(*sys.argv[1:3], lambda contents: 1 / 0, 'm')\n"
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", code, folder, output],
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            refusals.append(done.stderr)
+        return _counting([])(contents)
+
+    embed_folder(str(folder), output, begin_second, "m", 2, num_workers=1)
+    assert re.search(
+        rf"LockedError: .*out.npz.parts is being written by process "
+        rf"{os.getpid()} ",
+        refusals[0],
+    )
+    assert sorted(os.listdir(tmp_path)) == ["out.npz", "out.npz.failed.txt"]
 
 
 def test_an_output_is_not_overwritten(folder, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tf_instdisc
-from tests import exported
+from tests import commands, exported
 from tf_instdisc.data import decode
 from tf_instdisc.retrieval.neighbors import top_k
 from tf_instdisc.retrieval.votes import weighted_votes
@@ -106,7 +106,7 @@ def _check(answer, expected):
 
 
 def test_every_signature_in_a_session_equals_keras_and_numpy(version, expected):
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with commands.session() as session, session.graph.as_default():
         meta = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
         assert set(SIGNATURES) <= set(meta.signature_def)
         for (name, _), (feed, answer) in expected.items():

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 import tf_instdisc
-from tests import exported, hostile_files
+from tests import commands, exported, hostile_files
 from tests.picture_files import compressed_png
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.bank_index import BankIndex
@@ -179,7 +179,7 @@ def test_error_mode_fails_the_bad_request_only(small_run, good, tmp_path):
         ),
         with_bank=False,
     )
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with commands.session() as session, session.graph.as_default():
         meta = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
         signature = meta.signature_def["image_bytes"]
         feed = signature.inputs["image_bytes"].name

@@ -231,10 +231,18 @@ def test_each_row_is_classified_by_the_others():
         assert votes.nearest[i] == pytest.approx(scores[0, 0])
         own = tally[bank.labels[position]] / tally.sum()
         assert votes.margin[i] == pytest.approx(own)
-    matrix = analysis.confusion_matrix(bank, votes)
-    assert matrix.sum() == 3
-    first = bank.labels[3], votes.predicted[0]
-    assert matrix[first] >= 1
+
+
+@pytest.mark.parametrize("classes", (1, 3))
+def test_confusions_are_counted(classes):
+    bank = bank_of(classes=classes)
+    votes = analysis.classify_rows(bank, np.arange(60), 7, 0.1)
+    expected = np.zeros([classes, classes], int)
+    for label, predicted in zip(bank.labels, votes.predicted, strict=True):
+        expected[label, predicted] += 1
+    np.testing.assert_array_equal(
+        analysis.confusion_matrix(bank, votes), expected
+    )
 
 
 def test_a_thousand_classes_leave_the_page_small(tmp_path):

@@ -7,6 +7,9 @@ import tensorflow_datasets as tfds
 
 from tests import voc_form
 from tf_instdisc.data import detection_pipeline, voc
+from tf_instdisc.errors import UsageError
+from tf_instdisc.evaluation.detection_protocol import DetectionOptions
+from tf_instdisc.evaluation.detector_training import DetectionInputs
 
 MADE = voc_form.rectangles(0, 6)
 ALL = list(range(len(MADE)))
@@ -194,13 +197,28 @@ def test_tfds_gives_the_same_as_a_folder(tmp_path):
         assert names == [name for name, *_ in objects]
         assert entry.difficult.tolist() == [j == 1 for j in range(len(objects))]
     assert voc.voc_tfds("voc/2007", "train+test", data_dir).num_images == 8
+    # There is no split `validation`.
+    assert voc.voc_tfds("voc/2007", None, data_dir).name == "voc/2007/train"
     with pytest.raises(ValueError, match="split='trainval'"):
         voc.voc_tfds("voc/2007", "trainval", data_dir)
+    for name in ("train_split", "test_split"):
+        flag = f"detection_{name}"
+        with pytest.raises(UsageError, match=f"`{flag}` .* {flag}='trainval'"):
+            _ = _inputs("voc/2007", data_dir, **{name: "trainval"}).sources
+    with pytest.raises(UsageError, match="`detection_image_key` must"):
+        _ = _inputs("voc/2007", data_dir, image_key="photo").sources
 
 
 def test_tfds_without_boxes():
-    with pytest.raises(ValueError, match="must have boxes"):
+    with pytest.raises(ValueError, match="`dataset` must have boxes"):
         voc.voc_tfds("mnist", "train")
+    with pytest.raises(UsageError, match="`detection_dataset` must have boxes"):
+        _ = _inputs("mnist").sources
+
+
+def _inputs(dataset, data_dir=None, **changes):
+    options = DetectionOptions(dataset=dataset, data_dir=data_dir, **changes)
+    return DetectionInputs(run=None, encoder=None, options=options)
 
 
 def test_batches_keep_boxes_on_their_objects(folder):

@@ -41,7 +41,8 @@ class DuplicatesOptions(Settings):
     folders: tuple[str, ...] = setting(
         (),
         "A folder to search instead of the training images, or two folders "
-        "A,B to compare with each other.",
+        "A,B to compare with each other. A folder whose name has a comma is "
+        "written in double quotes within the value.",
         is_path=True,
     )
     pixels: bool = setting(
@@ -66,7 +67,8 @@ class DuplicatesOptions(Settings):
         if len(self.folders) > 2:
             raise UsageError(
                 "`folders` must be one folder, or two with a comma between "
-                f"them. Received: `folders`={','.join(self.folders)}"
+                f"them. Received: `folders`={','.join(self.folders)}. Write a "
+                "name that has a comma in double quotes: '\"A,B\"'."
             )
         files = [path for path in self.output if path != "-"]
         require_endings("output", files, (".tsv", ".html"))

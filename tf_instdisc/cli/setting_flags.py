@@ -13,6 +13,7 @@ from tf_instdisc.config.fields import (
     is_setting,
     kind_of,
     rule_of,
+    split,
     text_of,
 )
 from tf_instdisc.errors import UsageError
@@ -28,8 +29,7 @@ class _TupleParser(flags.ListParser):
     def parse(self, argument: Any) -> list[Any]:
         if isinstance(argument, tuple | list):
             return list(argument)
-        parts = [part.strip() for part in argument.split(",")]
-        return [self.kind(part) for part in parts if part]
+        return [self.kind(part) for part in split(argument)]
 
     def flag_type(self) -> str:
         return "comma separated list"

@@ -4,7 +4,9 @@ The checks of a settings object, its form in `run.json` and the flags of the
 commands are derived from these fields. The module imports nothing heavy.
 """
 
+import csv
 import dataclasses
+import io
 import math
 import types
 import typing
@@ -209,9 +211,18 @@ def parse(settings: type, field: dataclasses.Field, text: str) -> Any:
     """
     kind, is_tuple = kind_of(settings, field)
     if is_tuple:
-        parts = [part.strip() for part in text.split(",") if part.strip()]
+        parts = split(text)
         return tuple(_parsed(field.name, part, kind) for part in parts)
     return _parsed(field.name, text, kind)
+
+
+def split(text: str) -> list[str]:
+    """Splits comma-separated values; those with a comma are in quotes."""
+    try:
+        parts = next(csv.reader([text], skipinitialspace=True), [])
+    except csv.Error:
+        parts = text.split(",")  # A line break in a value without quotes.
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _parsed(name: str, text: str, kind: type) -> Any:
@@ -234,7 +245,9 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(value)
+        return line.getvalue()
     return str(value)
 
 

@@ -25,6 +25,8 @@ from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import listed
 
+_TRAINING_SPLITS = ("train", "validation")
+
 
 def voc_folder(
     folder: str, split: str, class_names: Sequence[str] | None = None
@@ -97,7 +99,7 @@ def voc_folder(
 
 def voc_tfds(
     dataset: str,
-    split: str,
+    split: str | None = None,
     data_dir: str | None = None,
     image_key: str = "image",
     label_key: str = "label",
@@ -107,7 +109,8 @@ def voc_tfds(
     Args:
         dataset: Name of a builder whose `objects` have `bbox` and `label`,
             such as `"voc/2007"`; `is_difficult` is used if it exists.
-        split: A split or a sum of splits: `"train+validation"`.
+        split: A split or a sum of splits. None stands for
+            `"train+validation"`, or for the one of them that exists.
         data_dir: Directory in which TFDS keeps its data; by default, TFDS
             chooses it.
         image_key: Name of the feature that holds the images, which must be
@@ -132,6 +135,9 @@ def voc_tfds(
             f"image_key={image_key!r}, of {image.dtype}"
         )
     tfds_source.prepare(builder, dataset)
+    if split is None:
+        known = builder.info.splits
+        split = "+".join(n for n in _TRAINING_SPLITS if n in known) or "train"
     tfds_source.require_split(builder, split)
 
     def read() -> tf.data.Dataset:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from tf_instdisc import progress
 from tf_instdisc.data import detection_pipeline
 from tf_instdisc.data.detection_source import DetectionSource
 from tf_instdisc.data.voc import voc_folder, voc_tfds
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import average_precision
 from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
@@ -23,6 +25,9 @@ from tf_instdisc.training.supervised import advancing
 _GRADIENT_NORM = 10.0
 _WEIGHT_DECAY = 1e-4
 _WARMUP_FRACTION = 0.05
+# Where a message names a flag.
+_NAME = "(?:dataset|data_dir|image_key|label_key|train_split|test_split)"
+_NAMES = re.compile(rf"(?<=--)(?={_NAME}\b)|(?<=[` ])(?={_NAME}[`=])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +62,22 @@ class DetectionInputs:
                 options.images, options.test_split, train.class_names
             )
             return train, test
-        train_split = options.train_split or "train+validation"
-        train, test = (
-            voc_tfds(
+        return self._open("train_split"), self._open("test_split")
+
+    def _open(self, split: str) -> DetectionSource:
+        options = self.options
+        try:
+            return voc_tfds(
                 options.dataset or "",
-                split,
+                getattr(options, split),
                 options.data_dir,
                 options.image_key,
                 options.label_key,
             )
-            for split in (train_split, options.test_split)
-        )
-        return train, test
+        except UsageError as error:
+            # The flags of the images to train on have the same names.
+            message = re.sub(r"(?<=[` ])split(?=[`=])", split, str(error))
+            raise UsageError(_NAMES.sub("detection_", message)) from error
 
     def build(self, num_classes: int, pretrained: bool) -> keras.Model:
         """Builds a detector on the encoder, or on a copy with new weights.

@@ -34,12 +34,18 @@ _NOTHING = contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def holding(directory: str | os.PathLike) -> Iterator[None]:
+def holding(
+    directory: str | os.PathLike, *, is_run: bool = True
+) -> Iterator[None]:
     """Prevents other processes and threads from writing to a directory.
 
     A lock left by a dead process of this host is taken over. The directory is
     created if it is missing, and removed again if it stays empty. A run at a
     URL is brought up to date first, and written to its URL at the end.
+
+    Args:
+        directory: The directory, or its URL.
+        is_run: Whether it holds a run; of others, the URL is not touched.
 
     Raises:
         UsageError: If there is a file at this path.
@@ -58,14 +64,14 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
     if _held.setdefault(path, thread) != thread:
         raise _refusal(path / FILE, _identity())
     try:
-        with _locking(path):
+        with _locking(path, is_run):
             yield
     finally:
         del _held[path]
 
 
 @contextlib.contextmanager
-def _locking(path: pathlib.Path) -> Iterator[None]:
+def _locking(path: pathlib.Path, is_run: bool) -> Iterator[None]:
     is_new = not path.exists()
     file = path / FILE
     try:
@@ -81,7 +87,8 @@ def _locking(path: pathlib.Path) -> Iterator[None]:
             "the directory writable, then start the same command again."
         ) from error
     try:
-        with _holding_url(path) if remote.is_copy(path) else _NOTHING:
+        is_at_url = is_run and remote.is_copy(path)
+        with _holding_url(path) if is_at_url else _NOTHING:
             yield
     finally:
         with contextlib.suppress(OSError):
@@ -161,7 +168,7 @@ def _acquire(file: pathlib.Path) -> int:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(descriptor, file)
-            if not _is_at(descriptor, file):
+            if not atomic.is_at(descriptor, file):
                 # Its holder has just removed it.
                 os.close(descriptor)
                 continue
@@ -189,13 +196,6 @@ def _lock(descriptor: int, file: pathlib.Path) -> None:
         # The contents of the file must suffice.
         if error.errno not in _UNSUPPORTED:
             raise
-
-
-def _is_at(descriptor: int, file: pathlib.Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(file))
-    except FileNotFoundError:
-        return False
 
 
 def _read(descriptor: int) -> dict:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from tf_instdisc.config.run import (
     from_json,
 )
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import is_url
 
 FORMAT = 2
 _FACTS = (
@@ -23,6 +25,8 @@ _FACTS = (
     "names_of_images",
     "converted_from",
 )
+# Settings of folders that are read again after the run.
+_FOLDERS = ("images", "test_images", "data_dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,7 @@ class RunRecord:
         """Returns the content of `run.json`."""
         content = {
             "format": FORMAT,
+            "directory": os.getcwd(),
             "config": self.config.to_json(),
             "facts": dict(self.facts),
         }
@@ -67,7 +72,24 @@ def parse(content: Mapping[str, Any]) -> RunRecord:
             f"format={content['format']}. Use the version of tf_instdisc that "
             "wrote it, or a later one."
         )
-    return RunRecord(from_json(content["config"]), content["facts"])
+    written = RunRecord(from_json(content["config"]), content["facts"])
+    return _located(written, content.get("directory"))
+
+
+def _located(written: RunRecord, directory: str | None) -> RunRecord:
+    """Returns relative folders as they were meant where they were written.
+
+    Where they are no longer found there, as in a project that was moved, they
+    stay relative to the current directory.
+    """
+    changes = {}
+    for name in _FOLDERS:
+        given = getattr(written.config.data, name)
+        if directory and given and not is_url(given):
+            path = os.path.join(directory, given)
+            if path != os.path.abspath(given) and os.path.exists(path):
+                changes[name] = path
+    return written.with_data(**changes) if changes else written
 
 
 def parse_first_format(settings: Mapping[str, Any], flagfile: str) -> RunRecord:

@@ -1,6 +1,7 @@
 """Embeds a folder of images into one file, in resumable parts."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -12,6 +13,7 @@ from tf_instdisc import atomic, progress, remote
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
+from tf_instdisc.runs import lock
 from tf_instdisc.serving.embedder import Embedder, embed_contents
 from tf_instdisc.serving.embedding_file import table_of
 from tf_instdisc.text import shown
@@ -76,6 +78,7 @@ def embed_folder(
             URL with an unknown scheme, no image can be read, the parts belong
             to another model or other images, or the embedder does not return
             a row of finite numbers for each image. A wrong answer is not kept.
+        LockedError: If another process is writing to the output.
         StorageError: If a URL cannot be read or written.
     """
     folder = local_path(folder, "folder")
@@ -92,9 +95,36 @@ def embed_folder(
             f"`output` must not exist. Received: output={output!r}"
         )
     names = image_paths(folder)
-    if target.exists() and not any(parts.iterdir()):
-        parts.rmdir()  # Only this step was left.
-        return _outcome_of(names, target)
+    with lock.holding(parts, is_run=False):
+        outcome = _embed_in_parts(
+            folder,
+            names,
+            target,
+            parts,
+            embedder,
+            source,
+            batch_size,
+            num_workers,
+        )
+    # It is left if an earlier process created it, or is that of the next one.
+    with contextlib.suppress(OSError):
+        parts.rmdir()
+    return outcome
+
+
+def _embed_in_parts(
+    folder: str,
+    names: Sequence[str],
+    target: pathlib.Path,
+    parts: pathlib.Path,
+    embedder: Embedder,
+    source: str,
+    batch_size: int,
+    num_workers: int,
+) -> Outcome:
+    output = str(target)
+    if target.exists() and not (parts / _TASK).exists():
+        return _outcome_of(names, target)  # Only the directory was left.
     _open_parts(parts, {"source": source, "names": names})
     if target.exists():
         _finish(output, parts)
@@ -150,19 +180,16 @@ def _finish(output: str, parts: pathlib.Path) -> None:
     """Uploads the output, if it is at a URL, and removes the parts."""
     remote.send(f"{output}.failed.txt")
     remote.send(output)
-    task = parts / _TASK
     for file in parts.iterdir():
-        if file != task:
+        if file.name not in (_TASK, lock.FILE):
             file.unlink()
-    task.unlink()
-    parts.rmdir()
+    (parts / _TASK).unlink()
 
 
 def _open_parts(parts: pathlib.Path, task: dict) -> None:
     file = parts / _TASK
     text = json.dumps(task)
     if not file.exists():
-        parts.mkdir(parents=True, exist_ok=True)
         atomic.write_text(file, text)
     elif file.read_text("utf-8") != text:
         raise UsageError(

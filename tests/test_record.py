@@ -1,0 +1,69 @@
+"""Relative folders in the settings of a run, from other directories."""
+
+import json
+
+import pytest
+
+from tf_instdisc import config
+from tf_instdisc.runs import opening
+from tf_instdisc.runs.record import RunRecord
+
+NAMES = ("images", "test_images")
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A project with a run and its images, and another with such a folder."""
+    for project in ("one", "two"):
+        for folder in ("photos", "photos_test"):
+            (tmp_path / project / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "one")
+    data = config.DataConfig(images="photos", test_images="photos_test")
+    opening.open_run("run", RunRecord(config.RunConfig(data=data)))
+    return tmp_path
+
+
+def folders_of(run):
+    data = opening.load(str(run)).read_config().data
+    return [getattr(data, name) for name in NAMES]
+
+
+def test_folders_are_found_from_anywhere(places, monkeypatch):
+    assert folders_of("run") == ["photos", "photos_test"]
+    monkeypatch.chdir(places / "two")
+    one = places / "one"
+    expected = [str(one / "photos"), str(one / "photos_test")]
+    assert folders_of(one / "run") == expected
+
+
+def test_a_moved_project_has_its_own(places, monkeypatch):
+    (places / "one").rename(places / "moved")
+    monkeypatch.chdir(places / "moved")
+    assert folders_of("run") == ["photos", "photos_test"]
+
+
+def test_a_new_folder_is_that_of_the_directory_where_it_is_set(
+    places, monkeypatch
+):
+    monkeypatch.chdir(places / "two")
+    (places / "two" / "new").mkdir()
+    opening.load("../one/run").set_data(images="new")
+    monkeypatch.chdir(places)
+    one, two = places / "one", places / "two"
+    expected = [str(two / "new"), str(one / "photos_test")]
+    assert folders_of("one/run") == expected
+
+
+def test_urls_full_paths_and_records_without_a_directory(places, monkeypatch):
+    run = opening.load("run")
+    full = str(places / "elsewhere")
+    run.set_data(images=full, test_images="memory://bucket/images")
+    monkeypatch.chdir(places / "two")
+    assert folders_of("../one/run") == [full, "memory://bucket/images"]
+    run = opening.load("../one/run")
+    run.set_data(images="photos", test_images=None)
+    content = json.loads(run.settings.read_text())
+    del content["directory"]
+    run.settings.write_text(json.dumps(content))
+    (run.path / "checksums.json").unlink()
+    assert folders_of("../one/run") == ["photos", None]
