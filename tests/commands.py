@@ -185,7 +185,7 @@ def _import_ahead():
         name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
         names.append(name.removesuffix(".__init__"))
     for name in names:
-        with contextlib.suppress(ImportError):  # An extra is missing.
+        with contextlib.suppress(ImportError, ValueError):  # No such extra.
             importlib.import_module(name)
 
 

@@ -203,3 +203,5 @@ def test_lists_are_split_at_commas():
     assert fields.split("a, b ,,c") == ["a", "b", "c"]
     assert fields.split('"a,b", c') == ["a,b", "c"]
     assert fields.split("a\nb,c") == ["a\nb", "c"]
+    assert fields.split('"old" photos,b') == ['"old" photos', "b"]
+    assert fields.split('"a') == ['"a']

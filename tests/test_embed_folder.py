@@ -264,7 +264,6 @@ def test_two_do_not_embed_into_one_output(folder, tmp_path):
 
     def begin_second(contents):
         if not refusals:
-            # A process, as the lock tells threads of one process apart, too.
             code = (
                 "import sys; from tf_instdisc.serving.embed_folder import *\n"
                 "embed_folder(*sys.argv[1:3], lambda contents: 1 / 0, 'm')\n"

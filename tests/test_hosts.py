@@ -174,16 +174,14 @@ def test_the_command_on_two_hosts(tmp_path, bank_placement):
         *(f"--images={folder}", f"--test_images={folder}"),
         *(f"--run_dir={run_dir}", "--distribution=multi_worker"),
         *("--image_size=16", "--width=4"),
-        *("--objective=softmax", "--batch_size=4", "--epochs=1"),
-        *("--num_neighbors=3", f"--bank_placement={bank_placement}"),
+        *("--objective=softmax", "--bank_init=encode", "--baselines"),
+        *("--batch_size=4", "--epochs=1", "--num_neighbors=3"),
+        f"--bank_placement={bank_placement}",
     ]
-    if bank_placement == "sharded":
-        arguments += ["--bank_init=encode", "--baselines"]
     codes, outputs = wait(start_command(arguments, 2))
     assert codes == [0, 0], outputs
-    if bank_placement == "sharded":
-        assert "| trained encoder |" in outputs[0]
-        assert "trained encoder" not in outputs[1]
+    assert "| trained encoder |" in outputs[0]
+    assert "trained encoder" not in outputs[1]
     run = opening.load(str(run_dir))
     (metrics,) = run.read_metrics()
     assert metrics["step"] == 2

@@ -54,7 +54,7 @@ def _moved(replicas, arguments, wrap=lambda optimizer: optimizer, **options):
         ({"global_clipnorm": 0.05}, True, 2),
         ({"clipvalue": 0.02}, True, 1),
     ],
-    ids=str,
+    ids=("norm", "global", "value", "global_of_two", "scaled_value"),
 )
 def test_replicas_clip_the_gradient_of_the_batch(
     arguments, wrapped, accumulate_steps

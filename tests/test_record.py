@@ -36,6 +36,27 @@ def test_folders_are_found_from_anywhere(places, monkeypatch):
     assert folders_of(one / "run") == expected
 
 
+@pytest.mark.parametrize("given", ["photos/", "./photos", "../two/photos"])
+def test_folders_stay_as_they_were_given(places, monkeypatch, given):
+    opening.load("run").set_data(images=given)
+    assert folders_of("run")[0] == given
+    monkeypatch.chdir(places / "two")
+    (found, _) = folders_of("../one/run")
+    owner = "two" if "two" in given else "one"
+    assert found == str(places / owner / "photos")
+
+
+def test_a_directory_that_was_removed(places, monkeypatch):
+    gone = places / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    run = opening.load(str(places / "one" / "run"))
+    assert folders_of(run.path)[0] == str(places / "one" / "photos")
+    run.set_data(images=str(places / "two" / "photos"), test_images=None)
+    assert folders_of(run.path)[0] == str(places / "two" / "photos")
+
+
 def test_a_moved_project_has_its_own(places, monkeypatch):
     (places / "one").rename(places / "moved")
     monkeypatch.chdir(places / "moved")

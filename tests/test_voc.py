@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from tests import voc_form
 from tf_instdisc.data import detection_pipeline, voc
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.evaluation.detector_training import DetectionInputs
 
@@ -198,21 +198,33 @@ def test_tfds_gives_the_same_as_a_folder(tmp_path):
         assert entry.difficult.tolist() == [j == 1 for j in range(len(objects))]
     assert voc.voc_tfds("voc/2007", "train+test", data_dir).num_images == 8
     # There is no split `validation`.
-    assert voc.voc_tfds("voc/2007", None, data_dir).name == "voc/2007/train"
+    train, test = _inputs("voc/2007", data_dir).sources
+    assert (train.name, test.name) == ("voc/2007/train", "voc/2007/test")
     with pytest.raises(ValueError, match="split='trainval'"):
         voc.voc_tfds("voc/2007", "trainval", data_dir)
     for name in ("train_split", "test_split"):
         flag = f"detection_{name}"
-        with pytest.raises(UsageError, match=f"`{flag}` .* {flag}='trainval'"):
+        said = f"`--{flag}` must .* Received: {flag}='trainval'"
+        with pytest.raises(UsageError, match=said):
             _ = _inputs("voc/2007", data_dir, **{name: "trainval"}).sources
-    with pytest.raises(UsageError, match="`detection_image_key` must"):
-        _ = _inputs("voc/2007", data_dir, image_key="photo").sources
+    said = "`--detection_image_key` must .* Received: detection_image_key='it'"
+    with pytest.raises(UsageError, match=said):
+        _ = _inputs("voc/2007", data_dir, image_key="it").sources
+
+
+def test_flags_of_a_folder_are_named(folder):
+    options = DetectionOptions(images=str(folder), train_split="all")
+    inputs = DetectionInputs(run=None, encoder=None, options=options)
+    with pytest.raises(
+        MissingFileError, match="`--detection_train_split` must"
+    ):
+        _ = inputs.sources
 
 
 def test_tfds_without_boxes():
     with pytest.raises(ValueError, match="`dataset` must have boxes"):
         voc.voc_tfds("mnist", "train")
-    with pytest.raises(UsageError, match="`detection_dataset` must have boxes"):
+    with pytest.raises(UsageError, match="`--detection_dataset` must have"):
         _ = _inputs("mnist").sources
 
 

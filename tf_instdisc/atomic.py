@@ -6,10 +6,11 @@ and then renamed. No reader sees half of it, even after a kill or a power loss.
 
 import contextlib
 import errno
-import fcntl
 import os
 import pathlib
+import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 
 from tf_instdisc.paths import is_url, local_path
@@ -24,11 +25,11 @@ def replacing(
 ) -> Iterator[pathlib.Path]:
     """Replaces a file with what the block writes, unless the block fails.
 
-    The temporary file has the same suffix and a fixed name, so that the next
-    attempt overwrites what a killed process left behind; of several processes
-    or threads, one writes at a time, and the last one's file remains. Symbolic
-    links are followed, and an existing file keeps its mode. A path that cannot
-    be replaced, such as `/dev/stdout`, is written directly.
+    The temporary file has the same suffix, and each thread has its own, so that
+    of several writers the last one counts. What killed processes left behind
+    is removed. Symbolic links are followed, and an existing file keeps its
+    mode. A path that cannot be replaced, such as `/dev/stdout`, is written
+    directly.
 
     Args:
         path: The file; one that is given by a URL is uploaded at the end.
@@ -48,20 +49,22 @@ def replacing(
     if target.exists() and not target.is_file():
         yield target
         return
-    partial = target.with_name(_PREFIX + target.name)
-    with _created(partial):
-        try:
-            yield partial
-            if target.exists():
-                shutil.copymode(target, partial)
-            sync(partial)
-            if before_rename is not None:
-                before_rename(partial)
-            os.replace(partial, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
+    own = f"{_PREFIX}{os.getpid()}-{threading.get_native_id()}-"
+    partial = target.with_name(own + target.name)
+    try:
+        _remove_left_over(target)
+        partial.unlink(missing_ok=True)
+        yield partial
+        if target.exists():
+            shutil.copymode(target, partial)
+        sync(partial)
+        if before_rename is not None:
+            before_rename(partial)
+        os.replace(partial, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
     sync(target.parent)
     if is_url(path):
         from tf_instdisc import remote
@@ -69,29 +72,23 @@ def replacing(
         remote.send(target)
 
 
-@contextlib.contextmanager
-def _created(partial: pathlib.Path) -> Iterator[None]:
-    """Creates an empty file that others wait for until the block ends."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    while True:
-        try:
-            descriptor = os.open(partial, flags, 0o666)
-        except OSError:
-            if not os.path.lexists(partial):
-                raise
-            partial.unlink()  # A link, or another user's.
-            continue
-        try:
-            # Some network file systems have no locks.
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # The one before may have renamed or removed the file.
-            if is_at(descriptor, partial):
-                os.truncate(descriptor, 0)
-                yield
-                return
-        finally:
-            os.close(descriptor)
+def _remove_left_over(target: pathlib.Path) -> None:
+    """Removes the temporary files of processes that no longer exist."""
+    pattern = rf"{re.escape(_PREFIX)}(\d+)-\d+-{re.escape(target.name)}"
+    for name in os.listdir(target.parent):
+        found = re.fullmatch(pattern, name, re.DOTALL)
+        if found and not _is_alive(int(found[1])):
+            target.with_name(name).unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # Of another user.
+    return True
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
@@ -105,14 +102,6 @@ def write_text(
 ) -> None:
     """Writes a file atomically, in UTF-8."""
     write_bytes(path, text.encode("utf-8", errors))
-
-
-def is_at(descriptor: int, path: str | os.PathLike) -> bool:
-    """Returns whether an open file is still the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -217,11 +217,15 @@ def parse(settings: type, field: dataclasses.Field, text: str) -> Any:
 
 
 def split(text: str) -> list[str]:
-    """Splits comma-separated values; those with a comma are in quotes."""
+    """Splits comma-separated values.
+
+    A value that contains a comma must be in double quotes.
+    """
     try:
-        parts = next(csv.reader([text], skipinitialspace=True), [])
+        lines = csv.reader([text], skipinitialspace=True, strict=True)
+        parts = next(lines, [])
     except csv.Error:
-        parts = text.split(",")  # A line break in a value without quotes.
+        parts = text.split(",")  # Quotes or line breaks that are no syntax.
     return [part.strip() for part in parts if part.strip()]
 
 

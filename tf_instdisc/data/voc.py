@@ -7,7 +7,7 @@ those of VOC's own evaluation.
 
 import os
 import xml.etree.ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,6 @@ from tf_instdisc.data.detection_source import (
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import listed
-
-_TRAINING_SPLITS = ("train", "validation")
 
 
 def voc_folder(
@@ -99,7 +97,7 @@ def voc_folder(
 
 def voc_tfds(
     dataset: str,
-    split: str | None = None,
+    split: str | Callable[[Collection[str]], str],
     data_dir: str | None = None,
     image_key: str = "image",
     label_key: str = "label",
@@ -109,8 +107,8 @@ def voc_tfds(
     Args:
         dataset: Name of a builder whose `objects` have `bbox` and `label`,
             such as `"voc/2007"`; `is_difficult` is used if it exists.
-        split: A split or a sum of splits. None stands for
-            `"train+validation"`, or for the one of them that exists.
+        split: A split or a sum of splits: `"train+validation"`; or a function
+            that chooses one of the names of all splits.
         data_dir: Directory in which TFDS keeps its data; by default, TFDS
             chooses it.
         image_key: Name of the feature that holds the images, which must be
@@ -135,9 +133,8 @@ def voc_tfds(
             f"image_key={image_key!r}, of {image.dtype}"
         )
     tfds_source.prepare(builder, dataset)
-    if split is None:
-        known = builder.info.splits
-        split = "+".join(n for n in _TRAINING_SPLITS if n in known) or "train"
+    if not isinstance(split, str):
+        split = split(builder.info.splits)
     tfds_source.require_split(builder, split)
 
     def read() -> tf.data.Dataset:

@@ -43,8 +43,9 @@ class DetectionOptions(Settings):
     )
     train_split: str | None = setting(
         None,
-        "Training split; by default train+validation of a data set, as far "
-        "as it has them, or trainval of a folder.",
+        "Training split; by default train+validation of a data set, or the "
+        "one of them that exists and is not the test split, or trainval of a "
+        "folder.",
         flag="detection_train_split",
     )
     test_split: str = setting(

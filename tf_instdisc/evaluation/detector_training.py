@@ -5,7 +5,7 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -27,7 +27,8 @@ _WEIGHT_DECAY = 1e-4
 _WARMUP_FRACTION = 0.05
 # Where a message names a flag.
 _NAME = "(?:dataset|data_dir|image_key|label_key|train_split|test_split)"
-_NAMES = re.compile(rf"(?<=--)(?={_NAME}\b)|(?<=[` ])(?={_NAME}[`=])")
+_QUOTED = re.compile(rf"(?<=`)(?={_NAME}`)|--(?={_NAME}\b)")
+_RECEIVED = re.compile(rf"(?<=Received: )(?={_NAME}=)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,31 +54,36 @@ class DetectionInputs:
                 missing.
             UsageError: If the data cannot be used.
         """
-        options = self.options
-        if options.images is not None:
-            train = voc_folder(
-                options.images, options.train_split or "trainval"
-            )
-            test = voc_folder(
-                options.images, options.test_split, train.class_names
-            )
-            return train, test
-        return self._open("train_split"), self._open("test_split")
+        train = self._open("train_split")
+        return train, self._open("test_split", train.class_names)
 
-    def _open(self, split: str) -> DetectionSource:
+    def _open(
+        self, name: str, class_names: Sequence[str] | None = None
+    ) -> DetectionSource:
         options = self.options
+        split = getattr(options, name)
         try:
+            if options.images is not None:
+                split = split or "trainval"
+                return voc_folder(options.images, split, class_names)
             return voc_tfds(
                 options.dataset or "",
-                getattr(options, split),
+                split or self._train_split,
                 options.data_dir,
                 options.image_key,
                 options.label_key,
             )
         except UsageError as error:
             # The flags of the images to train on have the same names.
-            message = re.sub(r"(?<=[` ])split(?=[`=])", split, str(error))
-            raise UsageError(_NAMES.sub("detection_", message)) from error
+            message = re.sub(r"(?<=[` ])split(?=[`=])", name, str(error))
+            message = _QUOTED.sub("--detection_", message)
+            message = _RECEIVED.sub("detection_", message)
+            raise type(error)(message) from error
+
+    def _train_split(self, known: Collection[str]) -> str:
+        """Returns train+validation, or the one of them to train on."""
+        names = set(known) - {self.options.test_split}
+        return "+".join(sorted({"train", "validation"} & names)) or "train"
 
     def build(self, num_classes: int, pretrained: bool) -> keras.Model:
         """Builds a detector on the encoder, or on a copy with new weights.

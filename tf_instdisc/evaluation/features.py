@@ -120,6 +120,7 @@ def extract(
     Raises:
         StorageError: If there is not enough disk space.
     """
+    names = tuple(dict.fromkeys(names))
     place = directory / f"{_ENCODER_PREFIX}{encoder_digest(encoder)}"
     if directory.exists():
         for old in directory.glob(f"{_ENCODER_PREFIX}*"):

@@ -62,7 +62,7 @@ def classify_rows(
 def confusion_matrix(bank: Bank, votes: Votes) -> np.ndarray:
     """Returns int64 `[num_classes, num_classes]`; rows are the true labels."""
     assert votes.predicted is not None
-    # scikit-learn's warns of a single class.
+    # scikit-learn's function warns if there is only one class.
     matrix = np.zeros([len(bank.class_names)] * 2, np.int64)
     np.add.at(matrix, (bank.labels[votes.positions], votes.predicted), 1)
     return matrix

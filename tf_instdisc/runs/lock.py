@@ -44,8 +44,10 @@ def holding(
     URL is brought up to date first, and written to its URL at the end.
 
     Args:
-        directory: The directory, or its URL.
-        is_run: Whether it holds a run; of others, the URL is not touched.
+        directory: The directory, or the URL of a run.
+        is_run: Whether it holds a run. If not, nothing is downloaded or
+            uploaded, and a lock left on another host is taken over as well
+            where the file system supports `flock`.
 
     Raises:
         UsageError: If there is a file at this path.
@@ -76,7 +78,7 @@ def _locking(path: pathlib.Path, is_run: bool) -> Iterator[None]:
     file = path / FILE
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(file)
+        descriptor = _acquire(file, is_run)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(
             f"The directory must not be, or lie below, a file. Received: {path}"
@@ -162,18 +164,18 @@ def _only_warning() -> Iterator[None]:
         print(f"warning: {error}", file=sys.stderr)
 
 
-def _acquire(file: pathlib.Path) -> int:
+def _acquire(file: pathlib.Path, is_run: bool) -> int:
     """Returns a descriptor of the locked file, after naming us as holder."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(descriptor, file)
-            if not atomic.is_at(descriptor, file):
+            is_certain = _lock(descriptor, file) and not is_run
+            if not _is_at(descriptor, file):
                 # Its holder has just removed it.
                 os.close(descriptor)
                 continue
             holder = _read(descriptor)
-            if holder and _may_live(holder):
+            if holder and not is_certain and _may_live(holder):
                 raise _refusal(file, holder)
             content = json.dumps(_identity(), indent=1) + "\n"
             os.ftruncate(descriptor, 0)
@@ -187,7 +189,8 @@ def _acquire(file: pathlib.Path) -> int:
         return descriptor
 
 
-def _lock(descriptor: int, file: pathlib.Path) -> None:
+def _lock(descriptor: int, file: pathlib.Path) -> bool:
+    """Returns whether the file system supports such locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -196,6 +199,15 @@ def _lock(descriptor: int, file: pathlib.Path) -> None:
         # The contents of the file must suffice.
         if error.errno not in _UNSUPPORTED:
             raise
+        return False
+    return True
+
+
+def _is_at(descriptor: int, file: pathlib.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except FileNotFoundError:
+        return False
 
 
 def _read(descriptor: int) -> dict:

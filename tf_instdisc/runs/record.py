@@ -53,10 +53,11 @@ class RunRecord:
         """Returns the content of `run.json`."""
         content = {
             "format": FORMAT,
-            "directory": os.getcwd(),
             "config": self.config.to_json(),
             "facts": dict(self.facts),
         }
+        if _relative_folders(self.config):
+            content["directory"] = _current_directory()
         return json.dumps(content, indent=1) + "\n"
 
 
@@ -77,19 +78,38 @@ def parse(content: Mapping[str, Any]) -> RunRecord:
 
 
 def _located(written: RunRecord, directory: str | None) -> RunRecord:
-    """Returns relative folders as they were meant where they were written.
+    """Resolves relative folders against the directory where they were written.
 
     Where they are no longer found there, as in a project that was moved, they
     stay relative to the current directory.
     """
+    if directory is None or directory == _current_directory():
+        return written
     changes = {}
-    for name in _FOLDERS:
+    for name in _relative_folders(written.config):
         given = getattr(written.config.data, name)
-        if directory and given and not is_url(given):
-            path = os.path.join(directory, given)
-            if path != os.path.abspath(given) and os.path.exists(path):
-                changes[name] = path
+        path = os.path.normpath(os.path.join(directory, given))
+        if os.path.exists(path):
+            changes[name] = path
     return written.with_data(**changes) if changes else written
+
+
+def _relative_folders(config: RunConfig) -> list[str]:
+    """Returns the names of the settings that are relative paths."""
+    return [
+        name
+        for name in _FOLDERS
+        if (path := getattr(config.data, name))
+        and not is_url(path)
+        and not os.path.isabs(path)
+    ]
+
+
+def _current_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # It was removed.
+        return None
 
 
 def parse_first_format(settings: Mapping[str, Any], flagfile: str) -> RunRecord:

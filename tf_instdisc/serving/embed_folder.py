@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -78,8 +79,9 @@ def embed_folder(
             URL with an unknown scheme, no image can be read, the parts belong
             to another model or other images, or the embedder does not return
             a row of finite numbers for each image. A wrong answer is not kept.
-        LockedError: If another process is writing to the output.
-        StorageError: If a URL cannot be read or written.
+        LockedError: If another process of this host is writing to the output.
+        StorageError: If the parts cannot be written, or a URL cannot be read
+            or written.
     """
     folder = local_path(folder, "folder")
     output = local_path(output, "output", "output")
@@ -91,9 +93,7 @@ def embed_folder(
         )
     parts = pathlib.Path(f"{output}.parts")
     if target.exists() and not parts.exists():
-        raise UsageError(
-            f"`output` must not exist. Received: output={output!r}"
-        )
+        _refuse(target)
     names = image_paths(folder)
     with lock.holding(parts, is_run=False):
         outcome = _embed_in_parts(
@@ -106,7 +106,8 @@ def embed_folder(
             batch_size,
             num_workers,
         )
-    # It is left if an earlier process created it, or is that of the next one.
+    # The directory remains if an earlier process created it. If another process
+    # uses it now, it is not empty and stays.
     with contextlib.suppress(OSError):
         parts.rmdir()
     return outcome
@@ -124,7 +125,11 @@ def _embed_in_parts(
 ) -> Outcome:
     output = str(target)
     if target.exists() and not (parts / _TASK).exists():
-        return _outcome_of(names, target)  # Only the directory was left.
+        # Only the directory was left, unless another process has just finished.
+        outcome = _outcome_of(names, target)
+        if outcome.num_embedded + len(outcome.failed) != len(names):
+            _refuse(target)
+        return outcome
     _open_parts(parts, {"source": source, "names": names})
     if target.exists():
         _finish(output, parts)
@@ -161,6 +166,10 @@ def _embed_in_parts(
     )
     _finish(output, parts)
     return Outcome(len(kept), tuple(failed))
+
+
+def _refuse(target: pathlib.Path) -> NoReturn:
+    raise UsageError(f"`output` must not exist. Received: output={target}")
 
 
 def _outcome_of(names: Sequence[str], target: pathlib.Path) -> Outcome:
