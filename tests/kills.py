@@ -13,6 +13,7 @@ import gc
 import io
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -264,8 +265,9 @@ def _files(root):
         path.relative_to(root).as_posix()
         for path in root.rglob("*")
         # The lock of a dead process is taken over by the next that locks, and
-        # a half-written list of checksums is overwritten by the next write.
-        if path.name not in (lock.FILE, ".partial-checksums.json")
+        # a half-written list of checksums is removed by the next write.
+        if path.name != lock.FILE
+        and not re.fullmatch(r"\.partial-[\d-]+-checksums.json", path.name)
     )
 
 
