@@ -75,10 +75,11 @@ def replacing(
 def _remove_left_over(target: pathlib.Path) -> None:
     """Removes the temporary files of processes that no longer exist."""
     pattern = rf"{re.escape(_PREFIX)}(\d+)-\d+-{re.escape(target.name)}"
-    for name in os.listdir(target.parent):
-        found = re.fullmatch(pattern, name, re.DOTALL)
-        if found and not _is_alive(int(found[1])):
-            target.with_name(name).unlink(missing_ok=True)
+    with contextlib.suppress(PermissionError):  # They are in nobody's way.
+        for name in os.listdir(target.parent):
+            found = re.fullmatch(pattern, name, re.DOTALL)
+            if found and not _is_alive(int(found[1])):
+                target.with_name(name).unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:
