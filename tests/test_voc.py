@@ -224,7 +224,8 @@ def test_flags_of_a_folder_are_named(folder):
 def test_tfds_without_boxes():
     with pytest.raises(ValueError, match="`dataset` must have boxes"):
         voc.voc_tfds("mnist", "train")
-    with pytest.raises(UsageError, match="`--detection_dataset` must have"):
+    said = "`--detection_dataset` must have boxes"
+    with pytest.raises(UsageError, match=said):
         _ = _inputs("mnist").sources
 
 

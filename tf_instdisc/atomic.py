@@ -78,11 +78,12 @@ def _remove_left_over(target: pathlib.Path) -> None:
     with contextlib.suppress(PermissionError):  # They are in nobody's way.
         for name in os.listdir(target.parent):
             found = re.fullmatch(pattern, name, re.DOTALL)
-            if found and not _is_alive(int(found[1])):
+            if found and not is_alive(int(found[1])):
                 target.with_name(name).unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Returns whether a process of this host exists."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

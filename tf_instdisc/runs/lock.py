@@ -243,12 +243,8 @@ def _may_live(holder: dict) -> bool:
     process = holder.get("process")
     if not isinstance(process, int) or process == os.getpid():
         return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+    if not atomic.is_alive(process):
         return False
-    except PermissionError:
-        pass
     # The process id may have been reused since.
     return _start_of(process) == holder.get("process_started")
 

@@ -91,7 +91,7 @@ def _located(written: RunRecord, directory: str | None) -> RunRecord:
         path = os.path.normpath(os.path.join(directory, given))
         if os.path.exists(path):
             changes[name] = path
-    return written.with_data(**changes) if changes else written
+    return written.with_data(**changes)
 
 
 def _relative_folders(config: RunConfig) -> list[str]:
