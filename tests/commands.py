@@ -8,6 +8,7 @@ compute cannot be forked.
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -192,6 +193,7 @@ def _import_ahead():
 def main():
     _import_ahead()
     use_plain_graphs()
+    gc.freeze()  # A fork would copy every page that a collection marks.
     for line in sys.stdin:
         print(json.dumps(_fork(json.loads(line))), flush=True)
 

@@ -28,6 +28,7 @@ def square_images(source: DetectionSource, image_size: int) -> tf.data.Dataset:
         A data set of uint8 `[image_size, image_size, 3]`.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def prepare(contents: tf.Tensor) -> tf.Tensor:
         image = decode.decode_whole(contents)
         image = scaling.resize(image, [image_size, image_size])
@@ -81,6 +82,7 @@ def epoch_batches(
         float32 `[batch, most]`.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def flip(
         position: tf.Tensor,
         image: tf.Tensor,

@@ -85,6 +85,7 @@ def image_sizes(images: tf.data.Dataset, places: Sequence[str]) -> np.ndarray:
         ValueError: If an image cannot be decoded.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def size_of(
         index: tf.Tensor, contents: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:

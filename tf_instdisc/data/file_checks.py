@@ -64,6 +64,7 @@ def readable_files(
 def _decodable(paths: list[str]) -> tf.data.Dataset:
     """Returns the positions of the files that can be decoded, in order."""
 
+    @tf.autograph.experimental.do_not_convert
     def decode_one(index: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
         size = decode.decode_smallest(tf.io.read_file(path))
         with tf.control_dependencies([tf.debugging.assert_positive(size)]):

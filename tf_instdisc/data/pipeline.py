@@ -162,6 +162,7 @@ def training_dataset(
         # Images of different shapes cannot be batched before they are cropped.
         crops_singly = is_encoded or None in stored.shape
 
+        @tf.autograph.experimental.do_not_convert
         def crop(
             example: dict[str, tf.Tensor],
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -181,6 +182,7 @@ def training_dataset(
                 image = decode.crop_decoded(image, uniforms, augmentation)
             return decode.to_rgb(image), uniforms, example["instance_id"]
 
+        @tf.autograph.experimental.do_not_convert
         def augment_batch(
             images: tf.Tensor, uniforms: tf.Tensor, instance_ids: tf.Tensor
         ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -209,7 +211,7 @@ def _augment_function(augmentation: Augmentation) -> Callable[..., tf.Tensor]:
     """Returns `augment` for these changes, compiled where that is faster."""
     is_compiled = augmentation.image_size >= _COMPILED_FROM
 
-    @tf.function(jit_compile=is_compiled)
+    @tf.function(jit_compile=is_compiled, autograph=False)
     def part(images: tf.Tensor, uniforms: tf.Tensor, crop: bool) -> tf.Tensor:
         return augment(images, uniforms, augmentation, crop=crop)
 
@@ -263,6 +265,7 @@ def evaluation_dataset(
     """
     examples = source.examples(None)
 
+    @tf.autograph.experimental.do_not_convert
     def prepare(
         example: dict[str, tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -80,6 +80,7 @@ class NetworkTuning:
         self._classify = tf.function(
             lambda images: self.network(images, training=False),
             reduce_retracing=True,
+            autograph=False,
         )
 
     def train(self, source: ImageSource, pretrained: bool) -> None:

@@ -34,7 +34,9 @@ def encoder_like(
         source, whole, _BATCH, _CALIBRATION_BATCHES, seed
     )
     update = tf.function(
-        lambda images: fresh(images, training=True), reduce_retracing=True
+        lambda images: fresh(images, training=True),
+        reduce_retracing=True,
+        autograph=False,
     )
     for images, _ in dataset.take(_CALIBRATION_BATCHES):
         update(images)

@@ -42,6 +42,7 @@ def training_call(
             return tf.function(
                 lambda images: encoder(images, training=True),
                 jit_compile=jit_compile,
+                autograph=False,
             )
         encoder = keras.Model(encoder.inputs[0], encoder.outputs[0])
     new_statistics: list[tuple[keras.Variable, tf.Tensor]] = []
@@ -85,7 +86,7 @@ def training_call(
         return embeddings, [new for _, new in new_statistics]
 
     if jit_compile:
-        run = tf.function(run, jit_compile=True)
+        run = tf.function(run, jit_compile=True, autograph=False)
 
     def call_and_write(images: tf.Tensor) -> tf.Tensor:
         embeddings, values = run(images)

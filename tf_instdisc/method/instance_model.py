@@ -90,6 +90,7 @@ class InstanceModel(FitLoop):
         encode = tf.function(
             lambda images: self.encoder(images, training=True),
             reduce_retracing=True,
+            autograph=False,
         )
         for images, instance_ids, _ in dataset:
             embeddings = encode(images).numpy()

@@ -85,10 +85,11 @@ def inference(model: keras.Model) -> Callable[[tf.Tensor], Any]:
 
     strategy = model.distribute_strategy
     if not isinstance(strategy, tf.distribute.MirroredStrategy):
-        return tf.function(encode, reduce_retracing=True)
+        return tf.function(encode, reduce_retracing=True, autograph=False)
     run = tf.function(
         lambda images: strategy.run(encode, args=(images,)),
         reduce_retracing=True,
+        autograph=False,
     )
 
     def encode_parts(images: tf.Tensor) -> Any:

@@ -105,6 +105,7 @@ class RunImages:
         else:
             return
 
+        @tf.autograph.experimental.do_not_convert
         def prepare(
             slot: tf.Tensor, image: tf.Tensor
         ) -> tuple[tf.Tensor, tf.Tensor]:

@@ -34,15 +34,17 @@ def decode_batch(
         float32 `[batch, image_size, image_size, 3]` in [0, 255], with zeros
         for rejected images, and bool `[batch]`, which images were decoded.
     """
-    read = functools.partial(
-        decode.decode_center,
-        image_size=image_size,
-        crop_fraction=crop_fraction,
-        max_pixels=max_pixels,
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def read(position: tf.Tensor, content: tf.Tensor) -> tuple:
+        image = decode.decode_center(
+            content, image_size, crop_fraction, max_pixels
+        )
+        return position, image
+
     images = tf.data.Dataset.from_tensor_slices(contents).enumerate(1)
     images = images.map(
-        lambda position, content: (position, read(content)),
+        read,
         num_parallel_calls=_PARALLEL_DECODERS,
         deterministic=True,
     ).ignore_errors()

@@ -199,7 +199,10 @@ def _write_saved_model(
         ),
     )
 
-    @tf.function(input_signature=[tf.TensorSpec([None, dim], name="queries")])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, dim], name="queries")],
+        autograph=False,
+    )
     def search(queries: tf.Tensor) -> dict[str, tf.Tensor]:
         return neighbors_of(index, queries, options.num_neighbors)
 

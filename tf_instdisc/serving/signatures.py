@@ -89,7 +89,8 @@ def _functions(
 
     # All signatures call this function, so its graph is stored only once.
     @tf.function(
-        input_signature=[tf.TensorSpec(images_of.shape, tf.float32, "images")]
+        input_signature=[tf.TensorSpec(images_of.shape, tf.float32, "images")],
+        autograph=False,
     )
     def embed(images: tf.Tensor) -> tf.Tensor:
         # With oneDNN, TensorFlow 2.21 fails on a batch without images.
@@ -111,6 +112,7 @@ def _functions(
             max_batch_size=options.batch_sizes[-1],
             batch_timeout_micros=_BATCH_TIMEOUT_MICROS,
             allowed_batch_sizes=list(options.batch_sizes),
+            autograph=False,
         )(embed)
 
     def embed_images(images: tf.Tensor) -> tf.Tensor:
@@ -132,8 +134,9 @@ def _functions(
         embedding, valid = embed_bytes(contents)
         return {"embedding": embedding, "valid": valid}
 
-    on_images = functools.partial(tf.function, input_signature=[images_of])
-    on_bytes = functools.partial(tf.function, input_signature=[bytes_of])
+    function = functools.partial(tf.function, autograph=False)
+    on_images = functools.partial(function, input_signature=[images_of])
+    on_bytes = functools.partial(function, input_signature=[bytes_of])
     functions = {
         "serving_default": on_images(serving_default),
         "image_bytes": on_bytes(from_bytes),

@@ -68,7 +68,8 @@ def convert(
     size = encoder.input_shape[1]
 
     @tf.function(
-        input_signature=[tf.TensorSpec([1, size, size, 3], name="images")]
+        input_signature=[tf.TensorSpec([1, size, size, 3], name="images")],
+        autograph=False,
     )
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embedding": encoder(images, training=False)}

@@ -42,7 +42,7 @@ def seconds_in(dtype: tf.DType) -> float:
         tf.random.stateless_normal(shape, [0, 0]) for shape in shapes
     )
 
-    @tf.function
+    @tf.function(autograph=False)
     def run() -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch([image, kernel])

@@ -85,7 +85,7 @@ def sum_over_hosts(
     """
     per_host = strategy.num_replicas_in_sync // num_hosts(strategy)
 
-    @tf.function
+    @tf.function(autograph=False)
     def add(tensor: tf.Tensor) -> tf.Tensor:
         totals = strategy.run(distribution.sum_over_replicas, args=(tensor,))
         return distribution.first_replica(strategy, totals) // per_host

@@ -126,7 +126,9 @@ def _jpeg(image: tf.Tensor) -> tf.Tensor:
     return tf.io.encode_jpeg(image, "rgb", _QUALITY)
 
 
-@tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3])])
+@tf.function(
+    input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3])], autograph=False
+)
 def _jpegs(images: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(_jpeg, images, fn_output_signature=tf.string)
 
@@ -134,12 +136,12 @@ def _jpegs(images: tf.Tensor) -> tf.Tensor:
 _CONTENT = [tf.TensorSpec([], tf.string)]
 
 
-@tf.function(input_signature=_CONTENT)
+@tf.function(input_signature=_CONTENT, autograph=False)
 def _thumbnail(content: tf.Tensor) -> tf.Tensor:
     return _jpeg(decode.decode_center(content, SIDE, 1.0))
 
 
-@tf.function(input_signature=_CONTENT)
+@tf.function(input_signature=_CONTENT, autograph=False)
 def _whole(content: tf.Tensor) -> tf.Tensor:
     image = decode.decode_whole(content)
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
