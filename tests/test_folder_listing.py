@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 
 from tests.hostile_files import damaged_archive
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import file_checks
 from tf_instdisc.data.folder import UnreadableImageError, folder_source
 from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.training import parts
 
 
 def save(path, seed=0):
@@ -172,12 +175,13 @@ ODD_NAMES = (
 )
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_odd_names_are_read(tmp_path, name):
-    save(tmp_path / "cat" / name)
+def test_odd_names_are_read(tmp_path):
+    for name in ODD_NAMES:
+        save(tmp_path / "cat" / name)
     source = folder_source(str(tmp_path))
-    assert source.instance_name(0) == f"cat/{name}"
-    assert source.num_readable == 1
+    names = [source.instance_name(i) for i in range(source.num_instances)]
+    assert names == sorted(f"cat/{name}" for name in ODD_NAMES)
+    assert source.num_readable == len(ODD_NAMES)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -205,6 +209,18 @@ def decoded(monkeypatch):
 
     monkeypatch.setattr(file_checks, "_decodable", counting)
     return counts
+
+
+def test_a_missing_test_folder_is_named_before_any_image_is_decoded(
+    classes, tmp_path, decoded
+):
+    data = DataConfig(
+        images=str(classes), test_images=str(tmp_path / "nowhere")
+    )
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        parts.open_sources(RunConfig(data=data), run, is_chief=True)
+    assert decoded == []
 
 
 def test_a_restart_decodes_only_what_changed(classes, tmp_path, decoded):

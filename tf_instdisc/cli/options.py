@@ -78,8 +78,13 @@ def require_endings(
 
 
 def require_directories(name: str, paths: Iterable[str]) -> None:
-    """Raises UsageError unless the directory of each local file exists."""
+    """Raises UsageError unless each local file can be in its directory."""
     for path in paths:
+        if not is_url(path) and os.path.isdir(path):
+            raise UsageError(
+                f"`{name}` must be a file. Received: `{name}`={path}, which is "
+                "a directory."
+            )
         folder = os.path.dirname(os.path.abspath(path))
         if not is_url(path) and not os.path.isdir(folder):
             raise UsageError(

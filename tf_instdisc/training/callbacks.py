@@ -4,7 +4,7 @@ import math
 import pathlib
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -49,6 +49,8 @@ class KNNMonitor(keras.callbacks.Callback):
         train_dataset: Yields (images, instance_ids, labels) of the training
             images.
         every: Epochs between two measurements; the last is always measured.
+        encode: The compiled encoder, if there is one already; by default that
+            of the model is compiled when the training begins.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -63,6 +65,7 @@ class KNNMonitor(keras.callbacks.Callback):
         temperature: float | None = None,
         train_dataset: tf.data.Dataset | None = None,
         every: int = 1,
+        encode: Callable[[tf.Tensor], Any] | None = None,
     ):
         super().__init__()
         for name, value in (
@@ -81,6 +84,7 @@ class KNNMonitor(keras.callbacks.Callback):
         self.temperature = temperature
         self.train_dataset = train_dataset
         self.every = every
+        self.encode = encode
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         num_instances = self.model.num_instances
@@ -90,7 +94,7 @@ class KNNMonitor(keras.callbacks.Callback):
                 "each row of the memory bank. Received: "
                 f"train_labels.shape={self.train_labels.shape}"
             )
-        self._encode = inference(self.model.encoder)
+        self._encode = self.encode or inference(self.model.encoder)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         is_last = epoch + 1 == self.params.get("epochs")

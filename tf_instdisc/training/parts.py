@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -11,13 +12,14 @@ import tensorflow as tf
 from tf_instdisc import remote
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data import pipeline
+from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method.model import InstanceDiscrimination
 from tf_instdisc.retrieval.votes import knn_accuracy
 from tf_instdisc.runs import opening, sources
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import Embedded
+from tf_instdisc.runs.embedding import Embedded, inference
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.training import knn, optimizer
 from tf_instdisc.training import strategy as strategies
@@ -44,6 +46,11 @@ class Work:
     @property
     def is_chief(self) -> bool:
         return strategies.is_chief(self.strategy)
+
+    @functools.cached_property
+    def encode(self) -> Callable[[tf.Tensor], Any]:
+        """The encoder on the devices of the training, compiled only once."""
+        return inference(self.model.encoder)
 
     def measure(self, rows: Embedded, queries: Embedded) -> list[float]:
         """Returns kNN top-1 accuracy with many neighbors and with one."""
@@ -91,6 +98,9 @@ def open_sources(
     known: tuple[Any, Any] = (None, None)
     if config.training.init_run and config.data.images:
         known = opening.load(config.training.init_run).ids_by_name()
+    if config.data.images and config.data.test_images:
+        # Raises now instead of after all training images were decoded.
+        image_paths(config.data.test_images, is_reported=False)
     memory = sources.memories(run, config.data) if is_chief else {}
     source = sources.open_train(config.data, *known, memory.get("train"))
     return source, sources.open_test(config.data, memory.get("test"))

@@ -19,7 +19,7 @@ from tf_instdisc.data.augment import augmentation_of
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import Embedded, embed, inference
+from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.text import shown
 from tf_instdisc.training import (
@@ -154,12 +154,11 @@ def _baselines(work: Work) -> dict[str, list[float]]:
     if not is_wanted or work.test_images is None:
         return {}
     train, test = work.train_images, work.test_images
-    encode = inference(work.model.encoder)
     is_trained = work.config.encoder.init_encoder is not None
     name = "initial encoder" if is_trained else "untrained encoder"
     return {
         "raw pixels": work.measure(knn.pixels(train), knn.pixels(test)),
-        name: work.measure(embed(encode, train), embed(encode, test)),
+        name: work.measure(embed(work.encode, train), embed(work.encode, test)),
     }
 
 
@@ -235,6 +234,7 @@ def _callbacks(
                 if training.knn_encode
                 else None,
                 every=training.knn_every,
+                encode=work.encode,
             )
         )
     callbacks += [
@@ -269,10 +269,9 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
     run, source, model = work.run, work.source, work.model
     training, epochs = work.config.training, work.config.optimizer.epochs
     encoded_at = time.time()
-    encode = inference(model.encoder)  # On the devices of the training only.
-    embedded = finishing.encode(encode, work.train_images, source)
+    embedded = finishing.encode(work.encode, work.train_images, source)
     if work.test_images is not None:
-        test = embed(encode, work.test_images)
+        test = embed(work.encode, work.test_images)
         trained = finishing.training_bank(model.memory_bank, source)
         rows = Embedded(trained.rows, trained.instance_ids, trained.labels)
         measured = {
