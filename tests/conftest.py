@@ -227,7 +227,7 @@ _EXHAUSTIVE = (
     "test_keras_calls::test_evaluate_gives_the_loss_and_writes_nothing[2-softmax",
     "test_keras_calls::test_sums_of_other_weights_are_forgotten[load",
     "test_keras_calls::test_weights_hold_bank_z_and_step[2-{'bank_dtype': 'bfl",
-    "test_keras_calls::test_weights_hold_bank_z_and_step[2-{'bank_dtype': 'float16",
+    "test_keras_calls::test_weights_hold_bank_z_and_step[2-{'bank_dtype': 'fl",
     "test_keras_calls::test_weights_hold_bank_z_and_step[2-{'objective",
     "test_keras_calls::test_weights_hold_bank_z_and_step[2-{}",
     "test_keras_habits::test_forms_of_encoders_are_the_same_to_training[1-Seq",
