@@ -14,6 +14,8 @@ from tf_instdisc.serving.options import ExportOptions
 
 Function: TypeAlias = tf.types.experimental.PolymorphicFunction
 
+_function = functools.partial(tf.function, autograph=False)
+
 # How long the graph waits to batch concurrent requests, if it batches.
 _BATCH_TIMEOUT_MICROS = 2000
 
@@ -88,9 +90,8 @@ def _functions(
     bytes_of = tf.TensorSpec([None], tf.string, "image_bytes")
 
     # All signatures call this function, so its graph is stored only once.
-    @tf.function(
-        input_signature=[tf.TensorSpec(images_of.shape, tf.float32, "images")],
-        autograph=False,
+    @_function(
+        input_signature=[tf.TensorSpec(images_of.shape, tf.float32, "images")]
     )
     def embed(images: tf.Tensor) -> tf.Tensor:
         # With oneDNN, TensorFlow 2.21 fails on a batch without images.
@@ -100,10 +101,9 @@ def _functions(
             lambda: tf.zeros([0, encoder.output_shape[1]]),
         )
 
-    fails = options.bad_bytes == "error"
     embed_decoded = embed
     decode_batch = image_bytes.decode_batch
-    if fails:
+    if options.bad_bytes == "error":
         # A request with a bad image fails during decoding, before requests are
         # batched, so the others are not affected.
         decode_batch = image_bytes.decode_batch_or_fail
@@ -134,9 +134,8 @@ def _functions(
         embedding, valid = embed_bytes(contents)
         return {"embedding": embedding, "valid": valid}
 
-    function = functools.partial(tf.function, autograph=False)
-    on_images = functools.partial(function, input_signature=[images_of])
-    on_bytes = functools.partial(function, input_signature=[bytes_of])
+    on_images = functools.partial(_function, input_signature=[images_of])
+    on_bytes = functools.partial(_function, input_signature=[bytes_of])
     functions = {
         "serving_default": on_images(serving_default),
         "image_bytes": on_bytes(from_bytes),
