@@ -193,7 +193,7 @@ def _import_ahead():
 def main():
     _import_ahead()
     use_plain_graphs()
-    gc.freeze()  # A fork would copy every page that a collection marks.
+    gc.freeze()  # A collection in a fork would copy the pages it marks.
     for line in sys.stdin:
         print(json.dumps(_fork(json.loads(line))), flush=True)
 

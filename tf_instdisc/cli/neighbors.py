@@ -69,7 +69,8 @@ class NeighborsOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_endings("output", self.output, (".png", ".html"))
-        require_directories("output", self.output)
+        if self.format == "files":
+            require_directories("output", self.output)
 
 
 SETTINGS = [FinishedRun, NeighborsOptions, MovedImages]

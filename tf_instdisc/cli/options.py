@@ -78,7 +78,10 @@ def require_endings(
 
 
 def require_directories(name: str, paths: Iterable[str]) -> None:
-    """Raises UsageError unless each local file can be in its directory."""
+    """Raises UsageError unless local paths can be written as files.
+
+    Such a path is not a directory, and lies in an existing one.
+    """
     for path in paths:
         if not is_url(path) and os.path.isdir(path):
             raise UsageError(

@@ -39,17 +39,23 @@ def image_paths(folder: str, is_reported: bool = True) -> list[str]:
     """
     folder = local_path(folder, "folder")
     listing = _unreported.pop(folder, None) or _listed(folder)
+    names = _in_order(*listing, folder, is_reported)
     if not is_reported:
         _unreported[folder] = listing
-    return _in_order(*listing, folder, is_reported)
+    return names
+
+
+def require_folder(folder: str) -> None:
+    """Raises FileNotFoundError unless a folder of images exists."""
+    if not os.path.isdir(local_path(folder, "folder")):
+        raise MissingFileError(
+            f"The folder of images must exist. Received: folder={folder!r}"
+        )
 
 
 def _listed(folder: str) -> tuple[list[str], collections.Counter[str]]:
     """Returns the names of images, and counts of what is left out."""
-    if not os.path.isdir(folder):
-        raise MissingFileError(
-            f"The folder of images must exist. Received: folder={folder!r}"
-        )
+    require_folder(folder)
     names: list[str] = []
     left_out: collections.Counter[str] = collections.Counter()
     for entry in _entries(folder, ""):

@@ -36,7 +36,9 @@ def decode_batch(
     """
 
     @tf.autograph.experimental.do_not_convert
-    def read(position: tf.Tensor, content: tf.Tensor) -> tuple:
+    def read(
+        position: tf.Tensor, content: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         image = decode.decode_center(
             content, image_size, crop_fraction, max_pixels
         )

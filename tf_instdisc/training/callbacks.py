@@ -49,8 +49,9 @@ class KNNMonitor(keras.callbacks.Callback):
         train_dataset: Yields (images, instance_ids, labels) of the training
             images.
         every: Epochs between two measurements; the last is always measured.
-        encode: The compiled encoder, if there is one already; by default that
-            of the model is compiled when the training begins.
+        encode: The function that embeds a batch of images, if it has been
+            compiled already; by default, the encoder of the model is compiled
+            when training begins.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_instdisc import remote
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.folder_listing import require_folder
 from tf_instdisc.data.sources import ImageSource, fingerprint
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method.model import InstanceDiscrimination
@@ -99,8 +99,9 @@ def open_sources(
     if config.training.init_run and config.data.images:
         known = opening.load(config.training.init_run).ids_by_name()
     if config.data.images and config.data.test_images:
-        # Raises now instead of after all training images were decoded.
-        image_paths(config.data.test_images, is_reported=False)
+        # Raises now instead of after all training images have been decoded.
+        require_folder(config.data.images)
+        require_folder(config.data.test_images)
     memory = sources.memories(run, config.data) if is_chief else {}
     source = sources.open_train(config.data, *known, memory.get("train"))
     return source, sources.open_test(config.data, memory.get("test"))
