@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 
 from tests import commands
+from tf_instdisc.method.encoders import resnet
 from tf_instdisc.training.strategy import mirrored_cpus, split_cpu
 
 # Before anything touches the device; strategies of the tests take two or four.
@@ -160,6 +161,7 @@ _EXHAUSTIVE = (
     "test_example_scripts::test_fine_tune",
     "test_example_scripts::test_neighbors_of",
     "test_example_scripts::test_own_backbone",
+    "test_examples::test_the_example_of_a_public_name_runs[Augmentation",
     "test_examples::test_the_example_of_a_public_name_runs[FineTuneOptions",
     "test_examples::test_the_example_of_a_public_name_runs[Instance",
     "test_examples::test_the_example_of_a_public_name_runs[KNN",
@@ -259,6 +261,7 @@ _EXHAUSTIVE = (
     "test_load_elsewhere::test_the_guide_uses_the_exported_model",
     "test_load_elsewhere::test_the_readme_fine_tunes",
     "test_matrix_convolution::test_replicas_and_xla",
+    "test_neighbors_command::test_many_queries_are_paged",
     "test_neighbors_command::test_the_command_writes_pictures",
     "test_notebook::test_the_quickstart_runs",
     "test_other_networks::test_files_load_without_the_package[tensorflow",
@@ -269,6 +272,7 @@ _EXHAUSTIVE = (
     "test_plain_install::test_neighbors_are_printed",
     "test_plan::test_activations",
     "test_precision",
+    "test_quiet_start::test_a_locale",
     "test_readme::test_the_guide_trains",
     "test_readme::test_the_readme_runs_a_whole_life",
     "test_recipes::test_a_recipe_trains[cifar10",
@@ -316,10 +320,7 @@ _EXHAUSTIVE = (
     "test_serving_client::test_load_with",
     "test_serving_client::test_tls",
     "test_sharded_bank::test_a_step_equals_loops[4-",
-    "test_sharded_bank::test_training_equals_a_bank_on_each_device[info",
-    "test_sharded_bank::test_training_equals_a_bank_on_each_device[nce-per_example-4",
-    "test_sharded_bank::test_training_equals_a_bank_on_each_device[nce-shared",
-    "test_sharded_bank::test_training_equals_a_bank_on_each_device[softmax",
+    "test_sharded_bank::test_training_equals_a_bank_on_each_device",
     "test_shipped::test_a_run_can_begin_with_it[16",
     "test_shipped::test_other_weights",
     "test_step::test_two_steps_equal_the_formulas[float32-1000",
@@ -372,6 +373,15 @@ def pytest_collection_modifyitems(items):
 def two_replicas():
     """One strategy for all tests."""
     return mirrored_cpus(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="module")
+def shallow_resnet18():
+    """Halves the blocks of ResNet-18, for tests of what is around it."""
+    with pytest.MonkeyPatch.context() as patch:
+        shallow = ("basic", (1, 1, 1, 1))
+        patch.setitem(resnet.STAGES, "resnet18", shallow)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,8 @@ from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.training import finishing
 from tf_instdisc.training import train as training
 
+pytestmark = pytest.mark.usefixtures("shallow_resnet18")
+
 SIZE, NUM_IMAGES = 8, 14
 
 
@@ -123,7 +125,7 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one_epoch(tmp_path_factory):
+def one_epoch(shallow_resnet18, tmp_path_factory):
     """A run of one epoch; nobody writes into it."""
     return train(tmp_path_factory.mktemp("one") / "run", labeled())
 
