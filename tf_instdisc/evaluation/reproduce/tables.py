@@ -172,7 +172,7 @@ def _proximal_weights() -> tuple[Row, ...]:
             if weight
             else negatives,
         )
-        for weight in (0, 0.3, 1, 3, 10, 30)
+        for weight in (0, 0.3, 1, 3)
     )
 
 
