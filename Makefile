@@ -1,6 +1,6 @@
 # `make train` and `make test` only need Python 3.11 to 3.13.
 # `make test-all` adds the tests that take minutes, as CI runs them, and
-# `make test-exhaustive` the rest (an hour on two cores). `make test-beam`
+# `make test-exhaustive` the rest (two hours on two cores). `make test-beam`
 # runs the tests of the pipeline and of other stores, which the last one includes.
 PYTHON ?= python3
 VENV ?= .venv
