@@ -226,9 +226,8 @@ def test_a_missing_test_folder_is_named_before_any_image_is_decoded(
 def test_a_folder_that_was_empty_is_listed_again(tmp_path):
     empty = tmp_path / "new"
     empty.mkdir()
-    for is_reported in (False, False, True):
-        with pytest.raises(FileNotFoundError, match="must hold images"):
-            image_paths(str(empty), is_reported)
+    with pytest.raises(FileNotFoundError, match="must hold images"):
+        image_paths(str(empty), is_reported=False)
     save(empty / "a.png")
     assert image_paths(str(empty), is_reported=False) == ["a.png"]
     assert image_paths(str(empty)) == ["a.png"]

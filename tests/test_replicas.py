@@ -184,9 +184,11 @@ def test_with_synchronized_or_frozen_batch_norm(strategies, dtype, trainable):
     )
 
 
-def test_with_ids_that_stand_more_than_once_in_a_batch(strategies):
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_with_ids_that_stand_more_than_once_in_a_batch(strategies, replicas):
+    by_number = {s.num_replicas_in_sync: s for s in strategies}
     assert_equal_on_all(
-        strategies[:2],
+        [by_number[1], by_number[replicas]],
         "float64",
         num_ids=5,
         encoder=lambda: linear_encoder(side=4),

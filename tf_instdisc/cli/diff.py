@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.options import require_directories
+from tf_instdisc.cli.options import require_local_files
 from tf_instdisc.config.fields import Settings, setting
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class DiffOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output is not None:
-            require_directories("output", [self.output])
+            require_local_files("output", [self.output])
 
 
 SETTINGS = [DiffOptions]

@@ -7,8 +7,8 @@ from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
-    require_directories,
     require_endings,
+    require_local_files,
 )
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
@@ -72,7 +72,7 @@ class DuplicatesOptions(Settings):
             )
         files = [path for path in self.output if path != "-"]
         require_endings("output", files, (".tsv", ".html"))
-        require_directories("output", files)
+        require_local_files("output", files)
 
 
 SETTINGS = [FinishedRun, DuplicatesOptions, MovedImages]

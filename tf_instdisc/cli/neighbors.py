@@ -8,8 +8,8 @@ from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
-    require_directories,
     require_endings,
+    require_local_files,
 )
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
@@ -70,7 +70,7 @@ class NeighborsOptions(Settings):
         super().__post_init__()
         require_endings("output", self.output, (".png", ".html"))
         if self.format == "files":
-            require_directories("output", self.output)
+            require_local_files("output", self.output)
 
 
 SETTINGS = [FinishedRun, NeighborsOptions, MovedImages]

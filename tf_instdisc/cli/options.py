@@ -77,19 +77,21 @@ def require_endings(
             )
 
 
-def require_directories(name: str, paths: Iterable[str]) -> None:
+def require_local_files(name: str, paths: Iterable[str]) -> None:
     """Raises UsageError unless local paths can be written as files.
 
     Such a path is not a directory, and lies in an existing one.
     """
     for path in paths:
-        if not is_url(path) and os.path.isdir(path):
+        if is_url(path):
+            continue
+        if os.path.isdir(path):
             raise UsageError(
                 f"`{name}` must be a file. Received: `{name}`={path}, which is "
                 "a directory."
             )
         folder = os.path.dirname(os.path.abspath(path))
-        if not is_url(path) and not os.path.isdir(folder):
+        if not os.path.isdir(folder):
             raise UsageError(
                 f"`{name}` must lie in an existing directory. Received: "
                 f"`{name}`={path}. Create {folder} first."

@@ -7,7 +7,7 @@ from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
-    require_directories,
+    require_local_files,
 )
 from tf_instdisc.config import TrainingConfig
 from tf_instdisc.config.fields import Settings, setting
@@ -51,7 +51,7 @@ class ReportOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output is not None:
-            require_directories("output", [self.output])
+            require_local_files("output", [self.output])
 
 
 SETTINGS = [FinishedRun, ReportOptions, MovedImages]

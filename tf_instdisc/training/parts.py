@@ -98,10 +98,9 @@ def open_sources(
     known: tuple[Any, Any] = (None, None)
     if config.training.init_run and config.data.images:
         known = opening.load(config.training.init_run).ids_by_name()
-    if config.data.images and config.data.test_images:
-        # Raises now instead of after all training images have been decoded.
-        require_folder(config.data.images)
-        require_folder(config.data.test_images)
+    for folder in (config.data.images, config.data.test_images):
+        if folder:  # Raises before all training images are decoded.
+            require_folder(folder)
     memory = sources.memories(run, config.data) if is_chief else {}
     source = sources.open_train(config.data, *known, memory.get("train"))
     return source, sources.open_test(config.data, memory.get("test"))
