@@ -32,6 +32,7 @@ def trial(monkeypatch):
     return set_ratio
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("ratio", "chosen"), [(0.5, "mixed_bfloat16"), (0.95, "float32")]
 )

@@ -18,6 +18,8 @@ from tf_instdisc.config import recipes
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.method.encoders import encoder_of
 
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -36,6 +36,8 @@ from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import exported_bank
 from tf_instdisc.serving.bank_index import BankIndex
 
+pytestmark = pytest.mark.slow
+
 PLAIN = [f"{kind}/{i}.png" for kind in ("cats", "собаки") for i in range(20)]
 DECOMPOSED = "Καλημε\u0301ρα"  # noqa: RUF001  Greek.
 COPIES = ("cats/copy.png", "собаки/other copy.png")
@@ -438,6 +440,7 @@ def test_images_that_are_gone_are_said(run, tmp_path, capsys):
     assert client.get("/api/neighbors/0").status_code == 200
 
 
+@pytest.mark.exhaustive
 def test_the_command_serves_until_ctrl_c(run, tmp_path):
     module = "tf_instdisc.cli.browse"
     with subprocess.Popen(

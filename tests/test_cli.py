@@ -18,6 +18,8 @@ from tests import commands
 from tests.finished_run import picture, save_picture
 from tf_instdisc.runs import directory, opening
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
 QUICK = [
@@ -75,6 +77,7 @@ def test_a_run_fills_its_directory(run_dir):
     assert np.linalg.norm(encoder(image)) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_written_flags_repeat_the_run_exactly(run_dir, tmp_path):
     again = tmp_path / "again"
     result = instdisc_train(
@@ -118,6 +121,7 @@ def test_another_run_in_the_same_directory_is_refused(run_dir, data_dir):
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.exhaustive
 def test_changed_rate_batch_size_and_epochs_are_said(
     run_dir, data_dir, tmp_path
 ):
@@ -239,6 +243,7 @@ def test_tensorboard_has_what_the_metrics_have(run_dir):
         )
 
 
+@pytest.mark.exhaustive
 def test_a_terminal_shows_speed_and_waiting(tmp_path, data_dir):
     # The bar is for terminals only.
     main, terminal = os.openpty()
@@ -268,6 +273,7 @@ def test_a_terminal_shows_speed_and_waiting(tmp_path, data_dir):
     assert all(len(line) < 80 for line in lines if line.startswith("epoch"))
 
 
+@pytest.mark.exhaustive
 def test_a_folder_of_classes_with_a_bad_file(tmp_path):
     for part, seeds in (("train", range(6)), ("test", range(6, 9))):
         for seed in seeds:

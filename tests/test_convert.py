@@ -292,6 +292,7 @@ def test_the_command_refuses_what_would_be_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_converted_run_is_exported_and_searched(tmp_path, encoder, capsys):
     content, _ = checkpoint(encoder)
     run = convert(write(tmp_path, content), str(tmp_path / "run"), 64)

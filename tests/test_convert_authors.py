@@ -97,6 +97,7 @@ FORMS = {
 }
 
 
+@pytest.mark.exhaustive_variants("module", "weights")
 @pytest.mark.parametrize("form", FORMS)
 def test_cifars_checkpoint_becomes_a_run(tmp_path, form):
     state = random_state(
@@ -142,6 +143,7 @@ def test_cifars_checkpoint_becomes_a_run(tmp_path, form):
     assert "stem_width" not in flags
 
 
+@pytest.mark.exhaustive_variants("resnet50*")
 @pytest.mark.parametrize(
     ("backbone", "block", "sizes"),
     [
@@ -164,6 +166,12 @@ def test_their_other_cifar_networks(tmp_path, backbone, block, sizes):
     assert not run.bank.exists()
 
 
+@pytest.mark.exhaustive_variants(
+    "basic-sizes1-16",
+    "basic-sizes1-2",
+    "bottleneck-sizes0-16",
+    "bottleneck-sizes0-8",
+)
 @pytest.mark.parametrize("width", [2, 8, 16])
 @pytest.mark.parametrize(
     ("block", "sizes"),

@@ -12,6 +12,8 @@ from tf_instdisc import checksums, errors
 from tf_instdisc.runs import directory, opening
 from tf_instdisc.runs.load import load_encoder
 
+pytestmark = pytest.mark.slow
+
 READERS = {
     "run.json": (
         lambda run: run.read_config(),
@@ -221,6 +223,7 @@ def test_a_reader_beside_a_writer(run, monkeypatch):
     assert [line["epoch"] for line in run.read_metrics()] == [1, 2, 3]
 
 
+@pytest.mark.exhaustive
 def test_damaged_features_are_computed_again(tmp_path, capsys):
     from tf_instdisc.data.folder import folder_source
     from tf_instdisc.evaluation import features

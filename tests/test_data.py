@@ -365,6 +365,7 @@ def test_a_name_that_is_no_text_is_refused_at_the_door(folder):
         folder_source(str(folder))
 
 
+@pytest.mark.exhaustive
 def test_jpeg_crops_equal_crops_of_the_whole_image(tmp_path):
     # A smooth image: libjpeg interpolates color across the crop's border.
     x = np.linspace(0, 255, 96)

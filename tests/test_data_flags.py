@@ -26,6 +26,8 @@ from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.embedding import embed
 from tf_instdisc.runs.record import RunRecord
 
+pytestmark = pytest.mark.slow
+
 # Brightness of the images tells where they come from.
 OWN, OTHER_KEY, TEST, DEV, ELSEWHERE, TRANSFER = range(10, 70, 10)
 
@@ -163,6 +165,7 @@ def in_place(place, overrides):
     }
 
 
+@pytest.mark.exhaustive_variants("cache")
 @pytest.mark.parametrize("case", OVERRIDES)
 def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
     overrides, train, test, class_names = OVERRIDES[case]
@@ -220,6 +223,7 @@ def test_a_transfer_reads_what_its_flags_say(
     assert brightness(inputs.source) == expected
 
 
+@pytest.mark.exhaustive_variants("none")
 @pytest.mark.parametrize("cache", ("memory", "none"))
 def test_pictures_of_a_run_are_read_by_its_keys(place, moved, cache):
     moved.set_data(cache=cache)

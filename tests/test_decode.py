@@ -219,6 +219,9 @@ def test_large_jpegs_decoded_small_equal_the_full_decode(value):
             assert _difference(actual, expected) <= 2
 
 
+@pytest.mark.exhaustive_variants(
+    "JPEG-1-60000", "PNG-1-60000", "PNG-2-20000", "PNG-3000*"
+)
 @pytest.mark.parametrize(
     ("height", "width"), [(1, 3000), (3000, 1), (2, 20_000), (1, 60_000)]
 )

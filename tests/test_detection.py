@@ -18,6 +18,8 @@ from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.runs import directory, opening
 from tf_instdisc.runs.record import RunRecord
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"image_size": 64, "head_filters": 16, "anchor_scale": 3.0}
 
 
@@ -130,6 +132,7 @@ def test_the_imagenet_stem_gives_strides_of_8_16_and_32():
     assert detector(images_of(128, 1))["box"].shape == (1, 341 * 9, 4)
 
 
+@pytest.mark.exhaustive
 def test_frozen_layers_and_batch_norm_do_not_change(run):
     encoder = load_encoder(run.path)
 
@@ -185,6 +188,7 @@ def measure(run, options):
     return detection.measure(inputs)
 
 
+@pytest.mark.exhaustive
 def test_both_detectors_learn(plain_run, folder, capsys):
     options = DetectionOptions(
         images=str(folder),

@@ -99,6 +99,7 @@ def folder(workspace, tmp_path):
     return shutil.copytree(workspace, tmp_path / "folder")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("page", LINES)
 def test_the_commands_of_a_page_run(page, folder, request):
     if "s3://bucket/" in " ".join(LINES[page]):
@@ -117,6 +118,7 @@ def bucket(folder, monkeypatch):
         yield
 
 
+@pytest.mark.exhaustive
 def test_the_plan_of_the_guide_is_the_one_that_is_printed(tmp_path):
     page = "docs/guides/large_collections.md"
     (line,) = [line for line in documents.commands(page) if " plan " in line]
@@ -167,6 +169,7 @@ def test_the_completion_is_loaded(tmp_path):
     assert said == "complete -o default -F _instdisc instdisc\n"
 
 
+@pytest.mark.exhaustive
 def test_tensorboard_finds_the_runs(folder):
     (line,) = documents.lines(script("README.md", "tensorboard --"))[-1:]
     shutil.copytree(folder / "run", folder / "runs" / "photos")
@@ -185,6 +188,7 @@ def test_tensorboard_finds_the_runs(folder):
         process.terminate()
 
 
+@pytest.mark.exhaustive
 def test_a_recipe_is_trained_with_jax(folder):
     pytest.importorskip("jax", reason="jax is not installed")
     code = script("docs/guides/cifar10.md", "benchmarks.accelerator")
@@ -199,6 +203,7 @@ def test_a_recipe_is_trained_with_jax(folder):
     np.testing.assert_allclose(np.linalg.norm(bank.rows, axis=1), 1, atol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_two_hosts_share_a_run(folder):
     code = documents.replaced(
         script(GPUS, "export TF_CONFIG='"),

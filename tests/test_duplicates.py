@@ -28,6 +28,8 @@ from tf_instdisc.retrieval.pages import duplicate_page
 from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs.bank import Bank
 
+pytestmark = pytest.mark.slow
+
 
 def unit_rows(rng, *shape):
     rows = rng.normal(size=shape).astype(np.float32)
@@ -190,6 +192,7 @@ def with_rows(collection, rows):
     return dataclasses.replace(collection, bank=bank)
 
 
+@pytest.mark.exhaustive_variants("0")
 @pytest.mark.parametrize("in_common", [0, 3, 30])
 def test_planted_duplicates_are_found_by_default(planted, in_common):
     collection, expected = planted
@@ -276,6 +279,7 @@ def test_a_large_group_of_copies_is_found(tmp_path):
     assert {m.position for m in found.groups[0]} == set(range(30))
 
 
+@pytest.mark.exhaustive_variants("1", "3", "4", "5")
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_a_handful_of_images(tmp_path, count):
     for number in range(count):
@@ -342,6 +346,7 @@ def run(tmp_path_factory):
     return make_run(root / "run", root / "images")
 
 
+@pytest.mark.exhaustive
 def test_images_of_a_test_folder_that_were_trained_on(run, tmp_path):
     save_picture(tmp_path / "test", "leak <b>.png", picture(3))
     save_picture(tmp_path / "test", "new.png", picture(99))

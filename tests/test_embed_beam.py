@@ -37,6 +37,8 @@ from tf_instdisc.serving.embed_folder import embed_folder
 from tf_instdisc.serving.embedder import one_by_one
 
 pytest.importorskip("apache_beam", reason="no '.[beam]' is installed")
+
+pytestmark = pytest.mark.slow
 embed_beam = importlib.import_module("tf_instdisc.serving.embed_beam")
 embed_inputs = importlib.import_module("tf_instdisc.serving.embed_inputs")
 
@@ -101,6 +103,7 @@ def lengths(contents):
     }
 
 
+@pytest.mark.exhaustive_variants("two*")
 @pytest.mark.parametrize(
     ("dtype", "atol", "flags"),
     [
@@ -212,6 +215,7 @@ def test_a_table_names_paths_and_urls(suffix, pictures, tmp_path):
     assert "No such file" in reasons[1]
 
 
+@pytest.mark.exhaustive_variants("pro*")
 @pytest.mark.parametrize(
     "flags", [(), TWO_WORKERS], ids=["threads", "processes"]
 )
@@ -519,6 +523,7 @@ def test_a_url_that_beam_does_not_open_is_refused(tmp_path):
         embed_beam.run(task_of(images, url), "DirectRunner")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("flags", [(), TWO_WORKERS], ids=["one", "two"])
 def test_the_output_may_be_in_a_bucket(flags, tmp_path, monkeypatch):
     pytest.importorskip("boto3", reason="no apache-beam[aws] is installed")
@@ -561,6 +566,7 @@ def test_other_files_are_not_overwritten(tmp_path):
     assert [file.name for file in output.iterdir()] == ["theirs.parquet"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("number", "images_per_file", "flags"),
     [(300, 3, ()), (10_000, 50, TWO_WORKERS)],
@@ -637,6 +643,7 @@ def test_a_folder_without_a_readable_image_is_refused(small_run, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.exhaustive
 def test_the_guide_embeds_a_folder_and_a_table(small_run, tmp_path):
     fill(tmp_path / "photos", 12)
     shutil.copytree(small_run.path, tmp_path / "run")

@@ -25,6 +25,8 @@ from tf_instdisc.serving.embed_folder import embed_folder
 from tf_instdisc.serving.embedder import one_by_one
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_IMAGES = 11
 
@@ -49,6 +51,7 @@ def _instdisc_embed(*flags):
     return commands.run("embed", *flags, cwd=ROOT)
 
 
+@pytest.mark.exhaustive
 def test_gpus_take_turns(folder, small_run, tmp_path, monkeypatch):
     contents = [(folder / "00.png").read_bytes()]
     embed, digest = run_embedder(str(small_run.path))
@@ -118,6 +121,7 @@ def test_run_saved_model_and_server_agree(
     )
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_fails_on_bad_images_has_them_listed(
     folder, small_run, tmp_path
 ):

@@ -12,6 +12,8 @@ from tf_instdisc.runs import embedding
 from tf_instdisc.runs.embedding import inference
 from tf_instdisc.training.strategy import mirrored_cpus
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES = 11
 SIZES = []  # Of the parts that were encoded.
 
@@ -122,6 +124,7 @@ def test_outputs_of_several_layers_are_divided_and_joined(two_gpus):
     np.testing.assert_allclose(found[1]["last"], expected[1]["last"], atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "options",
     [

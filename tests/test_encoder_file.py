@@ -17,6 +17,8 @@ import pytest
 import tf_instdisc
 from tf_instdisc.evaluation.untrained import fresh_copy
 
+pytestmark = pytest.mark.slow
+
 OLD_PYTHON = os.environ.get("INSTDISC_OLD_KERAS")
 # Those of Keras 3.6 to 3.15.
 NEWER_KEYS = {
@@ -108,6 +110,7 @@ def files(tmp_path_factory):
     return folder, images, embeddings
 
 
+@pytest.mark.exhaustive
 def test_files_hold_no_argument_that_keras_3_5_does_not_know(files):
     folder, _, _ = files
     for name in CASES:

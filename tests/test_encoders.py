@@ -251,6 +251,7 @@ print(keras.backend.backend())
 """
 
 
+@pytest.mark.exhaustive_variants("mixed_bfloat16-tensorflow")
 @pytest.mark.parametrize("backend", ("tensorflow", "jax", "torch", "numpy"))
 @pytest.mark.parametrize("policy", ("float32", "mixed_bfloat16"))
 def test_file_loads_without_the_package(tmp_path, small, backend, policy):
@@ -286,6 +287,7 @@ def test_file_loads_without_the_package(tmp_path, small, backend, policy):
     )
 
 
+@pytest.mark.exhaustive
 def test_gradients_of_a_narrow_encoder_leave_the_heap_alone():
     # TensorFlow 2.21 with oneDNN writes beyond a buffer for strided 1x1
     # convolutions from few channels; the process dies some calls later.

@@ -29,6 +29,8 @@ from tf_instdisc.evaluation.transfer_protocol import TransferOptions
 from tf_instdisc.runs import directory, update
 from tf_instdisc.runs.bank import Bank
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -44,6 +46,7 @@ def scalars(run):
     return found
 
 
+@pytest.mark.exhaustive
 def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
     other = fill_labeled_folder(
         tmp_path / "train", 6, classes=("red", "blue"), seed=3
@@ -96,6 +99,7 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
     )
 
 
+@pytest.mark.exhaustive
 def test_a_second_evaluation_keeps_the_others_results(tmp_path):
     run = make_labeled_run(tmp_path)
     keep_rows(run)
@@ -188,6 +192,7 @@ class Guess(Protocol):
 """
 
 
+@pytest.mark.exhaustive
 def test_a_new_file_is_a_new_protocol(run, tmp_path):
     (tmp_path / "guess_protocol.py").write_text(NEW_PROTOCOL)
     code = (
@@ -263,6 +268,7 @@ def refused(run, monkeypatch, match, options=None, overrides=None):
     assert not run.results.exists()
 
 
+@pytest.mark.exhaustive
 def test_a_run_without_labels_is_refused(tmp_path, monkeypatch):
     run = make_labeled_run(tmp_path)
     flat = tmp_path / "flat"
@@ -271,6 +277,7 @@ def test_a_run_without_labels_is_refused(tmp_path, monkeypatch):
     refused(run, monkeypatch, "the training images have none")
 
 
+@pytest.mark.exhaustive
 def test_test_images_without_labels_are_refused(tmp_path, monkeypatch):
     run = make_labeled_run(tmp_path)
     refused(
@@ -281,12 +288,14 @@ def test_test_images_without_labels_are_refused(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.exhaustive
 def test_other_test_classes_are_refused(tmp_path, monkeypatch):
     run = make_labeled_run(tmp_path)
     (tmp_path / "test" / "cat").rename(tmp_path / "test" / "dog")
     refused(run, monkeypatch, "train with 3 .* test with 3 .*dog")
 
 
+@pytest.mark.exhaustive
 def test_other_classes_than_the_runs_are_refused(tmp_path, monkeypatch):
     run = make_labeled_run(tmp_path)
     for part in ("train", "test"):
@@ -302,6 +311,7 @@ def test_other_classes_than_the_runs_are_refused(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.exhaustive
 def test_one_class_is_refused(tmp_path, monkeypatch):
     run = make_labeled_run(tmp_path)
     for part in ("train", "test"):
@@ -310,12 +320,14 @@ def test_one_class_is_refused(tmp_path, monkeypatch):
     refused(run, monkeypatch, "at least two classes")
 
 
+@pytest.mark.exhaustive
 def test_fewer_images_than_neighbors_are_refused(tmp_path, monkeypatch):
     run = make_labeled_run(tmp_path)
     options = {"knn": KNNOptions(num_neighbors=25)}
     refused(run, monkeypatch, "num_neighbors=25, 24 images", options)
 
 
+@pytest.mark.exhaustive
 def test_fewer_images_than_folds_are_refused(tmp_path, monkeypatch):
     run = make_labeled_run(tmp_path)
     options = {"svm": SVMOptions(folds=9)}
@@ -348,6 +360,7 @@ def test_missing_test_images_are_named(tmp_path, monkeypatch):
     refused(run, monkeypatch, "Give --test_images=FOLDER")
 
 
+@pytest.mark.exhaustive
 def test_an_unfinished_run_is_refused(tmp_path):
     run = make_labeled_run(tmp_path)
     run.bank.unlink()
@@ -355,6 +368,7 @@ def test_an_unfinished_run_is_refused(tmp_path):
         open_inputs(run)
 
 
+@pytest.mark.exhaustive
 def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
     # As after instdisc-update: ids that are no longer 0, 1, 2 ...
     run = make_labeled_run(tmp_path)
@@ -382,6 +396,7 @@ def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
     }
 
 
+@pytest.mark.exhaustive
 def test_files_that_moved_to_other_classes_are_encoded(tmp_path):
     run = make_labeled_run(tmp_path)
     names = run.load_bank().names

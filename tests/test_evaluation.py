@@ -42,6 +42,8 @@ from tf_instdisc.retrieval import votes
 from tf_instdisc.runs import directory
 from tf_instdisc.runs.embedding import embed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -109,6 +111,7 @@ def test_as_many_neighbors_vote_as_in_training(inputs):
     assert names == {"kNN, encoded, k = 4", "kNN, encoded, k = 1"}
 
 
+@pytest.mark.exhaustive
 def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
     bank = inputs.bank
     options = KNNOptions(num_neighbors=5, temperature=0.2)
@@ -126,6 +129,7 @@ def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
     assert measured(old) == measured(bank)
 
 
+@pytest.mark.exhaustive
 def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
     before = inputs.encoder.get_weights()
     options = KNNOptions(
@@ -283,6 +287,7 @@ def cached(inputs, tmp_path_factory):
     )
 
 
+@pytest.mark.exhaustive
 def test_linear_classifier_agrees_with_scikit_learn(cached):
     train, test = cached
     values, labels = train.values["embedding"], train.labels
@@ -405,6 +410,7 @@ def test_svm_is_scikit_learns_at_its_minimum(num_classes, cost, noise):
     np.testing.assert_array_equal(found.classes_, oracle.classes_)
 
 
+@pytest.mark.exhaustive
 def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
     root = tmp_path / "run"
     run = make_labeled_run(root)
@@ -419,6 +425,7 @@ def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
     assert found[0].value > 0.9  # Two colors.
 
 
+@pytest.mark.exhaustive
 def test_protocols_share_one_pass_over_the_images(tmp_path, monkeypatch):
     run = make_labeled_run(tmp_path / "run")
     chosen = {
@@ -446,6 +453,7 @@ def test_protocols_share_one_pass_over_the_images(tmp_path, monkeypatch):
     assert together == [*one_by_one[0], *one_by_one[1]]
 
 
+@pytest.mark.exhaustive
 def test_layers_of_others_are_left_out_where_there_is_no_room(
     tmp_path, monkeypatch
 ):
@@ -485,6 +493,7 @@ def test_results_are_added_and_replaced(run):
     assert json.loads(run.results.read_text())["measurements"][0]["paper"]
 
 
+@pytest.mark.exhaustive
 def test_results_of_an_encoder_that_was_trained_on_are_dropped(tmp_path):
     run = make_labeled_run(tmp_path)
     results.save(run, [Measurement("linear", "conv1", "top1", 0.25)])

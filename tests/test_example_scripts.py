@@ -11,6 +11,8 @@ import pytest
 import tf_instdisc
 from tests import servers
 
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
+
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 NUM_IMAGES = 16
 

@@ -15,6 +15,8 @@ from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.runs import opening
 from tf_instdisc.runs.record import RunRecord
 
+pytestmark = pytest.mark.slow
+
 PUBLIC = tuple(tf_instdisc.__all__)
 API = [page for page in documents.PAGES if page.startswith("docs/api/")]
 # Blocks of README and docs that other tests run.
@@ -85,6 +87,21 @@ def names():
     }
 
 
+@pytest.mark.exhaustive_variants(
+    "Augmentation*",
+    "FineTuneOptions",
+    "Instance*",
+    "KNN*",
+    "LinearOptions",
+    "Run",
+    "SVMOptions",
+    "TransferOptions",
+    "embed",
+    "evalua*",
+    "save_run",
+    "steps*",
+    "train*",
+)
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_example_of_a_public_name_runs(
     name, workspace, names, tmp_path, monkeypatch
@@ -98,6 +115,7 @@ def test_the_example_of_a_public_name_runs(
     exec(compile(code, name, "exec"), dict(names))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "page",
     [
@@ -113,6 +131,7 @@ def test_the_python_of_a_page_runs(page, workspace, monkeypatch, names):
         exec(compile(code, page, "exec"), names)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("page", WITH_A_SERVER)
 def test_the_python_of_a_page_asks_a_server(
     page, small_model_dir, tmp_path, monkeypatch

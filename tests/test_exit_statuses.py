@@ -4,6 +4,8 @@ import pytest
 
 from tests import commands, finished_run
 
+pytestmark = pytest.mark.slow
+
 _MISSING = [
     ("convert", "--from"),
     ("diff", "2 arguments"),

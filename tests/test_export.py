@@ -18,6 +18,8 @@ from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.serving import graph_check, saved_model, versions, warmup
 
+pytestmark = pytest.mark.slow
+
 SIGNATURES = (
     "serving_default",
     "image_bytes",
@@ -105,6 +107,7 @@ def _check(answer, expected):
     assert answer.get("valid", np.array(True)).all()
 
 
+@pytest.mark.exhaustive
 def test_every_signature_in_a_session_equals_keras_and_numpy(version, expected):
     with commands.session() as session, session.graph.as_default():
         meta = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
@@ -213,6 +216,7 @@ def test_two_exports_at_once_get_two_numbers(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
 
 
+@pytest.mark.exhaustive
 def test_a_killed_export_leaves_no_number(run, tmp_path):
     code = (
         "import os, signal, sys\n"
@@ -293,6 +297,7 @@ def test_an_unfinished_run_is_a_clear_error(tmp_path):
         saved_model.export_run(RunDirectory(tmp_path), str(tmp_path / "m"))
 
 
+@pytest.mark.exhaustive
 def test_bfloat16_stays_close(run):
     from tf_instdisc.serving.precision import with_precision
 
@@ -309,6 +314,7 @@ def test_bfloat16_stays_close(run):
     np.testing.assert_allclose(back, full, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_an_exported_model_is_browsed(run, version, tmp_path):
     from tf_instdisc.cli import browse, embed, options
 

@@ -20,6 +20,8 @@ from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.signatures import build_serving
 
+pytestmark = pytest.mark.slow
+
 MAX_PIXELS = 1_000_000
 
 
@@ -42,6 +44,7 @@ def good():
     return exported.encode(image)
 
 
+@pytest.mark.exhaustive_variants("float32-error", "int8*")
 @pytest.mark.parametrize("bad_bytes", ["mask", "error"])
 @pytest.mark.parametrize("bank_dtype", ["float32", "int8"])
 def test_a_batch_may_be_empty(small_run, good, bad_bytes, bank_dtype):

@@ -10,6 +10,8 @@ import tensorflow as tf
 from tests import commands, exported
 from tf_instdisc.serving import warmup
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -17,6 +19,7 @@ def _instdisc_export(*flags):
     return commands.run("export", *flags, cwd=ROOT)
 
 
+@pytest.mark.exhaustive
 def test_all_options_reach_the_model(small_run, tmp_path):
     images = tmp_path / "images"
     images.mkdir()

@@ -20,6 +20,8 @@ from tests.servers import KINDS, need, running
 from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving_client import RestClient
 
+pytestmark = pytest.mark.slow
+
 FOLDER = pathlib.Path(__file__).parent.parent / "export"
 README = (FOLDER / "README.md").read_text()
 
@@ -146,6 +148,7 @@ def _smoke(*arguments):
     )
 
 
+@pytest.mark.exhaustive
 def test_the_smoke_client_finds_neighbors(server, tmp_path):
     image = tmp_path / "image.png"
     image.write_bytes(exported.encode(exported.random_images(1, seed=1)[0]))

@@ -21,6 +21,8 @@ from tf_instdisc.evaluation.network_tuning import (
     class_balanced_ids,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def source_of(labels):
     images = np.arange(len(labels), dtype=np.uint8)
@@ -63,6 +65,7 @@ def test_draws_follow_the_seed_and_are_nested():
 # === Subsets ===
 
 
+@pytest.mark.exhaustive_variants("folder-0", "folder-100")
 @pytest.mark.parametrize("in_memory", [0, 100])
 @pytest.mark.parametrize("kind", ["array", "folder"])
 def test_a_subset_holds_its_images_under_new_ids(
@@ -104,6 +107,7 @@ def inputs(tmp_path_factory):
     return open_inputs(make_labeled_run(tmp_path_factory.mktemp("tuning")))
 
 
+@pytest.mark.exhaustive
 def test_training_begins_with_the_runs_weights_or_with_new_ones(inputs):
     before = inputs.encoder.get_weights()
     options = FineTuneOptions(epochs=1, batch_size=8, learning_rate=0.0, seed=1)
@@ -122,6 +126,7 @@ def test_training_begins_with_the_runs_weights_or_with_new_ones(inputs):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_training_repeats_whatever_came_before(inputs, optimizer):
     options = FineTuneOptions(
@@ -147,6 +152,7 @@ def test_a_training_repeats_whatever_came_before(inputs, optimizer):
     assert int(tuning._model.optimizer.iterations) == 6
 
 
+@pytest.mark.exhaustive
 def test_fine_tuning_learns_colors(inputs):
     options = FineTuneOptions(
         fractions=(0.5,),
@@ -164,6 +170,7 @@ def test_fine_tuning_learns_colors(inputs):
     assert found["50% of the labels, from scratch", "top1"] > 0.8
 
 
+@pytest.mark.exhaustive
 def test_a_class_without_a_training_image_is_refused(tmp_path):
     run = make_labeled_run(tmp_path)
     for file in (tmp_path / "train" / "bee").iterdir():

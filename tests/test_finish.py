@@ -38,7 +38,10 @@ from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.training import finishing
 from tf_instdisc.training import train as training
 
-pytestmark = pytest.mark.usefixtures("shallow_resnet18")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("shallow_resnet18"),
+]
 
 SIZE, NUM_IMAGES = 8, 14
 
@@ -130,6 +133,7 @@ def one_epoch(shallow_resnet18, tmp_path_factory):
     return train(tmp_path_factory.mktemp("one") / "run", labeled())
 
 
+@pytest.mark.exhaustive_variants("folder", "memory")
 @pytest.mark.parametrize("kind", ["folder", "memory", "streamed"])
 def test_each_image_is_its_own_first_neighbor(kind, images, tmp_path):
     source = {
@@ -243,6 +247,7 @@ def test_rows_of_an_earlier_version_are_read_and_encoded_again(
     assert old.encoder.read_bytes() == encoder
 
 
+@pytest.mark.exhaustive
 def test_knn_of_encoded_and_of_training_rows_is_said(tmp_path, capsys):
     train(tmp_path / "run", labeled(), test_source=labeled())
     lines = capsys.readouterr().out.splitlines()
@@ -257,6 +262,7 @@ def test_knn_of_encoded_and_of_training_rows_is_said(tmp_path, capsys):
     assert 0 <= cells["trained encoder, rows of training"] < 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("old_form", [False, True])
 def test_an_updated_run_is_not_trained_on(images, tmp_path, capsys, old_form):
     folder = tmp_path / "images"
@@ -333,6 +339,7 @@ def contents(path):
     }
 
 
+@pytest.mark.exhaustive
 def test_a_saved_model_is_never_trained_over(tmp_path):
     """There is no checkpoint to continue from; the encoder stays."""
     source = labeled()
@@ -355,6 +362,7 @@ def test_a_run_is_never_saved_over(tmp_path):
         assert contents(run.path) == before
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("place", ("local", "url"))
 def test_a_run_that_only_has_a_checkpoint_is_not_saved_over(
     tmp_path, monkeypatch, place

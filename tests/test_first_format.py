@@ -15,6 +15,8 @@ from tf_instdisc.runs import opening
 from tf_instdisc.runs.directory import RunDirectoryError
 from tf_instdisc.runs.record import RunRecord, parse_first_format
 
+pytestmark = pytest.mark.slow
+
 FACTS = {
     "images": "images",
     "num_instances": 12,
@@ -59,6 +61,7 @@ def test_settings_are_those_of_the_flagfile(run):
     assert config.optimizer.learning_rate_scaling == "none"
 
 
+@pytest.mark.exhaustive
 def test_it_goes_on_with_its_own_settings_only(run, capsys):
     record = run.read_record()
     path = str(run.path)
@@ -82,12 +85,14 @@ def test_flags_of_a_data_set_stay(tmp_path):
     assert record.facts == {"converted_from": "x.pth"}
 
 
+@pytest.mark.exhaustive
 def test_a_damaged_flagfile_is_named(run):
     run.flags.write_bytes(b"--epochs=\xff\xfe\n")
     with pytest.raises(DamagedFileError, match=r"flags\.txt"):
         run.read_config()
 
 
+@pytest.mark.exhaustive
 def test_commands_open_it(run, tmp_path):
     of_run, images = f"--run_dir={run.path}", tmp_path / "images"
     cases = [

@@ -13,6 +13,8 @@ from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.image_sizes import typical_shorter_side
 from tf_instdisc.runs import opening
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("num_images", "num_gpus", "width", "batch_size", "epochs"),
@@ -78,6 +80,7 @@ def test_a_run_is_named_after_its_images(data, recipe, path):
     assert default_run_dir(data, recipe) == path
 
 
+@pytest.mark.exhaustive
 def test_a_folder_alone_is_enough_and_flags_win(tmp_path):
     fill_folder(tmp_path / "holiday", [f"{i}.png" for i in range(20)])
     small = ("--image_size=16", "--width=2", "--optimizer=sgd")

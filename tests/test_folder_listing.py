@@ -277,6 +277,7 @@ def test_a_folder_of_bad_images_can_be_repaired(tmp_path):
         assert found.tolist() == [True, True]
 
 
+@pytest.mark.exhaustive_variants("cut", "empty", "other")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
 def test_a_damaged_memory_is_made_anew(
     classes, tmp_path, decoded, damage, capsys

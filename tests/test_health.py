@@ -117,6 +117,7 @@ def test_numbers_that_are_not_finite_are_warned_of():
     assert bank_statistics.health_warnings(healthy, 3.0, 1.2) == []
 
 
+@pytest.mark.exhaustive
 def test_the_command_warns_in_the_first_epoch_and_shows_grids(tmp_path):
     fill_folder(tmp_path / "images", [f"{i}.png" for i in range(16)])
     result = commands.run(
@@ -143,6 +144,7 @@ def images(tmp_path_factory):
     return run_images.open_images(make_run(root / "run", root / "images"))
 
 
+@pytest.mark.exhaustive
 def test_tensorboard_gets_grids_and_the_projector(tmp_path, images):
     from google.protobuf import text_format
     from tensorboard.backend.event_processing import event_accumulator

@@ -9,6 +9,8 @@ import pytest
 from tests import commands
 from tests.hostile_checkpoints import MEGABYTE, cases
 
+pytestmark = pytest.mark.slow
+
 FILES = cases()
 
 

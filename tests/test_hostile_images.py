@@ -65,6 +65,7 @@ def honest(decode_batch):
 HOSTILE = hostile_files.hostile()
 
 
+@pytest.mark.exhaustive_variants("zTXt")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_image_costs_more_than_an_honest_one(
     decode_batch, check, honest, name
@@ -94,6 +95,7 @@ def test_no_image_costs_more_than_an_honest_one(
         assert seconds <= MAX_CPU_SECONDS
 
 
+@pytest.mark.exhaustive_variants("10000000*", "65536-True", "700-False")
 @pytest.mark.parametrize("is_interlaced", [False, True])
 @pytest.mark.parametrize("chunk_size", [700, 65_536, 10**7])
 def test_a_large_honest_png_is_decoded(decode_batch, chunk_size, is_interlaced):
@@ -113,6 +115,7 @@ def test_a_large_honest_png_is_decoded(decode_batch, chunk_size, is_interlaced):
     assert valid.numpy().all()
 
 
+@pytest.mark.exhaustive_variants("1000000000")
 @pytest.mark.parametrize("behind", [10**9, 2**29, 0])
 def test_a_png_must_end_with_its_last_row(behind):
     """Half of the image compresses badly, so that its file may be long."""

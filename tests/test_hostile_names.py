@@ -11,6 +11,8 @@ from tests.finished_run import fill_folder, make_run, picture, save_picture
 from tf_instdisc.data.folder import UnreadableImageError, report_unreadable
 from tf_instdisc.text import shown
 
+pytestmark = pytest.mark.slow
+
 CLASS = "cl\x1b[31mass\nb\tc"
 NAMES = (
     f"{CLASS}/\x1b[2Jclear.png",
@@ -42,6 +44,7 @@ def run(folder, tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "run", folder)
 
 
+@pytest.mark.exhaustive
 def test_lines_of_neighbors(run):
     flags = (f"--run_dir={run.path}", "--query=random:6", "--num_neighbors=3")
     result = commands.run("neighbors", *flags, "--format=tsv")

@@ -73,6 +73,7 @@ SLOW = {
 }
 
 
+@pytest.mark.exhaustive_variants("headers", "one header", "the *")
 @pytest.mark.parametrize("case", SLOW)
 def test_a_slow_server_has_until_the_deadline(case):
     content = b"x" * (20_000_000 if case == "does not read" else 10)

@@ -15,6 +15,8 @@ from tests.finished_run import fill_folder
 from tests.test_resume import ROOT, command, wait_for_training
 from tf_instdisc.runs import directory, opening
 
+pytestmark = pytest.mark.slow
+
 
 def start(run_dir, num_workers, **changes):
     """Starts the small run on each of the workers."""
@@ -101,6 +103,7 @@ def assert_equals_one_process(run_dir, num_workers, one_process):
         assert line["loss"] == pytest.approx(expected_line["loss"], rel=1e-9)
 
 
+@pytest.mark.exhaustive
 def test_three_workers_equal_one_process(one_process, tmp_path):
     run_dir = tmp_path / "run"
     codes, outputs = wait(start(run_dir, 3, **one_process[0]))
@@ -133,6 +136,7 @@ def test_a_bank_divided_among_hosts_is_continued_whole_by_one(
     assert_equals_one_process(run_dir, 1, one_process)
 
 
+@pytest.mark.exhaustive
 def test_a_killed_worker_ends_the_others_and_the_run_goes_on(
     one_process, tmp_path
 ):
@@ -153,6 +157,7 @@ def test_a_killed_worker_ends_the_others_and_the_run_goes_on(
     assert_equals_one_process(run_dir, 2, one_process)
 
 
+@pytest.mark.exhaustive
 def test_sigterm_on_one_host_saves_and_stops_all(tmp_path):
     run_dir = tmp_path / "run"
     processes = start(run_dir, 2, seconds_per_step=0.3, minutes=0)
@@ -163,6 +168,7 @@ def test_sigterm_on_one_host_saves_and_stops_all(tmp_path):
     assert "was stopped after" in outputs[0]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("bank_placement", ["device", "sharded"])
 def test_the_command_on_two_hosts(tmp_path, bank_placement):
     folder = tmp_path / "images"

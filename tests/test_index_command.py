@@ -22,6 +22,8 @@ from tf_instdisc.serving import index_directory
 from tf_instdisc.serving.embed_folder import embed_folder
 from tf_instdisc.serving.options import INDEX_KINDS, IndexOptions
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{kind}/é{i}.png" for kind in ("cats", "dogs") for i in range(15)]
 
 
@@ -104,6 +106,7 @@ def test_faiss_alone_opens_its_file(tmp_path):
     assert result.stdout.split() == ["7", str(efforts)]
 
 
+@pytest.mark.exhaustive
 def test_neighbors_in_an_index_of_the_run(place, tmp_path):
     run = opening.load(str(place / "run"))
     images = run_images.open_images(run)
@@ -128,6 +131,7 @@ def test_neighbors_in_an_index_of_the_run(place, tmp_path):
         index.search(queries.embeddings, 21)
 
 
+@pytest.mark.exhaustive
 def test_neighbors_in_an_index_of_embeddings(place, tmp_path):
     file, output = tmp_path / "embedded.npz", tmp_path / "index"
     of_run = f"--run_dir={place / 'run'}"
@@ -220,6 +224,7 @@ def test_embeddings_that_do_not_fit_are_refused(tmp_path, names, rows):
         index_directory.read_embeddings(str(path))
 
 
+@pytest.mark.exhaustive
 def test_an_index_of_earlier_rows_is_refused(place, tmp_path):
     shutil.copytree(place, tmp_path / "copy")
     of_run = f"--run_dir={tmp_path / 'copy' / 'run'}"

@@ -13,6 +13,8 @@ from tf_instdisc.evaluation.untrained import fresh_copy
 from tf_instdisc.training.initial_encoder import initial_encoder
 from tf_instdisc.training.parts import precision
 
+pytestmark = pytest.mark.slow
+
 
 def images_of(size, number=4):
     random = np.random.default_rng(size)
@@ -201,6 +203,7 @@ def test_its_own_mean_is_not_replaced(encoder_file):
         initial_encoder(config_of(encoder_file, mean="cifar10"))
 
 
+@pytest.mark.exhaustive
 def test_data_that_grew_is_trained_on_with_the_same_network(
     small_run, tmp_path
 ):
@@ -222,6 +225,7 @@ def test_data_that_grew_is_trained_on_with_the_same_network(
     ]
 
 
+@pytest.mark.exhaustive
 def test_no_epochs_encode_the_images_and_more_can_follow(
     encoder, encoder_file, tmp_path
 ):

@@ -13,6 +13,8 @@ import tf_instdisc
 from tf_instdisc.cli.instdisc import COMMANDS, PARTS
 from tf_instdisc.config import recipes
 
+pytestmark = pytest.mark.slow
+
 COMMANDS_OF_THEIR_OWN = sorted(set(COMMANDS) - set(PARTS))
 
 
@@ -163,6 +165,7 @@ def test_flags_win_over_the_recipe_wherever_they_stand():
         assert "batch_size=0" in error_of(instdisc(*train, *flags))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_recipe_trains_by_its_name(tmp_path):
     result = instdisc(

@@ -12,6 +12,8 @@ import pytest
 from tests import finished_run, small_run
 from tf_instdisc.runs import checkpoints
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -64,6 +66,7 @@ launch.launch(work, "Works.", ())
 _SLEEP = "time.sleep(60)"
 
 
+@pytest.mark.exhaustive_variants("import tensorflow*")
 @pytest.mark.parametrize(
     ("imports", "work", "cleanup"),
     [

@@ -16,6 +16,8 @@ from tf_instdisc.runs import sources
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.training import parts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shards(tmp_path):
@@ -97,6 +99,7 @@ def test_an_evaluation_does_not_read_labels_that_the_run_remembers(tmp_path):
     assert labels() == before
 
 
+@pytest.mark.exhaustive_variants("cut", "empty", "unlisted")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "unlisted"])
 def test_damaged_labels_are_read_and_kept_anew(
     tmp_path, shards, damage, capsys
@@ -112,6 +115,7 @@ def test_damaged_labels_are_read_and_kept_anew(
     np.testing.assert_array_equal(_kept(tmp_path), labels)
 
 
+@pytest.mark.exhaustive_variants("feature0*")
 @pytest.mark.parametrize(
     ("feature", "values"),
     (

@@ -75,6 +75,9 @@ PLACES = (
 )
 
 
+@pytest.mark.exhaustive_variants(
+    "2-{'bank_dtype': 'bfl*", "2-{'bank_dtype': 'fl*", "2-{'objective*", "2-{}"
+)
 @pytest.mark.parametrize("arguments", PLACES, ids=str)
 @pytest.mark.parametrize("replicas", (1, 2))
 def test_weights_hold_bank_z_and_step(tmp_path, arguments, replicas):
@@ -165,6 +168,7 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(
     assert_same(state(copy), state(model), atol=1e-6)
 
 
+@pytest.mark.exhaustive_variants("1*", "2-model.w*")
 @pytest.mark.parametrize("form", ("model.keras", "model.weights.h5"))
 @pytest.mark.parametrize("replicas", (1, 2))
 def test_a_model_saved_within_an_accumulation_goes_on(tmp_path, form, replicas):
@@ -188,6 +192,7 @@ def test_a_model_saved_within_an_accumulation_goes_on(tmp_path, form, replicas):
     assert_same(state(copy), state(model), atol=1e-6)
 
 
+@pytest.mark.exhaustive_variants("load*")
 @pytest.mark.parametrize("way", ("set_weights", "load_weights"))
 def test_sums_of_other_weights_are_forgotten(tmp_path, way):
     model, new = build(accumulate_steps=3), build(accumulate_steps=3)
@@ -229,6 +234,9 @@ def test_a_clone_is_a_new_model_of_the_same_kind():
 # === Evaluation writes nothing ===
 
 
+@pytest.mark.exhaustive_variants(
+    "1-nce", "1-softmax", "2-info_nce", "2-parametric", "2-softmax"
+)
 @pytest.mark.parametrize(
     "objective", ("softmax", "nce", "info_nce", "parametric")
 )
@@ -334,6 +342,7 @@ DICTIONARIES = (
 )
 
 
+@pytest.mark.exhaustive_variants("0", "3", "5")
 @pytest.mark.parametrize("number", range(len(DICTIONARIES)))
 def test_data_sets_of_many_forms_are_the_same_to_fit(number):
     dataset = tf.data.Dataset.from_tensor_slices((IMAGES, IDS))

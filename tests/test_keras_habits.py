@@ -22,9 +22,12 @@ from tests.test_keras_calls import (
 from tf_instdisc import keras_internals
 from tf_instdisc.errors import UsageError
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`shuffle=True` was passed", "ignore:.*ran out of data"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:`shuffle=True` was passed", "ignore:.*ran out of data"
+    ),
+]
 
 # === Optimizers ===
 
@@ -45,6 +48,7 @@ def _moved(replicas, arguments, wrap=lambda optimizer: optimizer, **options):
     return before, after, fit.history["loss"]
 
 
+@pytest.mark.exhaustive_variants("global", "norm", "scaled_value", "value")
 @pytest.mark.parametrize(
     ("arguments", "wrapped", "accumulate_steps"),
     [
@@ -194,6 +198,7 @@ def _fit(encoder, replicas=1, **arguments):
     return model
 
 
+@pytest.mark.exhaustive_variants("1-Seq*", "2-Seq*", "2-dict*", "2-list")
 @pytest.mark.parametrize(
     "encoder",
     [

@@ -44,6 +44,8 @@ from tf_instdisc.serving import embed_folder, versions
 from tf_instdisc.training import best, finishing
 from tf_instdisc.training.saving import Progress
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = [f"{i:02}.png" for i in range(6)]
 
@@ -156,6 +158,7 @@ def test_metrics(tmp_path):
     )
 
 
+@pytest.mark.exhaustive_variants("True")
 @pytest.mark.parametrize("was_finished", [False, True])
 def test_results_of_training(tmp_path, images, finished, was_finished):
     """At the end of a run, and of one that had fewer epochs."""
@@ -200,6 +203,7 @@ def test_results_of_training(tmp_path, images, finished, was_finished):
     survive_all(make, finish, outcome, tmp_path, between=read)
 
 
+@pytest.mark.exhaustive
 def test_the_best_encoder(tmp_path):
     """Three epochs, of which the second is the best."""
     encoder = linear_encoder()
@@ -247,6 +251,7 @@ os.replace = replace
 """
 
 
+@pytest.mark.exhaustive
 def test_processes_that_are_killed(tmp_path, images):
     """The command itself; what training does between is killed elsewhere."""
     (tmp_path / "hook").mkdir()
@@ -283,6 +288,7 @@ def test_processes_that_are_killed(tmp_path, images):
 # === What works on finished runs ===
 
 
+@pytest.mark.exhaustive_variants("updated")
 @pytest.mark.parametrize("output", [None, "updated"])
 def test_update(tmp_path, images, finished, monkeypatch, output):
     encoder = load_encoder(finished.path)
@@ -466,6 +472,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:Even though")
 @pytest.mark.usefixtures("eagerly")
 def test_evaluation(tmp_path):
@@ -528,6 +535,7 @@ def test_pages(tmp_path, is_there):
     )
 
 
+@pytest.mark.exhaustive
 def test_reproduce(tmp_path, finished, monkeypatch):
     """A table of two runs; nothing is trained, measured or drawn."""
     source = types.SimpleNamespace(num_instances=len(NAMES))

@@ -14,6 +14,8 @@ from tests import documents, exported
 from tf_instdisc.runs.directory import RunDirectoryError
 from tf_instdisc.serving import tflite
 
+pytestmark = pytest.mark.slow
+
 # Stands before every script: neither package can be imported.
 STRANGER = """
 import sys
@@ -41,6 +43,7 @@ def _run(script, cwd, backend="tensorflow"):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.exhaustive_variants("tensorflow")
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_embeddings_are_the_same_on_each_backend(backend, small_run, tmp_path):
     if importlib.util.find_spec(backend) is None:
@@ -64,6 +67,7 @@ np.save("embedding.npy", embedding)
     )
 
 
+@pytest.mark.exhaustive
 def test_the_readme_fine_tunes_it(small_run, tmp_path):
     (tmp_path / "encoder.keras").write_bytes(small_run.encoder.read_bytes())
     script = f"""
@@ -87,6 +91,7 @@ assert np.abs(change).max() > 1e-3
     _run(script, tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_the_guide_uses_the_exported_model(
     small_run, small_model_dir, tmp_path
 ):
@@ -137,6 +142,7 @@ def test_load_encoder_says_what_is_missing(tmp_path):
         tf_instdisc.load_encoder(tmp_path)
 
 
+@pytest.mark.exhaustive_variants("int8*")
 @pytest.mark.parametrize(
     ("kind", "cosine"), [("float32", 1 - 1e-5), ("int8", 0.99)]
 )

@@ -18,6 +18,8 @@ from tf_instdisc import errors
 from tf_instdisc.runs import lock
 from tf_instdisc.serving import versions
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 _HOLD = """
 import sys, time

@@ -11,6 +11,8 @@ import tf_instdisc
 from tf_instdisc.method import matrix_convolution
 from tf_instdisc.method.fused_batch_norm import training_call
 
+pytestmark = pytest.mark.slow
+
 
 def layer_of(kernel=3, strides=1, padding="same", filters=256, **more):
     more = {"dtype": "mixed_bfloat16", **more}
@@ -133,6 +135,7 @@ def test_the_losses_of_layers_are_kept(layer):
     assert len(encoder.losses) == 1
 
 
+@pytest.mark.exhaustive
 def test_replicas_and_xla_train_with_it(two_replicas):
     images = tf.random.stateless_uniform([8, 6, 6, 4], [0, 0]) * 255
     data = tf.data.Dataset.from_tensors((images, tf.range(8))).repeat(3)

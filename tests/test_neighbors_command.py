@@ -25,6 +25,8 @@ from tf_instdisc.retrieval.pages import grid, pages
 from tf_instdisc.runs import images as run_images
 from tf_instdisc.text import tsv
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -162,6 +164,7 @@ def test_names_are_shown_as_they_are_and_do_no_harm(run, images):
         assert pathlib.Path(urllib.parse.unquote(address.path)).exists()
 
 
+@pytest.mark.exhaustive
 def test_many_queries_are_paged(images, tmp_path):
     queries = search.row_queries(images, np.arange(26), 8)
     rows = neighbor_rows.grid_rows(
@@ -223,6 +226,7 @@ def test_the_command_takes_a_photograph_from_outside(run, images, tmp_path):
     assert found["neighbors"][0]["score"] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_command_writes_pictures_of_a_folder(run, tmp_path):
     fill_folder(tmp_path / "new", ["cats/1.png", "собаки/2.png", "rest/3.png"])
     (tmp_path / "new" / "cats" / "broken.jpg").write_bytes(b"no image")

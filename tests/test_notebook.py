@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = (
     pathlib.Path(__file__).parent.parent / "notebooks" / "quickstart.ipynb"
 )
@@ -45,6 +47,7 @@ def test_the_kept_outputs_are_small_and_quiet(read):
     assert after > before
 
 
+@pytest.mark.exhaustive
 def test_the_quickstart_runs(read, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="the extra 'test'")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parent.parent))

@@ -19,6 +19,8 @@ from tf_instdisc import build_encoder
 from tf_instdisc.method import fused_batch_norm
 from tf_instdisc.serving.precision import with_precision
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = ("alexnet", "vgg16", "vit_small")
 
 
@@ -32,6 +34,7 @@ def small(backbone, size=16, **options):
 # === Layout ===
 
 
+@pytest.mark.exhaustive
 def test_parameters_at_full_width():
     def trained(backbone):
         weights = build_encoder(backbone).trainable_weights
@@ -207,6 +210,7 @@ def test_features_are_torchs(backbone):
 # === Training ===
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("backbone", ("alexnet", "vit_small"))
 def test_training_lowers_the_loss_and_saves(backbone, tmp_path):
     encoder = small(backbone)
@@ -273,6 +277,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.exhaustive_variants("tensorflow")
 @pytest.mark.parametrize("backend", ("tensorflow", "jax", "torch"))
 def test_files_load_without_the_package(tmp_path, backend):
     if importlib.util.find_spec(backend) is None:

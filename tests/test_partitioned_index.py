@@ -17,6 +17,8 @@ from tf_instdisc.serving.partitioned_index import (
 )
 from tf_instdisc.serving.partitions import Partitions, Probes
 
+pytestmark = pytest.mark.slow
+
 DIM = 16
 NUM_GROUPS = 40
 
@@ -174,6 +176,7 @@ def run(tmp_path_factory):
     return finished_run.make_run(place / "run", place / "images")
 
 
+@pytest.mark.exhaustive
 def test_an_exported_model_searches_its_partitions(run, tmp_path):
     options = saved_model.options_of(
         run,

@@ -7,6 +7,8 @@ import pytest
 from tests import commands
 from tests.finished_run import fill_folder, make_run
 
+pytestmark = pytest.mark.slow
+
 EXTRAS = (
     *("bokeh", "jinja2", "matplotlib", "pycocotools"),
     *("starlette", "uvicorn"),
@@ -26,6 +28,7 @@ def plain(command, *arguments, cwd=None):
     return commands.run_all([case], cwd)[0]
 
 
+@pytest.mark.exhaustive
 def test_neighbors_are_printed(run):
     arguments = (f"--run_dir={run.path}", "--query=random:2")
     result = plain("neighbors", *arguments, "--format=tsv")
@@ -36,6 +39,7 @@ def test_neighbors_are_printed(run):
     assert {line["query"] for line in lines} < set(IMAGES)
 
 
+@pytest.mark.exhaustive
 def test_near_duplicates_are_printed_and_written(run, tmp_path):
     result = plain(
         "duplicates",

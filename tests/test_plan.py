@@ -15,6 +15,8 @@ from tf_instdisc.config.run import from_flags
 from tf_instdisc.method import fused_batch_norm
 from tf_instdisc.training import plan
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "encoder": "resnet18",
     "width": 4,
@@ -56,6 +58,7 @@ def _make_step(backbone, width, stem, size, batch, precision):
     return step
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("backbone", "width", "stem", "size", "batch", "precision"),

@@ -12,6 +12,8 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.method.fused_batch_norm import training_call
 from tf_instdisc.training import strategy
 
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
+
 
 @pytest.fixture(autouse=True)
 def float32_again():

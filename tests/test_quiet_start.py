@@ -5,6 +5,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -28,6 +32,7 @@ def test_a_command_prints_its_own_lines_only():
     assert "nowhere" in ended.stderr
 
 
+@pytest.mark.exhaustive
 def test_a_locale_that_is_not_utf_8_is_refused():
     variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ended = report(**variables)

@@ -4,8 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests import documents
 from tests.documents import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 def run_code(code, folder):

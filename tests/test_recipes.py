@@ -15,6 +15,8 @@ from tf_instdisc.config import fields
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.training import train as training
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "flags").glob("*.flags"))
 NUM_IMAGES = 24
@@ -60,6 +62,14 @@ def run_recipe(name, data, run_dir, *more):
     return training.train(from_flagfile(recipe, *changes, *more), str(run_dir))
 
 
+@pytest.mark.exhaustive_variants(
+    "cifar10*",
+    "digits*",
+    "imagenet_alexnet*",
+    "imagenet_resnet50*",
+    "imagenet_vgg16*",
+    "photos*",
+)
 @pytest.mark.parametrize(
     ("name", "more"),
     [

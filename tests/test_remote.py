@@ -22,6 +22,8 @@ from tf_instdisc.errors import (
 )
 from tf_instdisc.runs import lock, shipped
 
+pytestmark = pytest.mark.slow
+
 OTHER_HOST = {"host": "other", "process": 1, "command": "instdisc-train"}
 
 
@@ -192,6 +194,7 @@ def killed_at(monkeypatch):
     return killed_at
 
 
+@pytest.mark.exhaustive_variants("s3")
 def test_a_kill_leaves_the_old_or_the_new_run(url, on, killed_at):
     fs, _ = fsspec.core.url_to_fs(url)
     number = 0

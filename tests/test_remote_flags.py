@@ -197,6 +197,7 @@ def place(tmp_path_factory, encoder):
     return root
 
 
+@pytest.mark.exhaustive
 def test_commands_take_urls_for_all_paths(place, tmp_path):
     url = f"file://{place}"
     with (

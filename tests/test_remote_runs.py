@@ -22,6 +22,8 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{c}/{i}.png" for c in "ab" for i in range(12)]
 TINY = ("--image_size=8", "--width=4", "--batch_size=8", "--seed=1")
 
@@ -67,6 +69,7 @@ def ended(name, *arguments, cwd):
     return result.stdout
 
 
+@pytest.mark.exhaustive
 def test_the_commands_that_use_a_run(finished, pictures, on, tmp_path):
     url, local = finished
     own = ("--num_neighbors=3", "--format=tsv", "--seed=2")
@@ -123,6 +126,7 @@ def test_a_run_is_opened_from_python(finished, on):
             tf_instdisc.Run(f"{url}-none")
 
 
+@pytest.mark.exhaustive
 def test_an_update_is_written_to_the_url(finished, pictures, on, bucket):
     import fsspec
 
@@ -157,6 +161,7 @@ def config(epochs, images):
     )
 
 
+@pytest.mark.exhaustive
 def test_training_goes_on_on_another_machine(on, tmp_path, capsys):
     fill_folder(tmp_path / "pictures", NAMES)
     images = f"file://{tmp_path}/pictures"
@@ -266,6 +271,7 @@ def wait_for_manifest(process, url, number):
         time.sleep(0.05)
 
 
+@pytest.mark.exhaustive
 def test_the_whole_life_of_a_run_on_a_bucket(bucket, pictures, tmp_path):
     folder, images = pictures
     undisturbed = start(tmp_path / "run", folder, tmp_path / "none")
@@ -355,6 +361,7 @@ def start_hosts(url, images, cache):
     ]
 
 
+@pytest.mark.exhaustive
 def test_two_hosts_share_a_run_at_a_url(bucket, pictures, tmp_path):
     url = f"{bucket}/{uuid.uuid4().hex}"
     processes = start_hosts(url, pictures[1], tmp_path)

@@ -14,6 +14,8 @@ from tests.small_run import linear_encoder
 from tf_instdisc.data import pipeline
 from tf_instdisc.training import optimizer, strategy
 
+pytestmark = pytest.mark.slow
+
 OBJECTIVES = (
     ("softmax", "shared"),
     ("parametric", "shared"),
@@ -148,6 +150,14 @@ def assert_equal_on_all(strategies, dtype, *arguments, **named):
                 )
 
 
+@pytest.mark.exhaustive_variants(
+    "info_nce-per_example-0.0-3-float64",
+    "info_nce-shared-2.0-1*",
+    "nce-per_example-2.0-1-float64",
+    "nce-shared-0.0-3-float32",
+    "parametric-shared-0.0-1-float64",
+    "softmax-shared-2.0-3-float64",
+)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
     ("objective", "proximal_weight", "accumulate_steps"),
@@ -170,6 +180,7 @@ def test_replicas_equal_one_device(
     )
 
 
+@pytest.mark.exhaustive_variants("float32*", "float64-frozen")
 @pytest.mark.parametrize(
     ("dtype", "trainable"),
     [("float64", True), ("float64", False), ("float32", True)],
@@ -184,6 +195,7 @@ def test_with_synchronized_or_frozen_batch_norm(strategies, dtype, trainable):
     )
 
 
+@pytest.mark.exhaustive_variants("4")
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_with_ids_that_stand_more_than_once_in_a_batch(strategies, replicas):
     by_number = {s.num_replicas_in_sync: s for s in strategies}
@@ -218,6 +230,7 @@ def uneven(built, dataset, objective):
     return [history["loss"], history["val_loss"], *model.get_weights()]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("objective", ["softmax", "info_nce", "parametric"])
 @pytest.mark.parametrize("batch_size", [3, 16])
 @pytest.mark.parametrize("form", ["pairs", "dictionaries", "weights"])
@@ -239,6 +252,7 @@ def test_a_users_smaller_last_batch(strategies, objective, batch_size, form):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.exhaustive
 def test_a_smaller_last_batch_through_convolutions(strategies):
     images = np.random.default_rng(0).uniform(0, 255, (5, 4, 4, 3))
     for built in strategies:

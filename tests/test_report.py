@@ -20,6 +20,8 @@ from tf_instdisc.runs import checkpoints, images, opening
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.record import RunRecord
 
+pytestmark = pytest.mark.slow
+
 PLAIN_NAMES = [
     f"{kind}/{i}.png" for kind in ("cats", "собаки") for i in range(9)
 ]
@@ -66,6 +68,7 @@ def test_the_page_asks_for_nothing_from_outside(page):
     assert "--temperature" in text
 
 
+@pytest.mark.exhaustive_variants("desk")
 @pytest.mark.parametrize(
     ("width", "dark"), [(1200, False), (390, True)], ids=["desk", "phone"]
 )
@@ -191,6 +194,7 @@ def hover(browser, name):
     return text
 
 
+@pytest.mark.exhaustive
 def test_a_run_without_labels_metrics_and_images(tmp_path):
     fill_folder(tmp_path / "images", [f"{i}.png" for i in range(12)])
     run = make_run(tmp_path / "run", tmp_path / "images")
@@ -245,6 +249,7 @@ def test_confusions_are_counted(classes):
     )
 
 
+@pytest.mark.exhaustive
 def test_a_thousand_classes_leave_the_page_small(tmp_path):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(1000, 8)).astype(np.float32)

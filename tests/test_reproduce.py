@@ -16,6 +16,8 @@ from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.embedding import embed
 from tf_instdisc.runs.record import RunRecord
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
     "--dataset=instdisc_digits",
@@ -126,6 +128,7 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
     assert (tmp_path / "tables/embedding_size.png").stat().st_size > 5000
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_table_goes_on(tmp_path):
     with pytest.raises(RuntimeError, match="stopped"):
         make("proximal", tmp_path, Trainer(stop_after=3), seeds=1)
@@ -194,6 +197,7 @@ def test_missing_recipes_are_said(tmp_path):
         runs.find_recipes(str(tmp_path))
 
 
+@pytest.mark.exhaustive
 def test_the_command_trains_what_is_missing(tmp_path):
     small = (
         *("--split=train[:60]", "--test_split=test[:40]", "--image_size=16"),
@@ -218,6 +222,7 @@ def test_the_command_trains_what_is_missing(tmp_path):
     assert "| 32 | " not in text
 
 
+@pytest.mark.exhaustive
 def test_layers_are_measured_beside_an_untrained_network(tmp_path):
     text = make("layers", tmp_path, Trainer(), seeds=1)
     # The stand-in encoder has no other layer of a name.
@@ -225,6 +230,7 @@ def test_layers_are_measured_beside_an_untrained_network(tmp_path):
     assert "| linear, embedding, untrained | " in text
 
 
+@pytest.mark.exhaustive
 def test_networks_are_measured_with_their_size_and_speed(tmp_path):
     class Networks(Trainer):
         def __call__(self, run_dir, flags, environment):

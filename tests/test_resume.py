@@ -18,6 +18,8 @@ from tf_instdisc import errors
 from tf_instdisc.runs import checkpoints
 from tf_instdisc.runs import directory as run_directory
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 _SPEED = ("images_per_second", "input_wait")
 # BankHealth compares with the epochs that its process has seen.
@@ -96,6 +98,7 @@ def wait_for_training(process, run_dir):
         time.sleep(0.002)
 
 
+@pytest.mark.exhaustive
 def test_kill_9_at_random_moments_changes_nothing(undisturbed, tmp_path):
     # It saves after each step, so that most kills come while it saves.
     seed = int(os.environ.get("INSTDISC_KILL_SEED", "0"))
@@ -155,6 +158,7 @@ def damage(path, kind):
     path.write_bytes(data)
 
 
+@pytest.mark.exhaustive
 def test_damaged_checkpoints_are_named_and_passed_over(undisturbed, tmp_path):
     run_dir, (oldest, middle, newest) = stopped_run(tmp_path)
     damage(newest / "state.data-00000-of-00001", "bit")
@@ -184,6 +188,7 @@ def test_every_file_is_covered(tmp_path, kind, name):
         checkpoints.find_newest(tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_keeps_the_older_checkpoints(tmp_path):
     code = """if True:
         import pathlib
@@ -233,6 +238,7 @@ def test_a_directory_that_cannot_be_written_is_said(tmp_path):
         checkpoints.write(blocked, state, {}, keep=2)
 
 
+@pytest.mark.exhaustive
 def test_a_read_only_directory_keeps_the_older_checkpoints(tmp_path):
     run_dir, older = stopped_run(tmp_path)
     directory = run_dir / "checkpoints"
@@ -262,6 +268,7 @@ def test_the_last_n_are_kept(tmp_path):
     assert names == ["checkpoint-000011", "checkpoint-000012"]
 
 
+@pytest.mark.exhaustive
 def test_another_batch_size_at_the_next_epoch(tmp_path):
     small_run.run(tmp_path / "run", epochs=2)
     run = run_directory.RunDirectory(tmp_path / "run")
@@ -284,6 +291,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert saved.progress["epochs"] == 1
 
 
+@pytest.mark.exhaustive_variants("mixed*")
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_a_run_of_an_older_version_goes_on(tmp_path, capsys, precision):
     import dataclasses

@@ -21,6 +21,8 @@ from tests.servers import KINDS, Server, need, running
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -182,6 +184,7 @@ def test_a_client_s_own_key_without_tls_is_refused():
         GrpcClient("localhost:1", "m", private_key="key.pem")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("server_kind", KINDS)
 def test_labels_lead_to_their_versions(server_kind, small_run, tmp_path):
     """The walk-through of export/README.md: canary, stable, roll-back."""
@@ -210,6 +213,7 @@ def test_labels_lead_to_their_versions(server_kind, small_run, tmp_path):
                 assert set(client.status()) == {1, 2}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("server_kind", KINDS)
 def test_tls(server_kind, small_model_dir, tmp_path):
     need(server_kind)
@@ -237,6 +241,7 @@ def test_tls(server_kind, small_model_dir, tmp_path):
             client.status()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("server_kind", KINDS)
 def test_load_with_a_restart_loses_nothing(server_kind, small_model_dir):
     need(server_kind)

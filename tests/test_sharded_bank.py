@@ -15,6 +15,8 @@ from tf_instdisc.method.memory_bank import MemoryBank
 from tf_instdisc.runs import checkpoints
 from tf_instdisc.training.strategy import mirrored_cpus
 
+pytestmark = pytest.mark.slow
+
 N, DIM, BATCH, M = 21, 8, 8, 5
 TEMPERATURE = 0.07
 
@@ -47,6 +49,7 @@ def softmax(logits):
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
+@pytest.mark.exhaustive_variants("4-*")
 @pytest.mark.parametrize(
     ("replicas", "n", "absent_ids"),
     [
@@ -149,6 +152,7 @@ def fitted(strategy, bank_placement, **arguments):
     return [history["loss"], *model.get_weights()]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("replicas", [4, 2])
 @pytest.mark.parametrize(
     ("objective", "negatives"),

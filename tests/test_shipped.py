@@ -19,6 +19,8 @@ from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.training.initial_encoder import initial_encoder
 
+pytestmark = pytest.mark.slow
+
 NAME = "tiny-resnet18"
 
 
@@ -132,6 +134,7 @@ def test_what_was_removed_or_left_behind_is_no_obstacle(packed):
     assert new.exists()
 
 
+@pytest.mark.exhaustive
 def test_other_weights_of_the_same_name_are_unpacked_too(trained, packed):
     first = shipped.unpack(NAME)
     for path in (packed / NAME).iterdir():
@@ -146,6 +149,7 @@ def test_other_weights_of_the_same_name_are_unpacked_too(trained, packed):
     assert shipped.unpack(NAME) != first
 
 
+@pytest.mark.exhaustive_variants("16")
 @pytest.mark.parametrize("image_size", [16, 24])
 def test_a_run_can_begin_with_it(trained, packed, image_size):
     begun = initial_encoder(config_of(NAME, image_size, embedding_dim=8))

@@ -106,6 +106,7 @@ class Expected:
         return losses.mean(), gradient
 
 
+@pytest.mark.exhaustive_variants("float32-1000*")
 @pytest.mark.parametrize(("objective", "negatives"), OBJECTIVES)
 @pytest.mark.parametrize(
     (

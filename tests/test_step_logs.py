@@ -13,6 +13,8 @@ from tf_instdisc.training import callbacks, saving, train
 from tf_instdisc.training.callbacks import StepCurves
 from tf_instdisc.training.strategy import mirrored_cpus
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 
 
@@ -65,6 +67,7 @@ def observe(monkeypatch, callback):
     )
 
 
+@pytest.mark.exhaustive_variants("accumulated-2", "each*")
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize(
     "flags", ["", "--accumulate_steps=2\n"], ids=["each", "accumulated"]
@@ -89,6 +92,7 @@ def test_no_step_waits_for_a_value(
         assert len(set(counts[1:-1])) == 1
 
 
+@pytest.mark.exhaustive
 def test_values_are_read_at_each_check(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "_SECONDS_OF_CHECKS", 0.0)
     reads = Reads(monkeypatch)
@@ -97,6 +101,7 @@ def test_values_are_read_at_each_check(folder, tmp_path, monkeypatch):
     assert len(set(reads.epochs[0])) == STEPS
 
 
+@pytest.mark.exhaustive
 def test_tensorboard_gets_steps_within_the_epoch(folder, tmp_path):
     from tensorboard.backend.event_processing import event_accumulator
 
@@ -122,6 +127,7 @@ def test_tensorboard_gets_steps_within_the_epoch(folder, tmp_path):
     assert "images_per_second" in events.Tags()["tensors"]
 
 
+@pytest.mark.exhaustive
 def test_an_epoch_of_one_step_has_a_speed(folder, tmp_path):
     flags = f"--batch_size={4 * STEPS}\n"
     run = train.train(settings(folder, flags), str(tmp_path / "run"))

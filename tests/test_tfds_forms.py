@@ -81,6 +81,9 @@ def many_forms(tmp_path_factory):
     return data_dir, expected
 
 
+@pytest.mark.exhaustive_variants(
+    "Image-float01*", "Image-uint8-1*", "Tensor-float255*"
+)
 @pytest.mark.parametrize("form", forms())
 def test_images_are_read_as_their_values(many_forms, form):
     data_dir, expected = many_forms
@@ -105,6 +108,7 @@ def test_images_are_read_as_their_values(many_forms, form):
             assert difference <= (1.0 if "uint16" in form else 0.51)
 
 
+@pytest.mark.exhaustive_variants("Image-uint16*", "Image-uint8*")
 @pytest.mark.parametrize(
     "form",
     (
@@ -510,6 +514,7 @@ def test_a_restart_in_a_streamed_epoch_goes_on_with_its_order(imagenet):
     np.testing.assert_array_equal(ids(1, 24), whole[64:])
 
 
+@pytest.mark.exhaustive
 def test_knn_of_another_label_or_image_encodes_anew(tmp_path):
     """Both are of the run's own data set, with the same names of classes."""
     rng = np.random.default_rng(0)

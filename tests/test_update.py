@@ -20,6 +20,8 @@ from tf_instdisc.runs import opening, update, update_bank
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.training import finishing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -53,6 +55,7 @@ def as_dict(bank):
     }
 
 
+@pytest.mark.exhaustive
 def test_new_images_leave_the_old_bit_equal(run, tmp_path):
     folder = tmp_path / "images"
     old = run.load_bank()
@@ -76,6 +79,7 @@ def _input(seed):
     return resize_and_center_crop(picture(seed), 16, 1.0).numpy()
 
 
+@pytest.mark.exhaustive
 def test_only_new_images_are_encoded(run, tmp_path, monkeypatch):
     folder = tmp_path / "images"
     fill_folder(folder, ["new a.png", "new b.png"])
@@ -96,6 +100,7 @@ def test_only_new_images_are_encoded(run, tmp_path, monkeypatch):
     assert sum(sizes) == 2
 
 
+@pytest.mark.exhaustive
 def test_only_new_and_changed_images_are_decoded(run, tmp_path):
     images = tmp_path / "images"
     old = run.load_bank()
@@ -124,6 +129,7 @@ def test_only_new_and_changed_images_are_decoded(run, tmp_path):
     assert after[5][1] != before[5][1]
 
 
+@pytest.mark.exhaustive
 def test_an_image_outside_of_the_classes_takes_no_label_away(tmp_path):
     images = tmp_path / "images"
     fill_folder(images, ["ant/1.png", "bee/2.png"])
@@ -146,6 +152,7 @@ def test_an_image_outside_of_the_classes_takes_no_label_away(tmp_path):
     }
 
 
+@pytest.mark.exhaustive
 def test_a_killed_update_gives_no_id_twice(run, tmp_path):
     images = tmp_path / "images"
     (images / "19.png").unlink()
@@ -217,6 +224,7 @@ def test_deleted_renamed_and_changed_files(run, tmp_path):
     assert {20, 21} & set(as_dict(run.load_bank())) == {21}
 
 
+@pytest.mark.exhaustive
 def test_a_file_written_after_training_began_is_read_again(run, tmp_path):
     save_picture(tmp_path / "images", "07.png", picture(70))
     later = run.flags.stat().st_mtime + 5
@@ -225,6 +233,7 @@ def test_a_file_written_after_training_began_is_read_again(run, tmp_path):
     assert "changed: 1\n  07.png" in output
 
 
+@pytest.mark.exhaustive
 def test_another_run_directory_leaves_the_first_alone(run, tmp_path):
     new_folder = tmp_path / "new"
     fill_folder(new_folder, [f"{i:02}.png" for i in range(22)])
@@ -310,6 +319,7 @@ def test_shared_neighbors_equal_loops():
         assert found.shared_neighbors[i] == len(sets[0] & sets[1]) / 6
 
 
+@pytest.mark.exhaustive
 def test_the_command_compares_two_runs(run, tmp_path):
     target = tmp_path / "second"
     instdisc_update(run, tmp_path / "images", f"--output={target}")
@@ -324,6 +334,7 @@ def test_the_command_compares_two_runs(run, tmp_path):
     assert "2 arguments" in refused.stderr + refused.stdout
 
 
+@pytest.mark.exhaustive
 def test_training_goes_on_from_an_updated_run(tmp_path):
     folder = tmp_path / "images"
     fill_folder(folder, [f"{i:02}.png" for i in range(20)])

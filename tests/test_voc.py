@@ -11,6 +11,8 @@ from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.evaluation.detector_training import DetectionInputs
 
+pytestmark = pytest.mark.slow
+
 MADE = voc_form.rectangles(0, 6)
 ALL = list(range(len(MADE)))
 
