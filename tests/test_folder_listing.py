@@ -59,18 +59,12 @@ def test_every_format_is_taken_and_the_rest_said_by_suffix(tmp_path, capsys):
     assert source.num_readable == len(taken)
 
 
-def test_a_listing_that_was_not_reported_is_used_again(
-    classes, capsys, monkeypatch
-):
+def test_skipped_files_are_reported_on_request(classes, capsys):
     (classes / "notes.txt").touch()
     names = image_paths(str(classes), is_reported=False)
-    with monkeypatch.context() as patch:
-        patch.setattr("os.scandir", None)
-        assert capsys.readouterr().err == ""
-        assert image_paths(str(classes)) == names
-        assert "1 .txt" in capsys.readouterr().err
-    (classes / "new.png").touch()
-    assert image_paths(str(classes)) == sorted([*names, "new.png"])
+    assert capsys.readouterr().err == ""
+    assert image_paths(str(classes)) == names
+    assert "1 .txt" in capsys.readouterr().err
 
 
 def test_nothing_is_said_of_a_folder_of_images_alone(classes, capsys):
@@ -221,16 +215,6 @@ def test_a_missing_test_folder_is_named_before_any_image_is_decoded(
     with pytest.raises(FileNotFoundError, match="nowhere"):
         parts.open_sources(RunConfig(data=data), run, is_chief=True)
     assert decoded == []
-
-
-def test_a_folder_that_was_empty_is_listed_again(tmp_path):
-    empty = tmp_path / "new"
-    empty.mkdir()
-    with pytest.raises(FileNotFoundError, match="must hold images"):
-        image_paths(str(empty), is_reported=False)
-    save(empty / "a.png")
-    assert image_paths(str(empty), is_reported=False) == ["a.png"]
-    assert image_paths(str(empty)) == ["a.png"]
 
 
 def test_a_restart_decodes_only_what_changed(classes, tmp_path, decoded):

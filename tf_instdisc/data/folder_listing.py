@@ -12,9 +12,6 @@ from tf_instdisc.text import shown
 
 _NAMED_AT_MOST = 10
 
-# By folder, listings that have not been reported.
-_unreported: dict[str, tuple[list[str], collections.Counter[str]]] = {}
-
 
 def image_paths(folder: str, is_reported: bool = True) -> list[str]:
     """Lists the images below a folder, by their suffixes.
@@ -25,9 +22,7 @@ def image_paths(folder: str, is_reported: bool = True) -> list[str]:
 
     Args:
         folder: Path; all levels are searched.
-        is_reported: Whether skipped files are reported. If not, the next call
-            returns the same listing and reports it, because listing millions
-            of files takes minutes.
+        is_reported: Whether skipped files are reported.
 
     Returns:
         Relative paths with forward slashes, sorted by code point. They
@@ -38,11 +33,14 @@ def image_paths(folder: str, is_reported: bool = True) -> list[str]:
         ValueError: If a name is not UTF-8, or a directory cannot be read.
     """
     folder = local_path(folder, "folder")
-    listing = _unreported.pop(folder, None) or _listed(folder)
-    names = _in_order(*listing, folder, is_reported)
-    if not is_reported:
-        _unreported[folder] = listing
-    return names
+    require_folder(folder)
+    names: list[str] = []
+    left_out: collections.Counter[str] = collections.Counter()
+    for entry in _entries(folder, ""):
+        # The folder itself counts as read: a link to it is a cycle.
+        seen = {_identity(folder)}
+        _search(entry, entry.name, seen, names, left_out)
+    return _in_order(names, left_out, folder, is_reported)
 
 
 def require_folder(folder: str) -> None:
@@ -51,18 +49,6 @@ def require_folder(folder: str) -> None:
         raise MissingFileError(
             f"The folder of images must exist. Received: folder={folder!r}"
         )
-
-
-def _listed(folder: str) -> tuple[list[str], collections.Counter[str]]:
-    """Returns the names of images, and counts of what is left out."""
-    require_folder(folder)
-    names: list[str] = []
-    left_out: collections.Counter[str] = collections.Counter()
-    for entry in _entries(folder, ""):
-        # The folder itself counts as read: a link to it is a cycle.
-        seen = {_identity(folder)}
-        _search(entry, entry.name, seen, names, left_out)
-    return names, left_out
 
 
 def image_paths_at(folder: str) -> list[str]:
