@@ -141,6 +141,10 @@ def hostile() -> dict[str, bytes]:
         "scans behind an end": scans_bomb(
             7000, 2000, between=_segment(0xFE, b"\xff\xd9")
         ),
+        # A small frame follows the large one, in garbage before a scan.
+        "a false frame": scans_bomb(20_000, 2).replace(
+            b"\xff\xda", bytes.fromhex("00C0 0011 08 0010 0010 03 FFDA"), 1
+        ),
         "JPEG segments": jpeg[:2] + _segment(0xFE, b"x") * 2_000_000 + jpeg[2:],
         "JPEG garbage": jpeg[:2] + bytes(9_000_000) + jpeg[2:],
         "GIF frames": frames_gif(800),

@@ -165,6 +165,18 @@ def test_what_cannot_be_read_is_refused(whole, center, name):
             function(UNREADABLE[name])
 
 
+def test_garbage_before_a_scan_is_no_header(whole):
+    """Libjpeg skips it, too."""
+    image = picture_files.smooth(20, 30)
+    contents = picture_files.encode(image, "JPEG")
+    scan = contents.index(b"\xff\xda")
+    # Without the first byte of a marker: a frame of 4096 x 4096, and EXIF.
+    frame = bytes.fromhex("00C0 0011 08 1000 1000 03")
+    exif = b"\0\xe1\0\x80" + picture_files.exif(6)
+    garbage = contents[:scan] + frame + exif + contents[scan:]
+    np.testing.assert_array_equal(whole(garbage), whole(contents))
+
+
 @pytest.mark.parametrize("size", [(40, 60), (90, 31), (16, 16), (333, 500)])
 @pytest.mark.parametrize("fraction", [1.0, 0.875])
 def test_the_center_is_that_of_the_resized_image(size, fraction):

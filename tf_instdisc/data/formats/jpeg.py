@@ -35,7 +35,8 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     starts, is_whole = _segments(file)
     scan = starts[-1]
     heads = file.gather(starts[:, None] + tf.range(10))
-    kinds = heads[:, 1]
+    # Other positions hold garbage, which was skipped.
+    kinds = tf.where(heads[:, 0] == 0xFF, heads[:, 1], 0)
     is_frame = tf.gather(_KINDS, kinds) == _FRAME
     frame = tf.reduce_max(tf.where(is_frame, starts, 0))
     is_exif = (kinds == 0xE1) & _reads(heads, b"Exif\0\0")
