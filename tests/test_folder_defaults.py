@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from tests import commands
+from tests.buckets import machine
 from tests.finished_run import fill_folder
 from tf_instdisc.cli.folder_settings import default_run_dir
 from tf_instdisc.config import DataConfig, recipes
@@ -117,6 +118,16 @@ def test_given_flags_are_not_chosen(tmp_path):
     for given in ("--width", "--optimizer", "--learning_rate"):
         assert given not in chosen
     assert plan.split()[-1] == "200"  # Updates in 200 epochs.
+
+
+def test_the_images_of_a_url_are_measured_too(tmp_path):
+    fill_folder(tmp_path / "holiday", ["1.png", "2.png"])
+    with machine(tmp_path / "machine"):
+        result = commands.run(
+            "plan", f"--images=file://{tmp_path}/holiday", cwd=tmp_path
+        )
+    assert result.returncode == 0, result.stderr
+    assert "--image_size=32" in result.stdout
 
 
 def test_a_recipe_wins(tmp_path):

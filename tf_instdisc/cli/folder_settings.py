@@ -15,6 +15,7 @@ from tf_instdisc.config.fields import flag_of, read_flagfile
 from tf_instdisc.config.folder_defaults import folder_defaults
 from tf_instdisc.config.run import from_flags
 from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.paths import local_path
 
 _RECIPE = "photos"
 _UNKNOWN_SIDE = 128
@@ -85,6 +86,7 @@ def _suited(folder: str) -> dict[str, str]:
 
     from tf_instdisc.data.image_sizes import typical_shorter_side
 
+    folder = local_path(folder, "images")
     names = image_paths(folder, is_reported=False)
     side = typical_shorter_side(folder, names) or _UNKNOWN_SIDE
     num_gpus = len(tf.config.list_physical_devices("GPU"))
