@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import download_manager
 
 import tf_instdisc
 from tests import tfds_forms
@@ -409,12 +411,30 @@ class Unreachable:
         raise self.error
 
 
-def test_a_failed_download_is_one_sentence():
-    builder = Unreachable(OSError("no route to\nhost"))
+@pytest.mark.parametrize(
+    "error",
+    (
+        OSError,
+        tfds.core.download.DownloadError,
+        download_manager.NonMatchingChecksumError,
+    ),
+)
+def test_a_failed_download_is_one_sentence(error):
+    builder = Unreachable(error("no route to\nhost"))
     with pytest.raises(UsageError, match="must be prepared, or be") as caught:
         tfds_builder.prepare(builder, "mnist")
     assert "no route to\\nhost" in str(caught.value)
     assert "--data_dir" in str(caught.value)
+
+
+def test_a_package_that_is_missing_for_the_preparation_is_named():
+    with pytest.raises(ImportError) as missing:
+        tfds.core.lazy_imports_lib._try_import("no_such_package")
+    builder = Unreachable(missing.value)
+    with pytest.raises(
+        UsageError, match=r"'no_such_package'.*Install the package"
+    ):
+        tfds_builder.prepare(builder, "mnist")
 
 
 def test_a_full_disk_is_no_failed_download():

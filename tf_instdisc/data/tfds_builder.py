@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.download_manager import (
+    NonMatchingChecksumError,
+)
 
 from tf_instdisc.data import digits
 from tf_instdisc.errors import UsageError
@@ -123,8 +126,8 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
     """Downloads and prepares a data set, unless it is already prepared.
 
     Raises:
-        UsageError: If files are missing that must be downloaded manually, or
-            that cannot be downloaded.
+        UsageError: If files are missing that must be downloaded manually,
+            files cannot be downloaded, or a package is missing.
         OSError: If they cannot be written.
     """
     try:
@@ -147,15 +150,22 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
             f"Received: dataset={dataset!r}, which is not in "
             f"{builder.data_dir}.{hint} {error}"
         ) from error
-    except OSError as error:
-        if error.errno is not None:  # Of the disk, not of a download.
+    except (
+        OSError,
+        ImportError,
+        tfds.core.download.DownloadError,
+        NonMatchingChecksumError,
+    ) as error:
+        if getattr(error, "errno", None) is not None:  # Of the disk.
             raise
-        reason = shown(str(error), UNTRUSTED_LIMIT)
+        reason = shown(f"{type(error).__name__}: {error}", UNTRUSTED_LIMIT)
+        cure = "Give the directory of a prepared data set with --data_dir."
+        if isinstance(error, ImportError):
+            cure = "Install the package that it needs."
         raise UsageError(
             "`dataset` must be prepared, or be one that TFDS can download. "
             f"Received: dataset={dataset!r}, which is not in "
-            f"{builder.data_dir} ({reason}). Give the directory of a prepared "
-            "data set with --data_dir."
+            f"{builder.data_dir} ({reason}). {cure}"
         ) from error
 
 
