@@ -483,6 +483,23 @@ def test_a_set_that_is_not_prepared_names_the_version_that_is(tmp_path):
         "imagenet2012:4.0.0", data_dir=str(tmp_path)
     )
     assert source.num_instances == 1
+    for version in ("10.0.0", "9.0.0"):
+        write(
+            tmp_path,
+            "imagenet2012_subset",
+            image,
+            {"train": example},
+            version,
+            config="10pct",
+        )
+    with pytest.raises(ValueError, match="must be prepared") as caught:
+        tfds_source.tfds_source(
+            "imagenet2012_subset/10pct", data_dir=str(tmp_path)
+        )
+    hint = "imagenet2012_subset/10pct:10.0.0"
+    assert f"--dataset={hint}." in str(caught.value)
+    source = tfds_source.tfds_source(hint, data_dir=str(tmp_path))
+    assert source.num_instances == 1
 
 
 @pytest.fixture(scope="module")

@@ -134,16 +134,18 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
         with _without_bars(builder):
             builder.download_and_prepare()
     except AssertionError as error:
-        versions = sorted(
-            path.name
-            for path in pathlib.Path(builder.data_dir).parent.glob("*.*.*")
-            if (path / "dataset_info.json").exists()
-        )
+        versions = [
+            tfds.core.Version(path.name)
+            for path in pathlib.Path(builder.data_dir).parent.glob("*")
+            if tfds.core.Version.is_valid(path.name)
+            and (path / "dataset_info.json").exists()
+        ]
         hint = ""
         if versions:
+            name = builder.info.full_name.rpartition("/")[0]
             hint = (
-                f" Other versions are available: --dataset={builder.name}:"
-                f"{versions[-1]}."
+                " Other versions are available: "
+                f"--dataset={name}:{max(versions)}."
             )
         raise UsageError(
             "`dataset` must be prepared, or be one that TFDS can download. "
