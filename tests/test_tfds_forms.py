@@ -13,6 +13,7 @@ from tests.tfds_forms import features, write
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline, tfds_builder, tfds_source
 from tf_instdisc.data.augment import Augmentation
+from tf_instdisc.data.subset import subset
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.images import RunImages, is_at_hand
@@ -143,6 +144,9 @@ def test_images_of_different_sizes_are_trained_on(many_forms, form):
         assert abs(np.mean(image) - wanted.mean()) < 25
     evaluated = next(iter(pipeline.evaluation_dataset(source, 8, 4)))
     assert evaluated[0].shape == (NUM_IMAGES, 8, 8, 3)
+    images = list(pixels(source).values())
+    for i, image in pixels(subset(source, [1, 3])).items():
+        np.testing.assert_array_equal(image, images[1 + 2 * i])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A subset of a source's images as a source of its own."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,8 +15,9 @@ _IN_MEMORY = 20_000  # images; 2 GiB of ImageNet's files
 def subset(source: ImageSource, instance_ids: np.ndarray) -> ImageSource:
     """Selects some images, which get the ids 0 .. len(instance_ids) - 1.
 
-    Up to 20,000 images are read once and kept in memory as they are stored.
-    Larger subsets are selected from the whole source in every epoch.
+    Up to 20,000 images are read once and kept in memory as they are stored,
+    unless they are decoded and of different sizes. Otherwise, the subset is
+    selected from the whole source in every epoch.
 
     Args:
         source: The images.
@@ -27,21 +29,14 @@ def subset(source: ImageSource, instance_ids: np.ndarray) -> ImageSource:
     """
     ids = np.sort(np.asarray(instance_ids, np.int64))
     labels = source.labels()[ids]
-    table = np.full([source.num_instances], -1, np.int64)
-    table[ids] = np.arange(len(ids))
-    table = tf.constant(table)
-
-    def picked(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
-        def renumber(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            new_id = tf.gather(table, example["instance_id"])
-            return {**example, "instance_id": new_id}
-
-        examples = source.examples(shuffle_seed).map(renumber)
-        return examples.filter(lambda example: example["instance_id"] >= 0)
-
-    examples: Callable[[tf.Tensor | None], tf.data.Dataset] = picked
-    if len(ids) <= _IN_MEMORY:
-        images = [example["image"] for example in picked(None)]
+    examples: Callable[[tf.Tensor | None], tf.data.Dataset] = functools.partial(
+        renumbered, source, ids
+    )
+    in_order = examples(None)
+    # Decoded images can be of different sizes.
+    is_fixed = in_order.element_spec["image"].shape.is_fully_defined()
+    if is_fixed and len(ids) <= _IN_MEMORY:
+        images = [example["image"] for example in in_order]
         examples = in_memory(images, labels)
     return dataclasses.replace(
         source,
@@ -53,3 +48,27 @@ def subset(source: ImageSource, instance_ids: np.ndarray) -> ImageSource:
         unreadable=(),
         folder=None,
     )
+
+
+def renumbered(
+    source: ImageSource,
+    instance_ids: np.ndarray,
+    shuffle_seed: tf.Tensor | None = None,
+) -> tf.data.Dataset:
+    """Reads some images; the position in `instance_ids` is the new id.
+
+    Args:
+        source: The images.
+        instance_ids: int `[size]`, distinct.
+        shuffle_seed: As in `ImageSource.examples`.
+    """
+    new_ids = np.full([source.num_instances], -1, np.int64)
+    new_ids[instance_ids] = np.arange(len(instance_ids))
+    table = tf.constant(new_ids)
+
+    def renumber(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        new_id = tf.gather(table, example["instance_id"])
+        return {**example, "instance_id": new_id}
+
+    examples = source.examples(shuffle_seed).map(renumber)
+    return examples.filter(lambda example: example["instance_id"] >= 0)

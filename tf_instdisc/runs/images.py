@@ -14,6 +14,7 @@ from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import decode
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL, ImageSource
+from tf_instdisc.data.subset import renumbered
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs import sources
@@ -129,17 +130,9 @@ class RunImages:
 
     def _from_tfds(self, positions: np.ndarray) -> tf.data.Dataset:
         source = self.source or sources.open_train(self.config.data)
-        slots = np.full([source.num_instances], -1, np.int64)
-        slots[self.bank.instance_ids[positions]] = np.arange(len(positions))
-        slots = tf.constant(slots)
-
-        def slot_of(
-            example: dict[str, tf.Tensor],
-        ) -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.gather(slots, example["instance_id"]), example["image"]
-
-        examples = source.examples(None).map(slot_of)
-        return examples.filter(lambda slot, _: slot >= 0).take(len(positions))
+        examples = renumbered(source, self.bank.instance_ids[positions])
+        examples = examples.take(len(positions))
+        return examples.map(lambda e: (e["instance_id"], e["image"]))
 
 
 def is_at_hand(data: DataConfig) -> bool:
