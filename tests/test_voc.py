@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from PIL import Image
 
-from tests import voc_form
+from tests import commands, picture_files, test_detection, voc_form
 from tf_instdisc.data import detection_pipeline, voc
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.evaluation.detector_training import DetectionInputs
+from tf_instdisc.runs.bank import Bank
 
 pytestmark = pytest.mark.slow
 
+run = test_detection.run  # A fixture.
 MADE = voc_form.rectangles(0, 6)
 ALL = list(range(len(MADE)))
 
@@ -71,6 +74,14 @@ def _two_boxes(*objects, **arguments):
     return _write("Annotations/1.xml", text)
 
 
+def _cut_image(folder):
+    image = Image.fromarray(MADE[0][0])
+    contents = picture_files.encode(image, "JPEG")
+    path = folder / "JPEGImages/1.png"
+    path.write_bytes(contents[: len(contents) // 2])
+
+
+_NO_ENCODING = "<?xml version='1.0' encoding='none'?><annotation/>"
 _NO_NAME = "<annotation><object><bndbox/></object></annotation>"
 
 
@@ -79,12 +90,12 @@ _NO_NAME = "<annotation><object><bndbox/></object></annotation>"
     [
         (
             lambda folder: (folder / "JPEGImages/1.png").unlink(),
-            FileNotFoundError,
+            MissingFileError,
             "must have an image",
         ),
         (
             lambda folder: (folder / "Annotations/1.xml").unlink(),
-            FileNotFoundError,
+            MissingFileError,
             "1.xml",
         ),
         (
@@ -94,12 +105,19 @@ _NO_NAME = "<annotation><object><bndbox/></object></annotation>"
         ),
         (_write("ImageSets/Main/train.txt", ""), ValueError, "0 lines"),
         (_write("ImageSets/Main/train.txt", "0 -1\n"), ValueError, "'0 -1'"),
-        (_write("JPEGImages/1.png", "no image"), ValueError, "1.png"),
+        (
+            lambda folder: (folder / "ImageSets/Main/train.txt").write_bytes(
+                b"0\n\xff\n"
+            ),
+            MissingFileError,
+            "must have an image",
+        ),
+        (_write("JPEGImages/1.png", "no image"), UsageError, "1.png"),
+        (_cut_image, UsageError, "1.png"),
+        (_write("Annotations/1.xml", _NO_ENCODING), UsageError, "1.xml"),
         (_write("Annotations/1.xml", "<annotation>"), ValueError, "ParseError"),
         (_write("Annotations/1.xml", _NO_NAME), ValueError, "1.xml"),
         (_two_boxes(("cat", 0, 0, 9, 9)), ValueError, "cat in .*1.xml"),
-        (_two_boxes(("red", 9, 9, 9, 20)), ValueError, "cover a pixel"),
-        (_two_boxes(("red", 70, 9, 80, 20)), ValueError, "cover a pixel"),
         (
             _two_boxes(("red", 0, 0, 9, 9), size=(32, 64)),
             ValueError,
@@ -111,6 +129,52 @@ def test_a_damaged_folder_is_named(folder, damage, error, named):
     damage(folder)
     with pytest.raises(error, match=named):
         voc.voc_folder(str(folder), "train", ("blue", "green", "red"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    (
+        lambda folder: (folder / "JPEGImages/1.png").unlink(),
+        lambda folder: (folder / "Annotations/1.xml").unlink(),
+        _cut_image,
+    ),
+)
+def test_a_damaged_folder_ends_a_command_in_one_line(folder, run, damage):
+    damage(folder)
+    run.save_bank(
+        Bank(
+            rows=np.eye(2, 8, dtype=np.float32),
+            instance_ids=np.arange(2),
+            names=np.array(["a", "b"]),
+            labels=np.zeros([2], np.int64),
+        )
+    )
+    ended = commands.run(
+        *("evaluate", f"--run_dir={run.path}", "--protocol=detection"),
+        *(f"--detection_images={folder}", "--detection_train_split=train"),
+        "--detection_image_size=64",
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "Received 1 that fail" in ended.stderr.splitlines()[-1]
+
+
+def test_boxes_without_a_pixel_are_left_out(folder, capfd):
+    whole = voc.voc_folder(str(folder), "train")
+    assert capfd.readouterr().err.count("left out") == 0
+    outside = [("red", 9, 9, 9, 20), ("red", 70, 9, 80, 20)]
+    nan = ("red", float("nan"), 9, 80, 20)
+    for i, empty in ((1, outside), (2, [nan])):
+        objects = [*empty, *MADE[i][1]]
+        (folder / f"Annotations/{i}.xml").write_text(
+            voc_form.annotation(objects, difficult=range(len(empty)))
+        )
+    source = voc.voc_folder(str(folder), "train")
+    assert_objects(source, MADE[:4])
+    for entry, expected in zip(source.objects, whole.objects, strict=True):
+        assert entry.difficult.tolist() == expected.difficult.tolist()
+    said = capfd.readouterr().err
+    assert said.count("train: 3 boxes of 2 images cover no pixel") == 1
 
 
 def test_a_split_without_anything_to_find(folder):

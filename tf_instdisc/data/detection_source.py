@@ -1,6 +1,7 @@
 """Images with boxes, independent of the format they are read from."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -32,6 +33,8 @@ class Objects:
 class DetectionSource:
     """Images with their objects, all in the same order.
 
+    Raises UsageError if there are no objects, or all of them are difficult.
+
     Attributes:
         name: A name for messages.
         class_names: One for each class.
@@ -46,32 +49,17 @@ class DetectionSource:
     objects: tuple[Objects, ...]
     images: Callable[[], tf.data.Dataset]
 
+    def __post_init__(self) -> None:
+        if all(entry.difficult.all() for entry in self.objects):
+            raise UsageError(
+                "A split must hold objects that are not difficult. Received: "
+                f"{self.name}, whose {len(self.objects)} images have none"
+            )
+
     @property
     def num_images(self) -> int:
         """The number of images in an epoch."""
         return len(self.objects)
-
-
-def build_source(
-    name: str,
-    class_names: Sequence[str],
-    sizes: np.ndarray,
-    objects: Sequence[Objects],
-    images: Callable[[], tf.data.Dataset],
-) -> DetectionSource:
-    """Returns a source that has objects to detect.
-
-    Raises:
-        ValueError: If there are no objects, or all of them are difficult.
-    """
-    if all(entry.difficult.all() for entry in objects):
-        raise UsageError(
-            "A split must hold objects that are not difficult. Received: "
-            f"{name}, whose {len(objects)} images have none"
-        )
-    return DetectionSource(
-        name, tuple(class_names), sizes, tuple(objects), images
-    )
 
 
 def image_sizes(images: tf.data.Dataset, places: Sequence[str]) -> np.ndarray:
@@ -102,51 +90,51 @@ def image_sizes(images: tf.data.Dataset, places: Sequence[str]) -> np.ndarray:
     require_none(
         [places[i] for i in bad.tolist()],
         f"Images must be {FORMATS} files that can be decoded",
-        ValueError,
+        UsageError,
     )
     return sizes
 
 
+def within_images(
+    name: str, objects: Sequence[Objects], sizes: np.ndarray
+) -> tuple[Objects, ...]:
+    """Clips boxes to their images, and leaves out those that are then empty.
+
+    A line on standard error reports how many boxes are left out.
+
+    Args:
+        name: A name for the line.
+        objects: One for each image. A box with a NaN is empty.
+        sizes: int64 `[num_images, 2]`, height and width in pixels.
+    """
+    kept, left_out = [], []
+    for entry, (height, width) in zip(objects, sizes, strict=True):
+        edges = np.array([width, height] * 2, np.float32)
+        boxes = np.clip(entry.boxes, 0, edges)
+        # Comparisons with NaN are false.
+        is_box = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        kept.append(
+            Objects(
+                boxes[is_box], entry.classes[is_box], entry.difficult[is_box]
+            )
+        )
+        left_out.append(np.sum(~is_box))
+    if any(left_out):
+        print(
+            f"{name}: {sum(left_out)} boxes of {np.count_nonzero(left_out)} "
+            "images cover no pixel of their image, and are left out.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return tuple(kept)
+
+
 def require_none(
-    bad: Sequence[str], requirement: str, error: type[Exception]
+    bad: Sequence[str], requirement: str, error: type[UsageError]
 ) -> None:
     """Raises an error that names the bad items, if there are any."""
     if bad:
         raise error(
-            f"{requirement}. Received {len(bad)} that fail: {listed(bad)}"
+            f"{requirement}. Received {len(bad)} that fail: {listed(bad)}. "
+            "Add or repair them, or leave them out of the split."
         )
-
-
-def build_objects(
-    boxes: np.ndarray | Sequence[Sequence[float]],
-    classes: np.ndarray | Sequence[int],
-    difficult: np.ndarray | Sequence[bool],
-    size: np.ndarray,
-    place: str,
-) -> Objects:
-    """Returns objects whose boxes are clipped to the image.
-
-    Args:
-        boxes: `[num_objects, 4]`, as in `Objects`.
-        classes: `[num_objects]`.
-        difficult: `[num_objects]`.
-        size: `[2]`, height and width of the image.
-        place: The location of the image, for messages.
-
-    Raises:
-        ValueError: If a box is empty after clipping.
-    """
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    height, width = size
-    cut = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    # Comparisons with NaN are false.
-    is_box = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
-    if not is_box.all():
-        raise UsageError(
-            "A box must cover a pixel of its image. Received: "
-            f"{boxes[~is_box][0].tolist()} (left, top, right, bottom edge) "
-            f"in {place}, an image of {width} x {height}"
-        )
-    return Objects(
-        cut, np.asarray(classes, np.int64), np.asarray(difficult, bool)
-    )

@@ -16,10 +16,10 @@ import tensorflow as tf
 from tf_instdisc.config.data import IMAGE_SUFFIXES
 from tf_instdisc.data.detection_source import (
     DetectionSource,
-    build_objects,
-    build_source,
+    Objects,
     image_sizes,
     require_none,
+    within_images,
 )
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
@@ -31,7 +31,8 @@ def voc_folder(
 ) -> DetectionSource:
     """Reads a split of a folder with Annotations, ImageSets and JPEGImages.
 
-    Every image is decoded and every annotation checked immediately.
+    Every image is decoded and every annotation checked immediately. Boxes are
+    clipped to their image; those that are then empty are left out.
 
     Args:
         folder: Path of the folder.
@@ -43,8 +44,8 @@ def voc_folder(
         FileNotFoundError: If the folder, the split, an image or an annotation
             is missing.
         ValueError: If an image cannot be decoded, an annotation is not in
-            VOC's format, has an unknown class or does not fit its image, or
-            if the split has no objects.
+            VOC's format, has an unknown class or states another size than its
+            image has, or if the split has no objects.
     """
     folder = local_path(folder, "folder")
     names = _split_names(folder, split)
@@ -55,13 +56,13 @@ def voc_folder(
         [n for n, path in zip(names, paths, strict=True) if not path],
         f"Each name in {split}.txt must have an image in "
         f"{folder}/JPEGImages ({', '.join(IMAGE_SUFFIXES)})",
-        FileNotFoundError,
+        MissingFileError,
     )
     files = [os.path.join(annotations, f"{name}.xml") for name in names]
     require_none(
         [file for file in files if not os.path.exists(file)],
         f"Each name in {split}.txt must have an annotation",
-        FileNotFoundError,
+        MissingFileError,
     )
     found = [_read_annotation(file) for file in files]
     if class_names is None:
@@ -85,12 +86,13 @@ def voc_folder(
                 f"{tuple(map(int, size))}"
             )
         classes = [index[name] for name in object_names]
-        objects.append(build_objects(boxes, classes, difficult, size, file))
-    return build_source(
-        f"{os.path.basename(os.path.abspath(folder))}/{split}",
-        class_names,
+        objects.append(_objects(boxes, classes, difficult))
+    name = f"{os.path.basename(os.path.abspath(folder))}/{split}"
+    return DetectionSource(
+        name,
+        tuple(class_names),
         sizes,
-        objects,
+        within_images(name, objects, sizes),
         lambda: _read_files(paths),
     )
 
@@ -121,9 +123,9 @@ def voc_tfds(
     """
     import tensorflow_datasets as tfds
 
-    from tf_instdisc.data import tfds_features, tfds_source
+    from tf_instdisc.data import tfds_builder, tfds_features
 
-    builder = tfds_source.open_builder(dataset, data_dir)
+    builder = tfds_builder.open_builder(dataset, data_dir)
     features = builder.info.features
     class_names = _class_names(features, label_key, dataset)
     image = tfds_features.find_image(features, image_key, dataset)
@@ -132,10 +134,10 @@ def voc_tfds(
             "The images of a detection must be 8-bit files. Received: "
             f"image_key={image_key!r}, of {image.dtype}"
         )
-    tfds_source.prepare(builder, dataset)
+    tfds_builder.prepare(builder, dataset)
     if not isinstance(split, str):
         split = split(builder.info.splits)
-    tfds_source.require_split(builder, split)
+    tfds_builder.require_split(builder, split)
 
     def read() -> tf.data.Dataset:
         return builder.as_dataset(
@@ -151,19 +153,29 @@ def voc_tfds(
         return read().map(lambda e: tfds_features.at(e, image_key))
 
     found = [example["objects"] for example in tfds.as_numpy(read())]
-    places = [f"{dataset}/{split}/{i}" for i in range(len(found))]
-    sizes = image_sizes(images(), places)
+    name = f"{dataset}/{split}"
+    sizes = image_sizes(images(), [f"{name}/{i}" for i in range(len(found))])
     # TFDS divides VOC's own coordinates, which begin at 1, by the size.
     first = 1.0 if builder.name == "voc" else 0.0
     objects = []
-    for entry, size, place in zip(found, sizes, places, strict=True):
+    for entry, size in zip(found, sizes, strict=True):
         boxes = _edges(entry["bbox"], size, first)
         difficult = entry.get("is_difficult", np.zeros(len(boxes), bool))
-        objects.append(
-            build_objects(boxes, entry[label_key], difficult, size, place)
-        )
-    return build_source(
-        f"{dataset}/{split}", class_names, sizes, objects, images
+        objects.append(_objects(boxes, entry[label_key], difficult))
+    return DetectionSource(
+        name, class_names, sizes, within_images(name, objects, sizes), images
+    )
+
+
+def _objects(
+    boxes: np.ndarray | Sequence[Sequence[float]],
+    classes: np.ndarray | Sequence[int],
+    difficult: np.ndarray | Sequence[bool],
+) -> Objects:
+    return Objects(
+        np.asarray(boxes, np.float32).reshape(-1, 4),
+        np.asarray(classes, np.int64),
+        np.asarray(difficult, bool),
     )
 
 
@@ -218,7 +230,7 @@ def _split_names(folder: str, split: str) -> list[str]:
             f"`split` must be one of {', '.join(known)}. Received: "
             f"split={split!r}"
         )
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         names = [line.strip() for line in file if line.strip()]
     if not names or any(len(name.split()) > 1 for name in names):
         raise UsageError(
@@ -266,7 +278,8 @@ def _read_annotation(
         )
     except (
         xml.etree.ElementTree.ParseError,
-        KeyError,
+        LookupError,
+        OverflowError,
         ValueError,
     ) as error:
         raise UsageError(
