@@ -119,6 +119,31 @@ def test_an_epoch_continues_where_it_was_left():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("is_restart", [False, True])
+def test_only_files_of_the_share_or_the_rest_are_read(tmp_path, is_restart):
+    for i in range(8):
+        tf.io.write_file(
+            f"{tmp_path}/{i}.png",
+            tf.io.encode_png(np.full([9, 9, 3], i, np.uint8)),
+        )
+    source = folder_source(str(tmp_path))
+
+    def ids(**arguments):
+        dataset = pipeline.training_dataset(
+            source, Augmentation(8), 4, epochs=1, **arguments
+        )
+        return np.concatenate([batch for _, batch in dataset]).tolist()
+
+    mine = ids()[4:] if is_restart else ids(share=pipeline.HostShare(1, 2))
+    assert len(mine) == 4
+    for i in set(range(8)) - set(mine):
+        (tmp_path / source.instance_name(i)).unlink()
+    if is_restart:
+        assert ids(skip_images=4) == mine
+    else:
+        assert ids(share=pipeline.HostShare(1, 2)) == mine
+
+
 def test_compiled_augmentation_is_the_same(monkeypatch):
     def first_batch():
         dataset = pipeline.training_dataset(

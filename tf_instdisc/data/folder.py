@@ -6,13 +6,17 @@ import sys
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 
 from tf_instdisc.config.data import BAD_IMAGES
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import file_checks
 from tf_instdisc.data.folder_listing import image_paths
-from tf_instdisc.data.sources import NO_LABEL, ImageSource, in_memory
+from tf_instdisc.data.sources import (
+    NO_LABEL,
+    FileExamples,
+    ImageSource,
+    in_memory,
+)
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import lines_of, listed, shown
@@ -90,20 +94,11 @@ def folder_source(
         # Their rows are never trained, so they must not vote in kNN.
         labels[~readable] = NO_LABEL
     listed_paths = in_memory(paths, labels, np.flatnonzero(readable))
-
-    def examples(shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
-        def read(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return {**example, "image": tf.io.read_file(example["image"])}
-
-        return listed_paths(shuffle_seed).map(
-            read, num_parallel_calls=tf.data.AUTOTUNE
-        )
-
     return ImageSource(
         name=os.path.basename(os.path.abspath(folder)),
         num_instances=len(names),
-        examples=examples,
-        class_names=tuple(classes) if has_classes else None,
+        examples=FileExamples(listed_paths),
+        class_names=tuple(classes) or None,
         instance_name=names.__getitem__,
         labels=lambda: labels,
         unreadable=unreadable,

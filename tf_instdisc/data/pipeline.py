@@ -13,7 +13,7 @@ from tf_instdisc import random_streams
 from tf_instdisc.config import DataConfig
 from tf_instdisc.data import decode
 from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, augment
-from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.data.sources import FileExamples, ImageSource, read_listed
 from tf_instdisc.errors import UsageError
 
 # Side in pixels from which XLA compiles the augmentation. It then takes a
@@ -85,7 +85,9 @@ def largest_batch_size(
 
 @dataclasses.dataclass(frozen=True)
 class HostShare:
-    """The part of each batch that one host reads.
+    """The part of each batch that one host decodes and augments.
+
+    Of files in a folder, the host also reads only its part.
 
     Attributes:
         host: In [0, num_hosts).
@@ -152,9 +154,11 @@ def training_dataset(
     local_batch = host_batch // share.replicas
 
     augmented = _augment_function(augmentation)
+    read = source.examples
+    listed = read.listed if isinstance(read, FileExamples) else None
 
     def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        examples = source.examples(
+        examples = (listed or read)(
             random_streams.seed_of(random_streams.EPOCH_ORDER, seed, epoch)
         )
         stored = examples.element_spec["image"]
@@ -195,6 +199,8 @@ def training_dataset(
         # Only full global batches, so that all hosts have equally many.
         examples = examples.skip(skipped).take(steps * batch_size)
         examples = _take_share(examples, batch_size, host_batch, share.host)
+        if listed:  # Files that are skipped are not read.
+            examples = read_listed(examples)
         cropped = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
         batches = cropped.batch(
             local_batch,
@@ -279,7 +285,7 @@ def evaluation_dataset(
 def _take_share(
     examples: tf.data.Dataset, batch_size: int, host_batch: int, host: int
 ) -> tf.data.Dataset:
-    """Selects the part of each batch that one host reads."""
+    """Selects the part of each batch that belongs to one host."""
     if host_batch == batch_size:
         return examples
 

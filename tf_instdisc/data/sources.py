@@ -174,6 +174,31 @@ def in_memory(
     return examples
 
 
+@dataclasses.dataclass(frozen=True)
+class FileExamples:
+    """`ImageSource.examples` of files.
+
+    Examples can be selected before the files are read.
+
+    Attributes:
+        listed: As `examples`, with paths of files in place of images.
+    """
+
+    listed: Callable[[tf.Tensor | None], tf.data.Dataset]
+
+    def __call__(self, shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
+        return read_listed(self.listed(shuffle_seed))
+
+
+def read_listed(listed: tf.data.Dataset) -> tf.data.Dataset:
+    """Reads the files of examples with paths in place of images."""
+
+    def read(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {**example, "image": tf.io.read_file(example["image"])}
+
+    return listed.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+
+
 def fingerprint(source: ImageSource) -> str:
     """Returns a checksum of the names of all images, in id order."""
     digest = hashlib.sha256()
