@@ -13,9 +13,8 @@ _OLD_HEADER = 12  # OS/2's; its palette has three bytes per color.
 _MASKS_AT = 54
 
 
-def read(file: FileBytes, max_pixels: int) -> Stored:
+def read(file: FileBytes) -> Stored:
     """Reads the size; the file itself is decoded later."""
-    del max_pixels
     header = _Header(file)
     checks = [
         *require(

@@ -1,6 +1,6 @@
 """Bytes of an image file in a graph: numbers, slices, and new files."""
 
-import dataclasses
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -11,8 +11,7 @@ _LETTERS = [bytes([value]) for value in range(256)]
 _PADDING = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class FileBytes:
+class FileBytes(NamedTuple):
     """A file as a string and as numbers.
 
     Reading beyond the end returns zeros, so that a truncated file needs no

@@ -18,14 +18,13 @@ _DESCRIPTOR_BYTES = 10
 _CANVAS_FIELDS = 8
 
 
-def read(file: FileBytes, max_pixels: int) -> Stored:
+def read(file: FileBytes) -> Stored:
     """Creates a file of the first frame alone.
 
     Blocks for animation, text and transparency are omitted, as they do not
     affect the colors. The frame's position and the canvas are stored after
     the trailer, for `decode`.
     """
-    del max_pixels
     height, width = _short(file, 8), _short(file, 6)
     palette_end = _HEADER_END + _palette_bytes(file, 10)
     frame, end, transparent = _first_frame(file, palette_end)

@@ -1,12 +1,11 @@
 """An image file of any format: first its header, then its pixels."""
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 from tf_instdisc.data.formats import bmp, gif, jpeg, png, webp
-from tf_instdisc.data.formats.file_bytes import FileBytes, file_bytes, require
+from tf_instdisc.data.formats.file_bytes import file_bytes, require
 from tf_instdisc.data.formats.stored import Stored
 
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
@@ -57,15 +56,14 @@ def read(
             zero = tf.zeros([], tf.int64)
         return Stored(contents, zero, zero, tf.constant(1))
 
-    parts = file.contents, file.data, file.length
     stored = tf.switch_case(
         kind,
         [
-            lambda: _READ_JPEG(*parts, max_pixels),
-            lambda: _READ_PNG(*parts, max_pixels, is_trusted),
-            lambda: _READ_GIF(*parts, max_pixels),
-            lambda: _READ_BMP(*parts, max_pixels),
-            lambda: _READ_WEBP(*parts, max_pixels),
+            lambda: _READ_JPEG(file, max_pixels),
+            lambda: _READ_PNG(file, max_pixels, is_trusted),
+            lambda: _READ_GIF(file),
+            lambda: _READ_BMP(file),
+            lambda: _READ_WEBP(file),
             refused,
         ],
     )
@@ -120,19 +118,7 @@ def decode_box(
 # With all formats, that takes longer than decoding a small image. JPEG is
 # inlined, because most images are JPEGs, and a call takes 0.2 ms as well.
 _CALLED = {"experimental_attributes": {"_noinline": True}}
-
-
-def _reader(
-    read: Callable[..., Stored], **options: Any
-) -> Callable[..., Stored]:
-    def traced(
-        contents: tf.Tensor, data: tf.Tensor, length: tf.Tensor, *limits: Any
-    ) -> Stored:
-        return read(FileBytes(contents, data, length), *limits)
-
-    return tf.function(
-        traced, autograph=False, reduce_retracing=True, **options
-    )
+_READER = {"autograph": False, "reduce_retracing": True}
 
 
 def _decoder(decode: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
@@ -144,11 +130,11 @@ def _decoder(decode: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     return tf.function(traced, autograph=False, **_CALLED)
 
 
-_READ_JPEG = _reader(jpeg.read)
-_READ_PNG = _reader(png.read, **_CALLED)
-_READ_GIF = _reader(gif.read, **_CALLED)
-_READ_BMP = _reader(bmp.read, **_CALLED)
-_READ_WEBP = _reader(webp.read, **_CALLED)
+_READ_JPEG = tf.function(jpeg.read, **_READER)
+_READ_PNG = tf.function(png.read, **_READER, **_CALLED)
+_READ_GIF = tf.function(gif.read, **_READER, **_CALLED)
+_READ_BMP = tf.function(bmp.read, **_READER, **_CALLED)
+_READ_WEBP = tf.function(webp.read, **_READER, **_CALLED)
 _DECODE_PNG = _decoder(png.decode)
 _DECODE_GIF = _decoder(gif.decode)
 _DECODE_BMP = _decoder(bmp.decode)

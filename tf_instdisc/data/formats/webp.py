@@ -18,12 +18,11 @@ _CANVAS_FIELDS = 4
 _ALPHA_BIT = 16
 
 
-def read(file: FileBytes, max_pixels: int) -> Stored:
+def read(file: FileBytes) -> Stored:
     """Creates a still and opaque file of the image, or of the first frame.
 
     The frame's position on its canvas is stored at the end, for `decode`.
     """
-    del max_pixels
     bits, canvas, frame, exif_at = _chunks(file)
     is_lossless = file.at(bits[0] + 3, 1)[0] == ord("L")
     body = bits[0] + 8
