@@ -50,7 +50,7 @@ def readable_files(
     dataset = _decodable([paths[i] for i in unknown])
     done = 0
     with progress.tracking("checking images", len(unknown)) as advance:
-        for index in dataset.as_numpy_iterator():
+        for index, _ in dataset.as_numpy_iterator():
             advance(index + 1 - done)
             done = index + 1
             readable[unknown[index]] = True
@@ -62,13 +62,14 @@ def readable_files(
 
 
 def _decodable(paths: list[str]) -> tf.data.Dataset:
-    """Returns the positions of the files that can be decoded, in order."""
+    """Returns positions and sizes of files that can be decoded, in order."""
 
     @tf.autograph.experimental.do_not_convert
-    def decode_one(index: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
-        size = decode.decode_smallest(tf.io.read_file(path))
-        with tf.control_dependencies([tf.debugging.assert_positive(size)]):
-            return tf.identity(index)
+    def decode_one(
+        index: tf.Tensor, path: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        # Ops whose result is not returned may not be run.
+        return index, decode.decode_smallest(tf.io.read_file(path))
 
     dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
     dataset = dataset.map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
