@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_instdisc.config.data import MAX_PIXELS
 from tf_instdisc.data.augment import Augmentation, crop_boxes
 from tf_instdisc.data.formats import exif, image_file, jpeg
+from tf_instdisc.data.formats.image_file import FORMATS as FORMATS
 from tf_instdisc.data.formats.stored import Stored
 from tf_instdisc.data.scaling import resize, scale
 
@@ -28,7 +29,7 @@ def decode_whole(contents: tf.Tensor) -> tf.Tensor:
     upper 8 bits are used, and of an animation the first frame.
 
     Args:
-        contents: Scalar string, one of `image_file.FORMATS`.
+        contents: Scalar string, one of `FORMATS`.
 
     Returns:
         uint8 `[height, width, 3]`.

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.data import decode
+from tf_instdisc.data.decode import FORMATS
 from tf_instdisc.data.folder import folder_source
-from tf_instdisc.data.formats.image_file import FORMATS
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import NO_LABEL, array_source
 from tf_instdisc.errors import UsageError

@@ -6,7 +6,7 @@ import shlex
 import keras
 
 from tf_instdisc.config import RunConfig
-from tf_instdisc.data.formats.image_file import FORMATS
+from tf_instdisc.data.decode import FORMATS
 from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.partitioned_index import PartitionedIndex

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tf_instdisc.data.formats.image_file import FORMATS
+from tf_instdisc.data.decode import FORMATS
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.neighbors import top_k, without_self
 from tf_instdisc.retrieval.queries import Neighbors
