@@ -99,6 +99,8 @@ def train(
         work = parts.prepare(config, run, source, test_source, strategy)
         progress = _begin(work, finish)
         if progress is not None:
+            if is_chief and config.training.keep_best:
+                best.catch_up(run, work.model.encoder, progress)
             if progress.epochs < config.optimizer.epochs and not finish:
                 progress = _fit(work, progress)
             work.model.memory_bank.gather_to_host()
@@ -260,7 +262,6 @@ def _callbacks(
         )
     callbacks.append(checkpointer)
     if training.keep_best:
-        best.catch_up(run, work.model.encoder, progress)
         callbacks.append(best.KeepBest(run))
     return callbacks
 
