@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from tests.finished_run import save_run
+import tf_instdisc
+from tests.finished_run import SIZE, save_run
 from tests.labeled_run import (
     NUM_TEST,
     fill_labeled_folder,
@@ -23,6 +24,7 @@ from tests.labeled_run import (
 )
 from tests.test_neighbors import loop_accuracy
 from tf_instdisc import array_source
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.errors import StorageError
 from tf_instdisc.evaluation import (
@@ -41,6 +43,7 @@ from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions, train_svm
 from tf_instdisc.retrieval import votes
 from tf_instdisc.runs import directory
 from tf_instdisc.runs.embedding import embed
+from tf_instdisc.serving import saved_model
 
 pytestmark = pytest.mark.slow
 
@@ -139,6 +142,34 @@ def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
     assert "kNN, untrained, k = 3" in found
     for old, new in zip(before, inputs.encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_an_encoder_of_any_size_is_measured_at_the_runs(tmp_path):
+    train, test = (
+        fill_labeled_folder(tmp_path / name, 5) for name in ("train", "test")
+    )
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(6, 3, name="conv1")(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    embedding = keras.layers.UnitNormalization()(keras.layers.Dense(4)(x))
+    model = tf_instdisc.InstanceDiscrimination(
+        keras.Model(image, embedding), 15, "softmax"
+    )
+    data = DataConfig(images=str(train), test_images=str(test), image_size=SIZE)
+    run = tf_instdisc.save_run(
+        model, folder_source(str(train)), tmp_path / "run", RunConfig(data)
+    )
+    found = run.evaluate(
+        knn=KNNOptions(num_neighbors=3, baselines=True),
+        linear=LinearOptions(epochs=1, schedule_epochs=()),
+        svm=SVMOptions(layer="conv1", costs=(0.01,)),
+    )
+    assert {one.protocol for one in found} == {"knn", "linear", "svm"}
+    version = saved_model.export_run(
+        run.directory, str(tmp_path / "served"), tflite_types=("float32",)
+    )
+    card = (version / "model_card.md").read_text()
+    assert f"input of {SIZE} pixels" in card
 
 
 # === Features ===
