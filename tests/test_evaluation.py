@@ -363,6 +363,21 @@ def test_accuracy_is_that_of_the_test_images():
     assert found == {"top1": 0.75, "top5": 1.0}
 
 
+def test_the_weight_decay_of_a_linear_classifier_includes_its_bias():
+    labels = (np.arange(40) % 10 == 0).astype(int)
+    values = np.zeros([40, 5], np.float16)
+    biases = []
+    for decay in (0.0, 1.0):
+        options = LinearOptions(
+            epochs=60, batch_size=40, learning_rate=0.1, weight_decay=decay
+        )
+        classifier = linear_classifier.train_classifier(
+            values, labels, 2, options
+        )
+        biases.append(np.abs(classifier.layers[-1].bias.numpy()).max())
+    assert biases[1] < 0.5 < biases[0]
+
+
 def test_features_that_never_change_do_no_harm():
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 2
