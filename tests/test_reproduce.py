@@ -7,7 +7,7 @@ import pytest
 from tests import commands
 from tests.finished_run import linear_encoder
 from tf_instdisc import build_encoder
-from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
 from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
 from tf_instdisc.evaluation.reproduce.make import make_table
@@ -38,9 +38,9 @@ class Trainer:
         if len(self.trained) == self.stop_after:
             raise RuntimeError("stopped")
         self.trained.append(run_dir)
-        run = opening.open_run(
-            run_dir, RunRecord(from_flagfile("\n".join(flags) + "\n"))
-        )
+        recipe = pathlib.Path(flags[0].removeprefix("--flagfile="))
+        config = runs.recipe_config(recipe, flags[1:])
+        run = opening.open_run(run_dir, RunRecord(config))
         rng = np.random.default_rng(len(run_dir))
         for epoch in range(1, 9):
             loss = 10 - epoch + rng.uniform()
@@ -54,11 +54,12 @@ class Trainer:
         )
 
 
-def make(name, folder, trainer, seeds=2, rows=None):
+def make(name, folder, trainer, seeds=2, rows=None, more=()):
+    flags = (*TINY, *more)
     make_table(
         name,
         tables.SCALES["small"],
-        runs.Training(ROOT / "flags", TINY, seeds, folder / "runs", trainer),
+        runs.Training(ROOT / "flags", flags, seeds, folder / "runs", trainer),
         folder / "tables",
         command="instdisc-reproduce ...",
         rows=rows,
@@ -151,8 +152,32 @@ def test_a_stopped_table_goes_on(tmp_path):
     assert json_path.read_bytes() != before
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("--learning_rate=0.03", "--learning_rate=0.1", "=0.03 instead of 0.1"),
+        ("--epochs=9", "--epochs=8", "epochs=9 instead of 8"),
+        ("--split=train[:50]", "--split=train[:60]", "split=train[:50] instead"),
+    ],
+)
+def test_a_table_does_not_list_flags_its_runs_were_not_trained_with(
+    before, after, found, tmp_path
+):
+    def make_with(flag):
+        make("embedding_size", tmp_path, trainer, 1, ["base"], [flag])
+
+    trainer = Trainer()
+    make_with(before)
+    with pytest.raises(UsageError, match="another --runs_dir") as raised:
+        make_with(after)
+    assert found in str(raised.value)
+    make_with(before)
+    assert len(trainer.trained) == 1
+
+
 def test_a_run_with_a_damaged_bank_is_trained_again(tmp_path):
-    Trainer()(str(tmp_path / "run"), ["--epochs=1"], {})
+    recipe = f"--flagfile={ROOT / 'flags/cifar10_sweep.flags'}"
+    Trainer()(str(tmp_path / "run"), [recipe, "--epochs=1"], {})
     run = runs.Run(None, 0, directory.RunDirectory(tmp_path / "run"), ())
     assert run.is_finished
     content = bytearray(run.directory.bank.read_bytes())
@@ -228,6 +253,7 @@ def test_layers_are_measured_beside_an_untrained_network(tmp_path):
     # The stand-in encoder has no other layer of a name.
     assert "| linear, embedding | " in text
     assert "| linear, embedding, untrained | " in text
+    assert text.count("`--dataset=instdisc_digits`") == 2
 
 
 @pytest.mark.exhaustive
