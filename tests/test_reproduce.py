@@ -217,6 +217,15 @@ def test_seeds_give_mean_and_deviation():
     assert "| exact softmax | 42.0 ± 2.0 | 80.8 | 3 |" in text
 
 
+def test_each_line_has_the_flags_of_its_run():
+    table = tables.TABLES["layers"]
+    path = directory.RunDirectory(pathlib.Path())
+    run = runs.Run(table.rows[0], 0, path, ("--flagfile=x", "--width=8"))
+    measured = measure.Measured({("linear, conv1", "top1"): 0.5})
+    text = show.markdown(table, [(run, measured)], "command", None)
+    assert "| 1 | `--width=8` |" in text
+
+
 def test_missing_recipes_are_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="recipes_dir"):
         runs.find_recipes(str(tmp_path))
