@@ -233,7 +233,6 @@ def test_protocols_are_given_their_own_options(run):
     [
         (["--protocol=nearest"], "--protocol must be one of detection, "),
         (["--protocol="], "--protocol must have at least one value"),
-        (["--protocol=knn", "--num_neighbors=25"], "24 images"),
         (["--protocol=linear", "--linear_layers=conv9"], "conv1, conv2"),
         (["--protocol=transfer"], "--transfer_dataset"),
         (["--transfer_dataset=mnist"], "goes with --protocol=transfer"),
@@ -318,13 +317,6 @@ def test_one_class_is_refused(tmp_path, monkeypatch):
         for name in ("bee", "cat"):
             shutil.rmtree(tmp_path / part / name)
     refused(run, monkeypatch, "at least two classes")
-
-
-@pytest.mark.exhaustive
-def test_fewer_images_than_neighbors_are_refused(tmp_path, monkeypatch):
-    run = make_labeled_run(tmp_path)
-    options = {"knn": KNNOptions(num_neighbors=25)}
-    refused(run, monkeypatch, "num_neighbors=25, 24 images", options)
 
 
 @pytest.mark.exhaustive

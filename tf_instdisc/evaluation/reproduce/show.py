@@ -52,7 +52,9 @@ def markdown(
         f"| | {' | '.join(header)} | seeds | flags |",
         "| --- " * (len(header) + 3) + "|",
     ]
-    flags = {run.row.label: _changes(run) for run, _ in measured}
+    flags = {
+        line: _changes(run) for run, one in measured for line, _ in one.values
+    }
     for line in lines:
         cells = []
         for column in columns:
@@ -62,7 +64,7 @@ def markdown(
                 number = paper.get((line, column))
                 cells.append("" if number is None else f"{100 * number:.1f}")
         seeds = max(len(values.get((line, c), [])) for c in columns)
-        cells += [str(seeds), flags.get(line, "")]
+        cells += [str(seeds), flags[line]]
         text.append(f"| {line} | {' | '.join(cells)} |")
     if plot is not None:
         text += ["", f"![{table.title}]({plot})"]
