@@ -263,6 +263,7 @@ def test_layers_are_measured_beside_an_untrained_network(tmp_path):
     assert "| linear, embedding | " in text
     assert "| linear, embedding, untrained | " in text
     assert text.count("`--dataset=instdisc_digits`") == 2
+    assert not list(tmp_path.rglob("*.npy"))  # Large, and never read again.
 
 
 @pytest.mark.exhaustive
