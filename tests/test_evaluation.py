@@ -507,6 +507,24 @@ def test_protocols_share_one_pass_over_the_images(tmp_path, monkeypatch):
     assert together == [*one_by_one[0], *one_by_one[1]]
 
 
+def test_activations_that_are_not_kept_cost_no_pass_and_no_kept_ones(inputs):
+    def counted(seed):
+        passes.append(seed)
+        return inputs.test_source.examples(seed)
+
+    kept = [SVM(SVMOptions(layer="conv5", costs=(0.1,))).measure(inputs)]
+    files = sorted(inputs.run.features.rglob("*.npy"))
+    assert files
+    passes = []
+    options = SVMOptions(layer="conv5", costs=(0.1,), keep_features=False)
+    test_source = dataclasses.replace(inputs.test_source, examples=counted)
+    other = open_inputs(inputs.run)
+    other = dataclasses.replace(other, test_source=test_source)
+    assert [SVM(options).measure(other)] == kept
+    assert len(passes) == 1
+    assert sorted(inputs.run.features.rglob("*.npy")) == files
+
+
 @pytest.mark.exhaustive
 def test_layers_of_others_are_left_out_where_there_is_no_room(
     tmp_path, monkeypatch

@@ -154,13 +154,19 @@ def labels_of(source: ImageSource) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def kept_in(directory: pathlib.Path, keep: bool) -> Iterator[pathlib.Path]:
-    """Yields a directory, which is removed at the end unless `keep`."""
-    try:
+def feature_directory(
+    directory: pathlib.Path, keep: bool
+) -> Iterator[pathlib.Path]:
+    """Yields a directory for activations, or one that is removed at the end."""
+    if keep:
         yield directory
+        return
+    once = directory.with_name(f"{directory.name}-once")
+    shutil.rmtree(once, ignore_errors=True)  # A killed process has left it.
+    try:
+        yield once
     finally:
-        if not keep:
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(once, ignore_errors=True)
 
 
 def encoder_digest(encoder: keras.Model) -> str:

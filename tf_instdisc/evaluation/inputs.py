@@ -20,7 +20,7 @@ from tf_instdisc.evaluation.features import (
     Features,
     data_digest,
     extract,
-    kept_in,
+    feature_directory,
     labels_of,
 )
 from tf_instdisc.runs.bank import Bank
@@ -117,6 +117,10 @@ class EvaluationInputs:
         and encoded once.
         """
 
+        keep = options.keep_features
+        # Computing the digests reads all images.
+        digests = self.digests if keep else ("train", "test")
+
         def extracted(names: Sequence[str]) -> tuple[Features, Features]:
             train, test = (
                 extract(
@@ -129,16 +133,16 @@ class EvaluationInputs:
                     digest,
                 )
                 for source, digest in zip(
-                    (self.source, self.test_source), self.digests, strict=True
+                    (self.source, self.test_source), digests, strict=True
                 )
             )
             return train, test
 
         role = "trained" if encoder is self.encoder else "untrained"
         others: set[str] = set()
-        if encoder is self.encoder and options.keep_features:
+        if encoder is self.encoder and keep:
             others = self.layers[options.num_features] - {*layers}
-        with kept_in(self.run.features / role, options.keep_features) as place:
+        with feature_directory(self.run.features / role, keep) as place:
             try:
                 found = extracted([*layers, *sorted(others)])
             except StorageError:
