@@ -84,9 +84,10 @@ def streamed():
 
 
 def train(run_dir, source, epochs=1, test_source=None, **more):
-    """`more` are settings of run and encoder, and `finish`."""
+    """`more` are settings of run, encoder and SGD, and `finish`."""
     finish = more.pop("finish", False)
     channels = {n: more.pop(n) for n in ("mean", "std") if n in more}
+    momentum = more.pop("momentum", 0.9)
     config = RunConfig(
         data=DataConfig(image_size=SIZE),
         augmentation=AugmentationConfig(min_crop_area=0.3),
@@ -97,6 +98,7 @@ def train(run_dir, source, epochs=1, test_source=None, **more):
             batch_size=7,
             schedule="constant",
             learning_rate=0.01,
+            momentum=momentum,
             weight_decay=0.0,
         ),
         training=TrainingConfig(num_neighbors=3, **more),
@@ -347,6 +349,12 @@ def test_the_best_encoder_of_an_epoch_whose_knn_was_interrupted(
     )
     assert run.load_best()["epoch"] == 1
     assert load_encoder(run.path, best=True)
+
+
+def test_a_run_without_momentum_is_continued_with_it(tmp_path):
+    for epochs, momentum in ((1, 0.0), (2, 0.9), (3, 0.0)):
+        run = train(tmp_path, labeled(), epochs, momentum=momentum)
+        assert len(run.read_metrics()) == epochs
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])
