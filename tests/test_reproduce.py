@@ -157,7 +157,11 @@ def test_a_stopped_table_goes_on(tmp_path):
     [
         ("--learning_rate=0.03", "--learning_rate=0.1", "=0.03 instead of 0.1"),
         ("--epochs=9", "--epochs=8", "epochs=9 instead of 8"),
-        ("--split=train[:50]", "--split=train[:60]", "split=train[:50] instead"),
+        (
+            "--split=train[:50]",
+            "--split=train[:60]",
+            "split=train[:50] instead",
+        ),
     ],
 )
 def test_a_table_does_not_list_flags_its_runs_were_not_trained_with(
