@@ -53,9 +53,7 @@ def class_balanced_ids(
 class NetworkTuning:
     """A classifier on the encoder's backbone that can be retrained.
 
-    The run's encoder is not modified. Trainings with the same number of updates
-    and learning rate share one graph, because tracing takes as long as
-    hundreds of updates of a small network.
+    The run's encoder is not modified.
 
     Args:
         inputs: The run; its settings give the image size and flipping.
@@ -121,11 +119,6 @@ class NetworkTuning:
         )
 
     def _compile(self, rate: float, updates: int) -> None:
-        if self._compiled == (rate, updates):
-            for variable in self._model.optimizer.variables:
-                variable.assign(keras.ops.zeros_like(variable))
-            return
-        self._compiled = rate, updates
         options = self._options
         schedule = build_schedule(
             options.schedule,

@@ -82,8 +82,6 @@ SCALES = {
             "networks": "cifar10_networks.flags",
         },
         fine_tuning={
-            # All fractions up to 20% get the same number of updates, so they
-            # can use the same graph.
             "epochs": 8,
             "min_updates": 256,
             "batch_size": 64,
