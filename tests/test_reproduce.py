@@ -103,7 +103,7 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
     text = make("embedding_size", tmp_path, trainer)
     assert len(trainer.trained) == 8
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert lines[0].startswith("| | kNN | paper: kNN | seeds | flags |")
+    assert lines[0].startswith("|  | kNN | paper: kNN | seeds | flags |")
     rows = {line.split(" | ")[0]: line for line in lines[2:]}
     assert "| 34.0 | 2 | `--dataset=instdisc_digits`" in rows["| 32"]
     assert "`--embedding_dim=32`" in rows["| 32"]

@@ -10,6 +10,7 @@ from tf_instdisc import atomic
 from tf_instdisc.evaluation.reproduce.measure import Measured
 from tf_instdisc.evaluation.reproduce.runs import Run
 from tf_instdisc.evaluation.reproduce.tables import Table
+from tf_instdisc.text import markdown_table
 
 _SHARES = ("kNN", "SVM", "linear", "top1", "top5")  # Shown in percent.
 
@@ -49,14 +50,13 @@ def markdown(
         if set(columns) <= set(_SHARES)
         else "Accuracies in percent; mean ± standard deviation of the seeds.",
         "",
-        f"| | {' | '.join(header)} | seeds | flags |",
-        "| --- " * (len(header) + 3) + "|",
     ]
     flags = {
         line: _changes(run) for run, one in measured for line, _ in one.values
     }
+    rows = []
     for line in lines:
-        cells = []
+        cells = [line]
         for column in columns:
             found = values.get((line, column), [])
             cells.append(_mean_and_spread(found, column in _SHARES))
@@ -65,10 +65,11 @@ def markdown(
                 cells.append("" if number is None else f"{100 * number:.1f}")
         seeds = max(len(values.get((line, c), [])) for c in columns)
         cells += [str(seeds), flags[line]]
-        text.append(f"| {line} | {' | '.join(cells)} |")
+        rows.append(cells)
+    text.append(markdown_table(["", *header, "seeds", "flags"], rows))
     if plot is not None:
-        text += ["", f"![{table.title}]({plot})"]
-    return "\n".join([*text, ""])
+        text.append(f"![{table.title}]({plot})\n")
+    return "\n".join(text)
 
 
 def save_plot(
