@@ -25,7 +25,7 @@ from tf_instdisc.evaluation.features import (
 )
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import inference, on_devices
+from tf_instdisc.runs.embedding import BATCH_SIZE, inference, on_devices
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import (
     memories,
@@ -34,8 +34,6 @@ from tf_instdisc.runs.sources import (
     with_overrides,
 )
 from tf_instdisc.text import listed
-
-_BATCH = 256
 
 # What a run remembers of its images belongs to these settings of them.
 _REMEMBERED = ("images", "dataset", "data_dir", "label_key")
@@ -100,7 +98,7 @@ class EvaluationInputs:
     def images(self, source: ImageSource) -> tf.data.Dataset:
         """Returns batches `(images, instance_ids, labels)` of all images."""
         return pipeline.evaluation_dataset(
-            source, self.image_size, _BATCH, self.config.data.crop_fraction
+            source, self.image_size, BATCH_SIZE, self.config.data.crop_fraction
         )
 
     @contextlib.contextmanager
