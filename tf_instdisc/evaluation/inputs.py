@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -35,18 +35,12 @@ from tf_instdisc.runs.sources import (
 )
 from tf_instdisc.text import listed
 
+if TYPE_CHECKING:
+    from tf_instdisc.evaluation.linear_protocol import LinearOptions
+    from tf_instdisc.evaluation.svm_protocol import SVMOptions
+
 # What a run remembers of its images belongs to these settings of them.
 _REMEMBERED = ("images", "dataset", "data_dir", "label_key")
-
-
-class FeatureOptions(Protocol):
-    """The options of a protocol that reads the activations of layers."""
-
-    @property
-    def num_features(self) -> int: ...
-
-    @property
-    def keep_features(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +100,7 @@ class EvaluationInputs:
         self,
         encoder: keras.Model,
         layers: Sequence[str],
-        options: FeatureOptions,
+        options: "LinearOptions | SVMOptions",
     ) -> Iterator[tuple[Features, Features]]:
         """Yields what `extract` gives for the training and test images.
 
