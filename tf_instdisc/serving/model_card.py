@@ -144,7 +144,7 @@ def _recipe(config: RunConfig) -> list[str]:
 def _signature_rows(
     functions: dict[str, Function],
 ) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, function in functions.items():
         concrete = function.get_concrete_function()
         spec = function.input_signature[0]
