@@ -114,9 +114,10 @@ def test_as_many_neighbors_vote_as_in_training(inputs):
     assert names == {"kNN, encoded, k = 4", "kNN, encoded, k = 1"}
 
 
-def test_all_images_vote_if_they_are_fewer_than_the_neighbors(run):
-    found = evaluate(run, {"knn": KNNOptions(num_neighbors=200)})
-    assert [one.name for one in found] == [
+def test_all_images_vote_if_they_are_fewer_than_the_neighbors(inputs):
+    protocol = KNN(KNNOptions(num_neighbors=200))
+    protocol.check(inputs)
+    assert [one.name for one in protocol.measure(inputs)] == [
         *["kNN, encoded, k = 24"] * 2,
         "kNN, encoded, k = 1",
     ]
