@@ -181,8 +181,8 @@ def _networks() -> tuple[Row, ...]:
             BASE if name == "resnet18" else f"network-{name}",
             () if name == "resnet18" else (f"--encoder={name}",),
             paper={
-                "kNN": paper.imagenet(name, "knn"),
-                "linear": paper.imagenet(name, "conv5"),
+                "kNN": paper.IMAGENET.get((name, "knn")),
+                "linear": paper.IMAGENET.get((name, "conv5")),
             },
         )
         for name in ("alexnet", "vgg16", "resnet18", "resnet34", "resnet50")
@@ -237,10 +237,8 @@ TABLES = {
         (Row("exact softmax", BASE),),
         axis="fraction of the labels, in percent",
         paper={
-            (f"{share:.0%} of the labels, pre-trained", "top5"): (
-                paper.semi_supervised(share)
-            )
-            for share in (0.01, 0.1)
+            (f"{share:.0%} of the labels, pre-trained", "top5"): (top5)
+            for share, top5 in paper.SEMI_SUPERVISED_TOP5.items()
         },
     ),
     "layers": Table(
@@ -250,7 +248,7 @@ TABLES = {
         "linear",
         (Row("exact softmax", BASE),),
         paper={
-            (f"linear, {layer}", "top1"): paper.imagenet("resnet18", layer)
+            (f"linear, {layer}", "top1"): paper.IMAGENET["resnet18", layer]
             for layer in ("conv1", "conv2", "conv3", "conv4", "conv5")
         },
     ),
