@@ -120,7 +120,7 @@ def cifar10(
     return _CIFAR10.get(key, (None, None))
 
 
-def beside(
+def paper_value(
     protocol: str,
     name: str | float,
     trained: RunConfig,
