@@ -81,4 +81,7 @@ def test_other_data_than_the_runs_has_none():
     assert number.value == pytest.approx(0.416)
     other = RunConfig(data=DataConfig(dataset="places365_small"))
     for measured in (other, trained):
-        assert paper.paper_value("transfer", "knn", trained, measured).value is None
+        assert (
+            paper.paper_value("transfer", "knn", trained, measured).value
+            is None
+        )

@@ -49,9 +49,8 @@ class KNNMonitor(keras.callbacks.Callback):
         train_dataset: Yields (images, instance_ids, labels) of the training
             images.
         every: Epochs between two measurements; the last is always measured.
-        encode: The function that embeds a batch of images, if it has been
-            compiled already; by default, the encoder of the model is compiled
-            when training begins.
+        encode: A function from a batch of images to embeddings; by default
+            the encoder of the model, compiled when training begins.
 
     Raises:
         ValueError: If an argument is out of range.
