@@ -87,8 +87,8 @@ def test_every_row_has_a_run_and_tables_share_them(name, scale):
         assert "base" in base
 
 
-def test_a_share_of_the_images_is_trained_as_all_are():
-    planned = {r.row.share: r.flags for r in plan("training_size")}
+def test_a_fraction_of_the_images_is_trained_as_all_are():
+    planned = {r.row.fraction: r.flags for r in plan("training_size")}
     assert "--split=train[:3000]" in planned[0.3]
     assert "--split=train[:10]" in planned[0.001]
     assert not any(flag.startswith("--split") for flag in planned[1])

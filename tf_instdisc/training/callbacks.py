@@ -138,10 +138,10 @@ class KNNMonitor(keras.callbacks.Callback):
         return {f"knn_{name}{suffix}": v for name, v in accuracy.items()}
 
 
-class WholeBank(keras.callbacks.Callback):
-    """Lets the chief read a bank that is divided among hosts.
+class GatherBank(keras.callbacks.Callback):
+    """Copies a sharded bank to every host after each epoch.
 
-    Put it first on all hosts, which read the rows together after each epoch.
+    Callbacks on the chief can then read it. Put this one first, on all hosts.
     """
 
     def on_epoch_begin(

@@ -246,8 +246,8 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         rate = self.schedule
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = rate(step)
-        share = (ops.cast(step, "float32") + 1.0) / self.warmup_steps
-        return rate * ops.minimum(share, 1.0)
+        fraction = (ops.cast(step, "float32") + 1.0) / self.warmup_steps
+        return rate * ops.minimum(fraction, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         schedule = keras.saving.serialize_keras_object(self.schedule)

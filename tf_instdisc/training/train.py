@@ -34,11 +34,11 @@ from tf_instdisc.training import (
 )
 from tf_instdisc.training import strategy as strategies
 from tf_instdisc.training.callbacks import (
+    GatherBank,
     KNNMonitor,
     MetricsFile,
     StepCurves,
     UnreadLogs,
-    WholeBank,
 )
 from tf_instdisc.training.health import BankHealth
 from tf_instdisc.training.parts import Work
@@ -221,7 +221,7 @@ def _callbacks(
         training.keep_checkpoints,
         writes=work.is_chief,
     )
-    callbacks: list[keras.callbacks.Callback] = [WholeBank()]
+    callbacks: list[keras.callbacks.Callback] = [GatherBank()]
     if not work.is_chief:
         return [*callbacks, checkpointer]
     run.keep_metrics(progress.epochs)

@@ -117,10 +117,10 @@ def plan_runs(
     for seed in range(num_seeds):
         for row in table.rows:
             flags = [f"--flagfile={recipe}", *more, *row.flags]
-            if row.share < 1:
+            if row.fraction < 1:
                 # The paper does not say how long it trained on a fraction of
                 # the images. Here, the number of epochs is the same.
-                count = max(2, round(row.share * num_images))
+                count = max(2, round(row.fraction * num_images))
                 flags.append(f"--split={split}[:{count}]")
             path = pathlib.Path(runs_dir, recipe.stem, row.run, f"seed{seed}")
             flags += [f"--seed={seed}", f"--run_dir={path}"]

@@ -19,7 +19,7 @@ class Row:
         label: The text of the first column.
         run: Name of the run, which is the folder of its seeds.
         flags: Flags that the run adds to its recipe.
-        share: Fraction of the recipe's training images, in (0, 1].
+        fraction: Fraction of the recipe's training images, in (0, 1].
         paper: The paper's numbers by column, as fractions in [0, 1].
         position: Position on the plot's horizontal axis, if there is one.
     """
@@ -27,7 +27,7 @@ class Row:
     label: str
     run: str
     flags: tuple[str, ...] = ()
-    share: float = 1.0
+    fraction: float = 1.0
     paper: dict[str, float | None] = dataclasses.field(default_factory=dict)
     position: float | None = None
 
@@ -147,16 +147,17 @@ def _embedding_sizes() -> tuple[Row, ...]:
     )
 
 
-def _training_shares() -> tuple[Row, ...]:
+def _training_fractions() -> tuple[Row, ...]:
     return tuple(
         Row(
-            f"{100 * share:g}%",
-            BASE if share == 1 else f"share-{share}",
-            share=share,
+            f"{100 * fraction:g}%",
+            # Existing runs have this name.
+            BASE if fraction == 1 else f"share-{fraction}",
+            fraction=fraction,
             paper={"kNN": knn},
-            position=100 * share,
+            position=100 * fraction,
         )
-        for share, knn in paper.TRAINING_FRACTION_KNN.items()
+        for fraction, knn in paper.TRAINING_FRACTION_KNN.items()
     )
 
 
@@ -210,7 +211,7 @@ TABLES = {
         f"table 5: {_IMAGENET}",
         "imagenet",
         "knn",
-        _training_shares(),
+        _training_fractions(),
         axis="fraction of the training images, in percent",
     ),
     "networks": Table(
@@ -237,8 +238,8 @@ TABLES = {
         (Row("exact softmax", BASE),),
         axis="fraction of the labels, in percent",
         paper={
-            (f"{share:.0%} of the labels, pre-trained", "top5"): (top5)
-            for share, top5 in paper.SEMI_SUPERVISED_TOP5.items()
+            (f"{fraction:.0%} of the labels, pre-trained", "top5"): top5
+            for fraction, top5 in paper.SEMI_SUPERVISED_TOP5.items()
         },
     ),
     "layers": Table(
