@@ -144,10 +144,12 @@ def require_planned_settings(runs: Sequence[Run]) -> None:
         found = {**changed, **refused}
         if run.config.encoder.precision == "auto":
             found.pop("precision", None)
-        for name in ("images", "split"):
-            pair = getattr(config.data, name), getattr(run.config.data, name)
-            if pair[0] != pair[1]:
-                found[name] = pair
+        if config.data.split != run.config.data.split:
+            found["split"] = config.data.split, run.config.data.split
+        folders = config.data.images, run.config.data.images
+        # The run's folder may have been resolved from another directory.
+        if len({folder and os.path.abspath(folder) for folder in folders}) > 1:
+            found["images"] = folders
         if found:
             details = ", ".join(
                 f"{name}={old} instead of {new}"
