@@ -153,17 +153,23 @@ def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
         np.testing.assert_array_equal(old, new)
 
 
-def test_an_encoder_of_any_size_is_measured_at_the_runs(tmp_path):
+@pytest.mark.parametrize("kind", [keras.Model, keras.Sequential])
+def test_an_encoder_of_any_size_is_measured_at_the_runs(kind, tmp_path):
     train, test = (
         fill_labeled_folder(tmp_path / name, 5) for name in ("train", "test")
     )
-    image = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(6, 3, name="conv1")(image)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    embedding = keras.layers.UnitNormalization()(keras.layers.Dense(4)(x))
-    model = tf_instdisc.InstanceDiscrimination(
-        keras.Model(image, embedding), 15, "softmax"
+    encoder = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Conv2D(6, 3, name="conv1"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(4),
+            keras.layers.UnitNormalization(),
+        ]
     )
+    if kind is keras.Model:
+        encoder = keras.Model(encoder.inputs[0], encoder.outputs[0])
+    model = tf_instdisc.InstanceDiscrimination(encoder, 15, "softmax")
     data = DataConfig(images=str(train), test_images=str(test), image_size=SIZE)
     run = tf_instdisc.save_run(
         model, folder_source(str(train)), tmp_path / "run", RunConfig(data)

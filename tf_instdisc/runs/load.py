@@ -58,7 +58,8 @@ def _of_one_size(
     encoder: keras.Model, run: directory.RunDirectory
 ) -> keras.Model:
     """Returns an encoder for images of the run's size, if it takes any."""
-    if not is_functional(encoder) or None not in encoder.input_shape[1:3]:
+    has_layers = isinstance(encoder, keras.Sequential) or is_functional(encoder)
+    if not has_layers or None not in encoder.input_shape[1:3]:
         return encoder
     size = run.read_config().data.image_size
     image = keras.Input((size, size, 3), dtype=encoder.inputs[0].dtype)
