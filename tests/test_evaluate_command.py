@@ -19,6 +19,7 @@ from tests.labeled_run import (
     small_encoder,
 )
 from tf_instdisc.evaluation import evaluate as evaluation
+from tf_instdisc.evaluation import results
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
 from tf_instdisc.evaluation.inputs import open_inputs
@@ -93,7 +94,7 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
     names = {(one["protocol"], one["name"]) for one in stored}
     assert ("linear", "linear, conv2") in names
     assert ("semi_supervised", "30% of the labels, from scratch") in names
-    assert ("transfer", "kNN, encoded, k = 6, to train") in names
+    assert ("transfer", f"kNN, encoded, k = 6, to {other}") in names
     assert not any(
         "training" in name for kind, name in names if kind == "transfer"
     )
@@ -228,12 +229,30 @@ def test_protocols_are_given_their_own_options(run):
         evaluation.evaluate(run, {"nearest": KNNOptions()})
 
 
+def test_transfers_to_folders_of_the_same_name_are_both_kept(tmp_path):
+    run = make_labeled_run(tmp_path)
+    for name in ("birds", "cars"):
+        train, test = (
+            str(fill_labeled_folder(tmp_path / name / part, 3))
+            for part in ("train", "test")
+        )
+        options = TransferOptions(
+            images=train,
+            test_images=test,
+            knn=KNNOptions(1),
+            linear=LinearOptions(("embedding",), epochs=1, schedule_epochs=()),
+        )
+        evaluation.evaluate(run, {"transfer": options})
+    kept = [one.name for one in results.load(run)]
+    assert len(kept) == 6  # Of kNN top-1, of linear top-1 and top-5.
+    assert f"kNN, encoded, k = 1, to {tmp_path}/birds/train" in kept
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--protocol=nearest"], "--protocol must be one of detection, "),
         (["--protocol="], "--protocol must have at least one value"),
-        (["--protocol=knn", "--num_neighbors=25"], "24 images"),
         (["--protocol=linear", "--linear_layers=conv9"], "conv1, conv2"),
         (["--protocol=transfer"], "--transfer_dataset"),
         (["--transfer_dataset=mnist"], "goes with --protocol=transfer"),
@@ -318,13 +337,6 @@ def test_one_class_is_refused(tmp_path, monkeypatch):
         for name in ("bee", "cat"):
             shutil.rmtree(tmp_path / part / name)
     refused(run, monkeypatch, "at least two classes")
-
-
-@pytest.mark.exhaustive
-def test_fewer_images_than_neighbors_are_refused(tmp_path, monkeypatch):
-    run = make_labeled_run(tmp_path)
-    options = {"knn": KNNOptions(num_neighbors=25)}
-    refused(run, monkeypatch, "num_neighbors=25, 24 images", options)
 
 
 @pytest.mark.exhaustive

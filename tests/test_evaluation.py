@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from tests.finished_run import save_run
+import tf_instdisc
+from tests.finished_run import SIZE, save_run
 from tests.labeled_run import (
     NUM_TEST,
     fill_labeled_folder,
@@ -23,6 +24,7 @@ from tests.labeled_run import (
 )
 from tests.test_neighbors import loop_accuracy
 from tf_instdisc import array_source
+from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.errors import StorageError
 from tf_instdisc.evaluation import (
@@ -41,6 +43,7 @@ from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions, train_svm
 from tf_instdisc.retrieval import votes
 from tf_instdisc.runs import directory
 from tf_instdisc.runs.embedding import embed
+from tf_instdisc.serving import saved_model
 
 pytestmark = pytest.mark.slow
 
@@ -111,6 +114,15 @@ def test_as_many_neighbors_vote_as_in_training(inputs):
     assert names == {"kNN, encoded, k = 4", "kNN, encoded, k = 1"}
 
 
+def test_all_images_vote_if_they_are_fewer_than_the_neighbors(inputs):
+    protocol = KNN(KNNOptions(num_neighbors=200))
+    protocol.check(inputs)
+    assert [one.name for one in protocol.measure(inputs)] == [
+        *["kNN, encoded, k = 24"] * 2,
+        "kNN, encoded, k = 1",
+    ]
+
+
 @pytest.mark.exhaustive
 def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
     bank = inputs.bank
@@ -139,6 +151,40 @@ def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
     assert "kNN, untrained, k = 3" in found
     for old, new in zip(before, inputs.encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("kind", [keras.Model, keras.Sequential])
+def test_an_encoder_of_any_size_is_measured_at_the_runs(kind, tmp_path):
+    train, test = (
+        fill_labeled_folder(tmp_path / name, 5) for name in ("train", "test")
+    )
+    encoder = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Conv2D(6, 3, name="conv1"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(4),
+            keras.layers.UnitNormalization(),
+        ]
+    )
+    if kind is keras.Model:
+        encoder = keras.Model(encoder.inputs[0], encoder.outputs[0])
+    model = tf_instdisc.InstanceDiscrimination(encoder, 15, "softmax")
+    data = DataConfig(images=str(train), test_images=str(test), image_size=SIZE)
+    run = tf_instdisc.save_run(
+        model, folder_source(str(train)), tmp_path / "run", RunConfig(data)
+    )
+    found = run.evaluate(
+        knn=KNNOptions(num_neighbors=3, baselines=True),
+        linear=LinearOptions(epochs=1, schedule_epochs=()),
+        svm=SVMOptions(layer="conv1", costs=(0.01,)),
+    )
+    assert {one.protocol for one in found} == {"knn", "linear", "svm"}
+    version = saved_model.export_run(
+        run.directory, str(tmp_path / "served"), tflite_types=("float32",)
+    )
+    card = (version / "model_card.md").read_text()
+    assert f"input of {SIZE} pixels" in card
 
 
 # === Features ===
@@ -332,6 +378,21 @@ def test_accuracy_is_that_of_the_test_images():
     assert found == {"top1": 0.75, "top5": 1.0}
 
 
+def test_the_weight_decay_of_a_linear_classifier_includes_its_bias():
+    labels = (np.arange(40) % 10 == 0).astype(int)
+    values = np.zeros([40, 5], np.float16)
+    biases = []
+    for decay in (0.0, 1.0):
+        options = LinearOptions(
+            epochs=60, batch_size=40, learning_rate=0.1, weight_decay=decay
+        )
+        classifier = linear_classifier.train_classifier(
+            values, labels, 2, options
+        )
+        biases.append(np.abs(classifier.layers[-1].bias.numpy()).max())
+    assert biases[1] < 0.5 < biases[0]
+
+
 def test_features_that_never_change_do_no_harm():
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 2
@@ -451,6 +512,24 @@ def test_protocols_share_one_pass_over_the_images(tmp_path, monkeypatch):
     one_by_one = [measure({name: chosen[name]}) for name in chosen]
     assert passes == [2, 2]
     assert together == [*one_by_one[0], *one_by_one[1]]
+
+
+def test_activations_that_are_not_kept_cost_no_pass_and_no_kept_ones(inputs):
+    def counted(seed):
+        passes.append(seed)
+        return inputs.test_source.examples(seed)
+
+    kept = [SVM(SVMOptions(layer="conv5", costs=(0.1,))).measure(inputs)]
+    files = sorted(inputs.run.features.rglob("*.npy"))
+    assert files
+    passes = []
+    options = SVMOptions(layer="conv5", costs=(0.1,), keep_features=False)
+    test_source = dataclasses.replace(inputs.test_source, examples=counted)
+    other = open_inputs(inputs.run)
+    other = dataclasses.replace(other, test_source=test_source)
+    assert [SVM(options).measure(other)] == kept
+    assert len(passes) == 1
+    assert sorted(inputs.run.features.rglob("*.npy")) == files
 
 
 @pytest.mark.exhaustive

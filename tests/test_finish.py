@@ -1,7 +1,9 @@
 """Finished runs: rows of the whole images, and runs finished as they are."""
 
 import dataclasses
+import os
 import shutil
+import signal
 
 import keras
 import numpy as np
@@ -28,7 +30,7 @@ from tf_instdisc.config import (
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import array_source
-from tf_instdisc.errors import DamagedFileError, UsageError
+from tf_instdisc.errors import DamagedFileError, RunStoppedError, UsageError
 from tf_instdisc.retrieval.neighbors import top_k
 from tf_instdisc.runs import checkpoints, opening, update
 from tf_instdisc.runs.bank import EncodedBy
@@ -82,9 +84,10 @@ def streamed():
 
 
 def train(run_dir, source, epochs=1, test_source=None, **more):
-    """`more` are settings of run and encoder, and `finish`."""
+    """`more` are settings of run, encoder and SGD, and `finish`."""
     finish = more.pop("finish", False)
     channels = {n: more.pop(n) for n in ("mean", "std") if n in more}
+    momentum = more.pop("momentum", 0.9)
     config = RunConfig(
         data=DataConfig(image_size=SIZE),
         augmentation=AugmentationConfig(min_crop_area=0.3),
@@ -95,6 +98,7 @@ def train(run_dir, source, epochs=1, test_source=None, **more):
             batch_size=7,
             schedule="constant",
             learning_rate=0.01,
+            momentum=momentum,
             weight_decay=0.0,
         ),
         training=TrainingConfig(num_neighbors=3, **more),
@@ -312,6 +316,45 @@ def test_the_best_encoder_is_kept(tmp_path, capsys):
     run.best_encoder.write_bytes(b"damaged")
     with pytest.raises(DamagedFileError, match="or remove encoder_best"):
         load_encoder(run.path, best=True)
+
+
+@pytest.mark.parametrize(("epochs", "finish"), [(1, False), (2, True)])
+def test_the_best_encoder_of_an_epoch_whose_knn_was_interrupted(
+    epochs, finish, tmp_path
+):
+    def stop(image):
+        if not stopped:
+            stopped.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return image
+
+    stopped = []
+    source = labeled()
+    test_source = dataclasses.replace(
+        source,
+        examples=lambda seed: source.examples(seed).map(
+            lambda example: {
+                **example,
+                "image": tf.ensure_shape(
+                    tf.numpy_function(stop, [example["image"]], tf.uint8),
+                    [SIZE, SIZE, 3],
+                ),
+            }
+        ),
+    )
+    with pytest.raises(RunStoppedError, match="after 1 epochs"):
+        train(tmp_path, source, epochs, test_source, keep_best=True)
+    run = train(
+        tmp_path, source, epochs, test_source, keep_best=True, finish=finish
+    )
+    assert run.load_best()["epoch"] == 1
+    assert load_encoder(run.path, best=True)
+
+
+def test_a_run_without_momentum_is_continued_with_it(tmp_path):
+    for epochs, momentum in ((1, 0.0), (2, 0.9), (3, 0.0)):
+        run = train(tmp_path, labeled(), epochs, momentum=momentum)
+        assert len(run.read_metrics()) == epochs
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tf_instdisc.method import formulas
-from tf_instdisc.method.normalizer import estimate_log_z
+from tf_instdisc.method.objectives import estimate_log_z
 
 DIM = 16
 NUM_NEGATIVES = 7

@@ -51,9 +51,14 @@ def test_cosine_with_warmup():
     )
 
 
-def test_constant_is_constant():
+@pytest.mark.parametrize("name", ["constant", "steps"])
+def test_without_steps_the_rate_is_constant(name):
     schedule = build_schedule(
-        "constant", learning_rate=0.1, steps_per_epoch=3, epochs=2
+        name,
+        learning_rate=0.1,
+        steps_per_epoch=3,
+        epochs=2,
+        schedule_epochs=(),
     )
     np.testing.assert_allclose(rates(schedule, 6), [0.1] * 6, rtol=1e-6)
 

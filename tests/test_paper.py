@@ -32,7 +32,7 @@ def recipe(name, **changes):
 )
 def test_recipes_of_the_paper_have_its_numbers(name, protocol, what, value):
     flags = recipe(name)
-    number = paper.beside(protocol, what, flags, flags)
+    number = paper.paper_value(protocol, what, flags, flags)
     assert number.value == pytest.approx(value)
     is_compared = name.startswith("cifar10") or (
         name == "imagenet_resnet18" and what == "knn"
@@ -68,17 +68,20 @@ def test_recipes_of_the_paper_have_its_numbers(name, protocol, what, value):
 )
 def test_others_have_none(name, protocol, what, changes):
     flags = recipe(name, **changes)
-    assert paper.beside(protocol, what, flags, flags).value is None
+    assert paper.paper_value(protocol, what, flags, flags).value is None
 
 
 def test_other_data_than_the_runs_has_none():
     trained = recipe("cifar10")
     other = recipe("cifar10", dataset="svhn_cropped")
-    assert paper.beside("knn", "knn", trained, other) == (None, "")
+    assert paper.paper_value("knn", "knn", trained, other) == (None, "")
     trained = recipe("imagenet_resnet50")
     elsewhere = RunConfig(data=DataConfig(dataset="places205"))
-    number = paper.beside("transfer", "knn", trained, elsewhere)
+    number = paper.paper_value("transfer", "knn", trained, elsewhere)
     assert number.value == pytest.approx(0.416)
     other = RunConfig(data=DataConfig(dataset="places365_small"))
     for measured in (other, trained):
-        assert paper.beside("transfer", "knn", trained, measured).value is None
+        assert (
+            paper.paper_value("transfer", "knn", trained, measured).value
+            is None
+        )

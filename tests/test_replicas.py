@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_instdisc
 from tests.small_run import linear_encoder
 from tf_instdisc.data import pipeline
+from tf_instdisc.method import fused_batch_norm
 from tf_instdisc.training import optimizer, strategy
 
 pytestmark = pytest.mark.slow
@@ -66,6 +67,35 @@ def batch_norm_encoder(trainable):
     x = keras.layers.ReLU()(x)
     x = keras.layers.Dense(4)(keras.layers.Flatten()(x))
     return keras.Model(image, keras.layers.UnitNormalization()(x))
+
+
+def test_replicas_do_not_mix_the_statistics_of_batch_norms(strategies):
+    """Replicas take turns at the synchronized layer between plain ones."""
+    built = strategies[1]
+
+    def statistics(call_of):
+        keras.utils.set_random_seed(0)
+        with built.scope():
+            image = x = keras.Input((4, 4, 3))
+            for synchronized in (False, True, False):
+                x = keras.layers.Conv2D(3, 1)(x)
+                x = keras.layers.BatchNormalization(synchronized=synchronized)(
+                    x
+                )
+            encoder = keras.Model(image, keras.layers.Flatten()(x))
+            call = call_of(encoder)
+        images = built.experimental_distribute_values_from_function(
+            lambda context: tf.random.stateless_normal(
+                [4, 4, 4, 3], [0, context.replica_id_in_sync_group]
+            )
+        )
+        tf.function(lambda x: built.run(call, args=(x,)))(images)
+        return [np.array(v) for v in encoder.non_trainable_variables]
+
+    plain = statistics(lambda encoder: lambda x: encoder(x, training=True))
+    fused = statistics(fused_batch_norm.training_call)
+    for one, other in zip(fused, plain, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @functools.cache

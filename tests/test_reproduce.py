@@ -7,7 +7,7 @@ import pytest
 from tests import commands
 from tests.finished_run import linear_encoder
 from tf_instdisc import build_encoder
-from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
 from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
 from tf_instdisc.evaluation.reproduce.make import make_table
@@ -38,9 +38,9 @@ class Trainer:
         if len(self.trained) == self.stop_after:
             raise RuntimeError("stopped")
         self.trained.append(run_dir)
-        run = opening.open_run(
-            run_dir, RunRecord(from_flagfile("\n".join(flags) + "\n"))
-        )
+        recipe = pathlib.Path(flags[0].removeprefix("--flagfile="))
+        config = runs.recipe_config(recipe, flags[1:])
+        run = opening.open_run(run_dir, RunRecord(config))
         rng = np.random.default_rng(len(run_dir))
         for epoch in range(1, 9):
             loss = 10 - epoch + rng.uniform()
@@ -54,11 +54,12 @@ class Trainer:
         )
 
 
-def make(name, folder, trainer, seeds=2, rows=None):
+def make(name, folder, trainer, seeds=2, rows=None, more=()):
+    flags = (*TINY, *more)
     make_table(
         name,
         tables.SCALES["small"],
-        runs.Training(ROOT / "flags", TINY, seeds, folder / "runs", trainer),
+        runs.Training(ROOT / "flags", flags, seeds, folder / "runs", trainer),
         folder / "tables",
         command="instdisc-reproduce ...",
         rows=rows,
@@ -86,8 +87,8 @@ def test_every_row_has_a_run_and_tables_share_them(name, scale):
         assert "base" in base
 
 
-def test_a_share_of_the_images_is_trained_as_all_are():
-    planned = {r.row.share: r.flags for r in plan("training_size")}
+def test_a_fraction_of_the_images_is_trained_as_all_are():
+    planned = {r.row.fraction: r.flags for r in plan("training_size")}
     assert "--split=train[:3000]" in planned[0.3]
     assert "--split=train[:10]" in planned[0.001]
     assert not any(flag.startswith("--split") for flag in planned[1])
@@ -102,7 +103,7 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
     text = make("embedding_size", tmp_path, trainer)
     assert len(trainer.trained) == 8
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert lines[0].startswith("| | kNN | paper: kNN | seeds | flags |")
+    assert lines[0].startswith("|  | kNN | paper: kNN | seeds | flags |")
     rows = {line.split(" | ")[0]: line for line in lines[2:]}
     assert "| 34.0 | 2 | `--dataset=instdisc_digits`" in rows["| 32"]
     assert "`--embedding_dim=32`" in rows["| 32"]
@@ -151,8 +152,36 @@ def test_a_stopped_table_goes_on(tmp_path):
     assert json_path.read_bytes() != before
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("--learning_rate=0.03", "--learning_rate=0.1", "=0.03 instead of 0.1"),
+        ("--epochs=9", "--epochs=8", "epochs=9 instead of 8"),
+        (
+            "--split=train[:50]",
+            "--split=train[:60]",
+            "split=train[:50] instead",
+        ),
+    ],
+)
+def test_a_table_does_not_list_flags_its_runs_were_not_trained_with(
+    before, after, found, tmp_path
+):
+    def make_with(flag):
+        make("embedding_size", tmp_path, trainer, 1, ["base"], [flag])
+
+    trainer = Trainer()
+    make_with(before)
+    with pytest.raises(UsageError, match="another --runs_dir") as raised:
+        make_with(after)
+    assert found in str(raised.value)
+    make_with(before)
+    assert len(trainer.trained) == 1
+
+
 def test_a_run_with_a_damaged_bank_is_trained_again(tmp_path):
-    Trainer()(str(tmp_path / "run"), ["--epochs=1"], {})
+    recipe = f"--flagfile={ROOT / 'flags/cifar10_sweep.flags'}"
+    Trainer()(str(tmp_path / "run"), [recipe, "--epochs=1"], {})
     run = runs.Run(None, 0, directory.RunDirectory(tmp_path / "run"), ())
     assert run.is_finished
     content = bytearray(run.directory.bank.read_bytes())
@@ -192,6 +221,15 @@ def test_seeds_give_mean_and_deviation():
     assert "| exact softmax | 42.0 ± 2.0 | 80.8 | 3 |" in text
 
 
+def test_each_line_has_the_flags_of_its_run():
+    table = tables.TABLES["layers"]
+    path = directory.RunDirectory(pathlib.Path())
+    run = runs.Run(table.rows[0], 0, path, ("--flagfile=x", "--width=8"))
+    measured = measure.Measured({("linear, conv1", "top1"): 0.5})
+    text = show.markdown(table, [(run, measured)], "command", None)
+    assert "| 1 | `--width=8` |" in text
+
+
 def test_missing_recipes_are_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="recipes_dir"):
         runs.find_recipes(str(tmp_path))
@@ -228,6 +266,8 @@ def test_layers_are_measured_beside_an_untrained_network(tmp_path):
     # The stand-in encoder has no other layer of a name.
     assert "| linear, embedding | " in text
     assert "| linear, embedding, untrained | " in text
+    assert text.count("`--dataset=instdisc_digits`") == 2
+    assert not list(tmp_path.rglob("*.npy"))  # Large, and never read again.
 
 
 @pytest.mark.exhaustive

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from tf_instdisc.text import shown, shown_message, tsv
+from tf_instdisc.text import markdown_table, shown, shown_message, tsv
 
 HOSTILE = (
     "\x1b[2J\x1b]0;title\x07",
@@ -69,3 +69,8 @@ def test_tsv_has_a_line_a_row_and_a_column_a_value():
     for row, name in zip(rows[1:], HOSTILE, strict=True):
         text = row[0].encode("ascii", "backslashreplace")
         assert text.decode("unicode_escape") == name
+
+
+def test_a_markdown_table_has_a_line_a_row():
+    table = markdown_table(("", "b"), [("c", 1), ("d", "")])
+    assert table == "|  | b |\n| --- | --- |\n| c | 1 |\n| d |  |\n"

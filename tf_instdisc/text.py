@@ -108,3 +108,9 @@ def tsv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
     return "".join(
         "\t".join(shown(str(value)) for value in line) + "\n" for line in lines
     )
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """Returns a table in Markdown, which ends with a line end."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)

@@ -65,15 +65,15 @@ def voc_average_precision(
     """
     values = np.full([num_classes], np.nan)
     for label in range(num_classes):
-        wanted = sum(
+        num_objects = sum(
             int(np.sum((o.classes == label) & ~o.difficult)) for o in objects
         )
-        if wanted:
-            is_right = _judge(objects, detections, label)
-            right = np.cumsum(is_right)
-            precision = right / np.arange(1, len(right) + 1)
+        if num_objects:
+            is_true_positive = _match(objects, detections, label)
+            true_positives = np.cumsum(is_true_positive)
+            precision = true_positives / np.arange(1, len(true_positives) + 1)
             average = _eleven_points if eleven_points else _area
-            values[label] = average(right, precision, wanted)
+            values[label] = average(true_positives, precision, num_objects)
     return values
 
 
@@ -172,7 +172,7 @@ def _to_coco(
     return coco
 
 
-def _judge(
+def _match(
     objects: Sequence[Objects],
     detections: Sequence[Detections],
     label: int,
@@ -186,7 +186,7 @@ def _judge(
     ]
     found.sort(key=lambda entry: -entry[0])
     is_taken = [np.zeros(len(entry.classes), bool) for entry in objects]
-    is_right = []
+    is_true_positive = []
     for _, image, index in found:
         entry = objects[image]
         candidates = np.flatnonzero(entry.classes == label)
@@ -195,14 +195,14 @@ def _judge(
         )
         best = int(np.argmax(overlaps)) if len(candidates) else -1
         if best < 0 or overlaps[best] < _IOU_THRESHOLD:
-            is_right.append(False)
+            is_true_positive.append(False)
             continue
         nearest = candidates[best]
         if entry.difficult[nearest]:
             continue
-        is_right.append(not is_taken[image][nearest])
+        is_true_positive.append(not is_taken[image][nearest])
         is_taken[image][nearest] = True
-    return np.array(is_right, bool)
+    return np.array(is_true_positive, bool)
 
 
 def intersection_over_union(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -218,16 +218,22 @@ def intersection_over_union(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def _eleven_points(
-    right: np.ndarray, precision: np.ndarray, wanted: int
+    true_positives: np.ndarray, precision: np.ndarray, num_objects: int
 ) -> float:
     best = [
         # In integers: as a float, 0.3 exceeds a recall of 3 out of 10.
-        np.max(precision[10 * right >= tenth * wanted], initial=0.0)
+        np.max(
+            precision[10 * true_positives >= tenth * num_objects], initial=0.0
+        )
         for tenth in range(11)
     ]
     return float(np.mean(best))
 
 
-def _area(right: np.ndarray, precision: np.ndarray, wanted: int) -> float:
+def _area(
+    true_positives: np.ndarray, precision: np.ndarray, num_objects: int
+) -> float:
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(right, prepend=0) * best) / wanted)
+    return float(
+        np.sum(np.diff(true_positives, prepend=0) * best) / num_objects
+    )

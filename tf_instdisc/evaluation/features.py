@@ -21,9 +21,8 @@ from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import DamagedFileError, StorageError
-from tf_instdisc.runs.embedding import inference, on_devices
+from tf_instdisc.runs.embedding import BATCH_SIZE, inference, on_devices
 
-_BATCH = 256
 _DTYPE = np.float16
 _ENCODER_PREFIX = "encoder-"
 
@@ -136,7 +135,7 @@ def extract(
         _write(
             feature_model(encoder, missing, num_features),
             pipeline.evaluation_dataset(
-                source, int(encoder.input_shape[1]), _BATCH, crop_fraction
+                source, int(encoder.input_shape[1]), BATCH_SIZE, crop_fraction
             ),
             len(labels),
             [_file(place, name) for name in missing],
@@ -154,13 +153,19 @@ def labels_of(source: ImageSource) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def kept_in(directory: pathlib.Path, keep: bool) -> Iterator[pathlib.Path]:
-    """Yields a directory, which is removed at the end unless `keep`."""
-    try:
+def feature_directory(
+    directory: pathlib.Path, keep: bool
+) -> Iterator[pathlib.Path]:
+    """Yields a directory for activations, or one that is removed at the end."""
+    if keep:
         yield directory
+        return
+    once = directory.with_name(f"{directory.name}-once")
+    shutil.rmtree(once, ignore_errors=True)  # A killed process has left it.
+    try:
+        yield once
     finally:
-        if not keep:
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(once, ignore_errors=True)
 
 
 def encoder_digest(encoder: keras.Model) -> str:
@@ -174,7 +179,7 @@ def encoder_digest(encoder: keras.Model) -> str:
 def data_digest(source: ImageSource) -> str:
     """Returns a digest of the images, ids and labels."""
     digest = hashlib.sha256()
-    examples = source.examples(None).batch(_BATCH)
+    examples = source.examples(None).batch(BATCH_SIZE)
     with progress.tracking("reading images", source.num_readable) as advance:
         for batch in examples.as_numpy_iterator():
             for name in ("instance_id", "label"):

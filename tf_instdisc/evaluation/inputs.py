@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -20,12 +20,12 @@ from tf_instdisc.evaluation.features import (
     Features,
     data_digest,
     extract,
-    kept_in,
+    feature_directory,
     labels_of,
 )
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import inference, on_devices
+from tf_instdisc.runs.embedding import BATCH_SIZE, inference, on_devices
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import (
     memories,
@@ -35,20 +35,12 @@ from tf_instdisc.runs.sources import (
 )
 from tf_instdisc.text import listed
 
-_BATCH = 256
+if TYPE_CHECKING:
+    from tf_instdisc.evaluation.linear_protocol import LinearOptions
+    from tf_instdisc.evaluation.svm_protocol import SVMOptions
 
 # What a run remembers of its images belongs to these settings of them.
 _REMEMBERED = ("images", "dataset", "data_dir", "label_key")
-
-
-class FeatureOptions(Protocol):
-    """The options of a protocol that reads the activations of layers."""
-
-    @property
-    def num_features(self) -> int: ...
-
-    @property
-    def keep_features(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +92,7 @@ class EvaluationInputs:
     def images(self, source: ImageSource) -> tf.data.Dataset:
         """Returns batches `(images, instance_ids, labels)` of all images."""
         return pipeline.evaluation_dataset(
-            source, self.image_size, _BATCH, self.config.data.crop_fraction
+            source, self.image_size, BATCH_SIZE, self.config.data.crop_fraction
         )
 
     @contextlib.contextmanager
@@ -108,7 +100,7 @@ class EvaluationInputs:
         self,
         encoder: keras.Model,
         layers: Sequence[str],
-        options: FeatureOptions,
+        options: "LinearOptions | SVMOptions",
     ) -> Iterator[tuple[Features, Features]]:
         """Yields what `extract` gives for the training and test images.
 
@@ -116,6 +108,10 @@ class EvaluationInputs:
         this evaluation are computed with them, so that each image is decoded
         and encoded once.
         """
+
+        keep = options.keep_features
+        # Computing the digests reads all images.
+        digests = self.digests if keep else ("train", "test")
 
         def extracted(names: Sequence[str]) -> tuple[Features, Features]:
             train, test = (
@@ -129,16 +125,16 @@ class EvaluationInputs:
                     digest,
                 )
                 for source, digest in zip(
-                    (self.source, self.test_source), self.digests, strict=True
+                    (self.source, self.test_source), digests, strict=True
                 )
             )
             return train, test
 
         role = "trained" if encoder is self.encoder else "untrained"
         others: set[str] = set()
-        if encoder is self.encoder and options.keep_features:
+        if encoder is self.encoder and keep:
             others = self.layers[options.num_features] - {*layers}
-        with kept_in(self.run.features / role, options.keep_features) as place:
+        with feature_directory(self.run.features / role, keep) as place:
             try:
                 found = extracted([*layers, *sorted(others)])
             except StorageError:

@@ -44,7 +44,8 @@ class KNNOptions(Settings):
     num_neighbors: int | None = setting(
         None,
         "Number of neighbors that vote; by default that of the run's "
-        "training. One neighbor is measured too.",
+        "training, and at most all labeled rows. One neighbor is measured "
+        "too.",
         least=1,
     )
     temperature: float | None = setting(
@@ -67,7 +68,8 @@ class KNN(Protocol):
     """Top-1 and top-5 accuracy of a vote of the nearest rows.
 
     For each kind of rows, it measures top-1 accuracy with `num_neighbors`
-    neighbors and with one, and top-5 accuracy with `num_neighbors`.
+    neighbors and with one, and top-5 accuracy with `num_neighbors`. If there
+    are fewer labeled rows, all of them vote, and the result names their number.
     """
 
     name = "knn"
@@ -88,9 +90,6 @@ class KNN(Protocol):
                     f"{listed(inputs.test_source.class_names or ())}. Leave "
                     "rows='training' (--knn_rows=training) out."
                 )
-            self._require_enough(int((bank.labels >= 0).sum()), inputs)
-        if "encoded" in self.options.rows:
-            self._require_enough(len(inputs.labels), inputs)
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         from tf_instdisc.evaluation import untrained
@@ -116,21 +115,6 @@ class KNN(Protocol):
             found += self._vote("untrained", rows, test, inputs)
         return found
 
-    def _num_neighbors(self, inputs: "EvaluationInputs") -> int:
-        training = inputs.config.training
-        return self.options.num_neighbors or training.num_neighbors
-
-    def _require_enough(
-        self, num_rows: int, inputs: "EvaluationInputs"
-    ) -> None:
-        wanted = self._num_neighbors(inputs)
-        if num_rows < wanted:
-            raise UsageError(
-                "There must be as many labeled images as neighbors. Received: "
-                f"num_neighbors={wanted}, {num_rows} images. Lower "
-                "--num_neighbors."
-            )
-
     def _vote(
         self,
         name: str,
@@ -143,13 +127,16 @@ class KNN(Protocol):
         temperature = self.options.temperature
         if temperature is None:
             temperature = inputs.config.method.temperature
+        wanted = self.options.num_neighbors
+        wanted = wanted or inputs.config.training.num_neighbors
+        num_rows = int((rows.labels >= 0).sum())
         accuracies = knn_accuracy(
             rows.embeddings,
             rows.labels,
             test.embeddings,
             test.labels,
             inputs.source.num_classes,
-            sorted({self._num_neighbors(inputs), 1}, reverse=True),
+            sorted({min(wanted, num_rows), 1}, reverse=True),
             temperature,
         )
         found = []

@@ -58,17 +58,16 @@ def train_classifier(
         `[batch, num_classes]`.
     """
     mean, variance = _moments(values)
-    dense = keras.layers.Dense(
-        num_classes,
-        kernel_initializer=keras.initializers.RandomNormal(
-            stddev=0.01, seed=options.seed
-        ),
-    )
     model = keras.Sequential(
         [
             keras.Input([values.shape[1]]),
             keras.layers.Normalization(mean=mean, variance=variance + _EPSILON),
-            dense,
+            keras.layers.Dense(
+                num_classes,
+                kernel_initializer=keras.initializers.RandomNormal(
+                    stddev=0.01, seed=options.seed
+                ),
+            ),
         ]
     )
     rows = _Rows(values, labels, options.batch_size, options.seed)
@@ -79,14 +78,12 @@ def train_classifier(
         epochs=options.epochs,
         schedule_epochs=options.schedule_epochs,
     )
-    optimizer = build_optimizer(
-        learning_rate=schedule,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-    )
-    optimizer.exclude_from_weight_decay(var_list=[dense.bias])
     model.compile(
-        optimizer=optimizer,
+        optimizer=build_optimizer(
+            learning_rate=schedule,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+        ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     steps = options.epochs * len(rows)

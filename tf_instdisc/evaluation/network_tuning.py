@@ -13,6 +13,7 @@ from tf_instdisc.evaluation import untrained
 from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.linear_classifier import top_accuracies
+from tf_instdisc.runs.embedding import embed, inference
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
 from tf_instdisc.training.supervised import FusedTraining, fit
 
@@ -52,9 +53,7 @@ def class_balanced_ids(
 class NetworkTuning:
     """A classifier on the encoder's backbone that can be retrained.
 
-    The run's encoder is not modified. Trainings with the same number of updates
-    and learning rate share one graph, because tracing takes as long as
-    hundreds of updates of a small network.
+    The run's encoder is not modified.
 
     Args:
         inputs: The run; its settings give the image size and flipping.
@@ -76,12 +75,7 @@ class NetworkTuning:
         backbone.set_weights(inputs.encoder.get_weights())
         self._pretrained = self.network.get_weights()
         self._model = FusedTraining(self.network)
-        self._compiled: tuple[float, int] | None = None
-        self._classify = tf.function(
-            lambda images: self.network(images, training=False),
-            reduce_retracing=True,
-            autograph=False,
-        )
+        self._classify = inference(self.network)
 
     def train(self, source: ImageSource, pretrained: bool) -> None:
         """Trains all layers, from the run's weights or from new ones.
@@ -118,19 +112,13 @@ class NetworkTuning:
 
     def accuracies(self, dataset: tf.data.Dataset) -> dict[str, float]:
         """Returns `{"top1", "top5"}` on (images, instance_ids, labels)."""
-        logits, labels = [], []
-        for images, _, batch_labels in dataset:
-            is_labeled = batch_labels.numpy() >= 0
-            logits.append(self._classify(images).numpy()[is_labeled])
-            labels.append(batch_labels.numpy()[is_labeled])
-        return top_accuracies(np.concatenate(logits), np.concatenate(labels))
+        found = embed(self._classify, dataset)
+        is_labeled = found.labels >= 0
+        return top_accuracies(
+            found.embeddings[is_labeled], found.labels[is_labeled]
+        )
 
     def _compile(self, rate: float, updates: int) -> None:
-        if self._compiled == (rate, updates):
-            for variable in self._model.optimizer.variables:
-                variable.assign(keras.ops.zeros_like(variable))
-            return
-        self._compiled = rate, updates
         options = self._options
         schedule = build_schedule(
             options.schedule,

@@ -34,36 +34,46 @@ FROM_MEMORY = "from memory, not compared with the paper"
 _NONE = PaperNumber()
 _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "knn")
 
-# Linear SVM and kNN, by objective and number of negatives.
+# All numbers are fractions. Linear SVM and kNN, by objective and number of
+# negatives.
 _CIFAR10 = {
-    ("parametric", None): (60.3, 63.0),
-    ("softmax", None): (75.4, 80.8),
-    ("nce", 1): (44.3, 42.5),
-    ("nce", 10): (60.2, 63.4),
-    ("nce", 512): (64.3, 78.4),
-    ("nce", 4096): (70.2, 80.4),
+    ("parametric", None): (0.603, 0.630),
+    ("softmax", None): (0.754, 0.808),
+    ("nce", 1): (0.443, 0.425),
+    ("nce", 10): (0.602, 0.634),
+    ("nce", 512): (0.643, 0.784),
+    ("nce", 4096): (0.702, 0.804),
 }
 
-# Linear classifiers on conv1 .. conv5, and kNN.
-_IMAGENET = {
-    "alexnet": (16.8, 26.5, 31.8, 34.1, 35.6, 31.3),
-    "vgg16": (16.5, 21.4, 27.6, 35.1, 39.2, 33.9),
-    "resnet18": (16.0, 19.9, 29.8, 39.0, 44.5, 41.0),
-    "resnet50": (15.3, 18.8, 24.9, 40.6, 54.0, 46.5),
-}
-_PLACES = {
-    "alexnet": (18.8, 24.3, 31.9, 34.5, 33.6, 30.1),
-    "vgg16": (17.6, 23.1, 29.5, 33.8, 36.3, 32.8),
-    "resnet18": (17.8, 23.0, 30.1, 37.0, 38.1, 38.6),
-    "resnet50": (18.1, 22.3, 29.7, 42.1, 45.5, 41.6),
-}
 
-# From Misra and van der Maaten 2020 (arXiv 1912.01991); the paper itself has
-# only a curve.
-_SEMI_SUPERVISED_TOP5 = {0.01: 39.2, 0.1: 77.4}
+def _by_layer(**rows: tuple[float, ...]) -> dict[tuple[str, str], float]:
+    return {
+        (encoder, layer): value
+        for encoder, row in rows.items()
+        for layer, value in zip(_LAYERS, row, strict=True)
+    }
 
-# kNN accuracy, as a fraction, of a ResNet-18 on ImageNet, by embedding size
-# and by the fraction of the training images.
+
+# Top-1 of linear classifiers on conv1 .. conv5, and kNN, by network and layer.
+IMAGENET = _by_layer(
+    alexnet=(0.168, 0.265, 0.318, 0.341, 0.356, 0.313),
+    vgg16=(0.165, 0.214, 0.276, 0.351, 0.392, 0.339),
+    resnet18=(0.160, 0.199, 0.298, 0.390, 0.445, 0.410),
+    resnet50=(0.153, 0.188, 0.249, 0.406, 0.540, 0.465),
+)
+_PLACES = _by_layer(
+    alexnet=(0.188, 0.243, 0.319, 0.345, 0.336, 0.301),
+    vgg16=(0.176, 0.231, 0.295, 0.338, 0.363, 0.328),
+    resnet18=(0.178, 0.230, 0.301, 0.370, 0.381, 0.386),
+    resnet50=(0.181, 0.223, 0.297, 0.421, 0.455, 0.416),
+)
+
+# Top-5 of a ResNet-50 on ImageNet by the fraction of the labels, from Misra and
+# van der Maaten 2020 (arXiv 1912.01991); the paper itself has only a curve.
+SEMI_SUPERVISED_TOP5 = {0.01: 0.392, 0.1: 0.774}
+
+# kNN accuracy of a ResNet-18 on ImageNet, by embedding size and by the fraction
+# of the training images.
 EMBEDDING_SIZE_KNN = {32: 0.340, 64: 0.388, 128: 0.410, 256: 0.401}
 TRAINING_FRACTION_KNN = {
     0.001: 0.039,
@@ -106,24 +116,11 @@ def cifar10(
     Returns:
         Fractions; None if the paper has no such row.
     """
-    if objective != "nce":
-        num_negatives = None
-    svm, knn = _CIFAR10.get((objective, num_negatives), (None, None))
-    return _fraction(svm), _fraction(knn)
+    key = objective, num_negatives if objective == "nce" else None
+    return _CIFAR10.get(key, (None, None))
 
 
-def imagenet(encoder: str, layer: str) -> float | None:
-    """Returns the ImageNet top-1 of a layer's classifier or `"knn"`."""
-    row = dict(zip(_LAYERS, _IMAGENET.get(encoder, ()), strict=False))
-    return _fraction(row.get(layer))
-
-
-def semi_supervised(fraction: float) -> float | None:
-    """Returns the ImageNet top-5 of a ResNet-50 for a label fraction."""
-    return _fraction(_SEMI_SUPERVISED_TOP5.get(fraction))
-
-
-def beside(
+def paper_value(
     protocol: str,
     name: str | float,
     trained: RunConfig,
@@ -156,28 +153,23 @@ def beside(
     elif not _has(trained, _ON_IMAGENET):
         return _NONE
     elif protocol == "transfer":
-        row = dict(zip(_LAYERS, _PLACES.get(encoder, ()), strict=False))
         is_places = data[0].startswith("places205")
-        value = _fraction(row.get(str(name))) if is_places else None
+        value = _PLACES.get((encoder, str(name))) if is_places else None
         setting = f"ImageNet to Places, {encoder}; {FROM_MEMORY}"
     elif not is_own or data[2] != "validation":
         return _NONE
     elif protocol == "semi_supervised":
         is_resnet50 = encoder == "resnet50"
-        value = semi_supervised(float(name)) if is_resnet50 else None
+        value = SEMI_SUPERVISED_TOP5.get(float(name)) if is_resnet50 else None
         setting = f"ImageNet, {encoder}; arXiv 1912.01991, {FROM_MEMORY}"
     else:
         value = None
         if protocol in ("knn", "linear"):
-            value = imagenet(encoder, str(name))
+            value = IMAGENET.get((encoder, str(name)))
         setting = f"ImageNet, {encoder}; {FROM_MEMORY}"
         if (encoder, name) == ("resnet18", "knn"):
             setting = f"ImageNet, {encoder}; also in the authors' README"
     return _NONE if value is None else PaperNumber(value, setting)
-
-
-def _fraction(percent: float | None) -> float | None:
-    return None if percent is None else percent / 100
 
 
 def _data(data: DataConfig) -> tuple[str, str, str]:

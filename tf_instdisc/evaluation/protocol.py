@@ -122,7 +122,7 @@ class Protocol(abc.ABC):
         inputs: "EvaluationInputs",
         title: str,
         values: Mapping[str, float],
-        **in_paper: str | float | None,
+        **paper_names: str | float | None,
     ) -> list[Measurement]:
         """Returns accuracies beside those of the paper.
 
@@ -130,14 +130,15 @@ class Protocol(abc.ABC):
             inputs: The run and the images that were measured.
             title: What was measured.
             values: The accuracies by metric, in [0, 1].
-            **in_paper: The `name` of `paper.beside` by metric; None, or no
-                metric, if the paper has nothing to compare with.
+            **paper_names: For each metric, the name under which
+                `paper.paper_value` finds the paper's value. Metrics without a
+                paper value are omitted.
         """
         found = []
         for metric, value in values.items():
             number = paper.PaperNumber()
-            if (name := in_paper.get(metric)) is not None:
-                number = paper.beside(
+            if (name := paper_names.get(metric)) is not None:
+                number = paper.paper_value(
                     self.name, name, inputs.run.read_config(), inputs.config
                 )
             found.append(Measurement(self.name, title, metric, value, *number))

@@ -7,22 +7,26 @@ import tensorflow as tf
 
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.text import shown
+from tf_instdisc.text import markdown_table, shown
 
 
 def table(measurements: Sequence[Measurement]) -> str:
     """Returns a Markdown table of our and the paper's values in percent."""
-    lines = [
-        "| protocol | what | metric | here | paper | the paper's setting |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for one in measurements:
-        paper = "" if one.paper is None else f"{100 * one.paper:.1f}"
-        lines.append(
-            f"| {one.protocol} | {shown(one.name)} | {one.metric} "
-            f"| {100 * one.value:.1f} | {paper} | {one.paper_setting} |"
+    rows = (
+        (
+            one.protocol,
+            shown(one.name),
+            one.metric,
+            f"{100 * one.value:.1f}",
+            "" if one.paper is None else f"{100 * one.paper:.1f}",
+            one.paper_setting,
         )
-    return "\n".join(lines) + "\n"
+        for one in measurements
+    )
+    return markdown_table(
+        ("protocol", "what", "metric", "here", "paper", "the paper's setting"),
+        rows,
+    )
 
 
 def save(run: RunDirectory, measurements: Sequence[Measurement]) -> None:

@@ -140,7 +140,8 @@ class Transfer(Protocol):
             part.check(inputs)
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
-        title = inputs.source.name
+        # Folders of different data sets often have the same name.
+        title = self.options.images or inputs.source.name
         return [
             dataclasses.replace(one, name=f"{one.name}, to {title}")
             for part in self._parts

@@ -6,9 +6,9 @@ import tensorflow as tf
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import NO_COLOR_CHANGES, Augmentation
 from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.runs.embedding import BATCH_SIZE
 from tf_instdisc.training.initial_encoder import PREPROCESS
 
-_BATCH = 256
 # Enough for a moving average of momentum 0.9 to forget its initial value.
 _CALIBRATION_BATCHES = 40
 
@@ -31,7 +31,7 @@ def encoder_like(
         flip=False,
     )
     dataset = pipeline.training_dataset(
-        source, whole, _BATCH, _CALIBRATION_BATCHES, seed
+        source, whole, BATCH_SIZE, _CALIBRATION_BATCHES, seed
     )
     update = tf.function(
         lambda images: fresh(images, training=True),

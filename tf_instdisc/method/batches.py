@@ -184,9 +184,9 @@ def warn_of_labels(ids: np.ndarray) -> None:
 def require_unit_length(embeddings: tf.Tensor) -> tf.Tensor:
     """Returns embeddings `[batch, embedding_dim]` if they have unit length."""
     lengths = tf.cast(tf.norm(embeddings, axis=-1), tf.float32)
-    # Other checks report a dead or diverged encoder, with zeros or NaN.
-    is_meant = tf.math.is_finite(lengths) & (lengths > 1e-3)
-    errors = tf.where(is_meant, tf.abs(lengths - 1), 0.0)
+    # Zero or non-finite lengths are reported elsewhere.
+    is_checked = tf.math.is_finite(lengths) & (lengths > 1e-3)
+    errors = tf.where(is_checked, tf.abs(lengths - 1), 0.0)
     is_unit = require(
         tf.reduce_max(errors) < _LENGTH_TOLERANCE,
         "`encoder` must end in unit vectors: add keras.layers."

@@ -7,6 +7,7 @@ its file loads anywhere; only the training step uses the kernel, and, on
 processors, the convolutions of `matrix_convolution`.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,7 @@ def training_call(
                 autograph=False,
             )
         encoder = keras.Model(encoder.inputs[0], encoder.outputs[0])
-    new_statistics: list[tuple[keras.Variable, tf.Tensor]] = []
+    statistics = _Statistics()
     written: list[keras.Variable] = []
     # A layer that is called several times has one replacement.
     replacements: dict[int, keras.layers.Layer] = {}
@@ -56,7 +57,7 @@ def training_call(
         key = id(layer)
         if key not in replacements:
             if _is_fusible(layer):
-                layer = _Fused(layer, new_statistics)
+                layer = _Fused(layer, statistics)
             elif matrix_convolution.applies_to(layer):
                 layer = _Convolution(layer)
             replacements[key] = layer
@@ -80,10 +81,10 @@ def training_call(
         fused = clone(None)
 
     def run(images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        new_statistics.clear()
+        statistics.new.clear()
         embeddings = fused(images, training=True)
-        written[:] = [variable for variable, _ in new_statistics]
-        return embeddings, [new for _, new in new_statistics]
+        written[:] = [variable for variable, _ in statistics.new]
+        return embeddings, [new for _, new in statistics.new]
 
     if jit_compile:
         run = tf.function(run, jit_compile=True, autograph=False)
@@ -138,16 +139,26 @@ class _Convolution(_Replacement):
         return matrix_convolution.convolve(self.layer, inputs)
 
 
+class _Statistics(threading.local):
+    """The statistics of a call, in the order of the layers.
+
+    Replicas are traced in threads, which take turns at each synchronized layer.
+    """
+
+    def __init__(self) -> None:
+        self.new: list[tuple[keras.Variable, tf.Tensor]] = []
+
+
 class _Fused(_Replacement):
     """Runs a BatchNormalization layer through the fused kernel."""
 
     def __init__(
         self,
         layer: keras.layers.BatchNormalization,
-        new_statistics: list[tuple[keras.Variable, tf.Tensor]],
+        statistics: _Statistics,
     ):
         super().__init__(layer, "fused")
-        self._new_statistics = lambda: new_statistics  # Avoids tracking.
+        self._statistics = statistics
 
     def call(
         self,
@@ -170,7 +181,7 @@ class _Fused(_Replacement):
         # The kernel divides by count - 1, Keras divides by count.
         count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
         variance *= (count - 1.0) / count
-        earlier = {id(moving): new for moving, new in self._new_statistics()}
+        earlier = {id(moving): new for moving, new in self._statistics.new}
         for moving, new in (
             (layer.moving_mean, mean),
             (layer.moving_variance, variance),
@@ -178,5 +189,5 @@ class _Fused(_Replacement):
             kept = layer.momentum
             before = earlier.get(id(moving), moving)
             moved = before * kept + new * (1.0 - kept)
-            self._new_statistics().append((moving, moved))
+            self._statistics.new.append((moving, moved))
         return outputs

@@ -70,7 +70,8 @@ def _convolution(
         and layer.filters >= _MIN_FILTERS_OF_ALL
         and strides == (1, 1)
     )
-    # Of rows and columns of zeros; as many, or one more, lie behind.
+    # Zero padding before each axis. The padding after it is equal or one
+    # larger.
     before = [
         max((output - 1) * stride + kernel - side, 0) // 2
         for side, output, kernel, stride in zip(

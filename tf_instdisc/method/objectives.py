@@ -7,16 +7,17 @@ Source: Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), sections 3.1 to 3.3.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+from keras import ops
 from tensorflow import Tensor
 
 from tf_instdisc.keras_internals import tf_variable
 from tf_instdisc.method import formulas, negatives, replicas
 from tf_instdisc.method.memory_bank import MemoryBank
-from tf_instdisc.method.normalizer import estimate_log_z
 
 
 class Batch(NamedTuple):
@@ -103,3 +104,18 @@ class InfoNCE(_Sampled):
         positive, negative, negative_ids = self.logits(batch)
         is_positive = tf.equal(negative_ids, batch.ids[:, None])
         return formulas.info_nce_loss(positive, negative, is_positive)
+
+
+def estimate_log_z(negative: Tensor, n: int) -> Tensor:
+    """Estimates log Z of the global batch from the logits of all replicas.
+
+    Args:
+        negative: float `[batch, num_negatives]`, the logits v·v_j / τ.
+        n: The number of instances.
+
+    Returns:
+        Scalar, the same on every replica.
+    """
+    estimate = formulas.log_z_estimate(negative, n)
+    estimates = replicas.gather_over_replicas(estimate[None])  # [replicas]
+    return ops.logsumexp(estimates) - math.log(replicas.num_replicas())

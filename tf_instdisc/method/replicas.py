@@ -91,8 +91,8 @@ def update_on_all_replicas(
     (`gather_over_replicas`). A plain assignment in a replica's context would
     keep the first replica's rows and lose those of the others.
 
-    `update` returns nothing here and below: TensorFlow reads what it returns,
-    which would copy a variable that is returned.
+    `update` returns nothing, because TensorFlow would read, and so copy, a
+    returned variable.
     """
 
     def merge(strategy: tf.distribute.Strategy, *merged: tf.Tensor) -> None:

@@ -68,7 +68,7 @@ class ShardedRows(StoredElsewhere):
             )
         )
         self._block = min(_BLOCK, shape[0])
-        self._read_block = tf.function(self._answer_block, autograph=False)
+        self._read_block = tf.function(self._gather_block, autograph=False)
 
     # === In a replica's context ===
 
@@ -119,8 +119,8 @@ class ShardedRows(StoredElsewhere):
             whole[start : start + self._block] = block[: num_rows - start]
         return whole
 
-    def _answer_block(self, start: Tensor) -> Tensor:
-        def answer() -> Tensor:
+    def _gather_block(self, start: Tensor) -> Tensor:
+        def gather() -> Tensor:
             rows = self.read_own(start + tf.range(self._block, dtype=tf.int64))
             # Not every device adds in half precision. Sums of one number and
             # zeros are exact.
@@ -128,7 +128,7 @@ class ShardedRows(StoredElsewhere):
             return replicas.sum_over_replicas(tf.cast(rows, wide))
 
         return replicas.first_replica(
-            self._strategy, self._strategy.run(answer)
+            self._strategy, self._strategy.run(gather)
         )
 
     def __array__(self, dtype: Any = None) -> np.ndarray:

@@ -204,9 +204,9 @@ class FitLoop(Accumulation):
     ) -> Iterator[tuple[Any, int, Any]]:
         """Returns the batches of one execution, the first one at once."""
         first = self._next_batch(iterator)  # Its StopIteration ends the epoch.
-        return itertools.chain([first], self._others(iterator))
+        return itertools.chain([first], self._remaining_batches(iterator))
 
-    def _others(
+    def _remaining_batches(
         self, iterator: Iterator[Any]
     ) -> Iterator[tuple[Any, int, Any]]:
         for _ in range(self.steps_per_execution - 1):

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -110,14 +111,25 @@ def find_newest(directory: pathlib.Path) -> tuple[Saved | None, list[str]]:
     return None, damages
 
 
-def restore(saved: Saved, state: tf.train.Checkpoint) -> None:
-    """Restores a checkpoint into objects of the same structure.
+def restore(saved: Saved, state: Mapping[str, tf.Variable]) -> None:
+    """Restores a checkpoint into the variables of its keywords.
+
+    A run without momentum stores no velocities. If it is continued with it,
+    they keep their values, zeros.
 
     Raises:
-        StorageError: If the objects do not fit.
+        StorageError: If the variables do not fit.
     """
+    path = os.fspath(saved.path / _STATE)
     try:
-        status = state.read(os.fspath(saved.path / _STATE))
+        stored = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+        names = {name.partition("/")[0] for name in stored}
+        found = {
+            name: variable
+            for name, variable in state.items()
+            if name in names or not name.startswith("optimizer_")
+        }
+        status = tf.train.Checkpoint(**found).read(path)
         status.assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise StorageError(

@@ -12,6 +12,9 @@ from tf_instdisc import progress
 from tf_instdisc.errors import UsageError
 from tf_instdisc.keras_internals import is_functional
 
+BATCH_SIZE = 256
+"""Images per batch where no training depends on it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:

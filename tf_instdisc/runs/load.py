@@ -6,6 +6,7 @@ import pathlib
 import keras
 
 from tf_instdisc.errors import MissingFileError
+from tf_instdisc.keras_internals import is_functional
 from tf_instdisc.portable import make_portable
 from tf_instdisc.runs import directory, opening, shipped
 from tf_instdisc.text import did_you_mean
@@ -31,7 +32,8 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
 
     Returns:
         The encoder: images `[batch, size, size, 3]`, RGB in 0..255, to
-        float32 embeddings `[batch, embedding_dim]` of unit length.
+        float32 embeddings `[batch, embedding_dim]` of unit length. That of a
+        run takes images of the run's size.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
@@ -47,8 +49,23 @@ def load_encoder(path: str | os.PathLike, best: bool = False) -> keras.Model:
         )
     if os.path.isdir(path):
         run = opening.load(path)
-        return make_portable(run.load_encoder_file(_file_of(run, best)))
+        encoder = run.load_encoder_file(_file_of(run, best))
+        return make_portable(_of_one_size(encoder, run))
     return make_portable(keras.saving.load_model(path, compile=False))
+
+
+def _of_one_size(
+    encoder: keras.Model, run: directory.RunDirectory
+) -> keras.Model:
+    """Returns an encoder for images of the run's size, if it takes any."""
+    has_layers = isinstance(encoder, keras.Sequential) or is_functional(encoder)
+    if not has_layers or None not in encoder.input_shape[1:3]:
+        return encoder
+    size = run.read_config().data.image_size
+    image = keras.Input((size, size, 3), dtype=encoder.inputs[0].dtype)
+    copy = keras.models.clone_model(encoder, input_tensors=image)
+    copy.set_weights(encoder.get_weights())
+    return copy
 
 
 def _file_of(run: directory.RunDirectory, best: bool) -> pathlib.Path:

@@ -3,9 +3,10 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -96,15 +97,11 @@ def embed_folder(
         _refuse(target)
     names = image_paths(folder)
     with lock.holding(parts, is_run=False):
+        write_part = functools.partial(
+            _write_part, folder, embedder, batch_size
+        )
         outcome = _embed_in_parts(
-            folder,
-            names,
-            target,
-            parts,
-            embedder,
-            source,
-            batch_size,
-            num_workers,
+            folder, names, target, source, write_part, num_workers
         )
     # The directory remains if an earlier process created it. If another process
     # uses it now, it is not empty and stays.
@@ -117,13 +114,11 @@ def _embed_in_parts(
     folder: str,
     names: Sequence[str],
     target: pathlib.Path,
-    parts: pathlib.Path,
-    embedder: Embedder,
     source: str,
-    batch_size: int,
+    write_part: Callable[..., None],
     num_workers: int,
 ) -> Outcome:
-    output = str(target)
+    output, parts = str(target), pathlib.Path(f"{target}.parts")
     if target.exists() and not (parts / _TASK).exists():
         # Only the directory was left, unless another process has just finished.
         outcome = _outcome_of(names, target)
@@ -143,7 +138,7 @@ def _embed_in_parts(
             file = parts / f"{start:09d}.npz"
             part = names[start : start + _PART]
             if not file.exists():
-                _write_part(file, folder, part, embedder, batch_size, pool)
+                write_part(file, part, pool)
             advance(len(part))
 
     valid, embeddings = _join(parts)
@@ -208,11 +203,11 @@ def _open_parts(parts: pathlib.Path, task: dict) -> None:
 
 
 def _write_part(
-    file: pathlib.Path,
     folder: str,
-    names: Sequence[str],
     embedder: Embedder,
     batch_size: int,
+    file: pathlib.Path,
+    names: Sequence[str],
     pool: concurrent.futures.Executor,
 ) -> None:
     batches = [

@@ -12,6 +12,7 @@ from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.partitioned_index import PartitionedIndex
 from tf_instdisc.serving.partitions import Probes
 from tf_instdisc.serving.signatures import Function
+from tf_instdisc.text import markdown_table
 
 _RANGES = {
     "images": "RGB, 0 to 255",
@@ -60,7 +61,7 @@ def model_card(
         if name.startswith("knn_")
     ]
     settings = [
-        f"| {field.name} | {getattr(options, field.name)} |"
+        (field.name, getattr(options, field.name))
         for field in dataclasses.fields(options)
     ]
     lines = [
@@ -80,10 +81,10 @@ def model_card(
         "",
         "## Signatures",
         "",
-        "| signature | tensor | type | shape | range |",
-        "| --- | --- | --- | --- | --- |",
-        *_signature_rows(functions),
-        "",
+        markdown_table(
+            ("signature", "tensor", "type", "shape", "range"),
+            _signature_rows(functions),
+        ),
         f"Bytes: the shorter side is resized to {encoder.input_shape[1]} / "
         f"{options.crop_fraction} pixels, and the center cut out, as in",
         f"evaluation. Images of more than {options.max_pixels:,} pixels are "
@@ -91,10 +92,7 @@ def model_card(
         "",
         "## Options",
         "",
-        "| option | value |",
-        "| --- | --- |",
-        *settings,
-        "",
+        markdown_table(("option", "value"), settings),
         "## Recipe",
         "",
         "```sh",
@@ -143,8 +141,10 @@ def _recipe(config: RunConfig) -> list[str]:
     return [*(f"{word} \\" for word in words[:-1]), words[-1]]
 
 
-def _signature_rows(functions: dict[str, Function]) -> list[str]:
-    rows = []
+def _signature_rows(
+    functions: dict[str, Function],
+) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     for name, function in functions.items():
         concrete = function.get_concrete_function()
         spec = function.input_signature[0]
@@ -157,8 +157,8 @@ def _signature_rows(functions: dict[str, Function]) -> list[str]:
                 "batch" if dim is None else str(dim) for dim in value.shape
             )
             meaning = _RANGES.get(key) or _SCORES[name]
+            tensor = f"{way} `{key}`"
             rows.append(
-                f"| `{name}` | {way} `{key}` | {value.dtype.name} | "
-                f"[{shape}] | {meaning} |"
+                (f"`{name}`", tensor, value.dtype.name, f"[{shape}]", meaning)
             )
     return rows

@@ -11,7 +11,7 @@ from tf_instdisc.training.saving import Progress
 class KeepBest(keras.callbacks.Callback):
     """Writes `encoder_best.keras` after an epoch with the best kNN top-1.
 
-    Put it after the `Checkpointer`. If the run is killed between the two, it
+    Put it after the `Checkpointer`. If the run ends between the two, it
     continues after that epoch, and `catch_up` then writes what is missing.
     """
 
@@ -29,7 +29,7 @@ class KeepBest(keras.callbacks.Callback):
 def catch_up(
     run: RunDirectory, encoder: keras.Model, progress: Progress
 ) -> None:
-    """Completes what a killed process left undone after its last epoch."""
+    """Completes what a stopped process left undone after its last epoch."""
     if progress.images:
         return
     for line in run.read_metrics():
@@ -41,7 +41,8 @@ def _keep(
     run: RunDirectory, encoder: keras.Model, epoch: int, score: float
 ) -> None:
     best = run.load_best()
-    # One of a later epoch is older than the return to a checkpoint.
+    # A best epoch after the current one dates from before the run returned to
+    # an earlier checkpoint.
     is_better = (
         best is None
         or score > best["knn_top1"]

@@ -49,9 +49,8 @@ class KNNMonitor(keras.callbacks.Callback):
         train_dataset: Yields (images, instance_ids, labels) of the training
             images.
         every: Epochs between two measurements; the last is always measured.
-        encode: The function that embeds a batch of images, if it has been
-            compiled already; by default, the encoder of the model is compiled
-            when training begins.
+        encode: A function from a batch of images to embeddings; by default
+            the encoder of the model, compiled when training begins.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -139,10 +138,10 @@ class KNNMonitor(keras.callbacks.Callback):
         return {f"knn_{name}{suffix}": v for name, v in accuracy.items()}
 
 
-class WholeBank(keras.callbacks.Callback):
-    """Lets the chief read a bank that is divided among hosts.
+class GatherBank(keras.callbacks.Callback):
+    """Copies a sharded bank to every host after each epoch.
 
-    Put it first on all hosts, which read the rows together after each epoch.
+    Callbacks on the chief can then read it. Put this one first, on all hosts.
     """
 
     def on_epoch_begin(

@@ -114,8 +114,8 @@ def write(
             A file written since may differ from the one that was encoded.
         init_run: The run from which this one started.
     """
-    # If another file with the same weights were written, the measurements of
-    # the encoder would seem to belong to another one.
+    # Saving the same weights again would change the file's digest, and existing
+    # results would be treated as those of another encoder.
     if not _holds(run, encoder):
         run.save_encoder(encoder)
     encoded_by = EncodedBy(
@@ -138,19 +138,25 @@ def is_finished(
     encoder: keras.Model,
     progress: Progress | None,
     epochs: int,
-    as_it_is: bool = False,
+    finish: bool = False,
 ) -> bool:
     """Returns whether a run's results are those of its newest checkpoint.
 
-    The encoder and the progress are those of the checkpoint, if there is one.
-    `as_it_is` finishes it, whatever its progress.
+    Args:
+        run: The run's directory.
+        source: Its images.
+        encoder: The encoder of the newest checkpoint, if there is one.
+        progress: Its progress.
+        epochs: Number of epochs of the run.
+        finish: Whether to accept the newest checkpoint before all epochs are
+            done.
 
     Raises:
         RunDirectoryError: If the run cannot continue: there is nothing to
             finish, its results come from elsewhere than training, or
             `instdisc-update` has changed its instances.
     """
-    if as_it_is and progress is None:
+    if finish and progress is None:
         raise RunDirectoryError(
             "`finish` needs a run with a checkpoint. Received: "
             f"run_dir={run.path}, which has none. Train it without --finish."
@@ -176,7 +182,7 @@ def is_finished(
         source.instance_name(int(i)) == name
         for i, name in zip(own_ids, names, strict=True)
     )
-    is_trained = as_it_is or progress.epochs >= epochs
+    is_trained = finish or progress.epochs >= epochs
     is_of_checkpoint = (
         is_trained
         and _holds(run, encoder)

@@ -20,12 +20,11 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.method.model import InstanceDiscrimination
 from tf_instdisc.runs import checkpoints, lock, opening
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
+from tf_instdisc.runs.embedding import BATCH_SIZE
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.training import finishing
 from tf_instdisc.training.parts import facts_of
 from tf_instdisc.training.saving import Progress
-
-_BATCH_SIZE = 256
 
 
 def save(
@@ -58,7 +57,7 @@ def save(
         run = opening.check_record(run_dir, record)
         encoded_at = time.time()
         images = evaluation_dataset(
-            source, data.image_size, _BATCH_SIZE, data.crop_fraction
+            source, data.image_size, BATCH_SIZE, data.crop_fraction
         )
         embedded = finishing.encode(encoder, images, source)
         # Not earlier, so that a failure leaves nothing behind.

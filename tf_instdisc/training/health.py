@@ -75,7 +75,8 @@ class BankHealth(keras.callbacks.Callback):
         )
         kinds = {_NUMBERS.sub("", text): text for text in self.warnings}
         for kind, warning in kinds.items():
-            # Said once, and again only if it has been absent meanwhile.
+            # A warning is printed when it first appears, and again only after
+            # an epoch without it.
             if kind not in self._said:
                 print(
                     f"warning: epoch {epoch + 1}: {warning}",

@@ -6,19 +6,17 @@ import tensorflow as tf
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.embedding import Embedded
+from tf_instdisc.text import markdown_table
 
 
 def table(num_neighbors: int, measured: dict[str, list[float]]) -> str:
     """Returns a Markdown table of top-1 accuracies, `[many, one]` by name."""
-    lines = [
-        "",
-        f"| embeddings | kNN top-1, k = {num_neighbors} | kNN top-1, k = 1 |",
-        "| --- | --- | --- |",
-    ]
-    for name, values in measured.items():
-        cells = " | ".join(f"{value:.3f}" for value in values)
-        lines.append(f"| {name} | {cells} |")
-    return "\n".join([*lines, ""])
+    columns = (f"kNN top-1, k = {k}" for k in (num_neighbors, 1))
+    rows = (
+        (name, *(f"{value:.3f}" for value in values))
+        for name, values in measured.items()
+    )
+    return "\n" + markdown_table(("embeddings", *columns), rows)
 
 
 def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:

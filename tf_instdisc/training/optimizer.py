@@ -60,7 +60,7 @@ def build_schedule(
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     rate: keras.optimizers.schedules.LearningRateSchedule | float
     rate = learning_rate
-    if schedule == "steps":
+    if schedule == "steps" and schedule_epochs:
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             # Keras keeps a value up to and including its boundary.
             [epoch * steps_per_epoch - 1 for epoch in schedule_epochs],
@@ -70,7 +70,7 @@ def build_schedule(
         rate = keras.optimizers.schedules.CosineDecay(
             learning_rate, epochs * steps_per_epoch
         )
-    if warmup_steps or schedule == "constant":
+    if warmup_steps or rate is learning_rate:
         # A plain constant would become a variable, and a checkpoint would
         # restore the old rate.
         rate = Warmup(rate, max(warmup_steps, 1))
@@ -246,8 +246,8 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         rate = self.schedule
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = rate(step)
-        share = (ops.cast(step, "float32") + 1.0) / self.warmup_steps
-        return rate * ops.minimum(share, 1.0)
+        fraction = (ops.cast(step, "float32") + 1.0) / self.warmup_steps
+        return rate * ops.minimum(fraction, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         schedule = keras.saving.serialize_keras_object(self.schedule)

@@ -19,13 +19,11 @@ from tf_instdisc.method.model import InstanceDiscrimination
 from tf_instdisc.retrieval.votes import knn_accuracy
 from tf_instdisc.runs import opening, sources
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import Embedded, inference
+from tf_instdisc.runs.embedding import BATCH_SIZE, Embedded, inference
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.training import knn, optimizer
 from tf_instdisc.training import strategy as strategies
 from tf_instdisc.training.initial_encoder import initial_encoder
-
-EVALUATION_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +129,7 @@ def prepare(
         and pipeline.evaluation_dataset(
             s,
             config.data.image_size,
-            EVALUATION_BATCH,
+            BATCH_SIZE,
             config.data.crop_fraction,
         )
         for s in (source, test_source if has_knn else None)

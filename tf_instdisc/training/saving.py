@@ -80,7 +80,7 @@ def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
         return None
     model.build_training_state()
     model.restore_training_state(
-        lambda state: checkpoints.restore(saved, tf.train.Checkpoint(**state))
+        lambda state: checkpoints.restore(saved, state)
     )
     progress = _in_present_format(
         Progress(**{"format_version": 1, **saved.progress}), model

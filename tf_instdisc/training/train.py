@@ -34,11 +34,11 @@ from tf_instdisc.training import (
 )
 from tf_instdisc.training import strategy as strategies
 from tf_instdisc.training.callbacks import (
+    GatherBank,
     KNNMonitor,
     MetricsFile,
     StepCurves,
     UnreadLogs,
-    WholeBank,
 )
 from tf_instdisc.training.health import BankHealth
 from tf_instdisc.training.parts import Work
@@ -99,6 +99,8 @@ def train(
         work = parts.prepare(config, run, source, test_source, strategy)
         progress = _begin(work, finish)
         if progress is not None:
+            if is_chief and config.training.keep_best:
+                best.catch_up(run, work.model.encoder, progress)
             if progress.epochs < config.optimizer.epochs and not finish:
                 progress = _fit(work, progress)
             work.model.memory_bank.gather_to_host()
@@ -219,7 +221,7 @@ def _callbacks(
         training.keep_checkpoints,
         writes=work.is_chief,
     )
-    callbacks: list[keras.callbacks.Callback] = [WholeBank()]
+    callbacks: list[keras.callbacks.Callback] = [GatherBank()]
     if not work.is_chief:
         return [*callbacks, checkpointer]
     run.keep_metrics(progress.epochs)
@@ -260,7 +262,6 @@ def _callbacks(
         )
     callbacks.append(checkpointer)
     if training.keep_best:
-        best.catch_up(run, work.model.encoder, progress)
         callbacks.append(best.KeepBest(run))
     return callbacks
 

@@ -34,7 +34,8 @@ def make_table(
     names the runs to make, by default all; the table shows `command`.
 
     Raises:
-        ValueError: If the table does not have one of the rows.
+        ValueError: If the table does not have one of the rows, or a finished
+            run was trained with other settings.
     """
     table = TABLES[name]
     if rows is not None:
@@ -61,6 +62,7 @@ def make_table(
         training.num_seeds,
         training.runs_dir,
     )
+    runs.require_planned_settings(planned)
     runs.train_missing(planned, training.train, training.num_jobs)
     tables_dir.mkdir(parents=True, exist_ok=True)
     kept = _Kept(tables_dir / f"{name}.json")

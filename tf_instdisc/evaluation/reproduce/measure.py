@@ -51,9 +51,7 @@ def fluctuation(curve: Sequence[float]) -> float:
 
 def _knn(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
     del scale
-    wanted = inputs.config.training.num_neighbors
-    options = KNNOptions(num_neighbors=min(wanted, len(inputs.labels)))
-    top1 = _measured(KNN(options), inputs)[0].value
+    top1 = _measured(KNN(KNNOptions()), inputs)[0].value
     return Measured({(run.row.label, "kNN"): top1})
 
 
@@ -78,13 +76,17 @@ def _loss_curve(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
 
 
 def _linear(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
-    options = LinearOptions(baselines=True, seed=run.seed, **scale.linear)
+    options = LinearOptions(
+        baselines=True, keep_features=False, seed=run.seed, **scale.linear
+    )
     found = _measured(Linear(options), inputs)
     return Measured({(one.name, one.metric): one.value for one in found})
 
 
 def _network(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
-    options = LinearOptions(layers=("conv5",), seed=run.seed, **scale.linear)
+    options = LinearOptions(
+        layers=("conv5",), keep_features=False, seed=run.seed, **scale.linear
+    )
     line, top1 = run.row.label, _measured(Linear(options), inputs)[0].value
     speeds = [e["images_per_second"] for e in run.directory.read_metrics()]
     return Measured(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from tf_instdisc import remote
 from tf_instdisc.config import RunConfig, recipes
-from tf_instdisc.config.run import from_flagfile
-from tf_instdisc.errors import DamagedFileError, MissingFileError
+from tf_instdisc.config.run import differences, from_flagfile
+from tf_instdisc.errors import DamagedFileError, MissingFileError, UsageError
 from tf_instdisc.evaluation.reproduce.tables import Row, Table
 from tf_instdisc.paths import local_path
 from tf_instdisc.progress import duration
@@ -30,14 +30,14 @@ class Run:
         seed: The random seed.
         directory: The run directory.
         flags: All flags of instdisc-train, with the recipe's flagfile first.
-        epochs: Number of epochs after which the run is finished.
+        config: The settings that these flags give.
     """
 
     row: Row
     seed: int
     directory: RunDirectory
     flags: tuple[str, ...]
-    epochs: int = 0
+    config: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class Run:
         if encoded_by is None or encoded_by.epochs < 0:
             return True
         return (
-            encoded_by.epochs >= self.epochs
+            encoded_by.epochs >= self.config.optimizer.epochs
             and encoded_by.encoder == self.directory.encoder_digest()
         )
 
@@ -117,24 +117,50 @@ def plan_runs(
     for seed in range(num_seeds):
         for row in table.rows:
             flags = [f"--flagfile={recipe}", *more, *row.flags]
-            if row.share < 1:
+            if row.fraction < 1:
                 # The paper does not say how long it trained on a fraction of
                 # the images. Here, the number of epochs is the same.
-                count = max(2, round(row.share * num_images))
+                count = max(2, round(row.fraction * num_images))
                 flags.append(f"--split={split}[:{count}]")
             path = pathlib.Path(runs_dir, recipe.stem, row.run, f"seed{seed}")
             flags += [f"--seed={seed}", f"--run_dir={path}"]
-            given = recipe_config(recipe, [*more, *row.flags])
+            config = recipe_config(recipe, flags[1:])
             runs.append(
-                Run(
-                    row,
-                    seed,
-                    RunDirectory(path),
-                    tuple(flags),
-                    given.optimizer.epochs,
-                )
+                Run(row, seed, RunDirectory(path), tuple(flags), config)
             )
     return runs
+
+
+def require_planned_settings(runs: Sequence[Run]) -> None:
+    """Raises UsageError if a finished run was trained with other settings.
+
+    The table would list the flags of the plan beside its numbers.
+    """
+    for run in runs:
+        if not run.is_finished:
+            continue
+        config = run.directory.read_config()
+        changed, refused = differences(config, run.config)
+        found = {**changed, **refused}
+        if run.config.encoder.precision == "auto":
+            found.pop("precision", None)
+        if config.data.split != run.config.data.split:
+            found["split"] = config.data.split, run.config.data.split
+        folders = config.data.images, run.config.data.images
+        # The run's folder may have been resolved from another directory.
+        if len({folder and os.path.abspath(folder) for folder in folders}) > 1:
+            found["images"] = folders
+        if found:
+            details = ", ".join(
+                f"{name}={old} instead of {new}"
+                for name, (old, new) in found.items()
+            )
+            raise UsageError(
+                "A finished run must have been trained with the settings of "
+                f"the table. Received: run_dir={run.name}, with {details}. "
+                "Give another --runs_dir, the same --train_flag as before, or "
+                "remove the run to train it again."
+            )
 
 
 def train_missing(

@@ -10,8 +10,9 @@ from tf_instdisc import atomic
 from tf_instdisc.evaluation.reproduce.measure import Measured
 from tf_instdisc.evaluation.reproduce.runs import Run
 from tf_instdisc.evaluation.reproduce.tables import Table
+from tf_instdisc.text import markdown_table
 
-_SHARES = ("kNN", "SVM", "linear", "top1", "top5")  # Shown in percent.
+_FRACTIONS = ("kNN", "SVM", "linear", "top1", "top5")  # Shown in percent.
 
 
 def markdown(
@@ -46,27 +47,29 @@ def markdown(
         f"    {command}",
         "",
         "Percentages; mean ± standard deviation of the seeds."
-        if set(columns) <= set(_SHARES)
+        if set(columns) <= set(_FRACTIONS)
         else "Accuracies in percent; mean ± standard deviation of the seeds.",
         "",
-        f"| | {' | '.join(header)} | seeds | flags |",
-        "| --- " * (len(header) + 3) + "|",
     ]
-    flags = {run.row.label: _changes(run) for run, _ in measured}
+    flags = {
+        line: _changes(run) for run, one in measured for line, _ in one.values
+    }
+    rows = []
     for line in lines:
-        cells = []
+        cells = [line]
         for column in columns:
             found = values.get((line, column), [])
-            cells.append(_mean_and_spread(found, column in _SHARES))
+            cells.append(_mean_and_spread(found, column in _FRACTIONS))
             if column in with_paper:
                 number = paper.get((line, column))
                 cells.append("" if number is None else f"{100 * number:.1f}")
         seeds = max(len(values.get((line, c), [])) for c in columns)
-        cells += [str(seeds), flags.get(line, "")]
-        text.append(f"| {line} | {' | '.join(cells)} |")
+        cells += [str(seeds), flags[line]]
+        rows.append(cells)
+    text.append(markdown_table(["", *header, "seeds", "flags"], rows))
     if plot is not None:
-        text += ["", f"![{table.title}]({plot})"]
-    return "\n".join([*text, ""])
+        text.append(f"![{table.title}]({plot})\n")
+    return "\n".join(text)
 
 
 def save_plot(
@@ -137,11 +140,11 @@ def _changes(run: Run) -> str:
     return " ".join(f"`{flag}`" for flag in kept)
 
 
-def _mean_and_spread(found: Sequence[float], is_share: bool) -> str:
+def _mean_and_spread(found: Sequence[float], is_fraction: bool) -> str:
     if not found:
         return ""
-    scaled = np.array(found) * (100 if is_share else 1)
-    digits = 1 if is_share else 3
+    scaled = np.array(found) * (100 if is_fraction else 1)
+    digits = 1 if is_fraction else 3
     text = f"{scaled.mean():.{digits}f}"
     if len(found) > 1:
         text += f" ± {scaled.std(ddof=1):.{digits}f}"

@@ -19,7 +19,7 @@ class Row:
         label: The text of the first column.
         run: Name of the run, which is the folder of its seeds.
         flags: Flags that the run adds to its recipe.
-        share: Fraction of the recipe's training images, in (0, 1].
+        fraction: Fraction of the recipe's training images, in (0, 1].
         paper: The paper's numbers by column, as fractions in [0, 1].
         position: Position on the plot's horizontal axis, if there is one.
     """
@@ -27,7 +27,7 @@ class Row:
     label: str
     run: str
     flags: tuple[str, ...] = ()
-    share: float = 1.0
+    fraction: float = 1.0
     paper: dict[str, float | None] = dataclasses.field(default_factory=dict)
     position: float | None = None
 
@@ -82,8 +82,6 @@ SCALES = {
             "networks": "cifar10_networks.flags",
         },
         fine_tuning={
-            # All fractions up to 20% get the same number of updates, so they
-            # can use the same graph.
             "epochs": 8,
             "min_updates": 256,
             "batch_size": 64,
@@ -149,16 +147,17 @@ def _embedding_sizes() -> tuple[Row, ...]:
     )
 
 
-def _training_shares() -> tuple[Row, ...]:
+def _training_fractions() -> tuple[Row, ...]:
     return tuple(
         Row(
-            f"{100 * share:g}%",
-            BASE if share == 1 else f"share-{share}",
-            share=share,
+            f"{100 * fraction:g}%",
+            # Existing runs have this name.
+            BASE if fraction == 1 else f"share-{fraction}",
+            fraction=fraction,
             paper={"kNN": knn},
-            position=100 * share,
+            position=100 * fraction,
         )
-        for share, knn in paper.TRAINING_FRACTION_KNN.items()
+        for fraction, knn in paper.TRAINING_FRACTION_KNN.items()
     )
 
 
@@ -183,8 +182,8 @@ def _networks() -> tuple[Row, ...]:
             BASE if name == "resnet18" else f"network-{name}",
             () if name == "resnet18" else (f"--encoder={name}",),
             paper={
-                "kNN": paper.imagenet(name, "knn"),
-                "linear": paper.imagenet(name, "conv5"),
+                "kNN": paper.IMAGENET.get((name, "knn")),
+                "linear": paper.IMAGENET.get((name, "conv5")),
             },
         )
         for name in ("alexnet", "vgg16", "resnet18", "resnet34", "resnet50")
@@ -212,7 +211,7 @@ TABLES = {
         f"table 5: {_IMAGENET}",
         "imagenet",
         "knn",
-        _training_shares(),
+        _training_fractions(),
         axis="fraction of the training images, in percent",
     ),
     "networks": Table(
@@ -239,10 +238,8 @@ TABLES = {
         (Row("exact softmax", BASE),),
         axis="fraction of the labels, in percent",
         paper={
-            (f"{share:.0%} of the labels, pre-trained", "top5"): (
-                paper.semi_supervised(share)
-            )
-            for share in (0.01, 0.1)
+            (f"{fraction:.0%} of the labels, pre-trained", "top5"): top5
+            for fraction, top5 in paper.SEMI_SUPERVISED_TOP5.items()
         },
     ),
     "layers": Table(
@@ -252,7 +249,7 @@ TABLES = {
         "linear",
         (Row("exact softmax", BASE),),
         paper={
-            (f"linear, {layer}", "top1"): paper.imagenet("resnet18", layer)
+            (f"linear, {layer}", "top1"): paper.IMAGENET["resnet18", layer]
             for layer in ("conv1", "conv2", "conv3", "conv4", "conv5")
         },
     ),
