@@ -1,5 +1,9 @@
 import json
+import os
 import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -256,18 +260,44 @@ def test_unknown_rows_are_said(tmp_path):
         make("cifar10_objectives", tmp_path, Trainer(), rows=["nce-7"])
 
 
-def test_a_failed_run_is_said_with_its_log(tmp_path):
-    result = commands.run(
-        "reproduce",
-        "--table=layers",
+def reproduce_arguments(folder, *train_flags):
+    """The arguments of a table of several runs."""
+    return [
+        "--table=embedding_size",
         f"--recipes_dir={ROOT / 'flags'}",
-        f"--runs_dir={tmp_path / 'runs'}",
-        f"--tables_dir={tmp_path / 'tables'}",
-        "--train_flag=--dataset=instdisc_digits",
-        "--train_flag=--split=train[:60]",
-        "--train_flag=--no_such_flag",
+        f"--runs_dir={folder / 'runs'}",
+        f"--tables_dir={folder / 'tables'}",
+        *(f"--train_flag={flag}" for flag in (*TINY, *train_flags)),
+    ]
+
+
+def test_a_failed_run_is_said_with_its_log_and_no_other_one_begins(tmp_path):
+    result = commands.run(
+        "reproduce", *reproduce_arguments(tmp_path, "--no_such_flag")
     )
     assert result.returncode == 2
-    log = tmp_path / "runs/cifar10_sweep/base/seed0.log"
+    (log,) = tmp_path.rglob("*.log")
     assert str(log) in result.stderr
     assert "no_such_flag" in log.read_text()
+
+
+def test_no_run_begins_after_a_stop(tmp_path):
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tf_instdisc.cli.reproduce"),
+            *reproduce_arguments(tmp_path, "--epochs=1000", "--width=4"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not list(tmp_path.rglob("*.log")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.terminate()
+        try:
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 75, said
+    assert len(list(tmp_path.rglob("*.log"))) == 1

@@ -137,6 +137,7 @@ class _Trainer:
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen] = set()
+        self._is_stopping = False
 
     def train(
         self,
@@ -145,6 +146,7 @@ class _Trainer:
         environment: Mapping[str, str],
     ) -> None:
         """Trains one run; writes its output next to its directory."""
+        self._end_if_stopped()
         log_path = f"{run_dir}.log"
         pathlib.Path(log_path).parent.mkdir(parents=True, exist_ok=True)
         with open(log_path, "a", encoding="utf-8") as log:
@@ -155,6 +157,8 @@ class _Trainer:
                 env=environment,
             )
             self._running.add(process)
+            if self._is_stopping:
+                process.terminate()  # The signal came before the process.
             status = process.wait()
             self._running.discard(process)
         remote.send(log_path)
@@ -169,15 +173,22 @@ class _Trainer:
     def interrupt(self, *_: object) -> None:
         """Stops the runs, which save their state, and then this command."""
         signal.signal(signal.SIGINT, lambda *_: interrupt.end_at_once())
-        for process in tuple(self._running):
-            process.terminate()
+        self._terminate()
         raise interrupt.Interrupted
 
     def stop(self, *_: object) -> None:
         """Stops the runs, which save their state; ends if there are none."""
+        self._terminate()
+        if not self._running:
+            self._end_if_stopped()
+
+    def _terminate(self) -> None:
+        self._is_stopping = True
         for process in tuple(self._running):
             process.terminate()
-        if not self._running:
+
+    def _end_if_stopped(self) -> None:
+        if self._is_stopping:
             raise RunStoppedError("Stopped; the same command continues.")
 
 
