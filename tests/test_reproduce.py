@@ -11,7 +11,9 @@ import pytest
 from tests import commands
 from tests.finished_run import linear_encoder
 from tf_instdisc import build_encoder
+from tf_instdisc.cli import reproduce
 from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.errors import RunError
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
 from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
 from tf_instdisc.evaluation.reproduce.make import make_table
@@ -222,6 +224,8 @@ def test_the_command_trains_what_is_missing(tmp_path):
     assert finished.load_bank().rows.shape == (60, 128)
     assert len(finished.read_metrics()) == 2
     text = (tmp_path / "tables/embedding_size.md").read_text()
+    assert "'--train_flag=--split=train[:60]' --train" in text
+    assert "--rows=base" in text
     assert "| 128 | " in text
     assert "| 32 | " not in text
 
@@ -258,6 +262,30 @@ def test_networks_are_measured_with_their_size_and_speed(tmp_path):
 def test_unknown_rows_are_said(tmp_path):
     with pytest.raises(ValueError, match="nce-4096"):
         make("cifar10_objectives", tmp_path, Trainer(), rows=["nce-7"])
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("sys.exit(74)", 74), ("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 1)],
+)
+def test_a_failed_run_gives_its_exit_status(tmp_path, monkeypatch, end, status):
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nimport os, sys\n{end}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(RunError, match=r"seed0\.log") as error:
+        reproduce.Trainer().train(str(tmp_path / "seed0"), [], {})
+    assert error.value.exit_status == status
+
+
+def test_the_command_of_a_table_has_what_determines_it():
+    options = reproduce.ReproduceOptions(
+        table=("layers",), rows=("base",), train_flag=("--split=train[:9]",)
+    )
+    assert reproduce.command("layers", options) == (
+        "instdisc-reproduce --table=layers --scale=small --seeds=1 "
+        "'--train_flag=--split=train[:9]' --rows=base"
+    )
 
 
 def reproduce_arguments(folder, *train_flags):
