@@ -59,6 +59,7 @@ class NeighborsOptions(Settings):
     output: tuple[str, ...] = setting(
         ("neighbors.png", "neighbors.html"),
         "Files to write: .png, .html or both.",
+        is_filled=True,
         is_path=True,
     )
     picture_size: int = setting(
