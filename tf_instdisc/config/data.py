@@ -133,8 +133,8 @@ class DataConfig(Settings):
         """Raises UsageError unless a data set or a folder is named."""
         if not self.dataset and not self.images:
             raise UsageError(
-                "A run needs images. Received: none. Give --dataset, or "
-                "--images and --test_images."
+                "A run needs images. Received: dataset=None and images=None. "
+                "Give `dataset` or `images`."
             )
 
 
