@@ -72,7 +72,7 @@ def test_each_field_has_help_and_a_name_of_its_own(kind, field):
 OTHER = config.RunConfig(
     data=config.DataConfig(dataset="cifar10", test_split="", image_size=64),
     augmentation=config.AugmentationConfig(flip=False, hue=0.0),
-    encoder=config.EncoderConfig(backbone="resnet50", mean="0.5,0.5,0.5"),
+    encoder=config.EncoderConfig(backbone="resnet50", mean=(0.5, 0.5, 0.5)),
     method=config.MethodConfig(objective="softmax", temperature=0.1),
     optimizer=config.OptimizerConfig(schedule_epochs=(3, 5, 9), epochs=11),
     training=config.TrainingConfig(seed=5, keep_best=True),

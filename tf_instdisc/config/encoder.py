@@ -105,6 +105,11 @@ class EncoderConfig(Settings):
     )
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                text = ",".join(map(str, value))
+                object.__setattr__(self, name, text)
         super().__post_init__()
         if self.init_encoder is not None:
             for name in _OF_A_NETWORK:
