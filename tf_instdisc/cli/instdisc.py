@@ -1,9 +1,9 @@
 """instdisc: runs any of the commands."""
 
 import importlib
-import importlib.metadata
 import sys
 
+import tf_instdisc
 from tf_instdisc.cli.failures import end, end_with_reader
 from tf_instdisc.text import did_you_mean
 
@@ -47,7 +47,7 @@ def main() -> None:
         for name, summary in COMMANDS.items():
             print(f"  {name:10}  {summary}")
     elif command in ("version", "--version"):
-        print(f"instdisc {importlib.metadata.version('tf_instdisc')}")
+        print(f"instdisc {tf_instdisc.__version__}")
     elif command in COMMANDS:
         sys.argv = [f"instdisc-{command}", *arguments]
         importlib.import_module(f"tf_instdisc.cli.{command}").main()
