@@ -81,7 +81,7 @@ OTHER = config.RunConfig(
 
 @pytest.mark.parametrize("given", [config.RunConfig(), OTHER])
 def test_settings_survive_json_and_flags(given):
-    assert from_json(json.loads(json.dumps(given.to_json()))) == given
+    assert from_json(json.loads(json.dumps(dataclasses.asdict(given)))) == given
     assert from_flagfile(given.flagfile()) == given
 
 
@@ -104,7 +104,7 @@ def test_the_last_of_a_flag_counts():
 
 
 def test_unknown_settings_are_refused():
-    content = config.RunConfig().to_json()
+    content = dataclasses.asdict(config.RunConfig())
     content["method"]["novelty"] = 1
     with pytest.raises(UsageError, match="novelty"):
         from_json(content)

@@ -168,6 +168,20 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
     return value
 
 
+def require_defaults(
+    settings: Settings, names: Collection[str], other: str
+) -> None:
+    """Raises UsageError unless settings that exclude another are defaults."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in names and value != field.default:
+            raise UsageError(
+                f"`{field.name}` cannot be combined with `{other}`. Received: "
+                f"{field.name}={value} and {other}={getattr(settings, other)}. "
+                "Leave one of them out."
+            )
+
+
 def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises UsageError unless a value is one of the choices."""
     if value not in choices:
@@ -192,15 +206,6 @@ def _range(rule: Rule) -> str:
         return f"{'above' if rule.is_above else 'at least'} {rule.least:g}"
     start, end = "(" if rule.is_above else "[", ")" if rule.is_below else "]"
     return f"in {start}{rule.least:g}, {rule.most:g}{end}"
-
-
-def to_json(settings: Settings) -> dict[str, Any]:
-    """Returns the fields by name, as JSON stores them: tuples as lists."""
-    return {
-        field.name: list(value) if isinstance(value, tuple) else value
-        for field in dataclasses.fields(settings)
-        for value in [getattr(settings, field.name)]
-    }
 
 
 def parse(settings: type, field: dataclasses.Field, text: str) -> Any:

@@ -16,7 +16,6 @@ from tf_instdisc.config.fields import (
     from_texts,
     read_flagfile,
     setting,
-    to_json,
     to_texts,
 )
 from tf_instdisc.config.method import MethodConfig, OptimizerConfig
@@ -184,13 +183,6 @@ class RunConfig:
         lines = [f"--{name}={text}" for name, text in self.flags().items()]
         return "\n".join(lines) + "\n"
 
-    def to_json(self) -> dict[str, dict[str, Any]]:
-        """Returns the settings by group and name, for `json.dumps`."""
-        return {
-            group.name: to_json(getattr(self, group.name))
-            for group in dataclasses.fields(self)
-        }
-
 
 def at_train_size(config: RunConfig) -> RunConfig:
     """Returns a configuration with the crops' size as input, same stem."""
@@ -210,7 +202,7 @@ def group_kinds() -> dict[str, type]:
 
 
 def from_json(content: Mapping[str, Mapping[str, Any]]) -> RunConfig:
-    """Creates a configuration from the output of `RunConfig.to_json`.
+    """Creates a configuration from its `dataclasses.asdict`, perhaps as JSON.
 
     Raises:
         UsageError: If a setting is unknown or out of range.
