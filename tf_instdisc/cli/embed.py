@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import require_one
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError, require_extra
 from tf_instdisc.paths import is_url, local_path
@@ -64,20 +65,13 @@ class ModelOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        models = ("run_dir", "saved_model", "server", "rest")
-        given = [name for name in models if getattr(self, name) is not None]
-        if len(given) != 1:
-            received = [f"`{name}`={getattr(self, name)}" for name in given]
-            raise UsageError(
-                "Give one of `run_dir`, `saved_model`, `server` and `rest`, "
-                f"and only one. Received: {' and '.join(received) or 'none'}"
-            )
-        is_served = given[0] in ("server", "rest")
+        given = require_one(self, ("run_dir", "saved_model", "server", "rest"))
+        is_served = given in ("server", "rest")
         if is_served != (self.model_name is not None):
             raise UsageError(
                 "`model_name` is required with `server` and `rest`, and only "
                 f"with them. Received: `model_name`={self.model_name} and "
-                f"`{given[0]}`={getattr(self, given[0])}. "
+                f"`{given}`={getattr(self, given)}. "
                 f"{'Give it.' if is_served else 'Leave it out.'}"
             )
 
