@@ -138,7 +138,7 @@ def _named_paths(arguments: Sequence[str]) -> list[str]:
                 flag.value if isinstance(flag.value, list) else [flag.value]
             )
             found += [value for value in values if isinstance(value, str)]
-    return [value for value in found if isinstance(value, str)]
+    return found
 
 
 def _help(summary: str, groups: Sequence[FlagGroup]) -> str:
