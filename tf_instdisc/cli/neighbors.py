@@ -142,8 +142,6 @@ def _neighbors(
 def _require_same_encoder(
     path: str, index: "OpenedIndex", run: "RunDirectory", bank: "Bank"
 ) -> None:
-    from tf_instdisc import checksums
-
     facts = index.facts
     if facts.dim != bank.rows.shape[1] or (
         facts.encoder and facts.encoder != run.encoder_digest()
@@ -153,9 +151,7 @@ def _require_same_encoder(
             f"index={path!r} of another encoder. Build it again."
         )
     # An index of an earlier version does not say which rows it has.
-    if facts.bank and facts.bank != checksums.digest(
-        run.bank, run.cure(run.bank)
-    ):
+    if facts.bank and facts.bank != run.bank_digest():
         raise UsageError(
             "`index` must have the run's current rows. Received: "
             f"index={path!r}, which was built before the run was updated. "
