@@ -15,6 +15,7 @@ from tf_instdisc.cli import (
 )
 from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.config import recipes
+from tf_instdisc.config.fields import split
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import did_you_mean
 
@@ -137,7 +138,9 @@ def _named_paths(arguments: Sequence[str]) -> list[str]:
             values = (
                 flag.value if isinstance(flag.value, list) else [flag.value]
             )
-            found += [value for value in values if isinstance(value, str)]
+            texts = [value for value in values if isinstance(value, str)]
+            # A flag may hold several paths.
+            found += [part for text in texts for part in (text, *split(text))]
     return found
 
 
