@@ -3,7 +3,6 @@
 import importlib
 import sys
 
-import tf_instdisc
 from tf_instdisc.cli.failures import end, end_with_reader
 from tf_instdisc.text import did_you_mean
 
@@ -47,7 +46,8 @@ def main() -> None:
         for name, summary in COMMANDS.items():
             print(f"  {name:10}  {summary}")
     elif command in ("version", "--version"):
-        print(f"instdisc {tf_instdisc.__version__}")
+        package = importlib.import_module("tf_instdisc")
+        print(f"instdisc {package.__version__}")
     elif command in COMMANDS:
         sys.argv = [f"instdisc-{command}", *arguments]
         importlib.import_module(f"tf_instdisc.cli.{command}").main()

@@ -230,8 +230,7 @@ class RunDirectory(RunFiles):
         """Reads the bank.
 
         Raises:
-            RunDirectoryError: If the run is not finished, or was killed while
-                it replaced its results.
+            RunDirectoryError: If there is none, or its replacement was killed.
         """
         if not self.bank.exists():
             raise RunDirectoryError(
