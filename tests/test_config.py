@@ -36,7 +36,7 @@ def beyond(kind, field):
             found.append(value_type(rule.least - 1))
         if rule.most is not None:
             found.append(value_type(rule.most + 1))
-            if rule.is_below:
+            if rule.excludes_most:
                 found.append(value_type(rule.most))
         found += [True, "1"]
     if value_type is int:

@@ -1,4 +1,4 @@
-"""What a run gets that is given nothing but its images."""
+"""Default settings of a run over a folder, derived from its images."""
 
 import dataclasses
 import os
@@ -52,7 +52,7 @@ def config_of(
     from tf_instdisc.runs import shipped
     from tf_instdisc.runs.directory import RunDirectory
 
-    suited = _suited(data.images)
+    suited = _flags_for_folder(data.images)
     optimizer = flags.FLAGS["optimizer"]
     names = {name for name in suited if not flags.FLAGS[name].present}
     if optimizer.present and optimizer.value != suited["optimizer"]:
@@ -80,7 +80,7 @@ def config_of(
     return RunConfig(*(_filled(group, chosen) for group in groups))
 
 
-def _suited(folder: str) -> dict[str, str]:
+def _flags_for_folder(folder: str) -> dict[str, str]:
     """Returns the flags that suit a folder of images, by name."""
     import tensorflow as tf
 

@@ -51,7 +51,7 @@ def launch(
         for group in groups
     ]
     if _HELP & set(sys.argv[1:]):
-        failures.end_with_reader()
+        failures.exit_quietly_if_output_closes()
         print(_help(summary, [*read, *unread]))
         sys.exit(0)
     # The encoder is three times as fast with oneDNN, which TensorFlow enables
@@ -151,5 +151,5 @@ def _help(summary: str, groups: Sequence[FlagGroup]) -> str:
         "Flags can be read from a file: --flagfile=PATH",
     ]
     for group in groups:
-        parts += ["", *setting_flags.show(group)]
+        parts += ["", *setting_flags.help_lines(group)]
     return "\n".join(parts)

@@ -97,7 +97,7 @@ def define(settings: type, without: Collection[str] = ()) -> FlagGroup:
         settings: A class whose fields are made by `config.fields.setting`.
         without: Fields that get no flag.
     """
-    return _define_into({}, settings, without)
+    return _define_group({}, settings, without)
 
 
 def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
@@ -115,18 +115,18 @@ def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
     """
     groups: dict[type, FlagGroup] = {}
     for kind in kinds:
-        _define_into(groups, kind)
+        _define_group(groups, kind)
     return groups
 
 
-def _define_into(
+def _define_group(
     groups: dict[type, FlagGroup], kind: type, without: Collection[str] = ()
 ) -> FlagGroup:
     if kind in groups:
         return groups[kind]
     fields = [f for f in dataclasses.fields(kind) if f.name not in without]
     parts = {
-        field.name: _define_into(groups, kind_of(kind, field)[0])
+        field.name: _define_group(groups, kind_of(kind, field)[0])
         for field in fields
         if not is_setting(field)
     }
@@ -168,7 +168,7 @@ def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:
     define(name, _default(field), rule_of(field).help)
 
 
-def show(group: FlagGroup) -> list[str]:
+def help_lines(group: FlagGroup) -> list[str]:
     """Returns the lines of `--help` for a group."""
     lines = [f"{group.title}:"]
     for field in dataclasses.fields(group.settings):

@@ -27,8 +27,8 @@ class Rule:
         choices: The accepted values; if empty, all values are accepted.
         least: The smallest value.
         most: The largest value.
-        is_above: Whether `least` itself is out of range.
-        is_below: Whether `most` itself is out of range.
+        excludes_least: Whether `least` itself is out of range.
+        excludes_most: Whether `most` itself is out of range.
         is_filled: Whether an empty tuple is rejected.
         is_rising: Whether the values of a tuple must be positive and
             strictly increasing.
@@ -43,8 +43,8 @@ class Rule:
     choices: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
-    is_above: bool = False
-    is_below: bool = False
+    excludes_least: bool = False
+    excludes_most: bool = False
     is_filled: bool = False
     is_rising: bool = False
     is_path: bool = False
@@ -94,7 +94,10 @@ def kind_of(settings: type, field: dataclasses.Field) -> tuple[type, bool]:
 
 
 def is_setting(field: dataclasses.Field) -> bool:
-    """Returns whether a field is created by `setting` or holds settings."""
+    """Returns whether a field was created by `setting`.
+
+    Any other field holds settings itself.
+    """
     return "rule" in field.metadata
 
 
@@ -155,8 +158,8 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
     if kind in (int, float):
         high = math.inf if rule.most is None else rule.most
         low = -math.inf if rule.least is None else rule.least
-        is_over = value >= high if rule.is_below else value > high
-        is_under = value <= low if rule.is_above else value < low
+        is_over = value >= high if rule.excludes_most else value > high
+        is_under = value <= low if rule.excludes_least else value < low
         if not math.isfinite(value):
             raise UsageError(
                 f"`{name}` must be a finite number. Received: {name}={value}"
@@ -203,8 +206,13 @@ def _require_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 
 def _range(rule: Rule) -> str:
     if rule.most is None:
-        return f"{'above' if rule.is_above else 'at least'} {rule.least:g}"
-    start, end = "(" if rule.is_above else "[", ")" if rule.is_below else "]"
+        return (
+            f"{'above' if rule.excludes_least else 'at least'} {rule.least:g}"
+        )
+    start, end = (
+        "(" if rule.excludes_least else "[",
+        ")" if rule.excludes_most else "]",
+    )
     return f"in {start}{rule.least:g}, {rule.most:g}{end}"
 
 

@@ -21,9 +21,8 @@ from tf_instdisc.config.fields import (
 from tf_instdisc.config.method import MethodConfig, OptimizerConfig
 from tf_instdisc.errors import UsageError
 
-# What may change when a run is continued; a checkpoint has the whole bank,
-# wherever its rows were. Of the groups below, only the settings that determine
-# the outcome must stay the same.
+# Settings that may change when a run is continued. `bank_placement` may,
+# because a checkpoint holds the whole bank.
 _CHANGEABLE = (
     "epochs",
     "batch_size",
@@ -36,6 +35,7 @@ _CHANGEABLE = (
     "weight_decay",
     "bank_placement",
 )
+# Of these groups, only the settings that determine the outcome are compared.
 _FIXED = {
     "data": ("image_size", "train_image_size", "dataset", "image_key"),
     "training": ("init_run", "seed"),
@@ -185,7 +185,10 @@ class RunConfig:
 
 
 def at_train_size(config: RunConfig) -> RunConfig:
-    """Returns a configuration with the crops' size as input, same stem."""
+    """Returns the configuration of the network during training.
+
+    Its input has the size of the training crops, and its stem is unchanged.
+    """
     data, encoder = config.data, config.encoder
     size = data.train_image_size or data.image_size
     if encoder.init_encoder is None:
