@@ -94,10 +94,7 @@ def kind_of(settings: type, field: dataclasses.Field) -> tuple[type, bool]:
 
 
 def is_setting(field: dataclasses.Field) -> bool:
-    """Returns whether a field was created by `setting`.
-
-    Any other field holds settings itself.
-    """
+    """Returns whether `setting` created a field; others hold settings."""
     return "rule" in field.metadata
 
 
@@ -243,18 +240,13 @@ def split(text: str) -> list[str]:
 
 
 def _parsed(name: str, text: str, kind: type) -> Any:
-    if kind is bool:
-        known = {"true": True, "false": False, "1": True, "0": False}
-        if text.lower() in known:
-            return known[text.lower()]
-    else:
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    raise UsageError(
-        f"`{name}` must be of type {kind.__name__}. Received: {name}={text}"
-    )
+    known = {"true": True, "false": False, "1": True, "0": False}
+    try:
+        return known[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            f"`{name}` must be of type {kind.__name__}. Received: {name}={text}"
+        ) from error
 
 
 def text_of(value: Any) -> str:
