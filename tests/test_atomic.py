@@ -5,10 +5,15 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from tf_instdisc import atomic
+
+
+def make_old(path):
+    os.utime(path, (time.time() - 7200,) * 2)
 
 
 def test_a_failed_write_leaves_the_file_and_nothing_else(tmp_path):
@@ -45,6 +50,8 @@ def test_a_kill_leaves_the_file_and_the_next_write_cleans_up(
     done = subprocess.run([sys.executable, "-c", code, path], check=False)
     assert done.returncode == -9
     assert path.exists() == is_there
+    (left,) = tmp_path.glob(".partial-*")
+    make_old(left)
     atomic.write_text(path, "new")
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["encoder.keras"]
@@ -130,5 +137,9 @@ def test_only_what_dead_processes_left_is_removed(tmp_path):
     }
     for name in {left, *others}:
         (tmp_path / name).write_text("half")
+        make_old(tmp_path / name)
+    recent = f".partial-{done.pid}-1-page.html"
+    (tmp_path / recent).write_text("half, from another host")
+    others.add(recent)
     atomic.write_text(tmp_path / "page.html", "whole")
     assert set(os.listdir(tmp_path)) == {"page.html", *others}

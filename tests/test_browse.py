@@ -25,7 +25,7 @@ from tests.finished_run import (
 )
 from tests.test_hostile_names import require_safe
 from tf_instdisc.cli import browse, embed, options
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import ServingError, UsageError
 from tf_instdisc.retrieval import analysis
 from tf_instdisc.retrieval.browse import app, background, server
 from tf_instdisc.retrieval.browse.collection import Collection
@@ -383,7 +383,7 @@ def test_without_rows_there_is_no_map_and_a_failing_server_is_said(
     collection, tmp_path
 ):
     def fail(files):
-        raise UsageError("no server answers")
+        raise ServingError("UNAVAILABLE: no server answers")
 
     folder = collection.images.config.data.images
     search = ServedSearch(folder, collection.bank.names, fail)
@@ -397,7 +397,7 @@ def test_without_rows_there_is_no_map_and_a_failing_server_is_said(
         client.post("/api/neighbors", content=b"image"),
     ):
         assert answer.status_code == 502
-        assert answer.json()["error"] == "no server answers"
+        assert answer.json()["error"] == "UNAVAILABLE: no server answers"
 
 
 def test_a_data_set_is_read_once_in_the_background(tmp_path):

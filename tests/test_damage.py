@@ -1,6 +1,7 @@
 """Damaged files of a run directory are noticed, named, and can be mended."""
 
 import os
+import pathlib
 import random
 import shutil
 
@@ -207,6 +208,24 @@ def test_a_kill_while_a_file_is_replaced(
     file.write_bytes(content)
     with pytest.raises(errors.DamagedFileError):
         checksums.digest(file, "")
+
+
+def test_another_process_writes_the_list_at_the_same_time(
+    tmp_path, monkeypatch
+):
+    path, replace = tmp_path / "results.json", os.replace
+
+    def replace_and_lose(partial, target):
+        replace(partial, target)
+        if pathlib.Path(target) == path:
+            checksums.forget(path)
+
+    monkeypatch.setattr(os, "replace", replace_and_lose)
+    checksums.write_text(path, "new")
+    assert checksums.read_text(path, "") == "new"
+    path.write_text("other")
+    with pytest.raises(errors.DamagedFileError):
+        checksums.read_text(path, "")
 
 
 def test_a_reader_beside_a_writer(run, monkeypatch):

@@ -23,15 +23,17 @@ from pyarrow import table as columns_of
 
 import tf_instdisc
 from tests import commands, documents, exported, page_commands, tfds_forms
+from tf_instdisc.cli import embed
 from tf_instdisc.cli.embed import (
     ModelOptions,
     run_embedder,
     worker_embedder,
 )
+from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.data import image_files
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.tfds_files import SplitFiles
-from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc.errors import ServingError, StorageError, UsageError
 from tf_instdisc.serving import index_directory
 from tf_instdisc.serving.embed_folder import embed_folder
 from tf_instdisc.serving.embedder import one_by_one
@@ -509,11 +511,52 @@ def test_a_server_that_stops_ends_the_pipeline(tmp_path):
     )
     load = functools.partial(worker_embedder, model, 2)
     output = tmp_path / "out.parquet"
-    with pytest.raises(UsageError, match="localhost:9"):
+    with pytest.raises(ServingError, match="localhost:9") as error:
         embed_beam.run(task_of(images, output, load), "DirectRunner")
+    assert error.value.code == "UNAVAILABLE"
     assert not list(output.glob("part-*"))
     embed_beam.run(task_of(images, output), "DirectRunner")
     assert rows_of(output)[0].num_rows == 3
+
+
+@pytest.mark.parametrize("flag", ["run_dir", "saved_model"])
+def test_workers_open_the_model_from_another_directory(
+    flag, small_run, tmp_path, monkeypatch
+):
+    fill(tmp_path / "images", 2)
+    shutil.copytree(small_run.path, tmp_path / "model")
+    if flag == "saved_model":
+        monkeypatch.setattr(embed, "_from_saved_model", run_embedder)
+    tasks = []
+    monkeypatch.setattr(
+        embed_beam,
+        "run",
+        lambda task, *_: tasks.append(task) or {"num_rows": 2, "num_failed": 0},
+    )
+    monkeypatch.chdir(tmp_path)
+    embed.embed_images(
+        EmbedOptions(
+            output="out.parquet", images="images", runner="DirectRunner"
+        ),
+        ModelOptions(**{flag: "model"}),
+    )
+    monkeypatch.chdir("/")
+    (task,) = tasks
+    assert task.output == str(tmp_path / "out.parquet")
+    assert task.load()([picture(0)])["valid"].all()
+
+
+def test_a_command_without_its_server_says_so(tmp_path):
+    fill(tmp_path / "images", 2)
+    result = commands.run(
+        *("embed", "--images=images", "--output=out.parquet"),
+        *("--server=localhost:9", "--model_name=m", "--deadline=0.5"),
+        "--runner=DirectRunner",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 69, result.stderr
+    assert "localhost:9" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_url_that_beam_does_not_open_is_refused(tmp_path):

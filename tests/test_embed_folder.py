@@ -159,7 +159,7 @@ def test_a_model_that_cannot_be_asked_is_no_bad_image():
 
     def broken(contents):
         asked.append(len(contents))
-        raise ServingError(code, "broken model")
+        raise ServingError(f"{code}: broken model")
 
     code = "INVALID_ARGUMENT"
     with pytest.raises(ServingError, match="broken model"):
@@ -343,6 +343,13 @@ def test_options_that_do_not_go_together_are_refused(options, words):
                 "--server=localhost:9",
                 "--deadline=1",
                 "--model_name=m",
+            ],
+            "localhost:9",
+        ),
+        (
+            [
+                *("--output=x.npz", "--server=localhost:9", "--model_name=m"),
+                *("--deadline=1", "--label="),
             ],
             "localhost:9",
         ),

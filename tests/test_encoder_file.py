@@ -173,6 +173,17 @@ def test_built_and_loaded_encoders_save_themselves_the_same_way(
         assert not keys & NEWER_KEYS, name
 
 
+def test_a_saved_model_stays_as_it_is(tmp_path):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization(synchronized=True)(image)
+    model = keras.Model(image, keras.layers.Flatten()(x))
+    tf_instdisc.save_encoder(model, tmp_path / "encoder.keras")
+    model.save(tmp_path / "own.keras")
+    assert (
+        keras.saving.load_model(tmp_path / "own.keras").layers[1].synchronized
+    )
+
+
 def test_what_is_not_at_its_default_is_kept(tmp_path):
     image = keras.Input((8, 8, 3))
     x = keras.layers.BatchNormalization(renorm=True)(image)

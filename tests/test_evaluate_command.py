@@ -362,7 +362,7 @@ def test_a_later_protocols_fault_is_found_before_the_first(
 
 @pytest.mark.parametrize("images", [{}, {"images": "there"}])
 def test_a_transfer_names_its_images(images):
-    with pytest.raises(ValueError, match="--transfer_test_images"):
+    with pytest.raises(ValueError, match="`test_images`"):
         TransferOptions(**images)
 
 

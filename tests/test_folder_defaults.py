@@ -6,7 +6,8 @@ from PIL import Image
 
 from tests import commands
 from tests.buckets import machine
-from tests.finished_run import fill_folder
+from tests.finished_run import SIZE, fill_folder, make_run, save_run
+from tf_instdisc import build_encoder
 from tf_instdisc.cli.folder_settings import default_run_dir
 from tf_instdisc.config import DataConfig, recipes
 from tf_instdisc.config.folder_defaults import folder_defaults
@@ -128,6 +129,35 @@ def test_the_images_of_a_url_are_measured_too(tmp_path):
         )
     assert result.returncode == 0, result.stderr
     assert "--image_size=32" in result.stdout
+
+
+def test_the_default_optimizer_keeps_its_rate_if_it_is_named(tmp_path):
+    fill_folder(tmp_path / "holiday", ["1.png", "2.png"])
+    result = commands.run(
+        *("plan", "--images=holiday", "--optimizer=adamw"), cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--learning_rate=1e-3" in result.stdout
+    assert "--weight_decay=0.05" in result.stdout
+
+
+@pytest.mark.parametrize(("before", "rate"), (("adamw", 0.5), ("sgd", 0.001)))
+def test_only_the_rate_of_the_same_optimizer_is_continued(
+    tmp_path, before, rate
+):
+    fill_folder(tmp_path / "images", [f"{n}.png" for n in range(8)])
+    flags = f"--width=2\n--optimizer={before}\n--learning_rate=0.5"
+    run = make_run(tmp_path / "run", tmp_path / "images", flags)
+    encoder = build_encoder("resnet18", image_size=SIZE, width=2)
+    save_run(run, encoder, tmp_path / "images")
+    result = commands.run(
+        *("train", "--images=images", "--run_dir=new", "--init_run=run"),
+        *("--epochs=0", "--optimizer=adamw"),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    config = opening.load(str(tmp_path / "new")).read_config()
+    assert config.optimizer.learning_rate == rate
 
 
 def test_a_recipe_wins(tmp_path):

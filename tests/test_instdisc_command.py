@@ -10,12 +10,12 @@ import sys
 import pytest
 
 import tf_instdisc
-from tf_instdisc.cli.instdisc import COMMANDS, PARTS
+from tf_instdisc.cli.instdisc import COMMANDS, WITHOUT_PROGRAM
 from tf_instdisc.config import recipes
 
 pytestmark = pytest.mark.slow
 
-COMMANDS_OF_THEIR_OWN = sorted(set(COMMANDS) - set(PARTS))
+COMMANDS_OF_THEIR_OWN = sorted(set(COMMANDS) - set(WITHOUT_PROGRAM))
 
 
 def instdisc(*arguments, module="instdisc", options=()):

@@ -261,6 +261,18 @@ def test_the_command_takes_the_width_of_the_stem(backbone, status):
         assert wide.stdout != result().stdout
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"cluster": {}}'])
+def test_the_command_needs_hosts_in_tf_config(text, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    result = commands.run(
+        *("plan", "--dataset=cifar10", "--num_instances=9", "--width=2"),
+        "--distribution=multi_worker",
+    )
+    assert result.returncode == 2
+    assert f"TF_CONFIG={text!r}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_the_command_counts_a_folder_of_images(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("x.png", "a/y.JPG", "z.txt"):

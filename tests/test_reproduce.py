@@ -1,5 +1,9 @@
 import json
+import os
 import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -7,7 +11,8 @@ import pytest
 from tests import commands
 from tests.finished_run import linear_encoder
 from tf_instdisc import build_encoder
-from tf_instdisc.errors import UsageError
+from tf_instdisc.cli import reproduce
+from tf_instdisc.errors import RunError, UsageError
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
 from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
 from tf_instdisc.evaluation.reproduce.make import make_table
@@ -256,6 +261,8 @@ def test_the_command_trains_what_is_missing(tmp_path):
     assert finished.load_bank().rows.shape == (60, 128)
     assert len(finished.read_metrics()) == 2
     text = (tmp_path / "tables/embedding_size.md").read_text()
+    assert "'--train_flag=--split=train[:60]' --train" in text
+    assert "--rows=base" in text
     assert "| 128 | " in text
     assert "| 32 | " not in text
 
@@ -296,18 +303,68 @@ def test_unknown_rows_are_said(tmp_path):
         make("cifar10_objectives", tmp_path, Trainer(), rows=["nce-7"])
 
 
-def test_a_failed_run_is_said_with_its_log(tmp_path):
-    result = commands.run(
-        "reproduce",
-        "--table=layers",
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("sys.exit(74)", 74), ("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 1)],
+)
+def test_a_failed_run_gives_its_exit_status(tmp_path, monkeypatch, end, status):
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nimport os, sys\n{end}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(RunError, match=r"seed0\.log") as error:
+        reproduce.Trainer().train(str(tmp_path / "seed0"), [], {})
+    assert error.value.exit_status == status
+
+
+def test_the_command_of_a_table_has_what_determines_it():
+    options = reproduce.ReproduceOptions(
+        table=("layers",), rows=("base",), train_flag=("--split=train[:9]",)
+    )
+    assert reproduce.command("layers", options) == (
+        "instdisc-reproduce --table=layers --scale=small --seeds=1 "
+        "'--train_flag=--split=train[:9]' --rows=base"
+    )
+
+
+def reproduce_arguments(folder, *train_flags):
+    """The arguments of a table of several runs."""
+    return [
+        "--table=embedding_size",
         f"--recipes_dir={ROOT / 'flags'}",
-        f"--runs_dir={tmp_path / 'runs'}",
-        f"--tables_dir={tmp_path / 'tables'}",
-        "--train_flag=--dataset=instdisc_digits",
-        "--train_flag=--split=train[:60]",
-        "--train_flag=--no_such_flag",
+        f"--runs_dir={folder / 'runs'}",
+        f"--tables_dir={folder / 'tables'}",
+        *(f"--train_flag={flag}" for flag in (*TINY, *train_flags)),
+    ]
+
+
+def test_a_failed_run_is_said_with_its_log_and_no_other_one_begins(tmp_path):
+    result = commands.run(
+        "reproduce", *reproduce_arguments(tmp_path, "--no_such_flag")
     )
     assert result.returncode == 2
-    log = tmp_path / "runs/cifar10_sweep/base/seed0.log"
+    (log,) = tmp_path.rglob("*.log")
     assert str(log) in result.stderr
     assert "no_such_flag" in log.read_text()
+
+
+def test_no_run_begins_after_a_stop(tmp_path):
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tf_instdisc.cli.reproduce"),
+            *reproduce_arguments(tmp_path, "--epochs=1000", "--width=4"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not list(tmp_path.rglob("*.log")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.terminate()
+        try:
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 75, said
+    assert len(list(tmp_path.rglob("*.log"))) == 1

@@ -11,11 +11,13 @@ import pathlib
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from tf_instdisc.paths import is_url, local_path
 
 _PREFIX = ".partial-"
+_SECONDS_OF_WRITING = 3600  # Between two writes to one file.
 
 
 @contextlib.contextmanager
@@ -27,9 +29,9 @@ def replacing(
 
     The temporary file has the same suffix, and each thread has its own, so that
     of several writers the last one counts. What killed processes left behind
-    is removed. Symbolic links are followed, and an existing file keeps its
-    mode. A path that cannot be replaced, such as `/dev/stdout`, is written
-    directly.
+    is removed an hour later. Symbolic links are followed, and an existing file
+    keeps its mode. A path that cannot be replaced, such as `/dev/stdout`, is
+    written directly.
 
     Args:
         path: The file; one that is given by a URL is uploaded at the end.
@@ -73,13 +75,20 @@ def replacing(
 
 
 def _remove_left_over(target: pathlib.Path) -> None:
-    """Removes the temporary files of processes that no longer exist."""
+    """Removes the old temporary files of processes that no longer exist.
+
+    The process of a recent file may belong to another host or container.
+    """
     pattern = rf"{re.escape(_PREFIX)}(\d+)-\d+-{re.escape(target.name)}"
-    with contextlib.suppress(PermissionError):  # They are in nobody's way.
+    # The directory cannot be listed, or another process removes the file;
+    # leftovers do no harm.
+    with contextlib.suppress(PermissionError, FileNotFoundError):
         for name in os.listdir(target.parent):
             found = re.fullmatch(pattern, name, re.DOTALL)
             if found and not is_alive(int(found[1])):
-                target.with_name(name).unlink(missing_ok=True)
+                left = target.with_name(name)
+                if time.time() - left.stat().st_mtime > _SECONDS_OF_WRITING:
+                    left.unlink()
 
 
 def is_alive(process: int) -> bool:
@@ -89,7 +98,7 @@ def is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        return True  # Of another user.
+        return True  # It belongs to another user.
     return True
 
 

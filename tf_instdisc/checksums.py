@@ -12,7 +12,6 @@ A `cure` is the last sentence of the message about a damaged file.
 """
 
 import contextlib
-import functools
 import hashlib
 import io
 import json
@@ -34,12 +33,25 @@ _updating = threading.Lock()
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Works as `atomic.replacing`, and lists the digest of the new content."""
-    announce = functools.partial(_announce, path)
+    new = ""
+
+    def announce(partial: pathlib.Path) -> None:
+        nonlocal new
+        new = sha256_of_file(partial)
+        with _updating:
+            files = _load(path.parent)
+            old = files.get(path.name)
+            if old is None and path.exists():
+                old = [sha256_of_file(path)]
+            files[path.name] = [new, *(old or [_ABSENT])]
+            _save(path.parent, files)
+
     with atomic.replacing(path, announce) as partial:
         yield partial
     with _updating:
+        # Another process may have written the list without this file.
         files = _load(path.parent)
-        files[path.name] = files[path.name][:1]
+        files[path.name] = [new]
         _save(path.parent, files)
 
 
@@ -191,17 +203,6 @@ def forget(path: pathlib.Path) -> None:
         files = _load(path.parent)
         if files.pop(path.name, None):
             _save(path.parent, files)
-
-
-def _announce(path: pathlib.Path, partial: pathlib.Path) -> None:
-    new = sha256_of_file(partial)
-    with _updating:
-        files = _load(path.parent)
-        old = files.get(path.name)
-        if old is None and path.exists():
-            old = [sha256_of_file(path)]
-        files[path.name] = [new, *(old or [_ABSENT])]
-        _save(path.parent, files)
 
 
 def _load(directory: pathlib.Path) -> dict[str, list[str | None]]:

@@ -63,6 +63,25 @@ class WorkerLostError(RunError):
     exit_status = 69
 
 
+class ServingError(RunError, RuntimeError):
+    """A server did not answer, rejected a request or gave a wrong answer.
+
+    The message begins with the code and a colon.
+    """
+
+    exit_status = 69
+
+    @property
+    def code(self) -> str:
+        """Name of the gRPC status, or of its equivalent over REST.
+
+        For example, `"UNAVAILABLE"`, `"DEADLINE_EXCEEDED"`, `"NOT_FOUND"`,
+        `"INVALID_ARGUMENT"` or `"RESOURCE_EXHAUSTED"`, and `"INTERNAL"` for
+        an answer that no exported model gives.
+        """
+        return str(self).partition(":")[0]
+
+
 class LockedError(RunError):
     """Another process is writing to the same directory."""
 

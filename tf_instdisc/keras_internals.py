@@ -91,7 +91,7 @@ def clip_gradients(
     ]
 
 
-class StoredElsewhere(keras.Variable):
+class VariableBackedWeight(keras.Variable):
     """A non-trainable weight whose shape is not that of its variable.
 
     Keras (3.15) creates the variable behind a weight in
@@ -129,7 +129,7 @@ class StoredElsewhere(keras.Variable):
         return self.assign(restored["VARIABLE_VALUE"])
 
 
-class OwnLoop(keras.Model):
+class CustomLoopModel(keras.Model):
     """A model whose `fit` and `evaluate` run functions of its own.
 
     Keras' functions (3.15) average over replicas what is the same on each of

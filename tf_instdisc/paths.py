@@ -60,8 +60,9 @@ def local_path(
         name: The argument or flag for which the path was given.
         role: What the copy of a URL is for. `"run"` must be missing or hold a
             run. `"output"` is written to, and is another copy than that of
-            an `"input"`. Of `"versions"`, an output with numbered versions,
-            only the directories directly below it are made.
+            an `"input"`. `"versions"` is an output with numbered versions;
+            only its immediate subdirectories are created in the copy, without
+            their files.
 
     Returns:
         The path, with `~` expanded. The copy of a URL is brought up to date;

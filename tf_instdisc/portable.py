@@ -63,7 +63,17 @@ def save_encoder(encoder: keras.Model, path: str | os.PathLike) -> None:
             f"`path` must end in .keras. Received: path={str(path)!r}"
         )
     with atomic.replacing(path) as partial:
-        make_portable(encoder).save(partial)
+        write(encoder, partial)
+
+
+def write(encoder: keras.Model, path: pathlib.Path) -> None:
+    """Writes the file of `save_encoder`; the model stays as it is."""
+    was_portable = "get_config" in vars(encoder)
+    try:
+        make_portable(encoder).save(path)
+    finally:
+        if not was_portable:
+            del encoder.get_config
 
 
 def make_portable(encoder: keras.Model) -> keras.Model:

@@ -152,15 +152,11 @@ class Run:
             output: Path of the page; by default `report.html` in the run's
                 directory.
         """
-        from tf_instdisc.retrieval.pages import pages, run_page
-        from tf_instdisc.runs import images, lock
+        from tf_instdisc.retrieval.pages import run_page
+        from tf_instdisc.runs import images
 
-        page = run_page.report(
-            self.directory, images.open_images(self.directory)
-        )
-        path = output or self.directory.report
-        with lock.writing(None if output else self.path):
-            pages.write(os.fspath(path), page)
+        run = self.directory
+        path = run_page.write_report(run, images.open_images(run), output)
         return pathlib.Path(local_path(path, "output", "output"))
 
     def export(

@@ -10,7 +10,7 @@ from tf_instdisc.cli.embed import ModelOptions
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import MovedImages
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import ServingError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown
 
@@ -59,12 +59,8 @@ def _browse(
     from tf_instdisc.retrieval.browse import app, background, server
     from tf_instdisc.retrieval.browse.pictures import pictures_of
     from tf_instdisc.retrieval.browse.ticked import TickedList
-    from tf_instdisc.serving.client import ServingError
 
-    try:
-        collection = make_collection(model, moved)
-    except ServingError as error:
-        raise UsageError(str(error)) from error
+    collection = make_collection(model, moved)
     ticked = TickedList(options.ticked, collection.bank)
     listener = server.listen(options.port)
     pictures = pictures_of(collection.images)
@@ -160,7 +156,6 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import ServedSearch
     from tf_instdisc.runs.images import bank_of
-    from tf_instdisc.serving.client import ServingError
 
     client, title = open_client(model, batch_size=1)
 
@@ -170,7 +165,7 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
         except ServingError as error:
             if error.code == "INVALID_ARGUMENT":
                 return {"valid": np.array([False])}
-            raise UsageError(str(error)) from error
+            raise
 
     folder = local_path(folder, "images")
     source = folder_source(folder, "skip")

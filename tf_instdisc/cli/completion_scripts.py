@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from tf_instdisc.cli.instdisc import PARTS
+from tf_instdisc.cli.instdisc import WITHOUT_PROGRAM
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -225,7 +225,7 @@ def _arguments(command: str) -> tuple[str, ...]:
 
 
 def _programs(commands: Iterable[str]) -> list[str]:
-    own = [command for command in commands if command not in PARTS]
+    own = [command for command in commands if command not in WITHOUT_PROGRAM]
     return ["instdisc", *(f"instdisc-{command}" for command in own)]
 
 

@@ -56,6 +56,7 @@ class DuplicatesOptions(Settings):
     output: tuple[str, ...] = setting(
         ("duplicates.tsv", "duplicates.html"),
         "Files to write: .tsv, .html or both; - prints TSV.",
+        is_filled=True,
         is_path=True,
     )
     picture_size: int = setting(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import require_one
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError, require_extra
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import is_url, local_path
 from tf_instdisc.text import lines_of, shown
 
 if TYPE_CHECKING:
@@ -64,20 +65,13 @@ class ModelOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        models = ("run_dir", "saved_model", "server", "rest")
-        given = [name for name in models if getattr(self, name) is not None]
-        if len(given) != 1:
-            received = [f"`{name}`={getattr(self, name)}" for name in given]
-            raise UsageError(
-                "Give one of `run_dir`, `saved_model`, `server` and `rest`, "
-                f"and only one. Received: {' and '.join(received) or 'none'}"
-            )
-        is_served = given[0] in ("server", "rest")
+        given = require_one(self, ("run_dir", "saved_model", "server", "rest"))
+        is_served = given in ("server", "rest")
         if is_served != (self.model_name is not None):
             raise UsageError(
                 "`model_name` is required with `server` and `rest`, and only "
                 f"with them. Received: `model_name`={self.model_name} and "
-                f"`{given[0]}`={getattr(self, given[0])}. "
+                f"`{given}`={getattr(self, given)}. "
                 f"{'Give it.' if is_served else 'Leave it out.'}"
             )
 
@@ -87,10 +81,11 @@ SETTINGS = [EmbedOptions, ModelOptions]
 
 def main() -> None:
     """Entry point of `instdisc-embed`."""
-    launch(_embed, _SUMMARY, SETTINGS)
+    launch(embed_images, _SUMMARY, SETTINGS)
 
 
-def _embed(options: EmbedOptions, model: ModelOptions) -> None:
+def embed_images(options: EmbedOptions, model: ModelOptions) -> None:
+    """Embeds images into a file, or by a pipeline into many."""
     if options.runner is not None:
         _embed_by_pipeline(options, model)
         return
@@ -98,24 +93,20 @@ def _embed(options: EmbedOptions, model: ModelOptions) -> None:
         require_extra("parquet", "pyarrow")
 
     from tf_instdisc.runs.embedding import gpus
-    from tf_instdisc.serving.client import ServingError
     from tf_instdisc.serving.embed_folder import BATCH_SIZE, embed_folder
     from tf_instdisc.serving.embedder import one_by_one
 
     batch_size = options.batch_size or BATCH_SIZE
-    try:
-        embedder, source = _embedder(model, batch_size)
-        outcome = embed_folder(
-            options.images or "",
-            options.output,
-            one_by_one(embedder),
-            source,
-            batch_size,
-            # One batch is read while another one is embedded, on each GPU.
-            num_workers=max(2, len(gpus()) if model.run_dir else 0),
-        )
-    except ServingError as error:
-        raise UsageError(str(error)) from error
+    embedder, source = _embedder(model, batch_size)
+    outcome = embed_folder(
+        options.images or "",
+        options.output,
+        one_by_one(embedder),
+        source,
+        batch_size,
+        # One batch is read while another one is embedded, on each GPU.
+        num_workers=max(2, len(gpus()) if model.run_dir else 0),
+    )
     print(f"{outcome.num_embedded} images in {shown(options.output)}")
     if outcome.failed:
         print(
@@ -148,6 +139,7 @@ def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
         )
     # A model that cannot be loaded fails here, not on all workers.
     most = options.batch_size or embed_batches.LARGEST
+    model = _with_absolute_paths(model)
     _, digest = _embedder(model, most)
     task = embed_beam.Task(
         images=images,
@@ -175,23 +167,28 @@ def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
 
 def _absolute(path: str) -> str:
     """Returns a path for workers that run elsewhere; URLs are kept."""
-    return path if "://" in path else os.path.abspath(path)
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def _with_absolute_paths(model: ModelOptions) -> ModelOptions:
+    """Returns a model for workers; names of shipped weights are kept."""
+    given = {
+        name: getattr(model, name)
+        for name in ("run_dir", "saved_model", "root_certificates")
+    }
+    paths = {
+        name: os.path.abspath(path)
+        for name, path in given.items()
+        if path and os.path.exists(path)
+    }
+    return dataclasses.replace(model, **paths)
 
 
 def worker_embedder(options: ModelOptions, batch_size: int) -> "Embedder":
-    """Returns the model for a worker, whose failures end the command."""
-    from tf_instdisc.serving.client import ServingError
+    """Returns the model for a worker."""
     from tf_instdisc.serving.embedder import one_by_one
 
-    embedder = one_by_one(_embedder(options, batch_size)[0])
-
-    def embed(contents: Sequence[bytes]) -> dict[str, Any]:
-        try:
-            return embedder(contents)
-        except ServingError as error:
-            raise UsageError(str(error)) from error
-
-    return embed
+    return one_by_one(_embedder(options, batch_size)[0])
 
 
 def _embedder(options: ModelOptions, batch_size: int) -> tuple["Embedder", str]:
@@ -221,7 +218,7 @@ def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
         "root_certificates": options.root_certificates
         and local_path(options.root_certificates, "root_certificates"),
     }
-    name, label = options.model_name, options.label
+    name, label = options.model_name, options.label or None
     if label is None:
         # All images use one version, even if another is published meanwhile.
         with client_of(address, name, **settings) as client:

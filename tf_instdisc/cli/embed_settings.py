@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tf_instdisc.cli.options import require_endings
+from tf_instdisc.cli.options import require_endings, require_one
 from tf_instdisc.config.data import data_dir_setting
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
@@ -93,15 +93,7 @@ class EmbedOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inputs = ("images", "dataset", "table", "records")
-        given = [name for name in inputs if getattr(self, name) is not None]
-        if len(given) != 1:
-            received = [f"`{name}`={getattr(self, name)}" for name in given]
-            raise UsageError(
-                "Give one of `images`, `dataset`, `table` and `records`, and "
-                "only one. "
-                f"Received: {' and '.join(received) or 'none'}"
-            )
+        require_one(self, ("images", "dataset", "table", "records"))
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             needed = _OF.get(name, ())

@@ -105,8 +105,6 @@ def _evaluate(
     }
 
     run = options.load()
-    if not run.bank.exists():
-        run.load_bank()  # Raises before large imports.
 
     from tf_instdisc.evaluation import results
     from tf_instdisc.evaluation.evaluate import evaluate

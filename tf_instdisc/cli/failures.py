@@ -34,7 +34,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-def end_with_reader() -> None:
+def exit_quietly_if_output_closes() -> None:
     """Lets the process end quietly when its output is closed, as by `head`.
 
     Only commands that do not write files should use this.

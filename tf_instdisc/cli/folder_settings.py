@@ -1,4 +1,4 @@
-"""What a run gets that is given nothing but its images."""
+"""Default settings of a run over a folder, derived from its images."""
 
 import dataclasses
 import os
@@ -20,8 +20,8 @@ from tf_instdisc.paths import local_path
 _RECIPE = "photos"
 _UNKNOWN_SIDE = 128
 # The defaults of these belong to the default optimizer.
-_OF_THE_ENCODER = ("encoder", "width")
-_OF_THE_OPTIMIZER = ("learning_rate", "weight_decay")
+_OF_THE_ENCODER = {"encoder", "width"}
+_OF_THE_OPTIMIZER = {"learning_rate", "weight_decay"}
 
 
 def default_run_dir(data: DataConfig, recipe: str | None) -> str:
@@ -53,22 +53,23 @@ def config_of(
     from tf_instdisc.runs import shipped
     from tf_instdisc.runs.directory import RunDirectory
 
-    suited = _suited(data.images)
-    names = {
-        name
-        for name in suited
-        if not flags.FLAGS[name].present
-        and not (name in _OF_THE_OPTIMIZER and flags.FLAGS["optimizer"].present)
-        and not (
-            name in _OF_THE_ENCODER and flags.FLAGS["init_encoder"].present
-        )
-    }
+    suited = _flags_for_folder(data.images)
+    optimizer = flags.FLAGS["optimizer"]
+    names = {name for name in suited if not flags.FLAGS[name].present}
+    if optimizer.present and optimizer.value != suited["optimizer"]:
+        names -= _OF_THE_OPTIMIZER
+    if flags.FLAGS["init_encoder"].present:
+        names -= _OF_THE_ENCODER
     chosen = _values(from_flags(suited), names)
     init_run = groups[-1].init_run
     for earlier in (run_dir, init_run and shipped.located(init_run)):
         run = RunDirectory(pathlib.Path(earlier or ""))
         if earlier and run.settings.exists():
-            values = _values(run.read_config(), names)
+            config = run.read_config()
+            before = config.optimizer.optimizer
+            if optimizer.present and optimizer.value != before:
+                names -= _OF_THE_OPTIMIZER
+            values = _values(config, names)
             if "epochs" in values:
                 # A run that was tried for one epoch is trained by the same
                 # command, and one of another machine keeps its epochs.
@@ -80,7 +81,7 @@ def config_of(
     return RunConfig(*(_filled(group, chosen) for group in groups))
 
 
-def _suited(folder: str) -> dict[str, str]:
+def _flags_for_folder(folder: str) -> dict[str, str]:
     """Returns the flags that suit a folder of images, by name."""
     import tensorflow as tf
 

@@ -5,9 +5,8 @@ import sys
 
 from tf_instdisc import remote
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.options import require_endings
+from tf_instdisc.cli.options import require_endings, require_one
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import UsageError
 from tf_instdisc.serving.options import IndexOptions
 from tf_instdisc.text import shown
 
@@ -41,12 +40,7 @@ class RowsOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.run_dir is None) == (self.embeddings is None):
-            raise UsageError(
-                "Give one of `run_dir` and `embeddings`, and only one. "
-                f"Received: `run_dir`={self.run_dir} and "
-                f"`embeddings`={self.embeddings}"
-            )
+        require_one(self, ("run_dir", "embeddings"))
         if self.embeddings is not None:
             require_endings(
                 "embeddings", [self.embeddings], (".npz", ".parquet")
@@ -62,7 +56,6 @@ def main() -> None:
 
 
 def _index(given: RowsOptions, options: IndexOptions) -> None:
-    from tf_instdisc import checksums
     from tf_instdisc.runs import opening
     from tf_instdisc.serving import index_directory
 
@@ -70,10 +63,7 @@ def _index(given: RowsOptions, options: IndexOptions) -> None:
     if given.run_dir is not None:
         run = opening.load(given.run_dir)
         bank = run.load_bank()
-        digests = (
-            run.encoder_digest(),
-            checksums.digest(run.bank, run.cure(run.bank)),
-        )
+        digests = (run.encoder_digest(), run.bank_digest())
     else:
         bank = index_directory.read_embeddings(given.embeddings or "")
     version = index_directory.write_index(bank, given.output, options, *digests)

@@ -1,10 +1,9 @@
 """instdisc: runs any of the commands."""
 
 import importlib
-import importlib.metadata
 import sys
 
-from tf_instdisc.cli.failures import end, end_with_reader
+from tf_instdisc.cli.failures import end, exit_quietly_if_output_closes
 from tf_instdisc.text import did_you_mean
 
 COMMANDS = {
@@ -27,7 +26,7 @@ COMMANDS = {
 }
 """The commands and their summaries; `cli/NAME.py` has the `main` of each."""
 
-PARTS = ("recipes", "browse", "completion")
+WITHOUT_PROGRAM = ("recipes", "browse", "completion")
 """Commands that are not installed as separate programs."""
 
 _INTRODUCTION = """\
@@ -42,12 +41,13 @@ def main() -> None:
     if command == "help" and arguments:
         command, arguments = arguments[0], ["--help"]
     if command in ("help", "--help", "-h", "-help", "-?"):
-        end_with_reader()
+        exit_quietly_if_output_closes()
         print(_INTRODUCTION)
         for name, summary in COMMANDS.items():
             print(f"  {name:10}  {summary}")
     elif command in ("version", "--version"):
-        print(f"instdisc {importlib.metadata.version('tf_instdisc')}")
+        package = importlib.import_module("tf_instdisc")
+        print(f"instdisc {package.__version__}")
     elif command in COMMANDS:
         sys.argv = [f"instdisc-{command}", *arguments]
         importlib.import_module(f"tf_instdisc.cli.{command}").main()

@@ -15,6 +15,7 @@ from tf_instdisc.cli import (
 )
 from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.config import recipes
+from tf_instdisc.config.fields import split
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import did_you_mean
 
@@ -50,7 +51,7 @@ def launch(
         for group in groups
     ]
     if _HELP & set(sys.argv[1:]):
-        failures.end_with_reader()
+        failures.exit_quietly_if_output_closes()
         print(_help(summary, [*read, *unread]))
         sys.exit(0)
     # The encoder is three times as fast with oneDNN, which TensorFlow enables
@@ -137,8 +138,10 @@ def _named_paths(arguments: Sequence[str]) -> list[str]:
             values = (
                 flag.value if isinstance(flag.value, list) else [flag.value]
             )
-            found += [value for value in values if isinstance(value, str)]
-    return [value for value in found if isinstance(value, str)]
+            texts = [value for value in values if isinstance(value, str)]
+            # A flag may hold several paths.
+            found += [part for text in texts for part in (text, *split(text))]
+    return found
 
 
 def _help(summary: str, groups: Sequence[FlagGroup]) -> str:
@@ -148,5 +151,5 @@ def _help(summary: str, groups: Sequence[FlagGroup]) -> str:
         "Flags can be read from a file: --flagfile=PATH",
     ]
     for group in groups:
-        parts += ["", *setting_flags.show(group)]
+        parts += ["", *setting_flags.help_lines(group)]
     return "\n".join(parts)

@@ -59,6 +59,7 @@ class NeighborsOptions(Settings):
     output: tuple[str, ...] = setting(
         ("neighbors.png", "neighbors.html"),
         "Files to write: .png, .html or both.",
+        is_filled=True,
         is_path=True,
     )
     picture_size: int = setting(
@@ -141,8 +142,6 @@ def _neighbors(
 def _require_same_encoder(
     path: str, index: "OpenedIndex", run: "RunDirectory", bank: "Bank"
 ) -> None:
-    from tf_instdisc import checksums
-
     facts = index.facts
     if facts.dim != bank.rows.shape[1] or (
         facts.encoder and facts.encoder != run.encoder_digest()
@@ -152,9 +151,7 @@ def _require_same_encoder(
             f"index={path!r} of another encoder. Build it again."
         )
     # An index of an earlier version does not say which rows it has.
-    if facts.bank and facts.bank != checksums.digest(
-        run.bank, run.cure(run.bank)
-    ):
+    if facts.bank and facts.bank != run.bank_digest():
         raise UsageError(
             "`index` must have the run's current rows. Received: "
             f"index={path!r}, which was built before the run was updated. "

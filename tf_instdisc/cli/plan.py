@@ -135,8 +135,11 @@ def _gpu_bytes() -> list[int]:
 def _num_hosts(distribution: str) -> int:
     if distribution != "multi_worker":
         return 1
-    cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
-    workers = sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
+    try:
+        cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+        workers = sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
+    except (KeyError, ValueError, TypeError, AttributeError):
+        workers = 0
     if not workers:
         raise UsageError(
             "--distribution=multi_worker needs hosts in TF_CONFIG. Received: "

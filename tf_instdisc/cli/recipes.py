@@ -2,7 +2,7 @@
 
 import textwrap
 
-from tf_instdisc.cli.failures import end_with_reader
+from tf_instdisc.cli.failures import exit_quietly_if_output_closes
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config import recipes
 from tf_instdisc.errors import MissingFileError
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def _recipes() -> None:
-    end_with_reader()
+    exit_quietly_if_output_closes()
     names = recipes.names()
     if not names:
         raise MissingFileError(

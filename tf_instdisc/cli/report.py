@@ -65,21 +65,19 @@ def main() -> None:
 def _report(
     finished: FinishedRun, options: ReportOptions, moved: MovedImages
 ) -> None:
-    from tf_instdisc.retrieval.pages import pages, run_page
-    from tf_instdisc.runs import images, lock
+    from tf_instdisc.retrieval.pages import run_page
+    from tf_instdisc.runs import images
 
     run = finished.load()
-    page = run_page.report(
+    path = run_page.write_report(
         run,
         images.open_images(run, moved.overrides()),
+        options.output,
         max_points=options.map_points,
         threshold=options.threshold,
         num_neighbors=options.num_neighbors,
         seed=options.seed,
     )
-    path = options.output or run.report
-    with lock.writing(None if options.output else run.path):
-        pages.write(path, page)
     print(shown(remote.named(str(path))))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from tf_instdisc import remote
 from tf_instdisc.cli import interrupt
 from tf_instdisc.cli.launch import launch
-from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import RunStoppedError, UsageError
+from tf_instdisc.config.fields import Settings, setting, text_of
+from tf_instdisc.errors import RunError, RunStoppedError
 from tf_instdisc.evaluation.reproduce import tables
 from tf_instdisc.paths import local_path
 
@@ -99,7 +100,7 @@ def _reproduce(options: ReproduceOptions) -> None:
     more = list(options.train_flag)
     if options.data_dir:
         more.insert(0, f"--data_dir={options.data_dir}")
-    trainer = _Trainer()
+    trainer = Trainer()
     signal.signal(signal.SIGTERM, trainer.stop)
     signal.signal(signal.SIGINT, trainer.interrupt)
     training = runs.Training(
@@ -119,24 +120,31 @@ def _reproduce(options: ReproduceOptions) -> None:
             tables.SCALES[options.scale],
             training,
             tables_dir,
-            _command(name, options),
+            command(name, options),
             options.rows,
         )
         remote.send(tables_dir)
 
 
-def _command(name: str, options: ReproduceOptions) -> str:
-    return (
-        f"instdisc-reproduce --table={name} --scale={options.scale} "
-        f"--seeds={options.seeds}"
-    )
+def command(name: str, options: ReproduceOptions) -> str:
+    """Returns the command that makes a table."""
+    flags = [
+        f"--table={name}",
+        f"--scale={options.scale}",
+        f"--seeds={options.seeds}",
+        *(f"--train_flag={flag}" for flag in options.train_flag),
+    ]
+    if options.rows is not None:
+        flags.append(f"--rows={text_of(options.rows)}")
+    return shlex.join(["instdisc-reproduce", *flags])
 
 
-class _Trainer:
+class Trainer:
     """Runs instdisc-train in separate processes, which start clean."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen] = set()
+        self._is_stopping = False
 
     def train(
         self,
@@ -145,6 +153,7 @@ class _Trainer:
         environment: Mapping[str, str],
     ) -> None:
         """Trains one run; writes its output next to its directory."""
+        self._end_if_stopped()
         log_path = f"{run_dir}.log"
         pathlib.Path(log_path).parent.mkdir(parents=True, exist_ok=True)
         with open(log_path, "a", encoding="utf-8") as log:
@@ -155,29 +164,41 @@ class _Trainer:
                 env=environment,
             )
             self._running.add(process)
+            if self._is_stopping:
+                process.terminate()  # The signal came before the process.
             status = process.wait()
             self._running.discard(process)
         remote.send(log_path)
         if status:
-            ends = {RunStoppedError.exit_status, -signal.SIGTERM}
-            kind = RunStoppedError if status in ends else UsageError
-            raise kind(
+            error = RunError(
                 f"Training ended with status {status}; see {log_path}. The "
                 "same command continues it."
             )
+            if status == -signal.SIGTERM:  # It had nothing to save yet.
+                status = RunStoppedError.exit_status
+            # A negative status is another signal, such as one for memory.
+            error.exit_status = max(status, RunError.exit_status)
+            raise error
 
     def interrupt(self, *_: object) -> None:
         """Stops the runs, which save their state, and then this command."""
         signal.signal(signal.SIGINT, lambda *_: interrupt.end_at_once())
-        for process in tuple(self._running):
-            process.terminate()
+        self._terminate()
         raise interrupt.Interrupted
 
     def stop(self, *_: object) -> None:
         """Stops the runs, which save their state; ends if there are none."""
+        self._terminate()
+        if not self._running:
+            self._end_if_stopped()
+
+    def _terminate(self) -> None:
+        self._is_stopping = True
         for process in tuple(self._running):
             process.terminate()
-        if not self._running:
+
+    def _end_if_stopped(self) -> None:
+        if self._is_stopping:
             raise RunStoppedError("Stopped; the same command continues.")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from absl import flags
@@ -12,27 +12,11 @@ from tf_instdisc.config.fields import (
     flag_of,
     is_setting,
     kind_of,
+    parse,
     rule_of,
-    split,
     text_of,
 )
 from tf_instdisc.errors import UsageError
-
-
-class _TupleParser(flags.ListParser):
-    """Parses comma-separated values."""
-
-    def __init__(self, kind: type):
-        super().__init__()
-        self.kind = kind
-
-    def parse(self, argument: Any) -> list[Any]:
-        if isinstance(argument, tuple | list):
-            return list(argument)
-        return [self.kind(part) for part in split(argument)]
-
-    def flag_type(self) -> str:
-        return "comma separated list"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +69,14 @@ class FlagGroup:
             raise self._with_flags(error) from error
 
     def _values(self) -> dict[str, Any]:
-        values = {name: flags.FLAGS[f].value for name, f in self.names.items()}
-        return {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
+        fields = {f.name: f for f in dataclasses.fields(self.settings)}
+        values = {}
+        for name, flag in self.names.items():
+            value = flags.FLAGS[flag].value
+            if isinstance(value, str):
+                value = parse(self.settings, fields[name], value)
+            values[name] = tuple(value) if isinstance(value, list) else value
+        return values
 
     def _with_flags(self, error: UsageError) -> UsageError:
         names = re.compile(r"`(\w+)`|(?<=Received: )(\w+)(?==)")
@@ -110,7 +97,7 @@ def define(settings: type, without: Collection[str] = ()) -> FlagGroup:
         settings: A class whose fields are made by `config.fields.setting`.
         without: Fields that get no flag.
     """
-    return _define_into({}, settings, without)
+    return _define_group({}, settings, without)
 
 
 def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
@@ -128,18 +115,18 @@ def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
     """
     groups: dict[type, FlagGroup] = {}
     for kind in kinds:
-        _define_into(groups, kind)
+        _define_group(groups, kind)
     return groups
 
 
-def _define_into(
+def _define_group(
     groups: dict[type, FlagGroup], kind: type, without: Collection[str] = ()
 ) -> FlagGroup:
     if kind in groups:
         return groups[kind]
     fields = [f for f in dataclasses.fields(kind) if f.name not in without]
     parts = {
-        field.name: _define_into(groups, kind_of(kind, field)[0])
+        field.name: _define_group(groups, kind_of(kind, field)[0])
         for field in fields
         if not is_setting(field)
     }
@@ -165,35 +152,23 @@ def _define_into(
 
 
 def _default(field: dataclasses.Field) -> Any:
+    """Returns the default in the form of the flag."""
     default: Any = field.default
-    return list(default) if isinstance(default, tuple) else default
+    if rule_of(field).is_repeatable:
+        return None if default is None else list(default)
+    return default if isinstance(default, bool | None) else text_of(default)
 
 
 def _define_flag(settings: type, field: dataclasses.Field, name: str) -> None:
-    rule = rule_of(field)
-    kind, is_tuple = kind_of(settings, field)
-    default = _default(field)
-    if rule.is_repeatable:
-        flags.DEFINE_multi_string(name, default, rule.help)
-    elif is_tuple:
-        flags.DEFINE(
-            _TupleParser(kind),
-            name,
-            default,
-            rule.help,
-            serializer=flags.CsvListSerializer(","),
-        )
-    elif kind is bool:
-        flags.DEFINE_bool(name, default, rule.help)
-    elif kind is int:
-        flags.DEFINE_integer(name, default, rule.help)
-    elif kind is float:
-        flags.DEFINE_float(name, default, rule.help)
-    else:
-        flags.DEFINE_string(name, default, rule.help)
+    define: Callable[..., Any] = flags.DEFINE_string
+    if rule_of(field).is_repeatable:
+        define = flags.DEFINE_multi_string
+    elif kind_of(settings, field)[0] is bool:
+        define = flags.DEFINE_bool
+    define(name, _default(field), rule_of(field).help)
 
 
-def show(group: FlagGroup) -> list[str]:
+def help_lines(group: FlagGroup) -> list[str]:
     """Returns the lines of `--help` for a group."""
     lines = [f"{group.title}:"]
     for field in dataclasses.fields(group.settings):

@@ -22,7 +22,7 @@ the epochs and other settings follow from the number and size of the images.
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions(Settings):
-    """Where, and how far"""
+    """Run directory and recipe"""
 
     run_dir: str | None = setting(
         None,

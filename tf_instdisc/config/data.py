@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.config.fields import Settings, require_defaults, setting
 from tf_instdisc.errors import UsageError
 
 IMAGE_SUFFIXES = (
@@ -114,14 +114,7 @@ class DataConfig(Settings):
                 f"dataset={self.dataset} and images={self.images}"
             )
         if self.images:
-            for field in dataclasses.fields(self):
-                value = getattr(self, field.name)
-                if field.name in OF_A_DATASET and value != field.default:
-                    raise UsageError(
-                        f"`{field.name}` cannot be combined with `images`. "
-                        f"Received: {field.name}={value} and "
-                        f"images={self.images}. Leave one of them out."
-                    )
+            require_defaults(self, OF_A_DATASET, "images")
         elif self.test_images:
             raise UsageError(
                 "`test_images` cannot be combined with `dataset`. Received: "
@@ -133,8 +126,8 @@ class DataConfig(Settings):
         """Raises UsageError unless a data set or a folder is named."""
         if not self.dataset and not self.images:
             raise UsageError(
-                "A run needs images. Received: none. Give --dataset, or "
-                "--images and --test_images."
+                "A run needs images. Received: dataset=None and images=None. "
+                "Give `dataset` or `images`."
             )
 
 

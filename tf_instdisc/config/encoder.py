@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.config.fields import Settings, require_defaults, setting
 from tf_instdisc.errors import UsageError
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -105,16 +105,14 @@ class EncoderConfig(Settings):
     )
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                text = ",".join(map(str, value))
+                object.__setattr__(self, name, text)
         super().__post_init__()
         if self.init_encoder is not None:
-            for name in _OF_A_NETWORK:
-                if (value := getattr(self, name)) != _DEFAULTS[name]:
-                    raise UsageError(
-                        f"`{name}` cannot be combined with `init_encoder`, "
-                        f"which determines the network. Received: {name}="
-                        f"{value}, init_encoder={self.init_encoder}. Leave "
-                        "one of them out."
-                    )
+            require_defaults(self, _OF_A_NETWORK, "init_encoder")
         channel_values("mean", self.mean)
         channel_values("std", self.std)
         require_stem_width(self.backbone, self.stem_width)
@@ -134,7 +132,6 @@ _OF_A_NETWORK = (
     "stem_width",
     "sync_batch_norm",
 )
-_DEFAULTS = {f.name: f.default for f in dataclasses.fields(EncoderConfig)}
 
 
 def channel_values(

@@ -27,8 +27,8 @@ class Rule:
         choices: The accepted values; if empty, all values are accepted.
         least: The smallest value.
         most: The largest value.
-        is_above: Whether `least` itself is out of range.
-        is_below: Whether `most` itself is out of range.
+        excludes_least: Whether `least` itself is out of range.
+        excludes_most: Whether `most` itself is out of range.
         is_filled: Whether an empty tuple is rejected.
         is_rising: Whether the values of a tuple must be positive and
             strictly increasing.
@@ -43,8 +43,8 @@ class Rule:
     choices: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
-    is_above: bool = False
-    is_below: bool = False
+    excludes_least: bool = False
+    excludes_most: bool = False
     is_filled: bool = False
     is_rising: bool = False
     is_path: bool = False
@@ -94,7 +94,7 @@ def kind_of(settings: type, field: dataclasses.Field) -> tuple[type, bool]:
 
 
 def is_setting(field: dataclasses.Field) -> bool:
-    """Returns whether a field is created by `setting` or holds settings."""
+    """Returns whether `setting` created a field; others hold settings."""
     return "rule" in field.metadata
 
 
@@ -155,8 +155,8 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
     if kind in (int, float):
         high = math.inf if rule.most is None else rule.most
         low = -math.inf if rule.least is None else rule.least
-        is_over = value >= high if rule.is_below else value > high
-        is_under = value <= low if rule.is_above else value < low
+        is_over = value >= high if rule.excludes_most else value > high
+        is_under = value <= low if rule.excludes_least else value < low
         if not math.isfinite(value):
             raise UsageError(
                 f"`{name}` must be a finite number. Received: {name}={value}"
@@ -166,6 +166,20 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
                 f"`{name}` must be {_range(rule)}. Received: {name}={value}"
             )
     return value
+
+
+def require_defaults(
+    settings: Settings, names: Collection[str], other: str
+) -> None:
+    """Raises UsageError unless settings that exclude another are defaults."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in names and value != field.default:
+            raise UsageError(
+                f"`{field.name}` cannot be combined with `{other}`. Received: "
+                f"{field.name}={value} and {other}={getattr(settings, other)}. "
+                "Leave one of them out."
+            )
 
 
 def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -189,18 +203,14 @@ def _require_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 
 def _range(rule: Rule) -> str:
     if rule.most is None:
-        return f"{'above' if rule.is_above else 'at least'} {rule.least:g}"
-    start, end = "(" if rule.is_above else "[", ")" if rule.is_below else "]"
+        return (
+            f"{'above' if rule.excludes_least else 'at least'} {rule.least:g}"
+        )
+    start, end = (
+        "(" if rule.excludes_least else "[",
+        ")" if rule.excludes_most else "]",
+    )
     return f"in {start}{rule.least:g}, {rule.most:g}{end}"
-
-
-def to_json(settings: Settings) -> dict[str, Any]:
-    """Returns the fields by name, as JSON stores them: tuples as lists."""
-    return {
-        field.name: list(value) if isinstance(value, tuple) else value
-        for field in dataclasses.fields(settings)
-        for value in [getattr(settings, field.name)]
-    }
 
 
 def parse(settings: type, field: dataclasses.Field, text: str) -> Any:
@@ -230,18 +240,13 @@ def split(text: str) -> list[str]:
 
 
 def _parsed(name: str, text: str, kind: type) -> Any:
-    if kind is bool:
-        known = {"true": True, "false": False, "1": True, "0": False}
-        if text.lower() in known:
-            return known[text.lower()]
-    else:
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    raise UsageError(
-        f"`{name}` must be of type {kind.__name__}. Received: {name}={text}"
-    )
+    known = {"true": True, "false": False, "1": True, "0": False}
+    try:
+        return known[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            f"`{name}` must be of type {kind.__name__}. Received: {name}={text}"
+        ) from error
 
 
 def text_of(value: Any) -> str:

@@ -8,7 +8,7 @@ from tf_instdisc.errors import UsageError
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "steps", "cosine")
-_MOMENTUM: dict[str, Any] = {"least": 0, "most": 1, "is_below": True}
+_MOMENTUM: dict[str, Any] = {"least": 0, "most": 1, "excludes_most": True}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,15 +16,13 @@ from tf_instdisc.config.fields import (
     from_texts,
     read_flagfile,
     setting,
-    to_json,
     to_texts,
 )
 from tf_instdisc.config.method import MethodConfig, OptimizerConfig
 from tf_instdisc.errors import UsageError
 
-# What may change when a run is continued; a checkpoint has the whole bank,
-# wherever its rows were. Of the groups below, only the settings that determine
-# the outcome must stay the same.
+# Settings that may change when a run is continued. `bank_placement` may,
+# because a checkpoint holds the whole bank.
 _CHANGEABLE = (
     "epochs",
     "batch_size",
@@ -37,6 +35,7 @@ _CHANGEABLE = (
     "weight_decay",
     "bank_placement",
 )
+# Of these groups, only the settings that determine the outcome are compared.
 _FIXED = {
     "data": ("image_size", "train_image_size", "dataset", "image_key"),
     "training": ("init_run", "seed"),
@@ -184,16 +183,12 @@ class RunConfig:
         lines = [f"--{name}={text}" for name, text in self.flags().items()]
         return "\n".join(lines) + "\n"
 
-    def to_json(self) -> dict[str, dict[str, Any]]:
-        """Returns the settings by group and name, for `json.dumps`."""
-        return {
-            group.name: to_json(getattr(self, group.name))
-            for group in dataclasses.fields(self)
-        }
-
 
 def at_train_size(config: RunConfig) -> RunConfig:
-    """Returns a configuration with the crops' size as input, same stem."""
+    """Returns the configuration of the network during training.
+
+    Its input has the size of the training crops, and its stem is unchanged.
+    """
     data, encoder = config.data, config.encoder
     size = data.train_image_size or data.image_size
     if encoder.init_encoder is None:
@@ -210,7 +205,7 @@ def group_kinds() -> dict[str, type]:
 
 
 def from_json(content: Mapping[str, Mapping[str, Any]]) -> RunConfig:
-    """Creates a configuration from the output of `RunConfig.to_json`.
+    """Creates a configuration from its `dataclasses.asdict`, perhaps as JSON.
 
     Raises:
         UsageError: If a setting is unknown or out of range.

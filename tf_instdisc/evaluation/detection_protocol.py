@@ -125,8 +125,7 @@ class DetectionOptions(Settings):
             raise UsageError(
                 "Detection needs either a data set or a folder of images "
                 f"with boxes. Received: dataset={self.dataset!r}, "
-                f"images={self.images!r}. Give --detection_dataset or "
-                "--detection_images."
+                f"images={self.images!r}. Give `dataset` or `images`."
             )
 
 

@@ -34,7 +34,7 @@ class FineTuneOptions(Settings):
         (0.01, 0.02, 0.04, 0.1, 0.2),
         "semi_supervised: fractions of the labels.",
         least=0,
-        is_above=True,
+        excludes_least=True,
         most=1,
         is_filled=True,
     )

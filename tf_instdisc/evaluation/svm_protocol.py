@@ -44,7 +44,7 @@ class SVMOptions(Settings):
         "Costs of a misclassification on standardized features, from which "
         "cross-validation chooses.",
         least=0,
-        is_above=True,
+        excludes_least=True,
         is_filled=True,
         flag="svm_costs",
     )

@@ -90,15 +90,14 @@ class TransferOptions(Settings):
             raise UsageError(
                 "A transfer needs another data set than the run's, or folders "
                 f"of images. Received: dataset={self.dataset}, images="
-                f"{self.images}. Give --transfer_dataset, or "
-                "--transfer_images and --transfer_test_images."
+                f"{self.images}. Give `dataset`, or `images` and "
+                "`test_images`."
             )
         if (self.images is None) != (self.test_images is None):
             raise UsageError(
                 "A folder of training images needs a folder of test images. "
                 f"Received: images={self.images}, test_images="
-                f"{self.test_images}. Give --transfer_images and "
-                "--transfer_test_images."
+                f"{self.test_images}. Give `images` and `test_images`."
             )
 
 

@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from tf_instdisc import keras_internals
 from tf_instdisc.errors import UsageError
-from tf_instdisc.keras_internals import OwnLoop
+from tf_instdisc.keras_internals import CustomLoopModel
 from tf_instdisc.method import replicas
 
 _STORED = "gradient_sum_"
 
 
-class Accumulation(OwnLoop):
+class Accumulation(CustomLoopModel):
     """A Keras model that averages the gradients of several steps.
 
     Args:

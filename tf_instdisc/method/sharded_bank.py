@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
-from tf_instdisc.keras_internals import StoredElsewhere
+from tf_instdisc.keras_internals import VariableBackedWeight
 from tf_instdisc.method import formulas, replicas, streamed_softmax
 from tf_instdisc.method.memory_bank import MemoryBank
 
@@ -26,7 +26,7 @@ def bank_type(placement: str) -> type[MemoryBank]:
     return ShardedMemoryBank if is_sharded else MemoryBank
 
 
-class ShardedRows(StoredElsewhere):
+class ShardedRows(VariableBackedWeight):
     """A weight `[n, embedding_dim]` of which each replica has a block of rows.
 
     Replica r has the rows of the ids from r * shard_size on. The last shards

@@ -222,12 +222,15 @@ class RunDirectory(RunFiles):
         """Writes the bank, atomically."""
         bank_file.write(self.bank, bank)
 
+    def bank_digest(self) -> str:
+        """Returns the SHA-256 of the bank's file, as `encoder_digest`."""
+        return checksums.digest(self.bank, self.cure(self.bank))
+
     def load_bank(self) -> Bank:
         """Reads the bank.
 
         Raises:
-            RunDirectoryError: If the run is not finished, or was killed while
-                it replaced its results.
+            RunDirectoryError: If there is none, or its replacement was killed.
         """
         if not self.bank.exists():
             raise RunDirectoryError(

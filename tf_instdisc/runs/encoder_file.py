@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 def write(path: pathlib.Path, encoder: "keras.Model") -> None:
     """Writes an encoder atomically."""
-    from tf_instdisc.portable import make_portable
+    from tf_instdisc import portable
 
     with checksums.replacing(path) as partial:
-        make_portable(encoder).save(partial)
+        portable.write(encoder, partial)
 
 
 def read(path: pathlib.Path, cure: str) -> "keras.Model":

@@ -53,7 +53,7 @@ class RunRecord:
         """Returns the content of `run.json`."""
         content = {
             "format": FORMAT,
-            "config": self.config.to_json(),
+            "config": dataclasses.asdict(self.config),
             "facts": dict(self.facts),
         }
         if _relative_folders(self.config):

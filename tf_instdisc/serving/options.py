@@ -20,8 +20,8 @@ def _target_recall() -> Any:
         "of a part of the rows finds, measured on some of them.",
         least=0,
         most=1,
-        is_above=True,
-        is_below=True,
+        excludes_least=True,
+        excludes_most=True,
     )
 
 

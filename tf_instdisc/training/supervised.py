@@ -46,7 +46,7 @@ def fit(
         )
 
 
-def advancing(advance: Callable[[int], None]) -> keras.callbacks.Callback:
+def advancing(advance: Callable[[int], object]) -> keras.callbacks.Callback:
     """Returns a callback that counts each step as progress."""
     return keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: advance(1)

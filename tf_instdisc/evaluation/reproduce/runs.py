@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 import os
 import pathlib
 import time
@@ -180,19 +181,25 @@ def train_missing(
         print(f"training {shown(run.name)}", flush=True)
         train(str(run.directory.path), run.flags, environment)
 
+    begin = time.monotonic()
+    waiting, num_trained = iter(missing.values()), 0
     with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
-        started = [pool.submit(train_one, run) for run in missing.values()]
-        try:
-            begin = time.monotonic()
-            done = concurrent.futures.as_completed(started)
-            for number, future in enumerate(done, start=1):
+        first = itertools.islice(waiting, num_jobs)
+        running = {pool.submit(train_one, run) for run in first}
+        while running:
+            done, running = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            # The pool gets another run only after one that has not failed.
+            for future in done:
                 future.result()
-                left = (time.monotonic() - begin) * (len(started) / number - 1)
+                num_trained += 1
+                left = time.monotonic() - begin
+                left *= len(missing) / num_trained - 1
                 print(
-                    f"trained {number} of {len(started)} runs"
+                    f"trained {num_trained} of {len(missing)} runs"
                     + f", {duration(left)} left" * (left > 0),
                     flush=True,
                 )
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+            more = itertools.islice(waiting, len(done))
+            running |= {pool.submit(train_one, run) for run in more}

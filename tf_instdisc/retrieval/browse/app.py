@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc.errors import ServingError, StorageError, UsageError
 from tf_instdisc.retrieval.browse import protection
 from tf_instdisc.retrieval.browse.collection import Collection
 from tf_instdisc.retrieval.browse.pictures import NotReadYetError, Pictures
@@ -104,7 +104,7 @@ class _Server:
             found = self._collection.search.of_image(position, _count(request))
         except OSError as error:
             raise HTTPException(404, "The image's file is missing.") from error
-        except UsageError as error:
+        except (UsageError, ServingError) as error:
             raise _unanswered(error) from error
         return JSONResponse(
             {
@@ -127,7 +127,7 @@ class _Server:
                 bytes(contents),
                 _count(request),
             )
-        except UsageError as error:
+        except (UsageError, ServingError) as error:
             raise _unanswered(error) from error
         return JSONResponse({"items": self._scored(found)})
 
@@ -256,7 +256,7 @@ def _done(future: futures.Future) -> Any:
     return future.result()
 
 
-def _unanswered(error: UsageError) -> HTTPException:
+def _unanswered(error: Exception) -> HTTPException:
     is_refused = isinstance(error, NotAnImageError)
     return HTTPException(400 if is_refused else 502, shown(str(error)))
 

@@ -1,5 +1,6 @@
 """The report of a run: a page that shows what it has learned."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tf_instdisc.retrieval.duplicates import Collection, find_duplicates
 from tf_instdisc.retrieval.pages import charts, duplicate_page, pages
 from tf_instdisc.retrieval.pages.thumbnails import data_uri, sheet
 from tf_instdisc.retrieval.queries import nearest, random_queries
-from tf_instdisc.runs import checkpoints
+from tf_instdisc.runs import checkpoints, lock
 from tf_instdisc.runs.bank import Bank, sample_rows
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.images import RunImages
@@ -37,6 +38,30 @@ _CLASSES_SHOWN = 40  # In the confusion matrix.
 _DUPLICATES_UP_TO = 60_000  # More rows would take minutes.
 
 _Captioned = list[tuple[int, str]]  # Rows of the bank with their captions.
+
+
+def write_report(
+    run: RunDirectory,
+    images: RunImages,
+    output: str | os.PathLike | None = None,
+    **options: Any,
+) -> str | os.PathLike:
+    """Writes the page, by default into the run's directory.
+
+    Args:
+        run: As in `report`, like `images`.
+        images: As above.
+        output: Path of the page.
+        **options: Further arguments of `report`.
+
+    Returns:
+        The path.
+    """
+    page = report(run, images, **options)
+    path = output or run.report
+    with lock.writing(None if output else run.path):
+        pages.write(os.fspath(path), page)
+    return path
 
 
 def report(

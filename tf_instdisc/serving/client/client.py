@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import ServingError, UsageError
 from tf_instdisc.serving.client.answers import (
     Answer,
     WrongAnswerError,
@@ -20,21 +20,6 @@ from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 MAX_ATTEMPTS = 5
 FIRST_BACKOFF = 0.2  # seconds
 MAX_BACKOFF = 2.0  # seconds
-
-
-class ServingError(RuntimeError):
-    """A server did not answer, rejected a request or gave a wrong answer.
-
-    Attributes:
-        code: Name of the gRPC status, or of its equivalent over REST:
-            `"UNAVAILABLE"`, `"DEADLINE_EXCEEDED"`, `"NOT_FOUND"`,
-            `"INVALID_ARGUMENT"` or `"RESOURCE_EXHAUSTED"`, for example, and
-            `"INTERNAL"` for an answer that no exported model gives.
-    """
-
-    def __init__(self, code: str, message: str):
-        super().__init__(f"{code}: {message}")
-        self.code = code
 
 
 class Client(abc.ABC):
@@ -261,14 +246,13 @@ class Client(abc.ABC):
             "INVALID_ARGUMENT": "the server refuses the request",
         }.get(code, "the server failed")
         said = shown(details, UNTRUSTED_LIMIT)
-        return ServingError(code, f"{cure} ({at}). It said: {said}")
+        return ServingError(f"{code}: {cure} ({at}). It said: {said}")
 
     def _wrong(self, error: WrongAnswerError) -> ServingError:
         return ServingError(
-            "INTERNAL",
-            f"the server at {self.address} gives a wrong answer for the model "
-            f"{shown(self.model_name)}: {error}. Is this a model that "
-            "instdisc-export made?",
+            f"INTERNAL: the server at {self.address} gives a wrong answer for "
+            f"the model {shown(self.model_name)}: {error}. Is this a model "
+            "that instdisc-export made?"
         )
 
 
