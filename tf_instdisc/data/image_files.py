@@ -55,7 +55,7 @@ def read_files(
         _RETRIES,
         _PAUSE,
         logging.getLogger(__name__).info,
-        retry_filter=_may_pass,
+        retry_filter=may_pass,
         factor=_FACTOR,
     )(_content)
 
@@ -68,7 +68,7 @@ def read_files(
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            if _may_pass(error):
+            if may_pass(error):
                 raise StorageError(
                     "Images must be readable. Received: "
                     f"{shown(name, UNTRUSTED_LIMIT)} "
@@ -112,7 +112,7 @@ def _content(path: str) -> bytes:
         return file.read(_LARGEST + 1)
 
 
-def _may_pass(error: Exception) -> bool:
+def may_pass(error: Exception) -> bool:
     """Returns whether a failure may be of the network, not of the file."""
     if isinstance(error, ImportError | MemoryError):
         return False
