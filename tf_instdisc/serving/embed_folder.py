@@ -128,11 +128,7 @@ def _embed_in_parts(
 ) -> Outcome:
     output = str(target)
     if target.exists() and not (parts / _TASK).exists():
-        # Only the directory was left, unless another process has just finished.
-        outcome = _outcome_of(names, target)
-        if outcome.num_embedded + len(outcome.failed) != len(names):
-            _refuse(target)
-        return outcome
+        _refuse(target)
     _open_parts(parts, {"source": source, "names": names})
     if target.exists():
         _finish(output, parts)
