@@ -616,9 +616,16 @@ def test_the_keyboard_does_everything(page):
     page.press("/", "copy", Keys.ENTER, Keys.ESCAPE)
     page.wait("document.querySelector('#grid').children.length === 2")
     page.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ENTER)
+    page.wait("!document.querySelector('#map-state').textContent")
+    page.do(
+        "window.rings = []; CanvasRenderingContext2D.prototype.arc ="
+        "(x, y, radius) => { if (isFinite(x)) rings.push(radius); }"
+    )
     page.wait_for_heading(COPIES[1])
     page.press(Keys.BACKSPACE)
     page.wait("document.querySelector('#grid').children.length === 2")
+    page.wait("rings.length")
+    assert set(page.do("return rings")) == {5}  # None is the query's.
     page.press("r")
     page.wait("location.hash.startsWith('#image=')")
     page.press("d")

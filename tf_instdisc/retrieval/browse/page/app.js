@@ -226,7 +226,7 @@ async function showImage(now, number) {
 function showFile(file) {
   showQuery(file.name, "not one of these images", file.url);
   showNeighbors(file.items, Infinity);
-  map?.mark(["", ...file.items.slice(0, 20).map((item) => item.position)]);
+  map?.mark([undefined, ...file.items.slice(0, 20).map((item) => item.position)]);
   scrollTo(0, 0);
 }
 
