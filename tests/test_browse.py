@@ -1,6 +1,7 @@
 """The page of `instdisc browse`: its answers, and what it refuses."""
 
 import json
+import pathlib
 import signal
 import subprocess
 import sys
@@ -643,6 +644,27 @@ def test_the_keyboard_does_everything(page):
     page.press("i")
     page.wait(f"document.querySelector('#grid').children.length === {len(ALL)}")
     page.press("m")
+def test_a_picture_that_comes_late_does_not_replace_the_next(
+    page, collection, monkeypatch
+):
+    monkeypatch.setattr(FolderPictures, "is_ready", False)
+    first, second = (ALL.index(name) for name in PLAIN[:2])
+    path = pathlib.Path(collection.images.config.data.images, PLAIN[0])
+    away = path.rename(path.with_suffix(".away"))
+    try:
+        page.open(f"image={first}")
+        page.wait_for_heading(PLAIN[0])
+        page.wait("document.querySelector('#query img').complete")
+        page.do("location.hash = arguments[0]", f"#image={second}")
+        page.wait_for_heading(PLAIN[1])
+        time.sleep(1.5)
+    finally:
+        away.rename(path)
+    source = page.do("return document.querySelector('#query img').src")
+    assert f"/pictures/{second}?" in source
+    page.messages()  # The missing pictures are logged.
+
+
     page.wait("document.activeElement.tagName === 'CANVAS'")
     assert page.messages() == []
 

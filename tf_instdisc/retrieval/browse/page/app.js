@@ -99,6 +99,7 @@ function setView(view) {
 const source = (kind, position) => `${kind}/${position}?v=${about.version}`;
 
 function setPicture(image, url) {
+  image.dataset.url = url;
   image.onerror = () => {
     if (picturesAreReady) {
       image.alt = "missing";
@@ -108,7 +109,7 @@ function setPicture(image, url) {
     setTimeout(async () => {
       picturesAreReady =
         (await askJson("api/about").catch(() => about)).pictures_are_ready;
-      image.src = `${url}&again=${Date.now()}`;
+      if (image.dataset.url === url) image.src = `${url}&again=${Date.now()}`;
     }, WAIT);
   };
   image.src = url;
