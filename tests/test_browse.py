@@ -3,6 +3,7 @@
 import json
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
+from tests.hostile_server import http_reply, raw_server, read_request
 from tests.test_hostile_names import require_safe
 from tf_instdisc.cli import browse, embed, options
 from tf_instdisc.errors import UsageError
@@ -36,6 +38,7 @@ from tf_instdisc.retrieval.browse.ticked import TickedList
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import exported_bank
 from tf_instdisc.serving.bank_index import BankIndex
+from tf_instdisc.serving_client import ServingError
 
 pytestmark = pytest.mark.slow
 
@@ -380,6 +383,30 @@ def test_a_server_is_asked_with_the_file_of_the_image(tmp_path):
         served.of_file(b"text", 5)
 
 
+def test_a_served_model_without_a_bank_is_refused_at_the_start(collection):
+    """As TF Serving answers over REST, where such a refusal is a 400."""
+    reply = {
+        "model_version_status": [{"version": "1", "state": "AVAILABLE"}],
+        "error": 'Serving signature name: "neighbors_bytes" not found in '
+        "signature def",
+    }
+    body = json.dumps(reply).encode()
+
+    def answer(connection):
+        is_question = connection.recv(4, socket.MSG_PEEK) == b"POST"
+        read_request(connection)
+        status = b"400 Bad Request" if is_question else b"200 OK"
+        connection.sendall(http_reply(body, status))
+
+    folder = collection.images.config.data.images
+    with raw_server(answer) as port:
+        model = embed.ModelOptions(
+            rest=f"http://127.0.0.1:{port}", model_name="m"
+        )
+        with pytest.raises(ServingError, match=r"neighbors_bytes.*not found"):
+            browse.make_collection(model, options.MovedImages(images=folder))
+
+
 def test_without_rows_there_is_no_map_and_a_failing_server_is_said(
     collection, tmp_path
 ):
@@ -589,9 +616,16 @@ def test_clicks_walk_from_image_to_image(page):
 
 def test_a_photograph_is_dropped_or_opened(page, collection):
     page.open()
+    page.wait("!document.querySelector('#map-state').textContent")
+    page.do(
+        "window.rings = []; CanvasRenderingContext2D.prototype.arc ="
+        "(x, y, radius) => { if (isFinite(x)) rings.push(radius); }"
+    )
     path = f"{collection.images.config.data.images}/{COPIES[0]}"
     page.find("#file").send_keys(path)
     page.wait_for_heading("copy.png")
+    page.wait("rings.length")
+    assert set(page.do("return rings")) == {5}  # None is the query's.
     assert set(page.titles()[:2]) == set(COPIES)
     drop = (
         "const data = new DataTransfer(); data.items.add("
@@ -610,40 +644,6 @@ def test_a_photograph_is_dropped_or_opened(page, collection):
     page.messages()  # The refused request is logged.
 
 
-def test_the_keyboard_does_everything(page):
-    from selenium.webdriver.common.keys import Keys
-
-    page.open()
-    page.press("/", "copy", Keys.ENTER, Keys.ESCAPE)
-    page.wait("document.querySelector('#grid').children.length === 2")
-    page.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ENTER)
-    page.wait("!document.querySelector('#map-state').textContent")
-    page.do(
-        "window.rings = []; CanvasRenderingContext2D.prototype.arc ="
-        "(x, y, radius) => { if (isFinite(x)) rings.push(radius); }"
-    )
-    page.wait_for_heading(COPIES[1])
-    page.press(Keys.BACKSPACE)
-    page.wait("document.querySelector('#grid').children.length === 2")
-    page.wait("rings.length")
-    assert set(page.do("return rings")) == {5}  # None is the query's.
-    page.press("r")
-    page.wait("location.hash.startsWith('#image=')")
-    page.press("d")
-    page.wait("document.querySelectorAll('#pairs .tile').length")
-    page.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.SPACE)
-    page.wait("document.querySelector('#ticked-count').textContent === '1'")
-    assert COPIES[1] in page.ticked.read_text("utf-8")
-    page.press(Keys.SPACE)
-    page.wait("document.querySelector('#ticked-count').textContent === '0'")
-    assert COPIES[1] not in page.ticked.read_text("utf-8")
-    page.press("?")
-    page.wait("document.querySelector('#help').open")
-    page.press(Keys.ESCAPE)
-    page.wait("!document.querySelector('#help').open")
-    page.press("i")
-    page.wait(f"document.querySelector('#grid').children.length === {len(ALL)}")
-    page.press("m")
 def test_a_picture_that_comes_late_does_not_replace_the_next(
     page, collection, monkeypatch
 ):
@@ -665,6 +665,33 @@ def test_a_picture_that_comes_late_does_not_replace_the_next(
     page.messages()  # The missing pictures are logged.
 
 
+def test_the_keyboard_does_everything(page):
+    from selenium.webdriver.common.keys import Keys
+
+    page.open()
+    page.press("/", "copy", Keys.ENTER, Keys.ESCAPE)
+    page.wait("document.querySelector('#grid').children.length === 2")
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ENTER)
+    page.wait_for_heading(COPIES[1])
+    page.press(Keys.BACKSPACE)
+    page.wait("document.querySelector('#grid').children.length === 2")
+    page.press("r")
+    page.wait("location.hash.startsWith('#image=')")
+    page.press("d")
+    page.wait("document.querySelectorAll('#pairs .tile').length")
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.SPACE)
+    page.wait("document.querySelector('#ticked-count').textContent === '1'")
+    assert COPIES[1] in page.ticked.read_text("utf-8")
+    page.press(Keys.SPACE)
+    page.wait("document.querySelector('#ticked-count').textContent === '0'")
+    assert COPIES[1] not in page.ticked.read_text("utf-8")
+    page.press("?")
+    page.wait("document.querySelector('#help').open")
+    page.press(Keys.ESCAPE)
+    page.wait("!document.querySelector('#help').open")
+    page.press("i")
+    page.wait(f"document.querySelector('#grid').children.length === {len(ALL)}")
+    page.press("m")
     page.wait("document.activeElement.tagName === 'CANVAS'")
     assert page.messages() == []
 

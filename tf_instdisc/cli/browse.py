@@ -161,8 +161,11 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     from tf_instdisc.retrieval.browse.search import ServedSearch
     from tf_instdisc.runs.images import bank_of
     from tf_instdisc.serving.client import ServingError
+    from tf_instdisc.serving.embedder import good_image
 
     client, title = open_client(model, batch_size=1)
+    # A model without a bank refuses this image, as it later would each other.
+    client.neighbors_bytes([good_image()])
 
     def ask(files: Sequence[bytes]) -> Mapping[str, np.ndarray]:
         try:
