@@ -305,6 +305,19 @@ def test_only_what_changes_has_a_curve():
     assert chart.renderers[0].data_source.data["y"] == (1.0, 0.5)
 
 
+def test_a_sample_without_near_duplicates_is_said_to_be_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_page, "_DUPLICATES_UP_TO", 10)
+    fill_folder(tmp_path / "images", PLAIN_NAMES)
+    run = make_run(tmp_path / "run", tmp_path / "images", "--seed=0\n")
+    page = run_page.report(
+        run, images.open_images(run), max_points=12, threshold=1.0
+    )
+    assert "0 images in 0 groups" in page
+    assert "instdisc-duplicates compares all" in page
+
+
 def test_the_closest_near_duplicates_come_first(tmp_path):
     angles = np.radians([0, 10, 20, 30, 100, 101, 200])
     rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
