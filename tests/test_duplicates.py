@@ -386,6 +386,10 @@ def test_a_collapsed_bank_says_that_there_is_more(run):
         equal, run_images.RunImages(equal, images.config), "run"
     )
     found = duplicates.find_duplicates(collection, 0.98, max_pairs=5)
-    assert "there are more" in duplicate_lines.summary(found)
+    assert duplicate_lines.summary(found).endswith("or raise `--threshold`.")
+    by_itself = dataclasses.replace(found, threshold=None)
+    assert duplicate_lines.summary(by_itself).endswith(
+        "so pairs may be missing. Raise `--max_pairs`, or set `--threshold`."
+    )
     page = duplicate_page.duplicates_page(found, "run", 16)
     assert page.count("<img") == sum(map(len, found.groups))

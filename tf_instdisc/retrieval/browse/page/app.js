@@ -257,7 +257,7 @@ async function showPairs(now, number) {
   if (number !== request) return;
   $("#summary").textContent =
     `${found.total.toLocaleString("en")} pairs of near-duplicates, the most ` +
-    `similar first.${found.is_complete ? "" : " There are more."}`;
+    `similar first.${found.is_complete ? "" : " There may be more."}`;
   $("#pairs").replaceChildren(...found.items.map(pairOf));
   setPages($("#duplicates"), start, PAIRS, found.total,
     (to) => { go({ duplicates: "1", start: to }); scrollTo(0, 0); });
