@@ -270,7 +270,6 @@ def test_what_a_server_cannot_run_is_refused_by_name(tmp_path, body, op):
     with pytest.raises(graph_check.UnservableGraphError) as error:
         graph_check.check_saved_model(str(tmp_path))
     assert op in str(error.value)
-    # Where it comes from: from the op out to the signature.
     assert "__inference_f_" in str(error.value)
 
 
