@@ -155,6 +155,10 @@ class StandInRest(http.server.BaseHTTPRequestHandler):
 
     def _predict(self, version, body):
         name = body.get("signature_name", "serving_default")
+        if name not in version.signatures:
+            raise ValueError(
+                f'Serving signature name: "{name}" not found in signature def'
+            )
         ((key, info),) = version.signatures[name].inputs.items()
         rows = body["instances"]
         if isinstance(rows[0], dict) != (info.dtype == tf.string):

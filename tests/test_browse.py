@@ -1,7 +1,9 @@
 """The page of `instdisc browse`: its answers, and what it refuses."""
 
 import json
+import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +25,7 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
+from tests.hostile_server import http_reply, raw_server, read_request
 from tests.test_hostile_names import require_safe
 from tf_instdisc.cli import browse, embed, options
 from tf_instdisc.errors import ServingError, UsageError
@@ -161,6 +164,13 @@ def test_what_is_no_image_is_refused(client, monkeypatch):
 )
 def test_other_paths_do_not_exist(client, path):
     assert client.get(path).status_code == 404
+
+
+def test_a_newer_version_of_the_page_is_shown(client):
+    for path in ("/", "/app.js", "/map.js", "/style.css"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["Cache-Control"] == "no-cache"
 
 
 def test_pictures_are_jpegs_of_the_images(client, collection):
@@ -379,6 +389,30 @@ def test_a_server_is_asked_with_the_file_of_the_image(tmp_path):
         served.of_file(b"text", 5)
 
 
+def test_a_served_model_without_a_bank_is_refused_at_the_start(collection):
+    """As TF Serving answers over REST, where such a refusal is a 400."""
+    reply = {
+        "model_version_status": [{"version": "1", "state": "AVAILABLE"}],
+        "error": 'Serving signature name: "neighbors_bytes" not found in '
+        "signature def",
+    }
+    body = json.dumps(reply).encode()
+
+    def answer(connection):
+        is_question = connection.recv(4, socket.MSG_PEEK) == b"POST"
+        read_request(connection)
+        status = b"400 Bad Request" if is_question else b"200 OK"
+        connection.sendall(http_reply(body, status))
+
+    folder = collection.images.config.data.images
+    with raw_server(answer) as port:
+        model = embed.ModelOptions(
+            rest=f"http://127.0.0.1:{port}", model_name="m"
+        )
+        with pytest.raises(ServingError, match=r"neighbors_bytes.*not found"):
+            browse.make_collection(model, options.MovedImages(images=folder))
+
+
 def test_without_rows_there_is_no_map_and_a_failing_server_is_said(
     collection, tmp_path
 ):
@@ -588,9 +622,16 @@ def test_clicks_walk_from_image_to_image(page):
 
 def test_a_photograph_is_dropped_or_opened(page, collection):
     page.open()
+    page.wait("!document.querySelector('#map-state').textContent")
+    page.do(
+        "window.rings = []; CanvasRenderingContext2D.prototype.arc ="
+        "(x, y, radius) => { if (isFinite(x)) rings.push(radius); }"
+    )
     path = f"{collection.images.config.data.images}/{COPIES[0]}"
     page.find("#file").send_keys(path)
     page.wait_for_heading("copy.png")
+    page.wait("rings.length")
+    assert set(page.do("return rings")) == {5}  # None is the query's.
     assert set(page.titles()[:2]) == set(COPIES)
     drop = (
         "const data = new DataTransfer(); data.items.add("
@@ -607,6 +648,27 @@ def test_a_photograph_is_dropped_or_opened(page, collection):
     page.do(drop, [1, 2, 3], "text.png")
     page.wait("document.querySelector('#message').innerText.includes('not an')")
     page.messages()  # The refused request is logged.
+
+
+def test_a_picture_that_comes_late_does_not_replace_the_next(
+    page, collection, monkeypatch
+):
+    monkeypatch.setattr(FolderPictures, "is_ready", False)
+    first, second = (ALL.index(name) for name in PLAIN[:2])
+    path = pathlib.Path(collection.images.config.data.images, PLAIN[0])
+    away = path.rename(path.with_suffix(".away"))
+    try:
+        page.open(f"image={first}")
+        page.wait_for_heading(PLAIN[0])
+        page.wait("document.querySelector('#query img').complete")
+        page.do("location.hash = arguments[0]", f"#image={second}")
+        page.wait_for_heading(PLAIN[1])
+        time.sleep(1.5)
+    finally:
+        away.rename(path)
+    source = page.do("return document.querySelector('#query img').src")
+    assert f"/pictures/{second}?" in source
+    page.messages()  # The missing pictures are logged.
 
 
 def test_the_keyboard_does_everything(page):

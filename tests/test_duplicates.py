@@ -106,27 +106,27 @@ def test_every_row_has_a_radius_of_its_own(monkeypatch, dim):
         assert len(found.first) == len(expected)
 
 
-def pairs_of(ends, scores):
+def groups_of(ends, scores, is_of_second=None):
     first, second = np.array(ends, np.int64).reshape([-1, 2]).T
-    return near_pairs.NearPairs(first, second, np.array(scores), True)
+    return pair_groups.groups(first, second, np.array(scores), is_of_second)
 
 
 def test_a_chain_is_no_group():
-    pairs = pairs_of([(0, 1), (1, 2), (2, 3)], [0.9, 0.8, 0.99])
+    groups = groups_of([(0, 1), (1, 2), (2, 3)], [0.9, 0.8, 0.99])
     # 2-3 comes first, then 0-1; 1-2 joins neither.
-    assert pair_groups.groups(pairs).tolist() == [1, 2, 0]
+    assert groups.tolist() == [1, 2, 0]
 
 
 def test_all_pairs_of_some_rows_are_a_group():
     ends = [(0, 1), (0, 2), (1, 2), (5, 7)]
-    groups = pair_groups.groups(pairs_of(ends, [0.5, 0.7, 0.6, 0.9]))
+    groups = groups_of(ends, [0.5, 0.7, 0.6, 0.9])
     assert groups.tolist() == [1, 1, 1, 0]
-    assert pair_groups.groups(pairs_of([], [])).tolist() == []
+    assert groups_of([], []).tolist() == []
 
 
 def test_rows_of_two_sides_are_a_group_without_pairs_of_one_side():
     ends = [(0, 5), (1, 5), (0, 6), (1, 6), (2, 6)]
-    groups = pair_groups.groups(pairs_of(ends, np.linspace(1, 0.5, 5)), SIDES)
+    groups = groups_of(ends, np.linspace(1, 0.5, 5), SIDES)
     assert groups.tolist() == [0, 0, 0, 0, 1]
 
 
@@ -137,14 +137,14 @@ SIDES = np.arange(8) >= 4
 def test_each_pair_is_in_one_group_and_all_pairs_of_a_group_are_there(density):
     rng = np.random.default_rng(0)
     first, second = np.nonzero(np.triu(rng.random([30, 30]) < density, 1))
-    pairs = near_pairs.NearPairs(first, second, rng.random(len(first)), True)
-    groups = pair_groups.groups(pairs)
+    scores = rng.random(len(first))
+    groups = pair_groups.groups(first, second, scores)
     best = []
     for group in range(groups.max() + 1):
         chosen = groups == group
         members = np.unique([first[chosen], second[chosen]])
         assert chosen.sum() == len(members) * (len(members) - 1) // 2
-        best.append(pairs.scores[chosen].max())
+        best.append(scores[chosen].max())
     assert best == sorted(best, reverse=True)
 
 
@@ -243,13 +243,18 @@ def test_copies_of_some_images_show_what_the_encoder_can(planted):
     flipping = dataclasses.replace(
         collection, images=dataclasses.replace(collection.images, config=config)
     )
-    assert duplicates.fraction_of_copies_found(flipping, linear_encoder()) > 0.9
+    radii = duplicates.find_duplicates(collection).radii
+    fraction = duplicates.fraction_of_copies_found(
+        flipping, linear_encoder(), radii
+    )
+    assert fraction > 0.9
 
     class Blind:
         def predict_on_batch(self, images):
             return unit_rows(np.random.default_rng(0), len(images), 32)
 
-    assert duplicates.fraction_of_copies_found(collection, Blind()) < 0.1
+    fraction = duplicates.fraction_of_copies_found(collection, Blind(), radii)
+    assert fraction < 0.1
 
 
 def test_rows_alone_find_what_is_surely_near(tmp_path):
@@ -296,7 +301,9 @@ def bare_collection(rows, folder):
     names = np.array([f"{i}.png" for i in range(len(rows))])
     bank = Bank(rows, np.arange(len(rows)), names, np.full(len(rows), -1))
     config = RunConfig(DataConfig(images=str(folder), image_size=8))
-    return duplicates.Collection(bank, run_images.RunImages(bank, config), "x")
+    return duplicates.EmbeddedImages(
+        bank, run_images.RunImages(bank, config), "x"
+    )
 
 
 def test_the_local_scale_is_that_of_loops():
@@ -317,8 +324,10 @@ def test_the_local_scale_is_that_of_loops():
     assert scale.count == 20
     assert scale.dimension == pytest.approx(dimension, rel=1e-3)
     first, second = np.triu_indices(len(rows), 1)
-    rivals = scale.rivals(first, second, (rows @ rows.T)[first, second])
-    for i, j, found in zip(first, second, rivals, strict=True):
+    closer = scale.expected_closer(
+        first, second, (rows @ rows.T)[first, second]
+    )
+    for i, j, found in zip(first, second, closer, strict=True):
         distance = np.linalg.norm(rows[i] - rows[j])
         expected = 20 * (distance / min(kth[i], kth[j])) ** dimension
         assert found == pytest.approx(expected, rel=0.02, abs=1e-3)
@@ -382,10 +391,14 @@ def test_a_collapsed_bank_says_that_there_is_more(run):
         bank.labels,
         bank.class_names,
     )
-    collection = duplicates.Collection(
+    collection = duplicates.EmbeddedImages(
         equal, run_images.RunImages(equal, images.config), "run"
     )
     found = duplicates.find_duplicates(collection, 0.98, max_pairs=5)
-    assert "there are more" in duplicate_lines.summary(found)
+    assert duplicate_lines.summary(found).endswith("or raise `--threshold`.")
+    by_itself = dataclasses.replace(found, threshold=None)
+    assert duplicate_lines.summary(by_itself).endswith(
+        "so pairs may be missing. Raise `--max_pairs`, or set `--threshold`."
+    )
     page = duplicate_page.duplicates_page(found, "run", 16)
     assert page.count("<img") == sum(map(len, found.groups))

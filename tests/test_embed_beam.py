@@ -566,6 +566,14 @@ def test_a_url_that_beam_does_not_open_is_refused(tmp_path):
         embed_beam.run(task_of(images, url), "DirectRunner")
 
 
+def test_an_output_that_beam_takes_as_a_pattern_is_refused(tmp_path):
+    images = embed_inputs.Folder(str(fill(tmp_path / "images", 2)))
+    output = tmp_path / "photos [2024].parquet"
+    with pytest.raises(UsageError, match=r"Received: output=.*\[2024\]"):
+        embed_beam.run(task_of(images, output), "DirectRunner")
+    assert not output.exists()
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("flags", [(), TWO_WORKERS], ids=["one", "two"])
 def test_the_output_may_be_in_a_bucket(flags, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from tests.hostile_server import http_reply, raw_server, read_request
 from tests.servers import KINDS, need, running
 from tf_instdisc.cli.embed import run_embedder
 from tf_instdisc.cli.embed_settings import EmbedOptions
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.runs import embedding
 from tf_instdisc.serving import embed_folder as module
 from tf_instdisc.serving import saved_model
@@ -180,7 +181,7 @@ def _counting(seen, stop_after=None):
         values = [[len(content)] for content in contents]
         return {
             "embedding": np.array(values, np.float32),
-            "valid": np.array([content != b"bad" for content in contents]),
+            "valid": np.array([len(content) > 3 for content in contents]),
         }
 
     return embedder
@@ -202,6 +203,51 @@ def test_a_stopped_run_goes_on_where_it_was(folder, tmp_path, monkeypatch):
     with np.load(output) as file:
         for name, row in zip(file["names"], file["embeddings"], strict=True):
             assert row[0] == (folder / str(name)).stat().st_size
+
+
+def test_an_error_of_the_disk_ends_the_command(folder, tmp_path, monkeypatch):
+    """Linux reports EIO for this file, as it does for a failing disk."""
+    monkeypatch.setattr(module, "_PART", 4)
+    images = shutil.copytree(folder, tmp_path / "images")
+    (images / "zz.png").symlink_to("/proc/self/mem")
+    arguments = str(images), str(tmp_path / "out.npz")
+    with pytest.raises(StorageError, match=r"Received: .*zz\.png \(OSError"):
+        embed_folder(*arguments, _counting([]), "m", 2)
+    (images / "zz.png").unlink()
+    shutil.copy(folder / "00.png", images / "zz.png")
+    again: list[bytes] = []
+    outcome = embed_folder(*arguments, _counting(again), "m", 2)
+    assert outcome.failed == ("bad.jpg",)
+    assert outcome.num_embedded == NUM_IMAGES + 1
+    assert len(again) == 1
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "_PART", 4)
+    images = shutil.copytree(folder, tmp_path / "images")
+    (images / "00.png").unlink()
+    (images / "00.png").symlink_to("missing")
+    arguments = str(images), str(tmp_path / "out.npz")
+    with pytest.raises(KeyboardInterrupt):
+        embed_folder(*arguments, _counting([], 6), "m", 2, 1)
+    (images / "00.png").unlink()
+    shutil.copy(folder / "00.png", images)
+    outcome = embed_folder(*arguments, _counting([]), "m", 2)
+    assert outcome.failed == ("bad.jpg",)
+
+
+def test_files_that_are_replaced_are_read_again(folder, tmp_path):
+    (tmp_path / "images").mkdir()
+    image = tmp_path / "images" / "a.png"
+    image.write_bytes(b"bad")
+    arguments = str(image.parent), str(tmp_path / "out.npz")
+    with pytest.raises(UsageError, match="can be read"):
+        embed_folder(*arguments, _counting([]), "m")
+    assert sorted(os.listdir(tmp_path)) == ["images"]
+    shutil.copy(folder / "00.png", image)
+    assert embed_folder(*arguments, _counting([]), "m").num_embedded == 1
 
 
 def test_parts_of_another_model_are_refused(folder, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from tests.hostile_server import (
     read_request,
     replying,
 )
+from tf_instdisc.errors import UsageError
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -505,8 +506,8 @@ TENSORS = {
     "little content": tensor(content=b"\0" * 15),
     "much content": tensor(content=b"\0" * 32),
     "odd content": tensor(content=b"\0" * 17),
-    "no values": tensor(),
-    "few values": tensor(float_val=[1.0]),
+    "no values": tensor(shape=(2, 64)),
+    "few values": tensor(shape=(2, 64), float_val=[1.0]),
     "many values": tensor(float_val=[1.0] * 5),
     "a huge shape": tensor(shape=(2, 2**40), float_val=[1.0]),
     "a huge shape of none": tensor(shape=(2, 2**40)),
@@ -616,6 +617,13 @@ def test_arguments_of_the_caller_are_value_errors(kind, arguments):
 def test_urls_are_checked_at_the_door(url):
     with pytest.raises(ValueError, match="url"):
         RestClient(url, "m")
+
+
+def test_certificates_need_an_encrypted_connection(tmp_path):
+    with pytest.raises(
+        UsageError, match="Received: url='http://localhost:8501"
+    ):
+        RestClient("http://localhost:8501", "m", root_certificates="ca.pem")
 
 
 def test_certificates_are_checked_at_the_door(tmp_path):

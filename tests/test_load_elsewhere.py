@@ -164,6 +164,23 @@ def test_tflite_embeds_alike(kind, cosine, small_run, tmp_path):
     assert file.stat().st_size > 0.2 * num_bytes
 
 
+def test_calibration_images_are_of_all_classes(tmp_path):
+    """Only as many are decoded as are used; bad files are replaced."""
+    for kind, value in (("a", 10), ("b", 200)):
+        (tmp_path / kind).mkdir()
+        for i in range(200):
+            content = exported.encode(np.full([4, 4, 3], value, np.uint8))
+            (tmp_path / kind / f"{i}.png").write_bytes(content)
+    for i in range(300):
+        (tmp_path / "a" / f"bad {i}.png").write_bytes(b"bad")
+    images = tflite.calibration_images(str(tmp_path), 4, 1.0)
+    assert images.shape == (256, 4, 4, 3)
+    assert 0.4 < (images == 200).mean() < 0.6
+    np.testing.assert_array_equal(
+        tflite.calibration_images(str(tmp_path), 4, 1.0), images
+    )
+
+
 def test_int8_tflite_asks_for_images(small_run, tmp_path):
     encoder = tf_instdisc.load_encoder(small_run.path)
     with pytest.raises(ValueError, match="calibration_images"):

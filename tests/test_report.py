@@ -234,7 +234,7 @@ def test_each_row_is_classified_by_the_others():
         assert votes.predicted[i] == tally.argmax()
         assert votes.nearest[i] == pytest.approx(scores[0, 0])
         own = tally[bank.labels[position]] / tally.sum()
-        assert votes.margin[i] == pytest.approx(own)
+        assert votes.own_fraction[i] == pytest.approx(own)
 
 
 @pytest.mark.parametrize("classes", (1, 3))
@@ -303,6 +303,19 @@ def test_only_what_changes_has_a_curve():
     assert charts.curve(metrics, "bank_norm", "norm") is None
     chart = charts.curve(metrics, "loss", "loss")
     assert chart.renderers[0].data_source.data["y"] == (1.0, 0.5)
+
+
+def test_a_sample_without_near_duplicates_is_said_to_be_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_page, "_DUPLICATES_UP_TO", 10)
+    fill_folder(tmp_path / "images", PLAIN_NAMES)
+    run = make_run(tmp_path / "run", tmp_path / "images", "--seed=0\n")
+    page = run_page.report(
+        run, images.open_images(run), max_points=12, threshold=1.0
+    )
+    assert "0 images in 0 groups" in page
+    assert "instdisc-duplicates compares all" in page
 
 
 def test_the_closest_near_duplicates_come_first(tmp_path):

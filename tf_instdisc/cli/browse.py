@@ -129,7 +129,7 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
 
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import BankSearch
-    from tf_instdisc.retrieval.duplicates import Collection as Embedded
+    from tf_instdisc.retrieval.duplicates import EmbeddedImages
     from tf_instdisc.serving.embedder import one_by_one
     from tf_instdisc.serving.exported_bank import read_bank
     from tf_instdisc.serving.versions import newest_version
@@ -144,7 +144,10 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
         one_by_one(lambda files: embed(image_bytes=tf.constant(files))),
     )
     return Collection(
-        title, images, search, lambda: Embedded(images.bank, images, title)
+        title,
+        images,
+        search,
+        lambda: EmbeddedImages(images.bank, images, title),
     )
 
 
@@ -156,8 +159,11 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import ServedSearch
     from tf_instdisc.runs.images import bank_of
+    from tf_instdisc.serving.embedder import good_image
 
     client, title = open_client(model, batch_size=1)
+    # A model without a bank refuses this image, as it later would each other.
+    client.neighbors_bytes([good_image()])
 
     def ask(files: Sequence[bytes]) -> Mapping[str, np.ndarray]:
         try:

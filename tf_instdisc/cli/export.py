@@ -2,7 +2,6 @@
 
 import dataclasses
 import shlex
-from typing import TYPE_CHECKING
 
 from tf_instdisc import remote
 from tf_instdisc.cli import setting_flags
@@ -11,11 +10,6 @@ from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving.options import TFLITE_TYPES, ExportOptions
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tf_instdisc.runs.directory import RunDirectory
 
 _SUMMARY = """
 Exports a finished run as the next version of a model for TF Serving.
@@ -89,15 +83,17 @@ def _export(
 ) -> None:
     run = finished.load()
 
-    from tf_instdisc.serving import saved_model
+    from tf_instdisc.serving import saved_model, tflite
 
     options = saved_model.options_of(
         run, signatures, num_votes=written.num_votes
     )
     calibration_images = None
     if written.calibration_images:
-        calibration_images = _images(
-            written.calibration_images, run, options.crop_fraction
+        calibration_images = tflite.calibration_images(
+            written.calibration_images,
+            run.read_config().data.image_size,
+            options.crop_fraction,
         )
     version = saved_model.export_run(
         run,
@@ -117,21 +113,6 @@ def _export(
             mount=shlex.quote(mount), name=shlex.quote(f"MODEL_NAME={name}")
         )
     )
-
-
-def _images(
-    folder: str, run: "RunDirectory", crop_fraction: float
-) -> "np.ndarray":
-    import numpy as np
-
-    from tf_instdisc.data.folder import folder_source
-    from tf_instdisc.data.pipeline import evaluation_dataset
-    from tf_instdisc.runs.load import load_encoder
-
-    source = folder_source(folder, "skip")
-    image_size = load_encoder(run.path).input_shape[1]
-    batches = evaluation_dataset(source, image_size, 32, crop_fraction)
-    return np.concatenate([images for images, _, _ in batches])
 
 
 if __name__ == "__main__":

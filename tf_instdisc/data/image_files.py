@@ -55,7 +55,7 @@ def read_files(
         _RETRIES,
         _PAUSE,
         logging.getLogger(__name__).info,
-        retry_filter=_is_transient,
+        retry_filter=is_transient,
         factor=_FACTOR,
     )(_content)
 
@@ -68,7 +68,7 @@ def read_files(
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            if _is_transient(error):
+            if is_transient(error):
                 raise StorageError(
                     "Images must be readable. Received: "
                     f"{shown(name, UNTRUSTED_LIMIT)} "
@@ -112,7 +112,7 @@ def _content(path: str) -> bytes:
         return file.read(_LARGEST + 1)
 
 
-def _is_transient(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Returns whether an error may be temporary, such as a network failure."""
     if isinstance(error, ImportError | MemoryError):
         return False

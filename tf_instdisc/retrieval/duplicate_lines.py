@@ -29,9 +29,10 @@ def summary(duplicates: Duplicates) -> str:
             f"{duplicates.least_similarity:.2f}."
         )
     if not duplicates.is_complete:
+        verb = "set" if duplicates.threshold is None else "raise"
         text += (
-            " The search stopped at this number of pairs, but there are "
-            "more. Raise --threshold or --max_pairs."
+            " The search stopped at its limit, so pairs may be missing. Raise "
+            f"`--max_pairs`, or {verb} `--threshold`."
         )
     return text
 

@@ -19,8 +19,6 @@ from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.retrieval import duplicate_pairs, pair_groups
 from tf_instdisc.retrieval.duplicate_pairs import Pairs
-from tf_instdisc.retrieval.local_scale import local_scale
-from tf_instdisc.retrieval.near_pairs import NearPairs
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import embed, inference, on_devices
@@ -33,7 +31,7 @@ _NUM_COPIED = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Collection:
+class EmbeddedImages:
     """The embedded images of a run or a folder.
 
     Attributes:
@@ -58,7 +56,7 @@ class Member:
         cosine: The cosine of the same pair.
     """
 
-    collection: Collection
+    collection: EmbeddedImages
     position: int
     score: float
     cosine: float
@@ -85,6 +83,9 @@ class Duplicates:
         threshold: The requested cosine, or None.
         least_similarity: The minimum similarity of a pair's pictures; None if
             no pictures were compared.
+        radii: Distance of each row within which pairs were judged, float32
+            `[num_rows]`, those of a second collection last; None with a
+            threshold.
     """
 
     pairs: Pairs
@@ -92,9 +93,10 @@ class Duplicates:
     is_complete: bool
     threshold: float | None
     least_similarity: float | None
+    radii: np.ndarray | None
 
 
-def training_images(images: RunImages, run: RunDirectory) -> Collection:
+def training_images(images: RunImages, run: RunDirectory) -> EmbeddedImages:
     """Returns a run's training images.
 
     The rows in the memory bank of the training are pushed apart even for equal
@@ -104,7 +106,7 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
     title = run.path.resolve().name
     bank = images.bank
     if bank.encoded_by is not None:
-        return Collection(bank, images, title)
+        return EmbeddedImages(bank, images, title)
     encode = inference(on_devices(load_encoder(run.path)))
     rows = np.zeros_like(bank.rows)
     found = np.zeros([len(rows)], bool)
@@ -120,14 +122,14 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
             "run read it. The rows of its training are compared instead.",
             file=sys.stderr,
         )
-        return Collection(bank, images, title)
+        return EmbeddedImages(bank, images, title)
     kept = dataclasses.replace(bank, rows=rows).take(found)
-    return Collection(kept, RunImages(kept, images.config), title)
+    return EmbeddedImages(kept, RunImages(kept, images.config), title)
 
 
 def folder_images(
     folder: str, config: RunConfig, encoder: keras.Model
-) -> Collection:
+) -> EmbeddedImages:
     """Returns the images of a folder, skipping files that cannot be decoded."""
     data = with_overrides(config.data, {"images": folder, "test_images": None})
     source = folder_source(folder, "skip")
@@ -136,15 +138,15 @@ def folder_images(
         evaluation_dataset(source, data.image_size, _BATCH, data.crop_fraction),
     )
     bank = bank_of(embedded.embeddings, source, embedded.instance_ids)
-    return Collection(
+    return EmbeddedImages(
         bank, RunImages(bank, dataclasses.replace(config, data=data)), folder
     )
 
 
 def find_duplicates(
-    collection: Collection,
+    collection: EmbeddedImages,
     threshold: float | None = None,
-    other: Collection | None = None,
+    other: EmbeddedImages | None = None,
     max_pairs: int = 1_000_000,
     compare_pixels: bool = True,
 ) -> Duplicates:
@@ -165,15 +167,17 @@ def find_duplicates(
         ValueError: If `threshold` is out of range.
     """
     places = [collection] if other is None else [collection, other]
-    least_similarity = None
+    least_similarity = radii = None
     if threshold is None:
-        pairs, is_complete = duplicate_pairs.candidates(places, max_pairs)
+        pairs, radii, is_complete = duplicate_pairs.candidates(
+            places, max_pairs
+        )
         pictured = np.zeros([len(pairs)], bool)
         if compare_pixels:
             pairs, pictured, least_similarity = duplicate_pairs.compare(
                 places, pairs
             )
-        kept = duplicate_pairs.surely_near(pairs.rivals, places)
+        kept = duplicate_pairs.is_significant(pairs.expected_closer, places)
         if least_similarity is not None:
             kept[pictured] = pairs.similarities[pictured] >= least_similarity
         pairs = pairs[kept]
@@ -182,16 +186,21 @@ def find_duplicates(
     pairs = pairs[np.argsort(-pairs.scores, kind="stable")]
     is_complete &= len(pairs) <= max_pairs
     pairs = pairs[:max_pairs]
+    groups = _groups(pairs, places)
     return Duplicates(
-        pairs, _groups(pairs, places), is_complete, threshold, least_similarity
+        pairs, groups, is_complete, threshold, least_similarity, radii
     )
 
 
-def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
+def _groups(
+    pairs: Pairs, places: Sequence[EmbeddedImages]
+) -> list[list[Member]]:
     sizes = [len(place.bank.rows) for place in places]
     is_of_second = np.repeat([False, True], [sizes[0], sum(sizes[1:])])
     group_of_pair = pair_groups.groups(
-        NearPairs(pairs.first, pairs.second, pairs.scores, True),
+        pairs.first,
+        pairs.second,
+        pairs.scores,
         is_of_second if len(places) == 2 else None,
     )
     groups: list[dict[int, Member]] = [
@@ -216,12 +225,17 @@ def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
 
 
 def fraction_of_copies_found(
-    collection: Collection, encoder: keras.Model
+    collection: EmbeddedImages, encoder: keras.Model, radii: np.ndarray
 ) -> float | None:
     """Returns the fraction of altered copies that the encoder finds.
 
     The copies are cropped by 2.5% at each side. If the run was trained with
     flips, half of them are mirrored instead.
+
+    Args:
+        collection: The images.
+        encoder: The encoder of the run.
+        radii: `Duplicates.radii` of a search that begins with the collection.
 
     Returns:
         A fraction in [0, 1]; None if no image can be read.
@@ -230,7 +244,6 @@ def fraction_of_copies_found(
     rng = np.random.default_rng(0)
     count = min(len(bank.rows), _NUM_COPIED)
     chosen = np.sort(rng.choice(len(bank.rows), count, replace=False))
-    radii = local_scale(bank.rows).radii(duplicate_pairs.MOST_RIVALS)[chosen]
     side = images.image_size
     is_mirrored = rng.random([count]) < 0.5
     is_mirrored &= images.config.augmentation.flip
@@ -243,5 +256,5 @@ def fraction_of_copies_found(
         copies[mirrored] = batch[mirrored, :, ::-1]
         rows = encoder.predict_on_batch(copies)
         distances = np.linalg.norm(rows - bank.rows[chosen[slots]], axis=1)
-        found.append(distances <= radii[slots])
+        found.append(distances <= radii[chosen[slots]])
     return float(np.concatenate(found).mean()) if found else None

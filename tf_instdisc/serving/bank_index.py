@@ -3,10 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank, quantize
-from tf_instdisc.serving.options import INDEX_DTYPES
 
 _PIECE = 8192  # Rows that fit in a core's cache as float32.
 _FEW = 32  # Up to this multiple of the best blocks, cosines are kept.
@@ -32,7 +30,7 @@ class BankIndex(tf.Module):
         num_classes: Number of classes; 0 if there are no labels.
 
     Raises:
-        ValueError: If the type is unknown, or if the bank is empty.
+        ValueError: If the bank is empty.
     """
 
     def __init__(
@@ -42,7 +40,6 @@ class BankIndex(tf.Module):
         order: np.ndarray | None = None,
     ):
         super().__init__(name="bank")
-        require_choice("bank_dtype", dtype, INDEX_DTYPES)
         if not len(bank.rows):
             raise UsageError("A bank must have rows. Received: 0 rows")
         if order is None:
@@ -88,7 +85,9 @@ class BankIndex(tf.Module):
         ]
         if num_rows < _FEW * number * _BLOCK:
             cosines = [self._cosines(queries, piece) for piece in pieces]
-            scores, rows = _top_k_by_blocks(tf.concat(cosines, 0), number)
+            scores, rows = tf.math.top_k(
+                tf.transpose(tf.concat(cosines, 0)), number
+            )
             return scores, tf.cast(rows, tf.int64)
         # The k largest values are in the k blocks with the largest maxima; see
         # `neighbors`. Only these few are recomputed, so that the others need
@@ -149,36 +148,6 @@ class BankIndex(tf.Module):
         return tf.einsum(
             "bk,bkc->bc", weights, tf.one_hot(labels, self.num_classes)
         )
-
-
-def _top_k_by_blocks(
-    scores: tf.Tensor, number: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Computes `tf.math.top_k` of the columns, skipping most blocks of rows.
-
-    The k largest values are in the k blocks with the largest maxima; see
-    `neighbors`.
-
-    Args:
-        scores: `[rows, batch]`.
-        number: k.
-
-    Returns:
-        Values and rows, `[batch, k]`.
-    """
-    num_rows = scores.shape[0]
-    num_blocks = num_rows // _BLOCK
-    if num_rows % _BLOCK or num_blocks <= 4 * number:
-        return tf.math.top_k(tf.transpose(scores), number)
-    batch = tf.shape(scores)[1]
-    blocks = tf.reshape(scores, [num_blocks, _BLOCK, batch])
-    maxima = tf.transpose(tf.reduce_max(blocks, axis=1))
-    _, chosen = tf.math.top_k(maxima, number)
-    rows = _rows_of(chosen)
-    column = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(rows))
-    values = tf.gather_nd(scores, tf.stack([rows, column], axis=-1))
-    found, picked = tf.math.top_k(values, number)
-    return found, tf.gather(rows, picked, batch_dims=1)
 
 
 def _rows_of(blocks: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,12 @@ PARTIAL = "_partial-"
 
 
 def require_known(path: str) -> None:
-    """Raises UsageError unless Beam can open a path or URL."""
+    """Raises UsageError unless Beam can open a path or URL as it is."""
+    if set(path) & set("*?["):
+        raise UsageError(
+            "`output` must not contain *, ? or [, which make it a pattern for "
+            f"Beam. Received: output={path!r}. Choose another name."
+        )
     try:
         FileSystems.get_filesystem(path)
     except ValueError as error:

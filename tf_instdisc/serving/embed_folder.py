@@ -7,18 +7,19 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any
 
 import numpy as np
 
 from tf_instdisc import atomic, progress, remote
 from tf_instdisc.data.folder_listing import image_paths
-from tf_instdisc.errors import UsageError
+from tf_instdisc.data.image_files import is_transient
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs import lock
 from tf_instdisc.serving.embedder import Embedder, embed_contents
 from tf_instdisc.serving.embedding_file import table_of
-from tf_instdisc.text import shown
+from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 FORMATS = (".npz", ".parquet")
 
@@ -55,7 +56,8 @@ def embed_folder(
     """Embeds all images below a folder.
 
     The same call continues after an interruption: finished parts are kept in
-    `OUTPUT.parts` until all are complete.
+    `OUTPUT.parts` until all are complete. A part in which a file was missing or
+    could not be opened is embedded again.
 
     Args:
         folder: The folder, including its subfolders.
@@ -81,8 +83,8 @@ def embed_folder(
             to another model or other images, or the embedder does not return
             a row of finite numbers for each image. A wrong answer is not kept.
         LockedError: If another process of this host is writing to the output.
-        StorageError: If the parts cannot be written, or a URL cannot be read
-            or written.
+        StorageError: If the parts cannot be written, a URL cannot be read or
+            written, or an image cannot be read because of its disk or network.
     """
     folder = local_path(folder, "folder")
     output = local_path(output, "output", "output")
@@ -93,21 +95,22 @@ def embed_folder(
             f"Received: output={output!r}"
         )
     parts = pathlib.Path(f"{output}.parts")
-    if target.exists() and not parts.exists():
-        _refuse(target)
-    names = image_paths(folder)
-    with lock.holding(parts, is_run=False):
-        write_part = functools.partial(
-            _write_part, folder, embedder, batch_size
-        )
-        outcome = _embed_in_parts(
-            folder, names, target, source, write_part, num_workers
-        )
-    # The directory remains if an earlier process created it. If another process
-    # uses it now, it is not empty and stays.
-    with contextlib.suppress(OSError):
-        parts.rmdir()
-    return outcome
+    write_part = functools.partial(_write_part, folder, embedder, batch_size)
+    try:
+        if target.exists() and not (parts / _TASK).exists():
+            raise UsageError(
+                f"`output` must not exist. Received: output={output}"
+            )
+        names = image_paths(folder)
+        with lock.holding(parts, is_run=False):
+            return _embed_in_parts(
+                folder, names, target, source, write_part, num_workers
+            )
+    finally:
+        # The directory remains if an earlier process created it. If another
+        # process uses it now, it is not empty and stays.
+        with contextlib.suppress(OSError):
+            parts.rmdir()
 
 
 def _embed_in_parts(
@@ -119,12 +122,6 @@ def _embed_in_parts(
     num_workers: int,
 ) -> Outcome:
     output, parts = str(target), pathlib.Path(f"{target}.parts")
-    if target.exists() and not (parts / _TASK).exists():
-        # Only the directory was left, unless another process has just finished.
-        outcome = _outcome_of(names, target)
-        if outcome.num_embedded + len(outcome.failed) != len(names):
-            _refuse(target)
-        return outcome
     _open_parts(parts, {"source": source, "names": names})
     if target.exists():
         _finish(output, parts)
@@ -137,12 +134,13 @@ def _embed_in_parts(
         for start in range(0, len(names), _PART):
             file = parts / f"{start:09d}.npz"
             part = names[start : start + _PART]
-            if not file.exists():
+            if not _is_whole(file):
                 write_part(file, part, pool)
             advance(len(part))
 
     valid, embeddings = _join(parts)
     if not valid.any():
+        _remove(parts)
         raise UsageError(
             f"No image in {folder} can be read. Received: {len(names)} files"
         )
@@ -163,10 +161,6 @@ def _embed_in_parts(
     return Outcome(len(kept), tuple(failed))
 
 
-def _refuse(target: pathlib.Path) -> NoReturn:
-    raise UsageError(f"`output` must not exist. Received: output={target}")
-
-
 def _outcome_of(names: Sequence[str], target: pathlib.Path) -> Outcome:
     """Returns the outcome of an earlier call."""
     if target.suffix == ".npz":
@@ -184,6 +178,10 @@ def _finish(output: str, parts: pathlib.Path) -> None:
     """Uploads the output, if it is at a URL, and removes the parts."""
     remote.send(f"{output}.failed.txt")
     remote.send(output)
+    _remove(parts)
+
+
+def _remove(parts: pathlib.Path) -> None:
     for file in parts.iterdir():
         if file.name not in (_TASK, lock.FILE):
             file.unlink()
@@ -229,20 +227,41 @@ def _write_part(
         np.concatenate([answer[key] for answer in answers])
         for key in ("embedding", "valid")
     )
+    is_whole = all(answer["is_whole"] for answer in answers)
     with atomic.replacing(file) as partial:
-        np.savez(partial, embedding=embedding, valid=valid)
+        np.savez(partial, embedding=embedding, valid=valid, is_whole=is_whole)
+
+
+def _is_whole(file: pathlib.Path) -> bool:
+    """Returns whether a part exists, and all of its files could be opened."""
+    if not file.exists():
+        return False
+    with np.load(file) as part:
+        return bool(part.get("is_whole", True))
 
 
 def _embed(
     folder: str, names: Sequence[str], embedder: Embedder
-) -> dict[str, np.ndarray]:
-    def read(name: str) -> bytes:
-        try:
-            return pathlib.Path(folder, name).read_bytes()
-        except OSError:
-            return b""  # Fails like other bytes that are not an image.
+) -> dict[str, Any]:
+    contents = [_read(pathlib.Path(folder, name)) for name in names]
+    answer = embed_contents(contents, embedder)
+    return {**answer, "is_whole": all(contents)}
 
-    return embed_contents([read(name) for name in names], embedder)
+
+def _read(path: pathlib.Path) -> bytes:
+    """Reads a file; one that is missing or may not be opened is empty."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if not is_transient(error):
+            return b""  # Fails like other bytes that are not an image.
+        reason = f"{type(error).__name__}: {error.strerror}"
+        raise StorageError(
+            "Images must be readable. Received: "
+            f"{shown(str(path), UNTRUSTED_LIMIT)} ({reason}). Check the disk "
+            "or the network, then run the same command again; parts that are "
+            "complete are kept."
+        ) from error
 
 
 def _join(parts: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:

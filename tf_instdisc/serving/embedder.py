@@ -65,7 +65,7 @@ def one_by_one(embedder: Embedder) -> Embedder:
             if not _is_refusal(error):
                 raise
         # If even this image fails, the images are not the cause.
-        dim = np.shape(embedder([_good_image()])["embedding"])[1]
+        dim = np.shape(embedder([good_image()])["embedding"])[1]
         rows = np.zeros([len(contents), dim], np.float32)
         valid = np.zeros([len(contents)], bool)
         for i, content in enumerate(contents):
@@ -86,5 +86,6 @@ def _is_refusal(error: Exception) -> bool:
     return is_from_server or isinstance(error, tf.errors.InvalidArgumentError)
 
 
-def _good_image() -> bytes:
+def good_image() -> bytes:
+    """Returns an image that every model accepts."""
     return tf.io.encode_png(tf.zeros([8, 8, 3], tf.uint8)).numpy()

@@ -110,6 +110,7 @@ class PartitionedIndex(BankIndex):
                 tf.TensorSpec([number], tf.float32),
                 tf.TensorSpec([number], tf.int64),
             ),
+            parallel_iterations=1,
         )
 
 

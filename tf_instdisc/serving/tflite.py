@@ -8,11 +8,52 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic
-from tf_instdisc.config.fields import require_choice
+from tf_instdisc.data import decode
+from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
-from tf_instdisc.serving.options import TFLITE_TYPES
+from tf_instdisc.paths import local_path
 
 _CALIBRATION_IMAGES = 256
+
+
+def calibration_images(
+    folder: str, image_size: int, crop_fraction: float
+) -> np.ndarray:
+    """Draws images for the calibration from all of a folder.
+
+    Files that cannot be decoded are left out.
+
+    Args:
+        folder: The folder, including its subfolders.
+        image_size: Side of the images, in pixels.
+        crop_fraction: As in `decode.decode_center`.
+
+    Returns:
+        float32 `[num_images, image_size, image_size, 3]` in [0, 255], 256
+        images if there are as many.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or contains no images.
+        ValueError: If no image can be decoded.
+    """
+    folder = local_path(folder, "calibration_images")
+    names = np.random.default_rng(0).permutation(image_paths(folder))
+    paths = tf.constant([os.path.join(folder, name) for name in names])
+
+    @tf.autograph.experimental.do_not_convert
+    def read(path: tf.Tensor) -> tf.Tensor:
+        content = tf.io.read_file(path)
+        return decode.decode_center(content, image_size, crop_fraction)
+
+    images = tf.data.Dataset.from_tensor_slices(paths).map(read)
+    images = images.ignore_errors().take(_CALIBRATION_IMAGES)
+    found = list(images.as_numpy_iterator())
+    if not found:
+        raise UsageError(
+            "`calibration_images` must be a folder with images that can be "
+            f"decoded. Received: calibration_images={folder!r}"
+        )
+    return np.stack(found)
 
 
 def write(
@@ -32,10 +73,8 @@ def write(
             [0, 255]; required for int8.
 
     Raises:
-        ValueError: If a type is unknown, or if int8 has no calibration images.
+        ValueError: If int8 has no calibration images.
     """
-    for kind in types:
-        require_choice("tflite", kind, TFLITE_TYPES)
     if "int8" in types and (
         calibration_images is None or not len(calibration_images)
     ):

@@ -1,6 +1,5 @@
 """The page's server, for a browser on the same machine."""
 
-import importlib.resources
 import secrets
 from collections.abc import Callable, Iterable
 from concurrent import futures
@@ -12,7 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from tf_instdisc.errors import ServingError, StorageError, UsageError
 from tf_instdisc.retrieval.browse import protection
@@ -27,12 +27,6 @@ MAX_UPLOAD = 64 * 2**20
 """Largest size of a file that is dropped, in bytes."""
 
 _MOST = 500  # Items in an answer.
-_FILES = {
-    "": ("page.html", "text/html"),
-    "app.js": ("app.js", "text/javascript"),
-    "map.js": ("map.js", "text/javascript"),
-    "style.css": ("style.css", "text/css"),
-}
 
 
 def build_app(
@@ -50,10 +44,7 @@ def build_app(
         Route("/api/ticked", server.tick, methods=["POST"]),
         Route("/thumbnails/{position:int}", server.thumbnail),
         Route("/pictures/{position:int}", server.whole),
-        *(
-            Route(f"/{path}", _file(name, kind))
-            for path, (name, kind) in _FILES.items()
-        ),
+        Mount("/", StaticFiles(packages=[(__package__, "page")], html=True)),
     ]
     return Starlette(
         routes=routes,
@@ -202,7 +193,9 @@ class _Server:
         try:
             content = read(self._position(request))
         except NotReadYetError:
-            raise HTTPException(503, "It has not been read yet.") from None
+            raise HTTPException(
+                503, "The picture has not been read yet."
+            ) from None
         if content is None:
             raise HTTPException(404, "The image's file is missing.")
         # Their addresses have the version.
@@ -239,7 +232,11 @@ class _Server:
 
     def _require_rows(self) -> None:
         if not self._collection.has_rows:
-            raise HTTPException(404, "A server does not give its rows.")
+            raise HTTPException(
+                404,
+                "The map and near-duplicates need the rows of the bank, which "
+                "a server does not return.",
+            )
 
 
 def _done(future: futures.Future) -> Any:
@@ -270,21 +267,6 @@ def _number(request: Request, name: str, default: int) -> int:
 
 def _count(request: Request) -> int:
     return int(np.clip(_number(request, "count", 60), 1, _MOST))
-
-
-def _file(name: str, kind: str) -> Callable[[Request], Response]:
-    """Returns an endpoint that gives a file of the package."""
-    page = importlib.resources.files(__package__).joinpath("page", name)
-    content = page.read_bytes()
-
-    def give(request: Request) -> Response:
-        return Response(
-            content,
-            media_type=f"{kind}; charset=utf-8",
-            headers={"Cache-Control": "no-cache"},
-        )
-
-    return give
 
 
 def _show_error(request: Request, error: Exception) -> Response:

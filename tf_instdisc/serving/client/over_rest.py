@@ -59,7 +59,7 @@ class RestClient(Client):
     Raises:
         FileNotFoundError: If `root_certificates` is missing.
         ValueError: As in `Client`, or if the URL is not HTTP, or if the
-            certificates cannot be read.
+            certificates cannot be read or the URL is not HTTPS.
     """
 
     def __init__(
@@ -84,6 +84,12 @@ class RestClient(Client):
             max_message_bytes,
         )
         _require_url(url)
+        if root_certificates is not None and not url.startswith("https://"):
+            raise UsageError(
+                "`root_certificates` needs an https:// URL, since nothing is "
+                f"encrypted over http://. Received: url={url!r}. Give an "
+                "https:// URL, or leave `root_certificates` out."
+            )
         self._url = f"{url.rstrip('/')}/v1/models/{_quote(model_name)}"
         if version is not None:
             self._url += f"/versions/{version}"

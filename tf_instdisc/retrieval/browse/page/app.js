@@ -99,6 +99,7 @@ function setView(view) {
 const source = (kind, position) => `${kind}/${position}?v=${about.version}`;
 
 function setPicture(image, url) {
+  image.dataset.url = url;
   image.onerror = () => {
     if (picturesAreReady) {
       image.alt = "missing";
@@ -108,7 +109,7 @@ function setPicture(image, url) {
     setTimeout(async () => {
       picturesAreReady =
         (await askJson("api/about").catch(() => about)).pictures_are_ready;
-      image.src = `${url}&again=${Date.now()}`;
+      if (image.dataset.url === url) image.src = `${url}&again=${Date.now()}`;
     }, WAIT);
   };
   image.src = url;
@@ -226,7 +227,7 @@ async function showImage(now, number) {
 function showFile(file) {
   showQuery(file.name, "not one of these images", file.url);
   showNeighbors(file.items, Infinity);
-  map?.mark(["", ...file.items.slice(0, 20).map((item) => item.position)]);
+  map?.mark([undefined, ...file.items.slice(0, 20).map((item) => item.position)]);
   scrollTo(0, 0);
 }
 
@@ -256,7 +257,7 @@ async function showPairs(now, number) {
   if (number !== request) return;
   $("#summary").textContent =
     `${found.total.toLocaleString("en")} pairs of near-duplicates, the most ` +
-    `similar first.${found.is_complete ? "" : " There are more."}`;
+    `similar first.${found.is_complete ? "" : " There may be more."}`;
   $("#pairs").replaceChildren(...found.items.map(pairOf));
   setPages($("#duplicates"), start, PAIRS, found.total,
     (to) => { go({ duplicates: "1", start: to }); scrollTo(0, 0); });

@@ -51,7 +51,8 @@ export class NeighborMap {
     this.draw();
   }
 
-  // The first of the positions gets a large ring, the others small ones.
+  // The first of the positions gets a large ring, the others small ones. None
+  // is drawn for `undefined`, such as a query that is not on the map.
   mark(positions) {
     this.marked = positions;
     this.draw();
