@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests import commands
 from tf_instdisc import config
 from tf_instdisc.runs import opening
 from tf_instdisc.runs.record import RunRecord
@@ -88,3 +89,23 @@ def test_urls_full_paths_and_records_without_a_directory(places, monkeypatch):
     run.settings.write_text(json.dumps(content))
     (run.path / "checksums.json").unlink()
     assert folders_of("../one/run") == ["photos", None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"format": 3}, "must have format 2 or less. Received: format=3"),
+        ({"config": {"data": {"imagse": "a"}}}, "Received: imagse"),
+        ({"config": {"data": {"image_size": -1}}}, "Received: image_size=-1"),
+    ],
+)
+def test_an_edit_that_is_wrong_is_no_damage(places, changes, reason):
+    run = opening.load(str(places / "one" / "run"))
+    content = json.loads(run.settings.read_text())
+    run.settings.write_text(json.dumps({**content, **changes}))
+    (run.path / "checksums.json").unlink()
+    result = commands.run("report", f"--run_dir={run.path}")
+    assert result.returncode == 2, result.stderr
+    assert str(run.settings) in result.stderr
+    assert reason in result.stderr
+    assert "damaged" not in result.stderr
