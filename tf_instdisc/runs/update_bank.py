@@ -1,5 +1,6 @@
 """Compares a bank with a folder, and merges new images into it."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Collection, Iterable
@@ -112,15 +113,16 @@ def update_bank(
         ValueError: If the folder has class subfolders other than the run's.
     """
     folder = local_path(folder, "folder")
-    changes = _compare(bank, folder, old_digests)
+    changes, unread = _compare(bank, folder, old_digests)
     # All other images were decoded when they were added to the bank.
     fresh = [*changes.added, *changes.changed]
     if reread:
         fresh = list(changes.digests)
     rows_of = _encode(fresh, folder, config, encoder)
     bad = {name for name in fresh if name not in rows_of}
-    if bad:
-        report_unreadable(sorted(bad), len(changes.digests), folder, "skip")
+    if bad or unread:
+        num_images = len(changes.digests) + len(unread)
+        report_unreadable(sorted(bad | unread), num_images, folder, "skip")
     changes = changes.without(bad)
     gone = [changes.position_of[name] for name in changes.removed]
     removed_ids = np.union1d(
@@ -132,13 +134,17 @@ def update_bank(
     return Update(merged, removed_ids, changes, untouched)
 
 
-def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> Changes:
+def _compare(
+    bank: Bank, folder: str, old_digests: dict[str, str]
+) -> tuple[Changes, set[str]]:
+    """Returns the changes, and the names of files that cannot be read."""
     position_of = {str(name): i for i, name in enumerate(bank.names)}
     names = image_paths(folder)
     digests = {}
     with progress.tracking("reading files", len(names)) as advance:
         for name in names:
-            digests[name] = sha256_of_file(os.path.join(folder, name))
+            with contextlib.suppress(OSError):
+                digests[name] = sha256_of_file(os.path.join(folder, name))
             advance(1)
     labels = dict(zip(digests, _labels(digests, bank), strict=True))
     added = [name for name in digests if name not in position_of]
@@ -147,7 +153,7 @@ def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> Changes:
     for old, new in renamed:
         position_of[new] = position_of.pop(old)
     was_renamed = dict(renamed)
-    return Changes(
+    changes = Changes(
         position_of,
         digests,
         labels,
@@ -163,6 +169,7 @@ def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> Changes:
         ],
         renamed=renamed,
     )
+    return changes, set(names) - set(digests)
 
 
 def _merge(
