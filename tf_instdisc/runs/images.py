@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_instdisc import progress
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import decode
-from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.folder_listing import image_paths_at
 from tf_instdisc.data.sources import NO_LABEL, ImageSource
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
@@ -130,7 +130,10 @@ class RunImages:
     def _from_tfds(self, positions: np.ndarray) -> tf.data.Dataset:
         source = self.source or sources.open_train(self.config.data)
         slots = np.full([source.num_instances], -1, np.int64)
-        slots[self.bank.instance_ids[positions]] = np.arange(len(positions))
+        ids = self.bank.instance_ids[positions]
+        # The data set may have become smaller.
+        is_there = ids < len(slots)
+        slots[ids[is_there]] = np.flatnonzero(is_there)
         slots = tf.constant(slots)
 
         def slot_of(
@@ -215,7 +218,7 @@ def name_rows(rows: np.ndarray, images: str | None) -> Bank:
     labels = np.full([len(rows)], NO_LABEL, np.int64)
     classes: Iterable[str] = ()
     if images:
-        names = sorted(image_paths(images), key=lambda name: name.split("/"))
+        names = sorted(image_paths_at(images), key=_order_of_torchvision)
         if len(names) != len(rows):
             raise UsageError(
                 "`images` must be the folder from which the bank was computed, "
@@ -233,3 +236,9 @@ def name_rows(rows: np.ndarray, images: str | None) -> Bank:
         labels=labels,
         class_names=tuple(str(name) for name in classes),
     )
+
+
+def _order_of_torchvision(name: str) -> tuple[str, str, str]:
+    """Returns what `ImageFolder` sorts by: class, directory and file name."""
+    directory, _, file = name.rpartition("/")
+    return name.partition("/")[0], directory, file
