@@ -7,6 +7,7 @@ import pytest
 from tests import commands
 from tf_instdisc import config
 from tf_instdisc.runs import opening
+from tf_instdisc.runs.directory import RunDirectoryError
 from tf_instdisc.runs.record import RunRecord
 
 NAMES = ("images", "test_images")
@@ -89,6 +90,30 @@ def test_urls_full_paths_and_records_without_a_directory(places, monkeypatch):
     run.settings.write_text(json.dumps(content))
     (run.path / "checksums.json").unlink()
     assert folders_of("../one/run") == ["photos", None]
+
+
+@pytest.mark.parametrize(
+    ("names", "is_same"), [("1234", True), ("5678", False), (None, False)]
+)
+def test_a_folder_may_be_renamed(places, names, is_same):
+    facts = {"images": "photos", "num_instances": 3}
+    if names:
+        facts["names_of_images"] = "1234"
+    old = RunRecord(
+        config.RunConfig(data=config.DataConfig(images="photos")), facts
+    )
+    opening.open_run("renamed", old)
+    facts = {**facts, "images": "pictures"}
+    if names:
+        facts["names_of_images"] = names
+    new = RunRecord(
+        config.RunConfig(data=config.DataConfig(images="pictures")), facts
+    )
+    if is_same:
+        assert opening.open_run("renamed", new).read_record() == new
+    else:
+        with pytest.raises(RunDirectoryError, match="photos -> pictures"):
+            opening.open_run("renamed", new)
 
 
 @pytest.mark.parametrize(
