@@ -31,7 +31,8 @@ def pull(
 
     Args:
         copy: The copy.
-        whole: Whether to download the checkpoints of a run, too.
+        whole: Whether to download the checkpoints of a run, too, and not only
+            their manifests.
         run_argument: The name of an argument that refuses a URL with anything
             but a run.
     """
@@ -82,7 +83,7 @@ def _pull_once(
             name
             for name in state.files
             if name not in state.local
-            and (whole or not name.startswith(_CHECKPOINTS))
+            and (whole or not _is_of_checkpoint(name))
         ]
     else:
         if state.manifest is not None:
@@ -115,6 +116,11 @@ def _pull_once(
         }
     if names or manifest is None:
         _download(copy, state, names, objects)
+
+
+def _is_of_checkpoint(name: str) -> bool:
+    """Returns whether a file is needed only to restore a checkpoint."""
+    return name.startswith(_CHECKPOINTS) and not name.endswith("/manifest.json")
 
 
 def _remove_others(copy: Copy, objects: dict[str, Any]) -> None:
