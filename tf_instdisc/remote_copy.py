@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,7 +88,15 @@ class Copy:
             with self.writing():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context(open(self.folder / "sync", "a"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    print(
+                        f"waiting for another process that copies {self.url}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                    fcntl.flock(file, fcntl.LOCK_EX)
             yield self._state()
 
     @contextlib.contextmanager

@@ -16,13 +16,15 @@ from tf_instdisc.remote_url import is_web
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 # The file systems of fsspec call the same thing by different names.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation")
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "sha")
 _TIMES = (
     "LastModified",
     "Last-Modified",
     "last_modified",
     "updated",
     "mtime",
+    "modificationTime",
+    "modify",
     "created",
 )
 _MODIFIED = ("LastModified", "last_modified", "mtime", "created")
@@ -89,7 +91,8 @@ class Store:
                 return {}
         named = {}
         for path, info in found.items():
-            if info.get("type") == "file" and not path.endswith("/"):
+            # Some file systems say nothing about a file that is the root.
+            if info.get("type", "file") == "file" and not path.endswith("/"):
                 name = path.removeprefix(self.root).removeprefix("/")
                 named[remote_manifest.safe(name, self.url)] = info
         return named
@@ -153,7 +156,8 @@ class Store:
             else:
                 self.fs.pipe_file(path, content, mode="create")
         except FileExistsError:
-            return self.read(name)
+            # Its holder may remove it before it is read.
+            return self.create(name, content)
         except (NotImplementedError, ValueError, TypeError) as error:
             raise NotImplementedError from error
         except Exception:
