@@ -531,7 +531,15 @@ def test_a_copy_in_use_is_waited_for_and_said(url, on, capfd):
 
 @pytest.mark.parametrize(
     "key",
-    ("ETag", "sha", "mtime", "modificationTime", "modify", "last_modified"),
+    (
+        "ETag",
+        "sha",
+        "hex",
+        "mtime",
+        "modificationTime",
+        "modify",
+        "last_modified",
+    ),
 )
 def test_a_file_of_the_same_size_is_another_version(key):
     first, second = ({"size": 3, key: f"{key} {n}"} for n in range(2))
@@ -543,11 +551,12 @@ def test_a_file_of_which_nothing_is_said(on, monkeypatch):
     """As fsspec answers for SFTP and SMB, which cannot list a file."""
     url = f"memory://place/{uuid.uuid4().hex}.txt"
     fs, root = fsspec.core.url_to_fs(url)
-    fs.pipe_file(root, b"text")
     monkeypatch.setattr(fs, "find", lambda path, **_: {path: {}})
-    with on("a"):
-        path = paths.local_path(url, "x", "input")
-        assert pathlib.Path(path).read_text() == "text"
+    for text in ("text", "next"):
+        fs.pipe_file(root, text.encode())
+        with on("a"):
+            path = paths.local_path(url, "x", "input")
+            assert pathlib.Path(path).read_text() == text
 
 
 # === Folders and outputs ===

@@ -16,7 +16,7 @@ from tf_instdisc.remote_url import is_web
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 # The file systems of fsspec call the same thing by different names.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "sha")
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "sha", "hex")
 _TIMES = (
     "LastModified",
     "Last-Modified",
@@ -87,12 +87,13 @@ class Store:
                     found = {self.root: self.fs.info(self.root)}
                 else:
                     found = self.fs.find(self.root, detail=True)
+                    # Nothing may be said about a file that is the root.
+                    found = {p: i or self.fs.info(p) for p, i in found.items()}
             except FileNotFoundError:
                 return {}
         named = {}
         for path, info in found.items():
-            # Some file systems say nothing about a file that is the root.
-            if info.get("type", "file") == "file" and not path.endswith("/"):
+            if info.get("type") == "file" and not path.endswith("/"):
                 name = path.removeprefix(self.root).removeprefix("/")
                 named[remote_manifest.safe(name, self.url)] = info
         return named
@@ -183,18 +184,12 @@ class Store:
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects; another process may have removed them."""
         for name in names:
-            with (
-                self._reaching(),
-                contextlib.suppress(FileNotFoundError),
-            ):
-                self.fs.rm_file(self.path(name))
+            self.remove_path(self.path(name))
 
     def remove_path(self, path: str) -> None:
         """Removes a path in the file system if it exists."""
-        with self._reaching():
-            self.fs.invalidate_cache()
-            if self.fs.exists(path):
-                self.fs.rm_file(path)
+        with self._reaching(), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(path)
 
     # === Manifests ===
 
@@ -215,7 +210,7 @@ class Store:
         """Reads the newest complete manifest, None if there is none.
 
         Returns:
-            `number`, `id`, and `files`: by name, `object`, `size` and
+            `id` and `files`: by name, `object`, `size` and
             `sha256` of each.
 
         Raises:
@@ -230,7 +225,7 @@ class Store:
                 for name, entry in content["files"].items():
                     remote_manifest.safe(name, self.url)
                     remote_manifest.safe(entry["object"], self.url)
-                return {"number": number, **content}
+                return content
         if numbers:
             raise StorageError(
                 f"{self.url} has no complete manifest. Restore one from a "
