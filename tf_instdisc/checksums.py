@@ -188,14 +188,6 @@ def parsing(path: pathlib.Path, cure: str) -> Iterator[None]:
         ) from error
 
 
-def forget(path: pathlib.Path) -> None:
-    """Removes a file from the list."""
-    with _updating:
-        files = _load(path.parent)
-        if files.pop(path.name, None):
-            _save(path.parent, files)
-
-
 def _announce(path: pathlib.Path, partial: pathlib.Path) -> None:
     new = sha256_of_file(partial)
     with _updating:
