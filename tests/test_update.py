@@ -18,6 +18,7 @@ from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data.folder import UnreadableImageError
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import compare_runs
+from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs import opening, update, update_bank
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.record import RunRecord
@@ -96,7 +97,7 @@ def test_only_new_images_are_encoded(run, tmp_path, monkeypatch):
 
         return encode
 
-    monkeypatch.setattr(update_bank, "inference", counting)
+    monkeypatch.setattr(run_images, "inference", counting)
     config = run.read_config()
     none = np.zeros([0], np.int64)
     update.update_bank(run.load_bank(), none, {}, str(folder), config, encoder)

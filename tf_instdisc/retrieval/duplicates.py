@@ -23,8 +23,8 @@ from tf_instdisc.retrieval.local_scale import local_scale
 from tf_instdisc.retrieval.near_pairs import NearPairs
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import embed, inference, on_devices
-from tf_instdisc.runs.images import RunImages, bank_of
+from tf_instdisc.runs.embedding import embed
+from tf_instdisc.runs.images import RunImages, bank_of, encode
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import with_overrides
 
@@ -105,15 +105,7 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
     bank = images.bank
     if bank.encoded_by is not None:
         return Collection(bank, images, title)
-    encode = inference(on_devices(load_encoder(run.path)))
-    rows = np.zeros_like(bank.rows)
-    found = np.zeros([len(rows)], bool)
-    batches = images.batches(
-        np.arange(len(rows)), images.image_size, images.crop_fraction
-    )
-    for positions, batch in batches:
-        rows[positions] = encode(batch)
-        found[positions] = True
+    rows, found = encode(images, load_encoder(run.path))
     if not found.any():
         print(
             f"None of the {len(rows)} images of {title} was found where the "

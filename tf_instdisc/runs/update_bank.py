@@ -16,9 +16,8 @@ from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.runs.bank import Bank
-from tf_instdisc.runs.embedding import inference, on_devices
-from tf_instdisc.runs.images import RunImages
+from tf_instdisc.runs.bank import Bank, next_id
+from tf_instdisc.runs.images import RunImages, encode
 from tf_instdisc.runs.sources import with_overrides
 from tf_instdisc.text import listed
 
@@ -182,14 +181,13 @@ def _merge(
     positions = np.array(
         [changes.position_of[name] for name in changes.kept], np.int64
     )
-    highest = max(bank.instance_ids.max(), removed_ids.max(initial=-1))
     names = [*changes.kept, *changes.added]
     rows = np.zeros([len(names), bank.rows.shape[1]], bank.rows.dtype)
     rows[: len(positions)] = bank.rows[positions]
     for i, name in enumerate(names):
         if name in rows_of:
             rows[i] = rows_of[name]
-    new_ids = highest + 1 + np.arange(len(changes.added))
+    new_ids = next_id(bank, removed_ids) + np.arange(len(changes.added))
     return Bank(
         rows=rows,
         instance_ids=np.concatenate([bank.instance_ids[positions], new_ids]),
@@ -247,11 +245,5 @@ def _encode(
     )
     data = with_overrides(config.data, {"images": folder})
     images = RunImages(bank, dataclasses.replace(config, data=data))
-    encode = inference(on_devices(encoder))
-    rows: dict[str, np.ndarray] = {}
-    for slots, batch in images.batches(
-        np.arange(size), images.image_size, images.crop_fraction
-    ):
-        embedded = np.asarray(encode(batch))
-        rows.update(zip([names[i] for i in slots], embedded, strict=True))
-    return rows
+    rows, found = encode(images, encoder)
+    return {names[i]: rows[i] for i in np.flatnonzero(found)}
