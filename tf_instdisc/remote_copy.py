@@ -78,8 +78,8 @@ class Copy:
         return self.path / name if name else self.path
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[State]:
-        """Keeps other processes from the copy, and yields its state.
+    def locked(self) -> Iterator[State]:
+        """Locks the copy against other processes, and yields its state.
 
         Raises:
             StorageError: If the copy cannot be locked.
@@ -101,7 +101,7 @@ class Copy:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Names the copy if the block, which writes to it, fails.
+        """Reports a failed write as a StorageError that names the copy.
 
         Raises:
             StorageError: If the block raises an OSError.

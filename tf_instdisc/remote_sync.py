@@ -38,7 +38,7 @@ def pull(
     """
     for _ in range(_ATTEMPTS):
         # An object that was listed may be replaced before it is read.
-        with contextlib.suppress(FileNotFoundError), copy.alone() as state:
+        with contextlib.suppress(FileNotFoundError), copy.locked() as state:
             objects = copy.store.objects()
             if run_argument and objects:
                 _require_run(copy, objects, run_argument)
@@ -70,7 +70,7 @@ def _pull_once(
     if manifest is not None:
         if manifest["id"] != state.manifest:
             with copy.writing():
-                state = _taken_over(copy, state, manifest)
+                state = _reset_to(copy, state, manifest)
         # The cache may have lost files. Those that a killed process removed,
         # old checkpoints, come back for a while.
         present = {
@@ -127,17 +127,26 @@ def _remove_others(copy: Copy, objects: dict[str, Any]) -> None:
     """Removes from an input what the URL does not hold."""
     if copy.is_output or any(copy.file(name).exists() for name in _RUN):
         return  # It may hold what was not uploaded.
-    for folder, _, files in os.walk(copy.path, topdown=False):
+    for folder, _, files in os.walk(copy.path):
         for file in files:
             path = pathlib.Path(folder, file)
             if path.relative_to(copy.path).as_posix() not in objects:
                 path.unlink(missing_ok=True)
+    _remove_empty_folders(copy.path)
+
+
+def _remove_empty_folders(path: pathlib.Path) -> None:
+    for folder, _, _ in os.walk(path, topdown=False):
         with contextlib.suppress(OSError):
-            os.rmdir(folder)  # If it is empty.
+            os.rmdir(folder)
 
 
-def _taken_over(copy: Copy, old: State, manifest: dict[str, Any]) -> State:
-    """Removes what the manifest does not say; returns the state after it."""
+def _reset_to(copy: Copy, old: State, manifest: dict[str, Any]) -> State:
+    """Deletes local files that differ from the manifest.
+
+    Returns:
+        The new state.
+    """
     files = manifest["files"]
     state = State(manifest["id"], files)
     for name in copy.names():
@@ -150,9 +159,7 @@ def _taken_over(copy: Copy, old: State, manifest: dict[str, Any]) -> State:
             state.local[name] = status
         else:
             path.unlink()
-    for folder, _, _ in os.walk(copy.path, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)  # If it is empty.
+    _remove_empty_folders(copy.path)
     copy.path.mkdir(parents=True, exist_ok=True)
     copy.save(state)
     return state
@@ -204,7 +211,7 @@ def _require_same(
 
 def push(copy: Copy) -> None:
     """Writes a run to its URL."""
-    with copy.alone() as state:
+    with copy.locked() as state:
         objects = copy.store.objects()
         is_ours = False
         with contextlib.suppress(FileNotFoundError):  # Another one removed it.

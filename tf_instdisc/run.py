@@ -159,7 +159,7 @@ class Run:
             self.directory, images.open_images(self.directory)
         )
         path = output or self.directory.report
-        with lock.writing(None if output else self.path):
+        with lock.holding_if_remote(None if output else self.path):
             pages.write(os.fspath(path), page)
         return pathlib.Path(local_path(path, "output", "output"))
 

@@ -78,7 +78,7 @@ def _report(
         seed=options.seed,
     )
     path = options.output or run.report
-    with lock.writing(None if options.output else run.path):
+    with lock.holding_if_remote(None if options.output else run.path):
         pages.write(path, page)
     print(shown(remote.named(str(path))))
 
