@@ -263,22 +263,39 @@ def test_the_command_names_rows_by_a_folder(tmp_path, encoder):
     content, _ = checkpoint(encoder)
     path = write(tmp_path, content)
     folder = tmp_path / "images"
-    # torchvision goes class by class: "a" before "a b".
-    names = ["a/2.png", "a/3.png", "a b/1.png", "c/1.png", "c/2.png"]
+    # torchvision goes class by class: "a" before "a b". In one class, a
+    # directory's own images come before those of its subfolders.
+    names = ["a/2.png", "a/3.png", "a b/1.png", "c/z.png", "c/a/2.png"]
     for seed, name in enumerate(names):
         save_picture(folder, name, picture(seed))
     with pytest.raises(ValueError, match=r"each of its 6 rows.*5 images"):
         convert(path, str(tmp_path / "run"), 64, str(folder))
     assert not (tmp_path / "run").exists()
-    save_picture(folder, "c/3.png", picture(9))
+    save_picture(folder, "c/a b/1.png", picture(9))
     flags = [f"--from={path}", f"--to={tmp_path}/run", "--image_size=64"]
     result = commands.run("convert", *flags, f"--images={folder}")
     assert result.returncode == 0, result.stderr
     assert "6 rows" in result.stdout
     bank = opening.load(f"{tmp_path}/run").load_bank()
-    assert bank.names.tolist() == [*names, "c/3.png"]
+    assert bank.names.tolist() == [*names, "c/a b/1.png"]
     assert bank.labels.tolist() == [0, 0, 1, 2, 2, 2]
     assert bank.class_names == ("a", "a b", "c")
+
+
+def test_a_folder_at_a_url_is_listed_and_not_copied(tmp_path):
+    import fsspec
+
+    from tests.buckets import machine
+
+    fs = fsspec.filesystem("memory")
+    names = ["a/1.png", "b/2.png"]
+    for name in names:
+        fs.pipe_file(f"/convert/pictures/{name}", b"png")
+    with machine(tmp_path / "machine"):
+        rows = np.eye(2, dtype=np.float32)
+        bank = run_images.name_rows(rows, "memory://convert/pictures")
+    assert bank.names.tolist() == names
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_the_command_refuses_what_would_be_run(tmp_path):

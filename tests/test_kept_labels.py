@@ -84,7 +84,7 @@ def test_an_evaluation_does_not_read_labels_that_the_run_remembers(tmp_path):
     )
     data = DataConfig(dataset="values", data_dir=str(tmp_path), cache="none")
     run = RunDirectory(tmp_path / "run")
-    memory = sources.memories(run, data)
+    memory = sources.image_caches(run, data)
 
     def labels():
         tfds_labels._read_values.cache_clear()  # As in another process.

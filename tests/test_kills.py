@@ -172,8 +172,8 @@ def test_results_of_training(tmp_path, images, finished, was_finished):
         shutil.copytree(finished.path, path / "run")
         if not was_finished:
             for name in ("encoder.keras", "bank.npz", "instances.json"):
-                checksums.forget(path / "run" / name)
                 (path / "run" / name).unlink()
+            (path / "run" / checksums.FILE).unlink()
 
     def finish(path):
         run = RunDirectory(path / "run")

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from tests import commands
 from tf_instdisc import config
 from tf_instdisc.runs import opening
+from tf_instdisc.runs.directory import RunDirectoryError
 from tf_instdisc.runs.record import RunRecord
 
 NAMES = ("images", "test_images")
@@ -88,3 +90,47 @@ def test_urls_full_paths_and_records_without_a_directory(places, monkeypatch):
     run.settings.write_text(json.dumps(content))
     (run.path / "checksums.json").unlink()
     assert folders_of("../one/run") == ["photos", None]
+
+
+@pytest.mark.parametrize(
+    ("names", "is_same"), [("1234", True), ("5678", False), (None, False)]
+)
+def test_a_folder_may_be_renamed(places, names, is_same):
+    facts = {"images": "photos", "num_instances": 3}
+    if names:
+        facts["names_of_images"] = "1234"
+    old = RunRecord(
+        config.RunConfig(data=config.DataConfig(images="photos")), facts
+    )
+    opening.open_run("renamed", old)
+    facts = {**facts, "images": "pictures"}
+    if names:
+        facts["names_of_images"] = names
+    new = RunRecord(
+        config.RunConfig(data=config.DataConfig(images="pictures")), facts
+    )
+    if is_same:
+        assert opening.open_run("renamed", new).read_record() == new
+    else:
+        with pytest.raises(RunDirectoryError, match="photos -> pictures"):
+            opening.open_run("renamed", new)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"format": 3}, "must have format 2 or less. Received: format=3"),
+        ({"config": {"data": {"imagse": "a"}}}, "Received: imagse"),
+        ({"config": {"data": {"image_size": -1}}}, "Received: image_size=-1"),
+    ],
+)
+def test_an_edit_that_is_wrong_is_no_damage(places, changes, reason):
+    run = opening.load(str(places / "one" / "run"))
+    content = json.loads(run.settings.read_text())
+    run.settings.write_text(json.dumps({**content, **changes}))
+    (run.path / "checksums.json").unlink()
+    result = commands.run("report", f"--run_dir={run.path}")
+    assert result.returncode == 2, result.stderr
+    assert str(run.settings) in result.stderr
+    assert reason in result.stderr
+    assert "damaged" not in result.stderr

@@ -1,5 +1,7 @@
 """Working copies of URLs: manifests, kills, locks and mirrored folders."""
 
+import concurrent.futures
+import fcntl
 import http.server
 import json
 import os
@@ -7,6 +9,7 @@ import pathlib
 import shutil
 import socket
 import threading
+import time
 import uuid
 
 import fsspec
@@ -14,13 +17,16 @@ import pytest
 
 from tests.buckets import gs_server, machine, objects, s3_server
 from tf_instdisc import atomic, paths, remote, remote_store
+from tf_instdisc.checksums import sha256_of_json
 from tf_instdisc.errors import (
     LockedError,
     MissingExtraError,
     StorageError,
     UsageError,
 )
-from tf_instdisc.runs import lock, shipped
+from tf_instdisc.remote_copy import Copy
+from tf_instdisc.remote_store import Store, version_of
+from tf_instdisc.runs import checkpoints, lock, shipped
 
 pytestmark = pytest.mark.slow
 
@@ -133,10 +139,14 @@ def test_an_unchanged_run_is_not_written_again(url, on):
 def test_checkpoints_are_downloaded_only_when_they_are_needed(url, on):
     name = "checkpoints/checkpoint-000001/state.index"
     with on("a"):
-        save(url, {**OLD, name: "state"})
+        text = {"progress": {"epochs": 1}, "files": {}}
+        text = json.dumps({**text, "sha256": sha256_of_json(text)})
+        manifest = {"checkpoints/checkpoint-000001/manifest.json": text}
+        save(url, {**OLD, **manifest, name: "state"})
     with on("b"):
         copy = pathlib.Path(paths.local_path(url))
-        assert read(copy) == OLD
+        assert read(copy) == {**OLD, **manifest}
+        assert checkpoints.newest_progress(copy / "checkpoints")
         # They stay at the URL when a command without them writes.
         with lock.holding(url):
             atomic.write_text(copy / "results.json", "[]")
@@ -145,7 +155,8 @@ def test_checkpoints_are_downloaded_only_when_they_are_needed(url, on):
     with on("c"):
         copy = paths.local_path(url)
         remote.refresh(copy, whole=True)
-        assert read(copy) == {**OLD, name: "state", "results.json": "[]"}
+        everything = {**OLD, **manifest, name: "state", "results.json": "[]"}
+        assert read(copy) == everything
 
 
 class Killed(BaseException):
@@ -471,6 +482,81 @@ def test_a_file_system_that_cannot_lock_says_so(on, monkeypatch, capsys):
         save(url, OLD)
         assert read(paths.local_path(url)) == OLD
     assert f"warning: {url} cannot be locked" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ("file", "memory"))
+def test_a_lock_that_is_released_before_it_is_read(tmp_path, kind, monkeypatch):
+    base = {"memory": "memory://place", "file": f"file://{tmp_path}/place"}
+    store = Store(f"{base[kind]}/{uuid.uuid4().hex}")
+    assert store.create("lock", b"first") is None
+    cat_file, reads = store.fs.cat_file, []
+
+    def cat_and_release(path):
+        reads.append(path)
+        if len(reads) == 1:  # It does not exist yet,
+            raise FileNotFoundError(path)
+        if len(reads) == 2:  # and no longer.
+            store.fs.rm_file(path)
+        return cat_file(path)
+
+    monkeypatch.setattr(store.fs, "cat_file", cat_and_release)
+    assert store.create("lock", b"second") is None
+    monkeypatch.undo()
+    assert store.create("lock", b"third") == b"second"
+
+
+def test_a_copy_in_use_is_waited_for_and_said(url, on, capfd):
+    fill(url, {"1.png": "picture"})
+    with on("a"):
+        copy = Copy(url, is_output=False)
+        copy.folder.mkdir(parents=True)
+        with (
+            concurrent.futures.ThreadPoolExecutor() as pool,
+            open(copy.folder / "sync", "a") as file,
+        ):
+            fcntl.flock(file, fcntl.LOCK_EX)
+            waiting = pool.submit(paths.local_path, url)
+            deadline = time.monotonic() + 60
+            said = ""
+            while url not in said and time.monotonic() < deadline:
+                said += capfd.readouterr().err
+                time.sleep(0.01)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            assert read(waiting.result()) == {"1.png": "picture"}
+    assert said == f"waiting for another process that copies {url}\n"
+
+
+# === What file systems say ===
+
+
+@pytest.mark.parametrize(
+    "key",
+    (
+        "ETag",
+        "sha",
+        "hex",
+        "mtime",
+        "modificationTime",
+        "modify",
+        "last_modified",
+    ),
+)
+def test_a_file_of_the_same_size_is_another_version(key):
+    first, second = ({"size": 3, key: f"{key} {n}"} for n in range(2))
+    assert version_of(first) != version_of(second)
+    assert version_of(first) == version_of(dict(first))
+
+
+def test_a_file_of_which_nothing_is_said(on, monkeypatch):
+    """As fsspec answers for SFTP and SMB, which cannot list a file."""
+    url = f"memory://place/{uuid.uuid4().hex}.txt"
+    fs, root = fsspec.core.url_to_fs(url)
+    monkeypatch.setattr(fs, "find", lambda path, **_: {path: {}})
+    for text in ("text", "next"):
+        fs.pipe_file(root, text.encode())
+        with on("a"):
+            path = paths.local_path(url, "x", "input")
+            assert pathlib.Path(path).read_text() == text
 
 
 # === Folders and outputs ===

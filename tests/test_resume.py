@@ -268,6 +268,40 @@ def test_the_last_n_are_kept(tmp_path):
     assert names == ["checkpoint-000011", "checkpoint-000012"]
 
 
+def test_copies_of_checkpoints_are_left_alone(tmp_path):
+    import tensorflow as tf
+
+    state = tf.train.Checkpoint(x=tf.Variable(1.0))
+    checkpoints.write(tmp_path, state, {"epochs": 1}, keep=1)
+    copies = ["checkpoint-000001 copy", "checkpoint-000001.bak", "checkpoint-"]
+    for name in copies:
+        (tmp_path / name).mkdir()
+    path = checkpoints.write(tmp_path, state, {"epochs": 2}, keep=1)
+    assert checkpoints.find_newest(tmp_path)[0].path == path
+    assert checkpoints.newest_progress(tmp_path) == {"epochs": 2}
+    names = {entry.name for entry in tmp_path.iterdir()}
+    assert names == {*copies, "checkpoint-000002"}
+
+
+def test_an_old_checkpoint_that_cannot_be_removed(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    state = tf.train.Checkpoint(x=tf.Variable(1.0))
+    first = checkpoints.write(tmp_path, state, {"epochs": 1}, keep=1)
+    unlink = os.unlink
+
+    def refuse(path, **more):
+        # Root may remove any file.
+        if "dir_fd" in more and path == "manifest.json":
+            raise PermissionError(13, "Permission denied", path)
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    second = checkpoints.write(tmp_path, state, {"epochs": 2}, keep=1)
+    assert first.exists()
+    assert checkpoints.find_newest(tmp_path)[0].path == second
+
+
 @pytest.mark.exhaustive
 def test_another_batch_size_at_the_next_epoch(tmp_path):
     small_run.run(tmp_path / "run", epochs=2)

@@ -1,6 +1,7 @@
 """Runs that come with the package: packed, unpacked once, opened by name."""
 
 import os
+import pathlib
 import shutil
 
 import keras
@@ -121,17 +122,28 @@ def test_a_run_that_was_interrupted_is_unpacked_again(packed, monkeypatch):
     assert len(opening.load(NAME).load_bank().rows) == 12
 
 
-def test_what_was_removed_or_left_behind_is_no_obstacle(packed):
+def test_what_was_removed_is_no_obstacle(packed):
     unpacked = shipped.unpack(NAME)
     (unpacked / "bank.npz").unlink()
-    left = unpacked.with_name(f".partial-{NAME}-1")
-    left.mkdir()
-    os.utime(left, (0, 0))
-    new = unpacked.with_name(f".partial-{NAME}-2")
-    new.mkdir()
     assert len(opening.load(NAME).load_bank().rows) == 12
-    assert not left.exists()
-    assert new.exists()
+
+
+def test_what_another_process_has_finished_is_not_replaced(packed, monkeypatch):
+    """The other one is faster while this one looks for what is there."""
+    unpacked = shipped.unpack(NAME)
+    before = {path: path.stat().st_ctime_ns for path in unpacked.iterdir()}
+    exists, answers = pathlib.Path.exists, [False]
+
+    def exists_later(path, **more):
+        if path == unpacked / "bank.npz" and answers:
+            return answers.pop()
+        return exists(path, **more)
+
+    monkeypatch.setattr(pathlib.Path, "exists", exists_later)
+    assert shipped.unpack(NAME) == unpacked
+    after = {path: path.stat().st_ctime_ns for path in unpacked.iterdir()}
+    assert after == before
+    assert os.listdir(unpacked.parent) == [unpacked.name]
 
 
 @pytest.mark.exhaustive

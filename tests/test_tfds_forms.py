@@ -467,6 +467,21 @@ def test_images_that_would_have_to_be_downloaded_are_missing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_that_a_smaller_set_lacks_are_missing():
+    pictures = np.full([3, 8, 8, 3], 7, np.uint8)
+    bank = Bank(
+        rows=np.ones([5, 1], np.float32),
+        instance_ids=np.array([4, 1, 3, 0, 2]),
+        names=np.array(list("abcde")),
+        labels=np.zeros([5], np.int64),
+    )
+    source = tf_instdisc.array_source(pictures)
+    run = RunImages(bank, RunConfig(), source)
+    images, found = run.read(np.arange(5), 8)
+    assert found.tolist() == [False, True, False, True, True]
+    assert (images[found] == 7).all()
+
+
 def test_a_set_that_was_prepared_meanwhile_is_found(monkeypatch):
     answers = [False, True]
     monkeypatch.setattr(tfds_builder, "is_available", lambda *_: answers.pop(0))

@@ -14,10 +14,14 @@ import pytest
 
 from tests import commands
 from tests.finished_run import fill_folder, make_run, picture, save_picture
+from tf_instdisc.config import DataConfig, RunConfig
+from tf_instdisc.data.folder import UnreadableImageError
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import compare_runs
+from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs import opening, update, update_bank
 from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.training import finishing
 
 pytestmark = pytest.mark.slow
@@ -93,7 +97,7 @@ def test_only_new_images_are_encoded(run, tmp_path, monkeypatch):
 
         return encode
 
-    monkeypatch.setattr(update_bank, "inference", counting)
+    monkeypatch.setattr(run_images, "inference", counting)
     config = run.read_config()
     none = np.zeros([0], np.int64)
     update.update_bank(run.load_bank(), none, {}, str(folder), config, encoder)
@@ -231,6 +235,60 @@ def test_a_file_written_after_training_began_is_read_again(run, tmp_path):
     os.utime(tmp_path / "images" / "07.png", (later, later))
     output = instdisc_update(run, tmp_path / "images")
     assert "changed: 1\n  07.png" in output
+
+
+def test_files_that_cannot_be_read_are_left_out(tmp_path, monkeypatch, capsys):
+    images = tmp_path / "images"
+    fill_folder(images, [f"{i}.png" for i in range(5)])
+    run = make_run(tmp_path / "run", images)
+    for name in ("1.png", "2.png"):
+        (images / name).unlink()
+    (images / "1.png").symlink_to("gone.png")
+    (images / "2.png").symlink_to("2.png")
+    (images / "new.png").symlink_to("gone.png")
+    save_picture(images, "ok.png", picture(9))
+    digest = update_bank.sha256_of_file
+
+    def refuse(path):
+        if str(path).endswith("3.png"):  # Root may read any file.
+            raise PermissionError(13, "Permission denied", path)
+        return digest(path)
+
+    for module in (update_bank, update):
+        monkeypatch.setattr(module, "sha256_of_file", refuse)
+    _, done = update.update_run(run, str(images))
+    printed = capsys.readouterr().out
+    assert f"4 of 7 images in {images} cannot be read" in printed
+    for name in ("1.png", "2.png", "3.png", "new.png"):
+        assert f"  {name}\n" in printed
+    assert done.changes.removed == ["1.png", "2.png", "3.png"]
+    assert done.changes.added == ["ok.png"]
+    bank = run.load_bank()
+    assert bank.names.tolist() == ["0.png", "4.png", "ok.png"]
+    assert bank.instance_ids.tolist() == [0, 4, 5]
+
+
+def test_a_folder_without_any_readable_image(tmp_path):
+    images = tmp_path / "images"
+    fill_folder(images, ["1.png"])
+    run = make_run(tmp_path / "run", images)
+    (images / "1.png").unlink()
+    (images / "1.png").symlink_to("gone.png")
+    with pytest.raises(UnreadableImageError, match="1 of 1 images"):
+        update.update_run(run, str(images))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [("mnist", "--dataset=mnist"), (None, "again with --images")],
+)
+def test_a_run_over_no_folder_is_not_updated(tmp_path, dataset, said):
+    config = RunConfig(data=DataConfig(dataset=dataset))
+    run = opening.open_run(str(tmp_path / "run"), RunRecord(config))
+    with pytest.raises(UsageError, match="over a folder of images") as raised:
+        update.update_run(run, str(tmp_path))
+    assert said in str(raised.value)
+    assert "None" not in str(raised.value)
 
 
 @pytest.mark.exhaustive

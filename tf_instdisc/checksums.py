@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tf_instdisc import atomic
-from tf_instdisc.errors import DamagedFileError
+from tf_instdisc.errors import DamagedFileError, UsageError
 
 FILE = "checksums.json"
 
@@ -184,25 +184,20 @@ def parsing(path: pathlib.Path, cure: str) -> Iterator[None]:
     """Turns any failure to read a file's content into DamagedFileError.
 
     Raises:
-        DamagedFileError: If the block fails.
+        UsageError: If the block raises it; names the file.
+        DamagedFileError: If the block fails otherwise.
     """
     try:
         yield
     except DamagedFileError:
         raise
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     except Exception as error:
         raise DamagedFileError(
             f"{path} is damaged: it cannot be read "
             f"({type(error).__name__}). {cure}"
         ) from error
-
-
-def forget(path: pathlib.Path) -> None:
-    """Removes a file from the list."""
-    with _updating:
-        files = _load(path.parent)
-        if files.pop(path.name, None):
-            _save(path.parent, files)
 
 
 def _load(directory: pathlib.Path) -> dict[str, list[str | None]]:

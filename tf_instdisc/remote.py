@@ -78,12 +78,8 @@ def named(text: str) -> str:
     return text
 
 
-def is_copy(path: str | os.PathLike) -> bool:
-    """Returns whether a path is, or lies in, the copy of a URL."""
-    return _copy_with(path) is not None
-
-
-def _copy_with(path: str | os.PathLike) -> Copy | None:
+def copy_of(path: str | os.PathLike) -> Copy | None:
+    """Returns the copy of a URL that a path is, or lies in."""
     real = os.path.realpath(path)
     for copy in _copies.values():
         if f"{real}/".startswith(f"{os.path.realpath(copy.folder)}/"):
@@ -98,7 +94,7 @@ def refresh(path: str | os.PathLike, *, whole: bool = False) -> None:
         path: A local path.
         whole: Whether to download the checkpoints of a run, too.
     """
-    copy = _copy_with(path)
+    copy = copy_of(path)
     if copy is not None:
         remote_sync.pull(copy, whole)
 
@@ -112,7 +108,7 @@ def push(path: str | os.PathLike) -> None:
         StorageError: If the URL cannot be written, or another process has
             written to it meanwhile. The copy is unchanged.
     """
-    copy = _copy_with(path)
+    copy = copy_of(path)
     if copy is not None:
         remote_sync.push(copy)
 
@@ -122,7 +118,7 @@ def send(path: str | os.PathLike) -> None:
 
     A file that is missing here is removed there.
     """
-    copy = _copy_with(path)
+    copy = copy_of(path)
     if copy is None:
         return
     root = os.path.realpath(copy.path)
@@ -134,7 +130,7 @@ def send(path: str | os.PathLike) -> None:
         return
     if paths[0].is_dir():
         paths = sorted(p for p in paths[0].rglob("*") if p.is_file())
-    with copy.alone() as state:
+    with copy.locked() as state:
         for is_last in (False, True):
             part = [p for p in paths if (p.name == _LAST) == is_last]
             # A file may lie beside the copy, like OUTPUT.failed.txt.
@@ -148,26 +144,3 @@ def send(path: str | os.PathLike) -> None:
             state.files[""] = {"object": "", "version": version}
             state.local[""] = status_of(copy.path)
             copy.save(state)
-
-
-def create_lock(
-    path: str | os.PathLike, name: str, content: bytes
-) -> bytes | None:
-    """Creates an object of a run's URL unless it exists.
-
-    Returns:
-        None if it was created, or the content of the one that exists.
-
-    Raises:
-        NotImplementedError: If the file system cannot do that.
-    """
-    copy = _copy_with(path)
-    assert copy is not None
-    return copy.store.create(name, content)
-
-
-def remove_lock(path: str | os.PathLike, name: str) -> None:
-    """Removes an object of a run's URL."""
-    copy = _copy_with(path)
-    assert copy is not None
-    copy.store.remove([name])

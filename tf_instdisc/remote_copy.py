@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,8 +78,8 @@ class Copy:
         return self.path / name if name else self.path
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[State]:
-        """Keeps other processes from the copy, and yields its state.
+    def locked(self) -> Iterator[State]:
+        """Locks the copy against other processes, and yields its state.
 
         Raises:
             StorageError: If the copy cannot be locked.
@@ -87,12 +88,20 @@ class Copy:
             with self.writing():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context(open(self.folder / "sync", "a"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    print(
+                        f"waiting for another process that copies {self.url}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                    fcntl.flock(file, fcntl.LOCK_EX)
             yield self._state()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Names the copy if the block, which writes to it, fails.
+        """Reports a failed write as a StorageError that names the copy.
 
         Raises:
             StorageError: If the block raises an OSError.

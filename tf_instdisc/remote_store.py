@@ -16,13 +16,15 @@ from tf_instdisc.remote_url import is_web
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 # The file systems of fsspec call the same thing by different names.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation")
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "sha", "hex")
 _TIMES = (
     "LastModified",
     "Last-Modified",
     "last_modified",
     "updated",
     "mtime",
+    "modificationTime",
+    "modify",
     "created",
 )
 _MODIFIED = ("LastModified", "last_modified", "mtime", "created")
@@ -85,6 +87,8 @@ class Store:
                     found = {self.root: self.fs.info(self.root)}
                 else:
                     found = self.fs.find(self.root, detail=True)
+                    # Nothing may be said about a file that is the root.
+                    found = {p: i or self.fs.info(p) for p, i in found.items()}
             except FileNotFoundError:
                 return {}
         named = {}
@@ -153,7 +157,8 @@ class Store:
             else:
                 self.fs.pipe_file(path, content, mode="create")
         except FileExistsError:
-            return self.read(name)
+            # Its holder may remove it before it is read.
+            return self.create(name, content)
         except (NotImplementedError, ValueError, TypeError) as error:
             raise NotImplementedError from error
         except Exception:
@@ -179,18 +184,12 @@ class Store:
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects; another process may have removed them."""
         for name in names:
-            with (
-                self._reaching(),
-                contextlib.suppress(FileNotFoundError),
-            ):
-                self.fs.rm_file(self.path(name))
+            self.remove_path(self.path(name))
 
     def remove_path(self, path: str) -> None:
         """Removes a path in the file system if it exists."""
-        with self._reaching():
-            self.fs.invalidate_cache()
-            if self.fs.exists(path):
-                self.fs.rm_file(path)
+        with self._reaching(), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(path)
 
     # === Manifests ===
 
@@ -211,7 +210,7 @@ class Store:
         """Reads the newest complete manifest, None if there is none.
 
         Returns:
-            `number`, `id`, and `files`: by name, `object`, `size` and
+            `id` and `files`: by name, `object`, `size` and
             `sha256` of each.
 
         Raises:
@@ -226,7 +225,7 @@ class Store:
                 for name, entry in content["files"].items():
                     remote_manifest.safe(name, self.url)
                     remote_manifest.safe(entry["object"], self.url)
-                return {"number": number, **content}
+                return content
         if numbers:
             raise StorageError(
                 f"{self.url} has no complete manifest. Restore one from a "

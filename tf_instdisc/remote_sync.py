@@ -31,13 +31,14 @@ def pull(
 
     Args:
         copy: The copy.
-        whole: Whether to download the checkpoints of a run, too.
+        whole: Whether to download the checkpoints of a run, too, and not only
+            their manifests.
         run_argument: The name of an argument that refuses a URL with anything
             but a run.
     """
     for _ in range(_ATTEMPTS):
         # An object that was listed may be replaced before it is read.
-        with contextlib.suppress(FileNotFoundError), copy.alone() as state:
+        with contextlib.suppress(FileNotFoundError), copy.locked() as state:
             objects = copy.store.objects()
             if run_argument and objects:
                 _require_run(copy, objects, run_argument)
@@ -69,7 +70,7 @@ def _pull_once(
     if manifest is not None:
         if manifest["id"] != state.manifest:
             with copy.writing():
-                state = _taken_over(copy, state, manifest)
+                state = _reset_to(copy, state, manifest)
         # The cache may have lost files. Those that a killed process removed,
         # old checkpoints, come back for a while.
         present = {
@@ -82,7 +83,7 @@ def _pull_once(
             name
             for name in state.files
             if name not in state.local
-            and (whole or not name.startswith(_CHECKPOINTS))
+            and (whole or not _is_of_checkpoint(name))
         ]
     else:
         if state.manifest is not None:
@@ -117,21 +118,35 @@ def _pull_once(
         _download(copy, state, names, objects)
 
 
+def _is_of_checkpoint(name: str) -> bool:
+    """Returns whether a file is needed only to restore a checkpoint."""
+    return name.startswith(_CHECKPOINTS) and not name.endswith("/manifest.json")
+
+
 def _remove_others(copy: Copy, objects: dict[str, Any]) -> None:
     """Removes from an input what the URL does not hold."""
     if copy.is_output or any(copy.file(name).exists() for name in _RUN):
         return  # It may hold what was not uploaded.
-    for folder, _, files in os.walk(copy.path, topdown=False):
+    for folder, _, files in os.walk(copy.path):
         for file in files:
             path = pathlib.Path(folder, file)
             if path.relative_to(copy.path).as_posix() not in objects:
                 path.unlink(missing_ok=True)
+    _remove_empty_folders(copy.path)
+
+
+def _remove_empty_folders(path: pathlib.Path) -> None:
+    for folder, _, _ in os.walk(path, topdown=False):
         with contextlib.suppress(OSError):
-            os.rmdir(folder)  # If it is empty.
+            os.rmdir(folder)
 
 
-def _taken_over(copy: Copy, old: State, manifest: dict[str, Any]) -> State:
-    """Removes what the manifest does not say; returns the state after it."""
+def _reset_to(copy: Copy, old: State, manifest: dict[str, Any]) -> State:
+    """Deletes local files that differ from the manifest.
+
+    Returns:
+        The new state.
+    """
     files = manifest["files"]
     state = State(manifest["id"], files)
     for name in copy.names():
@@ -144,9 +159,7 @@ def _taken_over(copy: Copy, old: State, manifest: dict[str, Any]) -> State:
             state.local[name] = status
         else:
             path.unlink()
-    for folder, _, _ in os.walk(copy.path, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)  # If it is empty.
+    _remove_empty_folders(copy.path)
     copy.path.mkdir(parents=True, exist_ok=True)
     copy.save(state)
     return state
@@ -198,7 +211,7 @@ def _require_same(
 
 def push(copy: Copy) -> None:
     """Writes a run to its URL."""
-    with copy.alone() as state:
+    with copy.locked() as state:
         objects = copy.store.objects()
         is_ours = False
         with contextlib.suppress(FileNotFoundError):  # Another one removed it.

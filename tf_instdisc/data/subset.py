@@ -59,11 +59,13 @@ def renumbered(
 
     Args:
         source: The images.
-        instance_ids: int `[size]`, distinct.
+        instance_ids: int `[size]`, distinct; ids that the source does not have
+            are left out.
         shuffle_seed: As in `ImageSource.examples`.
     """
     new_ids = np.full([source.num_instances], -1, np.int64)
-    new_ids[instance_ids] = np.arange(len(instance_ids))
+    is_there = instance_ids < source.num_instances
+    new_ids[instance_ids[is_there]] = np.flatnonzero(is_there)
     table = tf.constant(new_ids)
 
     def renumber(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

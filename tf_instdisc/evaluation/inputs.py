@@ -28,7 +28,7 @@ from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import BATCH_SIZE, inference, on_devices
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import (
-    memories,
+    image_caches,
     open_test,
     open_train,
     with_overrides,
@@ -198,7 +198,7 @@ def open_inputs(
         )
     data = with_overrides(own, overrides or {})
     config = dataclasses.replace(config, data=data)
-    memory = memories(run, data)
+    memory = image_caches(run, data)
     if any(getattr(data, name) != getattr(own, name) for name in _REMEMBERED):
         memory = {}
     elif data.test_images != own.test_images:
@@ -213,7 +213,7 @@ def open_labeled(
 
     Args:
         data: The settings of the images.
-        memory: As returned by `memories`. If omitted, all files are checked
+        memory: As returned by `image_caches`. If omitted, all files are checked
             and all labels are read.
 
     Raises:

@@ -21,8 +21,8 @@ from tf_instdisc.retrieval import duplicate_pairs, pair_groups
 from tf_instdisc.retrieval.duplicate_pairs import Pairs
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import embed, inference, on_devices
-from tf_instdisc.runs.images import RunImages, bank_of
+from tf_instdisc.runs.embedding import embed
+from tf_instdisc.runs.images import RunImages, bank_of, encode
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import with_overrides
 
@@ -107,15 +107,7 @@ def training_images(images: RunImages, run: RunDirectory) -> EmbeddedImages:
     bank = images.bank
     if bank.encoded_by is not None:
         return EmbeddedImages(bank, images, title)
-    encode = inference(on_devices(load_encoder(run.path)))
-    rows = np.zeros_like(bank.rows)
-    found = np.zeros([len(rows)], bool)
-    batches = images.batches(
-        np.arange(len(rows)), images.image_size, images.crop_fraction
-    )
-    for positions, batch in batches:
-        rows[positions] = encode(batch)
-        found[positions] = True
+    rows, found = encode(images, load_encoder(run.path))
     if not found.any():
         print(
             f"None of the {len(rows)} images of {title} was found where the "

@@ -102,6 +102,11 @@ class InstanceHistory(NamedTuple):
     changed_ids: np.ndarray
 
 
+def next_id(bank: Bank, removed_ids: np.ndarray) -> int:
+    """Returns one more than the highest id that any image ever had."""
+    return 1 + int(max(bank.instance_ids.max(), removed_ids.max(initial=-1)))
+
+
 def write(path: pathlib.Path, bank: Bank) -> None:
     """Writes the bank atomically."""
     fields = instances_of(bank)

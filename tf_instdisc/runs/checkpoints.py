@@ -5,6 +5,7 @@ manifest with the progress of the run and the SHA-256 of each file. The
 directory gets its name once all of it is on disk.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -69,8 +70,6 @@ def write(
         text = {**manifest, "sha256": sha256_of_json(manifest)}
         (partial / _MANIFEST).write_text(json.dumps(text, indent=1))
         atomic.rename_directory(partial, path)
-        for old in [*older, path][:-keep]:
-            shutil.rmtree(old)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         kept = f"{older[-1]} is kept." if older else "There is no older one."
@@ -79,11 +78,15 @@ def write(
             f"{kept} Make room or make the directory writable, then start the "
             "same command again."
         ) from error
+    for old in [*older, path][:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
     return path
 
 
 def find_newest(directory: pathlib.Path) -> tuple[Saved | None, list[str]]:
     """Finds the newest valid checkpoint.
+
+    Downloads the checkpoints of a run at a URL.
 
     Args:
         directory: The directory of the run's checkpoints; may be missing.
@@ -95,7 +98,6 @@ def find_newest(directory: pathlib.Path) -> tuple[Saved | None, list[str]]:
     Raises:
         StorageError: If there are checkpoints but all are damaged.
     """
-    # Commands that only read a run at a URL do without them.
     remote.refresh(directory, whole=True)
     damages: list[str] = []
     for path in reversed(_list(directory)):
@@ -109,6 +111,18 @@ def find_newest(directory: pathlib.Path) -> tuple[Saved | None, list[str]]:
             "one from a copy, or train from the start in another run_dir."
         )
     return None, damages
+
+
+def newest_progress(directory: pathlib.Path) -> dict[str, Any]:
+    """Returns the progress in the newest checkpoint; empty without one.
+
+    Only manifests are read and checked. The other files may be damaged, or,
+    of a run at a URL, not downloaded.
+    """
+    for path in reversed(_list(directory)):
+        with contextlib.suppress(OSError, ValueError):
+            return _read_manifest(path)["progress"]
+    return {}
 
 
 def restore(saved: Saved, state: Mapping[str, tf.Variable]) -> None:
@@ -144,19 +158,25 @@ def read_variable(saved: Saved, name: str) -> np.ndarray:
 
 
 def _list(directory: pathlib.Path) -> list[pathlib.Path]:
-    if not directory.is_dir():
-        return []
-    return sorted(directory.glob("checkpoint-[0-9]*"), key=_number)
+    paths = directory.glob("checkpoint-*")
+    # Others are copies, such as `checkpoint-000012.bak`.
+    found = [p for p in paths if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted(found, key=_number)
 
 
 def _number(path: pathlib.Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def _verified_progress(path: pathlib.Path) -> dict[str, Any]:
+def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     manifest = json.loads((path / _MANIFEST).read_text())
     if manifest.pop("sha256", None) != sha256_of_json(manifest):
         raise ValueError(f"{_MANIFEST} has the wrong checksum")
+    return manifest
+
+
+def _verified_progress(path: pathlib.Path) -> dict[str, Any]:
+    manifest = _read_manifest(path)
     for name, checksum in manifest["files"].items():
         if sha256_of_file(path / name) != checksum:
             raise ValueError(f"{name} has the wrong checksum")

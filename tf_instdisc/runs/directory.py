@@ -1,22 +1,20 @@
 """Reads and writes the files of a run; reports damaged files by name."""
 
-import contextlib
 import functools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tf_instdisc import checksums, remote
 from tf_instdisc.config import RunConfig
-from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import bank as bank_file
 from tf_instdisc.runs import encoder_file, record
 from tf_instdisc.runs.bank import Bank, EncodedBy, InstanceHistory
-from tf_instdisc.runs.files import BEST_CURE, RunFiles
+from tf_instdisc.runs.files import BEST_CURE, RunFiles, writing
 from tf_instdisc.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ class RunDirectory(RunFiles):
         Raises:
             StorageError: If they cannot be written.
         """
-        with _writing(self.path):
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             # This file marks the directory as a run's.
             checksums.write_text(self.settings, written.text())
@@ -102,10 +100,10 @@ class RunDirectory(RunFiles):
         """Returns the images' ids, and one more than the highest id ever."""
         bank = self.load_bank()
         removed_ids = self.load_instances().removed_ids
-        highest = max(bank.instance_ids.max(), removed_ids.max(initial=-1))
         names = map(str, bank.names)
         ids = map(int, bank.instance_ids)
-        return dict(zip(names, ids, strict=True)), int(highest) + 1
+        next_id = bank_file.next_id(bank, removed_ids)
+        return dict(zip(names, ids, strict=True)), next_id
 
     # === Metrics and results ===
 
@@ -115,7 +113,7 @@ class RunDirectory(RunFiles):
         Raises:
             StorageError: If it cannot be written.
         """
-        with _writing(self.path):
+        with writing(self.path):
             lines = [*self.read_metrics(), metrics]
             self._save_lines(self.metrics, lines)
 
@@ -188,12 +186,12 @@ class RunDirectory(RunFiles):
     ) -> None:
         """Writes the best encoder so far, then its description."""
         encoder_file.write(self.best_encoder, encoder)
-        record = {
+        content = {
             "epoch": epoch,
             "knn_top1": knn_top1,
             "sha256": checksums.digest(self.best_encoder, BEST_CURE),
         }
-        checksums.write_text(self.best, json.dumps(record) + "\n")
+        checksums.write_text(self.best, json.dumps(content) + "\n")
 
     def load_best(self) -> dict | None:
         """Returns epoch and kNN top-1 of the best encoder, None without one.
@@ -203,10 +201,10 @@ class RunDirectory(RunFiles):
         """
         if not self.best.exists() or not self.best_encoder.exists():
             return None
-        record = self._read_json(self.best)
+        content = self._read_json(self.best)
         digest = checksums.digest(self.best_encoder, BEST_CURE)
         with checksums.parsing(self.best, BEST_CURE):
-            return record if record["sha256"] == digest else None
+            return content if content["sha256"] == digest else None
 
     def encoder_digest(self) -> str:
         """Returns the SHA-256 of the encoder's file.
@@ -285,16 +283,3 @@ def _say_rows_are_of_training(run: RunDirectory) -> None:
         f"from the whole images. {cure} encodes them again.",
         file=sys.stderr,
     )
-
-
-@contextlib.contextmanager
-def _writing(directory: pathlib.Path) -> Iterator[None]:
-    """Adds to a failed write the directory and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{directory} cannot be written: {error.strerror or error}. Make "
-            "room or make the directory writable, then start the same "
-            "command again."
-        ) from error

@@ -1,7 +1,7 @@
 """The names of the files in a run's directory, and remedies for damage.
 
 run.json        settings, and facts about the images (`record.py`)
-flags.txt       the settings as a flagfile, for people; nothing reads it
+flags.txt       the settings as a flagfile, for people; only its time is read
 checkpoints/    what a stopped run continues from
 metrics.jsonl   one JSON object for each epoch
 tensorboard/    the same for TensorBoard
@@ -22,10 +22,13 @@ checked_test_images.npz  the same for the test folder
 labels.npz      labels that were collected from the records of a TFDS data set
 """
 
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
+from tf_instdisc.errors import StorageError
 from tf_instdisc.paths import caches, local_path
 
 _COPY = "Restore it from a copy"
@@ -97,3 +100,20 @@ class RunFiles:
         if self.path.parent == caches():
             return f"Remove {self.path}; the weights are then unpacked again."
         return _CURES[file.name]
+
+
+@contextlib.contextmanager
+def writing(directory: pathlib.Path) -> Iterator[None]:
+    """Adds to a failed write the directory and what to do.
+
+    Raises:
+        StorageError: If the block raises an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{directory} cannot be written: {error.strerror or error}. Make "
+            "room or make the directory writable, then start the same "
+            "command again."
+        ) from error

@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import progress
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import decode
-from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.folder_listing import image_paths_at
 from tf_instdisc.data.sources import NO_LABEL, ImageSource
 from tf_instdisc.data.subset import renumbered
 from tf_instdisc.errors import UsageError
@@ -20,6 +21,7 @@ from tf_instdisc.paths import local_path
 from tf_instdisc.runs import sources
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.runs.embedding import inference, on_devices
 from tf_instdisc.text import shown
 
 _MISSING_GRAY = 128
@@ -135,6 +137,27 @@ class RunImages:
         return examples.map(lambda e: (e["instance_id"], e["image"]))
 
 
+def encode(
+    images: RunImages, encoder: keras.Model
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes the images of a bank.
+
+    Returns:
+        Rows, float32 `[size, embedding_dim]`, and bool `[size]`, whether an
+        image was found; the rows of the others are zero.
+    """
+    size = len(images.bank.names)
+    rows = np.zeros([size, encoder.output_shape[-1]], np.float32)
+    found = np.zeros([size], bool)
+    call = inference(on_devices(encoder))
+    for positions, batch in images.batches(
+        np.arange(size), images.image_size, images.crop_fraction
+    ):
+        rows[positions] = call(batch)
+        found[positions] = True
+    return rows, found
+
+
 def is_available(data: DataConfig) -> bool:
     """Returns whether a data set is prepared; says once if it is not."""
     from tf_instdisc.data import tfds_builder
@@ -208,7 +231,7 @@ def name_rows(rows: np.ndarray, images: str | None) -> Bank:
     labels = np.full([len(rows)], NO_LABEL, np.int64)
     classes: Iterable[str] = ()
     if images:
-        names = sorted(image_paths(images), key=lambda name: name.split("/"))
+        names = sorted(image_paths_at(images), key=_order_of_torchvision)
         if len(names) != len(rows):
             raise UsageError(
                 "`images` must be the folder from which the bank was computed, "
@@ -226,3 +249,9 @@ def name_rows(rows: np.ndarray, images: str | None) -> Bank:
         labels=labels,
         class_names=tuple(str(name) for name in classes),
     )
+
+
+def _order_of_torchvision(name: str) -> tuple[str, str, str]:
+    """Returns what `ImageFolder` sorts by: class, directory and file name."""
+    directory, _, file = name.rpartition("/")
+    return name.partition("/")[0], directory, file

@@ -20,9 +20,11 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from tf_instdisc import atomic, remote
-from tf_instdisc.errors import LockedError, RunError, StorageError, UsageError
+from tf_instdisc import atomic, remote, remote_sync
+from tf_instdisc.errors import LockedError, RunError, UsageError
 from tf_instdisc.paths import local_path
+from tf_instdisc.remote_copy import Copy
+from tf_instdisc.runs.files import writing
 
 FILE = "lock"
 
@@ -76,21 +78,18 @@ def holding(
 def _locking(path: pathlib.Path, is_run: bool) -> Iterator[None]:
     is_new = not path.exists()
     file = path / FILE
+    with writing(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            descriptor = _acquire(file, is_run)
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(
+                "The directory must not be, or lie below, a file. Received: "
+                f"{path}"
+            ) from None
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(file, is_run)
-    except (FileExistsError, NotADirectoryError):
-        raise UsageError(
-            f"The directory must not be, or lie below, a file. Received: {path}"
-        ) from None
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror}. Make room or make "
-            "the directory writable, then start the same command again."
-        ) from error
-    try:
-        is_at_url = is_run and remote.is_copy(path)
-        with _holding_url(path) if is_at_url else _NOTHING:
+        copy = remote.copy_of(path) if is_run else None
+        with _holding_url(path, copy) if copy else _NOTHING:
             yield
     finally:
         with contextlib.suppress(OSError):
@@ -102,55 +101,55 @@ def _locking(path: pathlib.Path, is_run: bool) -> Iterator[None]:
                 path.rmdir()
 
 
-def writing(
+def holding_if_remote(
     directory: pathlib.Path | None,
 ) -> contextlib.AbstractContextManager[None]:
-    """Works as `holding` for a run at a URL, and does nothing for others.
+    """Locks a run at a URL, so that what the block writes is uploaded.
 
-    Use it to write a file that needs no lock.
+    Does nothing for a local run.
     """
-    if directory is None or not remote.is_copy(directory):
+    if directory is None or remote.copy_of(directory) is None:
         return _NOTHING
     return holding(directory)
 
 
 @contextlib.contextmanager
-def _holding_url(path: pathlib.Path) -> Iterator[None]:
+def _holding_url(path: pathlib.Path, copy: Copy) -> Iterator[None]:
     """Locks a run at its URL, and writes what is left of killed processes."""
-    is_locked = _create(path)
+    is_locked = _create(path, copy)
     try:
-        remote.refresh(path)
-        remote.push(path)
+        remote_sync.pull(copy)
+        remote_sync.push(copy)
         try:
             yield
         except BaseException:
             # What has been done is kept, as in a local directory.
             with _only_warning():
-                remote.push(path)
+                remote_sync.push(copy)
             raise
-        remote.push(path)
+        remote_sync.push(copy)
     finally:
         if is_locked:
             with _only_warning():
-                remote.remove_lock(path, FILE)
+                copy.store.remove([FILE])
 
 
-def _create(path: pathlib.Path) -> bool:
+def _create(path: pathlib.Path, copy: Copy) -> bool:
     """Creates the lock at the URL; returns False if it cannot be had."""
     content = json.dumps(_identity(), indent=1) + "\n"
     try:
         while True:
-            other = remote.create_lock(path, FILE, content.encode())
+            other = copy.store.create(FILE, content.encode())
             if other is None:
                 return True
             holder = _parsed(other)
             if holder and _may_live(holder):
                 raise _refusal(path / FILE, holder)
-            remote.remove_lock(path, FILE)
+            copy.store.remove([FILE])
     except NotImplementedError:
         print(
-            f"warning: {remote.named(str(path))} cannot be locked. Let only "
-            "one process write to it at a time.",
+            f"warning: {copy.url} cannot be locked. Let only one process "
+            "write to it at a time.",
             file=sys.stderr,
         )
         return False

@@ -139,4 +139,7 @@ def changes(
         pair = old.facts.get(name), new.facts.get(name)
         if pair[0] != pair[1]:
             refused[name] = pair
+    has_same_names = "names_of_images" in old.facts.keys() - refused.keys()
+    if new.config.data.images and has_same_names:
+        refused.pop("images", None)  # The folder was renamed.
     return changed, refused

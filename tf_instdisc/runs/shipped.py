@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 import sys
-import time
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,6 @@ FOLDER = pathlib.Path(__file__).parent.parent / "weights"
 
 _CURE = "Install tf_instdisc again."
 _WEIGHTS = "weights.npz"
-_PREFIX = ".partial-"
-_SECONDS_OF_UNPACKING = 3600  # At most, on any machine.
 # The largest error of a normal float16 is 2^-9 of it, half that of bfloat16.
 _DROPPED_BITS = 1
 
@@ -81,32 +79,30 @@ def unpack(name: str) -> pathlib.Path:
     version = checksums.sha256_of_file(packed.path / checksums.FILE)[:8]
     target = caches() / f"{name}-{version}"
     files = RunDirectory(target)
-    if files.bank.exists() and files.encoder.exists():
+    if _is_complete(files):
         return target
     print(f"Unpacking {name} into {shown(str(target))}", file=sys.stderr)
-    partial = target.with_name(f"{_PREFIX}{target.name}-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target.parent)
-        shutil.rmtree(target, ignore_errors=True)
-        _write_run(packed, RunDirectory(partial))
-        atomic.rename_directory(partial, target)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            partial = RunDirectory(pathlib.Path(folder, name))
+            _write_run(packed, partial)
+            try:
+                atomic.rename_directory(partial.path, target)
+            except OSError:
+                if not _is_complete(files):  # Another process was not faster.
+                    shutil.rmtree(target, ignore_errors=True)
+                    atomic.rename_directory(partial.path, target)
     except OSError as error:
-        if not target.exists():  # Otherwise another process was faster.
-            raise StorageError(
-                f"{target.parent} cannot be written: {error.strerror}. Make "
-                "room, or set XDG_CACHE_HOME to another directory for caches."
-            ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(
+            f"{target.parent} cannot be written: {error.strerror}. Make "
+            "room, or set XDG_CACHE_HOME to another directory for caches."
+        ) from error
     return target
 
 
-def _remove_leftovers(caches: pathlib.Path) -> None:
-    """Removes what processes that were killed have left."""
-    for path in caches.glob(f"{_PREFIX}*"):
-        if time.time() - path.stat().st_mtime > _SECONDS_OF_UNPACKING:
-            shutil.rmtree(path, ignore_errors=True)
+def _is_complete(run: RunDirectory) -> bool:
+    return run.bank.exists() and run.encoder.exists()
 
 
 def pack(run: RunDirectory, folder: pathlib.Path) -> None:

@@ -12,8 +12,8 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.files import RunFiles
 
 
-def memories(run: RunFiles, data: DataConfig) -> dict[str, pathlib.Path]:
-    """Returns the files of a run that remember what was read of its images.
+def image_caches(run: RunFiles, data: DataConfig) -> dict[str, pathlib.Path]:
+    """Returns the files in which a run caches what it learned of its images.
 
     Args:
         run: The run.

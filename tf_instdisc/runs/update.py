@@ -4,6 +4,7 @@ An instance is identified by its name. A renamed file is therefore a removed
 and an added one, unless its bytes show that it is the same file.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -57,9 +58,15 @@ def _update_locked(
     config = run.read_config()
     data = config.data
     if data.images is None:
+        images = (
+            f"over --dataset={data.dataset}, which is no folder."
+            if data.dataset
+            else "that names no folder. A checkpoint can be converted again "
+            "with --images; a run over an array cannot be updated."
+        )
         raise UsageError(
-            "`run_dir` must hold a run over a folder of images. Received: a "
-            f"run over --dataset={data.dataset}"
+            "`run_dir` must hold a run over a folder of images. Received: "
+            f"run_dir={run.path}, a run {images}"
         )
     target = _checked_output(run, output) if output else run
     state = target if target.bank.exists() else run
@@ -133,13 +140,13 @@ def folder_digests(
             empty.
 
     Returns:
-        Digests, without those of files that no longer exist.
+        Digests, without those of files that can no longer be read.
     """
     folder = local_path(folder, "images")
     digests = {}
     for name in map(str, names):
         path = os.path.join(folder, name)
-        if os.path.exists(path):
+        with contextlib.suppress(OSError):
             is_newer = os.stat(path).st_mtime > trained
             digests[name] = "" if is_newer else sha256_of_file(path)
     return digests

@@ -1,5 +1,6 @@
 """Compares a bank with a folder, and merges new images into it."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Collection, Iterable
@@ -15,9 +16,8 @@ from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.runs.bank import Bank
-from tf_instdisc.runs.embedding import inference, on_devices
-from tf_instdisc.runs.images import RunImages
+from tf_instdisc.runs.bank import Bank, next_id
+from tf_instdisc.runs.images import RunImages, encode
 from tf_instdisc.runs.sources import with_overrides
 from tf_instdisc.text import listed
 
@@ -112,15 +112,16 @@ def update_bank(
         ValueError: If the folder has class subfolders other than the run's.
     """
     folder = local_path(folder, "folder")
-    changes = _compare(bank, folder, old_digests)
+    changes, unread = _compare(bank, folder, old_digests)
     # All other images were decoded when they were added to the bank.
     fresh = [*changes.added, *changes.changed]
     if reread:
         fresh = list(changes.digests)
     rows_of = _encode(fresh, folder, config, encoder)
     bad = {name for name in fresh if name not in rows_of}
-    if bad:
-        report_unreadable(sorted(bad), len(changes.digests), folder, "skip")
+    if bad or unread:
+        num_images = len(changes.digests) + len(unread)
+        report_unreadable(sorted(bad | unread), num_images, folder, "skip")
     changes = changes.without(bad)
     gone = [changes.position_of[name] for name in changes.removed]
     removed_ids = np.union1d(
@@ -132,13 +133,17 @@ def update_bank(
     return Update(merged, removed_ids, changes, untouched)
 
 
-def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> Changes:
+def _compare(
+    bank: Bank, folder: str, old_digests: dict[str, str]
+) -> tuple[Changes, set[str]]:
+    """Returns the changes, and the names of files that cannot be read."""
     position_of = {str(name): i for i, name in enumerate(bank.names)}
     names = image_paths(folder)
     digests = {}
     with progress.tracking("reading files", len(names)) as advance:
         for name in names:
-            digests[name] = sha256_of_file(os.path.join(folder, name))
+            with contextlib.suppress(OSError):
+                digests[name] = sha256_of_file(os.path.join(folder, name))
             advance(1)
     labels = dict(zip(digests, _labels(digests, bank), strict=True))
     added = [name for name in digests if name not in position_of]
@@ -147,7 +152,7 @@ def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> Changes:
     for old, new in renamed:
         position_of[new] = position_of.pop(old)
     was_renamed = dict(renamed)
-    return Changes(
+    changes = Changes(
         position_of,
         digests,
         labels,
@@ -163,6 +168,7 @@ def _compare(bank: Bank, folder: str, old_digests: dict[str, str]) -> Changes:
         ],
         renamed=renamed,
     )
+    return changes, set(names) - set(digests)
 
 
 def _merge(
@@ -175,14 +181,13 @@ def _merge(
     positions = np.array(
         [changes.position_of[name] for name in changes.kept], np.int64
     )
-    highest = max(bank.instance_ids.max(), removed_ids.max(initial=-1))
     names = [*changes.kept, *changes.added]
     rows = np.zeros([len(names), bank.rows.shape[1]], bank.rows.dtype)
     rows[: len(positions)] = bank.rows[positions]
     for i, name in enumerate(names):
         if name in rows_of:
             rows[i] = rows_of[name]
-    new_ids = highest + 1 + np.arange(len(changes.added))
+    new_ids = next_id(bank, removed_ids) + np.arange(len(changes.added))
     return Bank(
         rows=rows,
         instance_ids=np.concatenate([bank.instance_ids[positions], new_ids]),
@@ -240,11 +245,5 @@ def _encode(
     )
     data = with_overrides(config.data, {"images": folder})
     images = RunImages(bank, dataclasses.replace(config, data=data))
-    encode = inference(on_devices(encoder))
-    rows: dict[str, np.ndarray] = {}
-    for slots, batch in images.batches(
-        np.arange(size), images.image_size, images.crop_fraction
-    ):
-        embedded = np.asarray(encode(batch))
-        rows.update(zip([names[i] for i in slots], embedded, strict=True))
-    return rows
+    rows, found = encode(images, encoder)
+    return {names[i]: rows[i] for i in np.flatnonzero(found)}

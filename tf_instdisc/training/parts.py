@@ -80,7 +80,7 @@ def require_one_state(
     run: RunDirectory, strategy: tf.distribute.Strategy
 ) -> None:
     """Brings the copies of all hosts up to date if the run is at a URL."""
-    if strategies.num_hosts(strategy) == 1 or not remote.is_copy(run.path):
+    if strategies.num_hosts(strategy) == 1 or not remote.copy_of(run.path):
         return
     # The chief has pushed what a killed process of its host had not.
     with strategies.lost_workers_named(strategy):
@@ -99,7 +99,7 @@ def open_sources(
     for folder in (config.data.images, config.data.test_images):
         if folder:  # Raises before all training images are decoded.
             require_folder(folder)
-    memory = sources.memories(run, config.data) if is_chief else {}
+    memory = sources.image_caches(run, config.data) if is_chief else {}
     source = sources.open_train(config.data, *known, memory.get("train"))
     return source, sources.open_test(config.data, memory.get("test"))
 

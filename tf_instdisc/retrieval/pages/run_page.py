@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from tf_instdisc.config import TrainingConfig
-from tf_instdisc.errors import StorageError
 from tf_instdisc.retrieval import analysis, duplicate_lines, neighbor_rows
 from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
@@ -59,7 +58,7 @@ def write_report(
     """
     page = report(run, images, **options)
     path = output or run.report
-    with lock.writing(None if output else run.path):
+    with lock.holding_if_remote(None if output else run.path):
         pages.write(os.fspath(path), page)
     return path
 
@@ -163,20 +162,15 @@ def _facts(
     ):
         if name in last:
             facts[title] = form.format(last[name])
-    for name, (top1, *_) in _baselines(run).items():
+    # What the run measured before it was trained.
+    baselines = checkpoints.newest_progress(run.checkpoints).get(
+        "baselines", {}
+    )
+    for name, (top1, *_) in baselines.items():
         facts[f"kNN, {name}"] = f"{top1:.1%}"
     rank, dim = statistics["effective_rank"], bank.rows.shape[1]
     facts["effective rank"] = f"{rank:.0f} of {dim}"
     return facts
-
-
-def _baselines(run: RunDirectory) -> dict[str, list[float]]:
-    """Returns what the run measured before it was trained."""
-    try:
-        saved, _ = checkpoints.find_newest(run.checkpoints)
-    except StorageError:
-        return {}
-    return saved.progress.get("baselines", {}) if saved else {}
 
 
 def _clusters(

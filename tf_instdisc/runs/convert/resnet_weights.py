@@ -79,7 +79,9 @@ def build_from(
     for layer in encoder.layers:
         if layer.weights:
             names = _torch_names(layer.name)
-            layer.set_weights([_turned(values.pop(name)) for name in names])
+            layer.set_weights(
+                [_in_keras_order(values.pop(name)) for name in names]
+            )
     return encoder, config
 
 
@@ -248,8 +250,8 @@ def _torch_names(layer_name: str) -> tuple[str, ...]:
     return tuple(f"{torch_name}.{name}" for name in _NORM)
 
 
-def _turned(value: np.ndarray) -> np.ndarray:
-    """Moves PyTorch's axes (out, in, height, width) to Keras' order."""
+def _in_keras_order(value: np.ndarray) -> np.ndarray:
+    """Transposes a weight from PyTorch's to Keras' order of axes."""
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     return value.T
