@@ -83,9 +83,8 @@ def folder_source(
         report_unreadable(bad, len(found), folder, bad_images)
 
     classes = _class_names(found, folder)
-    has_classes = bool(classes)
     labels = np.full([len(names)], NO_LABEL, np.int64)
-    if has_classes:
+    if classes:
         label_of = {name: label for label, name in enumerate(classes)}
         labels[ids] = [
             label_of[name.split("/")[0]] if "/" in name else NO_LABEL
