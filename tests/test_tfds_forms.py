@@ -16,7 +16,7 @@ from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.subset import subset
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank
-from tf_instdisc.runs.images import RunImages, is_at_hand
+from tf_instdisc.runs.images import RunImages, is_available
 
 SIZE = 12
 NUM_IMAGES = 4
@@ -469,10 +469,10 @@ def test_images_that_would_have_to_be_downloaded_are_missing(tmp_path, capsys):
 
 def test_a_set_that_was_prepared_meanwhile_is_found(monkeypatch):
     answers = [False, True]
-    monkeypatch.setattr(tfds_builder, "is_at_hand", lambda *_: answers.pop(0))
+    monkeypatch.setattr(tfds_builder, "is_available", lambda *_: answers.pop(0))
     data = DataConfig(dataset="mnist", data_dir="meanwhile")
-    assert not is_at_hand(data)
-    assert is_at_hand(data)
+    assert not is_available(data)
+    assert is_available(data)
 
 
 def test_a_set_that_is_not_prepared_names_the_version_that_is(tmp_path):

@@ -113,7 +113,7 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
             file=sys.stderr,
         )
     data = images.config.data
-    if data.dataset and run_images.is_at_hand(data):
+    if data.dataset and run_images.is_available(data):
         # TFDS must not be imported beside the server: while it is, no other
         # thread can import relatively.
         source = sources.open_train(data)

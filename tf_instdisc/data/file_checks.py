@@ -100,7 +100,10 @@ def _load(memory: pathlib.Path | None) -> np.ndarray:
 
 
 def _save(memory: pathlib.Path | None, keys: np.ndarray) -> None:
-    """Remembers files that can be read; others may be repaired unnoticed."""
+    """Saves the keys of readable files only.
+
+    An unreadable file may be repaired without changing its size or time.
+    """
     if memory is None:
         return
     # If this fails, the next start takes longer, but nothing else changes.

@@ -24,8 +24,8 @@ _RETRIES = 4
 _PAUSE = 1.0
 _FACTOR = 3
 
-# What a server says of one file: not allowed, missing, or removed.
-_GONE = (403, 404, 410)
+# HTTP statuses that concern a single file: forbidden, not found, gone.
+_FINAL_STATUSES = (403, 404, 410)
 
 
 def read_files(
@@ -55,7 +55,7 @@ def read_files(
         _RETRIES,
         _PAUSE,
         logging.getLogger(__name__).info,
-        retry_filter=_may_pass,
+        retry_filter=_is_transient,
         factor=_FACTOR,
     )(_content)
 
@@ -68,7 +68,7 @@ def read_files(
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            if _may_pass(error):
+            if _is_transient(error):
                 raise StorageError(
                     "Images must be readable. Received: "
                     f"{shown(name, UNTRUSTED_LIMIT)} "
@@ -112,13 +112,13 @@ def _content(path: str) -> bytes:
         return file.read(_LARGEST + 1)
 
 
-def _may_pass(error: Exception) -> bool:
-    """Returns whether a failure may be of the network, not of the file."""
+def _is_transient(error: Exception) -> bool:
+    """Returns whether an error may be temporary, such as a network failure."""
     if isinstance(error, ImportError | MemoryError):
         return False
     status = _status_of(error) or _status_of(error.__cause__)
     if status is not None:
-        return status not in _GONE
+        return status not in _FINAL_STATUSES
     if isinstance(error, urllib.error.URLError):
         if isinstance(error.reason, str):  # Such as "no host given".
             return False

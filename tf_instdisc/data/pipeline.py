@@ -1,4 +1,4 @@
-"""From a source to batches, for training or in the order of the ids.
+"""Input pipelines for training and evaluation.
 
 The random changes to an image depend only on the seed, the epoch and the
 instance id, not on the number of threads or on restarts.

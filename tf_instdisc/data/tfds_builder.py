@@ -171,7 +171,7 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
         ) from error
 
 
-def is_at_hand(dataset: str, data_dir: str | None) -> bool:
+def is_available(dataset: str, data_dir: str | None) -> bool:
     """Returns whether a data set can be read without a download."""
     builder = open_builder(dataset, data_dir)
     is_made_here = builder.name == digits.InstdiscDigits.name

@@ -101,7 +101,7 @@ class RunImages:
             return
         if data.images:
             examples = self._from_folder(data.images, positions)
-        elif self.source or (data.dataset and is_at_hand(data)):
+        elif self.source or (data.dataset and is_available(data)):
             examples = self._from_tfds(positions)
         else:
             return
@@ -135,11 +135,11 @@ class RunImages:
         return examples.map(lambda e: (e["instance_id"], e["image"]))
 
 
-def is_at_hand(data: DataConfig) -> bool:
+def is_available(data: DataConfig) -> bool:
     """Returns whether a data set is prepared; says once if it is not."""
     from tf_instdisc.data import tfds_builder
 
-    found = tfds_builder.is_at_hand(data.dataset or "", data.data_dir)
+    found = tfds_builder.is_available(data.dataset or "", data.data_dir)
     if not found:
         _say_missing(data.dataset, data.data_dir)
     return found

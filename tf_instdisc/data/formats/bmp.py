@@ -1,4 +1,7 @@
-"""BMP files, decoded here: TensorFlow takes their color count for gray."""
+"""Decodes BMP files.
+
+TensorFlow's decoder reads images with a palette as grayscale.
+"""
 
 import tensorflow as tf
 

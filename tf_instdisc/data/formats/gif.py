@@ -121,7 +121,7 @@ def _first_frame(
             lambda: at_block(position, frame, transparent),
         )
 
-    def goes_on(
+    def condition(
         count: tf.Tensor,
         position: tf.Tensor,
         frame: tf.Tensor,
@@ -136,7 +136,7 @@ def _first_frame(
         )
 
     _, end, frame, transparent, is_data = tf.while_loop(
-        goes_on,
+        condition,
         step,
         [
             tf.constant(0),

@@ -39,12 +39,12 @@ def read(file: FileBytes, max_pixels: int) -> Stored:
     kinds = tf.where(heads[:, 0] == 0xFF, heads[:, 1], 0)
     is_frame = tf.gather(_KINDS, kinds) == _FRAME
     frame = tf.reduce_max(tf.where(is_frame, starts, 0))
-    is_exif = (kinds == 0xE1) & _reads(heads, b"Exif\0\0")
+    is_exif = (kinds == 0xE1) & _begins_with(heads, b"Exif\0\0")
     # If there is none, an empty segment is used; otherwise the first counts.
     exif_at = tf.concat([tf.boolean_mask(starts, is_exif), [frame]], 0)[0]
     exif_end = exif_at + 2 + tf.cast(file.big(exif_at + 2, 2), tf.int32)
     exif_end = tf.where(tf.reduce_any(is_exif), exif_end, 0)
-    has_adobe = tf.reduce_any((kinds == 0xEE) & _reads(heads, b"Adobe"))
+    has_adobe = tf.reduce_any((kinds == 0xEE) & _begins_with(heads, b"Adobe"))
     height = file.big(frame + 5, 2)
     width = file.big(frame + 7, 2)
     is_cmyk = file.at(frame + 9, 1)[0] == 4
@@ -97,7 +97,7 @@ def _segments(file: FileBytes) -> tuple[tf.Tensor, tf.Tensor]:
         moved = tf.where(kind == _SKIPPED, 1, 2 + high * 256 + low)
         return count + 1, position + moved, starts, kind
 
-    def goes_on(
+    def condition(
         count: tf.Tensor,
         position: tf.Tensor,
         starts: tf.TensorArray,
@@ -107,7 +107,7 @@ def _segments(file: FileBytes) -> tuple[tf.Tensor, tf.Tensor]:
         return (kind != _SCAN) & (count < _SEGMENTS) & (position < file.length)
 
     _, _, starts, kind = tf.while_loop(
-        goes_on,
+        condition,
         step,
         [
             tf.constant(0),
@@ -120,7 +120,8 @@ def _segments(file: FileBytes) -> tuple[tf.Tensor, tf.Tensor]:
     return starts.stack(), kind == _SCAN
 
 
-def _reads(heads: tf.Tensor, text: bytes) -> tf.Tensor:
+def _begins_with(heads: tf.Tensor, text: bytes) -> tf.Tensor:
+    """Returns which segments begin with `text`."""
     return tf.reduce_all(heads[:, 4 : 4 + len(text)] == list(text), axis=1)
 
 

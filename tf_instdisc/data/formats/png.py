@@ -76,7 +76,10 @@ def read(file: FileBytes, max_pixels: int, is_trusted: bool) -> Stored:
 def _chunks(
     file: FileBytes,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns begin and end of palette, pixels and EXIF; if all were seen."""
+    """Returns the start and end of palette, pixel data and EXIF data.
+
+    The last value is whether all chunks were read.
+    """
     # Like libpng, this requires the pixel data in consecutive chunks.
     run = tf.range(_RUN)[:, None]
     nothing = tf.constant([0, 0])
@@ -121,14 +124,14 @@ def _chunks(
         pixels = tf.where(is_first, tf.stack([begin, end]), pixels)
         return count + 1, end, palette, pixels, exif_at, is_kind(b"IEND")
 
-    def goes_on(
+    def condition(
         count: tf.Tensor, position: tf.Tensor, *others: tf.Tensor
     ) -> tf.Tensor:
         done = others[-1]
         return ~done & (count < _CHUNKS) & (position < file.length)
 
     count, _, palette, pixels, exif_at, _ = tf.while_loop(
-        goes_on,
+        condition,
         step,
         [
             tf.constant(0),
@@ -156,14 +159,14 @@ def _joined(file: FileBytes, pixels: tf.Tensor) -> tf.Tensor:
         end = body + tf.cast(length, tf.int32)
         return count + 1, end + 4, parts.write(count, file.slice(body, end))
 
-    def goes_on(
+    def condition(
         count: tf.Tensor, position: tf.Tensor, parts: tf.TensorArray
     ) -> tf.Tensor:
         return (position < pixels[1]) & (count < _COUNTED_CHUNKS)
 
     empty = tf.TensorArray(tf.string, 0, dynamic_size=True, element_shape=[])
     _, end, parts = tf.while_loop(
-        goes_on, step, [tf.constant(0), pixels[0], empty]
+        condition, step, [tf.constant(0), pixels[0], empty]
     )
     message = f"A large PNG must have at most {_COUNTED_CHUNKS} chunks."
     with tf.control_dependencies(require(end >= pixels[1], message, [])):

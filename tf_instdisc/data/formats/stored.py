@@ -1,4 +1,4 @@
-"""What a file's header says about the image in it."""
+"""An encoded image and the fields of its header."""
 
 from typing import NamedTuple
 

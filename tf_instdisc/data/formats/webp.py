@@ -121,14 +121,14 @@ def _chunks(
         position += tf.where(is_first_frame, 8 + _FRAME_BYTES, moved)
         return count + 1, position, bits, canvas, frame, exif_at
 
-    def goes_on(
+    def condition(
         count: tf.Tensor, position: tf.Tensor, *_: tf.Tensor
     ) -> tf.Tensor:
         return (count < _CHUNKS) & (position < file.length)
 
     nothing = tf.constant([0, 0])
     _, _, bits, canvas, frame, exif_at = tf.while_loop(
-        goes_on,
+        condition,
         step,
         [
             tf.constant(0),
