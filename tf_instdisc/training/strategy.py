@@ -125,7 +125,7 @@ def distribute(
     strategy: tf.distribute.Strategy,
     dataset: Callable[[HostShare | None], tf.data.Dataset],
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-    """Has each host read its own part of every batch.
+    """Gives each host its own part of every batch.
 
     Args:
         strategy: The strategy of the run.
