@@ -77,7 +77,7 @@ def feature_model(
     outputs = []
     for name in names:
         is_output = name == "embedding"
-        x = encoder.output if is_output else encoder.get_layer(name).output
+        x = encoder.outputs[0] if is_output else encoder.get_layer(name).output
         if len(x.shape) == 4:
             side = max(1, round(math.sqrt(num_features / x.shape[-1])))
             height, width = (min(side, size) for size in x.shape[1:3])
@@ -88,7 +88,7 @@ def feature_model(
             if length < x.shape[1]:
                 x = layers.AdaptiveAveragePooling1D(length)(x)
         outputs.append(layers.Flatten(dtype="float32")(x))
-    return keras.Model(encoder.input, outputs)
+    return keras.Model(encoder.inputs[0], outputs)
 
 
 def extract(

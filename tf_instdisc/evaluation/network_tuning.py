@@ -69,7 +69,7 @@ class NetworkTuning:
         backbone = untrained.fresh_copy(inputs.encoder, options.seed)
         logits = keras.layers.Dense(inputs.source.num_classes, dtype="float32")
         self.network = keras.Model(
-            backbone.input, logits(_last_features(backbone))
+            backbone.inputs[0], logits(_last_features(backbone))
         )
         self._scratch = self.network.get_weights()
         backbone.set_weights(inputs.encoder.get_weights())
@@ -142,7 +142,7 @@ def _last_features(encoder: keras.Model) -> keras.KerasTensor:
     for layer in encoder.layers:
         if layer.name == "projection":
             return layer.input
-    return encoder.output
+    return encoder.outputs[0]
 
 
 def _augmentation(
