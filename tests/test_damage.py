@@ -218,7 +218,7 @@ def test_another_process_writes_the_list_at_the_same_time(
     def replace_and_lose(partial, target):
         replace(partial, target)
         if pathlib.Path(target) == path:
-            checksums.forget(path)
+            (tmp_path / checksums.FILE).unlink()
 
     monkeypatch.setattr(os, "replace", replace_and_lose)
     checksums.write_text(path, "new")
