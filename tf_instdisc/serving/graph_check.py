@@ -27,7 +27,7 @@ def check_saved_model(path: str) -> None:
 
     Raises:
         UnservableGraphError: If an op calls Python, is not part of TensorFlow,
-            or must be compiled by XLA. The error names the op and its place.
+            or must be compiled by XLA. The error names the op and its function.
     """
     model = saved_model_pb2.SavedModel()
     with open(os.path.join(path, "saved_model.pb"), "rb") as file:
@@ -47,43 +47,19 @@ def check_saved_model(path: str) -> None:
 def find_faults(graph: graph_pb2.GraphDef) -> list[str]:
     """Describes each node of a graph that a stock server would reject."""
     functions = {f.signature.name for f in graph.library.function}
-    bodies = {"": graph.node} | {
-        f.signature.name: f.node_def for f in graph.library.function
-    }
-    callers: dict[str, str] = {}
-    for caller, nodes in bodies.items():
-        for node in nodes:
-            for callee in _called(node) & functions:
-                callers.setdefault(callee, caller)
     faults = [
-        f"{_REFUSED_ATTRIBUTE} on {_place(f.signature.name, callers)}"
+        f"{_REFUSED_ATTRIBUTE} on function {f.signature.name}"
         for f in graph.library.function
         if f.attr[_REFUSED_ATTRIBUTE].b
     ]
-    for name, nodes in bodies.items():
-        place = _place(name, callers)
+    bodies = {"the main graph": graph.node} | {
+        f"function {f.signature.name}": f.node_def
+        for f in graph.library.function
+    }
+    for place, nodes in bodies.items():
         for node in nodes:
             faults += _faults_of(node, node.op in functions, place)
     return faults
-
-
-def _called(node: node_def_pb2.NodeDef) -> set[str]:
-    called = {node.op}
-    for value in node.attr.values():
-        called.add(value.func.name)
-        called.update(function.name for function in value.list.func)
-    return called
-
-
-def _place(name: str, callers: dict[str, str]) -> str:
-    """Returns the function and its callers, from the inside out."""
-    chain: list[str] = []
-    while name and name not in chain:
-        chain.append(name)
-        name = callers.get(name, "")
-    if not chain:
-        return "the main graph"
-    return f"function {', called by '.join(chain)}"
 
 
 def _faults_of(
