@@ -300,18 +300,18 @@ def test_an_unfinished_run_is_a_clear_error(tmp_path):
 
 @pytest.mark.exhaustive
 def test_bfloat16_stays_close(run):
-    from tf_instdisc.serving.precision import with_precision
+    from tf_instdisc.runs.policy import with_policy
 
     encoder = tf_instdisc.load_encoder(run.path)
-    converted = with_precision(encoder, "bfloat16")
+    converted = with_policy(encoder, "mixed_bfloat16")
     images = exported.random_images(16, seed=9).astype(np.float32)
     full = encoder.predict(images, verbose=0)
     reduced = converted.predict(images, verbose=0)
     assert reduced.dtype == np.float32
     assert not np.array_equal(full, reduced)
     assert (full * reduced).sum(axis=1).min() > 0.9999
-    assert with_precision(encoder, "float32") is encoder
-    back = with_precision(converted, "float32").predict(images, verbose=0)
+    assert with_policy(encoder, "float32") is encoder
+    back = with_policy(converted, "float32").predict(images, verbose=0)
     np.testing.assert_allclose(back, full, atol=1e-6)
 
 

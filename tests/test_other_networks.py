@@ -17,7 +17,7 @@ from tests import commands
 from tests.test_encoders import BLOCKS, images_of
 from tf_instdisc import build_encoder
 from tf_instdisc.method import fused_batch_norm
-from tf_instdisc.serving.precision import with_precision
+from tf_instdisc.runs.policy import with_policy
 
 pytestmark = pytest.mark.slow
 
@@ -257,7 +257,7 @@ def test_mixed_precision_gives_full_embeddings(backbone):
         keras.mixed_precision.set_global_policy("float32")
     trained_in.set_weights(full.get_weights())
     images = images_of(4, 16)
-    for mixed in (trained_in, with_precision(full, "bfloat16")):
+    for mixed in (trained_in, with_policy(full, "mixed_bfloat16")):
         assert mixed.get_layer("conv5").output.dtype == "bfloat16"
         v = mixed(images).numpy()
         assert v.dtype == np.float32

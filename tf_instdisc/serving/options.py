@@ -8,7 +8,6 @@ from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 
 INDEX_DTYPES = ("float32", "float16", "int8")
-PRECISIONS = ("float32", "bfloat16")
 TFLITE_TYPES = ("float32", "int8")
 INDEX_KINDS = ("exact", "partitioned", "ivfpq", "hnsw")
 
@@ -46,7 +45,9 @@ class ExportOptions(Settings):
         choices=("uint8", "float32"),
     )
     precision: str = setting(
-        "float32", "Precision of the encoder.", choices=PRECISIONS
+        "float32",
+        "Precision of the encoder.",
+        choices=("float32", "bfloat16"),
     )
     bank_dtype: str = setting(
         "float32",

@@ -12,6 +12,7 @@ from tf_instdisc import atomic, progress, remote
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.runs.policy import with_policy
 from tf_instdisc.serving import (
     graph_check,
     model_card,
@@ -21,10 +22,10 @@ from tf_instdisc.serving import (
 )
 from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.partitioned_index import build_index
-from tf_instdisc.serving.precision import with_precision
 from tf_instdisc.serving.signatures import Serving, build_serving
 
 MODEL_CARD = "model_card.md"
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def options_of(
@@ -89,7 +90,7 @@ def export_run(
     options = options or options_of(run)
     encoder = load_encoder(run.path)
     index = build_index(run.load_bank(), options) if with_bank else None
-    served = with_precision(encoder, options.precision)
+    served = with_policy(encoder, _POLICIES[options.precision])
     serving = build_serving(served, index, options)
     model_name = os.path.basename(os.path.abspath(export_dir))
     metrics: dict[str, float] = {}
