@@ -3,10 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank, quantize
-from tf_instdisc.serving.options import INDEX_DTYPES
 
 _PIECE = 8192  # Rows that fit in a core's cache as float32.
 _FEW = 32  # Up to this multiple of the best blocks, cosines are kept.
@@ -32,7 +30,7 @@ class BankIndex(tf.Module):
         num_classes: Number of classes; 0 if there are no labels.
 
     Raises:
-        ValueError: If the type is unknown, or if the bank is empty.
+        ValueError: If the bank is empty.
     """
 
     def __init__(
@@ -42,7 +40,6 @@ class BankIndex(tf.Module):
         order: np.ndarray | None = None,
     ):
         super().__init__(name="bank")
-        require_choice("bank_dtype", dtype, INDEX_DTYPES)
         if not len(bank.rows):
             raise UsageError("A bank must have rows. Received: 0 rows")
         if order is None:

@@ -8,12 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic
-from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import decode
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.serving.options import TFLITE_TYPES
 
 _CALIBRATION_IMAGES = 256
 
@@ -75,10 +73,8 @@ def write(
             [0, 255]; required for int8.
 
     Raises:
-        ValueError: If a type is unknown, or if int8 has no calibration images.
+        ValueError: If int8 has no calibration images.
     """
-    for kind in types:
-        require_choice("tflite", kind, TFLITE_TYPES)
     if "int8" in types and (
         calibration_images is None or not len(calibration_images)
     ):

@@ -2,4 +2,4 @@
 
 from tf_instdisc.errors import require_extra
 
-require_extra("report", "PIL", "bokeh", "jinja2", "matplotlib")
+require_extra("report", "bokeh", "jinja2", "matplotlib")
