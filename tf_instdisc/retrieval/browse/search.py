@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -22,23 +21,9 @@ class NotAnImageError(UsageError):
     """The bytes are not an image that the model accepts."""
 
 
-class Search(Protocol):
-    """Finds the neighbors of an image; all results have one row."""
-
-    def of_image(self, position: int, count: int) -> Neighbors:
-        """Returns the neighbors of a row of the bank, without itself."""
-
-    def of_file(self, contents: bytes, count: int) -> Neighbors:
-        """Returns the neighbors of an encoded image.
-
-        Raises:
-            NotAnImageError: If the bytes are not an image.
-        """
-
-
 @dataclasses.dataclass(frozen=True)
 class BankSearch:
-    """Searches the rows of a bank.
+    """Searches the rows of a bank; all results have one row.
 
     Attributes:
         bank: The bank.
@@ -50,11 +35,17 @@ class BankSearch:
     embed: Model
 
     def of_image(self, position: int, count: int) -> Neighbors:
+        """Returns the neighbors of a row of the bank, without itself."""
         own = np.array([position])
         found = top_k(self.bank.rows[own], self.bank.rows, count + 1)
         return Neighbors(*without_self(*found, own))
 
     def of_file(self, contents: bytes, count: int) -> Neighbors:
+        """Returns the neighbors of an encoded image.
+
+        Raises:
+            NotAnImageError: If the bytes are not an image.
+        """
         answer = self.embed([contents])
         _require_valid(answer)
         embedding = np.asarray(answer["embedding"])
@@ -63,7 +54,7 @@ class BankSearch:
 
 @dataclasses.dataclass(frozen=True)
 class ServedSearch:
-    """Asks a model that has the bank.
+    """Asks a model that has the bank, with methods as in `BankSearch`.
 
     Images of the model that are not in the folder are left out.
 
@@ -98,6 +89,9 @@ class ServedSearch:
         return Neighbors(
             scores[None, is_here][:, :count], places[None, is_here][:, :count]
         )
+
+
+Search = BankSearch | ServedSearch
 
 
 def _text(name: bytes | str) -> str:
