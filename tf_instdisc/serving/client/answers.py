@@ -1,6 +1,5 @@
 """Checks the answers of a server over REST or gRPC."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -31,7 +30,6 @@ _SIGNATURES = {
 """The outputs of each signature of an exported model."""
 
 _KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float", "U": "str"}
-_MAX_RANK = 8
 
 
 class WrongAnswerError(Exception):
@@ -108,45 +106,35 @@ def from_lists(values: list, dtype: str | None, max_bytes: int) -> np.ndarray:
     Raises:
         WrongAnswerError: If lengths or types differ, or a number does not fit.
     """
-    shape = [len(values)]
-    while values and isinstance(values[0], list):
-        length = len(values[0])
-        if len(shape) == _MAX_RANK or any(
-            type(value) is not list or len(value) != length for value in values
-        ):
-            raise WrongAnswerError("lists of different lengths or depths")
-        shape.append(length)
-        values = list(itertools.chain.from_iterable(values))
-    types = {type(value) for value in values}
+    # Lists of different lengths or depths remain as elements.
+    array = np.array(values, object)
+    types = {type(value) for value in array.flat}
     if types == {str}:
-        return text_array(values, shape, max_bytes)
+        return text_array(array, max_bytes)
     if types == {bool}:
-        return np.array(values, bool).reshape(shape)
+        return array.astype(bool)
     if not types <= {int, float}:
         names = ", ".join(sorted(kind.__name__ for kind in types))
         raise WrongAnswerError(f"values of the types {names} in one output")
     is_float = float in types or dtype == "float32"
     try:
         with np.errstate(over="ignore"):
-            array = np.array(values, np.float32 if is_float else np.int64)
+            return array.astype(np.float32 if is_float else np.int64)
     except OverflowError as error:
         raise WrongAnswerError("a number beyond 64 bits") from error
-    return array.reshape(shape)
 
 
-def text_array(
-    values: Sequence[str], shape: Sequence[int], max_bytes: int
-) -> np.ndarray:
-    """Returns an array of text, padded to the longest element.
+def text_array(texts: np.ndarray, max_bytes: int) -> np.ndarray:
+    """Converts an array of str objects to one of text.
 
     Raises:
         WrongAnswerError: If the array needs more than `max_bytes`.
     """
-    longest = max(map(len, values), default=0)
+    longest = max(map(len, texts.flat), default=0)
     # NumPy uses four bytes per character.
-    if 4 * longest * len(values) > max_bytes:
+    if 4 * longest * texts.size > max_bytes:
         raise WrongAnswerError(f"a text of {longest:,} characters")
-    return np.array(values, f"U{max(longest, 1)}").reshape(shape)
+    return texts.astype(f"U{max(longest, 1)}")
 
 
 def _check_column(name: str, column: np.ndarray, num_inputs: int) -> None:

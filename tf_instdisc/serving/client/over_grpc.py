@@ -230,7 +230,7 @@ def _to_array(proto: Any, max_bytes: int) -> np.ndarray:
             if num_values != count:
                 raise WrongAnswerError("text without its bytes")
             texts = [value.decode("utf-8") for value in proto.string_val]
-            return text_array(texts, shape, max_bytes)
+            return text_array(np.array(texts, object).reshape(shape), max_bytes)
         return tf.make_ndarray(proto)
     except UnicodeDecodeError as error:
         raise WrongAnswerError("text that is not UTF-8") from error
