@@ -178,61 +178,28 @@ class GrpcClient(Client):
             ) from error
 
 
-_TYPES = frozenset(
-    kind.as_datatype_enum
-    for kind in (
-        tf.bool,
-        tf.string,
-        tf.float16,
-        tf.float32,
-        tf.float64,
-        tf.int8,
-        tf.int16,
-        tf.int32,
-        tf.int64,
-        tf.uint8,
-        tf.uint16,
-        tf.uint32,
-        tf.uint64,
-    )
-)
-_VALUES = (
-    "half_val",
-    "float_val",
-    "double_val",
-    "int_val",
-    "string_val",
-    "int64_val",
-    "bool_val",
-    "uint32_val",
-    "uint64_val",
-)
-
-
 def _to_array(proto: Any, max_bytes: int) -> np.ndarray:
     """Converts an untrusted tensor to an array.
 
     `make_ndarray` alone would fill a tensor up to the shape that it claims.
     """
     shape = [axis.size for axis in proto.tensor_shape.dim]
-    count = math.prod(shape)
-    num_values = sum(len(getattr(proto, name)) for name in _VALUES)
-    if proto.dtype not in _TYPES:
-        raise WrongAnswerError(f"a tensor of the type {proto.dtype}")
     if proto.tensor_shape.unknown_rank or min(shape, default=1) < 1:
         raise WrongAnswerError(f"a tensor of the shape {shape[:8]}")
-    if not proto.tensor_content and num_values != count:
+    # Each value takes a byte or more.
+    if math.prod(shape) > (num_bytes := proto.ByteSize()):
         raise WrongAnswerError(
-            f"a tensor of the shape {shape[:8]} with {num_values:,} values"
+            f"a tensor of the shape {shape[:8]} in {num_bytes:,} bytes"
         )
     try:
-        if proto.dtype == tf.string.as_datatype_enum:
-            if num_values != count:
-                raise WrongAnswerError("text without its bytes")
-            texts = [value.decode("utf-8") for value in proto.string_val]
-            return text_array(np.array(texts, object).reshape(shape), max_bytes)
-        return tf.make_ndarray(proto)
+        array = tf.make_ndarray(proto)
+        if array.dtype != object:
+            return array
+        texts = [tf.compat.as_text(text) for text in array.flat]
+        return text_array(
+            np.array(texts, object).reshape(array.shape), max_bytes
+        )
     except UnicodeDecodeError as error:
         raise WrongAnswerError("text that is not UTF-8") from error
-    except (TypeError, ValueError) as error:
-        raise WrongAnswerError(shown(str(error), 200)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise WrongAnswerError(shown(repr(error), 200)) from error
