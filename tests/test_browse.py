@@ -167,6 +167,13 @@ def test_other_paths_do_not_exist(client, path):
     assert client.get(path).status_code == 404
 
 
+def test_a_newer_version_of_the_page_is_shown(client):
+    for path in ("/", "/app.js", "/map.js", "/style.css"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["Cache-Control"] == "no-cache"
+
+
 def test_pictures_are_jpegs_of_the_images(client, collection):
     thumbnail = client.get(f"/thumbnails/{ALL.index(COPIES[0])}")
     assert thumbnail.headers["content-type"] == "image/jpeg"

@@ -1,6 +1,5 @@
 """The page's server, for a browser on the same machine."""
 
-import importlib.resources
 import secrets
 from collections.abc import Callable, Iterable
 from concurrent import futures
@@ -12,7 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.retrieval.browse import protection
@@ -27,12 +27,6 @@ MAX_UPLOAD = 64 * 2**20
 """Largest size of a file that is dropped, in bytes."""
 
 _MOST = 500  # Items in an answer.
-_FILES = {
-    "": ("page.html", "text/html"),
-    "app.js": ("app.js", "text/javascript"),
-    "map.js": ("map.js", "text/javascript"),
-    "style.css": ("style.css", "text/css"),
-}
 
 
 def build_app(
@@ -50,10 +44,7 @@ def build_app(
         Route("/api/ticked", server.tick, methods=["POST"]),
         Route("/thumbnails/{position:int}", server.thumbnail),
         Route("/pictures/{position:int}", server.whole),
-        *(
-            Route(f"/{path}", _file(name, kind))
-            for path, (name, kind) in _FILES.items()
-        ),
+        Mount("/", StaticFiles(packages=[(__package__, "page")], html=True)),
     ]
     return Starlette(
         routes=routes,
@@ -270,21 +261,6 @@ def _number(request: Request, name: str, default: int) -> int:
 
 def _count(request: Request) -> int:
     return int(np.clip(_number(request, "count", 60), 1, _MOST))
-
-
-def _file(name: str, kind: str) -> Callable[[Request], Response]:
-    """Returns an endpoint that gives a file of the package."""
-    page = importlib.resources.files(__package__).joinpath("page", name)
-    content = page.read_bytes()
-
-    def give(request: Request) -> Response:
-        return Response(
-            content,
-            media_type=f"{kind}; charset=utf-8",
-            headers={"Cache-Control": "no-cache"},
-        )
-
-    return give
 
 
 def _show_error(request: Request, error: Exception) -> Response:

@@ -30,6 +30,7 @@ async def _guard(
         return JSONResponse({"error": "This is another page."}, 403)
     response = await call_next(request)
     response.headers.update(_HEADERS)
+    response.headers.setdefault("Cache-Control", "no-cache")
     return response
 
 
