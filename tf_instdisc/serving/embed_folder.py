@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -94,11 +94,13 @@ def embed_folder(
             f"Received: output={output!r}"
         )
     parts = pathlib.Path(f"{output}.parts")
-    if target.exists() and not parts.exists():
-        _refuse(target)
     names = image_paths(folder)
     try:
         with lock.holding(parts, is_run=False):
+            if target.exists() and not (parts / _TASK).exists():
+                raise UsageError(
+                    f"`output` must not exist. Received: output={output}"
+                )
             return _embed_in_parts(
                 folder,
                 names,
@@ -127,8 +129,6 @@ def _embed_in_parts(
     num_workers: int,
 ) -> Outcome:
     output = str(target)
-    if target.exists() and not (parts / _TASK).exists():
-        _refuse(target)
     _open_parts(parts, {"source": source, "names": names})
     if target.exists():
         _finish(output, parts)
@@ -166,10 +166,6 @@ def _embed_in_parts(
     )
     _finish(output, parts)
     return Outcome(len(kept), tuple(failed))
-
-
-def _refuse(target: pathlib.Path) -> NoReturn:
-    raise UsageError(f"`output` must not exist. Received: output={target}")
 
 
 def _outcome_of(names: Sequence[str], target: pathlib.Path) -> Outcome:
