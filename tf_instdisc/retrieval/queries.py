@@ -18,6 +18,7 @@ from tf_instdisc.paths import local_path
 from tf_instdisc.retrieval.neighbors import top_k, without_self
 from tf_instdisc.runs.bank import Bank, sample_rows
 from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.runs.embedding import embed
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.load import load_encoder
 
@@ -138,24 +139,20 @@ def file_queries(
             instance_name=lambda _: os.path.basename(path),
         )
 
-    encoder = load_encoder(run.path)
-    columns: tuple[list, list, list, list] = [], [], [], []
-    inputs = evaluation_dataset(
-        source, images.image_size, _BATCH, images.crop_fraction
+    embedded = embed(
+        load_encoder(run.path),
+        evaluation_dataset(
+            source, images.image_size, _BATCH, images.crop_fraction
+        ),
     )
-    pictures = evaluation_dataset(source, size, _BATCH)
-    for (batch, ids, labels), (shown, _, _) in zip(
-        inputs, pictures, strict=True
-    ):
-        row = ids, labels, encoder.predict_on_batch(batch), shown
-        for column, value in zip(columns, row, strict=True):
-            column.append(np.asarray(value))
-    ids, labels, embeddings, shown = (np.concatenate(c) for c in columns)
+    pictures = np.concatenate(
+        [batch for batch, _, _ in evaluation_dataset(source, size, _BATCH)]
+    )
     return Queries(
-        names=[source.instance_name(int(i)) for i in ids],
-        labels=_match_labels(labels, source.class_names, images.bank),
-        embeddings=embeddings,
-        images=np.clip(np.round(shown), 0, 255).astype(np.uint8),
+        names=[source.instance_name(int(i)) for i in embedded.instance_ids],
+        labels=_match_labels(embedded.labels, source.class_names, images.bank),
+        embeddings=embedded.embeddings,
+        images=np.clip(np.round(pictures), 0, 255).astype(np.uint8),
         folder=given if os.path.isdir(path) else os.path.dirname(given) or ".",
     )
 
