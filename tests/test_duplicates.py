@@ -106,27 +106,27 @@ def test_every_row_has_a_radius_of_its_own(monkeypatch, dim):
         assert len(found.first) == len(expected)
 
 
-def pairs_of(ends, scores):
+def groups_of(ends, scores, is_of_second=None):
     first, second = np.array(ends, np.int64).reshape([-1, 2]).T
-    return near_pairs.NearPairs(first, second, np.array(scores), True)
+    return pair_groups.groups(first, second, np.array(scores), is_of_second)
 
 
 def test_a_chain_is_no_group():
-    pairs = pairs_of([(0, 1), (1, 2), (2, 3)], [0.9, 0.8, 0.99])
+    groups = groups_of([(0, 1), (1, 2), (2, 3)], [0.9, 0.8, 0.99])
     # 2-3 comes first, then 0-1; 1-2 joins neither.
-    assert pair_groups.groups(pairs).tolist() == [1, 2, 0]
+    assert groups.tolist() == [1, 2, 0]
 
 
 def test_all_pairs_of_some_rows_are_a_group():
     ends = [(0, 1), (0, 2), (1, 2), (5, 7)]
-    groups = pair_groups.groups(pairs_of(ends, [0.5, 0.7, 0.6, 0.9]))
+    groups = groups_of(ends, [0.5, 0.7, 0.6, 0.9])
     assert groups.tolist() == [1, 1, 1, 0]
-    assert pair_groups.groups(pairs_of([], [])).tolist() == []
+    assert groups_of([], []).tolist() == []
 
 
 def test_rows_of_two_sides_are_a_group_without_pairs_of_one_side():
     ends = [(0, 5), (1, 5), (0, 6), (1, 6), (2, 6)]
-    groups = pair_groups.groups(pairs_of(ends, np.linspace(1, 0.5, 5)), SIDES)
+    groups = groups_of(ends, np.linspace(1, 0.5, 5), SIDES)
     assert groups.tolist() == [0, 0, 0, 0, 1]
 
 
@@ -137,14 +137,14 @@ SIDES = np.arange(8) >= 4
 def test_each_pair_is_in_one_group_and_all_pairs_of_a_group_are_there(density):
     rng = np.random.default_rng(0)
     first, second = np.nonzero(np.triu(rng.random([30, 30]) < density, 1))
-    pairs = near_pairs.NearPairs(first, second, rng.random(len(first)), True)
-    groups = pair_groups.groups(pairs)
+    scores = rng.random(len(first))
+    groups = pair_groups.groups(first, second, scores)
     best = []
     for group in range(groups.max() + 1):
         chosen = groups == group
         members = np.unique([first[chosen], second[chosen]])
         assert chosen.sum() == len(members) * (len(members) - 1) // 2
-        best.append(pairs.scores[chosen].max())
+        best.append(scores[chosen].max())
     assert best == sorted(best, reverse=True)
 
 

@@ -20,7 +20,6 @@ from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.retrieval import duplicate_pairs, pair_groups
 from tf_instdisc.retrieval.duplicate_pairs import Pairs
 from tf_instdisc.retrieval.local_scale import local_scale
-from tf_instdisc.retrieval.near_pairs import NearPairs
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import embed, inference, on_devices
@@ -191,7 +190,9 @@ def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
     sizes = [len(place.bank.rows) for place in places]
     is_of_second = np.repeat([False, True], [sizes[0], sum(sizes[1:])])
     group_of_pair = pair_groups.groups(
-        NearPairs(pairs.first, pairs.second, pairs.scores, True),
+        pairs.first,
+        pairs.second,
+        pairs.scores,
         is_of_second if len(places) == 2 else None,
     )
     groups: list[dict[int, Member]] = [

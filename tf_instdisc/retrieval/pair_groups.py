@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from tf_instdisc.retrieval.near_pairs import NearPairs
-
 
 def groups(
-    pairs: NearPairs, is_of_second: np.ndarray | None = None
+    first: np.ndarray,
+    second: np.ndarray,
+    scores: np.ndarray,
+    is_of_second: np.ndarray | None = None,
 ) -> np.ndarray:
     """Joins pairs into groups in which every two rows are a pair.
 
@@ -15,7 +16,9 @@ def groups(
     group. Each pair belongs to one group, and a row may belong to several.
 
     Args:
-        pairs: Unique pairs of rows.
+        first: int `[num_pairs]`, a row of each pair; pairs are unique.
+        second: int `[num_pairs]`, the other row.
+        scores: float `[num_pairs]`.
         is_of_second: bool `[num_rows]`. If it is given, only rows for which it
             differs were compared, and can be a pair.
 
@@ -23,8 +26,8 @@ def groups(
         The group of each pair, int64 `[num_pairs]`. Group 0 contains the pair
         with the highest score, and so on.
     """
-    order = np.argsort(-pairs.scores, kind="stable")
-    ends = np.stack([pairs.first, pairs.second], 1)[order].tolist()
+    order = np.argsort(-scores, kind="stable")
+    ends = np.stack([first, second], 1)[order].tolist()
     group_of: dict[int, int] = {}
     # Number of rows on either side of each group, and of pairs between groups.
     sizes: dict[int, tuple[int, int]] = {}
@@ -45,8 +48,8 @@ def groups(
             a * c if is_of_second is None else a * d + b * c
         )
 
-    for first, second in ends:
-        kept, gone = group_of[first], group_of[second]
+    for row, other_row in ends:
+        kept, gone = group_of[row], group_of[other_row]
         if kept == gone or not is_complete(kept, gone):
             continue
         if len(links[kept]) < len(links[gone]):
@@ -64,8 +67,8 @@ def groups(
 
     numbers: dict[tuple[int, int], int] = {}
     result = np.empty([len(ends)], np.int64)
-    for place, (first, second) in zip(order.tolist(), ends, strict=True):
-        joined = group_of[first] == group_of[second]
-        key = (group_of[first], -1) if joined else (first, second)
+    for place, (row, other_row) in zip(order.tolist(), ends, strict=True):
+        joined = group_of[row] == group_of[other_row]
+        key = (group_of[row], -1) if joined else (row, other_row)
         result[place] = numbers.setdefault(key, len(numbers))
     return result
