@@ -119,9 +119,9 @@ def _duplicates(
         options.pixels,
     )
     print(duplicate_lines.summary(found), file=sys.stderr)
-    if options.threshold is None and options.pixels:
+    if found.radii is not None and options.pixels:
         encoder = load_encoder(run.path)
-        fraction = fraction_of_copies_found(places[0], encoder)
+        fraction = fraction_of_copies_found(places[0], encoder, found.radii)
         if fraction is not None and fraction < _ENOUGH_COPIES:
             print(
                 "warning: This encoder does not find duplicates reliably yet. "

@@ -82,8 +82,11 @@ def above(
 
 def candidates(
     places: Sequence["Collection"], max_pairs: int
-) -> tuple[Pairs, bool]:
-    """Returns unusually close pairs, and whether these are all."""
+) -> tuple[Pairs, np.ndarray, bool]:
+    """Returns unusually close pairs, the radius of each row, and if it is all.
+
+    The distance of a pair is within the radii of both rows.
+    """
     rows = _rows(places)
     scale = local_scale(rows)
     radii = scale.radii(MOST_RIVALS)
@@ -103,7 +106,7 @@ def candidates(
     pairs = Pairs(
         found.first, second, 1 / (1 + rivals), found.scores, rivals, unknown
     )
-    return pairs, found.is_complete
+    return pairs, radii, found.is_complete
 
 
 def surely_near(

@@ -19,7 +19,6 @@ from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.retrieval import duplicate_pairs, pair_groups
 from tf_instdisc.retrieval.duplicate_pairs import Pairs
-from tf_instdisc.retrieval.local_scale import local_scale
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import embed, inference, on_devices
@@ -84,6 +83,9 @@ class Duplicates:
         threshold: The requested cosine, or None.
         least_similarity: The minimum similarity of a pair's pictures; None if
             no pictures were compared.
+        radii: Distance of each row within which pairs were judged, float32
+            `[num_rows]`, those of a second collection last; None with a
+            threshold.
     """
 
     pairs: Pairs
@@ -91,6 +93,7 @@ class Duplicates:
     is_complete: bool
     threshold: float | None
     least_similarity: float | None
+    radii: np.ndarray | None
 
 
 def training_images(images: RunImages, run: RunDirectory) -> Collection:
@@ -164,9 +167,11 @@ def find_duplicates(
         ValueError: If `threshold` is out of range.
     """
     places = [collection] if other is None else [collection, other]
-    least_similarity = None
+    least_similarity = radii = None
     if threshold is None:
-        pairs, is_complete = duplicate_pairs.candidates(places, max_pairs)
+        pairs, radii, is_complete = duplicate_pairs.candidates(
+            places, max_pairs
+        )
         pictured = np.zeros([len(pairs)], bool)
         if compare_pixels:
             pairs, pictured, least_similarity = duplicate_pairs.compare(
@@ -181,8 +186,9 @@ def find_duplicates(
     pairs = pairs[np.argsort(-pairs.scores, kind="stable")]
     is_complete &= len(pairs) <= max_pairs
     pairs = pairs[:max_pairs]
+    groups = _groups(pairs, places)
     return Duplicates(
-        pairs, _groups(pairs, places), is_complete, threshold, least_similarity
+        pairs, groups, is_complete, threshold, least_similarity, radii
     )
 
 
@@ -217,12 +223,17 @@ def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
 
 
 def fraction_of_copies_found(
-    collection: Collection, encoder: keras.Model
+    collection: Collection, encoder: keras.Model, radii: np.ndarray
 ) -> float | None:
     """Returns the fraction of altered copies that the encoder finds.
 
     The copies are cropped by 2.5% at each side. If the run was trained with
     flips, half of them are mirrored instead.
+
+    Args:
+        collection: The images.
+        encoder: The encoder of the run.
+        radii: `Duplicates.radii` of a search that begins with the collection.
 
     Returns:
         A fraction in [0, 1]; None if no image can be read.
@@ -231,7 +242,6 @@ def fraction_of_copies_found(
     rng = np.random.default_rng(0)
     count = min(len(bank.rows), _NUM_COPIED)
     chosen = np.sort(rng.choice(len(bank.rows), count, replace=False))
-    radii = local_scale(bank.rows).radii(duplicate_pairs.MOST_RIVALS)[chosen]
     side = images.image_size
     is_mirrored = rng.random([count]) < 0.5
     is_mirrored &= images.config.augmentation.flip
@@ -244,5 +254,5 @@ def fraction_of_copies_found(
         copies[mirrored] = batch[mirrored, :, ::-1]
         rows = encoder.predict_on_batch(copies)
         distances = np.linalg.norm(rows - bank.rows[chosen[slots]], axis=1)
-        found.append(distances <= radii[slots])
+        found.append(distances <= radii[chosen[slots]])
     return float(np.concatenate(found).mean()) if found else None
