@@ -133,7 +133,10 @@ def run(task: Task, runner: str, flags: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _begin(task: Task) -> Task:
-    """Lists the images, and writes what is embedded unless it is there."""
+    """Lists the images, and writes or checks `_task.json`.
+
+    An existing one must describe the same task.
+    """
     begun = FileSystems.exists(task.path(_TASK))
     # A pipeline that was killed early has left only names with underscores.
     if not begun and beam_files.matching(task.path("[!_]*")):
@@ -195,7 +198,7 @@ def _write_names(
 
 
 class _EmbedFile(beam.DoFn):
-    """From numbers of files to what was written into each."""
+    """Writes the output file of each number and yields its manifest entry."""
 
     def __init__(self, task: Task):
         self._task = task

@@ -14,7 +14,7 @@ from tf_instdisc.serving.options import ExportOptions
 
 Function: TypeAlias = tf.types.experimental.PolymorphicFunction
 
-_function = functools.partial(tf.function, autograph=False)
+graph_function = functools.partial(tf.function, autograph=False)
 
 # How long the graph waits to batch concurrent requests, if it batches.
 _BATCH_TIMEOUT_MICROS = 2000
@@ -84,14 +84,14 @@ def _functions(
     options: ExportOptions,
     image_size: int,
 ) -> dict[str, Function]:
-    images_of = tf.TensorSpec(
+    image_spec = tf.TensorSpec(
         [None, image_size, image_size, 3], options.image_dtype, "images"
     )
-    bytes_of = tf.TensorSpec([None], tf.string, "image_bytes")
+    bytes_spec = tf.TensorSpec([None], tf.string, "image_bytes")
 
     # All signatures call this function, so its graph is stored only once.
-    @_function(
-        input_signature=[tf.TensorSpec(images_of.shape, tf.float32, "images")]
+    @graph_function(
+        input_signature=[tf.TensorSpec(image_spec.shape, tf.float32, "images")]
     )
     def embed(images: tf.Tensor) -> tf.Tensor:
         # With oneDNN, TensorFlow 2.21 fails on a batch without images.
@@ -134,8 +134,8 @@ def _functions(
         embedding, valid = embed_bytes(contents)
         return {"embedding": embedding, "valid": valid}
 
-    on_images = functools.partial(_function, input_signature=[images_of])
-    on_bytes = functools.partial(_function, input_signature=[bytes_of])
+    on_images = functools.partial(graph_function, input_signature=[image_spec])
+    on_bytes = functools.partial(graph_function, input_signature=[bytes_spec])
     functions = {
         "serving_default": on_images(serving_default),
         "image_bytes": on_bytes(from_bytes),

@@ -261,7 +261,9 @@ class Client(abc.ABC):
             "INVALID_ARGUMENT": "the server refuses the request",
         }.get(code, "the server failed")
         said = shown(details, UNTRUSTED_LIMIT)
-        return ServingError(code, f"{cure} ({at}). It said: {said}")
+        return ServingError(
+            code, f"{cure} ({at}). Message of the server: {said}"
+        )
 
     def _wrong(self, error: WrongAnswerError) -> ServingError:
         return ServingError(

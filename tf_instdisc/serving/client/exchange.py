@@ -83,7 +83,7 @@ def exchange(
     finally:
         sockets.shut_down()
     if isinstance(result, Exception):
-        raise _meaning(result) from result
+        raise _to_exchange_error(result) from result
     return result
 
 
@@ -95,7 +95,7 @@ def _ask(
     sockets: "_Sockets",
 ) -> Reply:
     opener = urllib.request.build_opener(
-        _AsItIs, _Http(sockets), _Https(sockets, context)
+        _KeepStatus, _Http(sockets), _Https(sockets, context)
     )
     with opener.open(request, timeout=timeout) as response:
         return Reply(response.status, _read(response, max_bytes))
@@ -119,7 +119,7 @@ def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _meaning(error: Exception) -> ExchangeError:
+def _to_exchange_error(error: Exception) -> ExchangeError:
     """Converts the error of a failed exchange."""
     if isinstance(error, ExchangeError):
         return error
@@ -136,8 +136,8 @@ def _meaning(error: Exception) -> ExchangeError:
     return ExchangeError("INTERNAL", details)
 
 
-class _AsItIs(urllib.request.HTTPErrorProcessor):
-    """Returns every reply; Python's own class raises or follows some."""
+class _KeepStatus(urllib.request.HTTPErrorProcessor):
+    """Returns responses of any status; follows no redirects."""
 
     def http_response(
         self,
@@ -173,7 +173,7 @@ class _Sockets:
                     socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
 
-class _Kept(http.client.HTTPConnection):
+class _TrackedConnection(http.client.HTTPConnection):
     """A connection whose socket can be shut down by another thread."""
 
     def __init__(self, *arguments: Any, sockets: _Sockets, **options: Any):
@@ -185,7 +185,7 @@ class _Kept(http.client.HTTPConnection):
         self._sockets.add(self.sock)
 
 
-class _KeptTls(_Kept, http.client.HTTPSConnection):
+class _TrackedTlsConnection(_TrackedConnection, http.client.HTTPSConnection):
     pass
 
 
@@ -197,7 +197,7 @@ class _Http(urllib.request.HTTPHandler):
     def http_open(
         self, request: urllib.request.Request
     ) -> http.client.HTTPResponse:
-        connect = functools.partial(_Kept, sockets=self._sockets)
+        connect = functools.partial(_TrackedConnection, sockets=self._sockets)
         return self.do_open(connect, request)
 
 
@@ -211,6 +211,6 @@ class _Https(urllib.request.HTTPSHandler):
         self, request: urllib.request.Request
     ) -> http.client.HTTPResponse:
         connect = functools.partial(
-            _KeptTls, sockets=self._sockets, context=self._tls
+            _TrackedTlsConnection, sockets=self._sockets, context=self._tls
         )
         return self.do_open(connect, request)
