@@ -301,7 +301,9 @@ def bare_collection(rows, folder):
     names = np.array([f"{i}.png" for i in range(len(rows))])
     bank = Bank(rows, np.arange(len(rows)), names, np.full(len(rows), -1))
     config = RunConfig(DataConfig(images=str(folder), image_size=8))
-    return duplicates.Collection(bank, run_images.RunImages(bank, config), "x")
+    return duplicates.EmbeddedImages(
+        bank, run_images.RunImages(bank, config), "x"
+    )
 
 
 def test_the_local_scale_is_that_of_loops():
@@ -322,8 +324,10 @@ def test_the_local_scale_is_that_of_loops():
     assert scale.count == 20
     assert scale.dimension == pytest.approx(dimension, rel=1e-3)
     first, second = np.triu_indices(len(rows), 1)
-    rivals = scale.rivals(first, second, (rows @ rows.T)[first, second])
-    for i, j, found in zip(first, second, rivals, strict=True):
+    closer = scale.expected_closer(
+        first, second, (rows @ rows.T)[first, second]
+    )
+    for i, j, found in zip(first, second, closer, strict=True):
         distance = np.linalg.norm(rows[i] - rows[j])
         expected = 20 * (distance / min(kth[i], kth[j])) ** dimension
         assert found == pytest.approx(expected, rel=0.02, abs=1e-3)
@@ -387,7 +391,7 @@ def test_a_collapsed_bank_says_that_there_is_more(run):
         bank.labels,
         bank.class_names,
     )
-    collection = duplicates.Collection(
+    collection = duplicates.EmbeddedImages(
         equal, run_images.RunImages(equal, images.config), "run"
     )
     found = duplicates.find_duplicates(collection, 0.98, max_pairs=5)

@@ -234,7 +234,7 @@ def test_each_row_is_classified_by_the_others():
         assert votes.predicted[i] == tally.argmax()
         assert votes.nearest[i] == pytest.approx(scores[0, 0])
         own = tally[bank.labels[position]] / tally.sum()
-        assert votes.margin[i] == pytest.approx(own)
+        assert votes.own_fraction[i] == pytest.approx(own)
 
 
 @pytest.mark.parametrize("classes", (1, 3))

@@ -22,14 +22,14 @@ class Votes:
         positions: int64 `[size]`, the sampled rows.
         nearest: Cosine with the nearest other row, float32 `[size]`.
         predicted: int `[size]`, the predicted label; None without labels.
-        margin: float `[size]`, the fraction of the votes for the row's own
-            label, in [0, 1]; None without labels.
+        own_fraction: float `[size]` in [0, 1]. Fraction of the votes for the
+            row's own label; None without labels.
     """
 
     positions: np.ndarray
     nearest: np.ndarray
     predicted: np.ndarray | None
-    margin: np.ndarray | None
+    own_fraction: np.ndarray | None
 
 
 def classify_rows(
@@ -48,15 +48,15 @@ def classify_rows(
     """
     found = top_k(bank.rows[positions], bank.rows, num_neighbors + 1)
     scores, neighbors = without_self(*found, positions)
-    predicted = margin = None
+    predicted = own_fraction = None
     if bank.class_names and (bank.labels >= 0).all():
         votes = weighted_votes(
             scores, bank.labels[neighbors], len(bank.class_names), temperature
         )
         predicted = votes.argmax(axis=1)
         own = votes[np.arange(len(votes)), bank.labels[positions]]
-        margin = own / votes.sum(axis=1)
-    return Votes(positions, scores[:, 0], predicted, margin)
+        own_fraction = own / votes.sum(axis=1)
+    return Votes(positions, scores[:, 0], predicted, own_fraction)
 
 
 def confusion_matrix(bank: Bank, votes: Votes) -> np.ndarray:

@@ -15,9 +15,9 @@ from tf_instdisc.retrieval.local_scale import local_scale
 from tf_instdisc.retrieval.neighbors import top_k
 
 if TYPE_CHECKING:
-    from tf_instdisc.retrieval.duplicates import Collection
+    from tf_instdisc.retrieval.duplicates import EmbeddedImages
 
-MOST_RIVALS = 2.0  # Expected number of other images as close as a pair.
+_MOST_CLOSER = 2.0  # Expected number of other images as close as a pair.
 _CANDIDATES_A_ROW = 10
 _BY_CHANCE = 0.05  # Fraction of pairs, if no pictures are compared.
 _LEAST_SIMILARITY = 0.94
@@ -35,11 +35,11 @@ class Pairs:
         first: int64 `[num_pairs]`, positions in the collection.
         second: int64 `[num_pairs]`, positions above `first`; those in a second
             collection are offset by the size of the first one.
-        scores: float32 `[num_pairs]`: 1 / (1 + rivals), or the cosine if a
-            threshold was given.
+        scores: float32 `[num_pairs]`: 1 / (1 + expected_closer), or the cosine
+            if a threshold was given.
         cosines: float32 `[num_pairs]`.
-        rivals: float32 `[num_pairs]`, the expected number of other images at
-            least as close; NaN if a threshold was given.
+        expected_closer: float32 `[num_pairs]`. Expected number of other images
+            at least as close as the pair; NaN if a threshold was given.
         similarities: float32 `[num_pairs]` of the pictures, as computed by
             `pixel_similarity`; NaN if they were not compared.
     """
@@ -48,7 +48,7 @@ class Pairs:
     second: np.ndarray
     scores: np.ndarray
     cosines: np.ndarray
-    rivals: np.ndarray
+    expected_closer: np.ndarray
     similarities: np.ndarray
 
     def __len__(self) -> int:
@@ -59,13 +59,13 @@ class Pairs:
         return Pairs(*(column[chosen] for column in columns))
 
 
-def _rows(places: Sequence["Collection"]) -> np.ndarray:
+def _rows(places: Sequence["EmbeddedImages"]) -> np.ndarray:
     rows = [place.bank.rows for place in places]
     return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
 def above(
-    places: Sequence["Collection"], threshold: float, max_pairs: int
+    places: Sequence["EmbeddedImages"], threshold: float, max_pairs: int
 ) -> tuple[Pairs, bool]:
     """Returns the pairs above a cosine, and whether these are all."""
     rows, *others = (place.bank.rows for place in places)
@@ -81,7 +81,7 @@ def above(
 
 
 def candidates(
-    places: Sequence["Collection"], max_pairs: int
+    places: Sequence["EmbeddedImages"], max_pairs: int
 ) -> tuple[Pairs, np.ndarray, bool]:
     """Returns unusually close pairs, the radius of each row, and if it is all.
 
@@ -89,7 +89,7 @@ def candidates(
     """
     rows = _rows(places)
     scale = local_scale(rows)
-    radii = scale.radii(MOST_RIVALS)
+    radii = scale.radii(_MOST_CLOSER)
     split = len(places[0].bank.rows)
     among = len(places) == 1
     found = near_pairs.pairs_within(
@@ -101,29 +101,29 @@ def candidates(
         max_pairs + _CANDIDATES_A_ROW * len(rows),
     )
     second = found.second + (0 if among else split)
-    rivals = scale.rivals(found.first, second, found.scores)
-    unknown = np.full([len(rivals)], np.nan, np.float32)
+    closer = scale.expected_closer(found.first, second, found.scores)
+    unknown = np.full([len(closer)], np.nan, np.float32)
     pairs = Pairs(
-        found.first, second, 1 / (1 + rivals), found.scores, rivals, unknown
+        found.first, second, 1 / (1 + closer), found.scores, closer, unknown
     )
     return pairs, radii, found.is_complete
 
 
-def surely_near(
-    rivals: np.ndarray, places: Sequence["Collection"]
+def is_significant(
+    expected_closer: np.ndarray, places: Sequence["EmbeddedImages"]
 ) -> np.ndarray:
-    """Returns which pairs are close at a false discovery rate of 5%.
+    """Returns which pairs are near-duplicates at a false discovery rate of 5%.
 
-    The rivals give the expected number of pairs by chance, which is compared
-    with the number of all pairs (Benjamini and Hochberg, 1995).
+    The expected number of pairs by chance is compared with the number of all
+    pairs (Benjamini and Hochberg, 1995).
     """
     sizes = [len(place.bank.rows) for place in places]
-    order = np.argsort(rivals, kind="stable")
+    order = np.argsort(expected_closer, kind="stable")
     count = np.arange(1, len(order) + 1)
     if len(sizes) == 1:
-        by_chance = rivals[order] * sizes[0] / 2
+        by_chance = expected_closer[order] * sizes[0] / 2
     else:
-        by_chance = rivals[order] * sizes[0] * sizes[1] / sum(sizes)
+        by_chance = expected_closer[order] * sizes[0] * sizes[1] / sum(sizes)
     enough = np.flatnonzero(by_chance <= _BY_CHANCE * count)
     is_near = np.zeros([len(order)], bool)
     is_near[order[: enough.max(initial=-1) + 1]] = True
@@ -131,7 +131,7 @@ def surely_near(
 
 
 def compare(
-    places: Sequence["Collection"], pairs: Pairs
+    places: Sequence["EmbeddedImages"], pairs: Pairs
 ) -> tuple[Pairs, np.ndarray, float | None]:
     """Adds the similarities of pictures that can be read.
 
@@ -160,7 +160,7 @@ def compare(
 
 
 def _thumbnails(
-    places: Sequence["Collection"], members: np.ndarray
+    places: Sequence["EmbeddedImages"], members: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns small gray pictures, and which ones were found."""
     side = pixel_similarity.SIDE

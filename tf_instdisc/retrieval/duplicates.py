@@ -31,7 +31,7 @@ _NUM_COPIED = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Collection:
+class EmbeddedImages:
     """The embedded images of a run or a folder.
 
     Attributes:
@@ -56,7 +56,7 @@ class Member:
         cosine: The cosine of the same pair.
     """
 
-    collection: Collection
+    collection: EmbeddedImages
     position: int
     score: float
     cosine: float
@@ -96,7 +96,7 @@ class Duplicates:
     radii: np.ndarray | None
 
 
-def training_images(images: RunImages, run: RunDirectory) -> Collection:
+def training_images(images: RunImages, run: RunDirectory) -> EmbeddedImages:
     """Returns a run's training images.
 
     The rows in the memory bank of the training are pushed apart even for equal
@@ -106,7 +106,7 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
     title = run.path.resolve().name
     bank = images.bank
     if bank.encoded_by is not None:
-        return Collection(bank, images, title)
+        return EmbeddedImages(bank, images, title)
     encode = inference(on_devices(load_encoder(run.path)))
     rows = np.zeros_like(bank.rows)
     found = np.zeros([len(rows)], bool)
@@ -122,14 +122,14 @@ def training_images(images: RunImages, run: RunDirectory) -> Collection:
             "run read it. The rows of its training are compared instead.",
             file=sys.stderr,
         )
-        return Collection(bank, images, title)
+        return EmbeddedImages(bank, images, title)
     kept = dataclasses.replace(bank, rows=rows).take(found)
-    return Collection(kept, RunImages(kept, images.config), title)
+    return EmbeddedImages(kept, RunImages(kept, images.config), title)
 
 
 def folder_images(
     folder: str, config: RunConfig, encoder: keras.Model
-) -> Collection:
+) -> EmbeddedImages:
     """Returns the images of a folder, skipping files that cannot be decoded."""
     data = with_overrides(config.data, {"images": folder, "test_images": None})
     source = folder_source(folder, "skip")
@@ -138,15 +138,15 @@ def folder_images(
         evaluation_dataset(source, data.image_size, _BATCH, data.crop_fraction),
     )
     bank = bank_of(embedded.embeddings, source, embedded.instance_ids)
-    return Collection(
+    return EmbeddedImages(
         bank, RunImages(bank, dataclasses.replace(config, data=data)), folder
     )
 
 
 def find_duplicates(
-    collection: Collection,
+    collection: EmbeddedImages,
     threshold: float | None = None,
-    other: Collection | None = None,
+    other: EmbeddedImages | None = None,
     max_pairs: int = 1_000_000,
     compare_pixels: bool = True,
 ) -> Duplicates:
@@ -177,7 +177,7 @@ def find_duplicates(
             pairs, pictured, least_similarity = duplicate_pairs.compare(
                 places, pairs
             )
-        kept = duplicate_pairs.surely_near(pairs.rivals, places)
+        kept = duplicate_pairs.is_significant(pairs.expected_closer, places)
         if least_similarity is not None:
             kept[pictured] = pairs.similarities[pictured] >= least_similarity
         pairs = pairs[kept]
@@ -192,7 +192,9 @@ def find_duplicates(
     )
 
 
-def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
+def _groups(
+    pairs: Pairs, places: Sequence[EmbeddedImages]
+) -> list[list[Member]]:
     sizes = [len(place.bank.rows) for place in places]
     is_of_second = np.repeat([False, True], [sizes[0], sum(sizes[1:])])
     group_of_pair = pair_groups.groups(
@@ -223,7 +225,7 @@ def _groups(pairs: Pairs, places: Sequence[Collection]) -> list[list[Member]]:
 
 
 def fraction_of_copies_found(
-    collection: Collection, encoder: keras.Model, radii: np.ndarray
+    collection: EmbeddedImages, encoder: keras.Model, radii: np.ndarray
 ) -> float | None:
     """Returns the fraction of altered copies that the encoder finds.
 

@@ -34,10 +34,10 @@ class LocalScale:
     count: float
     dimension: float
 
-    def rivals(
+    def expected_closer(
         self, first: np.ndarray, second: np.ndarray, cosines: np.ndarray
     ) -> np.ndarray:
-        """Returns the expected number of other images at least as close.
+        """Returns the expected number of other images as close as the pair.
 
         Args:
             first: int `[num_pairs]`, positions of rows.
@@ -55,9 +55,9 @@ class LocalScale:
         ratio[known] = distances[known] / np.maximum(scale[known], 1e-12)
         return np.float32(self.count) * ratio ** np.float32(self.dimension)
 
-    def radii(self, rivals: float) -> np.ndarray:
-        """Returns radii, `[num_rows]`, within which `rivals` are expected."""
-        share = (rivals / self.count) ** (1 / self.dimension)
+    def radii(self, number: float) -> np.ndarray:
+        """Returns radii, `[num_rows]`, in which so many images are expected."""
+        share = (number / self.count) ** (1 / self.dimension)
         return self.distances * np.float32(share)
 
 
@@ -71,7 +71,8 @@ def local_scale(rows: np.ndarray) -> LocalScale:
 
     Returns:
         The scale. With fewer than four rows, it cannot be estimated: it is
-        infinite, and any two rows that differ have one rival.
+        infinite, and one other image is expected as close as any two rows that
+        differ.
     """
     num_rows = len(rows)
     if num_rows < 4:

@@ -193,7 +193,9 @@ class _Server:
         try:
             content = read(self._position(request))
         except NotReadYetError:
-            raise HTTPException(503, "It has not been read yet.") from None
+            raise HTTPException(
+                503, "The picture has not been read yet."
+            ) from None
         if content is None:
             raise HTTPException(404, "The image's file is missing.")
         # Their addresses have the version.
@@ -230,7 +232,11 @@ class _Server:
 
     def _require_rows(self) -> None:
         if not self._collection.has_rows:
-            raise HTTPException(404, "A server does not give its rows.")
+            raise HTTPException(
+                404,
+                "The map and near-duplicates need the rows of the bank, which "
+                "a server does not return.",
+            )
 
 
 def _done(future: futures.Future) -> Any:

@@ -17,8 +17,7 @@ from tf_instdisc.retrieval import analysis
 from tf_instdisc.retrieval.browse import background
 from tf_instdisc.retrieval.browse.pictures import NotReadYetError, Pictures
 from tf_instdisc.retrieval.browse.search import Search
-from tf_instdisc.retrieval.duplicates import Collection as Embedded
-from tf_instdisc.retrieval.duplicates import find_duplicates
+from tf_instdisc.retrieval.duplicates import EmbeddedImages, find_duplicates
 from tf_instdisc.retrieval.near_pairs import NearPairs
 from tf_instdisc.runs.images import RunImages
 
@@ -59,7 +58,7 @@ class Collection:
         title: str,
         images: RunImages,
         search: Search,
-        embedded: Callable[[], Embedded] | None = None,
+        embedded: Callable[[], EmbeddedImages] | None = None,
         memory: pathlib.Path | None = None,
     ):
         self.title = title

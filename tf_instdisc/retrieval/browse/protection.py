@@ -27,7 +27,9 @@ async def _guard(
     """Refuses requests of other pages, and adds headers to all answers."""
     origin = request.headers.get("origin")
     if origin and urlsplit(origin).netloc != request.headers.get("host"):
-        return JSONResponse({"error": "This is another page."}, 403)
+        return JSONResponse(
+            {"error": "Requests from other origins are not allowed."}, 403
+        )
     response = await call_next(request)
     response.headers.update(_HEADERS)
     response.headers.setdefault("Cache-Control", "no-cache")

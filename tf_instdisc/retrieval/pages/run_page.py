@@ -11,7 +11,7 @@ from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
     health_warnings,
 )
-from tf_instdisc.retrieval.duplicates import Collection, find_duplicates
+from tf_instdisc.retrieval.duplicates import EmbeddedImages, find_duplicates
 from tf_instdisc.retrieval.pages import charts, duplicate_page, pages
 from tf_instdisc.retrieval.pages.thumbnails import data_uri, sheet
 from tf_instdisc.retrieval.queries import nearest, random_queries
@@ -172,9 +172,9 @@ def _clusters(
 
 def _hardest(bank: Bank, votes: analysis.Votes) -> _Captioned:
     """Returns the images whose neighbors vote least for their label."""
-    predicted, margin = np.asarray(votes.predicted), np.asarray(votes.margin)
+    predicted = np.asarray(votes.predicted)
     labels, names = bank.labels[votes.positions], bank.class_names
-    order = np.argsort(margin, kind="stable")
+    order = np.argsort(np.asarray(votes.own_fraction), kind="stable")
     order = order[predicted[order] != labels[order]]
     return [
         (votes.positions[i], f"{names[labels[i]]} → {names[predicted[i]]}")
@@ -236,7 +236,7 @@ def _duplicates(
             f" Only the {len(sampled):,} sampled images were compared; "
             "instdisc-duplicates compares all."
         )
-    collection = Collection(bank, RunImages(bank, images.config), "")
+    collection = EmbeddedImages(bank, RunImages(bank, images.config), "")
     found = find_duplicates(collection, threshold)
     groups = [
         sorted(group, key=lambda m: -m.score)[:8]
