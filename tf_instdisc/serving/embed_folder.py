@@ -96,13 +96,13 @@ def embed_folder(
         )
     parts = pathlib.Path(f"{output}.parts")
     write_part = functools.partial(_write_part, folder, embedder, batch_size)
+    names = image_paths(folder)
     try:
-        if target.exists() and not (parts / _TASK).exists():
-            raise UsageError(
-                f"`output` must not exist. Received: output={output}"
-            )
-        names = image_paths(folder)
         with lock.holding(parts, is_run=False):
+            if target.exists() and not (parts / _TASK).exists():
+                raise UsageError(
+                    f"`output` must not exist. Received: output={output}"
+                )
             return _embed_in_parts(
                 folder, names, target, source, write_part, num_workers
             )
