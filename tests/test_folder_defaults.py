@@ -141,9 +141,12 @@ def test_the_default_optimizer_keeps_its_rate_if_it_is_named(tmp_path):
     assert "--weight_decay=0.05" in result.stdout
 
 
-@pytest.mark.parametrize(("before", "rate"), (("adamw", 0.5), ("sgd", 0.001)))
+@pytest.mark.parametrize(
+    ("before", "given", "rate"),
+    (("adamw", "adamw", 0.5), ("sgd", "sgd", 0.5), ("sgd", "adamw", 0.001)),
+)
 def test_only_the_rate_of_the_same_optimizer_is_continued(
-    tmp_path, before, rate
+    tmp_path, before, given, rate
 ):
     fill_folder(tmp_path / "images", [f"{n}.png" for n in range(8)])
     flags = f"--width=2\n--optimizer={before}\n--learning_rate=0.5"
@@ -152,7 +155,7 @@ def test_only_the_rate_of_the_same_optimizer_is_continued(
     save_run(run, encoder, tmp_path / "images")
     result = commands.run(
         *("train", "--images=images", "--run_dir=new", "--init_run=run"),
-        *("--epochs=0", "--optimizer=adamw"),
+        *("--epochs=0", f"--optimizer={given}"),
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr

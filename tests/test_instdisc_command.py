@@ -219,3 +219,4 @@ def test_a_command_without_an_output_names_its_fault():
     )
     assert result.returncode == 2
     assert result.stderr.startswith("error: A run needs images.")
+    assert "Give --dataset or --images." in result.stderr

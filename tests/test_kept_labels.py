@@ -87,7 +87,7 @@ def test_an_evaluation_does_not_read_labels_that_the_run_remembers(tmp_path):
     memory = sources.image_caches(run, data)
 
     def labels():
-        tfds_labels._read_values.cache_clear()  # As in another process.
+        tfds_labels._read_values_once.cache_clear()  # As in another process.
         return [
             source.labels().tolist() for source in open_labeled(data, memory)
         ]
@@ -136,7 +136,7 @@ def test_a_restart_does_not_read_the_records_for_the_classes(
     )
 
     def opened(memory="labels.npz"):
-        tfds_labels._read_values.cache_clear()  # As in another process.
+        tfds_labels._read_values_once.cache_clear()  # As in another process.
         return tfds_source.tfds_source(
             "values", "train", str(tmp_path), "none", memory=tmp_path / memory
         )

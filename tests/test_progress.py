@@ -63,7 +63,11 @@ def test_a_failure_leaves_no_bar(monkeypatch):
     assert not output.getvalue().rpartition("\r")[2].strip()
 
 
-def test_a_closed_standard_error_shows_nothing(monkeypatch):
+def test_a_closed_standard_error_shows_nothing(monkeypatch, capsys):
+    now = [1000.0]
+    monkeypatch.setattr(tqdm.std, "time", lambda: now[0])
     monkeypatch.setattr(sys, "stderr", None)
     with progress.tracking("encoding", 2) as advance:
+        now[0] += 60
         advance(2)
+    assert not capsys.readouterr().out

@@ -95,7 +95,7 @@ def test_urls_full_paths_and_records_without_a_directory(places, monkeypatch):
 @pytest.mark.parametrize(
     ("names", "is_same"), [("1234", True), ("5678", False), (None, False)]
 )
-def test_a_folder_may_be_renamed(places, names, is_same):
+def test_a_folder_may_be_renamed(places, names, is_same, capsys):
     facts = {"images": "photos", "num_instances": 3}
     if names:
         facts["names_of_images"] = "1234"
@@ -111,6 +111,7 @@ def test_a_folder_may_be_renamed(places, names, is_same):
     )
     if is_same:
         assert opening.open_run("renamed", new).read_record() == new
+        assert "images: photos -> pictures" in capsys.readouterr().out
     else:
         with pytest.raises(RunDirectoryError, match="photos -> pictures"):
             opening.open_run("renamed", new)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import fcntl
+import ftplib
 import http.server
 import json
 import os
@@ -291,6 +292,23 @@ def test_a_file_that_the_cache_has_lost_stays_at_the_url(url, on):
         copy = paths.local_path(url)
         remote.refresh(copy, whole=True)
         assert read(copy) == {**OLD, **checkpoint, "added.txt": "added"}
+
+
+def test_a_missing_object_is_removed_without_an_error_of_any_kind(
+    tmp_path, monkeypatch
+):
+    store = Store(f"file://{tmp_path}/place")
+    store.create("here", b"content")
+    rm_file = store.fs.rm_file
+
+    def refuse(path):
+        if not store.fs.exists(path):
+            raise ftplib.error_perm("550 No such file")
+        rm_file(path)
+
+    monkeypatch.setattr(store.fs, "rm_file", refuse)
+    store.remove(["gone", "here"])
+    assert not store.objects()
 
 
 def test_two_writers_are_noticed_even_without_a_lock(url, on):

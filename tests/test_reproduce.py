@@ -305,7 +305,7 @@ def test_unknown_rows_are_said(tmp_path):
 
 @pytest.mark.parametrize(
     ("end", "status"),
-    [("sys.exit(74)", 74), ("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 1)],
+    [("sys.exit(74)", 74), ("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 2)],
 )
 def test_a_failed_run_gives_its_exit_status(tmp_path, monkeypatch, end, status):
     python = tmp_path / "python"

@@ -100,6 +100,7 @@ def test_refusals_are_clear(server, kind, arguments, signature, code):
         client.predict(signature, [b"x"])
     # What the server answers to the others depends on the server.
     assert error.value.code in ({code} if code else CLIENT_ERRORS)
+    assert error.value.exit_status == 2
 
 
 CLIENT_ERRORS = {"NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
@@ -115,6 +116,7 @@ def test_nobody_there_is_an_error_in_time(small_model_dir, kind):
     ):
         client.embed_bytes([b"x"])
     assert error.value.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+    assert error.value.exit_status == 69
     assert "localhost" in str(error.value)
     assert time.monotonic() - start < 4
 

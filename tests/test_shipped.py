@@ -122,10 +122,17 @@ def test_a_run_that_was_interrupted_is_unpacked_again(packed, monkeypatch):
     assert len(opening.load(NAME).load_bank().rows) == 12
 
 
-def test_what_was_removed_is_no_obstacle(packed):
+def test_what_was_removed_or_left_behind_is_no_obstacle(packed):
     unpacked = shipped.unpack(NAME)
     (unpacked / "bank.npz").unlink()
+    left = unpacked.with_name(".partial-1")
+    left.mkdir()
+    os.utime(left, (0, 0))
+    new = unpacked.with_name(".partial-2")
+    new.mkdir()
     assert len(opening.load(NAME).load_bank().rows) == 12
+    assert not left.exists()
+    assert new.exists()
 
 
 def test_what_another_process_has_finished_is_not_replaced(packed, monkeypatch):

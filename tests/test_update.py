@@ -1,6 +1,7 @@
 """Grown data: what stays keeps its row; and what two runs differ in."""
 
 import dataclasses
+import errno
 import os
 import pathlib
 import shutil
@@ -16,7 +17,7 @@ from tests import commands
 from tests.finished_run import fill_folder, make_run, picture, save_picture
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data.folder import UnreadableImageError
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.retrieval import compare_runs
 from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs import opening, update, update_bank
@@ -254,8 +255,7 @@ def test_files_that_cannot_be_read_are_left_out(tmp_path, monkeypatch, capsys):
             raise PermissionError(13, "Permission denied", path)
         return digest(path)
 
-    for module in (update_bank, update):
-        monkeypatch.setattr(module, "sha256_of_file", refuse)
+    monkeypatch.setattr(update_bank, "sha256_of_file", refuse)
     _, done = update.update_run(run, str(images))
     printed = capsys.readouterr().out
     assert f"4 of 7 images in {images} cannot be read" in printed
@@ -266,6 +266,23 @@ def test_files_that_cannot_be_read_are_left_out(tmp_path, monkeypatch, capsys):
     bank = run.load_bank()
     assert bank.names.tolist() == ["0.png", "4.png", "ok.png"]
     assert bank.instance_ids.tolist() == [0, 4, 5]
+
+
+def test_no_image_is_lost_to_a_failing_disk(tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    fill_folder(images, [f"{i}.png" for i in range(5)])
+    run = make_run(tmp_path / "run", images)
+    digest = update_bank.sha256_of_file
+
+    def fail(path):
+        if str(path).endswith("3.png"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return digest(path)
+
+    monkeypatch.setattr(update_bank, "sha256_of_file", fail)
+    with pytest.raises(StorageError, match=r"3\.png \(Input/output error\)"):
+        update.update_run(run, str(images))
+    assert len(run.load_bank().rows) == 5
 
 
 def test_a_folder_without_any_readable_image(tmp_path):

@@ -28,10 +28,10 @@ def replacing(
     """Replaces a file with what the block writes, unless the block fails.
 
     The temporary file has the same suffix, and each thread has its own, so that
-    of several writers the last one counts. What killed processes left behind
-    is removed an hour later. Symbolic links are followed, and an existing file
-    keeps its mode. A path that cannot be replaced, such as `/dev/stdout`, is
-    written directly.
+    of several writers the last one counts. A file that a killed process left
+    behind is removed by a later write, once it is an hour old. Symbolic links
+    are followed, and an existing file keeps its mode. A path that cannot be
+    replaced, such as `/dev/stdout`, is written directly.
 
     Args:
         path: The file; one that is given by a URL is uploaded at the end.

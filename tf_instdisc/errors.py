@@ -42,7 +42,7 @@ class MissingFileError(FileNotFoundError, UsageError):
 
 
 class RunError(Exception):
-    """A run cannot continue.
+    """A run or another command cannot continue.
 
     Attributes:
         exit_status: The exit status of a command that fails with this error.
@@ -69,7 +69,10 @@ class ServingError(RunError, RuntimeError):
     The message begins with the code and a colon.
     """
 
-    exit_status = 69
+    def __init__(self, message: str):
+        super().__init__(message)
+        is_temporary = self.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+        self.exit_status = 69 if is_temporary else UsageError.exit_status
 
     @property
     def code(self) -> str:

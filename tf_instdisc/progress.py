@@ -40,10 +40,12 @@ def tracking(
         leave=False,
         file=output if is_terminal else _Lines(output),
         mininterval=pause,
-        # By default, tqdm adds a line after ten seconds.
-        maxinterval=max(10, pause),
+        # Otherwise tqdm guesses after how many units to look at the clock.
+        miniters=1,
         disable=output is None,
         dynamic_ncols=True,
+        # Below another bar, tqdm would write to the log that it goes up a line.
+        position=None if is_terminal else 0,
         delay=5,
     ) as bar:
         yield bar.update

@@ -92,7 +92,8 @@ def refresh(path: str | os.PathLike, *, whole: bool = False) -> None:
 
     Args:
         path: A local path.
-        whole: Whether to download the checkpoints of a run, too.
+        whole: Whether to download the checkpoints of a run, too. Otherwise,
+            only their manifests are downloaded.
     """
     copy = copy_of(path)
     if copy is not None:

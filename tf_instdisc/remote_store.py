@@ -28,6 +28,7 @@ _TIMES = (
     "created",
 )
 _MODIFIED = ("LastModified", "last_modified", "mtime", "created")
+_NOT_CREATED = (FileExistsError, NotImplementedError, ValueError, TypeError)
 
 
 class Store:
@@ -87,8 +88,9 @@ class Store:
                     found = {self.root: self.fs.info(self.root)}
                 else:
                     found = self.fs.find(self.root, detail=True)
-                    # Nothing may be said about a file that is the root.
-                    found = {p: i or self.fs.info(p) for p, i in found.items()}
+                    # A file that is the root may be listed without details.
+                    if found.get(self.root) == {}:
+                        found = {self.root: self.fs.info(self.root)}
             except FileNotFoundError:
                 return {}
         named = {}
@@ -135,7 +137,7 @@ class Store:
                 self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
             self.fs.put([os.fspath(path) for path in paths], list(targets))
 
-    def create(self, name: str, content: bytes) -> bytes | None:
+    def create(self, name: str, content: bytes, tries: int = 5) -> bytes | None:
         """Creates an object unless it exists.
 
         Returns:
@@ -156,10 +158,10 @@ class Store:
                     file.write(content)
             else:
                 self.fs.pipe_file(path, content, mode="create")
-        except FileExistsError:
-            # Its holder may remove it before it is read.
-            return self.create(name, content)
-        except (NotImplementedError, ValueError, TypeError) as error:
+        except _NOT_CREATED as error:
+            # The holder of a lock may remove it before it is read.
+            if isinstance(error, FileExistsError) and tries:
+                return self.create(name, content, tries - 1)
             raise NotImplementedError from error
         except Exception:
             with self._reaching(writes=True):
@@ -168,12 +170,10 @@ class Store:
 
     @property
     def _has_keys(self) -> bool:
-        """Whether there are no directories to make, as in an object store.
-
-        A store would make a missing bucket, whose name may be misspelled.
-        """
+        """Whether there are no directories to make, as in an object store."""
         from fsspec.asyn import AsyncFileSystem
 
+        # A store would make a missing bucket, whose name may be misspelled.
         return isinstance(self.fs, AsyncFileSystem)
 
     def read(self, name: str) -> bytes:
@@ -188,8 +188,14 @@ class Store:
 
     def remove_path(self, path: str) -> None:
         """Removes a path in the file system if it exists."""
-        with self._reaching(), contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(path)
+        with self._reaching():
+            try:
+                self.fs.rm_file(path)
+            except Exception:
+                # Some file systems raise errors of their own without a file.
+                self.fs.invalidate_cache()
+                if self.fs.exists(path):
+                    raise
 
     # === Manifests ===
 

@@ -162,7 +162,7 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     from tf_instdisc.serving.embedder import good_image
 
     client, title = open_client(model, batch_size=1)
-    # A model without a bank refuses this image, as it later would each other.
+    # Fails here, not at the first search, if the model has no bank.
     client.neighbors_bytes([good_image()])
 
     def ask(files: Sequence[bytes]) -> Mapping[str, np.ndarray]:

@@ -54,28 +54,28 @@ def config_of(
     from tf_instdisc.runs.directory import RunDirectory
 
     suited = _flags_for_folder(data.images)
+    earlier = None
+    init_run = groups[-1].init_run
+    for place in (run_dir, init_run and shipped.located(init_run)):
+        run = RunDirectory(pathlib.Path(place or ""))
+        if place and run.settings.exists():
+            earlier = run.read_config()
+            break
     optimizer = flags.FLAGS["optimizer"]
+    before = earlier.optimizer.optimizer if earlier else suited["optimizer"]
     names = {name for name in suited if not flags.FLAGS[name].present}
-    if optimizer.present and optimizer.value != suited["optimizer"]:
+    if optimizer.present and optimizer.value != before:
         names -= _OF_THE_OPTIMIZER
     if flags.FLAGS["init_encoder"].present:
         names -= _OF_THE_ENCODER
     chosen = _values(from_flags(suited), names)
-    init_run = groups[-1].init_run
-    for earlier in (run_dir, init_run and shipped.located(init_run)):
-        run = RunDirectory(pathlib.Path(earlier or ""))
-        if earlier and run.settings.exists():
-            config = run.read_config()
-            before = config.optimizer.optimizer
-            if optimizer.present and optimizer.value != before:
-                names -= _OF_THE_OPTIMIZER
-            values = _values(config, names)
-            if "epochs" in values:
-                # A run that was tried for one epoch is trained by the same
-                # command, and one of another machine keeps its epochs.
-                values["epochs"] = max(values["epochs"], chosen["epochs"])
-            chosen |= values
-            break
+    if earlier:
+        values = _values(earlier, names)
+        if "epochs" in values:
+            # A run that was tried for one epoch is trained by the same
+            # command, and one of another machine keeps its epochs.
+            values["epochs"] = max(values["epochs"], chosen["epochs"])
+        chosen |= values
     else:
         _print(suited, names)
     return RunConfig(*(_filled(group, chosen) for group in groups))

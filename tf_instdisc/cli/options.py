@@ -5,13 +5,23 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tf_instdisc.config.data import data_overrides
+from tf_instdisc.config.data import DataConfig, data_overrides
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import is_url
 
 if TYPE_CHECKING:
     from tf_instdisc.runs.directory import RunDirectory
+
+
+def require_images(data: DataConfig) -> None:
+    """Raises UsageError, which names the flags, unless images are given."""
+    try:
+        data.require_images()
+    except UsageError as error:
+        raise UsageError(
+            str(error).replace("`dataset` or `images`", "--dataset or --images")
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

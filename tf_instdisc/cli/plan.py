@@ -12,6 +12,7 @@ from typing import Any
 from tf_instdisc.cli import train
 from tf_instdisc.cli.folder_settings import config_of, default_run_dir
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import require_images
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.data.folder_listing import image_paths
@@ -59,7 +60,7 @@ def _plan(
     options: PlanOptions, training: train.TrainOptions, *groups: Any
 ) -> None:
     data = groups[0]
-    data.require_images()
+    require_images(data)
     run_dir = training.run_dir or default_run_dir(data, training.recipe)
     config = config_of(groups, training.recipe, run_dir)
 

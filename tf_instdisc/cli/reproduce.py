@@ -12,7 +12,7 @@ from tf_instdisc import remote
 from tf_instdisc.cli import interrupt
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.config.fields import Settings, setting, text_of
-from tf_instdisc.errors import RunError, RunStoppedError
+from tf_instdisc.errors import RunError, RunStoppedError, UsageError
 from tf_instdisc.evaluation.reproduce import tables
 from tf_instdisc.paths import local_path
 
@@ -176,8 +176,8 @@ class Trainer:
             )
             if status == -signal.SIGTERM:  # It had nothing to save yet.
                 status = RunStoppedError.exit_status
-            # A negative status is another signal, such as one for memory.
-            error.exit_status = max(status, RunError.exit_status)
+            # A negative status is another signal, as if memory was not enough.
+            error.exit_status = status if status > 0 else UsageError.exit_status
             raise error
 
     def interrupt(self, *_: object) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tf_instdisc.cli.folder_settings import config_of, default_run_dir
 from tf_instdisc.cli.launch import launch
+from tf_instdisc.cli.options import require_images
 from tf_instdisc.config import recipes
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.config.run import group_kinds
@@ -53,7 +54,7 @@ def main() -> None:
 
 def _train(options: TrainOptions, *groups: Any) -> None:
     data = groups[0]
-    data.require_images()
+    require_images(data)
     run_dir = options.run_dir or default_run_dir(data, options.recipe)
 
     from tf_instdisc.runs import opening

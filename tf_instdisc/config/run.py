@@ -205,7 +205,9 @@ def group_kinds() -> dict[str, type]:
 
 
 def from_json(content: Mapping[str, Mapping[str, Any]]) -> RunConfig:
-    """Creates a configuration from its `dataclasses.asdict`, perhaps as JSON.
+    """Creates a configuration from its fields as JSON holds them.
+
+    The inverse of `dataclasses.asdict`.
 
     Raises:
         UsageError: If a setting is unknown or out of range.

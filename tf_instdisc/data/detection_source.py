@@ -121,8 +121,8 @@ def within_images(
         left_out.append(np.sum(~is_box))
     if any(left_out):
         print(
-            f"{name}: {sum(left_out)} boxes of {np.count_nonzero(left_out)} "
-            "images cover no pixel of their image, and are left out.",
+            f"{name}: boxes that cover no pixel of their image are left out: "
+            f"{sum(left_out)}, images concerned: {np.count_nonzero(left_out)}",
             file=sys.stderr,
             flush=True,
         )

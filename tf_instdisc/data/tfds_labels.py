@@ -143,10 +143,11 @@ def _values(
     builder: tfds.core.DatasetBuilder, key: str, memory: pathlib.Path | None
 ) -> list[int | bytes]:
     """Returns the integers or strings that are labels, in ascending order."""
+    read = _read_values if memory else _read_values_once
     found = kept_labels.kept(
         memory,
         "values",
-        lambda: np.array(_read_values(str(builder.data_path), key)),
+        lambda: np.array(read(str(builder.data_path), key)),
         [
             shard
             for split in builder.info.splits.values()
@@ -158,7 +159,6 @@ def _values(
     return found.tolist()
 
 
-@functools.cache  # A data set is opened for several splits.
 def _read_values(directory: str, key: str) -> list[int | bytes]:
     found: set = set()
     builder = tfds.builder_from_directory(directory)
@@ -178,3 +178,7 @@ def _read_values(directory: str, key: str) -> list[int | bytes]:
 
 def _unpadded(value: Any) -> Any:
     return value.rstrip(b"\0") if isinstance(value, bytes) else value
+
+
+# A data set is opened for several splits.
+_read_values_once = functools.cache(_read_values)

@@ -68,7 +68,7 @@ class LinearOptions(Settings):
     )
     weight_decay: float = setting(
         1e-4,
-        "Weight decay as in PyTorch's SGD, also of the bias.",
+        "Weight decay as in PyTorch's SGD, applied to the bias as well.",
         least=0,
         flag="linear_weight_decay",
     )

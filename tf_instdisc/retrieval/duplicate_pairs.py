@@ -83,7 +83,9 @@ def above(
 def candidates(
     places: Sequence["EmbeddedImages"], max_pairs: int
 ) -> tuple[Pairs, np.ndarray, bool]:
-    """Returns unusually close pairs, the radius of each row, and if it is all.
+    """Returns unusually close pairs, and the radius of each row.
+
+    The last value tells whether the pairs are complete.
 
     The distance of a pair is within the radii of both rows.
     """

@@ -56,7 +56,7 @@ class LocalScale:
         return np.float32(self.count) * ratio ** np.float32(self.dimension)
 
     def radii(self, number: float) -> np.ndarray:
-        """Returns radii, `[num_rows]`, in which so many images are expected."""
+        """Returns radii, `[num_rows]`, that hold `number` images."""
         share = (number / self.count) ** (1 / self.dimension)
         return self.distances * np.float32(share)
 

@@ -228,7 +228,8 @@ class RunDirectory(RunFiles):
         """Reads the bank.
 
         Raises:
-            RunDirectoryError: If there is none, or its replacement was killed.
+            RunDirectoryError: If there is no bank, or a command was killed
+                while it replaced the bank.
         """
         if not self.bank.exists():
             raise RunDirectoryError(

@@ -140,6 +140,7 @@ def changes(
         if pair[0] != pair[1]:
             refused[name] = pair
     has_same_names = "names_of_images" in old.facts.keys() - refused.keys()
-    if new.config.data.images and has_same_names:
-        refused.pop("images", None)  # The folder was renamed.
+    if new.config.data.images and has_same_names and "images" in refused:
+        # The folder was renamed, or is another one with files of equal names.
+        changed["images"] = refused.pop("images")
     return changed, refused

@@ -6,12 +6,14 @@ an ordinary run directory among the user's caches, which every command reads.
 The module imports nothing heavy before a run is unpacked.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
+import time
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ FOLDER = pathlib.Path(__file__).parent.parent / "weights"
 
 _CURE = "Install tf_instdisc again."
 _WEIGHTS = "weights.npz"
+_PREFIX = ".partial-"
+_SECONDS_OF_UNPACKING = 3600  # At most, on any machine.
 # The largest error of a normal float16 is 2^-9 of it, half that of bfloat16.
 _DROPPED_BITS = 1
 
@@ -84,13 +88,17 @@ def unpack(name: str) -> pathlib.Path:
     print(f"Unpacking {name} into {shown(str(target))}", file=sys.stderr)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        _remove_leftovers(target.parent)
+        with tempfile.TemporaryDirectory(
+            prefix=_PREFIX, dir=target.parent
+        ) as folder:
             partial = RunDirectory(pathlib.Path(folder, name))
             _write_run(packed, partial)
             try:
                 atomic.rename_directory(partial.path, target)
             except OSError:
-                if not _is_complete(files):  # Another process was not faster.
+                # Otherwise, another process has unpacked it meanwhile.
+                if not _is_complete(files):
                     shutil.rmtree(target, ignore_errors=True)
                     atomic.rename_directory(partial.path, target)
     except OSError as error:
@@ -99,6 +107,14 @@ def unpack(name: str) -> pathlib.Path:
             "room, or set XDG_CACHE_HOME to another directory for caches."
         ) from error
     return target
+
+
+def _remove_leftovers(caches: pathlib.Path) -> None:
+    """Removes what processes that were killed have left."""
+    for path in caches.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _SECONDS_OF_UNPACKING:
+                shutil.rmtree(path)
 
 
 def _is_complete(run: RunDirectory) -> bool:

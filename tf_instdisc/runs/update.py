@@ -4,7 +4,6 @@ An instance is identified by its name. A renamed file is therefore a removed
 and an added one, unless its bytes show that it is the same file.
 """
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -13,14 +12,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from tf_instdisc import checksums
-from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.runs.update_bank import Update, update_bank
+from tf_instdisc.runs.update_bank import Update, digest_of, update_bank
 
 
 def update_run(
@@ -59,10 +57,10 @@ def _update_locked(
     data = config.data
     if data.images is None:
         images = (
-            f"over --dataset={data.dataset}, which is no folder."
+            f"over --dataset={data.dataset}, which is not a folder."
             if data.dataset
-            else "that names no folder. A checkpoint can be converted again "
-            "with --images; a run over an array cannot be updated."
+            else "without a folder of images. A checkpoint can be converted "
+            "again with --images; a run over an array cannot be updated."
         )
         raise UsageError(
             "`run_dir` must hold a run over a folder of images. Received: "
@@ -146,7 +144,8 @@ def folder_digests(
     digests = {}
     for name in map(str, names):
         path = os.path.join(folder, name)
-        with contextlib.suppress(OSError):
+        digest = digest_of(path)
+        if digest is not None:
             is_newer = os.stat(path).st_mtime > trained
-            digests[name] = "" if is_newer else sha256_of_file(path)
+            digests[name] = "" if is_newer else digest
     return digests

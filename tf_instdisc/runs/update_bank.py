@@ -1,6 +1,5 @@
 """Compares a bank with a folder, and merges new images into it."""
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Collection, Iterable
@@ -13,13 +12,14 @@ from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data.folder import report_unreadable
 from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.image_files import is_transient
 from tf_instdisc.data.sources import NO_LABEL
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank, next_id
 from tf_instdisc.runs.images import RunImages, encode
 from tf_instdisc.runs.sources import with_overrides
-from tf_instdisc.text import listed
+from tf_instdisc.text import listed, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,7 @@ def update_bank(
     Raises:
         FileNotFoundError: If the folder is missing or contains no image.
         UnreadableImageError: If no image can be read.
+        StorageError: If the disk or the network fails.
         ValueError: If the folder has class subfolders other than the run's.
     """
     folder = local_path(folder, "folder")
@@ -133,6 +134,25 @@ def update_bank(
     return Update(merged, removed_ids, changes, untouched)
 
 
+def digest_of(path: str) -> str | None:
+    """Returns the SHA-256 of a file; None if the file cannot be read.
+
+    Raises:
+        StorageError: If the disk or the network fails. The image must not
+            count as removed then, as its id would be lost.
+    """
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        if not is_transient(error):
+            return None
+        raise StorageError(
+            f"Images must be readable. Received: {shown(path)} "
+            f"({error.strerror}). Check the disk or the network, then run the "
+            "same command again."
+        ) from error
+
+
 def _compare(
     bank: Bank, folder: str, old_digests: dict[str, str]
 ) -> tuple[Changes, set[str]]:
@@ -142,8 +162,9 @@ def _compare(
     digests = {}
     with progress.tracking("reading files", len(names)) as advance:
         for name in names:
-            with contextlib.suppress(OSError):
-                digests[name] = sha256_of_file(os.path.join(folder, name))
+            digest = digest_of(os.path.join(folder, name))
+            if digest is not None:
+                digests[name] = digest
             advance(1)
     labels = dict(zip(digests, _labels(digests, bank), strict=True))
     added = [name for name in digests if name not in position_of]

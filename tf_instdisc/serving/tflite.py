@@ -53,6 +53,8 @@ def calibration_images(
             "`calibration_images` must be a folder with images that can be "
             f"decoded. Received: calibration_images={folder!r}"
         )
+    if len(found) < min(len(names), _CALIBRATION_IMAGES):
+        print(f"Only {len(found)} images of {folder} can be read.", flush=True)
     return np.stack(found)
 
 

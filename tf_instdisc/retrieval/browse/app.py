@@ -44,7 +44,14 @@ def build_app(
         Route("/api/ticked", server.tick, methods=["POST"]),
         Route("/thumbnails/{position:int}", server.thumbnail),
         Route("/pictures/{position:int}", server.whole),
-        Mount("/", StaticFiles(packages=[(__package__, "page")], html=True)),
+        Mount(
+            "/",
+            StaticFiles(
+                packages=[(__package__, "page")],
+                html=True,
+                follow_symlink=True,  # Some installers link the files.
+            ),
+        ),
     ]
     return Starlette(
         routes=routes,

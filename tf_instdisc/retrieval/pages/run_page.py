@@ -48,8 +48,8 @@ def write_report(
     """Writes the page, by default into the run's directory.
 
     Args:
-        run: As in `report`, like `images`.
-        images: As above.
+        run: The run.
+        images: Its images.
         output: Path of the page.
         **options: Further arguments of `report`.
 

@@ -186,10 +186,14 @@ def _to_array(proto: Any, max_bytes: int) -> np.ndarray:
     shape = [axis.size for axis in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=1) < 1:
         raise WrongAnswerError(f"a tensor of the shape {shape[:8]}")
-    # Each value takes a byte or more.
-    if math.prod(shape) > (num_bytes := proto.ByteSize()):
+    num_values = sum(
+        len(values)
+        for field, values in proto.ListFields()
+        if field.name.endswith("_val")
+    )
+    if not proto.tensor_content and num_values != math.prod(shape):
         raise WrongAnswerError(
-            f"a tensor of the shape {shape[:8]} in {num_bytes:,} bytes"
+            f"a tensor of the shape {shape[:8]} with {num_values:,} values"
         )
     try:
         array = tf.make_ndarray(proto)

@@ -58,8 +58,8 @@ class RestClient(Client):
 
     Raises:
         FileNotFoundError: If `root_certificates` is missing.
-        ValueError: As in `Client`, or if the URL is not HTTP, or if the
-            certificates cannot be read or the URL is not HTTPS.
+        ValueError: As in `Client`, or if the URL is neither HTTP nor HTTPS,
+            or if `root_certificates` cannot be read or is given for HTTP.
     """
 
     def __init__(
