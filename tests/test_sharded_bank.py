@@ -233,9 +233,7 @@ def test_checkpoints_are_those_of_a_whole_bank(strategies, tmp_path):
         other = model(replicas, placement, 2)
         assert not np.isclose(other.memory_bank.rows, rows).any(axis=1).all()
         other.restore_training_state(
-            lambda state, saved=saved: checkpoints.restore(
-                saved, tf.train.Checkpoint(**state)
-            )
+            lambda state, saved=saved: checkpoints.restore(saved, state)
         )
         np.testing.assert_array_equal(other.memory_bank.rows, rows)
         saved = save(other)

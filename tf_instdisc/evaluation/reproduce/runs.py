@@ -187,8 +187,10 @@ def train_missing(
         first = itertools.islice(waiting, num_jobs)
         running = {pool.submit(train_one, run) for run in first}
         while running:
+            # Python would handle a signal that comes just before an endless
+            # wait only after it.
             done, running = concurrent.futures.wait(
-                running, return_when=concurrent.futures.FIRST_COMPLETED
+                running, 1, concurrent.futures.FIRST_COMPLETED
             )
             # The pool gets another run only after one that has not failed.
             for future in done:
