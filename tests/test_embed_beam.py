@@ -513,7 +513,7 @@ def test_a_server_that_stops_ends_the_pipeline(tmp_path):
     output = tmp_path / "out.parquet"
     with pytest.raises(ServingError, match="localhost:9") as error:
         embed_beam.run(task_of(images, output, load), "DirectRunner")
-    assert error.value.code == "UNAVAILABLE"
+    assert error.value.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
     assert not list(output.glob("part-*"))
     embed_beam.run(task_of(images, output), "DirectRunner")
     assert rows_of(output)[0].num_rows == 3
@@ -543,7 +543,7 @@ def test_workers_open_the_model_from_another_directory(
     monkeypatch.chdir("/")
     (task,) = tasks
     assert task.output == str(tmp_path / "out.parquet")
-    assert task.load()([picture(0)])["valid"].all()
+    assert np.all(task.load()([picture(0)])["valid"])
 
 
 def test_a_command_without_its_server_says_so(tmp_path):

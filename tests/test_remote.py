@@ -26,7 +26,8 @@ from tf_instdisc.errors import (
     UsageError,
 )
 from tf_instdisc.remote_copy import Copy
-from tf_instdisc.remote_store import Store, version_of
+from tf_instdisc.remote_manifest import version_of
+from tf_instdisc.remote_store import Store
 from tf_instdisc.runs import checkpoints, lock, shipped
 
 pytestmark = pytest.mark.slow
@@ -294,7 +295,7 @@ def test_a_file_that_the_cache_has_lost_stays_at_the_url(url, on):
         assert read(copy) == {**OLD, **checkpoint, "added.txt": "added"}
 
 
-def test_a_missing_object_is_removed_without_an_error_of_any_kind(
+def test_removing_a_missing_object_is_no_error_whatever_is_raised(
     tmp_path, monkeypatch
 ):
     store = Store(f"file://{tmp_path}/place")
@@ -309,6 +310,22 @@ def test_a_missing_object_is_removed_without_an_error_of_any_kind(
     monkeypatch.setattr(store.fs, "rm_file", refuse)
     store.remove(["gone", "here"])
     assert not store.objects()
+
+
+def test_a_removal_that_fails_is_an_error(tmp_path, monkeypatch):
+    store = Store(f"file://{tmp_path}/place")
+    store.create("here", b"content")
+
+    def fail(path):
+        raise EOFError("the connection was closed")
+
+    monkeypatch.setattr(store.fs, "rm_file", fail)
+    with pytest.raises(StorageError, match="connection was closed"):
+        store.remove(["here"])
+    # Now nothing is known of the object.
+    monkeypatch.setattr(store.fs, "info", fail)
+    with pytest.raises(StorageError, match="connection was closed"):
+        store.remove(["gone"])
 
 
 def test_two_writers_are_noticed_even_without_a_lock(url, on):

@@ -71,7 +71,12 @@ class ServingError(RunError, RuntimeError):
 
     def __init__(self, message: str):
         super().__init__(message)
-        is_temporary = self.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+        is_temporary = self.code in (
+            "UNAVAILABLE",
+            "DEADLINE_EXCEEDED",
+            "ABORTED",
+            "CANCELLED",
+        )
         self.exit_status = 69 if is_temporary else UsageError.exit_status
 
     @property

@@ -20,7 +20,8 @@ from tf_instdisc import remote_sync, remote_url
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import Role
 from tf_instdisc.remote_copy import Copy, status_of
-from tf_instdisc.remote_store import Store, version_of
+from tf_instdisc.remote_manifest import version_of
+from tf_instdisc.remote_store import Store
 
 # Within these seconds, a command lists a URL once.
 _FRESH = 60.0

@@ -7,10 +7,11 @@ The newest complete manifest is the run, and all other objects are leftovers.
 Changes are therefore atomic on every file system, even if it has no rename.
 """
 
+import datetime
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tf_instdisc.checksums import sha256_of_json
@@ -20,6 +21,20 @@ from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 FORMAT = 1
 FILES = "files/"
 _NAME = re.compile(r"instdisc-(\d+)\.json")
+
+# The file systems of fsspec call the same thing by different names.
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "sha", "hex")
+_TIMES = (
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "modificationTime",
+    "modify",
+    "created",
+)
+_MODIFIED = ("LastModified", "last_modified", "mtime", "created")
 
 
 def object_name(name: str, sha256: str) -> str:
@@ -68,3 +83,22 @@ def safe(name: str, url: str) -> str:
             f"{shown(name, UNTRUSTED_LIMIT)!r} in {url}. Rename it."
         )
     return name
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Returns text that changes when an object is replaced."""
+    keys: tuple[str, ...] = ("size", *_VERSIONS)
+    if not any(key in info for key in _VERSIONS):
+        keys = ("size", *_TIMES)
+    return " ".join(str(info[key]) for key in keys if key in info)
+
+
+def modified(info: Mapping[str, Any]) -> float | None:
+    """Returns when an object was written, in seconds as in `os.stat`."""
+    for key in _MODIFIED:
+        value: Any = info.get(key)
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return None

@@ -1,11 +1,11 @@
 """The objects below a URL, through fsspec."""
 
 import contextlib
-import datetime
 import json
 import os
 import pathlib
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,20 +15,7 @@ from tf_instdisc.errors import RunError, StorageError, UsageError
 from tf_instdisc.remote_url import is_web
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
-# The file systems of fsspec call the same thing by different names.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "sha", "hex")
-_TIMES = (
-    "LastModified",
-    "Last-Modified",
-    "last_modified",
-    "updated",
-    "mtime",
-    "modificationTime",
-    "modify",
-    "created",
-)
-_MODIFIED = ("LastModified", "last_modified", "mtime", "created")
-_NOT_CREATED = (FileExistsError, NotImplementedError, ValueError, TypeError)
+_TRIES = 5
 
 
 class Store:
@@ -146,11 +133,23 @@ class Store:
         Raises:
             NotImplementedError: If the file system cannot create an object
                 on the condition that it does not exist.
+            StorageError: If the object exists and cannot be read.
         """
-        path = self.path(name)
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.invalidate_cache()
-            return self.read(name)
+        # The holder of a lock may remove it before it is read.
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.invalidate_cache()
+                return self.read(name)
+            with contextlib.suppress(FileExistsError):
+                self._create(self.path(name), content)
+                return None
+            time.sleep(0.1)
+        raise StorageError(
+            f"{self.url}/{name} exists and cannot be read. Remove it if no "
+            "other process uses it."
+        )
+
+    def _create(self, path: str, content: bytes) -> None:
         try:
             if not self._has_keys:
                 self.fs.makedirs(self.root, exist_ok=True)
@@ -158,15 +157,13 @@ class Store:
                     file.write(content)
             else:
                 self.fs.pipe_file(path, content, mode="create")
-        except _NOT_CREATED as error:
-            # The holder of a lock may remove it before it is read.
-            if isinstance(error, FileExistsError) and tries:
-                return self.create(name, content, tries - 1)
+        except FileExistsError:
+            raise
+        except (NotImplementedError, ValueError, TypeError) as error:
             raise NotImplementedError from error
         except Exception:
             with self._reaching(writes=True):
                 raise
-        return None
 
     @property
     def _has_keys(self) -> bool:
@@ -191,10 +188,13 @@ class Store:
         with self._reaching():
             try:
                 self.fs.rm_file(path)
+            except FileNotFoundError:
+                return
             except Exception:
                 # Some file systems raise errors of their own without a file.
                 self.fs.invalidate_cache()
-                if self.fs.exists(path):
+                with contextlib.suppress(FileNotFoundError):
+                    self.fs.info(path)
                     raise
 
     # === Manifests ===
@@ -279,22 +279,3 @@ class Store:
                 or (name.startswith(remote_manifest.FILES) and name not in used)
             ]
         )
-
-
-def version_of(info: Mapping[str, Any]) -> str:
-    """Returns text that changes when an object is replaced."""
-    keys: tuple[str, ...] = ("size", *_VERSIONS)
-    if not any(key in info for key in _VERSIONS):
-        keys = ("size", *_TIMES)
-    return " ".join(str(info[key]) for key in keys if key in info)
-
-
-def modified(info: Mapping[str, Any]) -> float | None:
-    """Returns when an object was written, in seconds as in `os.stat`."""
-    for key in _MODIFIED:
-        value: Any = info.get(key)
-        if isinstance(value, datetime.datetime):
-            return value.timestamp()
-        if isinstance(value, int | float):
-            return float(value)
-    return None

@@ -13,8 +13,12 @@ from tf_instdisc import progress
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.remote_copy import Copy, State, is_private, status_of
-from tf_instdisc.remote_manifest import numbers, object_name
-from tf_instdisc.remote_store import modified, version_of
+from tf_instdisc.remote_manifest import (
+    modified,
+    numbers,
+    object_name,
+    version_of,
+)
 from tf_instdisc.text import listed
 
 _ATTEMPTS = 5

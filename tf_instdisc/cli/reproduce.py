@@ -176,8 +176,9 @@ class Trainer:
             )
             if status == -signal.SIGTERM:  # It had nothing to save yet.
                 status = RunStoppedError.exit_status
-            # A negative status is another signal, as if memory was not enough.
-            error.exit_status = status if status > 0 else UsageError.exit_status
+            if status == -signal.SIGKILL:  # As if memory runs out.
+                status = UsageError.exit_status
+            error.exit_status = max(status, RunError.exit_status)
             raise error
 
     def interrupt(self, *_: object) -> None:

@@ -56,7 +56,7 @@ class LocalScale:
         return np.float32(self.count) * ratio ** np.float32(self.dimension)
 
     def radii(self, number: float) -> np.ndarray:
-        """Returns radii, `[num_rows]`, that hold `number` images."""
+        """Returns the radii that should hold `number` images, `[num_rows]`."""
         share = (number / self.count) ** (1 / self.dimension)
         return self.distances * np.float32(share)
 

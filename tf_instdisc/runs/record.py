@@ -132,7 +132,7 @@ def changes(
     """Returns old and new values of what changes when a run continues.
 
     Returns:
-        Settings that may change, and settings and facts that must not.
+        Settings and facts that may change, and those that must not.
     """
     changed, refused = differences(old.config, new.config)
     for name in _FACTS:

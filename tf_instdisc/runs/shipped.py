@@ -109,9 +109,9 @@ def unpack(name: str) -> pathlib.Path:
     return target
 
 
-def _remove_leftovers(caches: pathlib.Path) -> None:
+def _remove_leftovers(folder: pathlib.Path) -> None:
     """Removes what processes that were killed have left."""
-    for path in caches.glob(f"{_PREFIX}*"):
+    for path in folder.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _SECONDS_OF_UNPACKING:
                 shutil.rmtree(path)

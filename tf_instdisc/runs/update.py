@@ -4,6 +4,7 @@ An instance is identified by its name. A renamed file is therefore a removed
 and an added one, unless its bytes show that it is the same file.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -145,7 +146,8 @@ def folder_digests(
     for name in map(str, names):
         path = os.path.join(folder, name)
         digest = digest_of(path)
-        if digest is not None:
-            is_newer = os.stat(path).st_mtime > trained
-            digests[name] = "" if is_newer else digest
+        with contextlib.suppress(FileNotFoundError):
+            if digest is not None:
+                is_newer = os.stat(path).st_mtime > trained
+                digests[name] = "" if is_newer else digest
     return digests

@@ -187,8 +187,8 @@ def train_missing(
         first = itertools.islice(waiting, num_jobs)
         running = {pool.submit(train_one, run) for run in first}
         while running:
-            # Python would handle a signal that comes just before an endless
-            # wait only after it.
+            # Without a timeout, a signal that arrives just before the wait is
+            # handled only after it.
             done, running = concurrent.futures.wait(
                 running, 1, concurrent.futures.FIRST_COMPLETED
             )
