@@ -229,6 +229,7 @@ def test_protocols_are_given_their_own_options(run):
         evaluation.evaluate(run, {"nearest": KNNOptions()})
 
 
+@pytest.mark.exhaustive
 def test_transfers_to_folders_of_the_same_name_are_both_kept(tmp_path):
     run = make_labeled_run(tmp_path)
     for name in ("birds", "cars"):

@@ -153,6 +153,7 @@ def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.exhaustive_variants("Sequential")
 @pytest.mark.parametrize("kind", [keras.Model, keras.Sequential])
 def test_an_encoder_of_any_size_is_measured_at_the_runs(kind, tmp_path):
     train, test = (

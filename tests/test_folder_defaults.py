@@ -141,6 +141,7 @@ def test_the_default_optimizer_keeps_its_rate_if_it_is_named(tmp_path):
     assert "--weight_decay=0.05" in result.stdout
 
 
+@pytest.mark.exhaustive_variants("adamw-*", "sgd-sgd-*")
 @pytest.mark.parametrize(
     ("before", "given", "rate"),
     (("adamw", "adamw", 0.5), ("sgd", "sgd", 0.5), ("sgd", "adamw", 0.001)),

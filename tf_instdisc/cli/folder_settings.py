@@ -62,22 +62,25 @@ def config_of(
             earlier = run.read_config()
             break
     optimizer = flags.FLAGS["optimizer"]
-    before = earlier.optimizer.optimizer if earlier else suited["optimizer"]
     names = {name for name in suited if not flags.FLAGS[name].present}
-    if optimizer.present and optimizer.value != before:
-        names -= _OF_THE_OPTIMIZER
+
+    def names_for(its_optimizer: str) -> set[str]:
+        """Leaves out what suits another optimizer than the given one."""
+        is_other = optimizer.present and optimizer.value != its_optimizer
+        return names - _OF_THE_OPTIMIZER if is_other else names
+
     if flags.FLAGS["init_encoder"].present:
         names -= _OF_THE_ENCODER
-    chosen = _values(from_flags(suited), names)
+    chosen = _values(from_flags(suited), names_for(suited["optimizer"]))
     if earlier:
-        values = _values(earlier, names)
+        values = _values(earlier, names_for(earlier.optimizer.optimizer))
         if "epochs" in values:
             # A run that was tried for one epoch is trained by the same
             # command, and one of another machine keeps its epochs.
             values["epochs"] = max(values["epochs"], chosen["epochs"])
         chosen |= values
     else:
-        _print(suited, names)
+        _print(suited, names_for(suited["optimizer"]))
     return RunConfig(*(_filled(group, chosen) for group in groups))
 
 
