@@ -13,6 +13,7 @@ from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.decode import decode_whole
 from tf_instdisc.data.folder import UnreadableImageError, folder_source
 from tf_instdisc.data.sources import array_source
+from tf_instdisc.data.subset import subset
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.errors import UsageError
 
@@ -119,14 +120,15 @@ def test_an_epoch_continues_where_it_was_left():
             np.testing.assert_array_equal(a, b)
 
 
+def files_source(folder, size):
+    for i in range(size):
+        Image.new("RGB", (9, 9), (i, i, i)).save(folder / f"{i}.png")
+    return folder_source(str(folder))
+
+
 @pytest.mark.parametrize("is_restart", [False, True])
 def test_only_files_of_the_share_or_the_rest_are_read(tmp_path, is_restart):
-    for i in range(8):
-        tf.io.write_file(
-            f"{tmp_path}/{i}.png",
-            tf.io.encode_png(np.full([9, 9, 3], i, np.uint8)),
-        )
-    source = folder_source(str(tmp_path))
+    source = files_source(tmp_path, 8)
 
     def ids(**arguments):
         dataset = pipeline.training_dataset(
@@ -142,6 +144,14 @@ def test_only_files_of_the_share_or_the_rest_are_read(tmp_path, is_restart):
         assert ids(skip_images=4) == mine
     else:
         assert ids(share=pipeline.HostShare(1, 2)) == mine
+
+
+def test_a_subset_reads_only_its_files(tmp_path):
+    source = files_source(tmp_path, 4)
+    for i in (0, 2):
+        (tmp_path / source.instance_name(i)).unlink()
+    part = subset(source, np.array([1, 3]))
+    assert ids_of(part, None) == [0, 1]
 
 
 def test_compiled_augmentation_is_the_same(monkeypatch):

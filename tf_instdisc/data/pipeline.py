@@ -13,7 +13,7 @@ from tf_instdisc import random_streams
 from tf_instdisc.config import DataConfig
 from tf_instdisc.data import decode
 from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, augment
-from tf_instdisc.data.sources import FileExamples, ImageSource, read_listed
+from tf_instdisc.data.sources import ImageSource, selected
 from tf_instdisc.errors import UsageError
 
 # Side in pixels from which XLA compiles the augmentation. It then takes a
@@ -154,13 +154,19 @@ def training_dataset(
     local_batch = host_batch // share.replicas
 
     augmented = _augment_function(augmentation)
-    read = source.examples
-    listed = read.listed if isinstance(read, FileExamples) else None
 
     def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        examples = (listed or read)(
-            random_streams.seed_of(random_streams.EPOCH_ORDER, seed, epoch)
-        )
+        skipped = tf.where(epoch == initial_epoch, skip_images, 0)
+        skipped = tf.cast(skipped, tf.int64)
+        steps = (source.num_readable - skipped) // batch_size
+
+        def select(examples: tf.data.Dataset) -> tf.data.Dataset:
+            # Only full global batches, so that all hosts have equally many.
+            examples = examples.skip(skipped).take(steps * batch_size)
+            return _take_share(examples, batch_size, host_batch, share.host)
+
+        order = random_streams.seed_of(random_streams.EPOCH_ORDER, seed, epoch)
+        examples = selected(source, order, select)
         stored = examples.element_spec["image"]
         is_encoded = stored.dtype == tf.string
         # Images of different shapes cannot be batched before they are cropped.
@@ -193,14 +199,6 @@ def training_dataset(
             images = augmented(images, uniforms, crop=not crops_singly)
             return images, instance_ids
 
-        skipped = tf.where(epoch == initial_epoch, skip_images, 0)
-        skipped = tf.cast(skipped, tf.int64)
-        steps = (source.num_readable - skipped) // batch_size
-        # Only full global batches, so that all hosts have equally many.
-        examples = examples.skip(skipped).take(steps * batch_size)
-        examples = _take_share(examples, batch_size, host_batch, share.host)
-        if listed:  # Files that are skipped are not read.
-            examples = read_listed(examples)
         cropped = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
         batches = cropped.batch(
             local_batch,

@@ -8,6 +8,7 @@ not depend on shuffling, epoch, process or machine.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,8 @@ import tensorflow as tf
 from tf_instdisc.errors import UsageError
 
 NO_LABEL = -1
+
+Select: TypeAlias = Callable[[tf.data.Dataset], tf.data.Dataset]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,16 +190,34 @@ class FileExamples:
     listed: Callable[[tf.Tensor | None], tf.data.Dataset]
 
     def __call__(self, shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
-        return read_listed(self.listed(shuffle_seed))
+        return self.selected(shuffle_seed, lambda listed: listed)
+
+    def selected(
+        self, shuffle_seed: tf.Tensor | None, select: Select
+    ) -> tf.data.Dataset:
+        """Returns the examples that `select` keeps of `listed`."""
+
+        def read(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {**example, "image": tf.io.read_file(example["image"])}
+
+        listed = select(self.listed(shuffle_seed))
+        return listed.map(read, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def read_listed(listed: tf.data.Dataset) -> tf.data.Dataset:
-    """Reads the files of examples with paths in place of images."""
+def selected(
+    source: ImageSource, shuffle_seed: tf.Tensor | None, select: Select
+) -> tf.data.Dataset:
+    """Returns some examples of a source; files are read once selected.
 
-    def read(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {**example, "image": tf.io.read_file(example["image"])}
-
-    return listed.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    Args:
+        source: The images.
+        shuffle_seed: As in `ImageSource.examples`.
+        select: Takes a data set of examples, whose `image` it must not use,
+            and returns one of those to read.
+    """
+    if isinstance(source.examples, FileExamples):
+        return source.examples.selected(shuffle_seed, select)
+    return select(source.examples(shuffle_seed))
 
 
 def fingerprint(source: ImageSource) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.data.sources import ImageSource, in_memory
+from tf_instdisc.data.sources import ImageSource, in_memory, selected
 
 _IN_MEMORY = 20_000  # images; 2 GiB of ImageNet's files
 
@@ -72,5 +72,10 @@ def renumbered(
         new_id = tf.gather(table, example["instance_id"])
         return {**example, "instance_id": new_id}
 
-    examples = source.examples(shuffle_seed).map(renumber)
-    return examples.filter(lambda example: example["instance_id"] >= 0)
+    return selected(
+        source,
+        shuffle_seed,
+        lambda examples: examples.map(renumber).filter(
+            lambda example: example["instance_id"] >= 0
+        ),
+    )
