@@ -55,7 +55,7 @@ def read_files(
         _RETRIES,
         _PAUSE,
         logging.getLogger(__name__).info,
-        retry_filter=is_transient,
+        retry_filter=_is_transient,
         factor=_FACTOR,
     )(_content)
 
@@ -68,15 +68,13 @@ def read_files(
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            if is_transient(error):
-                raise StorageError(
-                    "Images must be readable. Received: "
-                    f"{shown(name, UNTRUSTED_LIMIT)} "
-                    f"({shown(reason, UNTRUSTED_LIMIT)}), tried "
-                    f"{_RETRIES + 1} times. Check the network and the "
-                    "credentials, then run the same command again; files "
-                    "that are complete are kept."
-                ) from error
+            require_lasting(
+                error,
+                name,
+                f"({shown(reason, UNTRUSTED_LIMIT)}), tried {_RETRIES + 1} "
+                "times. Check the network and the credentials, then run the "
+                "same command again; files that are complete are kept.",
+            )
             return b"", reason
         if len(content) > _LARGEST:
             return b"", f"larger than {_LARGEST} bytes"
@@ -112,7 +110,22 @@ def _content(path: str) -> bytes:
         return file.read(_LARGEST + 1)
 
 
-def is_transient(error: Exception) -> bool:
+def require_lasting(error: Exception, path: str, rest: str) -> None:
+    """Raises StorageError if an image could not be read for the moment.
+
+    Args:
+        error: What reading the image raised.
+        path: The image.
+        rest: The reason in parentheses, and the cure.
+    """
+    if _is_transient(error):
+        raise StorageError(
+            "Images must be readable. Received: "
+            f"{shown(path, UNTRUSTED_LIMIT)} {rest}"
+        ) from error
+
+
+def _is_transient(error: Exception) -> bool:
     """Returns whether an error may be temporary, such as a network failure."""
     if isinstance(error, ImportError | MemoryError):
         return False

@@ -12,14 +12,14 @@ from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.config import RunConfig
 from tf_instdisc.data.folder import report_unreadable
 from tf_instdisc.data.folder_listing import image_paths
-from tf_instdisc.data.image_files import is_transient
+from tf_instdisc.data.image_files import require_lasting
 from tf_instdisc.data.sources import NO_LABEL
-from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank, next_id
 from tf_instdisc.runs.images import RunImages, encode
 from tf_instdisc.runs.sources import with_overrides
-from tf_instdisc.text import listed, shown
+from tf_instdisc.text import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +144,13 @@ def digest_of(path: str) -> str | None:
     try:
         return sha256_of_file(path)
     except OSError as error:
-        if not is_transient(error):
-            return None
-        raise StorageError(
-            f"Images must be readable. Received: {shown(path)} "
+        require_lasting(
+            error,
+            path,
             f"({error.strerror}). Check the disk or the network, then run the "
-            "same command again."
-        ) from error
+            "same command again.",
+        )
+        return None
 
 
 def _compare(

@@ -13,13 +13,13 @@ import numpy as np
 
 from tf_instdisc import atomic, progress, remote
 from tf_instdisc.data.folder_listing import image_paths
-from tf_instdisc.data.image_files import is_transient
-from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc.data.image_files import require_lasting
+from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs import lock
 from tf_instdisc.serving.embedder import Embedder, embed_contents
 from tf_instdisc.serving.embedding_file import table_of
-from tf_instdisc.text import UNTRUSTED_LIMIT, shown
+from tf_instdisc.text import shown
 
 FORMATS = (".npz", ".parquet")
 
@@ -253,15 +253,14 @@ def _read(path: pathlib.Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        if not is_transient(error):
-            return b""  # Fails like other bytes that are not an image.
-        reason = f"{type(error).__name__}: {error.strerror}"
-        raise StorageError(
-            "Images must be readable. Received: "
-            f"{shown(str(path), UNTRUSTED_LIMIT)} ({reason}). Check the disk "
-            "or the network, then run the same command again; parts that are "
-            "complete are kept."
-        ) from error
+        require_lasting(
+            error,
+            str(path),
+            f"({type(error).__name__}: {error.strerror}). Check the disk or "
+            "the network, then run the same command again; parts that are "
+            "complete are kept.",
+        )
+        return b""  # Fails like other bytes that are not an image.
 
 
 def _join(parts: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
