@@ -14,10 +14,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from tf_instdisc.errors import StorageError
 from tf_instdisc.paths import is_url, local_path
 
 _PREFIX = ".partial-"
 _SECONDS_OF_WRITING = 3600  # Between two writes to one file.
+
+
+@contextlib.contextmanager
+def reporting(place: str, cure: str) -> Iterator[None]:
+    """Reports a failed write with its place and what to do.
+
+    Raises:
+        StorageError: If the block raises an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{place} cannot be written: {error.strerror or error}. {cure}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -86,6 +86,9 @@ def is_url(path: str | os.PathLike) -> bool:
     return _URL.fullmatch(os.fsdecode(path)) is not None
 
 
+CACHE_CURE = "Make room, or set XDG_CACHE_HOME to another directory for caches."
+
+
 def caches() -> pathlib.Path:
     """Returns `$XDG_CACHE_HOME/tf_instdisc`, or `~/.cache/tf_instdisc`."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tf_instdisc import atomic
-from tf_instdisc.errors import StorageError
-from tf_instdisc.paths import caches
+from tf_instdisc.paths import CACHE_CURE, caches
 from tf_instdisc.remote_store import Store
 
 # Of a run, folders that stay on this machine.
@@ -99,21 +98,11 @@ class Copy:
                     fcntl.flock(file, fcntl.LOCK_EX)
             yield self._state()
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Reports a failed write as a StorageError that names the copy.
-
-        Raises:
-            StorageError: If the block raises an OSError.
-        """
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(
-                f"The copy of {self.url} in {self.folder} cannot be written: "
-                f"{error.strerror or error}. Make room, or set XDG_CACHE_HOME "
-                "to another directory for caches."
-            ) from error
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Reports a failed write as a StorageError that names the copy."""
+        return atomic.reporting(
+            f"The copy of {self.url} in {self.folder}", CACHE_CURE
+        )
 
     def _state(self) -> State:
         if self.path.exists():

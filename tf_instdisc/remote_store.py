@@ -124,7 +124,7 @@ class Store:
                 self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
             self.fs.put([os.fspath(path) for path in paths], list(targets))
 
-    def create(self, name: str, content: bytes, tries: int = 5) -> bytes | None:
+    def create(self, name: str, content: bytes) -> bytes | None:
         """Creates an object unless it exists.
 
         Returns:

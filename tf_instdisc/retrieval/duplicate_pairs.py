@@ -83,11 +83,10 @@ def above(
 def candidates(
     places: Sequence["EmbeddedImages"], max_pairs: int
 ) -> tuple[Pairs, np.ndarray, bool]:
-    """Returns unusually close pairs, and the radius of each row.
+    """Finds unusually close pairs: those within the radii of both rows.
 
-    The last value tells whether the pairs are complete.
-
-    The distance of a pair is within the radii of both rows.
+    Returns:
+        The pairs, the radius of each row, and whether these are all pairs.
     """
     rows = _rows(places)
     scale = local_scale(rows)

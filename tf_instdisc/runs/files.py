@@ -25,10 +25,9 @@ labels.npz      labels that were collected from the records of a TFDS data set
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
-from tf_instdisc.errors import StorageError
+from tf_instdisc import atomic
 from tf_instdisc.paths import caches, local_path
 
 _COPY = "Restore it from a copy"
@@ -102,18 +101,12 @@ class RunFiles:
         return _CURES[file.name]
 
 
-@contextlib.contextmanager
-def writing(directory: pathlib.Path) -> Iterator[None]:
-    """Adds to a failed write the directory and what to do.
-
-    Raises:
-        StorageError: If the block raises an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{directory} cannot be written: {error.strerror or error}. Make "
-            "room or make the directory writable, then start the same "
-            "command again."
-        ) from error
+def writing(
+    directory: pathlib.Path,
+) -> contextlib.AbstractContextManager[None]:
+    """Reports a failed write as a StorageError that names the directory."""
+    return atomic.reporting(
+        str(directory),
+        "Make room or make the directory writable, then start the same command "
+        "again.",
+    )

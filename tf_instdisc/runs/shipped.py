@@ -20,8 +20,7 @@ import numpy as np
 
 from tf_instdisc import atomic, checksums
 from tf_instdisc.config.fields import require_choice
-from tf_instdisc.errors import StorageError
-from tf_instdisc.paths import caches, local_path
+from tf_instdisc.paths import CACHE_CURE, caches, local_path
 from tf_instdisc.runs import bank as bank_file
 from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectory
@@ -86,7 +85,7 @@ def unpack(name: str) -> pathlib.Path:
     if _is_complete(files):
         return target
     print(f"Unpacking {name} into {shown(str(target))}", file=sys.stderr)
-    try:
+    with atomic.reporting(str(target.parent), CACHE_CURE):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target.parent)
         with tempfile.TemporaryDirectory(
@@ -101,11 +100,6 @@ def unpack(name: str) -> pathlib.Path:
                 if not _is_complete(files):
                     shutil.rmtree(target, ignore_errors=True)
                     atomic.rename_directory(partial.path, target)
-    except OSError as error:
-        raise StorageError(
-            f"{target.parent} cannot be written: {error.strerror}. Make "
-            "room, or set XDG_CACHE_HOME to another directory for caches."
-        ) from error
     return target
 
 
