@@ -38,7 +38,7 @@ NEWER_KEYS = {
     "use_gate",
 }
 # Whose embeddings an old Keras computes; compiling them takes seconds.
-COMPARED = ("resnet18", "alexnet", "vit_small", "Sequential")
+COMPARED = ("resnet18", "vit_small")
 # Backbone, image size, further arguments, dtype policy.
 CASES = {
     "resnet18": ("resnet18", 16, {}, "float32"),

@@ -176,7 +176,7 @@ def test_an_encoder_of_any_size_is_measured_at_the_runs(kind, tmp_path):
         model, folder_source(str(train)), tmp_path / "run", RunConfig(data)
     )
     found = run.evaluate(
-        knn=KNNOptions(num_neighbors=3, baselines=True),
+        knn=KNNOptions(num_neighbors=3),
         linear=LinearOptions(epochs=1, schedule_epochs=()),
         svm=SVMOptions(layer="conv1", costs=(0.01,)),
     )

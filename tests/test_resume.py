@@ -123,6 +123,7 @@ def test_kill_9_at_random_moments_changes_nothing(undisturbed, tmp_path):
     assert state == undisturbed[0]
 
 
+@pytest.mark.exhaustive
 def test_sigterm_saves_and_says_so(undisturbed, tmp_path):
     run_dir = tmp_path / "run"
     process = subprocess.Popen(
