@@ -184,7 +184,7 @@ def test_results_of_training(tmp_path, images, finished, was_finished):
 
     def outcome(path):
         run = RunDirectory(path / "run")
-        removed_ids, digests, _ = run.load_instances()
+        removed_ids, digests = run.load_instances()
         return {
             **rows_and_ids(run),
             "weights": load_encoder(run.path).get_weights()[0],
@@ -320,7 +320,7 @@ def test_update(tmp_path, images, finished, monkeypatch, output):
 
     def outcome(path):
         run = RunDirectory(path / (output or "run"))
-        removed_ids, digests, _ = run.load_instances()
+        removed_ids, digests = run.load_instances()
         return {
             **rows_and_ids(run),
             "removed": removed_ids.tolist(),

@@ -94,12 +94,10 @@ class InstanceHistory(NamedTuple):
     Attributes:
         removed_ids: Ids that are not given again, int64.
         digests: SHA-256 of the files that the rows are of, by name.
-        changed_ids: Ids whose images changed after training, int64.
     """
 
     removed_ids: np.ndarray
     digests: dict[str, str]
-    changed_ids: np.ndarray
 
 
 def next_id(bank: Bank, removed_ids: np.ndarray) -> int:

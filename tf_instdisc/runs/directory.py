@@ -67,15 +67,10 @@ class RunDirectory(RunFiles):
     # === Instances ===
 
     def save_instances(
-        self,
-        removed_ids: np.ndarray,
-        digests: dict[str, str],
-        changed_ids: np.ndarray | None = None,
+        self, removed_ids: np.ndarray, digests: dict[str, str]
     ) -> None:
-        """Writes tombstones, digests and `changed_ids`, atomically."""
+        """Writes tombstones and digests, atomically."""
         content = {"removed_ids": removed_ids.tolist(), "digests": digests}
-        if changed_ids is not None:
-            content["changed_ids"] = changed_ids.tolist()
         checksums.write_text(self.instances, json.dumps(content))
 
     def load_instances(self) -> InstanceHistory:
@@ -91,9 +86,7 @@ class RunDirectory(RunFiles):
             content = {"removed_ids": [], "digests": {}}
         with checksums.parsing(self.instances, cure):
             return InstanceHistory(
-                np.array(content["removed_ids"], np.int64),
-                content["digests"],
-                np.array(content.get("changed_ids", []), np.int64),
+                np.array(content["removed_ids"], np.int64), content["digests"]
             )
 
     def ids_by_name(self) -> tuple[dict[str, int], int]:

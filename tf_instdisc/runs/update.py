@@ -70,7 +70,7 @@ def _update_locked(
     target = _checked_output(run, output) if output else run
     state = target if target.bank.exists() else run
     bank = state.load_bank()
-    removed_ids, digests, changed_ids = state.load_instances()
+    removed_ids, digests = state.load_instances()
     # A killed update may have recorded tombstones of ids it did not remove.
     removed_ids = np.setdiff1d(removed_ids, bank.instance_ids)
     if not digests:
@@ -92,13 +92,11 @@ def _update_locked(
     if updated.encoded_by is None and reread:
         encoded_by = EncodedBy(target.encoder_digest())
         updated = dataclasses.replace(updated, encoded_by=encoded_by)
-    is_changed = np.isin(updated.names, done.changes.changed)
-    changed_ids = np.union1d(changed_ids, updated.instance_ids[is_changed])
     # An update killed in between assigns no id twice, and repeats whatever
     # follows from the old digests.
-    target.save_instances(done.removed_ids, digests, changed_ids)
+    target.save_instances(done.removed_ids, digests)
     target.save_bank(updated)
-    target.save_instances(done.removed_ids, done.changes.digests, changed_ids)
+    target.save_instances(done.removed_ids, done.changes.digests)
     target.set_data(images=folder)
     return target, done
 
