@@ -287,9 +287,7 @@ def test_processes_that_are_killed(tmp_path, images):
 # === What works on finished runs ===
 
 
-@pytest.mark.exhaustive_variants("updated")
-@pytest.mark.parametrize("output", [None, "updated"])
-def test_update(tmp_path, images, finished, monkeypatch, output):
+def test_update(tmp_path, images, finished, monkeypatch):
     encoder = load_encoder(finished.path)
     monkeypatch.setattr(update, "load_encoder", lambda path: encoder)
     # Tracing what decodes and encodes takes longer than all the rest.
@@ -314,12 +312,11 @@ def test_update(tmp_path, images, finished, monkeypatch, output):
 
     def run_update(path):
         run = RunDirectory(path / "run")
-        target = str(path / output) if output else None
-        with lock.holding(target or run.path):
-            update.update_run(run, str(grown), output=target)
+        with lock.holding(run.path):
+            update.update_run(run, str(grown))
 
     def outcome(path):
-        run = RunDirectory(path / (output or "run"))
+        run = RunDirectory(path / "run")
         removed_ids, digests = run.load_instances()
         return {
             **rows_and_ids(run),
@@ -336,18 +333,18 @@ def test_update(tmp_path, images, finished, monkeypatch, output):
     )
 
 
-def test_an_output_that_is_updated_again_gives_no_id_twice(
+def test_a_run_that_is_updated_again_gives_no_id_twice(
     tmp_path, images, finished
 ):
     grown = tmp_path / "grown"
     shutil.copytree(images, grown)
     save_picture(grown, "a.png", picture(50))
-    output = str(tmp_path / "output")
-    target, _ = update.update_run(finished, str(grown), output=output)
+    target = RunDirectory(shutil.copytree(finished.path, tmp_path / "run"))
+    update.update_run(target, str(grown))
     assert target.load_bank().names[6] == "a.png"
     (grown / "a.png").unlink()
     save_picture(grown, "b.png", picture(51))
-    target, _ = update.update_run(finished, str(grown), output=output)
+    update.update_run(target, str(grown))
     bank = target.load_bank()
     ids = dict(
         zip(bank.names.tolist(), bank.instance_ids.tolist(), strict=True)

@@ -76,13 +76,11 @@ class Update:
             are never assigned again.
         removed_ids: int64, tombstones: all ids that existed and no longer do.
         changes: What has changed.
-        untouched: Names whose file, name and row are the same.
     """
 
     bank: Bank
     removed_ids: np.ndarray
     changes: Changes
-    untouched: list[str]
 
 
 def update_bank(
@@ -129,9 +127,7 @@ def update_bank(
         removed_ids, bank.instance_ids[np.array(gone, np.int64)]
     )
     merged = _merge(bank, changes, rows_of, removed_ids)
-    touched = {*rows_of, *(new for _, new in changes.renamed)}
-    untouched = [name for name in changes.kept if name not in touched]
-    return Update(merged, removed_ids, changes, untouched)
+    return Update(merged, removed_ids, changes)
 
 
 def digest_of(path: str) -> str | None:
