@@ -37,11 +37,7 @@ def initial_encoder(config: RunConfig) -> keras.Model:
     Raises:
         UsageError: If `init_encoder` cannot be found or used.
     """
-    named = config.encoder.init_encoder
-    if named is None and config.training.init_run:
-        earlier = opening.load(config.training.init_run)
-        if earlier.read_config().encoder.init_encoder:
-            named = str(earlier.path)  # Its settings do not name its network.
+    named = trained_before(config)
     if named is None:
         return encoder_of(config)
     size = config.data.image_size
@@ -74,6 +70,16 @@ def initial_encoder(config: RunConfig) -> keras.Model:
         mean=config.encoder.mean,
         std=config.encoder.std,
     )
+
+
+def trained_before(config: RunConfig) -> str | None:
+    """Returns what `initial_encoder` begins with; None for new weights."""
+    named = config.encoder.init_encoder
+    if named is None and config.training.init_run:
+        earlier = opening.load(config.training.init_run)
+        if earlier.read_config().encoder.init_encoder:
+            return str(earlier.path)  # Its settings do not name its network.
+    return named
 
 
 # === Encoders of this package ===

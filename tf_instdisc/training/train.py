@@ -25,6 +25,7 @@ from tf_instdisc.text import shown
 from tf_instdisc.training import (
     auto_precision,
     finishing,
+    initial_encoder,
     initial_run,
     knn,
     parts,
@@ -153,7 +154,7 @@ def _baselines(work: Work) -> dict[str, list[float]]:
     if not is_wanted or work.test_images is None:
         return {}
     train, test = work.train_images, work.test_images
-    is_trained = work.config.encoder.init_encoder is not None
+    is_trained = initial_encoder.trained_before(work.config) is not None
     name = "initial encoder" if is_trained else "untrained encoder"
     return {
         "raw pixels": work.measure(knn.pixels(train), knn.pixels(test)),
