@@ -23,7 +23,7 @@ READERS = {
     ),
     "bank.npz": (
         lambda run: run.load_bank(),
-        lambda run: run.read_instances(),
+        lambda run: run.read_bank_ids(),
         lambda run: run.ids_by_name(),
     ),
     "encoder.keras": (

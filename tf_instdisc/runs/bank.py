@@ -149,7 +149,7 @@ def read(path: pathlib.Path, cure: str) -> Bank:
         return with_rows(file["rows"], file, _origin(file))
 
 
-def read_instances(
+def read_ids(
     path: pathlib.Path, cure: str
 ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
     """Reads ids, names and origin of the bank's rows, without the rows."""

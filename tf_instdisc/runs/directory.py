@@ -222,11 +222,11 @@ class RunDirectory(RunFiles):
             )
         return bank
 
-    def read_instances(
+    def read_bank_ids(
         self,
     ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
         """Reads ids, names and origin of the bank's rows, without the rows."""
-        return bank_file.read_instances(self.bank, self.cure(self.bank))
+        return bank_file.read_ids(self.bank, self.cure(self.bank))
 
     def _read_json(self, path: pathlib.Path) -> Any:
         """Reads a JSON file; returns None if there is no such file."""

@@ -17,7 +17,7 @@ from tf_instdisc.runs import lock
 from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.runs.update_bank import Update, digest_of, update_bank
+from tf_instdisc.runs.update_bank import Update, digests_of, update_bank
 
 
 def update_run(run: RunDirectory, folder: str, reread: bool = False) -> Update:
@@ -100,12 +100,11 @@ def folder_digests(
         Digests, without those of files that can no longer be read.
     """
     folder = local_path(folder, "images")
+    known = list(map(str, names))
     digests = {}
-    for name in map(str, names):
-        path = os.path.join(folder, name)
-        digest = digest_of(path)
+    for name, digest in zip(known, digests_of(folder, known), strict=True):
         with contextlib.suppress(FileNotFoundError):
             if digest is not None:
-                is_newer = os.stat(path).st_mtime > trained
-                digests[name] = "" if is_newer else digest
+                written = os.stat(os.path.join(folder, name)).st_mtime
+                digests[name] = "" if written > trained else digest
     return digests

@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent import futures
 
 import keras
 import numpy as np
@@ -20,6 +21,8 @@ from tf_instdisc.runs.bank import Bank, next_id
 from tf_instdisc.runs.images import RunImages, encode
 from tf_instdisc.runs.sources import with_overrides
 from tf_instdisc.text import listed
+
+_FILES_AT_A_TIME = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,19 +152,31 @@ def digest_of(path: str) -> str | None:
         return None
 
 
+def digests_of(folder: str, names: Sequence[str]) -> Iterator[str | None]:
+    """Returns what `digest_of` gives for files, which are read in parallel."""
+    paths = [os.path.join(folder, name) for name in names]
+    with (
+        progress.tracking("reading files", len(paths)) as advance,
+        futures.ThreadPoolExecutor() as pool,
+    ):
+        for start in range(0, len(paths), _FILES_AT_A_TIME):
+            some = paths[start : start + _FILES_AT_A_TIME]
+            for digest in pool.map(digest_of, some):
+                yield digest
+                advance(1)
+
+
 def _compare(
     bank: Bank, folder: str, old_digests: dict[str, str]
 ) -> tuple[Changes, set[str]]:
     """Returns the changes, and the names of files that cannot be read."""
     position_of = {str(name): i for i, name in enumerate(bank.names)}
     names = image_paths(folder)
-    digests = {}
-    with progress.tracking("reading files", len(names)) as advance:
-        for name in names:
-            digest = digest_of(os.path.join(folder, name))
-            if digest is not None:
-                digests[name] = digest
-            advance(1)
+    digests = {
+        name: digest
+        for name, digest in zip(names, digests_of(folder, names), strict=True)
+        if digest is not None
+    }
     labels = dict(zip(digests, _labels(digests, bank), strict=True))
     added = [name for name in digests if name not in position_of]
     removed = [name for name in position_of if name not in digests]

@@ -141,7 +141,7 @@ def is_finished(
             f"instdisc-train --init_encoder={run.path} --run_dir=NEW."
         )
     try:
-        ids, names, encoded_by = run.read_instances()
+        ids, names, encoded_by = run.read_bank_ids()
     except DamagedFileError as error:
         print(f"warning: {error} It is written again.", file=sys.stderr)
         return False

@@ -25,11 +25,15 @@ PREPROCESS = "preprocess"
 """Name of the layer that holds the preprocessing of `keras.applications`."""
 
 
-def initial_encoder(config: RunConfig) -> keras.Model:
+def initial_encoder(
+    config: RunConfig, weights: str | None = "imagenet"
+) -> keras.Model:
     """Builds the encoder of a run, with the weights of `init_encoder`.
 
     Args:
         config: The settings of the run.
+        weights: Those of a network of `keras.applications`; None for random
+            ones, which need no download.
 
     Returns:
         An encoder for images of the run's size, of the current dtype policy.
@@ -54,7 +58,7 @@ def initial_encoder(config: RunConfig) -> keras.Model:
     else:
         function = _function(named)
         _require_training(config)
-        model, is_normalized = _call(function, named, size)
+        model, is_normalized = _call(function, named, size, weights)
         if is_normalized:
             _require_no_normalization(config.encoder)
             return build_encoder(
@@ -162,7 +166,7 @@ def _function(named: str) -> Callable:
 
 
 def _call(
-    function: Callable, named: str, size: int
+    function: Callable, named: str, size: int, weights: str | None
 ) -> tuple[keras.Model, bool]:
     """Calls a function that returns a model.
 
@@ -170,6 +174,7 @@ def _call(
         function: One of `keras.applications`, or one without arguments.
         named: Its dotted name.
         size: Side of the images, in pixels.
+        weights: As in `initial_encoder`.
 
     Returns:
         The model, and whether it takes RGB in 0..255.
@@ -178,7 +183,7 @@ def _call(
         try:
             model = function(
                 include_top=False,
-                weights="imagenet",
+                weights=weights,
                 input_shape=(size, size, 3),
             )
         except ValueError as error:  # Most networks need 32 or 75 pixels.

@@ -82,7 +82,7 @@ def make_plan(
     if machines.device_memory is None:
         bank_on_host += bank_on_replica * machines.replicas_per_host
 
-    encoder = initial_encoder(at_train_size(config))
+    encoder = initial_encoder(at_train_size(config), weights=None)
     kept = activations(encoder) * local_batch
     kept *= _ACTIVATION_BYTES.get(config.encoder.precision, 4)
     weights = sum(math.prod(w.shape) for w in encoder.trainable_weights)

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import signal
+import sys
 import threading
 import time
 import types
@@ -75,7 +76,8 @@ def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
     """
     saved, damages = checkpoints.find_newest(run.checkpoints)
     for damage in damages:
-        print(f"warning: {damage}; using the previous one.")
+        said = remote.named(f"warning: {damage}; using the previous one.")
+        print(said, file=sys.stderr)
     if saved is None:
         return None
     model.build_training_state()
@@ -111,12 +113,7 @@ def _in_present_format(progress: Progress, model: FitLoop) -> Progress:
 def require_one_beginning(
     strategy: tf.distribute.Strategy, progress: Progress, model: FitLoop
 ) -> None:
-    """Raises unless all hosts have read the same checkpoint.
-
-    Raises:
-        StorageError: If the checkpoints differ.
-        WorkerLostError: If a host was lost.
-    """
+    """Raises StorageError unless all hosts have read the same checkpoint."""
     mine = [progress.epochs, progress.images, int(model.step.numpy())]
     hosts = strategies.num_hosts(strategy)
     with strategies.lost_workers_named(strategy):
@@ -248,7 +245,7 @@ class Checkpointer(keras.callbacks.Callback):
             remote.push(self.run.path)
         except StorageError as error:
             # The next checkpoint is sent together with this one.
-            print(f"warning: {error} Training goes on.", flush=True)
+            print(f"warning: {error} Training continues.", file=sys.stderr)
         return path
 
 

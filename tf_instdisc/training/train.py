@@ -269,15 +269,15 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
     embedded = finishing.encode(work.encode, work.train_images, source)
     if work.test_images is not None:
         test = embed(work.encode, work.test_images)
-        trained = finishing.training_bank(model.memory_bank, source)
-        rows = Embedded(trained.rows, trained.instance_ids, trained.labels)
         measured = {
             **progress.baselines,
             "trained encoder": work.measure(embedded, test),
         }
         if epochs:
+            ids = finishing.readable_ids(source)
+            rows = model.memory_bank.rows.numpy()[ids].astype("float32")
             measured["trained encoder, rows of training"] = work.measure(
-                rows, test
+                Embedded(rows, ids, source.labels()[ids]), test
             )
         print(knn.table(training.num_neighbors, measured))
     init_run = opening.load(training.init_run) if training.init_run else None
