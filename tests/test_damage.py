@@ -56,7 +56,7 @@ def whole(tmp_path_factory):
     for epoch in (1, 2):
         run.append_metrics({"epoch": epoch, "loss": 1 / epoch})
     run.save_instances(np.array([20, 30]), {"a/0.png": "0123"})
-    run.save_best_encoder(finished_run.linear_encoder())
+    run.save_encoder(finished_run.linear_encoder(), best=True)
     run.save_results({"encoder": run.encoder_digest(), "measurements": []})
     return run
 

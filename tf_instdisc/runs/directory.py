@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import sys
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tf_instdisc import checksums, remote
 from tf_instdisc.config import RunConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import bank as bank_file
-from tf_instdisc.runs import encoder_file, record
+from tf_instdisc.runs import record
 from tf_instdisc.runs.bank import Bank, EncodedBy, InstanceHistory
 from tf_instdisc.runs.files import RunFiles, writing
 from tf_instdisc.runs.record import RunRecord
@@ -162,9 +163,15 @@ class RunDirectory(RunFiles):
 
     # === Encoder ===
 
-    def save_encoder(self, encoder: "keras.Model") -> None:
-        """Writes the encoder, atomically."""
-        encoder_file.write(self.encoder, encoder)
+    # Keras is only imported when an encoder is read or written.
+
+    def save_encoder(self, encoder: "keras.Model", best: bool = False) -> None:
+        """Writes the encoder or that of the best epoch so far, atomically."""
+        from tf_instdisc import portable
+
+        path = self.best_encoder if best else self.encoder
+        with checksums.replacing(path) as partial:
+            portable.write(encoder, partial)
 
     def load_encoder_file(self, path: pathlib.Path) -> "keras.Model":
         """Loads an encoder of the run as it was saved.
@@ -172,11 +179,20 @@ class RunDirectory(RunFiles):
         Args:
             path: `encoder` or `best_encoder`.
         """
-        return encoder_file.read(path, self.cure(path))
+        import keras
 
-    def save_best_encoder(self, encoder: "keras.Model") -> None:
-        """Writes the encoder of the best epoch so far, atomically."""
-        encoder_file.write(self.best_encoder, encoder)
+        checksums.digest(path, self.cure(path))
+        try:
+            return keras.saving.load_model(path, compile=False)
+        except Exception:
+            # A run of an earlier version has no digest of the file.
+            with (
+                checksums.parsing(path, self.cure(path)),
+                zipfile.ZipFile(path) as archive,
+            ):
+                if (damaged := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(damaged) from None
+            raise
 
     def encoder_digest(self) -> str:
         """Returns the SHA-256 of the encoder's file.

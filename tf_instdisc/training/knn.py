@@ -56,7 +56,7 @@ class KeepBest(keras.callbacks.Callback):
         best = best_epoch(self.run)
         # No comparison holds for NaN, of an encoder that has diverged.
         if logs.get("knn_top1", -1) > (best["knn_top1"] if best else -1):
-            self.run.save_best_encoder(self.model.encoder)
+            self.run.save_encoder(self.model.encoder, best=True)
             logs["is_best"] = 1
 
 
