@@ -180,12 +180,12 @@ def test_a_stopped_run_is_finished_as_it_is_and_goes_on(
         stopped.load_bank()
     settings = stopped.settings.read_bytes()
     train(stopped.path, labeled(), epochs=2, finish=True)
-    assert "finished as it is: 1 of 2 epochs." in capsys.readouterr().out
+    assert "finished early: 1 of 2 epochs." in capsys.readouterr().out
     assert_equal(outcome(stopped), outcome(one_epoch))
     assert stopped.settings.read_bytes() == settings
     before = stopped.encoder.read_bytes(), stopped.bank.read_bytes()
     train(stopped.path, labeled(), epochs=2, finish=True)
-    assert "finished as it is: 1 of 2 epochs." in capsys.readouterr().out
+    assert "finished early: 1 of 2 epochs." in capsys.readouterr().out
     assert before == (stopped.encoder.read_bytes(), stopped.bank.read_bytes())
 
     # It trains on as if it had not been finished.

@@ -49,7 +49,6 @@ def write(
 
     Args:
         directory: The directory of the run's checkpoints.
-        state: The objects to save.
         progress: The progress of the run, for JSON.
         keep: Number of checkpoints to keep, at least 1.
 

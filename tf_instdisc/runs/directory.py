@@ -226,7 +226,7 @@ class RunDirectory(RunFiles):
             )
         bank = bank_file.read(self.bank, self.cure(self.bank))
         if bank.encoded_by is None:
-            _say_rows_are_of_training(self)
+            _note_rows_of_training(self)
         elif (
             self.encoder.exists()
             and bank.encoded_by.encoder != self.encoder_digest()
@@ -255,7 +255,7 @@ class RunDirectory(RunFiles):
 
 
 @functools.cache
-def _say_rows_are_of_training(run: RunDirectory) -> None:
+def _note_rows_of_training(run: RunDirectory) -> None:
     """Explains once what to do about rows that the encoder did not compute."""
     is_converted = "converted_from" in run.read_record().facts
     if is_converted and run.read_config().data.images is None:

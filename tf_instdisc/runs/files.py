@@ -15,7 +15,7 @@ features/       activations of layers, cached by instdisc-evaluate, and the
                 map of instdisc browse
 detection.jsonl one JSON object for each epoch of each detector
 checksums.json  SHA-256 of the files above, which are checked when read
-lock            who is writing; exists only meanwhile
+lock            the current writer; exists only while writing
 checked_images.npz       which files of the folder can be decoded
 checked_test_images.npz  the same for the test folder
 labels.npz      labels that were collected from the records of a TFDS data set

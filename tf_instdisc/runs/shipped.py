@@ -94,7 +94,7 @@ def unpack(name: str) -> pathlib.Path:
             try:
                 atomic.rename_directory(partial.path, target)
             except OSError:
-                # Otherwise, another process has unpacked it meanwhile.
+                # Otherwise, another process has unpacked it in the meantime.
                 if not _is_complete(files):
                     shutil.rmtree(target, ignore_errors=True)
                     atomic.rename_directory(partial.path, target)

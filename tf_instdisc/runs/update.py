@@ -90,8 +90,6 @@ def folder_digests(
     """Returns the SHA-256 of the files that a run was trained on, by name.
 
     Args:
-        folder: The run's images.
-        names: Names in the bank.
         trained: When training began, in seconds as in `os.stat`. A file
             written later is not the one that was trained on: its digest is
             empty.

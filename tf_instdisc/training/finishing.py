@@ -73,11 +73,7 @@ def write(
     between cannot leave two files that seem to belong together.
 
     Args:
-        run: The run's directory.
-        encoder: Its encoder.
         embedded: The output of `encode`.
-        source: Its images.
-        progress: The progress of the run.
         encoded_at: The time when encoding began, in seconds as in `os.stat`.
             A file written since may differ from the one that was encoded.
         init_run: The run from which this one started.
@@ -111,10 +107,8 @@ def is_finished(
     """Returns whether a run's results are those of its newest checkpoint.
 
     Args:
-        run: The run's directory.
-        source: Its images.
         encoder: The encoder of the newest checkpoint, if there is one.
-        progress: Its progress.
+        progress: The progress of that checkpoint.
         epochs: Number of epochs of the run.
         finish: Whether to accept the newest checkpoint before all epochs are
             done.

@@ -31,7 +31,6 @@ def initial_encoder(
     """Builds the encoder of a run, with the weights of `init_encoder`.
 
     Args:
-        config: The settings of the run.
         weights: Those of a network of `keras.applications`; None for random
             ones, which need no download.
 

@@ -68,16 +68,13 @@ class Progress:
 def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
     """Restores a model from the newest valid checkpoint, if there is one.
 
-    Returns:
-        The progress of the run, or None if it has to start.
-
     Raises:
         StorageError: If all checkpoints are damaged, or do not fit.
     """
     saved, damages = checkpoints.find_newest(run.checkpoints)
     for damage in damages:
-        said = remote.named(f"warning: {damage}; using the previous one.")
-        print(said, file=sys.stderr)
+        warning = f"warning: {damage}; using the previous one."
+        print(remote.named(warning), file=sys.stderr)
     if saved is None:
         return None
     model.build_training_state()
@@ -132,8 +129,7 @@ class Checkpointer(keras.callbacks.Callback):
     Put it after the callbacks whose output belongs to the epoch.
 
     Args:
-        run: The run's directory.
-        progress: The progress of the run.
+        progress: Where training begins.
         batch_size: Images in a global batch.
         num_images: Number of images in an epoch.
         minutes: Minutes between two checkpoints within an epoch.
