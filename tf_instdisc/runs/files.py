@@ -40,8 +40,8 @@ _CURES = {
     "flags.txt": f"{_COPY}.",
     "run.json": f"{_COPY}. If you have edited it on purpose, {_ACCEPT}.",
     "encoder.keras": _TRAIN,
-    "encoder_best.keras": f"{_COPY}; or remove it, and the best of the "
-    "following epochs is kept.",
+    "encoder_best.keras": f"{_COPY}; or remove encoder_best.keras, and the "
+    "best of the following epochs is kept.",
     "bank.npz": _TRAIN,
     "metrics.jsonl": f"{_COPY}; or, to continue without its epochs, remove it "
     "and checksums.json.",
