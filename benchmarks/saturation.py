@@ -13,6 +13,7 @@ import argparse
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 
 from benchmarks import timing
 from tf_instdisc.config.run import at_train_size
@@ -20,9 +21,8 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import Augmentation
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.method.encoders import encoder_of
-from tf_instdisc.runs import opening
+from tf_instdisc.runs import checkpoints, opening
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.training import finishing
 
 _BATCH = 250
 _BATCHES = 16
@@ -40,7 +40,10 @@ def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
     """
     run = opening.load(str(path))
     config = run.read_config()
-    bank = finishing.training_rows(run)
+    saved, _ = checkpoints.find_newest(run.checkpoints)
+    state = tf.train.load_checkpoint(str(saved.path / "state"))
+    bank = state.get_tensor("memory_bank/.ATTRIBUTES/VARIABLE_VALUE")
+    bank = bank.astype(np.float32)
     config = at_train_size(config)
     size = config.data.image_size
     encoder = encoder_of(config)
@@ -53,12 +56,12 @@ def noise_ratios(path: pathlib.Path, data_dir: str | None) -> np.ndarray:
     for images, ids in crops.take(_BATCHES):
         # Use batch statistics, as in training.
         embeddings = encoder(images, training=True).numpy()
-        logits = embeddings.astype(np.float64) @ bank.rows.T
+        logits = embeddings.astype(np.float64) @ bank.T
         logits /= config.method.temperature
         positives.append(logits[np.arange(len(logits)), ids.numpy()])
         sums.append(np.exp(logits).sum(axis=1))
     normalizer = np.concatenate(sums).mean()
-    return len(bank.rows) * np.exp(np.concatenate(positives)) / normalizer
+    return len(bank) * np.exp(np.concatenate(positives)) / normalizer
 
 
 def main() -> None:

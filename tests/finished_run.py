@@ -4,6 +4,7 @@ import pathlib
 
 import keras
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from tf_instdisc.config.run import from_flagfile
@@ -56,6 +57,12 @@ def linear_encoder() -> keras.Model:
         32, use_bias=False, kernel_initializer=initializer
     )(outputs)
     return keras.Model(inputs, keras.layers.UnitNormalization()(outputs))
+
+
+def training_rows(saved) -> np.ndarray:
+    """The memory bank of a checkpoint, as training left it."""
+    state = tf.train.load_checkpoint(str(saved.path / "state"))
+    return state.get_tensor("memory_bank/.ATTRIBUTES/VARIABLE_VALUE")
 
 
 def make_run(path, folder, flags: str = "") -> directory.RunDirectory:

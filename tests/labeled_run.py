@@ -4,11 +4,10 @@ import pathlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tests.finished_run import SIZE, save_picture, save_run
 from tf_instdisc.config.run import from_flagfile
-from tf_instdisc.runs import checkpoints, opening
+from tf_instdisc.runs import opening
 from tf_instdisc.runs.record import RunRecord
 
 CLASSES = ("ant", "bee", "cat")
@@ -63,13 +62,3 @@ def small_encoder(seed: int = 0) -> keras.Model:
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dense(16, name="projection")(x)
     return keras.Model(image, layers.UnitNormalization(name="embedding")(x))
-
-
-def keep_rows(run, seed=3):
-    """Gives a run a checkpoint whose memory bank holds random unit rows."""
-    rows = np.random.default_rng(seed).normal(size=run.load_bank().rows.shape)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows.astype(np.float32)
-    state = tf.train.Checkpoint(memory_bank=tf.Variable(rows))
-    checkpoints.write(run.checkpoints, state, {"epochs": 1}, keep=1)
-    return rows

@@ -14,7 +14,6 @@ from tests import commands
 from tests.finished_run import save_run
 from tests.labeled_run import (
     fill_labeled_folder,
-    keep_rows,
     make_labeled_run,
     small_encoder,
 )
@@ -25,6 +24,7 @@ from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
 from tf_instdisc.evaluation.inputs import open_inputs
 from tf_instdisc.evaluation.knn_protocol import KNNOptions
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
+from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.svm_protocol import SVMOptions
 from tf_instdisc.evaluation.transfer_protocol import TransferOptions
 from tf_instdisc.runs import directory, update
@@ -95,23 +95,21 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
     assert ("linear", "linear, conv2") in names
     assert ("semi_supervised", "30% of the labels, from scratch") in names
     assert ("transfer", f"kNN, encoded, k = 6, to {other}") in names
-    assert not any(
-        "training" in name for kind, name in names if kind == "transfer"
-    )
 
 
 @pytest.mark.exhaustive
 def test_a_second_evaluation_keeps_the_others_results(tmp_path):
     run = make_labeled_run(tmp_path)
-    keep_rows(run)
-    for rows in ("training", "encoded"):
-        options = KNNOptions(num_neighbors=4, rows=(rows,))
+    # An earlier version also measured rows of training.
+    old = Measurement("knn", "kNN, training, k = 4", "top1", 0.5)
+    results.save(run, [old])
+    for k in (3, 4):
+        options = KNNOptions(num_neighbors=k)
         evaluation.evaluate(run.path, {"knn": options})
     names = {one["name"] for one in run.load_results()["measurements"]}
     assert names == {
-        f"kNN, {rows}, k = {k}"
-        for rows in ("training", "encoded")
-        for k in (1, 4)
+        old.name,
+        *(f"kNN, encoded, k = {k}" for k in (1, 3, 4)),
     }
 
 
@@ -261,7 +259,6 @@ def test_transfers_to_folders_of_the_same_name_are_both_kept(tmp_path):
         # Also flags of a protocol that is not measured.
         (["--fractions=1.5"], "--fractions must be in (0, 1]"),
         (["--svm_costs=0,1"], "--svm_costs must be above 0"),
-        (["--knn_rows="], "--knn_rows must have at least one value"),
         (["--linear_schedule_epochs=9,9"], "must be positive and increasing"),
     ],
 )
@@ -313,22 +310,6 @@ def test_other_test_classes_are_refused(tmp_path, monkeypatch):
     run = make_labeled_run(tmp_path)
     (tmp_path / "test" / "cat").rename(tmp_path / "test" / "dog")
     refused(run, monkeypatch, "train with 3 .* test with 3 .*dog")
-
-
-@pytest.mark.exhaustive
-def test_other_classes_than_the_runs_are_refused(tmp_path, monkeypatch):
-    run = make_labeled_run(tmp_path)
-    for part in ("train", "test"):
-        (tmp_path / part / "cat").rename(tmp_path / part / "dog")
-    # A run that was made by hand has no checkpoint.
-    monkeypatch.setattr(
-        "tf_instdisc.training.finishing.training_rows",
-        lambda run: run.load_bank(),
-    )
-    options = {"knn": KNNOptions(num_neighbors=3, rows=("training",))}
-    refused(
-        run, monkeypatch, "classes of the run's images, ant, bee, cat", options
-    )
 
 
 @pytest.mark.exhaustive
@@ -400,13 +381,10 @@ def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
     )
     found = evaluation.evaluate(
         run,
-        {"knn": KNNOptions(3, rows=("encoded", "training"))},
+        {"knn": KNNOptions(3)},
         {"images": str(tmp_path / "moved")},
     )
-    assert {one.name for one in found} >= {
-        "kNN, training, k = 3",
-        "kNN, encoded, k = 3",
-    }
+    assert "kNN, encoded, k = 3" in {one.name for one in found}
 
 
 @pytest.mark.exhaustive

@@ -18,7 +18,6 @@ from tests.finished_run import SIZE, save_run
 from tests.labeled_run import (
     NUM_TEST,
     fill_labeled_folder,
-    keep_rows,
     make_labeled_run,
     small_encoder,
 )
@@ -41,7 +40,6 @@ from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.newton_svm import NewtonSVC
 from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions, train_svm
 from tf_instdisc.retrieval import votes
-from tf_instdisc.runs import directory
 from tf_instdisc.runs.embedding import embed
 from tf_instdisc.serving import saved_model
 
@@ -72,35 +70,26 @@ def test_knn_equals_a_loop_in_ties_and_beyond_all_rows(monkeypatch, k):
     assert found[k] == pytest.approx(expected)
 
 
-def test_knn_measures_encoded_and_training_rows(inputs):
+def test_knn_equals_a_loop_over_the_encoded_rows(inputs):
     bank = inputs.bank
-    options = KNNOptions(
-        num_neighbors=5, temperature=0.2, rows=("encoded", "training")
-    )
-    with pytest.raises(directory.RunDirectoryError, match="checkpoints"):
-        KNN(options).check(inputs)
-    rows = {"encoded": bank.rows, "training": keep_rows(inputs.run)}
+    options = KNNOptions(num_neighbors=5, temperature=0.2)
     found = {
         (one.name, one.metric): one.value
         for one in KNN(options).measure(inputs)
     }
     test = embed(inputs.encoder, inputs.images(inputs.test_source))
-    for name, expected_rows in rows.items():
-        for k in (5, 1):
-            expected = loop_accuracy(
-                expected_rows,
-                bank.labels,
-                test.embeddings,
-                test.labels,
-                3,
-                k,
-                0.2,
-            )
-            value = found[f"kNN, {name}, k = {k}", "top1"]
-            assert value == pytest.approx(expected["top1"])
-    assert found["kNN, training, k = 5", "top1"] != pytest.approx(
-        found["kNN, encoded, k = 5", "top1"]
-    )
+    for k in (5, 1):
+        expected = loop_accuracy(
+            bank.rows,
+            bank.labels,
+            test.embeddings,
+            test.labels,
+            3,
+            k,
+            0.2,
+        )
+        value = found[f"kNN, encoded, k = {k}", "top1"]
+        assert value == pytest.approx(expected["top1"])
 
 
 def test_as_many_neighbors_vote_as_in_training(inputs):
@@ -144,9 +133,7 @@ def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
 @pytest.mark.exhaustive
 def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
     before = inputs.encoder.get_weights()
-    options = KNNOptions(
-        num_neighbors=3, rows=("encoded",), baselines=True, seed=5
-    )
+    options = KNNOptions(num_neighbors=3, baselines=True, seed=5)
     found = {one.name: one.value for one in KNN(options).measure(inputs)}
     assert "kNN, untrained, k = 3" in found
     for old, new in zip(before, inputs.encoder.get_weights(), strict=True):

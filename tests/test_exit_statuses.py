@@ -145,7 +145,6 @@ _MISTAKES = [
     ("update", ["--images=nowhere"], "nowhere"),
     ("update", ["--images=empty"], "empty"),
     ("update", ["--run_dir=unfinished"], "unfinished"),
-    ("update", ["--output=images"], "images"),
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests import buckets
-from tests.finished_run import fill_folder
+from tests.finished_run import fill_folder, training_rows
 from tf_instdisc import (
     InstanceDiscrimination,
     build_encoder,
@@ -37,7 +37,7 @@ from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectoryError
 from tf_instdisc.runs.embedding import embed
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.training import finishing
+from tf_instdisc.training import knn
 from tf_instdisc.training import train as training
 
 pytestmark = [
@@ -155,9 +155,7 @@ def test_each_image_is_its_own_first_neighbor(kind, images, tmp_path):
     np.testing.assert_allclose(scores, 1, atol=1e-5)
     assert bank.encoded_by == EncodedBy(run.encoder_digest(), epochs=2)
     # Those of the last views stay where a longer run goes on.
-    state = tf.train.load_checkpoint(str(newest(run).path / "state"))
-    rows = state.get_tensor("memory_bank/.ATTRIBUTES/VARIABLE_VALUE")
-    assert np.abs(rows - bank.rows).max() > 0.01
+    assert np.abs(training_rows(newest(run)) - bank.rows).max() > 0.01
 
 
 def copy(run, path):
@@ -182,12 +180,12 @@ def test_a_stopped_run_is_finished_as_it_is_and_goes_on(
         stopped.load_bank()
     settings = stopped.settings.read_bytes()
     train(stopped.path, labeled(), epochs=2, finish=True)
-    assert "finished as it is: 1 of 2 epochs." in capsys.readouterr().out
+    assert "finished early: 1 of 2 epochs." in capsys.readouterr().out
     assert_equal(outcome(stopped), outcome(one_epoch))
     assert stopped.settings.read_bytes() == settings
     before = stopped.encoder.read_bytes(), stopped.bank.read_bytes()
     train(stopped.path, labeled(), epochs=2, finish=True)
-    assert "finished as it is: 1 of 2 epochs." in capsys.readouterr().out
+    assert "finished early: 1 of 2 epochs." in capsys.readouterr().out
     assert before == (stopped.encoder.read_bytes(), stopped.bank.read_bytes())
 
     # It trains on as if it had not been finished.
@@ -218,12 +216,12 @@ def test_nothing_is_finished_without_a_checkpoint(tmp_path):
 
 def without_marker(run):
     """As earlier versions left it: rows of training that say no more."""
-    bank = finishing.training_rows(run)
+    bank = run.load_bank()
     (run.path / checksums.FILE).unlink()
     with open(run.bank, "wb") as file:
         np.savez(
             file,
-            rows=bank.rows,
+            rows=training_rows(newest(run)),
             instance_ids=bank.instance_ids,
             names=bank.names,
             labels=bank.labels,
@@ -304,7 +302,7 @@ def test_the_best_encoder_is_kept(tmp_path, capsys):
         )
     scores = [line["knn_top1"] for line in run.read_metrics()]
     best = int(np.argmax(scores)) + 1
-    kept = run.load_best()
+    kept = knn.best_epoch(run)
     assert (kept["epoch"], kept["knn_top1"]) == (best, max(scores))
     assert f"epoch {best}, kNN top-1" in capsys.readouterr().out
     weights = load_encoder(run.path, best=True).get_weights()
@@ -313,9 +311,21 @@ def test_the_best_encoder_is_kept(tmp_path, capsys):
         np.array_equal(a, b) for a, b in zip(weights, last, strict=True)
     )
     assert is_last == (best == 3)
+    # Earlier versions did not mark the epoch, and described it in a file.
+    run.keep_metrics(0)
+    for epoch, score in enumerate(scores, start=1):
+        run.append_metrics({"epoch": epoch, "knn_top1": score})
+    assert knn.best_epoch(run)["epoch"] == best
     run.best_encoder.write_bytes(b"damaged")
     with pytest.raises(DamagedFileError, match="or remove encoder_best"):
         load_encoder(run.path, best=True)
+    # Without it, the best of the following epochs is kept.
+    run.best_encoder.unlink()
+    run = train(
+        tmp_path / "run", labeled(), 4, test_source=labeled(), keep_best=True
+    )
+    assert knn.best_epoch(run)["epoch"] == 4
+    assert load_encoder(run.path, best=True)
 
 
 @pytest.mark.parametrize(("epochs", "finish"), [(1, False), (2, True)])
@@ -347,7 +357,7 @@ def test_the_best_encoder_of_an_epoch_whose_knn_was_interrupted(
     run = train(
         tmp_path, source, epochs, test_source, keep_best=True, finish=finish
     )
-    assert run.load_best()["epoch"] == 1
+    assert knn.best_epoch(run)["epoch"] == 1
     assert load_encoder(run.path, best=True)
 
 

@@ -91,12 +91,7 @@ def test_lines_of_duplicates_embed_and_update(run, folder, tmp_path):
     with np.load(output) as embedded:
         assert f"{CLASS}/line\nend.png" in embedded["names"]
 
-    result = commands.run(
-        "update",
-        f"--run_dir={run.path}",
-        f"--images={more}",
-        f"--output={tmp_path / 'updated'}",
-    )
+    result = commands.run("update", f"--run_dir={run.path}", f"--images={more}")
     require_safe(result.stdout + result.stderr)
     assert "new\\x1b]0;x\\x07.png" in result.stdout + result.stderr
 

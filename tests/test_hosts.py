@@ -13,7 +13,10 @@ import pytest
 
 from tests.finished_run import fill_folder
 from tests.test_resume import ROOT, command, wait_for_training
+from tf_instdisc.config import DataConfig, RunConfig
+from tf_instdisc.data import file_checks
 from tf_instdisc.runs import directory, opening
+from tf_instdisc.training import parts
 
 pytestmark = pytest.mark.slow
 
@@ -155,6 +158,24 @@ def test_a_killed_worker_ends_the_others_and_the_run_goes_on(
     assert codes == [0, 0], outputs
     assert "continuing from" in outputs[0]
     assert_equals_one_process(run_dir, 2, one_process)
+
+
+def test_other_hosts_read_what_the_chief_has_checked(tmp_path, monkeypatch):
+    for name in ("train", "test"):
+        fill_folder(tmp_path / name, ["0.png", "1.png"])
+    data = DataConfig(
+        images=str(tmp_path / "train"), test_images=str(tmp_path / "test")
+    )
+    run = directory.RunDirectory(tmp_path / "run")
+    parts.open_sources(RunConfig(data=data), run, is_chief=True)
+    before = {path: path.stat().st_mtime_ns for path in run.path.iterdir()}
+    # Nothing is decoded again, and nothing is written.
+    monkeypatch.setattr(file_checks, "_decodable", lambda paths: 1 / 0)
+    opened = parts.open_sources(RunConfig(data=data), run, is_chief=False)
+    assert [source.num_readable for source in opened] == [2, 2]
+    assert before == {
+        path: path.stat().st_mtime_ns for path in run.path.iterdir()
+    }
 
 
 @pytest.mark.exhaustive

@@ -205,9 +205,11 @@ def test_its_own_mean_is_not_replaced(encoder_file):
 
 @pytest.mark.exhaustive
 def test_data_that_grew_is_trained_on_with_the_same_network(
-    small_run, tmp_path
+    small_run, tmp_path, capsys
 ):
-    source = tf_instdisc.array_source(images_of(16, 8).astype("uint8"))
+    source = tf_instdisc.array_source(
+        images_of(16, 8).astype("uint8"), np.arange(8) % 2
+    )
     optimizer = tf_instdisc.OptimizerConfig(epochs=1, batch_size=4)
     config = dataclasses.replace(
         config_of(small_run.path, embedding_dim=6), optimizer=optimizer
@@ -217,9 +219,15 @@ def test_data_that_grew_is_trained_on_with_the_same_network(
         data=config.data,
         encoder=EncoderConfig(embedding_dim=6),
         optimizer=optimizer,
-        training=tf_instdisc.TrainingConfig(init_run=str(run.path)),
+        training=tf_instdisc.TrainingConfig(
+            init_run=str(run.path), baselines=True
+        ),
     )
-    further = tf_instdisc.train(config, tmp_path / "second", source)
+    capsys.readouterr()
+    further = tf_instdisc.train(config, tmp_path / "second", source, source)
+    said = capsys.readouterr().out
+    assert "initial encoder" in said
+    assert "untrained" not in said
     assert [w.shape for w in further.load_encoder().weights] == [
         w.shape for w in run.load_encoder().weights
     ]

@@ -41,7 +41,7 @@ from tf_instdisc.runs.embedding import inference
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.serving import embed_folder, versions
-from tf_instdisc.training import best, finishing
+from tf_instdisc.training import finishing, knn
 from tf_instdisc.training.saving import Progress
 
 pytestmark = pytest.mark.slow
@@ -184,7 +184,7 @@ def test_results_of_training(tmp_path, images, finished, was_finished):
 
     def outcome(path):
         run = RunDirectory(path / "run")
-        removed_ids, digests, _ = run.load_instances()
+        removed_ids, digests = run.load_instances()
         return {
             **rows_and_ids(run),
             "weights": load_encoder(run.path).get_weights()[0],
@@ -210,7 +210,7 @@ def test_the_best_encoder(tmp_path):
 
     def train(path):
         run = RunDirectory(path)
-        callback = best.KeepBest(run)
+        callback = knn.KeepBest(run)
         callback.set_model(types.SimpleNamespace(encoder=encoder))
         checkpoint = path / "epochs"
         done = int(checkpoint.read_text()) if checkpoint.exists() else 0
@@ -221,18 +221,17 @@ def test_the_best_encoder(tmp_path):
                 [np.full(w.shape, epoch) for w in encoder.get_weights()]
             )
 
-        reach(done)
-        best.catch_up(run, encoder, Progress(done))
         for epoch, score in ((1, 0.25), (2, 0.5), (3, 0.5)):
             if epoch > done:
                 reach(epoch)
-                run.append_metrics({"epoch": epoch, "knn_top1": score})
+                logs = {"epoch": epoch, "knn_top1": score}
+                callback.on_epoch_end(epoch - 1, logs)
+                run.append_metrics(logs)
                 atomic.write_text(checkpoint, str(epoch))
-                callback.on_epoch_end(epoch - 1, {"knn_top1": score})
 
     def outcome(path):
         run = RunDirectory(path)
-        kept = run.load_best()
+        kept = knn.best_epoch(run)
         kernel = load_encoder(run.best_encoder).get_weights()[0]
         return [kept["epoch"], kept["knn_top1"], kernel.flat[0]]
 
@@ -288,9 +287,7 @@ def test_processes_that_are_killed(tmp_path, images):
 # === What works on finished runs ===
 
 
-@pytest.mark.exhaustive_variants("updated")
-@pytest.mark.parametrize("output", [None, "updated"])
-def test_update(tmp_path, images, finished, monkeypatch, output):
+def test_update(tmp_path, images, finished, monkeypatch):
     encoder = load_encoder(finished.path)
     monkeypatch.setattr(update, "load_encoder", lambda path: encoder)
     # Tracing what decodes and encodes takes longer than all the rest.
@@ -315,13 +312,12 @@ def test_update(tmp_path, images, finished, monkeypatch, output):
 
     def run_update(path):
         run = RunDirectory(path / "run")
-        target = str(path / output) if output else None
-        with lock.holding(target or run.path):
-            update.update_run(run, str(grown), output=target)
+        with lock.holding(run.path):
+            update.update_run(run, str(grown))
 
     def outcome(path):
-        run = RunDirectory(path / (output or "run"))
-        removed_ids, digests, _ = run.load_instances()
+        run = RunDirectory(path / "run")
+        removed_ids, digests = run.load_instances()
         return {
             **rows_and_ids(run),
             "removed": removed_ids.tolist(),
@@ -337,18 +333,18 @@ def test_update(tmp_path, images, finished, monkeypatch, output):
     )
 
 
-def test_an_output_that_is_updated_again_gives_no_id_twice(
+def test_a_run_that_is_updated_again_gives_no_id_twice(
     tmp_path, images, finished
 ):
     grown = tmp_path / "grown"
     shutil.copytree(images, grown)
     save_picture(grown, "a.png", picture(50))
-    output = str(tmp_path / "output")
-    target, _ = update.update_run(finished, str(grown), output=output)
+    target = RunDirectory(shutil.copytree(finished.path, tmp_path / "run"))
+    update.update_run(target, str(grown))
     assert target.load_bank().names[6] == "a.png"
     (grown / "a.png").unlink()
     save_picture(grown, "b.png", picture(51))
-    target, _ = update.update_run(finished, str(grown), output=output)
+    update.update_run(target, str(grown))
     bank = target.load_bank()
     ids = dict(
         zip(bank.names.tolist(), bank.instance_ids.tolist(), strict=True)

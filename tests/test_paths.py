@@ -54,7 +54,7 @@ PATH_FLAGS = {
     "report": {"run_dir", "output", "data_dir", "images"},
     "reproduce": {"data_dir", "runs_dir", "tables_dir", "recipes_dir"},
     "train": {"run_dir", "init_run", "data_dir", "images", "test_images"},
-    "update": {"run_dir", "images", "output"},
+    "update": {"run_dir", "images"},
 }
 
 EVALUATE_PATH_FLAGS = {

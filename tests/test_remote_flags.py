@@ -90,7 +90,7 @@ RUNS = [
     ),
     ("report", "--run_dir=@/digits", "--data_dir=@/tfds"),
     ("diff", "@/run", "@/first", "--output=@/out/diff.tsv"),
-    ("update", "--run_dir=@/first", "--images=@/test", "--output=@/updated"),
+    ("update", "--run_dir=@/first", "--images=@/test"),
     (
         *("export", "--run_dir=@/run", "--export_dir=@/model"),
         *("--batch_sizes=1", "--tflite=int8", "--calibration_images=@/test"),

@@ -134,11 +134,12 @@ def test_an_update_is_written_to_the_url(finished, pictures, on, bucket):
     fs.copy("bucket/pictures", "bucket/more", recursive=True)
     fs.copy("bucket/more/a/0.png", "bucket/more/b/new.png")
     url = f"{finished[0]}-updated"
+    fs.copy(finished[0], url, recursive=True)
     with on("a"):
-        run = tf_instdisc.Run(finished[0]).directory
+        run = tf_instdisc.Run(url).directory
         from tf_instdisc.runs.update import update_run
 
-        update_run(run, f"{bucket}/more", output=url)
+        update_run(run, f"{bucket}/more")
     with on("b"):
         run = tf_instdisc.Run(url)
         assert "b/new.png" in run.load_bank().names

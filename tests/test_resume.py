@@ -164,11 +164,12 @@ def test_damaged_checkpoints_are_named_and_passed_over(undisturbed, tmp_path):
     run_dir, (oldest, middle, newest) = stopped_run(tmp_path)
     damage(newest / "state.data-00000-of-00001", "bit")
     damage(middle / "manifest.json", "truncated")
-    again, output = finished(run_dir)
-    assert f"{newest} is damaged" in output
-    assert f"{middle} is damaged" in output
-    assert f"continuing from {oldest}" in output
-    assert again == undisturbed
+    result = run(run_dir)
+    assert result.returncode == 0, result.stderr
+    assert f"{newest} is damaged" in result.stderr
+    assert f"{middle} is damaged" in result.stderr
+    assert f"continuing from {oldest}" in result.stdout
+    assert outcome(run_dir) == undisturbed
 
 
 @pytest.mark.parametrize("kind", ["truncated", "bit"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tf_instdisc
+from benchmarks import ship
 from tests.finished_run import fill_folder
 from tests.finished_run import save_run as encode_and_save
 from tests.test_initial_encoder import config_of
@@ -52,7 +53,7 @@ def trained(tmp_path_factory):
 def packed(trained, tmp_path, monkeypatch):
     """The folder of packed runs, with one run and no cache yet."""
     folder = tmp_path / "weights"
-    shipped.pack(trained, folder / NAME)
+    ship.pack(trained, folder / NAME)
     monkeypatch.setattr(shipped, "FOLDER", folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.chdir(tmp_path)
@@ -164,7 +165,7 @@ def test_other_weights_of_the_same_name_are_unpacked_too(trained, packed):
     images = trained.read_config().data.images
     other = opening.open_run(str(packed.parent / "o"), trained.read_record())
     encode_and_save(other, encoder, images)
-    shipped.pack(other, packed / NAME)
+    ship.pack(other, packed / NAME)
     assert shipped.unpack(NAME) != first
 
 

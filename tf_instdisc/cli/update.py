@@ -30,12 +30,6 @@ class UpdateOptions(Settings):
     reread: bool = setting(
         False, "Also re-encode images that have not changed."
     )
-    output: str | None = setting(
-        None,
-        "Run directory to write: missing, empty, or from an earlier update of "
-        "the same run; by default, --run_dir itself is updated.",
-        is_path=True,
-    )
 
 
 SETTINGS = [FinishedRun, UpdateOptions]
@@ -49,11 +43,12 @@ def main() -> None:
 def _update(finished: FinishedRun, options: UpdateOptions) -> None:
     from tf_instdisc.runs.update import update_run
 
-    run, done = update_run(
-        finished.load(), options.images, options.reread, options.output
-    )
+    run = finished.load()
+    done = update_run(run, options.images, options.reread)
     changes = done.changes
-    print(f"kept: {len(done.untouched)}")
+    touched = [*changes.added, *changes.changed, *changes.renamed]
+    kept = 0 if options.reread else len(done.bank.names) - len(touched)
+    print(f"kept: {kept}")
     for title, names in (
         ("added", changes.added),
         ("removed", changes.removed),

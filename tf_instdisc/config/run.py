@@ -68,7 +68,7 @@ class TrainingConfig(Settings):
     keep_best: bool = setting(
         False,
         "Keep the encoder of the epoch with the best kNN top-1 accuracy "
-        "beside the last one, as encoder_best.keras. Needs kNN.",
+        "in addition to the last one, as encoder_best.keras. Needs kNN.",
     )
     knn_encode: bool = setting(
         False,

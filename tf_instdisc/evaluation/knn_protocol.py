@@ -5,18 +5,16 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import DamagedFileError, UsageError
+from tf_instdisc.errors import DamagedFileError
 from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
     Protocol,
     baselines_setting,
     seed_setting,
 )
-from tf_instdisc.text import listed
 
 if TYPE_CHECKING:
     from tf_instdisc.evaluation.inputs import EvaluationInputs
-    from tf_instdisc.runs.bank import Bank
     from tf_instdisc.runs.embedding import Embedded
 
 _DATA = (
@@ -51,58 +49,28 @@ class KNNOptions(Settings):
     temperature: float | None = setting(
         None, "Temperature of the votes; the run's by default.", least=1e-3
     )
-    rows: tuple[str, ...] = setting(
-        ("encoded",),
-        "Rows that vote: encoded, the trained encoder's embeddings of the "
-        "whole images; training, the memory bank of the newest training "
-        "checkpoint; or both.",
-        choices=("encoded", "training"),
-        is_filled=True,
-        flag="knn_rows",
-    )
     baselines: bool = baselines_setting()
     seed: int = seed_setting()
 
 
 class KNN(Protocol):
-    """Top-1 and top-5 accuracy of a vote of the nearest rows.
+    """Top-1 and top-5 accuracy of a vote of the nearest encoded images.
 
-    For each kind of rows, it measures top-1 accuracy with `num_neighbors`
-    neighbors and with one, and top-5 accuracy with `num_neighbors`. If there
-    are fewer labeled rows, all of them vote, and the result names their number.
+    It measures top-1 accuracy with `num_neighbors` neighbors and with one, and
+    top-5 accuracy with `num_neighbors`. If there are fewer labeled rows, all
+    of them vote, and the result names their number.
     """
 
     name = "knn"
     options_kind = KNNOptions
     options: KNNOptions
 
-    def check(self, inputs: "EvaluationInputs") -> None:
-        if "training" in self.options.rows:
-            from tf_instdisc.training.finishing import training_rows
-
-            bank = training_rows(inputs.run)
-            if bank.class_names != inputs.test_source.class_names:
-                known = listed(bank.class_names) or "of which there are none"
-                raise UsageError(
-                    "The test images must have the classes of the run's "
-                    f"images, {known}. "
-                    "Received: "
-                    f"{listed(inputs.test_source.class_names or ())}. Leave "
-                    "rows='training' (--knn_rows=training) out."
-                )
-
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         from tf_instdisc.evaluation import untrained
         from tf_instdisc.runs.embedding import embed, inference, on_devices
-        from tf_instdisc.training.finishing import training_rows
 
         test = embed(inputs.encode, inputs.images(inputs.test_source))
-        found = []
-        if "training" in self.options.rows:
-            rows = _rows_of(training_rows(inputs.run))
-            found += self._vote("training", rows, test, inputs)
-        if "encoded" in self.options.rows:
-            found += self._vote("encoded", _encoded(inputs), test, inputs)
+        found = self._vote("encoded", _encoded(inputs), test, inputs)
         if self.options.baselines:
             encoder = untrained.encoder_like(
                 inputs.encoder, inputs.source, self.options.seed
@@ -153,15 +121,9 @@ class KNN(Protocol):
         return found
 
 
-def _rows_of(bank: "Bank") -> "Embedded":
-    from tf_instdisc.runs.embedding import Embedded
-
-    return Embedded(bank.rows, bank.instance_ids, bank.labels)
-
-
 def _encoded(inputs: "EvaluationInputs") -> "Embedded":
     """Returns the run's bank if it fits the images; else encodes them."""
-    from tf_instdisc.runs.embedding import embed
+    from tf_instdisc.runs.embedding import Embedded, embed
 
     source, bank = inputs.source, inputs.bank
     own, data = inputs.run.read_config().data, inputs.config.data
@@ -173,7 +135,7 @@ def _encoded(inputs: "EvaluationInputs") -> "Embedded":
         and bank.class_names == source.class_names
         and (data.images is None or _is_of_folder(inputs))
     ):
-        return _rows_of(bank)
+        return Embedded(bank.rows, bank.instance_ids, bank.labels)
     return embed(inputs.encode, inputs.images(source), source.num_readable)
 
 

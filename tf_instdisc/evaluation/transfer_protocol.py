@@ -110,9 +110,7 @@ class Transfer(Protocol):
 
     def __init__(self, options: TransferOptions):
         super().__init__(options)
-        # The bank's rows belong to the run's own images.
-        knn = dataclasses.replace(options.knn, rows=("encoded",))
-        self._parts = _KNN(knn), _Linear(options.linear)
+        self._parts = _KNN(options.knn), _Linear(options.linear)
 
     def open(self, unopened: "UnopenedRun") -> "EvaluationInputs":
         from tf_instdisc.evaluation.inputs import open_inputs

@@ -94,12 +94,10 @@ class InstanceHistory(NamedTuple):
     Attributes:
         removed_ids: Ids that are not given again, int64.
         digests: SHA-256 of the files that the rows are of, by name.
-        changed_ids: Ids whose images changed after training, int64.
     """
 
     removed_ids: np.ndarray
     digests: dict[str, str]
-    changed_ids: np.ndarray
 
 
 def next_id(bank: Bank, removed_ids: np.ndarray) -> int:
@@ -151,7 +149,7 @@ def read(path: pathlib.Path, cure: str) -> Bank:
         return with_rows(file["rows"], file, _origin(file))
 
 
-def read_instances(
+def read_ids(
     path: pathlib.Path, cure: str
 ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
     """Reads ids, names and origin of the bank's rows, without the rows."""

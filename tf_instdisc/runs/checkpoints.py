@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic, remote
@@ -50,7 +49,6 @@ def write(
 
     Args:
         directory: The directory of the run's checkpoints.
-        state: The objects to save.
         progress: The progress of the run, for JSON.
         keep: Number of checkpoints to keep, at least 1.
 
@@ -149,12 +147,6 @@ def restore(saved: Saved, state: Mapping[str, tf.Variable]) -> None:
         raise StorageError(
             f"{saved.path} does not fit this model: {_reason(error)}"
         ) from error
-
-
-def read_variable(saved: Saved, name: str) -> np.ndarray:
-    """Reads a variable by its keyword in the `tf.train.Checkpoint`."""
-    reader = tf.train.load_checkpoint(os.fspath(saved.path / _STATE))
-    return reader.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")
 
 
 def _list(directory: pathlib.Path) -> list[pathlib.Path]:

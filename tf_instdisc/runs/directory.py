@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import sys
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from tf_instdisc import checksums, remote
 from tf_instdisc.config import RunConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import bank as bank_file
-from tf_instdisc.runs import encoder_file, record
+from tf_instdisc.runs import record
 from tf_instdisc.runs.bank import Bank, EncodedBy, InstanceHistory
-from tf_instdisc.runs.files import BEST_CURE, RunFiles, writing
+from tf_instdisc.runs.files import RunFiles, writing
 from tf_instdisc.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -67,15 +68,10 @@ class RunDirectory(RunFiles):
     # === Instances ===
 
     def save_instances(
-        self,
-        removed_ids: np.ndarray,
-        digests: dict[str, str],
-        changed_ids: np.ndarray | None = None,
+        self, removed_ids: np.ndarray, digests: dict[str, str]
     ) -> None:
-        """Writes tombstones, digests and `changed_ids`, atomically."""
+        """Writes tombstones and digests, atomically."""
         content = {"removed_ids": removed_ids.tolist(), "digests": digests}
-        if changed_ids is not None:
-            content["changed_ids"] = changed_ids.tolist()
         checksums.write_text(self.instances, json.dumps(content))
 
     def load_instances(self) -> InstanceHistory:
@@ -91,9 +87,7 @@ class RunDirectory(RunFiles):
             content = {"removed_ids": [], "digests": {}}
         with checksums.parsing(self.instances, cure):
             return InstanceHistory(
-                np.array(content["removed_ids"], np.int64),
-                content["digests"],
-                np.array(content.get("changed_ids", []), np.int64),
+                np.array(content["removed_ids"], np.int64), content["digests"]
             )
 
     def ids_by_name(self) -> tuple[dict[str, int], int]:
@@ -169,9 +163,15 @@ class RunDirectory(RunFiles):
 
     # === Encoder ===
 
-    def save_encoder(self, encoder: "keras.Model") -> None:
-        """Writes the encoder, atomically."""
-        encoder_file.write(self.encoder, encoder)
+    # Keras is only imported when an encoder is read or written.
+
+    def save_encoder(self, encoder: "keras.Model", best: bool = False) -> None:
+        """Writes the encoder or that of the best epoch so far, atomically."""
+        from tf_instdisc import portable
+
+        path = self.best_encoder if best else self.encoder
+        with checksums.replacing(path) as partial:
+            portable.write(encoder, partial)
 
     def load_encoder_file(self, path: pathlib.Path) -> "keras.Model":
         """Loads an encoder of the run as it was saved.
@@ -179,32 +179,20 @@ class RunDirectory(RunFiles):
         Args:
             path: `encoder` or `best_encoder`.
         """
-        return encoder_file.read(path, self.cure(path))
+        import keras
 
-    def save_best(
-        self, encoder: "keras.Model", epoch: int, knn_top1: float
-    ) -> None:
-        """Writes the best encoder so far, then its description."""
-        encoder_file.write(self.best_encoder, encoder)
-        content = {
-            "epoch": epoch,
-            "knn_top1": knn_top1,
-            "sha256": checksums.digest(self.best_encoder, BEST_CURE),
-        }
-        checksums.write_text(self.best, json.dumps(content) + "\n")
-
-    def load_best(self) -> dict | None:
-        """Returns epoch and kNN top-1 of the best encoder, None without one.
-
-        Raises:
-            DamagedFileError: If one of its files is damaged.
-        """
-        if not self.best.exists() or not self.best_encoder.exists():
-            return None
-        content = self._read_json(self.best)
-        digest = checksums.digest(self.best_encoder, BEST_CURE)
-        with checksums.parsing(self.best, BEST_CURE):
-            return content if content["sha256"] == digest else None
+        checksums.digest(path, self.cure(path))
+        try:
+            return keras.saving.load_model(path, compile=False)
+        except Exception:
+            # A run of an earlier version has no digest of the file.
+            with (
+                checksums.parsing(path, self.cure(path)),
+                zipfile.ZipFile(path) as archive,
+            ):
+                if (damaged := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(damaged) from None
+            raise
 
     def encoder_digest(self) -> str:
         """Returns the SHA-256 of the encoder's file.
@@ -238,7 +226,7 @@ class RunDirectory(RunFiles):
             )
         bank = bank_file.read(self.bank, self.cure(self.bank))
         if bank.encoded_by is None:
-            _say_rows_are_of_training(self)
+            _note_rows_of_training(self)
         elif (
             self.encoder.exists()
             and bank.encoded_by.encoder != self.encoder_digest()
@@ -250,11 +238,11 @@ class RunDirectory(RunFiles):
             )
         return bank
 
-    def read_instances(
+    def read_bank_ids(
         self,
     ) -> tuple[np.ndarray, np.ndarray, EncodedBy | None]:
         """Reads ids, names and origin of the bank's rows, without the rows."""
-        return bank_file.read_instances(self.bank, self.cure(self.bank))
+        return bank_file.read_ids(self.bank, self.cure(self.bank))
 
     def _read_json(self, path: pathlib.Path) -> Any:
         """Reads a JSON file; returns None if there is no such file."""
@@ -267,7 +255,7 @@ class RunDirectory(RunFiles):
 
 
 @functools.cache
-def _say_rows_are_of_training(run: RunDirectory) -> None:
+def _note_rows_of_training(run: RunDirectory) -> None:
     """Explains once what to do about rows that the encoder did not compute."""
     is_converted = "converted_from" in run.read_record().facts
     if is_converted and run.read_config().data.images is None:

@@ -164,12 +164,12 @@ def is_available(data: DataConfig) -> bool:
 
     found = tfds_builder.is_available(data.dataset or "", data.data_dir)
     if not found:
-        _say_missing(data.dataset, data.data_dir)
+        _note_missing(data.dataset, data.data_dir)
     return found
 
 
 @functools.cache
-def _say_missing(dataset: str, data_dir: str | None) -> None:
+def _note_missing(dataset: str, data_dir: str | None) -> None:
     place = f" --data_dir={shown(data_dir)}" if data_dir else ""
     print(
         f"note: the images of {dataset} are not on this machine, so none are "
@@ -185,7 +185,6 @@ def open_images(
     """Opens the images of a finished run.
 
     Args:
-        run: The run.
         overrides: `images` or `data_dir`, if the images were moved.
 
     Raises:

@@ -84,8 +84,8 @@ def _locking(path: pathlib.Path, is_run: bool) -> Iterator[None]:
             descriptor = _acquire(file, is_run)
         except (FileExistsError, NotADirectoryError):
             raise UsageError(
-                "The directory must not be, or lie below, a file. Received: "
-                f"{path}"
+                "The directory must not be a file, or be inside a file. "
+                f"Received: {path}"
             ) from None
     try:
         copy = remote.copy_of(path) if is_run else None
@@ -275,7 +275,7 @@ def _refusal(file: pathlib.Path, holder: dict) -> LockedError:
         )
     cure = "Wait until it has ended, or choose another directory."
     if holder and holder.get("host") != socket.gethostname():
-        cure += f" If that process is gone, remove {file}."
+        cure += f" If that process has ended, remove {file}."
     return LockedError(
         remote.named(f"{file.parent} is being written by {who}. {cure}")
     )

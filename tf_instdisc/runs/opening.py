@@ -23,7 +23,7 @@ def check_usable(path: str) -> None:
     place = next(p for p in (run.path, *run.path.parents) if p.exists())
     if not place.is_dir():
         raise RunDirectoryError(
-            f"`run_dir` must not lie below a file. Received: run_dir={path}"
+            f"`run_dir` must not be inside a file. Received: run_dir={path}"
         )
     checksums.require_present(run.settings, run.cure(run.settings))
     if run.settings.exists() or not run.path.exists():
@@ -53,7 +53,6 @@ def open_run(path: str, wanted: RunRecord) -> RunDirectory:
 
     Args:
         path: A missing or empty directory, or that of a run.
-        wanted: Settings and facts of the run.
 
     Returns:
         The directory, with the settings written.
@@ -82,8 +81,8 @@ def check_record(path: str, wanted: RunRecord) -> RunDirectory:
             "them to continue the run, or choose another directory."
         )
     if changed:
-        said = "The run continues with new settings:\n" + _listed(changed)
-        print(shown_message(said))
+        message = "The run continues with new settings:\n" + _listed(changed)
+        print(shown_message(message))
     return run
 
 

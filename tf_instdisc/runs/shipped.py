@@ -3,7 +3,8 @@
 A shipped run takes a third of the space of a run directory: the kernels of the
 encoder are float16, and the rows of the bank int8. It is unpacked once, into
 an ordinary run directory among the user's caches, which every command reads.
-The module imports nothing heavy before a run is unpacked.
+`benchmarks/ship.py` packs a run. The module imports nothing heavy before a run
+is unpacked.
 """
 
 import contextlib
@@ -14,7 +15,6 @@ import shutil
 import sys
 import tempfile
 import time
-from typing import Any
 
 import numpy as np
 
@@ -27,13 +27,11 @@ from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import shown
 
 FOLDER = pathlib.Path(__file__).parent.parent / "weights"
+WEIGHTS = "weights.npz"
 
 _CURE = "Install tf_instdisc again."
-_WEIGHTS = "weights.npz"
 _PREFIX = ".partial-"
 _SECONDS_OF_UNPACKING = 3600  # At most, on any machine.
-# The largest error of a normal float16 is 2^-9 of it, half that of bfloat16.
-_DROPPED_BITS = 1
 
 
 def names() -> tuple[str, ...]:
@@ -54,7 +52,7 @@ def located(path: str | os.PathLike, name: str = "path") -> str:
     """
     # The address of a file on the web may end with a signature.
     text = os.fspath(path).partition("?")[0]
-    is_file = text.endswith((".keras", ".h5"))
+    is_file = text.endswith(".keras")
     path = local_path(path, name, "input" if is_file else "run")
     if path not in names() or os.path.exists(path):
         return path
@@ -96,7 +94,7 @@ def unpack(name: str) -> pathlib.Path:
             try:
                 atomic.rename_directory(partial.path, target)
             except OSError:
-                # Otherwise, another process has unpacked it meanwhile.
+                # Otherwise, another process has unpacked it in the meantime.
                 if not _is_complete(files):
                     shutil.rmtree(target, ignore_errors=True)
                     atomic.rename_directory(partial.path, target)
@@ -115,40 +113,11 @@ def _is_complete(run: RunDirectory) -> bool:
     return run.bank.exists() and run.encoder.exists()
 
 
-def pack(run: RunDirectory, folder: pathlib.Path) -> None:
-    """Writes the files of a shipped run.
-
-    Args:
-        run: A finished run.
-        folder: A directory to create; its last part is the name. Its model
-            card, a README.md, is written by hand.
-    """
-    from tf_instdisc.portable import make_portable
-    from tf_instdisc.runs.load import load_encoder
-    from tf_instdisc.runs.policy import with_policy
-
-    record = run.read_record().with_data(data_dir=None)
-    bank = run.load_bank()
-    fields: dict[str, Any] = bank_file.instances_of(bank)
-    fields["int8_rows"], _ = bank_file.quantize(bank.rows, "int8")
-    encoder = with_policy(load_encoder(run.path), "float32")
-    fields["architecture"] = np.array(make_portable(encoder).to_json())
-    for i, weight in enumerate(encoder.get_weights()):
-        if weight.ndim < 2:
-            fields[f"full_{i}"] = weight
-        else:
-            fields[f"high_{i}"], fields[f"low_{i}"] = _halves(weight)
-    folder.mkdir(parents=True)
-    with checksums.replacing(folder / _WEIGHTS) as partial:
-        np.savez_compressed(partial, **fields)
-    RunDirectory(folder).save_record(record)
-
-
 def _write_run(packed: RunDirectory, run: RunDirectory) -> None:
     import keras
 
     record = packed.read_record()
-    with checksums.arrays(packed.path / _WEIGHTS, _CURE) as fields:
+    with checksums.arrays(packed.path / WEIGHTS, _CURE) as fields:
         encoder = keras.models.model_from_json(str(fields["architecture"]))
         encoder.set_weights(
             [
@@ -163,17 +132,6 @@ def _write_run(packed: RunDirectory, run: RunDirectory) -> None:
     run.save_encoder(encoder)
     origin = EncodedBy(run.encoder_digest(), record.config.optimizer.epochs)
     run.save_bank(dataclasses.replace(bank, encoded_by=origin))
-
-
-def _halves(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the high and the low bytes of float16 values.
-
-    Apart, they are compressed better: the high bytes of a kernel are alike.
-    """
-    step = 1 << _DROPPED_BITS
-    bits = weight.astype(np.float16).view(np.uint16)
-    bits = (bits + step // 2) // step * step
-    return (bits >> 8).astype(np.uint8), bits.astype(np.uint8)
 
 
 def _weight(fields: np.lib.npyio.NpzFile, i: int, shape: tuple) -> np.ndarray:

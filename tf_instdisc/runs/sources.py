@@ -15,10 +15,6 @@ from tf_instdisc.runs.files import RunFiles
 def image_caches(run: RunFiles, data: DataConfig) -> dict[str, pathlib.Path]:
     """Returns the files in which a run caches what it learned of its images.
 
-    Args:
-        run: The run.
-        data: The settings of its images.
-
     Returns:
         `train` and `test`: which files of a folder can be decoded, or the
         labels of a data set, which are kept in one file.
@@ -98,7 +94,6 @@ def with_overrides(
     replaces folders; a folder replaces a data set.
 
     Args:
-        data: The settings of the run's images.
         overrides: Fields of `DataConfig` by name.
 
     Raises:

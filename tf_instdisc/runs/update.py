@@ -7,27 +7,20 @@ and an added one, unless its bytes show that it is the same file.
 import contextlib
 import dataclasses
 import os
-import shutil
 from collections.abc import Iterable
 
 import numpy as np
 
-from tf_instdisc import checksums
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
-from tf_instdisc.runs import lock, opening
+from tf_instdisc.runs import lock
 from tf_instdisc.runs.bank import EncodedBy
-from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
+from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.runs.update_bank import Update, digest_of, update_bank
+from tf_instdisc.runs.update_bank import Update, digests_of, update_bank
 
 
-def update_run(
-    run: RunDirectory,
-    folder: str,
-    reread: bool = False,
-    output: str | None = None,
-) -> tuple[RunDirectory, Update]:
+def update_run(run: RunDirectory, folder: str, reread: bool = False) -> Update:
     """Updates a run's bank to a folder that has changed.
 
     A call that was killed can be repeated; the outcome is the same.
@@ -36,24 +29,18 @@ def update_run(
         run: A finished run over a folder of images.
         folder: The images as they are now.
         reread: Whether to encode the remaining images again, too.
-        output: Directory of the updated run: missing, empty, or the output of
-            an earlier update of this run, which is then updated with its own
-            ids. By default, `run` itself is updated.
 
     Raises:
-        RunDirectoryError: If the run is not finished, or `output` holds
-            another one.
+        RunDirectoryError: If the run is not finished.
         ValueError: If the run is not over a folder.
         FileNotFoundError: If the folder is missing or contains no image.
         UnreadableImageError: If no image can be read.
     """
-    with lock.holding(output or run.path):
-        return _update_locked(run, folder, reread, output)
+    with lock.holding(run.path):
+        return _update_locked(run, folder, reread)
 
 
-def _update_locked(
-    run: RunDirectory, folder: str, reread: bool, output: str | None
-) -> tuple[RunDirectory, Update]:
+def _update_locked(run: RunDirectory, folder: str, reread: bool) -> Update:
     config = run.read_config()
     data = config.data
     if data.images is None:
@@ -67,10 +54,8 @@ def _update_locked(
             "`run_dir` must hold a run over a folder of images. Received: "
             f"run_dir={run.path}, a run {images}"
         )
-    target = _checked_output(run, output) if output else run
-    state = target if target.bank.exists() else run
-    bank = state.load_bank()
-    removed_ids, digests, changed_ids = state.load_instances()
+    bank = run.load_bank()
+    removed_ids, digests = run.load_instances()
     # A killed update may have recorded tombstones of ids it did not remove.
     removed_ids = np.setdiff1d(removed_ids, bank.instance_ids)
     if not digests:
@@ -86,44 +71,17 @@ def _update_locked(
         load_encoder(run.path),
         reread,
     )
-    if not target.encoder.exists():
-        _begin_output(run, target, folder)
     updated = done.bank
     if updated.encoded_by is None and reread:
-        encoded_by = EncodedBy(target.encoder_digest())
+        encoded_by = EncodedBy(run.encoder_digest())
         updated = dataclasses.replace(updated, encoded_by=encoded_by)
-    is_changed = np.isin(updated.names, done.changes.changed)
-    changed_ids = np.union1d(changed_ids, updated.instance_ids[is_changed])
     # An update killed in between assigns no id twice, and repeats whatever
     # follows from the old digests.
-    target.save_instances(done.removed_ids, digests, changed_ids)
-    target.save_bank(updated)
-    target.save_instances(done.removed_ids, done.changes.digests, changed_ids)
-    target.set_data(images=folder)
-    return target, done
-
-
-def _checked_output(run: RunDirectory, output: str) -> RunDirectory:
-    """Returns the directory of the updated run, without writing to it."""
-    target = opening.check_record(output, run.read_record())
-    if (
-        target.encoder.exists()
-        and target.encoder_digest() != run.encoder_digest()
-    ):
-        raise RunDirectoryError(
-            "`output` must be missing, empty, or hold an update of the same "
-            f"run. Received: output={output}, whose encoder differs from that "
-            f"of {run.path}."
-        )
-    return target
-
-
-def _begin_output(run: RunDirectory, target: RunDirectory, folder: str) -> None:
-    """Writes the record and the encoder of an updated run."""
-    target.save_record(run.read_record().with_data(images=folder))
-    run.encoder_digest()
-    with checksums.replacing(target.encoder) as partial:
-        shutil.copyfile(run.encoder, partial)
+    run.save_instances(done.removed_ids, digests)
+    run.save_bank(updated)
+    run.save_instances(done.removed_ids, done.changes.digests)
+    run.set_data(images=folder)
+    return done
 
 
 def folder_digests(
@@ -132,8 +90,6 @@ def folder_digests(
     """Returns the SHA-256 of the files that a run was trained on, by name.
 
     Args:
-        folder: The run's images.
-        names: Names in the bank.
         trained: When training began, in seconds as in `os.stat`. A file
             written later is not the one that was trained on: its digest is
             empty.
@@ -142,12 +98,11 @@ def folder_digests(
         Digests, without those of files that can no longer be read.
     """
     folder = local_path(folder, "images")
+    known = list(map(str, names))
     digests = {}
-    for name in map(str, names):
-        path = os.path.join(folder, name)
-        digest = digest_of(path)
+    for name, digest in zip(known, digests_of(folder, known), strict=True):
         with contextlib.suppress(FileNotFoundError):
             if digest is not None:
-                is_newer = os.stat(path).st_mtime > trained
-                digests[name] = "" if is_newer else digest
+                written = os.stat(os.path.join(folder, name)).st_mtime
+                digests[name] = "" if written > trained else digest
     return digests

@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent import futures
 
 import keras
 import numpy as np
@@ -20,6 +21,8 @@ from tf_instdisc.runs.bank import Bank, next_id
 from tf_instdisc.runs.images import RunImages, encode
 from tf_instdisc.runs.sources import with_overrides
 from tf_instdisc.text import listed
+
+_FILES_AT_A_TIME = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +79,11 @@ class Update:
             are never assigned again.
         removed_ids: int64, tombstones: all ids that existed and no longer do.
         changes: What has changed.
-        untouched: Names whose file, name and row are the same.
     """
 
     bank: Bank
     removed_ids: np.ndarray
     changes: Changes
-    untouched: list[str]
 
 
 def update_bank(
@@ -129,9 +130,7 @@ def update_bank(
         removed_ids, bank.instance_ids[np.array(gone, np.int64)]
     )
     merged = _merge(bank, changes, rows_of, removed_ids)
-    touched = {*rows_of, *(new for _, new in changes.renamed)}
-    untouched = [name for name in changes.kept if name not in touched]
-    return Update(merged, removed_ids, changes, untouched)
+    return Update(merged, removed_ids, changes)
 
 
 def digest_of(path: str) -> str | None:
@@ -153,19 +152,31 @@ def digest_of(path: str) -> str | None:
         return None
 
 
+def digests_of(folder: str, names: Sequence[str]) -> Iterator[str | None]:
+    """Returns what `digest_of` gives for files, which are read in parallel."""
+    paths = [os.path.join(folder, name) for name in names]
+    with (
+        progress.tracking("reading files", len(paths)) as advance,
+        futures.ThreadPoolExecutor() as pool,
+    ):
+        for start in range(0, len(paths), _FILES_AT_A_TIME):
+            some = paths[start : start + _FILES_AT_A_TIME]
+            for digest in pool.map(digest_of, some):
+                yield digest
+                advance(1)
+
+
 def _compare(
     bank: Bank, folder: str, old_digests: dict[str, str]
 ) -> tuple[Changes, set[str]]:
     """Returns the changes, and the names of files that cannot be read."""
     position_of = {str(name): i for i, name in enumerate(bank.names)}
     names = image_paths(folder)
-    digests = {}
-    with progress.tracking("reading files", len(names)) as advance:
-        for name in names:
-            digest = digest_of(os.path.join(folder, name))
-            if digest is not None:
-                digests[name] = digest
-            advance(1)
+    digests = {
+        name: digest
+        for name, digest in zip(names, digests_of(folder, names), strict=True)
+        if digest is not None
+    }
     labels = dict(zip(digests, _labels(digests, bank), strict=True))
     added = [name for name in digests if name not in position_of]
     removed = [name for name in position_of if name not in digests]

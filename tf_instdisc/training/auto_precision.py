@@ -27,8 +27,8 @@ def resolved(config: RunConfig, run: RunDirectory) -> RunConfig:
         ratio = seconds_in(tf.bfloat16) / seconds_in(tf.float32)
         chosen = "mixed_bfloat16" if ratio <= _FASTER else "float32"
         print(
-            f"precision: {chosen}, as a trial in bfloat16 takes {ratio:.2f} of "
-            "the time in float32",
+            f"precision: {chosen}, because a trial in bfloat16 takes "
+            f"{ratio:.2f} of the time in float32",
             flush=True,
         )
     encoder = dataclasses.replace(config.encoder, precision=chosen)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import DamagedFileError, NonFiniteError
 from tf_instdisc.method.memory_bank import MemoryBank
-from tf_instdisc.runs import checkpoints, update
+from tf_instdisc.runs import update
 from tf_instdisc.runs.bank import Bank, EncodedBy
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.embedding import Embedded, embed
@@ -35,38 +35,6 @@ def training_bank(memory_bank: MemoryBank, source: ImageSource) -> Bank:
     ids = readable_ids(source)
     rows = memory_bank.rows.numpy()[ids].astype(np.float32)
     return bank_of(rows, source, ids)
-
-
-def training_rows(run: RunDirectory) -> Bank:
-    """Returns a finished run's bank with the rows left by training.
-
-    They are averages of augmented views, encoded at different times.
-
-    Raises:
-        RunDirectoryError: If the run is not finished, has no checkpoint, or
-            `instdisc-update` has added or changed images.
-        StorageError: If the checkpoints are damaged.
-    """
-    bank = run.load_bank()
-    if bank.encoded_by is None:
-        return bank
-    saved, _ = checkpoints.find_newest(run.checkpoints)
-    if saved is None:
-        raise RunDirectoryError(
-            "The rows of training are kept in a run's checkpoints. Received: "
-            f"run_dir={run.path}, which has none. Use the encoded rows."
-        )
-    rows = checkpoints.read_variable(saved, "memory_bank")
-    changed_ids = run.load_instances().changed_ids
-    is_changed = np.isin(bank.instance_ids, changed_ids).any()
-    if is_changed or bank.instance_ids.max() >= len(rows):
-        raise RunDirectoryError(
-            "Only images that a run was trained on have rows of training. "
-            f"Received: run_dir={run.path}, to which instdisc-update has added "
-            "others or given other pictures. Use the encoded rows."
-        )
-    rows = rows[bank.instance_ids].astype(np.float32)
-    return dataclasses.replace(bank, rows=rows, encoded_by=None)
 
 
 def encode(
@@ -105,11 +73,7 @@ def write(
     between cannot leave two files that seem to belong together.
 
     Args:
-        run: The run's directory.
-        encoder: Its encoder.
         embedded: The output of `encode`.
-        source: Its images.
-        progress: The progress of the run.
         encoded_at: The time when encoding began, in seconds as in `os.stat`.
             A file written since may differ from the one that was encoded.
         init_run: The run from which this one started.
@@ -143,10 +107,8 @@ def is_finished(
     """Returns whether a run's results are those of its newest checkpoint.
 
     Args:
-        run: The run's directory.
-        source: Its images.
         encoder: The encoder of the newest checkpoint, if there is one.
-        progress: Its progress.
+        progress: The progress of that checkpoint.
         epochs: Number of epochs of the run.
         finish: Whether to accept the newest checkpoint before all epochs are
             done.
@@ -173,7 +135,7 @@ def is_finished(
             f"instdisc-train --init_encoder={run.path} --run_dir=NEW."
         )
     try:
-        ids, names, encoded_by = run.read_instances()
+        ids, names, encoded_by = run.read_bank_ids()
     except DamagedFileError as error:
         print(f"warning: {error} It is written again.", file=sys.stderr)
         return False

@@ -69,7 +69,11 @@ def _config_of(model: InstanceDiscrimination, source: ImageSource) -> RunConfig:
     encoder = model.encoder
     precision = encoder.dtype_policy.name
     known = {field.name for field in dataclasses.fields(MethodConfig)}
-    told = {n: v for n, v in model.get_config().items() if n in known}
+    method = {
+        name: value
+        for name, value in model.get_config().items()
+        if name in known and value is not None
+    }
     return RunConfig(
         data=DataConfig(
             images=source.folder and remote.named(source.folder),
@@ -79,7 +83,7 @@ def _config_of(model: InstanceDiscrimination, source: ImageSource) -> RunConfig:
             embedding_dim=encoder.output_shape[1],
             precision=precision if precision in PRECISIONS else "float32",
         ),
-        method=MethodConfig(**{n: v for n, v in told.items() if v is not None}),
+        method=MethodConfig(**method),
     )
 
 

@@ -25,11 +25,14 @@ PREPROCESS = "preprocess"
 """Name of the layer that holds the preprocessing of `keras.applications`."""
 
 
-def initial_encoder(config: RunConfig) -> keras.Model:
+def initial_encoder(
+    config: RunConfig, weights: str | None = "imagenet"
+) -> keras.Model:
     """Builds the encoder of a run, with the weights of `init_encoder`.
 
     Args:
-        config: The settings of the run.
+        weights: Those of a network of `keras.applications`; None for random
+            ones, which need no download.
 
     Returns:
         An encoder for images of the run's size, of the current dtype policy.
@@ -37,11 +40,7 @@ def initial_encoder(config: RunConfig) -> keras.Model:
     Raises:
         UsageError: If `init_encoder` cannot be found or used.
     """
-    named = config.encoder.init_encoder
-    if named is None and config.training.init_run:
-        earlier = opening.load(config.training.init_run)
-        if earlier.read_config().encoder.init_encoder:
-            named = str(earlier.path)  # Its settings do not name its network.
+    named = trained_before(config)
     if named is None:
         return encoder_of(config)
     size = config.data.image_size
@@ -58,7 +57,7 @@ def initial_encoder(config: RunConfig) -> keras.Model:
     else:
         function = _function(named)
         _require_training(config)
-        model, is_normalized = _call(function, named, size)
+        model, is_normalized = _call(function, named, size, weights)
         if is_normalized:
             _require_no_normalization(config.encoder)
             return build_encoder(
@@ -74,6 +73,16 @@ def initial_encoder(config: RunConfig) -> keras.Model:
         mean=config.encoder.mean,
         std=config.encoder.std,
     )
+
+
+def trained_before(config: RunConfig) -> str | None:
+    """Returns what `initial_encoder` begins with; None for new weights."""
+    named = config.encoder.init_encoder
+    if named is None and config.training.init_run:
+        earlier = opening.load(config.training.init_run)
+        if earlier.read_config().encoder.init_encoder:
+            return str(earlier.path)  # Its settings do not name its network.
+    return named
 
 
 # === Encoders of this package ===
@@ -156,7 +165,7 @@ def _function(named: str) -> Callable:
 
 
 def _call(
-    function: Callable, named: str, size: int
+    function: Callable, named: str, size: int, weights: str | None
 ) -> tuple[keras.Model, bool]:
     """Calls a function that returns a model.
 
@@ -164,6 +173,7 @@ def _call(
         function: One of `keras.applications`, or one without arguments.
         named: Its dotted name.
         size: Side of the images, in pixels.
+        weights: As in `initial_encoder`.
 
     Returns:
         The model, and whether it takes RGB in 0..255.
@@ -172,7 +182,7 @@ def _call(
         try:
             model = function(
                 include_top=False,
-                weights="imagenet",
+                weights=weights,
                 input_shape=(size, size, 3),
             )
         except ValueError as error:  # Most networks need 32 or 75 pixels.

@@ -10,11 +10,7 @@ from tf_instdisc.runs.load import load_encoder
 
 
 def begin_with(init_run: str, model: InstanceDiscrimination) -> None:
-    """Copies the weights and the rows of a finished run into a model.
-
-    Args:
-        init_run: The directory of that run.
-        model: A new model, whose ids must be those of the run.
+    """Copies the weights and the rows of a finished run into a new model.
 
     Raises:
         UsageError: If the run's encoder or ids do not fit the model.

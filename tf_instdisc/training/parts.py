@@ -3,6 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import pathlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,9 +102,17 @@ def open_sources(
     for folder in (config.data.images, config.data.test_images):
         if folder:  # Raises before all training images are decoded.
             require_folder(folder)
-    memory = sources.image_caches(run, config.data) if is_chief else {}
-    source = sources.open_train(config.data, *known, memory.get("train"))
-    return source, sources.open_test(config.data, memory.get("test"))
+    with tempfile.TemporaryDirectory() as folder:
+        caches = sources.image_caches(run, config.data)
+        if not is_chief:
+            # Only the chief writes to the run.
+            caches = {
+                name: pathlib.Path(shutil.copy(path, folder))
+                for name, path in caches.items()
+                if config.data.images and path.exists()
+            }
+        source = sources.open_train(config.data, *known, caches.get("train"))
+        return source, sources.open_test(config.data, caches.get("test"))
 
 
 def prepare(

@@ -164,6 +164,6 @@ def finished_line(run_dir: str, progress: Progress, epochs: int) -> str:
         )
     more = f" and {progress.images} images of the next" * bool(progress.images)
     return (
-        f"The run in {path} is finished as it is: {progress.epochs} of "
+        f"The run in {path} was finished early: {progress.epochs} of "
         f"{epochs} epochs{more}. To continue, leave --finish out."
     )

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import signal
+import sys
 import threading
 import time
 import types
@@ -67,15 +68,13 @@ class Progress:
 def restore_newest(run: RunDirectory, model: FitLoop) -> Progress | None:
     """Restores a model from the newest valid checkpoint, if there is one.
 
-    Returns:
-        The progress of the run, or None if it has to start.
-
     Raises:
         StorageError: If all checkpoints are damaged, or do not fit.
     """
     saved, damages = checkpoints.find_newest(run.checkpoints)
     for damage in damages:
-        print(f"warning: {damage}; using the previous one.")
+        warning = f"warning: {damage}; using the previous one."
+        print(remote.named(warning), file=sys.stderr)
     if saved is None:
         return None
     model.build_training_state()
@@ -111,12 +110,7 @@ def _in_present_format(progress: Progress, model: FitLoop) -> Progress:
 def require_one_beginning(
     strategy: tf.distribute.Strategy, progress: Progress, model: FitLoop
 ) -> None:
-    """Raises unless all hosts have read the same checkpoint.
-
-    Raises:
-        StorageError: If the checkpoints differ.
-        WorkerLostError: If a host was lost.
-    """
+    """Raises StorageError unless all hosts have read the same checkpoint."""
     mine = [progress.epochs, progress.images, int(model.step.numpy())]
     hosts = strategies.num_hosts(strategy)
     with strategies.lost_workers_named(strategy):
@@ -135,8 +129,7 @@ class Checkpointer(keras.callbacks.Callback):
     Put it after the callbacks whose output belongs to the epoch.
 
     Args:
-        run: The run's directory.
-        progress: The progress of the run.
+        progress: Where training begins.
         batch_size: Images in a global batch.
         num_images: Number of images in an epoch.
         minutes: Minutes between two checkpoints within an epoch.
@@ -248,7 +241,7 @@ class Checkpointer(keras.callbacks.Callback):
             remote.push(self.run.path)
         except StorageError as error:
             # The next checkpoint is sent together with this one.
-            print(f"warning: {error} Training goes on.", flush=True)
+            print(f"warning: {error} Training continues.", file=sys.stderr)
         return path
 
 

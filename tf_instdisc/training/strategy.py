@@ -114,7 +114,7 @@ def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if num_hosts(strategy) == 1:
             raise
         raise WorkerLostError(
-            "Another host of the run was lost; this one ends, too. Start "
+            "Another host of the run was lost; this one stops as well. Start "
             "the same command again on all hosts: the run continues from its "
             f"newest checkpoint. ({type(error).__name__}: "
             f"{error.message.partition(chr(10))[0]})"
@@ -128,7 +128,6 @@ def distribute(
     """Gives each host its own part of every batch.
 
     Args:
-        strategy: The strategy of the run.
         dataset: Returns the batches of one host's replicas or, for None,
             global batches. All hosts must have equally many batches.
     """

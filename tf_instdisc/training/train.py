@@ -24,8 +24,8 @@ from tf_instdisc.runs.images import RunImages
 from tf_instdisc.text import shown
 from tf_instdisc.training import (
     auto_precision,
-    best,
     finishing,
+    initial_encoder,
     initial_run,
     knn,
     parts,
@@ -99,8 +99,6 @@ def train(
         work = parts.prepare(config, run, source, test_source, strategy)
         progress = _begin(work, finish)
         if progress is not None:
-            if is_chief and config.training.keep_best:
-                best.catch_up(run, work.model.encoder, progress)
             if progress.epochs < config.optimizer.epochs and not finish:
                 progress = _fit(work, progress)
             work.model.memory_bank.gather_to_host()
@@ -156,7 +154,7 @@ def _baselines(work: Work) -> dict[str, list[float]]:
     if not is_wanted or work.test_images is None:
         return {}
     train, test = work.train_images, work.test_images
-    is_trained = work.config.encoder.init_encoder is not None
+    is_trained = initial_encoder.trained_before(work.config) is not None
     name = "initial encoder" if is_trained else "untrained encoder"
     return {
         "raw pixels": work.measure(knn.pixels(train), knn.pixels(test)),
@@ -242,6 +240,7 @@ def _callbacks(
     callbacks += [
         lines,
         BankHealth(),
+        *([knn.KeepBest(run)] if training.keep_best else []),
         MetricsFile(run),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         StepCurves(run.tensorboard / "steps"),
@@ -260,10 +259,7 @@ def _callbacks(
                 training.grid_every,
             )
         )
-    callbacks.append(checkpointer)
-    if training.keep_best:
-        callbacks.append(best.KeepBest(run))
-    return callbacks
+    return [*callbacks, checkpointer]
 
 
 def _write_results(work: Work, progress: saving.Progress) -> None:
@@ -273,15 +269,15 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
     embedded = finishing.encode(work.encode, work.train_images, source)
     if work.test_images is not None:
         test = embed(work.encode, work.test_images)
-        trained = finishing.training_bank(model.memory_bank, source)
-        rows = Embedded(trained.rows, trained.instance_ids, trained.labels)
         measured = {
             **progress.baselines,
             "trained encoder": work.measure(embedded, test),
         }
         if epochs:
+            ids = finishing.readable_ids(source)
+            rows = model.memory_bank.rows.numpy()[ids].astype("float32")
             measured["trained encoder, rows of training"] = work.measure(
-                rows, test
+                Embedded(rows, ids, source.labels()[ids]), test
             )
         print(knn.table(training.num_neighbors, measured))
     init_run = opening.load(training.init_run) if training.init_run else None
@@ -289,7 +285,7 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
         run, model.encoder, embedded, source, progress, encoded_at, init_run
     )
     print(progress_lines.finished_line(str(run.path), progress, epochs))
-    if training.keep_best and (kept := run.load_best()):
+    if training.keep_best and (kept := knn.best_epoch(run)):
         print(
             f"best encoder: {shown(remote.named(str(run.best_encoder)))}, "
             f"epoch {kept['epoch']}, "

@@ -51,7 +51,7 @@ class Run:
         if not self.directory.bank.exists():
             return False
         try:
-            _, _, encoded_by = self.directory.read_instances()
+            _, _, encoded_by = self.directory.read_bank_ids()
         except (OSError, DamagedFileError):
             return False  # Training rewrites a damaged file.
         if encoded_by is None or encoded_by.epochs < 0:

@@ -89,11 +89,11 @@ def read(
         pickle.UnpicklingError,
         struct.error,
     ) as error:
-        said = shown(str(error), UNTRUSTED_LIMIT) or "it ends too early"
+        reason = shown(str(error), UNTRUSTED_LIMIT) or "it ends too early"
         if stream.tell() >= MAX_PICKLE_BYTES:
-            said = f"its pickle has more than {MAX_PICKLE_BYTES:,} bytes"
+            reason = f"its pickle has more than {MAX_PICKLE_BYTES:,} bytes"
         raise CheckpointError(
-            f"{where} is cut short, damaged, or not a PyTorch pickle: {said}."
+            f"{where} is cut short, damaged, or not a PyTorch pickle: {reason}."
         ) from error
 
 

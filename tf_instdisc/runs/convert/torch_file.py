@@ -187,9 +187,9 @@ def _parse_zip(
         ValueError,
         struct.error,
     ) as error:
-        said = shown(str(error), UNTRUSTED_LIMIT)
+        reason = shown(str(error), UNTRUSTED_LIMIT)
         raise CheckpointError(
-            f"{title} is cut short or damaged: {said}. Download it again."
+            f"{title} is cut short or damaged: {reason}. Download it again."
         ) from error
 
 
