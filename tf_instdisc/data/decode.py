@@ -10,8 +10,8 @@ import tensorflow as tf
 from tf_instdisc.config.data import MAX_PIXELS
 from tf_instdisc.data.augment import Augmentation, crop_boxes
 from tf_instdisc.data.formats import exif, image_file, jpeg
+from tf_instdisc.data.formats.file_bytes import Stored
 from tf_instdisc.data.formats.image_file import FORMATS as FORMATS
-from tf_instdisc.data.formats.stored import Stored
 from tf_instdisc.data.scaling import resize, scale
 
 # A JPEG is decoded at a fraction of its size as long as at least this many of

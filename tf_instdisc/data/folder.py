@@ -11,6 +11,7 @@ from tf_instdisc.config.data import BAD_IMAGES
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import file_checks
 from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.formats import bmp
 from tf_instdisc.data.sources import (
     NO_LABEL,
     FileExamples,
@@ -157,6 +158,8 @@ def report_unreadable(
         f"{len(bad_names)} of {num_images} images in {shown(folder)} cannot be "
         f"read:{lines_of(bad_names)}"
     )
+    if any(name.lower().endswith(".bmp") for name in bad_names):
+        message += f"\nA BMP must be {bmp.READ}."
     if bad_images == "fail" or len(bad_names) == num_images:
         raise UnreadableImageError(
             f"{message}\nRepair or remove them, or leave them out with "
