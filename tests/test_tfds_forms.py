@@ -127,7 +127,7 @@ def test_images_of_different_sizes_are_trained_on(many_forms, form):
     )
     plain = Augmentation(
         8,
-        crop_area=(1.0, 1.0),
+        min_crop_area=1,
         brightness=0,
         contrast=0,
         saturation=0,
