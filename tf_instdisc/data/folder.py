@@ -124,24 +124,17 @@ def _class_names(names: list[str], folder: str) -> list[str]:
     beside = [name for name in names if "/" not in name]
     if len(beside) == len(names):
         return []
-    said = (
-        f"In {shown(folder)}, {len(beside)} of {len(names)} images lie beside "
-        "the "
-    )
-    named = listed(beside, 3)
-    if 2 * len(beside) > len(names):
-        print(
-            f"{said}subfolders ({named}): no image has a label.",
-            file=sys.stderr,
-            flush=True,
-        )
-        return []
+    are_most = 2 * len(beside) > len(names)
     if beside:
+        effect = "no image has a label" if are_most else "they have no label"
         print(
-            f"{said}class subfolders and have no label: {named}",
+            f"In {shown(folder)}, {len(beside)} of {len(names)} images lie "
+            f"beside the subfolders ({listed(beside, 3)}): {effect}.",
             file=sys.stderr,
             flush=True,
         )
+    if are_most:
+        return []
     return sorted({name.split("/")[0] for name in names if "/" in name})
 
 
