@@ -43,9 +43,10 @@ def layers(images):
     """
     size = images.shape[1]
     ours = Augmentation(image_size=size)
+    area = (ours.min_crop_area, 1.0)
     cv = keras_cv.layers
     every = [
-        cv.RandomCropAndResize((size, size), ours.crop_area, (3 / 4, 4 / 3)),
+        cv.RandomCropAndResize((size, size), area, (3 / 4, 4 / 3)),
         cv.RandomColorJitter((0, 255), 0.4, 0.4, 0.4, 0.4),
         cv.RandomApply(cv.Grayscale(3), rate=0.2, batchwise=False),
         cv.RandomFlip("horizontal"),

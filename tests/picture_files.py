@@ -136,16 +136,13 @@ def matrix() -> dict[str, bytes]:
         "gif 1 bit": encode(image.convert("1"), "GIF"),
         "gif, part of the canvas": _on_canvas(colors),
         "gif, part and transparent": _on_canvas(colors, transparent=7),
-        "bmp 1": encode(image.convert("1"), "BMP"),
-        "bmp 4": _bmp(colors, 4),
         "bmp 8 gray": encode(gray, "BMP"),
         "bmp 8": encode(colors, "BMP"),
-        "bmp 16": _bmp(image, 16),
-        "bmp 16, 565": _bmp(image, 565),
+        "bmp 8 of 4 colors": encode(image.quantize(4), "BMP"),
         "bmp 24": encode(image, "BMP"),
-        "bmp 24, downward": _bmp(image, 24),
+        "bmp 24, downward": _bmp(image),
         "bmp 32": encode(rgba, "BMP"),
-        "bmp 32, masks": _bmp(image, 32),
+        "bmp 32, masks": _bmp(image, masks=(0xFF0000, 0xFF00, 0xFF)),
         "webp": encode(image, "WEBP"),
         "webp lossless": encode(image, "WEBP", lossless=True),
         "webp alpha": encode(rgba, "WEBP"),
@@ -231,41 +228,21 @@ def _on_canvas(image: Image.Image, transparent: int | None = None) -> bytes:
     return bytes(contents)
 
 
-def _bmp(image: Image.Image, form: int) -> bytes:
-    """Forms that Pillow reads, but does not write."""
+def _bmp(image: Image.Image, masks: tuple[int, ...] = ()) -> bytes:
+    """Forms that Pillow reads, but does not write: downward, or with masks."""
     height, width = image.height, image.width
-    palette, masks, bits, compression = b"", b"", form, 0
-    pixels = np.asarray(image)[::-1].astype(np.uint32)
-    if form == 4:
-        pixels = pixels % 16
-        packed = np.pad(pixels, [(0, 0), (0, width % 2)])
-        rows = (packed[:, ::2] * 16 + packed[:, 1::2]).astype(np.uint8)
-        colors = np.array(image.getpalette()[:48], np.uint8).reshape(16, 3)
-        palette = np.pad(colors[:, ::-1], [(0, 0), (0, 1)]).tobytes()
-    elif form in (16, 565):
-        red, green, blue = np.moveaxis(pixels, -1, 0)
-        bits, most = 16, 64 if form == 565 else 32
-        shift = 11 if form == 565 else 10
-        numbers = (red // 8 << shift) | (green * most // 256 << 5) | blue // 8
-        rows = numbers.astype("<u2").view(np.uint8)
-        if form == 565:
-            compression = 3
-            masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
-    elif form == 24:
-        rows = pixels[::-1, :, ::-1].astype(np.uint8).reshape(height, -1)
-        height = -height
-    else:
-        compression = 3
-        masks = struct.pack("<III", 0xFF000000, 0xFF0000, 0xFF00)
-        full = np.pad(pixels[..., ::-1], [(0, 0), (0, 0), (1, 0)])
-        rows = full.astype(np.uint8).reshape(height, -1)
+    pixels = np.asarray(image)[..., ::-1]
+    bits, compression = 24, 0
+    if masks:
+        bits, compression = 32, 3
+        pixels = np.pad(pixels, [(0, 0), (0, 0), (0, 1)])
+    rows = pixels.reshape(height, -1)
     rows = np.pad(rows, [(0, 0), (0, -rows.shape[1] % 4)])
-    offset = 54 + len(masks) + len(palette)
+    offset = 54 + 4 * len(masks)
     return (
         struct.pack("<2sIII", b"BM", offset + rows.size, 0, offset)
-        + struct.pack("<IiiHHII", 40, width, height, 1, bits, compression, 0)
-        + struct.pack("<iiII", 0, 0, len(palette) // 4, 0)
-        + masks
-        + palette
+        + struct.pack("<IiiHHII", 40, width, -height, 1, bits, compression, 0)
+        + bytes(16)
+        + struct.pack(f"<{len(masks)}I", *masks)
         + rows.tobytes()
     )

@@ -2,6 +2,7 @@
 
 import io
 import resource
+import struct
 
 import numpy as np
 import pytest
@@ -139,6 +140,11 @@ def test_exif_after_the_pixels_of_a_png_counts(whole):
     assert whole(contents).shape == (30, 20, 3)
 
 
+def _of_bits(bits):
+    contents = MATRIX["bmp 8"]
+    return contents[:28] + bytes([bits]) + contents[29:]
+
+
 UNREADABLE = {
     "nothing": b"",
     "text": b"no image",
@@ -148,7 +154,14 @@ UNREADABLE = {
     "bmp of run lengths": MATRIX["bmp 8"][:30]
     + b"\x01\0\0\0"
     + MATRIX["bmp 8"][34:],
-    "bmp of 2 bits": MATRIX["bmp 8"][:28] + b"\x02" + MATRIX["bmp 8"][29:],
+    **{f"bmp of {bits} bits": _of_bits(bits) for bits in (1, 2, 4, 16)},
+    "bmp of odd masks": MATRIX["bmp 32, masks"][:54]
+    + struct.pack("<III", 0xFF, 0xFF00, 0xFF0000)
+    + MATRIX["bmp 32, masks"][66:],
+    # Its header has 12 bytes, and its sides have two each.
+    "bmp of OS/2": b"BM\x1d\0\0\0\0\0\0\0\x1a\0\0\0"
+    + struct.pack("<IHHHH", 12, 1, 1, 1, 24)
+    + bytes(40),
     **{
         f"half of {name}": contents[: len(contents) // 2]
         for name, contents in MATRIX.items()

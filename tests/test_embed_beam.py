@@ -32,7 +32,7 @@ from tf_instdisc.cli.embed import (
 from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.data import image_files
 from tf_instdisc.data.folder_listing import image_paths
-from tf_instdisc.data.tfds_files import SplitFiles
+from tf_instdisc.data.record_files import SplitFiles
 from tf_instdisc.errors import ServingError, StorageError, UsageError
 from tf_instdisc.serving import index_directory
 from tf_instdisc.serving.embed_folder import embed_folder

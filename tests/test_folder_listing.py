@@ -195,13 +195,13 @@ def test_what_permissions_forbid_is_named(classes):
 def decoded(monkeypatch):
     """Counts the files that are decoded to be checked."""
     counts = []
-    original = file_checks._decodable
+    original = file_checks.decodable
 
-    def counting(paths):
-        counts.append(len(paths))
-        return original(paths)
+    def counting(images):
+        counts.append(len(images))
+        return original(images)
 
-    monkeypatch.setattr(file_checks, "_decodable", counting)
+    monkeypatch.setattr(file_checks, "decodable", counting)
     return counts
 
 

@@ -109,7 +109,7 @@ def batches(built, dtype, num_ids=None):
         built,
         lambda share: pipeline.training_dataset(
             source,
-            tf_instdisc.Augmentation(4, crop_area=(0.5, 1.0)),
+            tf_instdisc.Augmentation(4, min_crop_area=0.5),
             batch_size=8,
             epochs=10,
             share=share,

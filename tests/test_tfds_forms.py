@@ -127,7 +127,7 @@ def test_images_of_different_sizes_are_trained_on(many_forms, form):
     )
     plain = Augmentation(
         8,
-        crop_area=(1.0, 1.0),
+        min_crop_area=1,
         brightness=0,
         contrast=0,
         saturation=0,
@@ -388,9 +388,9 @@ def test_a_split_in_place_of_test_is_found_and_said(tmp_path, capsys):
     (
         ("cifar1", "Did you mean cifar10 or "),
         ("CIFAR-100", "Did you mean cifar100 or "),
-        ("community:cifar1", "Did you mean cifar10 or "),
-        ("emnist/leters", "Did you mean emnist/letters?"),
-        ("cifar10:9.9.9", "only: 3.0.2). Did you mean cifar10?"),
+        ("community:cifar1", "dataset='community:cifar1'"),
+        ("emnist/leters", "Did you mean emnist/letters or "),
+        ("cifar10:9.9.9", "only: 3.0.2)."),
         ("xyzzy", "Received: dataset='xyzzy'."),
     ),
 )

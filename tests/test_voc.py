@@ -174,7 +174,7 @@ def test_boxes_without_a_pixel_are_left_out(folder, capfd):
     for entry, expected in zip(source.objects, whole.objects, strict=True):
         assert entry.difficult.tolist() == expected.difficult.tolist()
     said = capfd.readouterr().err
-    assert said.count("left out: 3, images concerned: 2") == 1
+    assert said.count("left out: 3 in 2 images") == 1
 
 
 def test_a_split_without_anything_to_find(folder):

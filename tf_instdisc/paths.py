@@ -5,10 +5,17 @@ import pathlib
 import re
 from typing import Literal
 
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import MissingExtraError, UsageError, require_extra
 
 # `pathlib` turns `gs://bucket` into `gs:/bucket`. A single letter is a drive.
 _URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/+(.*?)/*\s*", re.DOTALL)
+
+# Extras and packages by scheme.
+_EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), ("s3", "s3fs")),
+    **dict.fromkeys(("gs", "gcs"), ("gcs", "gcsfs")),
+    **dict.fromkeys(("abfs", "abfss", "az"), ("azure", "adlfs")),
+}
 
 Role = Literal["input", "run", "output", "versions"]
 
@@ -33,12 +40,10 @@ def checked_path(path: str | os.PathLike, name: str = "path") -> str:
     text = os.fsdecode(path)
     url = _URL.fullmatch(text)
     if url:
-        from tf_instdisc import remote_url
-
         scheme, rest = url[1].lower(), url[2]
         root = "/" if scheme in ("file", "local") else ""
         text = f"{scheme}://{root}{rest}"
-        remote_url.check_url(text, name)
+        _check_url(text, name)
         return text
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
@@ -84,6 +89,46 @@ def local_path(
 def is_url(path: str | os.PathLike) -> bool:
     """Returns whether a path is a URL such as `s3://bucket/run`."""
     return _URL.fullmatch(os.fsdecode(path)) is not None
+
+
+def is_web(url: str) -> bool:
+    """Returns whether a URL is a web address, which names a single file."""
+    return url.startswith(("http://", "https://"))
+
+
+def _check_url(url: str, name: str) -> None:
+    """Raises unless the scheme of a URL can be opened; uses no network.
+
+    Args:
+        url: The URL.
+        name: The argument or flag for which it was given.
+
+    Raises:
+        UsageError: If fsspec does not know the scheme.
+        MissingExtraError: If a package is missing.
+    """
+    import fsspec
+
+    scheme = url.partition(":")[0]
+    if scheme not in fsspec.available_protocols():
+        known = ", ".join(sorted(fsspec.available_protocols()))
+        raise UsageError(
+            f"`{name}` must be a path, or a URL with a scheme of fsspec "
+            f"({known}). Received: {name}={url!r}. Copy the files here, or "
+            "mount the remote file system and give its path."
+        )
+    if scheme in _EXTRAS:
+        try:
+            require_extra(*_EXTRAS[scheme])
+        except MissingExtraError as error:
+            raise MissingExtraError(f"`{name}` is {url!r}. {error}") from error
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"`{name}` must be a path, or a URL whose packages are installed. "
+            f"Received: {name}={url!r}. {error}."
+        ) from error
 
 
 CACHE_CURE = "Make room, or set XDG_CACHE_HOME to another directory for caches."

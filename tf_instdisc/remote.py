@@ -16,9 +16,9 @@ import os
 import pathlib
 import time
 
-from tf_instdisc import remote_sync, remote_url
+from tf_instdisc import remote_sync
 from tf_instdisc.errors import UsageError
-from tf_instdisc.paths import Role
+from tf_instdisc.paths import Role, is_web
 from tf_instdisc.remote_copy import Copy, status_of
 from tf_instdisc.remote_manifest import version_of
 from tf_instdisc.remote_store import Store
@@ -48,7 +48,7 @@ def local_copy(url: str, name: str, role: Role) -> str:
         UsageError: If the URL of a run holds something else, or the role is
             not `"input"` and the URL a web address.
     """
-    if role != "input" and remote_url.is_web(url):
+    if role != "input" and is_web(url):
         raise UsageError(
             f"`{name}` must be a path, or a URL that can be written to and "
             f"listed. Received: {name}={url!r}. Of http:// and https://, only "

@@ -12,7 +12,7 @@ from typing import Any
 from tf_instdisc import remote_manifest
 from tf_instdisc.checksums import sha256_of_json
 from tf_instdisc.errors import RunError, StorageError, UsageError
-from tf_instdisc.remote_url import is_web
+from tf_instdisc.paths import is_web
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 _TRIES = 5

@@ -145,7 +145,7 @@ def data_overrides(settings: Settings) -> dict[str, Any]:
     }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentationConfig(Settings):
     """Augmentation
 

@@ -30,57 +30,44 @@ NUM_UNIFORMS = _CROP_DRAWS + _JITTER_DRAWS + 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
+class Augmentation(AugmentationConfig):
     """The random changes to each image, and their ranges.
 
     ```python
     augmentation = tf_instdisc.Augmentation(
-        image_size=32, crop_area=(0.4, 1.0), hue=0.1, flip=False
+        image_size=32, min_crop_area=0.4, hue=0.1, flip=False
     )
     ```
 
+    The other attributes are those of `tf_instdisc.AugmentationConfig`, with the
+    same defaults.
+
     Attributes:
         image_size: Side of the square output, in pixels.
-        crop_area: Range of the cropped fraction of the image's area, in (0, 1].
         crop_aspect_ratio: Range of width / height of the crop; sampled
             uniformly on a logarithmic scale.
-        brightness: Half-width of the factor's range around 1, at least 0.
-        contrast: As for brightness.
-        saturation: As for brightness.
-        hue: Half-width of the rotation, as a fraction of the color circle, in
-            [0, 0.5].
-        grayscale_probability: Probability of conversion to grayscale, in
-            [0, 1].
-        flip: Whether half of the images are flipped left to right.
 
     Raises:
-        ValueError: If an attribute is out of range.
+        UsageError: If an attribute is out of range.
     """
 
     image_size: int
-    crop_area: tuple[float, float] = (AugmentationConfig.min_crop_area, 1.0)
+    _: dataclasses.KW_ONLY
     crop_aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    brightness: float = AugmentationConfig.brightness
-    contrast: float = AugmentationConfig.contrast
-    saturation: float = AugmentationConfig.saturation
-    hue: float = AugmentationConfig.hue
-    grayscale_probability: float = AugmentationConfig.grayscale_probability
-    flip: bool = AugmentationConfig.flip
 
     def __post_init__(self) -> None:
-        _require(self.image_size >= 1, "image_size >= 1", self.image_size)
-        low, high = self.crop_area
-        _require(0 < low <= high <= 1, "0 < low <= high <= 1", self.crop_area)
+        super().__post_init__()
+        if self.image_size < 1:
+            raise UsageError(
+                "`image_size` must be at least 1. Received: "
+                f"image_size={self.image_size}"
+            )
         low, high = self.crop_aspect_ratio
-        _require(0 < low <= high, "0 < low <= high", self.crop_aspect_ratio)
-        for value in (self.brightness, self.contrast, self.saturation):
-            _require(value >= 0, "a jitter of at least 0", value)
-        _require(0 <= self.hue <= 0.5, "0 <= hue <= 0.5", self.hue)
-        _require(
-            0 <= self.grayscale_probability <= 1,
-            "0 <= grayscale_probability <= 1",
-            self.grayscale_probability,
-        )
+        if not 0 < low <= high:
+            raise UsageError(
+                "`crop_aspect_ratio` must be positive and in ascending order. "
+                f"Received: crop_aspect_ratio={self.crop_aspect_ratio}"
+            )
 
 
 NO_COLOR_CHANGES: dict[str, Any] = {
@@ -95,17 +82,8 @@ NO_COLOR_CHANGES: dict[str, Any] = {
 
 def augmentation_of(config: RunConfig) -> Augmentation:
     """Returns the random changes to each training image of a run."""
-    ranges = dict(vars(config.augmentation))
-    return Augmentation(
-        image_size=config.data.train_image_size or config.data.image_size,
-        crop_area=(ranges.pop("min_crop_area"), 1.0),
-        **ranges,
-    )
-
-
-def _require(holds: bool, what: str, value: object) -> None:
-    if not holds:
-        raise UsageError(f"Augmentation requires {what}. Received: {value}")
+    size = config.data.train_image_size or config.data.image_size
+    return Augmentation(size, **vars(config.augmentation))
 
 
 def augment(
@@ -172,10 +150,10 @@ def crop_boxes(
     """
     height = ops.expand_dims(ops.cast(height, "float32"), -1)
     width = ops.expand_dims(ops.cast(width, "float32"), -1)
-    low, high = augmentation.crop_area
+    least = augmentation.min_crop_area
     ratio_low, ratio_high = augmentation.crop_aspect_ratio
 
-    areas = low + (high - low) * uniforms[:, :_CROP_ATTEMPTS]
+    areas = least + (1 - least) * uniforms[:, :_CROP_ATTEMPTS]
     areas = areas * height * width
     ratios = ops.exp(
         math.log(ratio_low)

@@ -10,8 +10,8 @@ import tensorflow as tf
 from tf_instdisc.config.data import MAX_PIXELS
 from tf_instdisc.data.augment import Augmentation, crop_boxes
 from tf_instdisc.data.formats import exif, image_file, jpeg
+from tf_instdisc.data.formats.file_bytes import Stored
 from tf_instdisc.data.formats.image_file import FORMATS as FORMATS
-from tf_instdisc.data.formats.stored import Stored
 from tf_instdisc.data.scaling import resize, scale
 
 # A JPEG is decoded at a fraction of its size as long as at least this many of
@@ -47,14 +47,16 @@ def decode_whole(contents: tf.Tensor) -> tf.Tensor:
     )
 
 
-def decode_smallest(contents: tf.Tensor) -> tf.Tensor:
+def decode_smallest(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes a whole image as cheaply as possible, to test if it decodes.
 
     Args:
         contents: Scalar string.
 
     Returns:
-        int32 scalar, the number of decoded values.
+        Height and width of the image as it is shown, int32 `[2]`; and the
+        number of decoded values, int32 scalar. Unless that is used, nothing
+        may be decoded.
 
     Raises:
         tf.errors.InvalidArgumentError: As in `decode_whole`.
@@ -63,7 +65,8 @@ def decode_smallest(contents: tf.Tensor) -> tf.Tensor:
     ratio = tf.where(kind == image_file.JPEG, jpeg.RATIOS[-1], 1)
     sides = -(-_int32(tf.stack([stored.height, stored.width])) // ratio)
     box = tf.concat([[0, 0], sides], 0)
-    return tf.size(image_file.decode_box(kind, stored, box, ratio))
+    image = image_file.decode_box(kind, stored, box, ratio)
+    return _shown_shape(stored), tf.size(image)
 
 
 def decode_crop(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.data import decode
+from tf_instdisc.data import file_checks
 from tf_instdisc.data.formats.image_file import FORMATS
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import listed
@@ -70,21 +70,10 @@ def image_sizes(images: tf.data.Dataset, places: Sequence[str]) -> np.ndarray:
         places: The location of each image, for messages.
 
     Raises:
-        ValueError: If an image cannot be decoded.
+        UsageError: If an image cannot be decoded.
     """
-
-    @tf.autograph.experimental.do_not_convert
-    def size_of(
-        index: tf.Tensor, contents: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        size = tf.shape(decode.decode_whole(contents))[:2]
-        return index, tf.cast(size, tf.int64)
-
-    dataset = images.enumerate().map(
-        size_of, num_parallel_calls=tf.data.AUTOTUNE
-    )
     sizes = np.zeros([len(places), 2], np.int64)
-    for index, size in dataset.ignore_errors().as_numpy_iterator():
+    for index, size, _ in file_checks.decodable(images).as_numpy_iterator():
         sizes[index] = size
     bad = np.flatnonzero(sizes.min(axis=-1) == 0)
     require_none(
@@ -122,7 +111,7 @@ def within_images(
     if any(left_out):
         print(
             f"{name}: boxes that cover no pixel of their image are left out: "
-            f"{sum(left_out)}, images concerned: {np.count_nonzero(left_out)}",
+            f"{sum(left_out)} in {np.count_nonzero(left_out)} images",
             file=sys.stderr,
             flush=True,
         )

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -47,10 +48,10 @@ def readable_files(
     if not len(unknown):
         return readable
     saved = time.monotonic()
-    dataset = _decodable([paths[i] for i in unknown])
+    dataset = decodable(read_files([paths[i] for i in unknown]))
     done = 0
     with progress.tracking("checking images", len(unknown)) as advance:
-        for index, _ in dataset.as_numpy_iterator():
+        for index, *_ in dataset.as_numpy_iterator():
             advance(index + 1 - done)
             done = index + 1
             readable[unknown[index]] = True
@@ -61,18 +62,30 @@ def readable_files(
     return readable
 
 
-def _decodable(paths: list[str]) -> tf.data.Dataset:
-    """Returns positions and sizes of files that can be decoded, in order."""
+def read_files(paths: Sequence[str]) -> tf.data.Dataset:
+    """Returns the contents of files, scalar strings."""
+    dataset = tf.data.Dataset.from_tensor_slices(paths)
+    return dataset.map(tf.io.read_file, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def decodable(images: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns which of some encoded images can be decoded, and their sizes.
+
+    Returns:
+        A data set, in order, of the position of an image, int64 scalar, and of
+        what `decode_smallest` returns.
+    """
 
     @tf.autograph.experimental.do_not_convert
     def decode_one(
-        index: tf.Tensor, path: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        index: tf.Tensor, contents: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         # Ops whose result is not returned may not be run.
-        return index, decode.decode_smallest(tf.io.read_file(path))
+        return index, *decode.decode_smallest(contents)
 
-    dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
-    dataset = dataset.map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = images.enumerate().map(
+        decode_one, num_parallel_calls=tf.data.AUTOTUNE
+    )
     return dataset.ignore_errors()
 
 

@@ -11,6 +11,7 @@ from tf_instdisc.config.data import BAD_IMAGES
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import file_checks
 from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.formats import bmp
 from tf_instdisc.data.sources import (
     NO_LABEL,
     FileExamples,
@@ -123,24 +124,17 @@ def _class_names(names: list[str], folder: str) -> list[str]:
     beside = [name for name in names if "/" not in name]
     if len(beside) == len(names):
         return []
-    said = (
-        f"In {shown(folder)}, {len(beside)} of {len(names)} images lie beside "
-        "the "
-    )
-    named = listed(beside, 3)
-    if 2 * len(beside) > len(names):
-        print(
-            f"{said}subfolders ({named}): no image has a label.",
-            file=sys.stderr,
-            flush=True,
-        )
-        return []
+    are_most = 2 * len(beside) > len(names)
     if beside:
+        effect = "no image has a label" if are_most else "they have no label"
         print(
-            f"{said}class subfolders and have no label: {named}",
+            f"In {shown(folder)}, {len(beside)} of {len(names)} images lie "
+            f"beside the subfolders ({listed(beside, 3)}): {effect}.",
             file=sys.stderr,
             flush=True,
         )
+    if are_most:
+        return []
     return sorted({name.split("/")[0] for name in names if "/" in name})
 
 
@@ -157,6 +151,8 @@ def report_unreadable(
         f"{len(bad_names)} of {num_images} images in {shown(folder)} cannot be "
         f"read:{lines_of(bad_names)}"
     )
+    if any(name.lower().endswith(".bmp") for name in bad_names):
+        message += f"\nA BMP must be {bmp.READ}."
     if bad_images == "fail" or len(bad_names) == num_images:
         raise UnreadableImageError(
             f"{message}\nRepair or remove them, or leave them out with "

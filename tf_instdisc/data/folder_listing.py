@@ -34,12 +34,38 @@ def image_paths(folder: str, is_reported: bool = True) -> list[str]:
     """
     folder = local_path(folder, "folder")
     require_folder(folder)
+
+    def fail(error: OSError) -> None:
+        raise UsageError(
+            "Every directory below a folder of images must be readable. "
+            f"Received: {os.path.relpath(error.filename, folder)!r} in "
+            f"folder={folder!r}: {error.strerror}"
+        ) from error
+
     names: list[str] = []
     left_out: collections.Counter[str] = collections.Counter()
-    for entry in _entries(folder, ""):
-        # The folder itself counts as read: a link to it is a cycle.
-        seen = {_identity(folder)}
-        _search(entry, entry.name, seen, names, left_out)
+    # The folder itself counts as read: a link to it is a cycle.
+    seen = {_identity(folder)}
+    for path, below, files in os.walk(folder, onerror=fail, followlinks=True):
+        prefix = f"{os.path.relpath(path, folder)}/".removeprefix("./")
+        if prefix.count("/") == 1:
+            seen = {_identity(folder)}
+        if prefix and _identity(path) in seen:
+            left_out["links to directories that were already read"] += 1
+            below.clear()
+            continue
+        seen.add(_identity(path))
+        below[:] = [name for name in below if not name.startswith(".")]
+        # Directories before links, so that a link is what is skipped.
+        below.sort(key=lambda n: (os.path.islink(os.path.join(path, n)), n))
+        for name in sorted(files):
+            if name.startswith(".") or not _is_image(name, left_out):
+                continue
+            file = os.path.join(path, name)
+            if os.path.isfile(file) or not os.path.exists(file):
+                names.append(prefix + name)
+            else:
+                left_out["pipes and devices"] += 1
     return _in_order(names, left_out, folder, is_reported)
 
 
@@ -92,51 +118,21 @@ def _in_order(
                 "Names of images must be UTF-8. Received: "
                 f"{os.fsencode(name)!r} in folder={folder!r}. Rename it."
             )
-    said = _said(left_out)
+    others = _counts(left_out)
     if not names:
-        found = f" It holds other files: {said}." if said else ""
+        found = f" It holds other files: {others}." if others else ""
         raise MissingFileError(
             f"The folder must hold images ({', '.join(IMAGE_SUFFIXES)}). "
             f"Received: folder={folder!r}.{found}"
         )
-    if said and is_reported:
+    if others and is_reported:
         print(
             f"In {shown(folder)}, "
-            f"{len(names)} images are used; left out: {said}",
+            f"{len(names)} images are used; left out: {others}",
             file=sys.stderr,
             flush=True,
         )
     return names
-
-
-def _search(
-    entry: os.DirEntry[str],
-    name: str,
-    seen: set[tuple[int, int]],
-    names: list[str],
-    left_out: collections.Counter[str],
-) -> None:
-    """Adds an entry, or everything below it."""
-    if entry.name.startswith("."):
-        return
-    # `DirEntry.is_dir` raises for a link to itself.
-    is_link = entry.is_symlink()
-    if os.path.isdir(entry.path) if is_link else entry.is_dir():
-        identity = _identity(entry.path)
-        if identity in seen:
-            left_out["links to directories that were already read"] += 1
-            return
-        seen.add(identity)
-        for below in _entries(entry.path, name):
-            path = f"{name}/{below.name}"
-            _search(below, path, seen, names, left_out)
-        return
-    if not _is_image(name, left_out):
-        return
-    if os.path.isfile(entry.path) or not os.path.exists(entry.path):
-        names.append(name)
-    else:
-        left_out["pipes and devices"] += 1
 
 
 def _is_image(name: str, left_out: collections.Counter[str]) -> bool:
@@ -147,24 +143,12 @@ def _is_image(name: str, left_out: collections.Counter[str]) -> bool:
     return suffix in IMAGE_SUFFIXES
 
 
-def _entries(path: str, name: str) -> list[os.DirEntry[str]]:
-    """Lists directories before links, so that a link is what is skipped."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entries, key=lambda e: (e.is_symlink(), e.name))
-    except OSError as error:
-        raise UsageError(
-            "Every directory below a folder of images must be readable. "
-            f"Received: {name or path!r}: {error.strerror}"
-        ) from error
-
-
 def _identity(path: str) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
-def _said(left_out: collections.Counter[str]) -> str:
+def _counts(left_out: collections.Counter[str]) -> str:
     """Returns counts by suffix, the most frequent first; safe to print."""
     parts = [
         f"{count} {shown(what)}"

@@ -70,13 +70,11 @@ def open_builder(
         raise UsageError(
             "`dataset` must be one whose packages are installed. Received: "
             f"dataset={dataset!r}, which needs {error.name}."
-            f"{_suggestion(dataset)}"
         ) from error
     except tf.errors.OpError as error:
         raise UsageError(
             "`dataset` must be a TFDS dataset that can be reached. Received: "
             f"dataset={dataset!r} ({error.message.splitlines()[0]})."
-            f"{_suggestion(dataset)}"
         ) from error
     except (ValueError, AssertionError) as error:
         reason = ""
@@ -103,23 +101,13 @@ def _local_data_dir(data_dir: str, dataset: str) -> str:
 
 
 def _suggestion(dataset: str) -> str:
-    """Suggests data sets with similar names, or versions of the data set."""
-    name, _, rest = re.split("/", dataset)[0].partition(":")
+    """Suggests data sets, or configurations of one, with similar names."""
     known = tfds.list_builders(with_community_datasets=False)
-    if name not in known:
-        # In a community's name, the namespace comes first. What is in it is
-        # known only to the network.
-        is_community = rest and not rest[0].isdigit()
-        return did_you_mean(rest if is_community else name, known, most=3)
-    builder = tfds.builder_cls(name)
-    return did_you_mean(
-        dataset,
-        [
-            *(f"{name}/{config.name}" for config in builder.BUILDER_CONFIGS),
-            f"{name}:{builder.canonical_version}",
-            name,
-        ],
-    )
+    name = re.split("[/:]", dataset)[0]
+    if name in known:
+        configs = tfds.builder_cls(name).BUILDER_CONFIGS
+        known = [f"{name}/{config.name}" for config in configs]
+    return did_you_mean(dataset, known, most=3)
 
 
 def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:

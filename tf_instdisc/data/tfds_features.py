@@ -51,6 +51,7 @@ def find_image(
         ValueError: If there is no such feature, or it is not a single image.
             The message suggests the keys of features that are.
     """
+    key = key or "image"
     known = dict(walk(features))
     fitting = [name for name, feature in known.items() if _is_image(feature)]
     # Masks are images too, but are not suggested for training.
@@ -63,23 +64,23 @@ def find_image(
     if fitting:
         fitting.sort(key=lambda name: (name.count("/"), name))
         hint = f"Give --image_key={' or --image_key='.join(fitting)}."
-    feature = known.get(key or "image")
+    feature = known.get(key)
     if feature is None:
         raise UsageError(
             f"`image_key` must be a feature of {dataset}: "
             f"{listed(sorted(known))}. Received: "
-            f"image_key={key or 'image'!r}. {hint}"
+            f"image_key={key!r}. {hint}"
         )
     if not _is_image(feature):
         raise UsageError(
             "`image_key` must be an image, or a tensor [height, width, 1, 3 "
             "or 4] of uint8, uint16 or float. Received: "
-            f"image_key={key or 'image'!r}, a {described(feature)}. {hint}"
+            f"image_key={key!r}, a {described(feature)}. {hint}"
         )
     dtype = np.dtype(feature.np_dtype).name
     is_image = isinstance(feature, tfds.features.Image)
     return ImageFeature(
-        key or "image", feature.shape, dtype, is_image and dtype == "uint8"
+        key, feature.shape, dtype, is_image and dtype == "uint8"
     )
 
 

@@ -1,16 +1,16 @@
-"""The labels of a TFDS data set: classes, integers or strings."""
+"""The labels of a TFDS data set, which are cached between starts."""
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tf_instdisc.data import kept_labels
+from tf_instdisc import checksums
 from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.data.tfds_features import at, described, nested, walk
 from tf_instdisc.errors import UsageError
@@ -61,11 +61,17 @@ def find_label(
     known = dict(walk(builder.info.features))
     classes = [n for n, f in known.items() if _is_class(f)]
     feature = known.get(key or "label")
-    if feature is None and key is None:
-        if classes:
+    if key is None and (feature is None or not _is_label(feature)):
+        if feature is not None or classes:
+            what = (
+                "is missing"
+                if feature is None
+                else f"is a {described(feature)}"
+            )
             _say(
-                f"{builder.name} has no feature 'label', and is used without "
-                f"labels. Classes are in: {listed(classes)} (--label_key)."
+                f"The feature 'label' of {builder.name} {what}: the images "
+                "are used without labels. Classes are in: "
+                f"{listed(classes) or 'none'} (--label_key)."
             )
         return None
     if feature is None:
@@ -76,13 +82,6 @@ def find_label(
             "labels."
         )
     if not _is_label(feature):
-        if key is None:
-            _say(
-                f"The feature 'label' of {builder.name} is a "
-                f"{described(feature)}, not a class: the images are used "
-                "without labels."
-            )
-            return None
         raise UsageError(
             "`label_key` must be a class, an integer or a string. Received: "
             f"label_key={key!r}, a {described(feature)}"
@@ -92,30 +91,28 @@ def find_label(
         names = tuple(feature.names)
         return LabelFeature(key, names, lambda label: tf.cast(label, tf.int64))
     values = _values(builder, key, memory)
-    if not values:
+    if not len(values):
         return None
-    is_text = isinstance(values[0], bytes)
     table = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(
-            tf.constant(values, tf.string if is_text else tf.int64),
-            tf.range(len(values), dtype=tf.int64),
+            tf.constant(values), tf.range(len(values), dtype=tf.int64)
         ),
         NO_LABEL,
     )
-
-    def index(label: tf.Tensor) -> tf.Tensor:
-        if is_text:
-            # Strings of C are padded with zeros.
-            return table.lookup(tf.strings.regex_replace(label, r"\x00+$", ""))
-        return table.lookup(tf.cast(label, tf.int64))
-
     names = tuple(
         value.decode("utf-8", "replace")
         if isinstance(value, bytes)
         else str(value)
-        for value in values
+        for value in values.tolist()
     )
-    return LabelFeature(key, names, index)
+    return LabelFeature(key, names, lambda label: table.lookup(_plain(label)))
+
+
+def _plain(label: tf.Tensor) -> tf.Tensor:
+    """Returns int64 or strings; NumPy, too, drops the zeros at their ends."""
+    if label.dtype == tf.string:
+        return tf.strings.regex_replace(label, r"\x00+$", "")
+    return tf.cast(label, tf.int64)
 
 
 def _is_class(feature: tfds.features.FeatureConnector) -> bool:
@@ -141,22 +138,18 @@ def _say(text: str) -> None:
 
 def _values(
     builder: tfds.core.DatasetBuilder, key: str, memory: pathlib.Path | None
-) -> list[int | bytes]:
+) -> np.ndarray:
     """Returns the integers or strings that are labels, in ascending order."""
     read = _read_values if memory else _read_values_once
-    found = kept_labels.kept(
+    splits = builder.info.splits.values()
+    return kept(
         memory,
         "values",
         lambda: np.array(read(str(builder.data_path), key)),
-        [
-            shard
-            for split in builder.info.splits.values()
-            for shard in split.file_instructions
-        ],
+        [shard for split in splits for shard in split.file_instructions],
         builder.info.full_name,
         key,
     )
-    return found.tolist()
 
 
 def _read_values(directory: str, key: str) -> list[int | bytes]:
@@ -166,19 +159,55 @@ def _read_values(directory: str, key: str) -> list[int | bytes]:
         labels = builder.as_dataset(
             split=split,
             decoders=tfds.decode.PartialDecoding(nested({key: True})),
-        ).map(lambda example: at(example, key))
+        ).map(lambda example: _plain(at(example, key)))
         for batch in labels.batch(4096).as_numpy_iterator():
             found.update(np.unique(batch).tolist())
     return sorted(
-        int(value) if not isinstance(value, bytes) else value
-        for value in {_unpadded(value) for value in found}
-        if value != b"" and (isinstance(value, bytes) or value >= 0)
+        v for v in found if v != b"" and (isinstance(v, bytes) or v >= 0)
     )
-
-
-def _unpadded(value: Any) -> Any:
-    return value.rstrip(b"\0") if isinstance(value, bytes) else value
 
 
 # A data set is opened for several splits.
 _read_values_once = functools.cache(_read_values)
+
+
+def kept(
+    memory: pathlib.Path | None,
+    name: str,
+    read: Callable[[], np.ndarray],
+    shards: Sequence,
+    *origin: object,
+) -> np.ndarray:
+    """Returns the labels cached by an earlier start, or reads them now.
+
+    Cached labels are used if they have the same origin and come from the same
+    shards, as identified by name, size and time of the last change.
+
+    Args:
+        memory: `.npz` file that caches the labels; or None to read them.
+        name: Which labels, if the file caches several kinds.
+        read: Reads the labels.
+        shards: The instructions with which TFDS reads the shards.
+        *origin: Anything else that determines the labels; compared as text.
+
+    Returns:
+        The labels.
+    """
+    if memory is None:
+        return read()
+    return checksums.kept(memory, name, _key(shards, origin), read)
+
+
+def _key(shards: Sequence, origin: tuple[object, ...]) -> str:
+    statuses = [tf.io.gfile.stat(shard.filename) for shard in shards]
+    parts = [
+        (
+            shard.filename,
+            shard.skip,
+            shard.take,
+            status.length,
+            status.mtime_nsec,
+        )
+        for shard, status in zip(shards, statuses, strict=True)
+    ]
+    return hashlib.sha256(repr((origin, parts)).encode()).hexdigest()

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.data import CACHES
 from tf_instdisc.config.fields import require_choice
-from tf_instdisc.data import kept_labels, tfds_features
+from tf_instdisc.data import tfds_features
 from tf_instdisc.data.sources import (
     NO_LABEL,
     ImageSource,
@@ -23,7 +23,7 @@ from tf_instdisc.data.sources import (
 )
 from tf_instdisc.data.tfds_builder import open_builder, prepare, require_split
 from tf_instdisc.data.tfds_features import ImageFeature
-from tf_instdisc.data.tfds_labels import LabelFeature, find_label
+from tf_instdisc.data.tfds_labels import LabelFeature, find_label, kept
 from tf_instdisc.errors import UsageError
 
 _MEMORY_LIMIT = 2 * 2**30  # Bytes of pixels that `auto` keeps in memory.
@@ -230,7 +230,7 @@ def _streamed(
     def labels() -> np.ndarray:
         if label is None:
             return np.full([info.num_examples], NO_LABEL, np.int64)
-        return kept_labels.kept(
+        return kept(
             memory,
             f"labels of {split}",
             read_labels,

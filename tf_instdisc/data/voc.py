@@ -21,6 +21,7 @@ from tf_instdisc.data.detection_source import (
     require_none,
     within_images,
 )
+from tf_instdisc.data.file_checks import read_files
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import listed
@@ -67,7 +68,7 @@ def voc_folder(
     found = [_read_annotation(file) for file in files]
     if class_names is None:
         class_names = sorted({name for entry in found for name in entry[0]})
-    sizes = image_sizes(_read_files(paths), paths)
+    sizes = image_sizes(read_files(paths), paths)
     index = {name: i for i, name in enumerate(class_names)}
     objects = []
     for file, size, entry in zip(files, sizes, found, strict=True):
@@ -93,7 +94,7 @@ def voc_folder(
         tuple(class_names),
         sizes,
         within_images(name, objects, sizes),
-        lambda: _read_files(paths),
+        lambda: read_files(paths),
     )
 
 
@@ -249,11 +250,6 @@ def _image_files(folder: str) -> dict[str, str]:
         for name in sorted(os.listdir(directory))
         if name.lower().endswith(IMAGE_SUFFIXES)
     }
-
-
-def _read_files(paths: Sequence[str]) -> tf.data.Dataset:
-    dataset = tf.data.Dataset.from_tensor_slices(paths)
-    return dataset.map(tf.io.read_file, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _read_annotation(

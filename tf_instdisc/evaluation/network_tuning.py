@@ -155,7 +155,7 @@ def _augmentation(
         area = config.augmentation.min_crop_area
     return Augmentation(
         image_size=config.data.train_image_size or inputs.image_size,
-        crop_area=(area, 1.0),
+        min_crop_area=area,
         **NO_COLOR_CHANGES,
         flip=config.augmentation.flip,
     )

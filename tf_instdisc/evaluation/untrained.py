@@ -25,7 +25,7 @@ def encoder_like(
     fresh = fresh_copy(encoder, seed)
     whole = Augmentation(
         image_size=int(encoder.input_shape[1]),
-        crop_area=(1.0, 1.0),
+        min_crop_area=1.0,
         crop_aspect_ratio=(1.0, 1.0),
         **NO_COLOR_CHANGES,
         flip=False,

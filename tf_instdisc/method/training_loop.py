@@ -152,7 +152,9 @@ class FitLoop(Accumulation):
         """Returns the images per second, and the fraction of time waited."""
         return self._stopwatch.read()
 
-    def new_train_function(self) -> Callable[[Iterator[Any]], Logs]:
+    def make_train_function(self, force: bool = False) -> None:
+        if self.train_function is not None and not force:
+            return
         graphs: dict[Hashable, Callable[..., tuple[Logs, Any]]] = {}
 
         def train_function(iterator: Iterator[Any]) -> Logs:
@@ -181,9 +183,11 @@ class FitLoop(Accumulation):
                 self._stopwatch.restart()
             return {**logs, **speed}
 
-        return train_function
+        self.train_function = train_function
 
-    def new_test_function(self) -> Callable[[Iterator[Any]], Logs]:
+    def make_test_function(self, force: bool = False) -> None:
+        if self.test_function is not None and not force:
+            return
         graphs: dict[Hashable, Callable[..., tuple[Logs, Any]]] = {}
 
         def test_function(iterator: Iterator[Any]) -> Logs:
@@ -194,7 +198,7 @@ class FitLoop(Accumulation):
                 logs = self._run(graphs[kind], batch, size)
             return logs
 
-        return test_function
+        self.test_function = test_function
 
     def see_first_batch(self, batch: Any) -> None:
         """Called with the first batch of each form that `fit` meets."""

@@ -10,8 +10,7 @@ import pyarrow
 from pyarrow import csv, parquet
 
 from tf_instdisc.data.folder_listing import image_paths_at
-from tf_instdisc.data.record_files import RecordFiles
-from tf_instdisc.data.tfds_files import SplitFiles
+from tf_instdisc.data.record_files import RecordFiles, SplitFiles
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 

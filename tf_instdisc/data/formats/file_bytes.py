@@ -5,8 +5,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 _LETTERS = [bytes([value]) for value in range(256)]
-
-
 # Zeros after the last byte; no more bytes are read at once.
 _PADDING = 64
 
@@ -52,6 +50,23 @@ class FileBytes(NamedTuple):
         return tf.strings.substr(
             self.contents, start, tf.maximum(end - start, 0)
         )
+
+
+class Stored(NamedTuple):
+    """An image that is not decoded yet, and the fields of its header.
+
+    Attributes:
+        contents: Scalar string, a file with only what decoding needs, so that
+            nothing in it costs more than its pixels.
+        height: Height of the stored image, int64 scalar.
+        width: Width of the stored image, int64 scalar.
+        orientation: As in EXIF, int32 scalar in 1..8.
+    """
+
+    contents: tf.Tensor
+    height: tf.Tensor
+    width: tf.Tensor
+    orientation: tf.Tensor
 
 
 def file_bytes(contents: tf.Tensor) -> FileBytes:

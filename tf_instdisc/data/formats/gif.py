@@ -4,11 +4,11 @@ import tensorflow as tf
 
 from tf_instdisc.data.formats.file_bytes import (
     FileBytes,
+    Stored,
     little_string,
     require,
     to_string,
 )
-from tf_instdisc.data.formats.stored import Stored
 
 _STEPS = 4000  # Blocks or runs of equal blocks before a frame.
 _RUN = 256

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_instdisc.data.formats import bmp, gif, jpeg, png, webp
-from tf_instdisc.data.formats.file_bytes import file_bytes, require
-from tf_instdisc.data.formats.stored import Stored
+from tf_instdisc.data.formats.file_bytes import Stored, file_bytes, require
 
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 """The formats that are decoded, everywhere in the package."""

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_instdisc.data.formats import exif
-from tf_instdisc.data.formats.file_bytes import FileBytes, require
-from tf_instdisc.data.formats.stored import Stored
+from tf_instdisc.data.formats.file_bytes import FileBytes, Stored, require
 
 _SEGMENTS = 1000  # In a header.
 _SCANS = 200  # In an image.

@@ -7,8 +7,7 @@ megabytes.
 import tensorflow as tf
 
 from tf_instdisc.data.formats import exif, zlib_stream
-from tf_instdisc.data.formats.file_bytes import FileBytes, require
-from tf_instdisc.data.formats.stored import Stored
+from tf_instdisc.data.formats.file_bytes import FileBytes, Stored, require
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -5,12 +5,12 @@ import tensorflow as tf
 from tf_instdisc.data.formats import exif, gif
 from tf_instdisc.data.formats.file_bytes import (
     FileBytes,
+    Stored,
     little_endian,
     little_string,
     require,
     to_string,
 )
-from tf_instdisc.data.formats.stored import Stored
 
 _CHUNKS = 1000
 _FRAME_BYTES = 16  # Of an animation's frame, before its chunks.
