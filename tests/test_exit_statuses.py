@@ -71,7 +71,7 @@ _MISTAKES = [
     ("duplicates", ["--output", ""], "--output"),
     ("duplicates", ["--folders=a,b,c"], "--folders=a,b,c"),
     ("duplicates", ["--data_dir=a", "--images=b"], "--data_dir=a"),
-    ("duplicates", ["--nopixels", "--folders=nowhere"], "nowhere"),
+    ("duplicates", ["--threshold=0.9", "--folders=nowhere"], "nowhere"),
     ("embed", ["--images=nowhere"], "nowhere"),
     ("embed", ["--images=empty"], "empty"),
     ("embed", ["--images=file"], "file"),

@@ -129,7 +129,6 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
 
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import BankSearch
-    from tf_instdisc.retrieval.duplicates import EmbeddedImages
     from tf_instdisc.serving.embedder import one_by_one
     from tf_instdisc.serving.exported_bank import read_bank
     from tf_instdisc.serving.versions import newest_version
@@ -143,12 +142,7 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
         images.bank,
         one_by_one(lambda files: embed(image_bytes=tf.constant(files))),
     )
-    return Collection(
-        title,
-        images,
-        search,
-        lambda: EmbeddedImages(images.bank, images, title),
-    )
+    return Collection(title, images, search, lambda: images)
 
 
 def _of_server(model: ModelOptions, folder: str) -> "Collection":

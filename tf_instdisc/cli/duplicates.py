@@ -45,11 +45,6 @@ class DuplicatesOptions(Settings):
         "written in double quotes within the value.",
         is_path=True,
     )
-    pixels: bool = setting(
-        True,
-        "Compare small pictures of the candidates. --nopixels compares only "
-        "embeddings, which needs no images but finds fewer pairs.",
-    )
     max_pairs: int = setting(
         1_000_000, "Number of pairs at which the search stops.", least=1
     )
@@ -117,10 +112,9 @@ def _duplicates(
         options.threshold,
         places[1] if len(places) == 2 else None,
         options.max_pairs,
-        options.pixels,
     )
     print(duplicate_lines.summary(found), file=sys.stderr)
-    if found.radii is not None and options.pixels:
+    if found.radii is not None:
         encoder = load_encoder(run.path)
         fraction = fraction_of_copies_found(places[0], encoder, found.radii)
         if fraction is not None and fraction < _ENOUGH_COPIES:

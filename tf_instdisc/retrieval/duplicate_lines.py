@@ -28,7 +28,7 @@ def summary(duplicates: Duplicates) -> str:
             "pictures have a correlation of at least "
             f"{duplicates.least_similarity:.2f}."
         )
-    if not duplicates.is_complete:
+    if not duplicates.pairs.is_complete:
         verb = "set" if duplicates.threshold is None else "raise"
         text += (
             " The search stopped at its limit, so pairs may be missing. Raise "

@@ -40,11 +40,13 @@ class RunImages:
         bank: The run's bank.
         config: The run's settings.
         source: The source of images of a TFDS data set, if it is open.
+        title: Name to show to the user, if they are one of several collections.
     """
 
     bank: Bank
     config: RunConfig
     source: ImageSource | None = None
+    title: str = ""
 
     @property
     def image_size(self) -> int:

@@ -17,8 +17,8 @@ from tf_instdisc.retrieval import analysis
 from tf_instdisc.retrieval.browse import background
 from tf_instdisc.retrieval.browse.pictures import NotReadYetError, Pictures
 from tf_instdisc.retrieval.browse.search import Search
-from tf_instdisc.retrieval.duplicates import EmbeddedImages, find_duplicates
-from tf_instdisc.retrieval.near_pairs import NearPairs
+from tf_instdisc.retrieval.duplicates import find_duplicates
+from tf_instdisc.retrieval.near_pairs import Pairs
 from tf_instdisc.runs.images import RunImages
 
 MOST_GROUPS = 20
@@ -58,7 +58,7 @@ class Collection:
         title: str,
         images: RunImages,
         search: Search,
-        embedded: Callable[[], EmbeddedImages] | None = None,
+        embedded: Callable[[], RunImages] | None = None,
         memory: pathlib.Path | None = None,
     ):
         self.title = title
@@ -70,7 +70,7 @@ class Collection:
         self._folded = [_folded(str(name)) for name in self.bank.names]
         self._lock = threading.Lock()
         self._map: futures.Future[Map] | None = None
-        self._pairs: futures.Future[NearPairs] | None = None
+        self._pairs: futures.Future[Pairs] | None = None
 
     @property
     def has_rows(self) -> bool:
@@ -116,7 +116,7 @@ class Collection:
                 self._map = background.start(self._compute_map)
             return self._map
 
-    def pairs(self) -> futures.Future[NearPairs]:
+    def pairs(self) -> futures.Future[Pairs]:
         """Begins to search for near-duplicates at the first call.
 
         They are rows of the bank, the best pair first.
@@ -153,7 +153,7 @@ class Collection:
             self._memory, "places", key, lambda: analysis.map_of_all(rows)
         )
 
-    def _find_pairs(self) -> NearPairs:
+    def _find_pairs(self) -> Pairs:
         assert self._embedded is not None
         embedded = self._embedded()
         found = find_duplicates(embedded)
@@ -161,11 +161,11 @@ class Collection:
         rows = np.searchsorted(
             self.bank.instance_ids, embedded.bank.instance_ids
         )
-        return NearPairs(
-            rows[found.pairs.first],
-            rows[found.pairs.second],
-            found.pairs.cosines,
-            found.is_complete,
+        return dataclasses.replace(
+            found.pairs,
+            first=rows[found.pairs.first],
+            second=rows[found.pairs.second],
+            scores=found.pairs.cosines,
         )
 
 

@@ -56,6 +56,6 @@ def _read_pictures(members: list[Member], size: int) -> dict[int, np.ndarray]:
     for collection in collections.values():
         some = [m for m in members if m.collection is collection]
         positions = np.array([member.position for member in some])
-        images, _ = collection.images.read(positions, size)
+        images, _ = collection.read(positions, size)
         pictures.update(zip(map(id, some), images, strict=True))
     return pictures

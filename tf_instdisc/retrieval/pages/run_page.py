@@ -1,5 +1,6 @@
 """The report of a run: a page that shows what it has learned."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -11,7 +12,7 @@ from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
     health_warnings,
 )
-from tf_instdisc.retrieval.duplicates import EmbeddedImages, find_duplicates
+from tf_instdisc.retrieval.duplicates import find_duplicates
 from tf_instdisc.retrieval.pages import charts, duplicate_page, pages
 from tf_instdisc.retrieval.pages.thumbnails import data_uri, sheet
 from tf_instdisc.retrieval.queries import nearest, random_queries
@@ -255,8 +256,7 @@ def _duplicates(
             f" Only the {len(sampled):,} sampled images were compared; "
             "instdisc-duplicates compares all."
         )
-    collection = EmbeddedImages(bank, RunImages(bank, images.config), "")
-    found = find_duplicates(collection, threshold)
+    found = find_duplicates(dataclasses.replace(images, bank=bank), threshold)
     groups = [
         sorted(group, key=lambda m: -m.score)[:8]
         for group in found.groups[:_GROUPS_SHOWN]
