@@ -14,8 +14,11 @@ import numpy as np
 from tf_instdisc import checksums
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import analysis
-from tf_instdisc.retrieval.browse import background
-from tf_instdisc.retrieval.browse.pictures import NotReadYetError, Pictures
+from tf_instdisc.retrieval.browse.pictures import (
+    NotReadYetError,
+    Pictures,
+    in_background,
+)
 from tf_instdisc.retrieval.browse.search import Search
 from tf_instdisc.retrieval.duplicates import find_duplicates
 from tf_instdisc.retrieval.near_pairs import Pairs
@@ -45,9 +48,7 @@ class Collection:
     """Images with all that can be asked about them.
 
     Args:
-        title: Name to show.
         images: The images; their bank may have no rows, if a server has them.
-        search: Finds neighbors.
         embedded: Returns the images whose pairs are compared; None if the
             bank has no rows.
         memory: `.npz` file that keeps the map for the next start, if any.
@@ -113,7 +114,7 @@ class Collection:
         """Begins to compute the map at the first call."""
         with self._lock:
             if self._map is None:
-                self._map = background.start(self._compute_map)
+                self._map = in_background(self._compute_map)
             return self._map
 
     def pairs(self) -> futures.Future[Pairs]:
@@ -123,7 +124,7 @@ class Collection:
         """
         with self._lock:
             if self._pairs is None:
-                self._pairs = background.start(self._find_pairs)
+                self._pairs = in_background(self._find_pairs)
             return self._pairs
 
     def _compute_map(self) -> Map:
