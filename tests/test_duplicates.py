@@ -27,6 +27,7 @@ from tf_instdisc.retrieval import (
 from tf_instdisc.retrieval.pages import duplicate_page
 from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.encoding import encode_folder
 
 pytestmark = pytest.mark.slow
 
@@ -292,7 +293,7 @@ def test_a_handful_of_images(tmp_path, count):
         save_picture(tmp_path, f"{number}.png", picture(min(number, 3)))
     folder = str(tmp_path)
     config = RunConfig(DataConfig(images=folder, image_size=16))
-    images = duplicates.folder_images(folder, config, linear_encoder())
+    images = encode_folder(folder, config, linear_encoder())
     found = duplicates.find_duplicates(images)
     assert as_set(found.pairs) == ({(3, 4)} if count == 5 else set())
 
@@ -392,10 +393,13 @@ def test_a_collapsed_bank_says_that_there_is_more(run):
     )
     collection = dataclasses.replace(images, bank=equal, title="run")
     found = duplicates.find_duplicates(collection, 0.98, max_pairs=5)
-    assert duplicate_lines.summary(found).endswith("or raise `--threshold`.")
+    assert duplicate_lines.summary(found).endswith(
+        "or raise its `--threshold`."
+    )
     by_itself = dataclasses.replace(found, threshold=None)
     assert duplicate_lines.summary(by_itself).endswith(
-        "so pairs may be missing. Raise `--max_pairs`, or set `--threshold`."
+        "so pairs may be missing. Raise `--max_pairs` of instdisc-duplicates, "
+        "or set its `--threshold`."
     )
-    page = duplicate_page.duplicates_page(found, "run", 16)
+    page = duplicate_page.duplicates_page(found, "run")
     assert page.count("<img") == sum(map(len, found.groups))

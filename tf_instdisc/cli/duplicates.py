@@ -54,9 +54,6 @@ class DuplicatesOptions(Settings):
         is_filled=True,
         is_path=True,
     )
-    picture_size: int = setting(
-        64, "Side of a picture in pixels.", least=8, most=512
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,18 +87,18 @@ def _duplicates(
     from tf_instdisc.retrieval import duplicate_lines
     from tf_instdisc.retrieval.duplicates import (
         find_duplicates,
-        folder_images,
         fraction_of_copies_found,
         training_images,
     )
     from tf_instdisc.runs import images as run_images
+    from tf_instdisc.runs.encoding import encode_folder
     from tf_instdisc.runs.load import load_encoder
 
     run = finished.load()
     if options.folders:
         config, encoder = run.read_config(), load_encoder(run.path)
         places = [
-            folder_images(path, config, encoder) for path in options.folders
+            encode_folder(path, config, encoder) for path in options.folders
         ]
     else:
         images = run_images.open_images(run, moved.overrides())
@@ -134,10 +131,7 @@ def _duplicates(
             atomic.write_text(path, text, errors="backslashreplace")
         else:
             title = " and ".join(place.title for place in places)
-            page = duplicate_page.duplicates_page(
-                found, title, options.picture_size
-            )
-            pages.write(path, page)
+            pages.write(path, duplicate_page.duplicates_page(found, title))
         print(shown(str(path)))
 
 

@@ -32,7 +32,8 @@ def summary(duplicates: Duplicates) -> str:
         verb = "set" if duplicates.threshold is None else "raise"
         text += (
             " The search stopped at its limit, so pairs may be missing. Raise "
-            f"`--max_pairs`, or {verb} `--threshold`."
+            f"`--max_pairs` of instdisc-duplicates, or {verb} its "
+            "`--threshold`."
         )
     return text
 

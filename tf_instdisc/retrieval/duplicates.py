@@ -14,20 +14,15 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from tf_instdisc.config import RunConfig
-from tf_instdisc.data.folder import folder_source
-from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import pair_groups
 from tf_instdisc.retrieval.duplicate_pairs import judged
 from tf_instdisc.retrieval.near_pairs import SLACK, Pairs, pairs_within
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import embed
-from tf_instdisc.runs.images import RunImages, bank_of, encode
+from tf_instdisc.runs.encoding import encode
+from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.runs.sources import with_overrides
 
-_BATCH = 256
 _NUM_COPIED = 256
 
 
@@ -102,20 +97,6 @@ def training_images(images: RunImages, run: RunDirectory) -> RunImages:
     return dataclasses.replace(images, bank=bank)
 
 
-def folder_images(
-    folder: str, config: RunConfig, encoder: keras.Model
-) -> RunImages:
-    """Returns the images of a folder, skipping files that cannot be decoded."""
-    data = with_overrides(config.data, {"images": folder, "test_images": None})
-    source = folder_source(folder, "skip")
-    embedded = embed(
-        encoder,
-        evaluation_dataset(source, data.image_size, _BATCH, data.crop_fraction),
-    )
-    bank = bank_of(embedded.embeddings, source, embedded.instance_ids)
-    return RunImages(bank, dataclasses.replace(config, data=data), title=folder)
-
-
 def find_duplicates(
     collection: RunImages,
     threshold: float | None = None,
@@ -125,7 +106,6 @@ def find_duplicates(
     """Finds near-duplicates.
 
     Args:
-        collection: The images.
         threshold: Minimum cosine of near-duplicates, in (0, 1]. By default,
             pairs are judged by the distances to their other neighbors, and by
             their pictures as far as these can be read.
@@ -197,8 +177,6 @@ def fraction_of_copies_found(
     flips, half of them are mirrored instead.
 
     Args:
-        collection: The images.
-        encoder: The encoder of the run.
         radii: `Duplicates.radii` of a search that begins with the collection.
 
     Returns:

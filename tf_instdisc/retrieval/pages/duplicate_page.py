@@ -7,12 +7,13 @@ import numpy as np
 from tf_instdisc.retrieval.duplicate_lines import summary
 from tf_instdisc.retrieval.duplicates import Duplicates, Member
 from tf_instdisc.retrieval.pages import pages
+from tf_instdisc.retrieval.pages.grid import PICTURE
 
 _GROUPS_SHOWN = 200
 _MEMBERS_SHOWN = 24
 
 
-def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:
+def duplicates_page(duplicates: Duplicates, title: str) -> str:
     """Returns a page of the groups; it states how many it leaves out."""
     shown = [
         group[:_MEMBERS_SHOWN] for group in duplicates.groups[:_GROUPS_SHOWN]
@@ -24,7 +25,7 @@ def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:
         groups=[
             {"size": len(whole), "members": members}
             for whole, members in zip(
-                duplicates.groups, with_pictures(shown, size), strict=False
+                duplicates.groups, with_pictures(shown, PICTURE), strict=False
             )
         ],
         left_out=max(0, len(duplicates.groups) - _GROUPS_SHOWN),
