@@ -60,7 +60,7 @@ def main() -> None:
         run = make_run(root / "run", num_rows)
         arguments = {
             "report": [],
-            "duplicates": ["--nopixels", f"--output={root / 'pairs.tsv'}"],
+            "duplicates": [f"--output={root / 'pairs.tsv'}"],
         }
         for name in commands.split(","):
             usage = _measure(name, f"--run_dir={run.path}", *arguments[name])

@@ -24,8 +24,9 @@ from tf_instdisc import build_encoder, load_encoder
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data.folder import image_paths
 from tf_instdisc.data.tfds_source import tfds_source
-from tf_instdisc.retrieval.duplicates import find_duplicates, folder_images
+from tf_instdisc.retrieval.duplicates import find_duplicates
 from tf_instdisc.runs import opening
+from tf_instdisc.runs.encoding import encode_folder
 
 KINDS = ("enlarged", "JPEG", "mirrored", "cut")
 
@@ -50,7 +51,7 @@ def main() -> None:
             encoder = load_encoder(parsed.run_dir)
             originals = _images(parsed.images, config.data)
         plant(itertools.islice(originals, parsed.count), folder)
-        images = folder_images(folder, config, encoder)
+        images = encode_folder(folder, config, encoder)
         names = [str(name).removesuffix(".png") for name in images.bank.names]
         owners, kinds = np.array([name.split("_") for name in names]).T
         rows = []

@@ -30,9 +30,13 @@ from tests.test_hostile_names import require_safe
 from tf_instdisc.cli import browse, embed, options
 from tf_instdisc.errors import ServingError, UsageError
 from tf_instdisc.retrieval import analysis
-from tf_instdisc.retrieval.browse import app, background, server
+from tf_instdisc.retrieval.browse import app, server
 from tf_instdisc.retrieval.browse.collection import Collection
-from tf_instdisc.retrieval.browse.pictures import FolderPictures, pictures_of
+from tf_instdisc.retrieval.browse.pictures import (
+    FolderPictures,
+    in_background,
+    pictures_of,
+)
 from tf_instdisc.retrieval.browse.search import NotAnImageError, ServedSearch
 from tf_instdisc.retrieval.browse.ticked import TickedList
 from tf_instdisc.runs.bank import Bank
@@ -457,7 +461,7 @@ def test_a_data_set_is_read_once_in_the_background(tmp_path):
 
 
 def test_a_failure_in_the_background_is_printed(capfd):
-    error = background.start(lambda: 1 / 0).exception()
+    error = in_background(lambda: 1 / 0).exception()
     assert isinstance(error, ZeroDivisionError)
     assert "ZeroDivisionError" in capfd.readouterr().err
 

@@ -27,6 +27,7 @@ from tf_instdisc.retrieval import (
 from tf_instdisc.retrieval.pages import duplicate_page
 from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.encoding import encode_folder
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +51,11 @@ def as_set(pairs):
     return set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
 
 
+def pairs_above(rows, threshold, split=None, **options):
+    radii = np.full(len(rows), np.sqrt(2 * (1 - threshold) + 1e-5))
+    return near_pairs.pairs_within(rows, radii, split, **options)
+
+
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.98])
 @pytest.mark.parametrize("dim", [8, 40])
 def test_pairs_equal_an_exhaustive_search(monkeypatch, threshold, dim):
@@ -62,7 +68,7 @@ def test_pairs_equal_an_exhaustive_search(monkeypatch, threshold, dim):
     expected = set(
         zip(*np.nonzero(np.triu(cosines >= threshold, 1)), strict=True)
     )
-    found = near_pairs.pairs_above(rows, threshold)
+    found = pairs_above(rows, threshold)
     assert found.is_complete
     assert as_set(found) == {(int(i), int(j)) for i, j in expected}
     np.testing.assert_allclose(
@@ -71,14 +77,14 @@ def test_pairs_equal_an_exhaustive_search(monkeypatch, threshold, dim):
     others = np.concatenate(
         [unit_rows(np.random.default_rng(1), 60, dim), rows[:30]]
     )
-    found = near_pairs.pairs_above(rows, threshold, others)
-    expected = np.argwhere(rows @ others.T >= threshold)
-    assert as_set(found) == {tuple(pair) for pair in expected.tolist()}
+    found = pairs_above(np.concatenate([rows, others]), threshold, len(rows))
+    expected = np.argwhere(rows @ others.T >= threshold).tolist()
+    assert as_set(found) == {(i, len(rows) + j) for i, j in expected}
 
 
 def test_equal_rows_stop_the_search_at_its_limit():
     rows = np.tile(unit_rows(np.random.default_rng(0), 1, 16), (3000, 1))
-    found = near_pairs.pairs_above(rows, 0.98, max_pairs=500)
+    found = pairs_above(rows, 0.98, max_pairs=500)
     assert not found.is_complete
     assert len(found.first) == 500
 
@@ -88,19 +94,15 @@ def test_every_row_has_a_radius_of_its_own(monkeypatch, dim):
     monkeypatch.setattr(near_pairs, "_BLOCK", 50)
     monkeypatch.setattr(near_pairs, "_OTHER_BLOCK", 70)
     monkeypatch.setattr(near_pairs, "_PREFIX", 4)
-    rows = crowded_rows(0, 200, dim)
-    others = crowded_rows(1, 90, dim)
-    rng = np.random.default_rng(2)
-    radii, other_radii = rng.random(len(rows)), rng.random(len(others))
-    for two, second_radii in ((None, None), (others, other_radii)):
-        found = near_pairs.pairs_within(rows, radii, two, second_radii)
+    rows = np.concatenate([crowded_rows(0, 200, dim), crowded_rows(1, 90, dim)])
+    radii = np.random.default_rng(2).random(len(rows))
+    for split in (None, 266, 0, len(rows)):
+        found = near_pairs.pairs_within(rows, radii, split)
         expected = set()
-        for i, row in enumerate(rows):
-            start = i + 1 if two is None else 0
-            for j in range(start, len(rows if two is None else two)):
-                other = (rows if two is None else two)[j]
-                limit = (radii if two is None else second_radii)[j]
-                if np.linalg.norm(row - other) <= min(radii[i], limit):
+        for i, row in enumerate(rows[:split]):
+            for j in range(i + 1 if split is None else split, len(rows)):
+                limit = min(radii[i], radii[j])
+                if np.linalg.norm(row - rows[j]) <= limit:
                     expected.add((i, j))
         assert as_set(found) == expected
         assert len(found.first) == len(expected)
@@ -148,9 +150,11 @@ def test_each_pair_is_in_one_group_and_all_pairs_of_a_group_are_there(density):
     assert best == sorted(best, reverse=True)
 
 
-def test_thresholds_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"Received: threshold=1\.5"):
-        near_pairs.pairs_above(np.zeros([2, 2]), 1.5)
+def test_thresholds_out_of_range_are_refused(tmp_path):
+    collection = bare_collection(np.eye(2, dtype=np.float32), tmp_path)
+    for threshold in (0, 1.5):
+        with pytest.raises(ValueError, match=f"threshold={threshold}$"):
+            duplicates.find_duplicates(collection, threshold)
 
 
 def plant(folder, count):
@@ -229,20 +233,18 @@ def test_a_threshold_takes_cosines_and_nothing_else(planted):
     collection, _ = planted
     found = duplicates.find_duplicates(collection, 0.98)
     assert as_set(found.pairs) == as_set(
-        near_pairs.pairs_above(collection.bank.rows, 0.98)
+        pairs_above(collection.bank.rows, 0.98)
     )
-    assert np.isnan(found.pairs.similarities).all()
+    assert found.least_similarity is None
     np.testing.assert_array_equal(found.pairs.scores, found.pairs.cosines)
 
 
 def test_copies_of_some_images_show_what_the_encoder_can(planted):
     collection, _ = planted
     config = dataclasses.replace(
-        collection.images.config, augmentation=AugmentationConfig(flip=True)
+        collection.config, augmentation=AugmentationConfig(flip=True)
     )
-    flipping = dataclasses.replace(
-        collection, images=dataclasses.replace(collection.images, config=config)
-    )
+    flipping = dataclasses.replace(collection, config=config)
     radii = duplicates.find_duplicates(collection).radii
     fraction = duplicates.fraction_of_copies_found(
         flipping, linear_encoder(), radii
@@ -291,7 +293,7 @@ def test_a_handful_of_images(tmp_path, count):
         save_picture(tmp_path, f"{number}.png", picture(min(number, 3)))
     folder = str(tmp_path)
     config = RunConfig(DataConfig(images=folder, image_size=16))
-    images = duplicates.folder_images(folder, config, linear_encoder())
+    images = encode_folder(folder, config, linear_encoder())
     found = duplicates.find_duplicates(images)
     assert as_set(found.pairs) == ({(3, 4)} if count == 5 else set())
 
@@ -301,9 +303,7 @@ def bare_collection(rows, folder):
     names = np.array([f"{i}.png" for i in range(len(rows))])
     bank = Bank(rows, np.arange(len(rows)), names, np.full(len(rows), -1))
     config = RunConfig(DataConfig(images=str(folder), image_size=8))
-    return duplicates.EmbeddedImages(
-        bank, run_images.RunImages(bank, config), "x"
-    )
+    return run_images.RunImages(bank, config, title="x")
 
 
 def test_the_local_scale_is_that_of_loops():
@@ -391,14 +391,15 @@ def test_a_collapsed_bank_says_that_there_is_more(run):
         bank.labels,
         bank.class_names,
     )
-    collection = duplicates.EmbeddedImages(
-        equal, run_images.RunImages(equal, images.config), "run"
-    )
+    collection = dataclasses.replace(images, bank=equal, title="run")
     found = duplicates.find_duplicates(collection, 0.98, max_pairs=5)
-    assert duplicate_lines.summary(found).endswith("or raise `--threshold`.")
+    assert duplicate_lines.summary(found).endswith(
+        "or raise its `--threshold`."
+    )
     by_itself = dataclasses.replace(found, threshold=None)
     assert duplicate_lines.summary(by_itself).endswith(
-        "so pairs may be missing. Raise `--max_pairs`, or set `--threshold`."
+        "so pairs may be missing. Raise `--max_pairs` of instdisc-duplicates, "
+        "or set its `--threshold`."
     )
-    page = duplicate_page.duplicates_page(found, "run", 16)
+    page = duplicate_page.duplicates_page(found, "run")
     assert page.count("<img") == sum(map(len, found.groups))

@@ -33,7 +33,7 @@ _WRONG_VALUES = [
     ("neighbors", "--format=png"),
     ("plan", "--temperature=nan"),
     ("reproduce", "--seeds=0"),
-    ("report", "--threshold=x"),
+    ("report", "--map_points=x"),
     ("train", "--objective=triplet"),
     ("update", "--reread=perhaps"),
 ]
@@ -49,7 +49,7 @@ _BUGS = {
     "neighbors": "tf_instdisc.retrieval.queries:nearest",
     "plan": "tf_instdisc.cli.plan:_count_images",
     "reproduce": "tf_instdisc.evaluation.reproduce.runs:recipe_config",
-    "report": "tf_instdisc.retrieval.pages.run_page:report",
+    "report": "tf_instdisc.retrieval.pages.run_page:write_report",
     "train": "tf_instdisc.training.train:train",
     "update": "tf_instdisc.runs.update:update_bank",
 }
@@ -78,7 +78,7 @@ _MISTAKES = [
     ("duplicates", ["--output", ""], "--output"),
     ("duplicates", ["--folders=a,b,c"], "--folders=a,b,c"),
     ("duplicates", ["--data_dir=a", "--images=b"], "--data_dir=a"),
-    ("duplicates", ["--nopixels", "--folders=nowhere"], "nowhere"),
+    ("duplicates", ["--threshold=0.9", "--folders=nowhere"], "nowhere"),
     ("embed", ["--images=nowhere"], "nowhere"),
     ("embed", ["--images=empty"], "empty"),
     ("embed", ["--images=file"], "file"),

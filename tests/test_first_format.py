@@ -98,7 +98,7 @@ def test_commands_open_it(run, tmp_path):
     cases = [
         ("neighbors", [of_run, "--query=random:2", "--format=tsv"]),
         ("duplicates", [of_run, "--output=-"]),
-        ("report", [of_run, "--num_neighbors=3"]),
+        ("report", [of_run]),
         ("export", [of_run, "--export_dir=m", "--batch_sizes=1"]),
         ("embed", [of_run, f"--images={images}", "--output=o.npz"]),
         (

@@ -119,16 +119,16 @@ def test_neighbors_in_an_index_of_the_run(place, tmp_path):
         *("--query=random:3", "--format=json"),
     )
     assert result.returncode == 0, result.stderr
-    queries = search.random_queries(images, 3, size=8)
+    queries = search.random_queries(images, 3)
     rows = neighbor_rows.grid_rows(
         queries, search.nearest(queries, images.bank, 10), images
     )
     assert result.stdout == neighbor_rows.neighbors_json(rows)
 
     index = index_directory.open_index(output)
-    assert index.search(queries.embeddings, 20)[0].shape == (3, 20)
+    assert index.search(queries.images.bank.rows, 20)[0].shape == (3, 20)
     with pytest.raises(ValueError, match="returns 20 neighbors"):
-        index.search(queries.embeddings, 21)
+        index.search(queries.images.bank.rows, 21)
 
 
 @pytest.mark.exhaustive

@@ -1,5 +1,6 @@
 """Neighbor grids: search, pictures, pages and lines."""
 
+import dataclasses
 import html.parser
 import json
 import pathlib
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tf_instdisc
 from tests import commands
 from tests.browser import open_page
 from tests.finished_run import (
@@ -18,6 +20,8 @@ from tests.finished_run import (
     picture,
     save_picture,
 )
+from tf_instdisc.cli import neighbors as command
+from tf_instdisc.cli import options
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.retrieval import neighbor_rows
 from tf_instdisc.retrieval import queries as search
@@ -58,7 +62,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_neighbors_equal_an_exhaustive_search(images):
-    queries = search.random_queries(images, 7, size=16, seed=3)
+    queries = search.random_queries(images, 7, seed=3)
     found = search.nearest(queries, images.bank, 5)
     rows = images.bank.rows.astype(np.float64)
     for i, own in enumerate(queries.positions):
@@ -80,8 +84,8 @@ def test_a_query_is_left_out_even_among_equal_rows(images):
         images.bank.labels[:6],
         images.bank.class_names,
     )
-    queries = search.Queries(
-        ["q"], bank.labels[:1], rows[:1], np.zeros((1, 8, 8, 3)), np.array([5])
+    queries = search.row_queries(
+        dataclasses.replace(images, bank=bank), np.array([5])
     )
     found = search.nearest(queries, bank, 3)
     assert found.positions.shape == (1, 3)
@@ -140,9 +144,9 @@ def test_a_deleted_image_is_grey_and_no_error(tmp_path):
 
 def test_names_are_shown_as_they_are_and_do_no_harm(run, images):
     positions = np.arange(len(images.bank.rows))
-    queries = search.row_queries(images, positions, 16)
+    queries = search.row_queries(images, positions)
     rows = neighbor_rows.grid_rows(
-        queries, search.nearest(queries, images.bank, 2), images
+        queries, search.nearest(queries, images.bank, 2), images, 16
     )
     page = Page(pages.neighbor_page(rows, "<b>run</b>"))
     assert set(NASTY_NAMES) <= set(page.names)
@@ -166,9 +170,9 @@ def test_names_are_shown_as_they_are_and_do_no_harm(run, images):
 
 @pytest.mark.exhaustive
 def test_many_queries_are_paged(images, tmp_path):
-    queries = search.row_queries(images, np.arange(26), 8)
+    queries = search.row_queries(images, np.arange(26))
     rows = neighbor_rows.grid_rows(
-        queries, search.nearest(queries, images.bank, 1), images
+        queries, search.nearest(queries, images.bank, 1), images, 8
     )
     path = tmp_path / "neighbors.html"
     pages.write(path, pages.neighbor_page([*rows, *rows[:15]], "run"))
@@ -191,18 +195,46 @@ def test_many_queries_are_paged(images, tmp_path):
 
 def test_frames_say_whether_the_classes_agree(images):
     labels = images.bank.labels
-    queries = search.row_queries(images, np.array([0]), 20)
+    queries = search.row_queries(images, np.array([0]))
     same, other = np.flatnonzero(labels == labels[0])[1], labels.argmax()
     found = search.Neighbors(
         np.float32([[0.9, 0.8]]), np.array([[same, other]])
     )
-    drawn = grid.draw(neighbor_rows.grid_rows(queries, found, images))
+    drawn = grid.draw(neighbor_rows.grid_rows(queries, found, images, 20))
     colors = {tuple(c) for c in drawn.reshape(-1, 3)}
     assert (26, 150, 65) in colors
     assert (215, 48, 39) in colors
     green = (drawn == (26, 150, 65)).all(axis=-1)
     red = (drawn == (215, 48, 39)).all(axis=-1)
     assert np.nonzero(green)[1].max() < np.nonzero(red)[1].min()
+
+
+@pytest.mark.parametrize("kind", ["tsv", "json", "Python"])
+def test_names_and_cosines_are_given_without_reading_results(
+    run, images, monkeypatch, capsys, kind
+):
+    folder = images.config.data.images
+    read, batches = [], run_images.RunImages.batches
+
+    def counted(self, positions, *arguments):
+        read.extend(self.bank.names[positions].tolist())
+        return batches(self, positions, *arguments)
+
+    monkeypatch.setattr(run_images.RunImages, "batches", counted)
+    query = f"{folder}/cats/1.png"
+    if kind == "Python":
+        monkeypatch.chdir(f"{folder}/cats")
+        query = "1.png"
+        (names,), _ = tf_instdisc.Run(run.path).neighbors(query, 3)
+        assert names[0] == "cats/1.png"
+    else:
+        command._neighbors(
+            options.FinishedRun(str(run.path)),
+            command.NeighborsOptions(query, format=kind),
+            options.MovedImages(),
+        )
+        assert "cats/1.png" in capsys.readouterr().out
+    assert read == ["1.png"]
 
 
 def test_lines_carry_names_that_hold_tabs(images):
@@ -258,5 +290,5 @@ def test_the_command_writes_pictures_of_a_folder(run, tmp_path):
 )
 def test_queries_that_are_none_are_refused(run, images, query, part):
     with pytest.raises(ValueError, match=part) as caught:
-        search.parse_query(run, images, query, 16, seed=0)
+        search.parse_query(run, images, query, seed=0)
     assert query in str(caught.value)

@@ -1,5 +1,6 @@
 """The report: its figures, and the page in a real browser."""
 
+import pathlib
 import re
 import shutil
 import time
@@ -13,8 +14,8 @@ from tests.browser import open_page
 from tests.finished_run import NASTY_NAMES, fill_folder, make_run
 from tf_instdisc.config.data import DataConfig
 from tf_instdisc.config.run import RunConfig, from_flagfile
-from tf_instdisc.retrieval import analysis, neighbors
-from tf_instdisc.retrieval.pages import charts, run_page, thumbnails
+from tf_instdisc.retrieval import analysis, duplicates, neighbors
+from tf_instdisc.retrieval.pages import charts, pages, run_page
 from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.runs import checkpoints, images, opening
 from tf_instdisc.runs.bank import Bank
@@ -31,14 +32,15 @@ PLAIN_NAMES = [
 def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     fill_folder(root / "images", [*NASTY_NAMES, *PLAIN_NAMES])
-    run = make_run(root / "run", root / "images", "--seed=0\n")
+    flags = "--seed=0\n--num_neighbors=5\n"
+    run = make_run(root / "run", root / "images", flags)
     for epoch in (1, 2, 3):
         run.append_metrics(
             {
                 "epoch": epoch,
                 "step": epoch,
                 "loss": 4.0 - epoch,
-                "knn_top1": 0.3,
+                "knn_top1": epoch / 10,
             }
         )
     checkpoints.write(
@@ -47,9 +49,7 @@ def page(tmp_path_factory):
         {"baselines": {"raw pixels": [0.125, 0.5]}},
         keep=1,
     )
-    result = commands.run(
-        "report", f"--run_dir={run.path}", "--num_neighbors=5"
-    )
+    result = commands.run("report", f"--run_dir={run.path}")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(run.report)
     return run.report
@@ -62,9 +62,14 @@ def test_the_page_asks_for_nothing_from_outside(page):
     text = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert not re.search(r'(src|href)="(?!data:|#)', text)
     assert not re.search(r"url\(\W?(?!data:)\w+:", text)
-    for title in ("Run: run", "Curves", "Map", "Settings"):
+    for title in (
+        "Run: run",
+        "Accuracy of the kNN classifier",
+        "Map",
+        "Settings",
+    ):
         assert f"{title}</h" in text
-    assert "--num_neighbors</td><td>200<" in text
+    assert "--num_neighbors</td><td>5<" in text
     assert "--temperature" in text
 
 
@@ -199,13 +204,18 @@ def test_a_run_without_labels_metrics_and_images(tmp_path):
     fill_folder(tmp_path / "images", [f"{i}.png" for i in range(12)])
     run = make_run(tmp_path / "run", tmp_path / "images")
     shutil.rmtree(tmp_path / "images")
-    page = run_page.report(run, images.open_images(run), max_points=10)
+    page = page_of(run, max_points=10)
     assert "10 of the images shown are missing" in page
     assert "Of 12 images" in page
     sizes = re.findall(r"</i>cluster \d+:\s*(\d+) images", page)
     assert sum(map(int, sizes)) == 10
     assert "Confusions" not in page
-    assert "Curves" not in page
+    assert "Accuracy" not in page
+
+
+def page_of(run, **options):
+    path = run_page.write_report(run, images.open_images(run), **options)
+    return pathlib.Path(path).read_text("utf-8")
 
 
 def bank_of(size=60, classes=3):
@@ -267,9 +277,7 @@ def test_a_thousand_classes_leave_the_page_small(tmp_path):
             tuple(f"class {i}" for i in range(1000)),
         )
     )
-    page = run_page.report(
-        run, images.open_images(run), max_points=100, num_neighbors=5
-    )
+    page = page_of(run, max_points=100)
     assert len(page) < 3e6
     assert "Of 1,000 classes,\nthe 40 with" in page
     # Colors would stand for many classes each: clusters have their own.
@@ -286,7 +294,7 @@ def test_the_most_confused_classes_are_chosen():
 def test_pictures_stand_at_their_place_in_the_sheet():
     pictures = np.arange(5, dtype=np.uint8)[:, None, None, None]
     pictures = np.broadcast_to(pictures, (5, 4, 4, 3))
-    sheet = thumbnails.sheet(pictures)
+    sheet = pages.sheet(pictures)
     assert sheet.shape == (12, 12, 3)
     assert (sheet[4:8, 4:8] == 4).all()
     assert (sheet[:4, 8:] == 2).all()
@@ -311,9 +319,7 @@ def test_a_sample_without_near_duplicates_is_said_to_be_one(
     monkeypatch.setattr(run_page, "_DUPLICATES_UP_TO", 10)
     fill_folder(tmp_path / "images", PLAIN_NAMES)
     run = make_run(tmp_path / "run", tmp_path / "images", "--seed=0\n")
-    page = run_page.report(
-        run, images.open_images(run), max_points=12, threshold=1.0
-    )
+    page = page_of(run, max_points=12)
     assert "0 images in 0 groups" in page
     assert "instdisc-duplicates compares all" in page
 
@@ -325,11 +331,11 @@ def test_the_closest_near_duplicates_come_first(tmp_path):
     bank = Bank(rows, np.arange(7), names, np.full(7, -1))
     data = DataConfig(images=str(tmp_path), image_size=8)
     run_images = images.RunImages(bank, RunConfig(data=data))
-    found = run_page._duplicates(run_images, None, 0.98)
-    shown = [[item["name"] for item in group] for group in found["groups"]]
+    found = duplicates.find_duplicates(run_images, 0.98)
+    shown = [sorted(member.name for member in g) for g in found.groups]
     assert shown[0] == ["100.png", "101.png"]
     # No chain is a group: 0 and 20 are not near each other.
-    assert [sorted(group) for group in shown[1:]] == [
+    assert shown[1:] == [
         ["0.png", "10.png"],
         ["10.png", "20.png"],
         ["20.png", "30.png"],

@@ -122,8 +122,7 @@ class Run:
         from tf_instdisc.runs.images import open_images
 
         own = open_images(self.directory)
-        path = os.fspath(query)
-        asked = queries.file_queries(self.directory, own, path, own.image_size)
+        asked = queries.file_queries(self.directory, own, os.fspath(query))
         found = queries.nearest(asked, own.bank, num_neighbors)
         return own.bank.names[found.positions].tolist(), found.scores
 

@@ -56,15 +56,15 @@ def _browse(
     model: ModelOptions, moved: MovedImages, options: BrowseOptions
 ) -> None:
     # The extra is checked before anything is loaded.
-    from tf_instdisc.retrieval.browse import app, background, server
-    from tf_instdisc.retrieval.browse.pictures import pictures_of
+    from tf_instdisc.retrieval.browse import app, server
+    from tf_instdisc.retrieval.browse.pictures import in_background, pictures_of
     from tf_instdisc.retrieval.browse.ticked import TickedList
 
     collection = make_collection(model, moved)
     ticked = TickedList(options.ticked, collection.bank)
     listener = server.listen(options.port)
     pictures = pictures_of(collection.images)
-    background.start(lambda: collection.warm_up(pictures))
+    in_background(lambda: collection.warm_up(pictures))
     built = app.build_app(collection, pictures, ticked)
     port = listener.getsockname()[1]
     print(
@@ -104,8 +104,8 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
     folder = images.config.data.images
     if folder and not os.path.isdir(local_path(folder, "images")):
         print(
-            f"The images are not in {shown(folder)} any more, so that none is "
-            "shown. Give their folder with --images.",
+            f"The images are no longer in {shown(folder)}, so none are shown. "
+            "Give their folder with --images.",
             file=sys.stderr,
         )
     data = images.config.data
@@ -129,7 +129,6 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
 
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import BankSearch
-    from tf_instdisc.retrieval.duplicates import EmbeddedImages
     from tf_instdisc.serving.embedder import one_by_one
     from tf_instdisc.serving.exported_bank import read_bank
     from tf_instdisc.serving.versions import newest_version
@@ -143,12 +142,7 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
         images.bank,
         one_by_one(lambda files: embed(image_bytes=tf.constant(files))),
     )
-    return Collection(
-        title,
-        images,
-        search,
-        lambda: EmbeddedImages(images.bank, images, title),
-    )
+    return Collection(title, images, search, lambda: images)
 
 
 def _of_server(model: ModelOptions, folder: str) -> "Collection":

@@ -23,15 +23,11 @@ class DiffOptions(Settings):
     """Comparison"""
 
     num_neighbors: int = setting(20, "Number of neighbors to compare.", least=1)
-    max_images: int = setting(
-        10_000,
-        "Maximum number of common images, which are drawn at random.",
-        least=2,
-    )
     output: str | None = setting(
-        None, "TSV file to write, with a line for each image.", is_path=True
+        None,
+        "TSV file to write, with a line for each of at most 10,000 images.",
+        is_path=True,
     )
-    seed: int = setting(0, "Random seed of the draw.", least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,8 +56,6 @@ def _diff(options: DiffOptions, first: str, second: str) -> None:
         runs[0].load_bank(),
         runs[1].load_bank(),
         options.num_neighbors,
-        options.max_images,
-        options.seed,
     )
     print(
         f"common images: {found.num_common}, only in {shown(first)}: "

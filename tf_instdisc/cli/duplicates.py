@@ -45,11 +45,6 @@ class DuplicatesOptions(Settings):
         "written in double quotes within the value.",
         is_path=True,
     )
-    pixels: bool = setting(
-        True,
-        "Compare small pictures of the candidates. --nopixels compares only "
-        "embeddings, which needs no images but finds fewer pairs.",
-    )
     max_pairs: int = setting(
         1_000_000, "Number of pairs at which the search stops.", least=1
     )
@@ -58,9 +53,6 @@ class DuplicatesOptions(Settings):
         "Files to write: .tsv, .html or both; - prints TSV.",
         is_filled=True,
         is_path=True,
-    )
-    picture_size: int = setting(
-        64, "Side of a picture in pixels.", least=8, most=512
     )
 
     def __post_init__(self) -> None:
@@ -95,18 +87,18 @@ def _duplicates(
     from tf_instdisc.retrieval import duplicate_lines
     from tf_instdisc.retrieval.duplicates import (
         find_duplicates,
-        folder_images,
         fraction_of_copies_found,
         training_images,
     )
     from tf_instdisc.runs import images as run_images
+    from tf_instdisc.runs.encoding import encode_folder
     from tf_instdisc.runs.load import load_encoder
 
     run = finished.load()
     if options.folders:
         config, encoder = run.read_config(), load_encoder(run.path)
         places = [
-            folder_images(path, config, encoder) for path in options.folders
+            encode_folder(path, config, encoder) for path in options.folders
         ]
     else:
         images = run_images.open_images(run, moved.overrides())
@@ -117,10 +109,9 @@ def _duplicates(
         options.threshold,
         places[1] if len(places) == 2 else None,
         options.max_pairs,
-        options.pixels,
     )
     print(duplicate_lines.summary(found), file=sys.stderr)
-    if found.radii is not None and options.pixels:
+    if found.radii is not None:
         encoder = load_encoder(run.path)
         fraction = fraction_of_copies_found(places[0], encoder, found.radii)
         if fraction is not None and fraction < _ENOUGH_COPIES:
@@ -140,10 +131,7 @@ def _duplicates(
             atomic.write_text(path, text, errors="backslashreplace")
         else:
             title = " and ".join(place.title for place in places)
-            page = duplicate_page.duplicates_page(
-                found, title, options.picture_size
-            )
-            pages.write(path, page)
+            pages.write(path, duplicate_page.duplicates_page(found, title))
         print(shown(str(path)))
 
 

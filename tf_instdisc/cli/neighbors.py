@@ -62,9 +62,6 @@ class NeighborsOptions(Settings):
         is_filled=True,
         is_path=True,
     )
-    picture_size: int = setting(
-        64, "Side of a picture in pixels.", least=8, most=512
-    )
     seed: int = setting(0, "Random seed of the draw.", least=0)
 
     def __post_init__(self) -> None:
@@ -106,9 +103,7 @@ def _neighbors(
     images = run_images.open_images(run, overrides)
     if index is not None:
         _require_same_encoder(options.index or "", index, run, images.bank)
-    queries = search.parse_query(
-        run, images, options.query, options.picture_size, options.seed
-    )
+    queries = search.parse_query(run, images, options.query, options.seed)
     if index is None:
         found = search.nearest(queries, images.bank, options.num_neighbors)
     elif is_of_file:
@@ -122,13 +117,14 @@ def _neighbors(
             options.num_neighbors,
             functools.partial(_search_bank, index, images.bank),
         )
-    rows = neighbor_rows.grid_rows(queries, found, images)
     if options.format != "files":
         lines = neighbor_rows.neighbors_json
         if options.format == "tsv":
             lines = neighbor_rows.neighbors_tsv
+        rows = neighbor_rows.grid_rows(queries, found, images)
         print(lines(rows), end="")
         return
+    rows = neighbor_rows.grid_rows(queries, found, images, grid.PICTURE)
     for path in options.output:
         if path.endswith(".png"):
             grid.save_png(path, rows)
@@ -194,7 +190,7 @@ def _search_file(
     from tf_instdisc.runs.bank import Bank
     from tf_instdisc.runs.images import RunImages
 
-    scores, ids, names = index.search(queries.embeddings, num_neighbors)
+    scores, ids, names = index.search(queries.images.bank.rows, num_neighbors)
     found = Bank(
         rows=np.empty([ids.size, 0], np.float32),
         instance_ids=ids.ravel(),

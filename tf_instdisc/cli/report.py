@@ -9,7 +9,6 @@ from tf_instdisc.cli.options import (
     MovedImages,
     require_local_files,
 )
-from tf_instdisc.config import TrainingConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.text import shown
 
@@ -34,19 +33,6 @@ class ReportOptions(Settings):
         "Maximum number of images in the map, which are drawn at random.",
         least=10,
     )
-    num_neighbors: int = setting(
-        TrainingConfig.num_neighbors,
-        "Number of neighbors that vote in kNN.",
-        least=1,
-    )
-    threshold: float | None = setting(
-        None,
-        "Minimum cosine of near-duplicates; by default, they are found as by "
-        "instdisc-duplicates.",
-        least=0.01,
-        most=1,
-    )
-    seed: int = setting(0, "Random seed of the sample.", least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,10 +59,7 @@ def _report(
         run,
         images.open_images(run, moved.overrides()),
         options.output,
-        max_points=options.map_points,
-        threshold=options.threshold,
-        num_neighbors=options.num_neighbors,
-        seed=options.seed,
+        options.map_points,
     )
     print(shown(remote.named(str(path))))
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tf_instdisc.config import MethodConfig, TrainingConfig
+from tf_instdisc.config import MethodConfig
 from tf_instdisc.retrieval.neighbors import top_k, without_self
 from tf_instdisc.retrieval.votes import weighted_votes
 from tf_instdisc.runs.bank import Bank, sample_rows
@@ -33,18 +33,12 @@ class Votes:
 
 
 def classify_rows(
-    bank: Bank,
-    positions: np.ndarray,
-    num_neighbors: int = TrainingConfig.num_neighbors,
-    temperature: float = MethodConfig.temperature,
+    bank: Bank, positions: np.ndarray, num_neighbors: int, temperature: float
 ) -> Votes:
     """Classifies rows by leave-one-out kNN, weighted as in section 3.4.
 
     Args:
-        bank: The bank.
         positions: int `[size]`, the rows to classify.
-        num_neighbors: Number of neighbors that vote.
-        temperature: Temperature of the weights.
     """
     found = top_k(bank.rows[positions], bank.rows, num_neighbors + 1)
     scores, neighbors = without_self(*found, positions)
@@ -74,7 +68,7 @@ def most_confused(matrix: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.argsort(-errors, kind="stable")[:count])
 
 
-def map_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
+def map_of(rows: np.ndarray) -> np.ndarray:
     """Returns a t-SNE map, float `[num_rows, 2]`; similar rows are close."""
     from sklearn.manifold import TSNE
 
@@ -82,7 +76,7 @@ def map_of(rows: np.ndarray, seed: int = 0) -> np.ndarray:
         return np.zeros([len(rows), 2])
     perplexity = min(30.0, (len(rows) - 1) / 3)
     method = TSNE(
-        init="pca", perplexity=perplexity, random_state=seed, max_iter=500
+        init="pca", perplexity=perplexity, random_state=0, max_iter=500
     )
     return method.fit_transform(rows)
 
@@ -126,16 +120,12 @@ class Groups:
     are_clusters: bool
 
 
-def groups_of(
-    bank: Bank, positions: np.ndarray, most: int, seed: int = 0
-) -> Groups:
+def groups_of(bank: Bank, positions: np.ndarray, most: int) -> Groups:
     """Returns the groups by which a map of some rows is colored.
 
     Args:
-        bank: The bank.
         positions: int `[size]`, the rows.
         most: Maximum number of classes; more are replaced by clusters.
-        seed: Random seed of the clusters.
     """
     labels = bank.labels[positions]
     names = [*bank.class_names]
@@ -145,18 +135,18 @@ def groups_of(
     captions = [names[label] for label in labels] if names else []
     if 0 < len(names) <= most:
         return Groups(names, labels, captions, are_clusters=False)
-    clusters = _clusters_of(bank.rows[positions], seed)
+    clusters = _clusters_of(bank.rows[positions])
     names = [f"cluster {i + 1}" for i in range(clusters.max() + 1)]
     captions = captions or [names[cluster] for cluster in clusters]
     return Groups(names, clusters, captions, are_clusters=True)
 
 
-def _clusters_of(rows: np.ndarray, seed: int) -> np.ndarray:
+def _clusters_of(rows: np.ndarray) -> np.ndarray:
     """Returns k-means clusters, int `[num_rows]`; 0 is the largest."""
     from sklearn.cluster import MiniBatchKMeans
 
     count = min(_CLUSTERS, len(rows))
-    method = MiniBatchKMeans(count, random_state=seed, n_init=3)
+    method = MiniBatchKMeans(count, random_state=0, n_init=3)
     found = method.fit_predict(rows)
     ranks = np.argsort(np.argsort(-np.bincount(found), kind="stable"))
     return ranks[found]

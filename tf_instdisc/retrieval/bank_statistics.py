@@ -49,19 +49,15 @@ def health_warnings(
     loss: float | None = None,
     weight_growth: float | None = None,
 ) -> list[str]:
-    """Returns what is wrong with a run, and what to do about it.
+    """Returns sentences on what is wrong with a run, and what to do about it.
 
     The loss alone is not informative: with a random bank, it rises at first
     even in healthy runs.
 
     Args:
-        statistics: The result of `bank_statistics`.
         loss: Mean loss of the epoch, if known.
         weight_growth: Norm of all weights after the epoch divided by the norm
             before it, if known.
-
-    Returns:
-        Sentences; an empty list for a healthy run.
     """
     found = []
     cosine = statistics["mean_cosine"]

@@ -9,6 +9,8 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.neighbors import top_k, without_self
 from tf_instdisc.runs.bank import Bank, sample_rows
 
+_MOST_IMAGES = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Diff:
@@ -32,28 +34,16 @@ class Diff:
     num_only: tuple[int, int]
 
 
-def compare(
-    first: Bank,
-    second: Bank,
-    num_neighbors: int = 20,
-    max_images: int = 10_000,
-    seed: int = 0,
-) -> Diff:
+def compare(first: Bank, second: Bank, num_neighbors: int) -> Diff:
     """Compares two banks.
 
     The embeddings of two runs may differ by a rotation of the sphere, which
     does not change any neighbors. It is removed first (orthogonal Procrustes).
-
-    Args:
-        first: A bank.
-        second: Another bank with images of the same names.
-        num_neighbors: Number of neighbors that are compared.
-        max_images: If there are more common images, this number is drawn at
-            random; their neighbors are searched among all.
-        seed: Random seed of the draw.
+    If there are more than 10,000 common images, this number is drawn at
+    random; their neighbors are searched among all.
 
     Raises:
-        ValueError: If there are fewer than two common images.
+        UsageError: If there are fewer than two common images.
     """
     names, in_first, in_second = np.intersect1d(
         first.names, second.names, return_indices=True
@@ -65,7 +55,7 @@ def compare(
             f"{len(second.names)}"
         )
     rows = first.rows[in_first], second.rows[in_second]
-    picked = sample_rows(len(names), max_images, seed)
+    picked = sample_rows(len(names), _MOST_IMAGES)
     found = [
         without_self(*top_k(part[picked], part, num_neighbors + 1), picked)[1]
         for part in rows
@@ -88,5 +78,5 @@ def compare(
 def _drift(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if first.shape != second.shape:
         return np.full([len(first)], np.nan)
-    turn, _ = linalg.orthogonal_procrustes(first, second)
-    return 1 - np.einsum("ij,ij->i", first @ turn, second)
+    rotation, _ = linalg.orthogonal_procrustes(first, second)
+    return 1 - np.einsum("ij,ij->i", first @ rotation, second)

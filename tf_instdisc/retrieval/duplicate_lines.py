@@ -28,11 +28,12 @@ def summary(duplicates: Duplicates) -> str:
             "pictures have a correlation of at least "
             f"{duplicates.least_similarity:.2f}."
         )
-    if not duplicates.is_complete:
+    if not duplicates.pairs.is_complete:
         verb = "set" if duplicates.threshold is None else "raise"
         text += (
             " The search stopped at its limit, so pairs may be missing. Raise "
-            f"`--max_pairs`, or {verb} `--threshold`."
+            f"`--max_pairs` of instdisc-duplicates, or {verb} its "
+            "`--threshold`."
         )
     return text
 

@@ -1,21 +1,15 @@
-"""Finds candidate pairs by their embeddings and tests them by their pixels.
-
-`places` are one or two collections. Positions in the second one are offset by
-the size of the first one.
-"""
+"""Finds candidate pairs by their embeddings and tests them by their pixels."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tf_instdisc.retrieval import near_pairs, pixel_similarity
+from tf_instdisc.retrieval import pixel_similarity
 from tf_instdisc.retrieval.local_scale import local_scale
+from tf_instdisc.retrieval.near_pairs import Pairs, pairs_within
 from tf_instdisc.retrieval.neighbors import top_k
-
-if TYPE_CHECKING:
-    from tf_instdisc.retrieval.duplicates import EmbeddedImages
+from tf_instdisc.runs.images import RunImages
 
 _MOST_CLOSER = 2.0  # Expected number of other images as close as a pair.
 _CANDIDATES_A_ROW = 10
@@ -27,141 +21,72 @@ _NUM_PROBES = 300
 _RANKS = range(10, 41, 3)  # Neighbors assumed to be different images.
 
 
-@dataclasses.dataclass(frozen=True)
-class Pairs:
-    """Pairs of near-duplicates.
+def judged(
+    places: Sequence[RunImages],
+    rows: np.ndarray,
+    split: int | None,
+    max_pairs: int,
+) -> tuple[Pairs, np.ndarray, float | None]:
+    """Finds pairs that are unusually close, and whose pictures agree.
 
-    Attributes:
-        first: int64 `[num_pairs]`, positions in the collection.
-        second: int64 `[num_pairs]`, positions above `first`; those in a second
-            collection are offset by the size of the first one.
-        scores: float32 `[num_pairs]`: 1 / (1 + expected_closer), or the cosine
-            if a threshold was given.
-        cosines: float32 `[num_pairs]`.
-        expected_closer: float32 `[num_pairs]`. Expected number of other images
-            at least as close as the pair; NaN if a threshold was given.
-        similarities: float32 `[num_pairs]` of the pictures, as computed by
-            `pixel_similarity`; NaN if they were not compared.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    scores: np.ndarray
-    cosines: np.ndarray
-    expected_closer: np.ndarray
-    similarities: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def __getitem__(self, chosen: np.ndarray | slice) -> "Pairs":
-        columns = dataclasses.astuple(self)
-        return Pairs(*(column[chosen] for column in columns))
-
-
-def _rows(places: Sequence["EmbeddedImages"]) -> np.ndarray:
-    rows = [place.bank.rows for place in places]
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)
-
-
-def above(
-    places: Sequence["EmbeddedImages"], threshold: float, max_pairs: int
-) -> tuple[Pairs, bool]:
-    """Returns the pairs above a cosine, and whether these are all."""
-    rows, *others = (place.bank.rows for place in places)
-    found = near_pairs.pairs_above(
-        rows, threshold, others[0] if others else None, max_pairs
-    )
-    unknown = np.full([len(found.first)], np.nan, np.float32)
-    second = found.second + (len(rows) if others else 0)
-    pairs = Pairs(
-        found.first, second, found.scores, found.scores, unknown, unknown
-    )
-    return pairs, found.is_complete
-
-
-def candidates(
-    places: Sequence["EmbeddedImages"], max_pairs: int
-) -> tuple[Pairs, np.ndarray, bool]:
-    """Finds unusually close pairs: those within the radii of both rows.
+    Args:
+        places: One or two collections.
+        rows: float32 `[num_rows, dim]`, those of a second collection last.
+        split: Position of the second collection's first row; None without one.
+        max_pairs: Number of near-duplicates that must be found, if there are
+            as many.
 
     Returns:
-        The pairs, the radius of each row, and whether these are all pairs.
+        The pairs, whose scores are 1 / (1 + expected number of other images at
+        least as close); the radius of each row, float32 `[num_rows]`; and the
+        minimum similarity of two pictures, None if no pictures can be read.
     """
-    rows = _rows(places)
     scale = local_scale(rows)
     radii = scale.radii(_MOST_CLOSER)
-    split = len(places[0].bank.rows)
-    among = len(places) == 1
-    found = near_pairs.pairs_within(
-        rows[:split],
-        radii[:split],
-        None if among else rows[split:],
-        None if among else radii[split:],
-        # Most of them are not near-duplicates.
-        max_pairs + _CANDIDATES_A_ROW * len(rows),
-    )
-    second = found.second + (0 if among else split)
-    closer = scale.expected_closer(found.first, second, found.scores)
-    unknown = np.full([len(closer)], np.nan, np.float32)
-    pairs = Pairs(
-        found.first, second, 1 / (1 + closer), found.scores, closer, unknown
-    )
-    return pairs, radii, found.is_complete
+    # Most candidates are not near-duplicates.
+    most = max_pairs + _CANDIDATES_A_ROW * len(rows)
+    pairs = pairs_within(rows, radii, split, most)
+    closer = scale.expected_closer(pairs.first, pairs.second, pairs.cosines)
+    kept = _is_significant(closer, len(rows), split)
+
+    members = np.unique(np.concatenate([pairs.first, pairs.second]))
+    thumbnails, found = _thumbnails(places, members)
+    first = np.searchsorted(members, pairs.first)
+    second = np.searchsorted(members, pairs.second)
+    pictured = found[first] & found[second]
+    least = None
+    if pictured.any():
+        least = _least_similarity(rows[members[found]], thumbnails[found])
+        kept[pictured] = least <= pixel_similarity.similarities(
+            thumbnails, first[pictured], second[pictured]
+        )
+    pairs = dataclasses.replace(pairs, scores=1 / (1 + closer))
+    return pairs[kept], radii, least
 
 
-def is_significant(
-    expected_closer: np.ndarray, places: Sequence["EmbeddedImages"]
+def _is_significant(
+    expected_closer: np.ndarray, num_rows: int, split: int | None
 ) -> np.ndarray:
     """Returns which pairs are near-duplicates at a false discovery rate of 5%.
 
     The expected number of pairs by chance is compared with the number of all
     pairs (Benjamini and Hochberg, 1995).
     """
-    sizes = [len(place.bank.rows) for place in places]
     order = np.argsort(expected_closer, kind="stable")
     count = np.arange(1, len(order) + 1)
-    if len(sizes) == 1:
-        by_chance = expected_closer[order] * sizes[0] / 2
+    if split is None:
+        by_chance = expected_closer[order] * num_rows / 2
     else:
-        by_chance = expected_closer[order] * sizes[0] * sizes[1] / sum(sizes)
+        sizes = split, num_rows - split
+        by_chance = expected_closer[order] * sizes[0] * sizes[1] / num_rows
     enough = np.flatnonzero(by_chance <= _BY_CHANCE * count)
     is_near = np.zeros([len(order)], bool)
     is_near[order[: enough.max(initial=-1) + 1]] = True
     return is_near
 
 
-def compare(
-    places: Sequence["EmbeddedImages"], pairs: Pairs
-) -> tuple[Pairs, np.ndarray, float | None]:
-    """Adds the similarities of pictures that can be read.
-
-    Returns:
-        The pairs, whether both pictures of each could be read, and the minimum
-        similarity; None if there are no pictures.
-    """
-    members = np.unique(np.concatenate([pairs.first, pairs.second]))
-    thumbnails, found = _thumbnails(places, members)
-    first = np.searchsorted(members, pairs.first)
-    second = np.searchsorted(members, pairs.second)
-    pictured = found[first] & found[second]
-    similarities = pairs.similarities.copy()
-    similarities[pictured] = pixel_similarity.similarities(
-        thumbnails, first[pictured], second[pictured]
-    )
-    least = None
-    if pictured.any():
-        rows = _rows(places)[members]
-        least = _least_similarity(rows[found], thumbnails[found])
-    return (
-        dataclasses.replace(pairs, similarities=similarities),
-        pictured,
-        least,
-    )
-
-
 def _thumbnails(
-    places: Sequence["EmbeddedImages"], members: np.ndarray
+    places: Sequence[RunImages], members: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns small gray pictures, and which ones were found."""
     side = pixel_similarity.SIDE
@@ -171,7 +96,7 @@ def _thumbnails(
     for place in places:
         stop = start + len(place.bank.rows)
         here = np.flatnonzero((members >= start) & (members < stop))
-        for slots, batch in place.images.batches(members[here] - start, side):
+        for slots, batch in place.batches(members[here] - start, side):
             thumbnails[here[slots]] = pixel_similarity.thumbnails(batch)
             found[here[slots]] = True
         start = stop

@@ -14,35 +14,16 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from tf_instdisc.config import RunConfig
-from tf_instdisc.data.folder import folder_source
-from tf_instdisc.data.pipeline import evaluation_dataset
-from tf_instdisc.retrieval import duplicate_pairs, pair_groups
-from tf_instdisc.retrieval.duplicate_pairs import Pairs
-from tf_instdisc.runs.bank import Bank
+from tf_instdisc.errors import UsageError
+from tf_instdisc.retrieval import pair_groups
+from tf_instdisc.retrieval.duplicate_pairs import judged
+from tf_instdisc.retrieval.near_pairs import SLACK, Pairs, pairs_within
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import embed
-from tf_instdisc.runs.images import RunImages, bank_of, encode
+from tf_instdisc.runs.encoding import encode
+from tf_instdisc.runs.images import RunImages
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.runs.sources import with_overrides
 
-_BATCH = 256
 _NUM_COPIED = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddedImages:
-    """The embedded images of a run or a folder.
-
-    Attributes:
-        bank: The rows, names and labels of the images, without skipped ones.
-        images: Reads the pictures.
-        title: Name of the collection to show to the user.
-    """
-
-    bank: Bank
-    images: RunImages
-    title: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +37,7 @@ class Member:
         cosine: The cosine of the same pair.
     """
 
-    collection: EmbeddedImages
+    collection: RunImages
     position: int
     score: float
     cosine: float
@@ -79,7 +60,6 @@ class Duplicates:
         groups: Groups in which all images that were compared are pairwise
             near-duplicates, ordered by their best pair. An image may belong
             to several groups.
-        is_complete: Whether the search finished before its limit.
         threshold: The requested cosine, or None.
         least_similarity: The minimum similarity of a pair's pictures; None if
             no pictures were compared.
@@ -90,110 +70,84 @@ class Duplicates:
 
     pairs: Pairs
     groups: list[list[Member]]
-    is_complete: bool
     threshold: float | None
     least_similarity: float | None
     radii: np.ndarray | None
 
 
-def training_images(images: RunImages, run: RunDirectory) -> EmbeddedImages:
-    """Returns a run's training images.
+def training_images(images: RunImages, run: RunDirectory) -> RunImages:
+    """Returns a run's training images with the name of the run.
 
     The rows in the memory bank of the training are pushed apart even for equal
     images. If the bank still has those rows, as earlier versions wrote it, the
     images are re-encoded if they exist.
     """
-    title = run.path.resolve().name
-    bank = images.bank
-    if bank.encoded_by is not None:
-        return EmbeddedImages(bank, images, title)
+    images = dataclasses.replace(images, title=run.path.resolve().name)
+    if images.bank.encoded_by is not None:
+        return images
     rows, found = encode(images, load_encoder(run.path))
     if not found.any():
         print(
-            f"None of the {len(rows)} images of {title} was found where the "
-            "run read it. The rows of its training are compared instead.",
+            f"None of the {len(rows)} images of {images.title} was found where "
+            "the run read it. The rows from its training are compared instead.",
             file=sys.stderr,
         )
-        return EmbeddedImages(bank, images, title)
-    kept = dataclasses.replace(bank, rows=rows).take(found)
-    return EmbeddedImages(kept, RunImages(kept, images.config), title)
-
-
-def folder_images(
-    folder: str, config: RunConfig, encoder: keras.Model
-) -> EmbeddedImages:
-    """Returns the images of a folder, skipping files that cannot be decoded."""
-    data = with_overrides(config.data, {"images": folder, "test_images": None})
-    source = folder_source(folder, "skip")
-    embedded = embed(
-        encoder,
-        evaluation_dataset(source, data.image_size, _BATCH, data.crop_fraction),
-    )
-    bank = bank_of(embedded.embeddings, source, embedded.instance_ids)
-    return EmbeddedImages(
-        bank, RunImages(bank, dataclasses.replace(config, data=data)), folder
-    )
+        return images
+    bank = dataclasses.replace(images.bank, rows=rows).take(found)
+    return dataclasses.replace(images, bank=bank)
 
 
 def find_duplicates(
-    collection: EmbeddedImages,
+    collection: RunImages,
     threshold: float | None = None,
-    other: EmbeddedImages | None = None,
+    other: RunImages | None = None,
     max_pairs: int = 1_000_000,
-    compare_pixels: bool = True,
 ) -> Duplicates:
     """Finds near-duplicates.
 
     Args:
-        collection: The images.
         threshold: Minimum cosine of near-duplicates, in (0, 1]. By default,
             pairs are judged by the distances to their other neighbors, and by
-            their pictures.
+            their pictures as far as these can be read.
         other: Images to compare with. By default, the images are compared
             with each other.
         max_pairs: Number of pairs at which the search stops.
-        compare_pixels: Whether to compare pictures. They are never compared
-            with a threshold.
 
     Raises:
-        ValueError: If `threshold` is out of range.
+        UsageError: If `threshold` is out of range.
     """
-    places = [collection] if other is None else [collection, other]
+    if threshold is not None and not 0 < threshold <= 1:
+        raise UsageError(
+            f"`threshold` must be in (0, 1]. Received: threshold={threshold}"
+        )
+    places, rows, split = [collection], collection.bank.rows, None
+    if other is not None:
+        places, split = [collection, other], len(rows)
+        rows = np.concatenate([rows, other.bank.rows])
     least_similarity = radii = None
     if threshold is None:
-        pairs, radii, is_complete = duplicate_pairs.candidates(
-            places, max_pairs
-        )
-        pictured = np.zeros([len(pairs)], bool)
-        if compare_pixels:
-            pairs, pictured, least_similarity = duplicate_pairs.compare(
-                places, pairs
-            )
-        kept = duplicate_pairs.is_significant(pairs.expected_closer, places)
-        if least_similarity is not None:
-            kept[pictured] = pairs.similarities[pictured] >= least_similarity
-        pairs = pairs[kept]
+        pairs, radii, least_similarity = judged(places, rows, split, max_pairs)
     else:
-        pairs, is_complete = duplicate_pairs.above(places, threshold, max_pairs)
+        radius = np.sqrt(2 * (1 - threshold + SLACK))
+        pairs = pairs_within(
+            rows, np.full([len(rows)], radius), split, max_pairs
+        )
     pairs = pairs[np.argsort(-pairs.scores, kind="stable")]
-    is_complete &= len(pairs) <= max_pairs
-    pairs = pairs[:max_pairs]
+    if len(pairs) > max_pairs:
+        pairs = dataclasses.replace(pairs[:max_pairs], is_complete=False)
     groups = _groups(pairs, places)
-    return Duplicates(
-        pairs, groups, is_complete, threshold, least_similarity, radii
-    )
+    return Duplicates(pairs, groups, threshold, least_similarity, radii)
 
 
-def _groups(
-    pairs: Pairs, places: Sequence[EmbeddedImages]
-) -> list[list[Member]]:
+def _groups(pairs: Pairs, places: Sequence[RunImages]) -> list[list[Member]]:
     sizes = [len(place.bank.rows) for place in places]
-    is_of_second = np.repeat([False, True], [sizes[0], sum(sizes[1:])])
+    starts = np.cumsum([0, *sizes])
+    place_of = np.repeat(np.arange(len(places)), sizes)
     group_of_pair = pair_groups.groups(
         pairs.first,
         pairs.second,
         pairs.scores,
-        is_of_second if len(places) == 2 else None,
+        place_of > 0 if len(places) == 2 else None,
     )
     groups: list[dict[int, Member]] = [
         {} for _ in range(group_of_pair.max(initial=-1) + 1)
@@ -201,14 +155,12 @@ def _groups(
     # The first pair of a member has its highest score, which is kept.
     for pair, group in enumerate(group_of_pair.tolist()):
         for position in (int(pairs.first[pair]), int(pairs.second[pair])):
-            place, row = places[0], position
-            if is_of_second[position]:
-                place, row = places[1], position - sizes[0]
+            place = place_of[position]
             groups[group].setdefault(
                 position,
                 Member(
-                    place,
-                    row,
+                    places[place],
+                    position - int(starts[place]),
                     float(pairs.scores[pair]),
                     float(pairs.cosines[pair]),
                 ),
@@ -217,7 +169,7 @@ def _groups(
 
 
 def fraction_of_copies_found(
-    collection: EmbeddedImages, encoder: keras.Model, radii: np.ndarray
+    collection: RunImages, encoder: keras.Model, radii: np.ndarray
 ) -> float | None:
     """Returns the fraction of altered copies that the encoder finds.
 
@@ -225,22 +177,22 @@ def fraction_of_copies_found(
     flips, half of them are mirrored instead.
 
     Args:
-        collection: The images.
-        encoder: The encoder of the run.
         radii: `Duplicates.radii` of a search that begins with the collection.
 
     Returns:
         A fraction in [0, 1]; None if no image can be read.
     """
-    images, bank = collection.images, collection.bank
+    bank = collection.bank
     rng = np.random.default_rng(0)
     count = min(len(bank.rows), _NUM_COPIED)
     chosen = np.sort(rng.choice(len(bank.rows), count, replace=False))
-    side = images.image_size
+    side = collection.image_size
     is_mirrored = rng.random([count]) < 0.5
-    is_mirrored &= images.config.augmentation.flip
+    is_mirrored &= collection.config.augmentation.flip
     found: list[np.ndarray] = []
-    for slots, batch in images.batches(chosen, side, images.crop_fraction):
+    for slots, batch in collection.batches(
+        chosen, side, collection.crop_fraction
+    ):
         margin = round(side / 40)
         enlarged = keras.ops.image.resize(batch, [side + 2 * margin] * 2)
         copies = np.array(enlarged)[:, margin:, margin:][:, :side, :side]

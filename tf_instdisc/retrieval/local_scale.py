@@ -40,8 +40,8 @@ class LocalScale:
         """Returns the expected number of other images as close as the pair.
 
         Args:
-            first: int `[num_pairs]`, positions of rows.
-            second: int `[num_pairs]`, positions of rows.
+            first: int `[num_pairs]`, positions of rows, as `second`.
+            second: int `[num_pairs]`.
             cosines: float `[num_pairs]`.
 
         Returns:
@@ -64,15 +64,12 @@ class LocalScale:
 def local_scale(rows: np.ndarray) -> LocalScale:
     """Measures the distances between neighbors.
 
-    Neighbors are searched among at most 20,000 evenly spaced rows.
+    Neighbors are searched among at most 20,000 evenly spaced rows. With fewer
+    than four rows, the scale cannot be estimated: it is infinite, and one
+    other image is expected as close as any two rows that differ.
 
     Args:
         rows: float `[num_rows, dim]`, of unit length.
-
-    Returns:
-        The scale. With fewer than four rows, it cannot be estimated: it is
-        infinite, and one other image is expected as close as any two rows that
-        differ.
     """
     num_rows = len(rows)
     if num_rows < 4:

@@ -7,18 +7,17 @@ row may have its own radius.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from keras import ops
 
 from tf_instdisc import progress
-from tf_instdisc.errors import UsageError
 
 _BLOCK = 2048
 _OTHER_BLOCK = 16_384
 _PREFIX = 24  # Coordinates of the first test.
-_SLACK = 1e-5  # Allows for float32 rounding.
+SLACK = 1e-5  # Allows for float32 rounding.
 _SAMPLE = 20_000  # Rows from which the rotation is estimated.
 _ROWS_AT_ONCE = 64  # Rows of a block whose candidates are held.
 _PAIRS_AT_ONCE = 20_000  # Candidates that are compared in full.
@@ -27,66 +26,42 @@ _MOST_PASSING = 1e-3  # A full comparison costs about 1,000 times as much.
 
 
 @dataclasses.dataclass(frozen=True)
-class NearPairs:
+class Pairs:
     """Pairs of rows.
 
     Attributes:
-        first: int64 `[num_pairs]`, positions in the rows.
-        second: int64 `[num_pairs]`, positions in the others; or in the rows,
-            where they are above `first`.
-        scores: Cosines, float32 `[num_pairs]`.
-        is_complete: Whether the search finished before `max_pairs`.
+        first: int64 `[num_pairs]`, positions of rows.
+        second: int64 `[num_pairs]`, positions above `first`.
+        cosines: float32 `[num_pairs]`.
+        scores: float32 `[num_pairs]`; higher for pairs that are more likely
+            near-duplicates.
+        is_complete: Whether the search finished before its limit.
     """
 
     first: np.ndarray
     second: np.ndarray
+    cosines: np.ndarray
     scores: np.ndarray
     is_complete: bool
 
+    def __len__(self) -> int:
+        return len(self.first)
 
-def pairs_above(
-    rows: np.ndarray,
-    threshold: float,
-    others: np.ndarray | None = None,
-    max_pairs: int = 1_000_000,
-) -> NearPairs:
-    """Finds pairs of rows with a cosine of at least a threshold.
-
-    Args:
-        rows: float `[num_rows, dim]`, of unit length.
-        threshold: The minimum cosine, in (0, 1].
-        others: float `[num_others, dim]`, to compare the rows with. By
-            default, the rows are compared with each other.
-        max_pairs: Number of pairs at which the search stops. In a collapsed
-            bank, all rows are pairs.
-
-    Returns:
-        The pairs, in the order of the blocks.
-
-    Raises:
-        UsageError: If the threshold is out of range.
-    """
-    if not 0 < threshold <= 1:
-        raise UsageError(
-            f"`threshold` must be in (0, 1]. Received: threshold={threshold}"
-        )
-    radius = np.sqrt(2 * (1 - threshold + _SLACK))
-    return pairs_within(
-        rows,
-        np.full([len(rows)], radius),
-        others,
-        None if others is None else np.full([len(others)], radius),
-        max_pairs,
-    )
+    def __getitem__(self, chosen: np.ndarray | slice) -> "Pairs":
+        columns = {
+            name: column[chosen]
+            for name, column in vars(self).items()
+            if name != "is_complete"
+        }
+        return dataclasses.replace(self, **columns)
 
 
 def pairs_within(
     rows: np.ndarray,
     radii: np.ndarray,
-    others: np.ndarray | None = None,
-    other_radii: np.ndarray | None = None,
+    split: int | None = None,
     max_pairs: int = 1_000_000,
-) -> NearPairs:
+) -> Pairs:
     """Finds pairs of rows that are within the radius of each other.
 
     Besides its arguments, it holds 25 values for each row (more if these do
@@ -96,60 +71,56 @@ def pairs_within(
     Args:
         rows: float `[num_rows, dim]`, of unit length.
         radii: Non-negative Euclidean distances, float `[num_rows]`.
-        others: float `[num_others, dim]`, to compare the rows with. By
-            default, the rows are compared with each other.
-        other_radii: float `[num_others]`, if `others` is given.
-        max_pairs: Number of pairs at which the search stops.
+        split: If given, only rows before this position are paired with rows
+            from it on. By default, all rows are paired.
+        max_pairs: Number of pairs at which the search stops. In a collapsed
+            bank, all rows are pairs.
 
     Returns:
-        The pairs, in the order of the blocks.
+        The pairs, in the order of the blocks; their scores are the cosines.
     """
-    among = others is None
-    if others is None or other_radii is None:
-        others, other_radii = rows, radii
     radii = radii.astype(np.float32)
-    other_radii = other_radii.astype(np.float32)
-    if not len(rows) or not len(others):
-        return _join([], max_pairs, is_complete=True)
-    axes, center = _leading_axes(rows, radii)
-    heads = _prefix(rows, axes, center)
-    tails = heads if among else _prefix(others, axes, center)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    nowhere = np.zeros([0], np.int64)
+    found = [(nowhere, nowhere, np.zeros([0], np.float32))]
     count = 0
-    for first, second in _candidates(heads, tails, radii, among):
-        limits = np.minimum(radii[first], other_radii[second])
-        pairs = _confirm(rows, others, first, second, limits)
-        found.append(pairs)
-        count += len(pairs[0])
+    for first, second in _candidates(rows, radii, split):
+        found.append(_confirm(rows, radii, first, second))
+        count += len(found[-1][0])
         if count >= max_pairs:
-            return _join(found, max_pairs, is_complete=False)
-    return _join(found, max_pairs, is_complete=True)
+            break
+    first, second, cosines = (
+        np.concatenate(column)[:max_pairs]
+        for column in zip(*found, strict=True)
+    )
+    return Pairs(first, second, cosines, cosines, count < max_pairs)
 
 
 def _candidates(
-    heads: np.ndarray, tails: np.ndarray, radii: np.ndarray, among: bool
+    rows: np.ndarray, radii: np.ndarray, split: int | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields chunks of pairs whose prefixes are close enough."""
-    # Within the rows, each row is paired only with later rows.
+    stop = len(rows) if split is None else split
+    if not stop:
+        return
+    prefixes = _prefix(rows, *_leading_axes(rows[:stop], radii[:stop]))
     blocks = [
         (start, other_start)
-        for start in range(0, len(heads), _BLOCK)
+        for start in range(0, stop, _BLOCK)
         for other_start in range(
-            start if among else 0, len(tails), _OTHER_BLOCK
+            start if split is None else split, len(rows), _OTHER_BLOCK
         )
     ]
     with progress.tracking("comparing rows, in blocks", len(blocks)) as advance:
         for start, other_start in blocks:
-            block = slice(start, start + _BLOCK)
-            tail = tails[other_start : other_start + _OTHER_BLOCK]
+            block = slice(start, min(start + _BLOCK, stop))
+            tail = prefixes[other_start : other_start + _OTHER_BLOCK]
             for first, second in _near_in_block(
-                heads[block], tail, radii[block]
+                prefixes[block], tail, radii[block]
             ):
                 first, second = first + start, second + other_start
-                if among:
-                    later = first < second
-                    first, second = first[later], second[later]
-                yield first, second
+                # A row is paired only with later rows.
+                later = first < second
+                yield first[later], second[later]
             advance(1)
 
 
@@ -189,7 +160,7 @@ def _prefix(
 
 def _limits(radii: np.ndarray) -> np.ndarray:
     """Returns the minimum `_closeness`, `[num_rows, 1]`."""
-    return -(radii[:, None] ** 2) / 2 - _SLACK
+    return -(radii[:, None] ** 2) / 2 - SLACK
 
 
 def _closeness(head: np.ndarray, tail: np.ndarray) -> np.ndarray:
@@ -216,34 +187,14 @@ def _near_in_block(
 
 
 def _confirm(
-    rows: np.ndarray,
-    others: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    limits: np.ndarray,
+    rows: np.ndarray, radii: np.ndarray, first: np.ndarray, second: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the pairs whose full distance is small enough."""
     squared = np.empty([len(first)], np.float32)
     for start in range(0, len(first), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
         # For close rows, the difference is more precise than the product.
-        difference = rows[first[part]] - others[second[part]]
+        difference = rows[first[part]] - rows[second[part]]
         squared[part] = np.einsum("ij,ij->i", difference, difference)
-    is_near = squared <= limits**2
-    scores = 1 - squared[is_near] / 2
-    return first[is_near], second[is_near], scores
-
-
-def _join(
-    found: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    max_pairs: int,
-    is_complete: bool,
-) -> NearPairs:
-    if not found:
-        none = np.zeros([0], np.int64)
-        return NearPairs(none, none, np.zeros([0], np.float32), is_complete)
-    first, second, scores = (
-        np.concatenate(column)[:max_pairs]
-        for column in zip(*found, strict=True)
-    )
-    return NearPairs(first, second, scores, is_complete)
+    is_near = squared <= np.minimum(radii[first], radii[second]) ** 2
+    return first[is_near], second[is_near], 1 - squared[is_near] / 2

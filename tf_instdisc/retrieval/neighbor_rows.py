@@ -22,9 +22,7 @@ class Cell:
     """One neighbor.
 
     Attributes:
-        image: uint8 `[size, size, 3]`.
-        name: Name of the training image.
-        instance_id: Id of the training image.
+        image: uint8 `[size, size, 3]`; None if no pictures are read.
         score: Cosine with the query.
         label: Name of its class; empty if there is none.
         match: `RIGHT` if it has the class of the query, else `WRONG`;
@@ -32,7 +30,7 @@ class Cell:
         link: Address of its file; empty if it is part of a TFDS dataset.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None
     name: str
     instance_id: int
     score: float
@@ -45,7 +43,7 @@ class Cell:
 class Row:
     """A query and its neighbors."""
 
-    image: np.ndarray
+    image: np.ndarray | None
     name: str
     label: str
     link: str
@@ -53,16 +51,23 @@ class Row:
 
 
 def grid_rows(
-    queries: Queries, neighbors: Neighbors, images: RunImages
+    queries: Queries,
+    neighbors: Neighbors,
+    images: RunImages,
+    size: int | None = None,
 ) -> list[Row]:
-    """Combines the results of a search with pictures, names and labels."""
-    bank = images.bank
-    size = queries.images.shape[1]
-    pictures, _ = images.read(neighbors.positions.ravel(), size)
-    pictures = pictures.reshape(*neighbors.positions.shape, size, size, 3)
+    """Combines the results of a search with pictures, names and labels.
+
+    Args:
+        neighbors: Positions in the bank of `images`.
+        size: Side of the pictures in pixels; None reads no pictures.
+    """
+    asked, bank = queries.images.bank, images.bank
+    own = _pictures(queries.images, np.arange(len(asked.names)), size)
+    pictures = _pictures(images, neighbors.positions, size)
     rows = []
     for i, (name, label) in enumerate(
-        zip(queries.names, queries.labels, strict=True)
+        zip(asked.names, asked.labels, strict=True)
     ):
         cells = [
             Cell(
@@ -78,14 +83,24 @@ def grid_rows(
         ]
         rows.append(
             Row(
-                queries.images[i],
-                name,
-                class_name(bank, label),
+                own[i],
+                str(name),
+                class_name(asked, label),
                 _link(queries.folder, name),
                 cells,
             )
         )
     return rows
+
+
+def _pictures(
+    images: RunImages, positions: np.ndarray, size: int | None
+) -> np.ndarray:
+    """Returns `[..., size, size, 3]`; without a size, None for each."""
+    if size is None:
+        return np.full(positions.shape, None)
+    pictures, _ = images.read(positions.ravel(), size)
+    return pictures.reshape(*positions.shape, size, size, 3)
 
 
 def class_name(bank: Bank, label: int) -> str:

@@ -84,7 +84,7 @@ def without_self(
     last neighbor is then removed.
 
     Args:
-        scores: `[num_queries, num_neighbors]`.
+        scores: float32 `[num_queries, num_neighbors]`.
         positions: int64 of the same shape.
         own: int64 `[num_queries]`, the positions of the queries.
     """

@@ -28,47 +28,35 @@ def groups(
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.stack([first, second], 1)[order].tolist()
-    group_of: dict[int, int] = {}
-    # Number of rows on either side of each group, and of pairs between groups.
-    sizes: dict[int, tuple[int, int]] = {}
-    members: dict[int, list[int]] = {}
-    links: dict[int, dict[int, int]] = {}
-    for pair in ends:
-        for row in pair:
-            side = is_of_second is not None and bool(is_of_second[row])
-            group_of[row] = row
-            sizes[row] = (int(not side), int(side))
-            members[row] = [row]
-            links.setdefault(row, {})
-        links[pair[0]][pair[1]] = links[pair[1]][pair[0]] = 1
-
-    def is_complete(group: int, other: int) -> bool:
-        (a, b), (c, d) = sizes[group], sizes[other]
-        return links[group][other] == (
-            a * c if is_of_second is None else a * d + b * c
-        )
-
-    for row, other_row in ends:
-        kept, gone = group_of[row], group_of[other_row]
-        if kept == gone or not is_complete(kept, gone):
-            continue
-        if len(links[kept]) < len(links[gone]):
+    sides = None if is_of_second is None else is_of_second.tolist()
+    partners: dict[int, set[int]] = {}
+    for row, other in ends:
+        partners.setdefault(row, set()).add(other)
+        partners.setdefault(other, set()).add(row)
+    group_of = {row: [row] for row in partners}
+    # Groups that lack a pair will always lack it, however they grow.
+    apart: set[tuple[int, int]] = set()
+    for row, other in ends:
+        kept, gone = group_of[row], group_of[other]
+        if len(kept) < len(gone):
             kept, gone = gone, kept
-        for row in members[gone]:
-            group_of[row] = kept
-        members[kept] += members.pop(gone)
-        (a, b), (c, d) = sizes[kept], sizes.pop(gone)
-        sizes[kept] = (a + c, b + d)
-        for other, count in links.pop(gone).items():
-            del links[other][gone]
-            if other != kept:
-                links[kept][other] = links[kept].get(other, 0) + count
-                links[other][kept] = links[kept][other]
+        if kept is gone or (id(kept), id(gone)) in apart:
+            continue
+        if all(
+            b in partners[a]
+            for a in gone
+            for b in kept
+            if sides is None or sides[a] != sides[b]
+        ):
+            kept += gone
+            group_of.update(dict.fromkeys(gone, kept))
+        else:
+            apart |= {(id(kept), id(gone)), (id(gone), id(kept))}
 
     numbers: dict[tuple[int, int], int] = {}
     result = np.empty([len(ends)], np.int64)
-    for place, (row, other_row) in zip(order.tolist(), ends, strict=True):
-        joined = group_of[row] == group_of[other_row]
-        key = (group_of[row], -1) if joined else (row, other_row)
+    for place, (row, other) in zip(order.tolist(), ends, strict=True):
+        group = group_of[row]
+        key = (id(group), -1) if group is group_of[other] else (row, other)
         result[place] = numbers.setdefault(key, len(numbers))
     return result

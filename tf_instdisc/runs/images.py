@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -21,7 +20,6 @@ from tf_instdisc.paths import local_path
 from tf_instdisc.runs import sources
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import inference, on_devices
 from tf_instdisc.text import shown
 
 _MISSING_GRAY = 128
@@ -40,11 +38,13 @@ class RunImages:
         bank: The run's bank.
         config: The run's settings.
         source: The source of images of a TFDS data set, if it is open.
+        title: Name to show to the user, if they are one of several collections.
     """
 
     bank: Bank
     config: RunConfig
     source: ImageSource | None = None
+    title: str = ""
 
     @property
     def image_size(self) -> int:
@@ -135,27 +135,6 @@ class RunImages:
         examples = renumbered(source, self.bank.instance_ids[positions])
         examples = examples.take(len(positions))
         return examples.map(lambda e: (e["instance_id"], e["image"]))
-
-
-def encode(
-    images: RunImages, encoder: keras.Model
-) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes the images of a bank.
-
-    Returns:
-        Rows, float32 `[size, embedding_dim]`, and bool `[size]`, whether an
-        image was found; the rows of the others are zero.
-    """
-    size = len(images.bank.names)
-    rows = np.zeros([size, encoder.output_shape[-1]], np.float32)
-    found = np.zeros([size], bool)
-    call = inference(on_devices(encoder))
-    for positions, batch in images.batches(
-        np.arange(size), images.image_size, images.crop_fraction
-    ):
-        rows[positions] = call(batch)
-        found[positions] = True
-    return rows, found
 
 
 def is_available(data: DataConfig) -> bool:

@@ -14,12 +14,10 @@ from tf_instdisc.config import RunConfig
 from tf_instdisc.data.folder import report_unreadable
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.image_files import require_lasting
-from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank, next_id
-from tf_instdisc.runs.images import RunImages, encode
-from tf_instdisc.runs.sources import with_overrides
+from tf_instdisc.runs.encoding import encode_files, labels_of
 from tf_instdisc.text import listed
 
 _FILES_AT_A_TIME = 1024
@@ -119,7 +117,8 @@ def update_bank(
     fresh = [*changes.added, *changes.changed]
     if reread:
         fresh = list(changes.digests)
-    rows_of = _encode(fresh, folder, config, encoder)
+    encoded = encode_files(folder, fresh, config, encoder).bank
+    rows_of = dict(zip(encoded.names.tolist(), encoded.rows, strict=True))
     bad = {name for name in fresh if name not in rows_of}
     if bad or unread:
         num_images = len(changes.digests) + len(unread)
@@ -177,7 +176,7 @@ def _compare(
         for name, digest in zip(names, digests_of(folder, names), strict=True)
         if digest is not None
     }
-    labels = dict(zip(digests, _labels(digests, bank), strict=True))
+    labels = dict(zip(digests, _labels(digests, bank).tolist(), strict=True))
     added = [name for name in digests if name not in position_of]
     removed = [name for name in position_of if name not in digests]
     renamed = _renames(removed, added, old_digests, digests)
@@ -251,31 +250,14 @@ def _renames(
     ]
 
 
-def _labels(names: Collection[str], bank: Bank) -> list[int]:
+def _labels(names: Collection[str], bank: Bank) -> np.ndarray:
     """Returns labels in the bank's numbering; none outside the subfolders."""
-    if not bank.class_names:
-        return [NO_LABEL] * len(names)
-    known = {name: i for i, name in enumerate(bank.class_names)}
-    classes = [name.split("/")[0] if "/" in name else None for name in names]
-    unknown = sorted({c for c in classes if c is not None} - set(known))
-    if unknown:
+    classes = {name.split("/")[0] for name in names if "/" in name}
+    unknown = sorted(classes.difference(bank.class_names))
+    if unknown and bank.class_names:
         raise UsageError(
             "`images` must have the class subfolders of the run: "
             f"{listed(bank.class_names)}. Received: {listed(unknown)}. Move "
             "their images into these, or train a new run with --init_encoder."
         )
-    return [known.get(name or "", NO_LABEL) for name in classes]
-
-
-def _encode(
-    names: list[str], folder: str, config: RunConfig, encoder: keras.Model
-) -> dict[str, np.ndarray]:
-    """Returns rows by name, except those of images that cannot be read."""
-    size = len(names)
-    bank = Bank(
-        np.zeros([size, 0]), np.arange(size), np.array(names), np.zeros(size)
-    )
-    data = with_overrides(config.data, {"images": folder})
-    images = RunImages(bank, dataclasses.replace(config, data=data))
-    rows, found = encode(images, encoder)
-    return {names[i]: rows[i] for i in np.flatnonzero(found)}
+    return labels_of(names, bank.class_names)

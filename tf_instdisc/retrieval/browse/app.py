@@ -15,10 +15,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tf_instdisc.errors import ServingError, StorageError, UsageError
-from tf_instdisc.retrieval.browse import protection
 from tf_instdisc.retrieval.browse.collection import Collection
 from tf_instdisc.retrieval.browse.pictures import NotReadYetError, Pictures
 from tf_instdisc.retrieval.browse.search import NotAnImageError
+from tf_instdisc.retrieval.browse.server import PROTECTION
 from tf_instdisc.retrieval.browse.ticked import TickedList
 from tf_instdisc.retrieval.queries import Neighbors
 from tf_instdisc.text import shown
@@ -55,7 +55,7 @@ def build_app(
     ]
     return Starlette(
         routes=routes,
-        middleware=protection.MIDDLEWARE,
+        middleware=PROTECTION,
         exception_handlers={HTTPException: _show_error},
     )
 

@@ -14,11 +14,14 @@ import numpy as np
 from tf_instdisc import checksums
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import analysis
-from tf_instdisc.retrieval.browse import background
-from tf_instdisc.retrieval.browse.pictures import NotReadYetError, Pictures
+from tf_instdisc.retrieval.browse.pictures import (
+    NotReadYetError,
+    Pictures,
+    in_background,
+)
 from tf_instdisc.retrieval.browse.search import Search
-from tf_instdisc.retrieval.duplicates import EmbeddedImages, find_duplicates
-from tf_instdisc.retrieval.near_pairs import NearPairs
+from tf_instdisc.retrieval.duplicates import find_duplicates
+from tf_instdisc.retrieval.near_pairs import Pairs
 from tf_instdisc.runs.images import RunImages
 
 MOST_GROUPS = 20
@@ -45,9 +48,7 @@ class Collection:
     """Images with all that can be asked about them.
 
     Args:
-        title: Name to show.
         images: The images; their bank may have no rows, if a server has them.
-        search: Finds neighbors.
         embedded: Returns the images whose pairs are compared; None if the
             bank has no rows.
         memory: `.npz` file that keeps the map for the next start, if any.
@@ -58,7 +59,7 @@ class Collection:
         title: str,
         images: RunImages,
         search: Search,
-        embedded: Callable[[], EmbeddedImages] | None = None,
+        embedded: Callable[[], RunImages] | None = None,
         memory: pathlib.Path | None = None,
     ):
         self.title = title
@@ -70,7 +71,7 @@ class Collection:
         self._folded = [_folded(str(name)) for name in self.bank.names]
         self._lock = threading.Lock()
         self._map: futures.Future[Map] | None = None
-        self._pairs: futures.Future[NearPairs] | None = None
+        self._pairs: futures.Future[Pairs] | None = None
 
     @property
     def has_rows(self) -> bool:
@@ -113,17 +114,17 @@ class Collection:
         """Begins to compute the map at the first call."""
         with self._lock:
             if self._map is None:
-                self._map = background.start(self._compute_map)
+                self._map = in_background(self._compute_map)
             return self._map
 
-    def pairs(self) -> futures.Future[NearPairs]:
+    def pairs(self) -> futures.Future[Pairs]:
         """Begins to search for near-duplicates at the first call.
 
         They are rows of the bank, the best pair first.
         """
         with self._lock:
             if self._pairs is None:
-                self._pairs = background.start(self._find_pairs)
+                self._pairs = in_background(self._find_pairs)
             return self._pairs
 
     def _compute_map(self) -> Map:
@@ -153,7 +154,7 @@ class Collection:
             self._memory, "places", key, lambda: analysis.map_of_all(rows)
         )
 
-    def _find_pairs(self) -> NearPairs:
+    def _find_pairs(self) -> Pairs:
         assert self._embedded is not None
         embedded = self._embedded()
         found = find_duplicates(embedded)
@@ -161,11 +162,11 @@ class Collection:
         rows = np.searchsorted(
             self.bank.instance_ids, embedded.bank.instance_ids
         )
-        return NearPairs(
-            rows[found.pairs.first],
-            rows[found.pairs.second],
-            found.pairs.cosines,
-            found.is_complete,
+        return dataclasses.replace(
+            found.pairs,
+            first=rows[found.pairs.first],
+            second=rows[found.pairs.second],
+            scores=found.pairs.cosines,
         )
 
 

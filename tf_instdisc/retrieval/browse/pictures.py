@@ -2,19 +2,43 @@
 
 import os
 import tempfile
-from typing import BinaryIO
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent import futures
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.data import decode, scaling
 from tf_instdisc.paths import local_path
-from tf_instdisc.retrieval.browse import background
 from tf_instdisc.runs.images import RunImages
 
 SIDE = 128  # Of a thumbnail, in pixels.
 _LONGEST = 1024  # Side of a whole picture.
 _QUALITY = 88
+_Result = TypeVar("_Result")
+
+
+def in_background(function: Callable[[], _Result]) -> futures.Future[_Result]:
+    """Calls a function in a thread that does not keep the process alive.
+
+    The threads of an executor would be waited for when the server ends.
+    """
+    future: futures.Future[_Result] = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            # The page shows one sentence; the traceback is for whoever fixes
+            # it.
+            traceback.print_exception(error)
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 class NotReadYetError(Exception):
@@ -73,7 +97,7 @@ class DatasetPictures:
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  Kept.
         self._starts = np.zeros([size], np.int64)
         self._lengths = np.zeros([size], np.int64)
-        self._pass = background.start(lambda: self._fill(images))
+        self._pass = in_background(lambda: self._fill(images))
 
     @property
     def is_ready(self) -> bool:

@@ -26,7 +26,6 @@ class BankSearch:
     """Searches the rows of a bank; all results have one row.
 
     Attributes:
-        bank: The bank.
         embed: Returns `embedding` and `valid`, like the signature
             `image_bytes`.
     """
@@ -59,8 +58,7 @@ class ServedSearch:
     Images of the model that are not in the folder are left out.
 
     Attributes:
-        folder: The folder of the images.
-        names: Their names, relative to the folder.
+        names: Paths relative to the folder.
         ask: Returns `names`, `scores` and `valid`, like the signature
             `neighbors_bytes`.
     """

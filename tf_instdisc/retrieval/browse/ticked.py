@@ -19,7 +19,6 @@ class TickedList:
     Args:
         path: The file or its URL; it is written when the first image is
             ticked. The images of an existing file are ticked at the start.
-        bank: The bank of the images.
 
     Raises:
         UsageError: If the file is not such a list, or one of other images.

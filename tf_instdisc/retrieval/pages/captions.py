@@ -1,4 +1,4 @@
-"""Captions of drawn pictures, in the script of whoever named the images."""
+"""Captions of drawn pictures, in the script in which the images are named."""
 
 import functools
 import importlib.util

@@ -1,46 +1,14 @@
-"""Bokeh charts that are embedded in a page, including their script."""
+"""Bokeh charts for a page."""
 
-import dataclasses
 from typing import Any
 
-import bokeh.embed
-import bokeh.resources
 import numpy as np
 from bokeh import models, palettes, plotting
-from markupsafe import Markup
 
 _PALETTE = palettes.Category20_20
 NUM_COLORS = len(_PALETTE)
 _FLAT = 0.01  # Changes of less than 1% are not worth a chart.
 _TEXT = "#7d8590"  # Readable on white and on black.
-
-
-@dataclasses.dataclass(frozen=True)
-class Charts:
-    """Parts of a page.
-
-    Attributes:
-        library: Bokeh's script.
-        script: The script that draws the charts.
-        divs: The elements of the charts by name.
-    """
-
-    library: Markup
-    script: Markup
-    divs: dict[str, Markup]
-
-
-def embed(figures: dict[str, models.Model]) -> Charts:
-    """Converts figures to parts of a page that needs no network."""
-    script, divs = bokeh.embed.components(figures)
-    library = bokeh.resources.Resources(
-        mode="inline", components=["bokeh"]
-    ).render_js()
-    return Charts(
-        Markup(library),
-        Markup(script),
-        {name: Markup(div) for name, div in divs.items()},
-    )
 
 
 def _figure(**options: Any) -> plotting.figure:
@@ -67,11 +35,7 @@ def _figure(**options: Any) -> plotting.figure:
 def curve(
     metrics: list[dict[str, float]], name: str, title: str
 ) -> plotting.figure | None:
-    """Plots a metric over the epochs.
-
-    Returns:
-        The chart; None if the metric hardly changes or was not measured.
-    """
+    """Plots a metric; None if it hardly changes or was not measured."""
     points = [
         # Six digits, so that the axis does not show rounding errors.
         (epoch["epoch"], float(f"{epoch[name]:.6g}"))
@@ -109,8 +73,8 @@ def embedding_map(
     Args:
         points: float `[size, 2]`.
         colors: int `[size]`, as in `legend`.
-        names: One for each point.
-        captions: One for each point.
+        names: `[size]`.
+        captions: `[size]`.
         sheet_side: Number of pictures in a row of the sheet.
     """
     places = np.arange(len(points))

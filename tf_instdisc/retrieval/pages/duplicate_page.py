@@ -7,12 +7,13 @@ import numpy as np
 from tf_instdisc.retrieval.duplicate_lines import summary
 from tf_instdisc.retrieval.duplicates import Duplicates, Member
 from tf_instdisc.retrieval.pages import pages
+from tf_instdisc.retrieval.pages.grid import PICTURE
 
 _GROUPS_SHOWN = 200
 _MEMBERS_SHOWN = 24
 
 
-def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:
+def duplicates_page(duplicates: Duplicates, title: str) -> str:
     """Returns a page of the groups; it states how many it leaves out."""
     shown = [
         group[:_MEMBERS_SHOWN] for group in duplicates.groups[:_GROUPS_SHOWN]
@@ -24,7 +25,7 @@ def duplicates_page(duplicates: Duplicates, title: str, size: int) -> str:
         groups=[
             {"size": len(whole), "members": members}
             for whole, members in zip(
-                duplicates.groups, with_pictures(shown, size), strict=False
+                duplicates.groups, with_pictures(shown, PICTURE), strict=False
             )
         ],
         left_out=max(0, len(duplicates.groups) - _GROUPS_SHOWN),
@@ -56,6 +57,6 @@ def _read_pictures(members: list[Member], size: int) -> dict[int, np.ndarray]:
     for collection in collections.values():
         some = [m for m in members if m.collection is collection]
         positions = np.array([member.position for member in some])
-        images, _ = collection.images.read(positions, size)
+        images, _ = collection.read(positions, size)
         pictures.update(zip(map(id, some), images, strict=True))
     return pictures

@@ -7,6 +7,8 @@ from tf_instdisc import atomic
 from tf_instdisc.retrieval.neighbor_rows import RIGHT, UNKNOWN, WRONG, Row
 from tf_instdisc.retrieval.pages import captions
 
+PICTURE = 64
+"""Side of a picture, in pixels."""
 _FRAME_COLORS = {
     RIGHT: (26, 150, 65),
     WRONG: (215, 48, 39),
@@ -23,12 +25,13 @@ def draw(rows: list[Row]) -> np.ndarray:
     with its cosine.
 
     Args:
-        rows: At least one query; all have the same number of neighbors.
+        rows: At least one query, with pictures; all have the same number of
+            neighbors.
 
     Returns:
         uint8 `[height, width, 3]`.
     """
-    side = rows[0].image.shape[0]
+    side = len(np.asarray(rows[0].image))
     cell = side + 2 * _FRAME
     step_x, step_y = cell + _GAP, cell + captions.HEIGHT + _GAP
     # A wider gap sets the queries apart.
@@ -44,14 +47,15 @@ def draw(rows: list[Row]) -> np.ndarray:
     painter = ImageDraw.Draw(canvas)
 
     def paint(
-        image: np.ndarray,
+        image: np.ndarray | None,
         x: int,
         y: int,
         color: str | tuple[int, int, int],
         caption: str,
     ) -> None:
         painter.rectangle((x, y, x + cell - 1, y + cell - 1), fill=color)
-        canvas.paste(Image.fromarray(image), (x + _FRAME, y + _FRAME))
+        picture = Image.fromarray(np.asarray(image))
+        canvas.paste(picture, (x + _FRAME, y + _FRAME))
         drawn = captions.caption(caption, cell)
         canvas.paste(Image.fromarray(drawn), (x, y + cell))
 

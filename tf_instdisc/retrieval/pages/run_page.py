@@ -1,31 +1,27 @@
 """The report of a run: a page that shows what it has learned."""
 
+import dataclasses
 import os
 from typing import Any
 
+import bokeh.embed
+import bokeh.resources
 import numpy as np
 
-from tf_instdisc.config import TrainingConfig
 from tf_instdisc.retrieval import analysis, duplicate_lines, neighbor_rows
 from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
     health_warnings,
 )
-from tf_instdisc.retrieval.duplicates import EmbeddedImages, find_duplicates
+from tf_instdisc.retrieval.duplicates import find_duplicates
 from tf_instdisc.retrieval.pages import charts, duplicate_page, pages
-from tf_instdisc.retrieval.pages.thumbnails import data_uri, sheet
+from tf_instdisc.retrieval.pages.pages import data_uri, sheet
 from tf_instdisc.retrieval.queries import nearest, random_queries
 from tf_instdisc.runs import checkpoints, lock
 from tf_instdisc.runs.bank import Bank, sample_rows
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.images import RunImages
 
-# TensorBoard has the others.
-CURVES = {
-    "loss": "loss",
-    "knn_top1": "kNN top-1",
-    "bank_effective_rank": "effective rank",
-}
 _PICTURE = 96  # pixels
 _SHEET_PICTURE = 32
 _QUERIES = 8
@@ -43,100 +39,72 @@ def write_report(
     run: RunDirectory,
     images: RunImages,
     output: str | os.PathLike | None = None,
-    **options: Any,
-) -> str | os.PathLike:
-    """Writes the page, by default into the run's directory.
-
-    Args:
-        run: The run.
-        images: Its images.
-        output: Path of the page.
-        **options: Further arguments of `report`.
-
-    Returns:
-        The path.
-    """
-    page = report(run, images, **options)
-    path = output or run.report
-    with lock.holding_if_remote(None if output else run.path):
-        pages.write(os.fspath(path), page)
-    return path
-
-
-def report(
-    run: RunDirectory,
-    images: RunImages,
-    *,
     max_points: int = 3000,
-    threshold: float | None = None,
-    num_neighbors: int = TrainingConfig.num_neighbors,
-    seed: int = 0,
-) -> str:
-    """Builds the page.
+) -> str | os.PathLike:
+    """Writes the page, which needs no network, and returns its path.
 
     Args:
         run: A finished run.
         images: Its images; pictures of missing ones are gray.
+        output: By default, the page is in the run's directory.
         max_points: If there are more rows, this number is drawn for the map,
             the classification and the pictures.
-        threshold: Minimum cosine of near-duplicates; None lets
-            `find_duplicates` decide.
-        num_neighbors: Number of neighbors that vote.
-        seed: Random seed of the sample.
-
-    Returns:
-        HTML that needs no network.
     """
     bank = images.bank
     metrics = run.read_metrics()
     last = metrics[-1] if metrics else {}
     statistics = bank_statistics(bank.rows)
 
-    sampled = sample_rows(len(bank.rows), max_points, seed)
+    sampled = sample_rows(len(bank.rows), max_points)
     on_sheet, found = images.read(
         sampled, min(_SHEET_PICTURE, images.image_size)
     )
+    num_neighbors = images.config.training.num_neighbors
     votes = analysis.classify_rows(
         bank, sampled, num_neighbors, images.config.method.temperature
     )
-    groups = analysis.groups_of(bank, sampled, charts.NUM_COLORS, seed)
+    groups = analysis.groups_of(bank, sampled, charts.NUM_COLORS)
     figures: dict[str, Any] = {
-        name: figure
-        for name, title in CURVES.items()
-        if (figure := charts.curve(metrics, name, title)) is not None
+        "map": charts.embedding_map(
+            analysis.map_of(bank.rows[sampled]),
+            groups.of_rows,
+            [str(name) for name in bank.names[sampled]],
+            groups.captions,
+            int(np.ceil(np.sqrt(len(sampled)))),
+        )
     }
-    curve_names = list(figures)
-    figures["map"] = charts.embedding_map(
-        analysis.map_of(bank.rows[sampled], seed),
-        groups.of_rows,
-        [str(name) for name in bank.names[sampled]],
-        groups.captions,
-        int(np.ceil(np.sqrt(len(sampled)))),
-    )
+    # TensorBoard has the other metrics.
+    curve = charts.curve(metrics, "knn_top1", "kNN top-1")
+    if curve is not None:
+        figures["curve"] = curve
+    script, divs = bokeh.embed.components(figures)
     lists = {"isolated": _most_isolated(votes)}
     if votes.predicted is not None:
         lists["hardest"] = _hardest(bank, votes)
     if groups.are_clusters:
         lists.update(_clusters(bank, sampled, groups))
-    queries = random_queries(images, _QUERIES, _PICTURE, seed)
-    return pages.render(
+    queries = random_queries(images, _QUERIES)
+    page = pages.render(
         "report.html",
         run_name=run.path.resolve().name,
         facts=_facts(run, bank, last, statistics),
         warnings=health_warnings(
             statistics, last.get("loss"), last.get("weight_growth")
         ),
-        charts=charts.embed(figures),
-        curve_names=curve_names,
+        library=bokeh.resources.Resources(
+            mode="inline", components=["bokeh"]
+        ).render_js(),
+        script=script,
+        divs=divs,
         rows=neighbor_rows.grid_rows(
-            queries, nearest(queries, bank, _NEIGHBORS), images
+            queries, nearest(queries, bank, _NEIGHBORS), images, _PICTURE
         ),
         legend=charts.legend(groups.names),
         groups=groups,
         sheet=data_uri(sheet(on_sheet), quality=70),
         lists=_with_pictures(images, lists),
         confusion=_confusion(bank, votes),
-        duplicates=_duplicates(images, sampled, threshold),
+        duplicates=_duplicates(images, sampled),
         flags=images.config.flags(),
         num_sampled=len(sampled),
         num_rows=len(bank.rows),
@@ -144,6 +112,10 @@ def report(
         num_neighbors=min(num_neighbors, len(bank.rows) - 1),
         num_classes=len(bank.class_names),
     )
+    path = output or run.report
+    with lock.holding_if_remote(None if output else run.path):
+        pages.write(os.fspath(path), page)
+    return path
 
 
 def _facts(
@@ -244,9 +216,7 @@ def _confusion(bank: Bank, votes: analysis.Votes) -> dict[str, Any] | None:
     }
 
 
-def _duplicates(
-    images: RunImages, sampled: np.ndarray, threshold: float | None
-) -> dict[str, Any]:
+def _duplicates(images: RunImages, sampled: np.ndarray) -> dict[str, Any]:
     bank = images.bank
     note = "The closest come first."
     if len(bank.rows) > _DUPLICATES_UP_TO:
@@ -255,8 +225,7 @@ def _duplicates(
             f" Only the {len(sampled):,} sampled images were compared; "
             "instdisc-duplicates compares all."
         )
-    collection = EmbeddedImages(bank, RunImages(bank, images.config), "")
-    found = find_duplicates(collection, threshold)
+    found = find_duplicates(dataclasses.replace(images, bank=bank))
     groups = [
         sorted(group, key=lambda m: -m.score)[:8]
         for group in found.groups[:_GROUPS_SHOWN]

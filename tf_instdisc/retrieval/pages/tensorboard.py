@@ -15,13 +15,12 @@ from tf_instdisc import atomic
 from tf_instdisc.retrieval import neighbor_rows
 from tf_instdisc.retrieval import queries as search
 from tf_instdisc.retrieval.pages import grid
-from tf_instdisc.retrieval.pages.thumbnails import sheet
+from tf_instdisc.retrieval.pages.pages import sheet
 from tf_instdisc.runs.bank import sample_rows
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.text import tsv
 
 _RUN = "grid"
-_PICTURE = 64  # pixels
 _SPRITE = 32
 _NUM_QUERIES = 8
 _NUM_NEIGHBORS = 10
@@ -36,7 +35,6 @@ class EmbeddingView(keras.callbacks.Callback):
     names, labels and pictures, for the embedding projector.
 
     Args:
-        log_dir: TensorBoard's directory.
         open_images: Returns the images with the current bank.
         every: Number of epochs between two grids; the last epoch always has
             one.
@@ -60,12 +58,12 @@ class EmbeddingView(keras.callbacks.Callback):
         if (epoch + 1) % self.every and not is_last:
             return
         images = self.open_images()
-        queries = search.random_queries(images, _NUM_QUERIES, _PICTURE)
+        queries = search.random_queries(images, _NUM_QUERIES)
         found = search.nearest(queries, images.bank, _NUM_NEIGHBORS)
-        picture = grid.draw(neighbor_rows.grid_rows(queries, found, images))
+        rows = neighbor_rows.grid_rows(queries, found, images, grid.PICTURE)
         writer = tf.summary.create_file_writer(str(self.log_dir / _RUN))
         with writer.as_default():
-            tf.summary.image("neighbors", picture[None], step=epoch)
+            tf.summary.image("neighbors", grid.draw(rows)[None], step=epoch)
         writer.close()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

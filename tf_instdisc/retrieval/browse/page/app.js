@@ -246,7 +246,7 @@ async function openFile(file) {
 
 async function showPairs(now, number) {
   const start = Number(now.get("start") ?? 0);
-  $("#summary").textContent = 
+  $("#summary").textContent =
     "Searching for near-duplicates. Among many images, this takes minutes.";
   let found = await askJson(`api/duplicates?start=${start}&count=${PAIRS}`);
   while (!found.is_ready) {

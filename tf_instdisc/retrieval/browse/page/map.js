@@ -134,7 +134,7 @@ export class NeighborMap {
     this.pointers.set(event.pointerId, now);
     if (this.start && Math.hypot(
       now[0] - this.start[0], now[1] - this.start[1]) > 5) {
-      this.start = null; // It is no click any more.
+      this.start = null; // It is not a click anymore.
     }
     if (this.start) return;
     const others = [...this.pointers].filter(([id]) => id !== event.pointerId);

@@ -1,0 +1,112 @@
+"""Encodes the images of a run, or files, with the encoder of the run."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+
+from tf_instdisc.config import RunConfig
+from tf_instdisc.data.folder import report_unreadable
+from tf_instdisc.data.folder_listing import image_paths
+from tf_instdisc.data.sources import NO_LABEL
+from tf_instdisc.paths import local_path
+from tf_instdisc.runs import sources
+from tf_instdisc.runs.bank import Bank
+from tf_instdisc.runs.embedding import inference, on_devices
+from tf_instdisc.runs.images import RunImages
+
+
+def encode(
+    images: RunImages, encoder: keras.Model
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes the images of a bank.
+
+    Returns:
+        Rows, float32 `[size, embedding_dim]`, and bool `[size]`, whether an
+        image was found; the rows of the others are zero.
+    """
+    size = len(images.bank.names)
+    rows = np.zeros([size, encoder.output_shape[-1]], np.float32)
+    found = np.zeros([size], bool)
+    call = inference(on_devices(encoder))
+    for positions, batch in images.batches(
+        np.arange(size), images.image_size, images.crop_fraction
+    ):
+        rows[positions] = call(batch)
+        found[positions] = True
+    return rows, found
+
+
+def encode_files(
+    folder: str,
+    names: Sequence[str],
+    config: RunConfig,
+    encoder: keras.Model,
+    class_names: tuple[str, ...] = (),
+) -> RunImages:
+    """Encodes files as a run encodes its images.
+
+    Args:
+        folder: The folder or its URL.
+        names: Paths relative to the folder.
+        config: The settings of the run.
+        encoder: The encoder of the run.
+        class_names: Names of the classes, which are subfolders.
+
+    Returns:
+        The images that can be read, numbered by their place in `names`.
+    """
+    size = len(names)
+    bank = Bank(
+        np.zeros([size, 0]),
+        np.arange(size),
+        np.array(names, str),
+        labels_of(names, class_names),
+        class_names,
+    )
+    data = sources.with_overrides(config.data, {"images": folder})
+    images = RunImages(bank, dataclasses.replace(config, data=data))
+    rows, found = encode(images, encoder)
+    bank = dataclasses.replace(bank, rows=rows).take(found)
+    return dataclasses.replace(images, bank=bank)
+
+
+def encode_folder(
+    folder: str,
+    config: RunConfig,
+    encoder: keras.Model,
+    class_names: tuple[str, ...] = (),
+) -> RunImages:
+    """Encodes all images of a folder, and reports those that cannot be read.
+
+    Arguments are those of `encode_files`; the title is `folder`.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or contains no image.
+        UnreadableImageError: If no image can be read.
+    """
+    copy = local_path(folder, "folder")
+    names = image_paths(copy)
+    images = encode_files(copy, names, config, encoder, class_names)
+    bad = set(names).difference(images.bank.names.tolist())
+    if bad:
+        report_unreadable(sorted(bad), len(names), copy, "skip")
+    return dataclasses.replace(images, title=folder)
+
+
+def labels_of(names: Iterable[str], class_names: Sequence[str]) -> np.ndarray:
+    """Returns the class of each file, int64: the first folder of its path.
+
+    It is `NO_LABEL` for files in none of the classes.
+    """
+    label_of = {name: label for label, name in enumerate(class_names)}
+    return np.array(
+        [
+            label_of.get(name.split("/")[0], NO_LABEL)
+            if "/" in name
+            else NO_LABEL
+            for name in names
+        ],
+        np.int64,
+    )
