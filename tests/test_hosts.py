@@ -70,12 +70,17 @@ def states(run_dir, num_workers):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("one") / "run"
+    return in_one_process(tmp_path_factory.mktemp("one") / "run")
+
+
+def in_one_process(run_dir, **changes):
+    """Its settings, state and metrics."""
     settings = {
         "dtype": "float64",
         "batch_size": 6,
         "minutes": 9,
         "num_ids": 15,  # Seven ids stand for two images each.
+        **changes,
     }
     subprocess.run(
         command(run_dir, **settings), cwd=ROOT, check=True, timeout=900
@@ -116,9 +121,8 @@ def test_three_workers_equal_one_process(one_process, tmp_path):
     assert names == [f"checkpoint-{number:06d}" for number in (4, 5, 6)]
 
 
-def test_a_bank_divided_among_hosts_is_continued_whole_by_one(
-    one_process, tmp_path
-):
+def test_a_bank_divided_among_hosts_is_continued_whole_by_one(tmp_path):
+    one_process = in_one_process(tmp_path / "one", negatives="shared")
     run_dir = tmp_path / "run"
     settings = {**one_process[0], "minutes": 0}
     sharded = {"bank_placement": "sharded", "epochs": 3}
