@@ -17,6 +17,7 @@ from tf_instdisc.config.encoder import PRECISIONS
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
+from tf_instdisc.method.encoders import given
 from tf_instdisc.method.model import InstanceDiscrimination
 from tf_instdisc.runs import checkpoints, lock, opening
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
@@ -69,7 +70,7 @@ def _config_of(model: InstanceDiscrimination, source: ImageSource) -> RunConfig:
     encoder = model.encoder
     precision = encoder.dtype_policy.name
     known = {field.name for field in dataclasses.fields(MethodConfig)}
-    told = {n: v for n, v in model.get_config().items() if n in known}
+    method = {n: v for n, v in model.get_config().items() if n in known}
     return RunConfig(
         data=DataConfig(
             images=source.folder and remote.named(source.folder),
@@ -79,18 +80,16 @@ def _config_of(model: InstanceDiscrimination, source: ImageSource) -> RunConfig:
             embedding_dim=encoder.output_shape[1],
             precision=precision if precision in PRECISIONS else "float32",
         ),
-        method=MethodConfig(**{n: v for n, v in told.items() if v is not None}),
+        method=MethodConfig(
+            **{n: v for n, v in method.items() if v is not None}
+        ),
     )
 
 
 def _require_fitting(encoder: keras.Model, image_size: int | None) -> None:
     """Raises unless an encoder takes RGB images of this size."""
     shape = encoder.input_shape
-    wanted = (None, image_size, image_size, 3)
-    fits = len(shape) == 4 and all(
-        found in (None, size) for found, size in zip(shape, wanted, strict=True)
-    )
-    if not fits or image_size is None:
+    if image_size is None or not given.fits_images(shape, image_size):
         raise UsageError(
             "The encoder must take square RGB images of the settings' size. "
             f"Received: encoder.input_shape={shape}, image_size={image_size}. "

@@ -1,5 +1,6 @@
 """An arbitrary Keras model as the backbone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -40,11 +41,7 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
             )
         shapes.append(tuple(tensors[0].shape))
     taken, given = shapes
-    wanted = (None, image_size, image_size, 3)
-    if len(taken) != 4 or any(
-        size not in (None, want)
-        for size, want in zip(taken, wanted, strict=True)
-    ):
+    if not fits_images(taken, image_size):
         raise UsageError(
             f"`backbone` must take images [batch, {image_size}, {image_size}, "
             f"3], or of any size. Received: a model of input {taken}. Build "
@@ -68,6 +65,14 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
             f"`backbone` must leave the names {', '.join(_OURS)} to the "
             f"encoder. Received: layers of the names {', '.join(clashes)}"
         )
+
+
+def fits_images(shape: Sequence[int | None], image_size: int) -> bool:
+    """Returns whether a model's input takes RGB images of this size."""
+    wanted = (None, image_size, image_size, 3)
+    return len(shape) == 4 and all(
+        found in (None, size) for found, size in zip(shape, wanted, strict=True)
+    )
 
 
 def apply(
