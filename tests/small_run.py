@@ -24,6 +24,7 @@ SETTINGS = {
     "accumulate_steps": 3,
     "objective": "nce",
     "bank_placement": "device",
+    "negatives": "per_example",
     "seconds_per_step": 0.0,
     "dtype": "float32",
 }
@@ -75,7 +76,7 @@ def run(run_dir, **changes):
             num_negatives=6,
             temperature=0.3,
             proximal_weight=2.0,
-            negatives="per_example",
+            negatives=settings["negatives"],
             accumulate_steps=settings["accumulate_steps"],
         )
         model.compile(
@@ -156,7 +157,8 @@ def run(run_dir, **changes):
             built.experimental_local_results(variable)
         )
     }
-    return {**copies, **banks}
+    # The sum of the losses of the last epoch, and its number of images.
+    return {**copies, **banks, "metrics": np.array(model.metric_values())}
 
 
 def main():

@@ -134,6 +134,11 @@ def test_unknown_settings_are_refused():
             {"objective": "softmax", "bank_placement": "host"},
             "device",
         ),
+        (
+            config.MethodConfig,
+            {"negatives": "per_example", "bank_placement": "sharded"},
+            "'host', or the negatives 'shared'",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(kind, values, said):

@@ -73,12 +73,17 @@ def states(run_dir, num_workers):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("one") / "run"
+    return in_one_process(tmp_path_factory.mktemp("one") / "run")
+
+
+def in_one_process(run_dir, **changes):
+    """Its settings, state and metrics."""
     settings = {
         "dtype": "float64",
         "batch_size": 6,
         "minutes": 9,
         "num_ids": 15,  # Seven ids stand for two images each.
+        **changes,
     }
     subprocess.run(
         command(run_dir, **settings), cwd=ROOT, check=True, timeout=900
@@ -94,6 +99,7 @@ def assert_equals_one_process(run_dir, num_workers, one_process):
     missing = expected.keys() - first.keys()
     assert all(name.startswith("bank_") for name in missing)
     assert len(others) == num_workers - 1
+    assert first["metrics"][1] == 18  # The images of all hosts.
     for name, value in first.items():
         np.testing.assert_allclose(
             value, expected[name], rtol=1e-9, atol=1e-9, err_msg=name
@@ -119,15 +125,15 @@ def test_three_workers_equal_one_process(one_process, tmp_path):
     assert names == [f"checkpoint-{number:06d}" for number in (4, 5, 6)]
 
 
-def test_a_bank_divided_among_hosts_is_continued_whole_by_one(
-    one_process, tmp_path
-):
+def test_a_bank_divided_among_hosts_is_continued_whole_by_one(tmp_path):
+    one_process = in_one_process(tmp_path / "one", negatives="shared")
     run_dir = tmp_path / "run"
     settings = {**one_process[0], "minutes": 0}
     sharded = {"bank_placement": "sharded", "epochs": 3}
     codes, outputs = wait(start(run_dir, 2, **settings, **sharded))
     assert codes == [0, 0], outputs
     for state in states(run_dir, 2):
+        assert state["metrics"][1] == 18  # The images of both hosts.
         for epoch in range(1, 4):
             name = f"bank_{epoch}.0"
             np.testing.assert_allclose(

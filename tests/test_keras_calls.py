@@ -168,30 +168,6 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(
     assert_same(state(copy), state(model), atol=1e-6)
 
 
-@pytest.mark.exhaustive_variants("1*", "2-model.w*")
-@pytest.mark.parametrize("form", ("model.keras", "model.weights.h5"))
-@pytest.mark.parametrize("replicas", (1, 2))
-def test_a_model_saved_within_an_accumulation_goes_on(tmp_path, form, replicas):
-    strategy = strategy_of(replicas)
-    with strategy.scope():
-        model = build(accumulate_steps=3)
-    fit = {"batch_size": 2, "shuffle": False, "verbose": 0}
-    model.fit(IMAGES, IDS, **fit)  # 5 steps: the last 2 are not applied.
-    assert any(np.any(total.numpy()) for total in model.gradient_sums)
-    path = tmp_path / form
-    with strategy.scope():
-        if form == "model.keras":
-            model.save(path)
-            copy = keras.saving.load_model(path)
-        else:
-            model.save_weights(path)
-            copy = build(accumulate_steps=3)
-            copy.load_weights(path)
-    for each in (model, copy):
-        each.fit(IMAGES, IDS, **fit)
-    assert_same(state(copy), state(model), atol=1e-6)
-
-
 @pytest.mark.exhaustive_variants("load*")
 @pytest.mark.parametrize("way", ("set_weights", "load_weights"))
 def test_sums_of_other_weights_are_forgotten(tmp_path, way):

@@ -206,21 +206,23 @@ def test_it_warns_of_what_will_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("replicas", "placement", "other"),
+    ("replicas", "placement", "negatives", "other"),
     [
-        (1, "device", "host"),
-        (1, "host", None),
-        (4, "device", "sharded"),
-        (4, "sharded", None),
+        (1, "device", "shared", "host"),
+        (1, "host", "shared", None),
+        (4, "device", "shared", "sharded"),
+        (4, "device", "per_example", "host"),
+        (4, "sharded", "shared", None),
     ],
 )
 def test_it_advises_another_placement_than_the_configured_one(
-    replicas, placement, other
+    replicas, placement, negatives, other
 ):
     warnings = make_plan(
         num_instances=10**8,
         replicas_per_host=replicas,
         bank_placement=placement,
+        negatives=negatives,
         device_memory=2**20,
     ).warnings
     (device,) = (text for text in warnings if text.startswith("Device"))

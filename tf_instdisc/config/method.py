@@ -80,6 +80,15 @@ class MethodConfig(Settings):
                 "needs it on the device. Received: bank_placement='host'. Use "
                 "'sharded' or 'device', or the objective 'nce' or 'info_nce'."
             )
+        is_sampled = self.objective in ("nce", "info_nce")
+        has_own = is_sampled and self.negatives == "per_example"
+        if has_own and self.bank_placement == "sharded":
+            raise UsageError(
+                "`negatives` 'per_example' cannot be combined with a sharded "
+                "bank, whose replicas exchange the rows of shared negatives. "
+                "Received: bank_placement='sharded'. Use 'device' or 'host', "
+                "or the negatives 'shared'."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,6 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.keras_internals import CustomLoopModel
 from tf_instdisc.method import replicas
 
-_STORED = "gradient_sum_"
-
 
 class Accumulation(CustomLoopModel):
     """A Keras model that averages the gradients of several steps.
@@ -23,7 +21,8 @@ class Accumulation(CustomLoopModel):
 
     Attributes:
         gradient_sums: The sums of the gradients since the last update, one
-            for each trainable variable; empty without accumulation.
+            for each trainable variable; empty without accumulation. The
+            checkpoints of a run have them, files of Keras do not.
     """
 
     def __init__(self, accumulate_steps: int = 1, **kwargs: Any):
@@ -54,23 +53,9 @@ class Accumulation(CustomLoopModel):
                     for variable in self.trainable_variables
                 ]
 
-    def save_own_variables(self, store: Any) -> None:
-        super().save_own_variables(store)
-        for position, total in enumerate(self.gradient_sums):
-            store[f"{_STORED}{position}"] = total.numpy()
-
     def load_own_variables(self, store: Any) -> None:
-        stored = {name: store[name] for name in list(store.keys())}
-        names = [name for name in stored if name.startswith(_STORED)]
-        sums = {name: stored.pop(name) for name in names}
-        super().load_own_variables(stored)
-        if names and self.compiled:
-            self.build_training_state()
-        if len(names) != len(self.gradient_sums):
-            self._forget_sums()
-            return
-        for position, total in enumerate(self.gradient_sums):
-            total.assign(sums[f"{_STORED}{position}"])
+        super().load_own_variables(store)
+        self._forget_sums()
 
     def set_weights(self, weights: list[Any]) -> None:
         super().set_weights(weights)
@@ -94,9 +79,8 @@ class Accumulation(CustomLoopModel):
     ) -> None:
         """Applies gradients, or adds them to the sums for a later step.
 
-        Args:
-            gradients: One for each trainable variable, summed over replicas.
-            applies_gradients: Whether this step ends an accumulation.
+        There is one for each trainable variable. The gradient of the batch is
+        their sum over the replicas.
         """
         variables = self.trainable_variables
         if not variables:

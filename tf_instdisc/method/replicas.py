@@ -38,9 +38,6 @@ def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
 def gather_over_replicas(value: tf.Tensor) -> tf.Tensor:
     """Concatenates `[batch, ...]` of all replicas, in their order.
 
-    Args:
-        value: A tensor of rank 1 or more.
-
     Returns:
         The tensor `[global_batch, ...]`, the same on every replica.
     """
@@ -66,14 +63,10 @@ def own_part(value: tf.Tensor) -> tf.Tensor:
 
 
 def read_rows(variable: tf.Variable, positions: tf.Tensor) -> tf.Tensor:
-    """Returns rows of this replica's copy of a variable.
+    """Returns rows of this replica's copy of a variable, without a gradient.
 
-    Args:
-        variable: A variable of rank 1 or more.
-        positions: int32 or int64 of any shape, in range.
-
-    Returns:
-        The rows, without a gradient: `positions.shape + variable.shape[1:]`.
+    Positions are int32 or int64 of any shape, and in range. The rows have the
+    shape `positions.shape + variable.shape[1:]`.
     """
     # In a replica, tf.gather of a distributed variable reads all of its rows,
     # which copies them if it has been scattered into (TensorFlow 2.21).
@@ -97,7 +90,7 @@ def update_on_all_replicas(
 
     def merge(strategy: tf.distribute.Strategy, *merged: tf.Tensor) -> None:
         values = [first_replica(strategy, value) for value in merged]
-        _update_copies(strategy, variable, update, values)
+        update_copies(strategy, variable, update, values)
 
     tf.distribute.get_replica_context().merge_call(merge, args=args)
 
@@ -116,19 +109,13 @@ def update_own_copy(
 # === Outside a step ===
 
 
-def update_outside_of_steps(
-    variable: tf.Variable, update: Callable[..., None], args: tuple
-) -> None:
-    """Works as `update_on_all_replicas`, in the scope of a strategy."""
-    _update_copies(tf.distribute.get_strategy(), variable, update, args)
-
-
-def _update_copies(
+def update_copies(
     strategy: tf.distribute.Strategy,
     variable: tf.Variable,
     update: Callable[..., None],
     args: Sequence[tf.Tensor],
 ) -> None:
+    """Works as `update_on_all_replicas`, outside a replica's context."""
     if _is_on_host(variable, strategy):
         with tf.device(variable.device):
             update(variable, *args)
@@ -163,13 +150,9 @@ def create(
 
 
 def model_in_scope(model: keras.Model) -> keras.Model:
-    """Returns a model whose variables belong to the strategy in scope.
+    """Returns a model, or a copy if it was built outside the scope.
 
-    Args:
-        model: A functional or Sequential model.
-
-    Returns:
-        The model, or a copy if it was built outside the scope.
+    It is a functional or Sequential model.
     """
     extended = tf.distribute.get_strategy().extended
     if all(
@@ -202,18 +185,18 @@ def in_equal_parts(
     equally, the first ones are repeated with a weight of 0, and the weights
     of all others are increased so that the mean loss remains the same.
 
-    Args:
-        strategy: The strategy whose replicas receive the batch.
-        batch: A batch of a distributed data set, as Keras receives it.
-
     Returns:
-        The batch, unchanged if its parts are equal, and its size on this host.
+        The batch, unchanged if its parts are equal, and its size on all hosts,
+        which have batches of the same size.
     """
     first = next(v for v in keras.tree.flatten(batch) if v is not None)
     parts = strategy.experimental_local_results(first)
     replicas, size = len(parts), sum(int(part.shape[0]) for part in parts)
+    hosts = 1
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        hosts = strategy.num_replicas_in_sync // replicas
     if all(part.shape[0] == parts[0].shape[0] for part in parts):
-        return batch, size
+        return batch, size * hosts
     part_size = -(-size // replicas)
     order = np.arange(part_size * replicas) % size
 
@@ -239,4 +222,4 @@ def in_equal_parts(
         raised if weights is None else raised * tf.cast(weights, "float64")
     )
     batch = keras.tree.map_structure(divide, (x, ids, tf.constant(weights)))
-    return batch, size
+    return batch, size * hosts

@@ -1,11 +1,10 @@
 """A memory bank that is divided among the replicas.
 
-Each replica has n / replicas rows. Each replica contributes the rows or logits
-that it stores and zeros for all others; the sum over the replicas is complete.
+Each replica has n / replicas rows. Each replica contributes the rows that it
+stores and zeros for all others; the sum over the replicas is complete.
 The results equal those of a bank that is copied to every replica.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,10 +32,6 @@ class ShardedRows(VariableBackedWeight):
     may have unused rows at their ends. Keras saves, copies and restores the
     weight as a whole, by way of the host; with several hosts, all of them must
     do so together, unless each has a copy (`gather_to_host`).
-
-    Args:
-        shape: n and embedding_dim.
-        dtype: Type of the rows.
 
     Attributes:
         shard_size: The number of rows of a replica.
@@ -235,39 +230,5 @@ class ShardedMemoryBank(MemoryBank):
     def negative_logits(
         self, v: Tensor, ids: Tensor, temperature: float
     ) -> Tensor:
-        if ids.shape.rank == 1:
-            # The rows of shared negatives are smaller than all logits.
-            rows = self._lookup_shared(ids)
-            return formulas.negative_logits(v, rows, temperature)
-        positions, is_own = self.rows.positions_of(ids)
-        pairs = tf.where(is_own)  # [pairs, 2]: examples and their negatives
-        examples, positions = pairs[:, 0], tf.boolean_mask(positions, is_own)
-
-        def read_rows() -> Tensor:
-            rows = replicas.read_rows(self.rows.value, positions)
-            return tf.cast(rows, self.dtype)
-
-        @tf.custom_gradient
-        def logits_of(v: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-            everyone = replicas.gather_over_replicas(v)
-            logits = formulas.pair_logits(
-                tf.gather(everyone, examples), read_rows(), temperature
-            )
-            shape = tf.shape(ids, tf.int64)
-            logits = tf.scatter_nd(pairs, logits, shape)
-            logits = replicas.own_part(replicas.sum_over_replicas(logits))
-
-            def gradient(upstream: Tensor) -> Tensor:
-                # Each replica multiplies its rows, which it reads again.
-                weights = tf.gather_nd(
-                    replicas.gather_over_replicas(upstream), pairs
-                )
-                sums = tf.math.unsorted_segment_sum(
-                    weights[:, None] * read_rows(), examples, shape[0]
-                )
-                sums = replicas.own_part(replicas.sum_over_replicas(sums))
-                return sums / temperature
-
-            return logits, gradient
-
-        return tf.ensure_shape(logits_of(v), [None, ids.shape[1]])
+        rows = self._lookup_shared(ids)
+        return formulas.negative_logits(v, rows, temperature)

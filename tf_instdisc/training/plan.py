@@ -153,14 +153,14 @@ def _head(
     """Returns the bytes of a replica's step besides the encoder."""
     method = config.method
     row = 4 * config.encoder.embedding_dim
-    is_sharded = method.bank_placement == "sharded"
     if method.objective in ("softmax", "parametric"):
         rows = num_instances
         queries = local_batch
         if method.objective == "softmax":
             # It is streamed over chunks of rows; those of a shard are compared
             # with the embeddings of all replicas.
-            queries = config.optimizer.batch_size if is_sharded else queries
+            if method.bank_placement == "sharded":
+                queries = config.optimizer.batch_size
             device = "CPU" if machines.device_memory is None else "GPU"
             rows = min(rows, int(rows_per_chunk(queries, device)))
         # The rows as read, the logits, their exponentials and gradients.
@@ -171,9 +171,6 @@ def _head(
     if method.negatives == "per_example":
         # The ids of all replicas.
         head += 8 * config.optimizer.batch_size * method.num_negatives
-        if is_sharded:
-            # Their logits and gradients, with zeros for other replicas' rows.
-            head += 2 * 4 * config.optimizer.batch_size * method.num_negatives
     return head
 
 
@@ -188,11 +185,12 @@ def _warnings(
             f"--batch_size={batch_size} is not a multiple of the {replicas} "
             "replicas and will be rejected."
         )
-    placement = "host" if replicas == 1 else "sharded"
+    is_shared = config.method.negatives == "shared"
+    placement = "sharded" if replicas > 1 and is_shared else "host"
     smaller = "Use --bank_dtype=bfloat16"
     if config.method.bank_placement != placement:
         smaller += f" or --bank_placement={placement}"
-    if config.method.objective == "softmax" and replicas == 1:
+    if config.method.objective == "softmax" and placement == "host":
         smaller = "Use --bank_dtype=bfloat16 or --objective=nce"
     if plan.activations > plan.bank_on_replica + plan.head:
         smaller = "Use a smaller batch with --accumulate_steps"

@@ -12,22 +12,12 @@ from keras import layers
 
 from tf_instdisc.config import EncoderConfig, RunConfig
 from tf_instdisc.config.encoder import (
-    BACKBONES,
-    PATCH_SIZES,
     channel_values,
     default_stem,
     require_image_size,
-    require_stem_width,
 )
-from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import UsageError
-from tf_instdisc.method.encoders import (
-    alexnet,
-    given,
-    resnet,
-    vgg,
-    vit,
-)
+from tf_instdisc.method.encoders import alexnet, given, resnet, vgg, vit
 from tf_instdisc.portable import make_portable
 
 
@@ -101,12 +91,25 @@ def build_encoder(
         )
     means = channel_values("mean", mean)
     stds = channel_values("std", std)
-    _check_sizes(
-        image_size=image_size,
-        embedding_dim=embedding_dim,
+    if image_size < 1:
+        raise UsageError(
+            "`image_size` must be at least 1. Received: "
+            f"image_size={image_size}"
+        )
+    is_model = isinstance(backbone, keras.Model)
+    settings = EncoderConfig(
+        backbone=EncoderConfig.backbone if is_model else backbone,
         width=width,
+        stem=stem,
         stem_width=stem_width,
+        sync_batch_norm=sync_batch_norm,
+        embedding_dim=embedding_dim,
     )
+    if is_model:
+        _require_defaults(settings)
+        given.require_usable(backbone, image_size)
+    else:
+        require_image_size(backbone, image_size, stem)
     defaults = (
         channel_values("mean", EncoderConfig.mean),
         channel_values("std", EncoderConfig.std),
@@ -116,9 +119,6 @@ def build_encoder(
             "`mean` and `std` need `normalize`. Received: normalize=False, "
             f"mean={mean}, std={std}"
         )
-    _check_backbone(
-        backbone, image_size, width, stem, sync_batch_norm, stem_width
-    )
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = inputs
     if normalize:
@@ -128,16 +128,9 @@ def build_encoder(
             name="normalize",
         )(inputs)
     if isinstance(backbone, keras.Model):
-        x = given.apply(backbone, inputs, x)
+        x, name = given.apply(backbone, inputs, x), backbone.name
     else:
-        x = _apply(
-            backbone,
-            x,
-            width,
-            stem or default_stem(image_size),
-            sync_batch_norm,
-            stem_width,
-        )
+        x, name = _apply(settings, x, image_size), backbone
     # Even with mixed precision, the embedding is computed in full precision.
     full = keras.config.dtype_policy().variable_dtype
     if len(x.shape) == 4:
@@ -146,40 +139,7 @@ def build_encoder(
         x = layers.Identity(name="pool", dtype=full)(x)
     x = layers.Dense(embedding_dim, name="projection", dtype=full)(x)
     outputs = layers.UnitNormalization(name="embedding", dtype=full)(x)
-    name = backbone.name if isinstance(backbone, keras.Model) else backbone
     return make_portable(keras.Model(inputs, outputs, name=name))
-
-
-def _check_sizes(**sizes: int | None) -> None:
-    for name, value in sizes.items():
-        if value is not None and value < 1:
-            raise UsageError(
-                f"`{name}` must be at least 1. Received: {name}={value}"
-            )
-
-
-def _check_backbone(
-    backbone: str | keras.Model,
-    image_size: int,
-    width: int,
-    stem: str | None,
-    sync_batch_norm: bool,
-    stem_width: int | None,
-) -> None:
-    if isinstance(backbone, keras.Model):
-        _require_defaults(
-            width=(width, EncoderConfig.width),
-            stem=(stem, None),
-            sync_batch_norm=(sync_batch_norm, EncoderConfig.sync_batch_norm),
-            stem_width=(stem_width, None),
-        )
-        given.require_usable(backbone, image_size)
-    else:
-        require_choice("backbone", backbone, BACKBONES)
-        if stem is not None:
-            require_choice("stem", stem, tuple(PATCH_SIZES))
-        require_image_size(backbone, image_size, stem)
-        require_stem_width(backbone, stem_width)
 
 
 def encoder_of(config: RunConfig) -> keras.Model:
@@ -199,25 +159,27 @@ def encoder_of(config: RunConfig) -> keras.Model:
 
 
 def _apply(
-    backbone: str,
-    x: keras.KerasTensor,
-    width: int,
-    stem: str,
-    synchronized: bool,
-    stem_width: int | None,
+    settings: EncoderConfig, x: keras.KerasTensor, image_size: int
 ) -> keras.KerasTensor:
-    if backbone == "alexnet":
+    """Applies a named backbone."""
+    name, width = settings.backbone, settings.width
+    stem = settings.stem or default_stem(image_size)
+    synchronized = settings.sync_batch_norm
+    if name == "alexnet":
         return alexnet.alexnet(x, width, stem, synchronized)
-    if backbone == "vgg16":
+    if name == "vgg16":
         return vgg.vgg16(x, width, stem, synchronized)
-    if backbone == "vit_small":
+    if name == "vit_small":
         return vit.vit_small(x, width, stem)
-    return resnet.resnet(x, backbone, width, stem, synchronized, stem_width)
+    return resnet.resnet(
+        x, name, width, stem, synchronized, settings.stem_width
+    )
 
 
-def _require_defaults(**values: tuple[object, object]) -> None:
-    for name, (value, default) in values.items():
-        if value != default:
+def _require_defaults(settings: EncoderConfig) -> None:
+    for name in ("width", "stem", "sync_batch_norm", "stem_width"):
+        value = getattr(settings, name)
+        if value != getattr(EncoderConfig, name):
             raise UsageError(
                 f"`{name}` applies only to named backbones; a model is used "
                 f"as it is. Received: {name}={value!r}"

@@ -13,8 +13,6 @@ from tf_instdisc.method.encoders import parts
 
 _WIDTHS = (1, 3, 6, 4, 4)
 """Filters of conv1 .. conv5, multiplied by the width."""
-FULLY_CONNECTED = 64
-"""Units of the two dense layers, multiplied by the width, as in VGG16."""
 
 
 def alexnet(
@@ -57,7 +55,4 @@ def alexnet(
         x = layers.ReLU(name=name)(x)
         if index in (1, 2, 5):
             x = layers.MaxPooling2D(3, 2, name=f"{name}_pool")(x)
-    x = layers.Flatten(name="flatten")(x)
-    units = width * FULLY_CONNECTED
-    x = parts.fully_connected(x, units, "fc6", synchronized)
-    return parts.fully_connected(x, units, "fc7", synchronized)
+    return parts.fully_connected(x, width, synchronized)

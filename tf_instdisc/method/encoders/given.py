@@ -1,5 +1,6 @@
 """An arbitrary Keras model as the backbone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,12 +12,7 @@ _OURS = ("image", "normalize", "pool", "projection", "embedding")
 
 
 def require_usable(backbone: keras.Model, image_size: int) -> None:
-    """Raises ValueError unless the model can be a backbone.
-
-    Args:
-        backbone: A model from images to a feature map or a vector.
-        image_size: Side of the images, in pixels.
-    """
+    """Raises UsageError unless a model maps images to features."""
     is_sequential = isinstance(backbone, keras.Sequential)
     if not is_sequential and not is_functional(backbone):
         raise UsageError(
@@ -40,11 +36,7 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
             )
         shapes.append(tuple(tensors[0].shape))
     taken, given = shapes
-    wanted = (None, image_size, image_size, 3)
-    if len(taken) != 4 or any(
-        size not in (None, want)
-        for size, want in zip(taken, wanted, strict=True)
-    ):
+    if not fits_images(taken, image_size):
         raise UsageError(
             f"`backbone` must take images [batch, {image_size}, {image_size}, "
             f"3], or of any size. Received: a model of input {taken}. Build "
@@ -70,6 +62,14 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
         )
 
 
+def fits_images(shape: Sequence[int | None], image_size: int) -> bool:
+    """Returns whether a model's input takes RGB images of this size."""
+    wanted = (None, image_size, image_size, 3)
+    return len(shape) == 4 and all(
+        found in (None, size) for found, size in zip(shape, wanted, strict=True)
+    )
+
+
 def apply(
     backbone: keras.Model,
     inputs: keras.KerasTensor,
@@ -84,9 +84,6 @@ def apply(
         backbone: A model that `require_usable` accepts.
         inputs: The encoder's input.
         images: float `[batch, size, size, 3]`, computed from it.
-
-    Returns:
-        The output of the copy.
     """
 
     def call(

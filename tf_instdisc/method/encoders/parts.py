@@ -58,14 +58,20 @@ def batch_norm(
 
 
 def fully_connected(
-    x: keras.KerasTensor, units: int, name: str, synchronized: bool
+    x: keras.KerasTensor, width: int, synchronized: bool
 ) -> keras.KerasTensor:
-    """Applies a dense layer, batch norm and ReLU; the last has the name."""
-    x = layers.Dense(
-        units,
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_dense",
-    )(x)
-    x = batch_norm(x, f"{name}_bn", synchronized)
-    return layers.ReLU(name=name)(x)
+    """Applies two dense layers, each with batch norm and ReLU.
+
+    The activations are layers named `fc6` and `fc7`, `[batch, 64 * width]`.
+    """
+    x = layers.Flatten(name="flatten")(x)
+    for name in ("fc6", "fc7"):
+        x = layers.Dense(
+            64 * width,
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=f"{name}_dense",
+        )(x)
+        x = batch_norm(x, f"{name}_bn", synchronized)
+        x = layers.ReLU(name=name)(x)
+    return x

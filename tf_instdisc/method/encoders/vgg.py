@@ -8,7 +8,6 @@ import keras
 from keras import layers
 
 from tf_instdisc.method.encoders import parts
-from tf_instdisc.method.encoders.alexnet import FULLY_CONNECTED
 
 _STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 """Filters, multiplied by the width, and number of convolutions per block."""
@@ -44,7 +43,4 @@ def vgg16(
             x = layers.ReLU(name=name)(x)
         if block > 1 or stem == "imagenet":
             x = layers.MaxPooling2D(2, 2, name=f"conv{block}_pool")(x)
-    x = layers.Flatten(name="flatten")(x)
-    units = width * FULLY_CONNECTED
-    x = parts.fully_connected(x, units, "fc6", synchronized)
-    return parts.fully_connected(x, units, "fc7", synchronized)
+    return parts.fully_connected(x, width, synchronized)
