@@ -169,8 +169,7 @@ NEW_PROTOCOL = """
 import dataclasses
 
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.protocol import Protocol, seed_setting
+from tf_instdisc.evaluation.protocol import Measurement, Protocol, seed_setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,8 +37,8 @@ from tf_instdisc.evaluation.evaluate import evaluate
 from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
-from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.newton_svm import NewtonSVC
+from tf_instdisc.evaluation.protocol import Measurement
 from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions, train_svm
 from tf_instdisc.retrieval import votes
 from tf_instdisc.runs import directory

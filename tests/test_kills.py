@@ -30,7 +30,7 @@ from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import array_source
 from tf_instdisc.evaluation import features, results
-from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import Measurement
 from tf_instdisc.evaluation.reproduce import make as reproduction
 from tf_instdisc.evaluation.reproduce import measure, runs, tables
 from tf_instdisc.retrieval.pages import pages

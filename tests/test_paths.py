@@ -18,7 +18,7 @@ from tf_instdisc.data.folder import folder_source, image_paths
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.data.voc import voc_folder
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation import registry
+from tf_instdisc.evaluation import protocol
 from tf_instdisc.runs import opening
 from tf_instdisc.runs.convert import checkpoint
 from tf_instdisc.runs.record import RunRecord
@@ -154,7 +154,7 @@ def test_every_path_flag_of_an_evaluation_takes_tildes_and_checks_urls():
     found, others = set(), set()
     for kind in {
         EvaluateOptions,
-        *(kind.options_kind for kind in registry.protocols().values()),
+        *(kind.options_kind for kind in protocol.protocols().values()),
     }:
         for field in filter(fields.is_setting, dataclasses.fields(kind)):
             rule = fields.rule_of(field)

@@ -14,8 +14,11 @@ from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.config.data import BAD_IMAGES, CACHES, data_overrides
 from tf_instdisc.config.fields import setting
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation import registry
-from tf_instdisc.evaluation.protocol import baselines_setting, seed_setting
+from tf_instdisc.evaluation.protocol import (
+    baselines_setting,
+    protocols,
+    seed_setting,
+)
 from tf_instdisc.text import shown
 
 _SUMMARY = """
@@ -24,7 +27,7 @@ table that includes the paper's numbers, and writes results.json.
 
   instdisc-evaluate --run_dir=runs/cifar10 --protocol=knn,linear
 """
-_PROTOCOLS = registry.protocols()
+_PROTOCOLS = protocols()
 
 
 @dataclasses.dataclass(frozen=True)

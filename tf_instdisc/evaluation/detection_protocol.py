@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError, require_extra
-from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.protocol import Protocol
+from tf_instdisc.evaluation.protocol import Measurement, Protocol
 from tf_instdisc.text import shown
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tf_instdisc.evaluation import registry, results
+from tf_instdisc.evaluation import results
 from tf_instdisc.evaluation.inputs import UnopenedRun
-from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import Measurement, find
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
 
@@ -47,7 +47,7 @@ def evaluate(
         unopened = UnopenedRun(run, overrides or {})
         steps = []
         for name, chosen in options.items():
-            protocol = registry.find(name)(chosen)
+            protocol = find(name)(chosen)
             inputs = protocol.open(unopened)
             protocol.check(inputs)
             for num_features, names in protocol.layers(inputs).items():

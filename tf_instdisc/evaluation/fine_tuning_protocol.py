@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.config.method import OPTIMIZERS, SCHEDULES
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.protocol import Protocol, seed_setting
+from tf_instdisc.evaluation.protocol import Measurement, Protocol, seed_setting
 from tf_instdisc.text import listed
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import DamagedFileError, UsageError
-from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
+    Measurement,
     Protocol,
     baselines_setting,
     seed_setting,

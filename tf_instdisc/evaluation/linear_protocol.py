@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from tf_instdisc.config.encoder import LAYERS
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
+    Measurement,
     Protocol,
     baselines_setting,
     keep_features_setting,

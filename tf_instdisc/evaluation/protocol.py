@@ -1,16 +1,40 @@
-"""The base class of evaluation protocols, and their common settings."""
+"""What evaluation protocols have in common, and the finder of all of them."""
 
 import abc
+import dataclasses
+import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc import evaluation
+from tf_instdisc.config.fields import Settings, require_choice, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import paper
-from tf_instdisc.evaluation.measurement import Measurement
 
 if TYPE_CHECKING:
     from tf_instdisc.evaluation.inputs import EvaluationInputs, UnopenedRun
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One value that a protocol measured.
+
+    Attributes:
+        protocol: Name of the protocol, such as `"knn"` or `"linear"`.
+        name: What was measured, such as `"linear, conv3"`.
+        metric: Name of the metric, such as `"top1"` or `"voc_map"`.
+        value: A fraction in [0, 1].
+        paper: The paper's value, also a fraction; None if there is none.
+        paper_setting: The network and data of the paper's value.
+    """
+
+    protocol: str
+    name: str
+    metric: str
+    value: float
+    paper: float | None = None
+    paper_setting: str = ""
 
 
 class Protocol(abc.ABC):
@@ -143,6 +167,38 @@ class Protocol(abc.ABC):
                 )
             found.append(Measurement(self.name, title, metric, value, *number))
         return found
+
+
+def protocols() -> dict[str, type[Protocol]]:
+    """Returns the protocols of all `*_protocol.py` files, by name.
+
+    TensorFlow is not imported.
+    """
+    modules = [
+        importlib.import_module(f"{evaluation.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(evaluation.__path__)
+        if module.name.endswith("_protocol")
+    ]
+    return {
+        kind.name: kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and issubclass(kind, Protocol)
+        and kind.__module__ == module.__name__
+        and not kind.__name__.startswith("_")
+    }
+
+
+def find(name: str) -> type[Protocol]:
+    """Returns the protocol with the given name.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    known = protocols()
+    require_choice("protocol", name, known)
+    return known[name]
 
 
 def seed_setting() -> Any:

@@ -7,8 +7,8 @@ from tf_instdisc import progress
 from tf_instdisc.config.encoder import LAYERS
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
+    Measurement,
     Protocol,
     keep_features_setting,
     num_features_setting,

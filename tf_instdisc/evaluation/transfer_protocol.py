@@ -8,8 +8,7 @@ from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.linear_protocol import Linear, LinearOptions
-from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.protocol import Protocol
+from tf_instdisc.evaluation.protocol import Measurement, Protocol
 
 if TYPE_CHECKING:
     from tf_instdisc.evaluation.inputs import EvaluationInputs, UnopenedRun

@@ -12,8 +12,7 @@ from tf_instdisc.evaluation.fine_tuning_protocol import (
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.linear_protocol import Linear, LinearOptions
-from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.protocol import Protocol
+from tf_instdisc.evaluation.protocol import Measurement, Protocol
 from tf_instdisc.evaluation.reproduce.runs import Run
 from tf_instdisc.evaluation.reproduce.tables import Scale
 from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions
