@@ -52,15 +52,14 @@ PATH_FLAGS = {
     },
     "plan": {"run_dir", "init_run", "data_dir", "images", "test_images"},
     "report": {"run_dir", "output", "data_dir", "images"},
-    "reproduce": {"data_dir", "runs_dir", "tables_dir", "recipes_dir"},
+    "reproduce": {"data_dir", "runs_dir", "tables_dir"},
     "train": {"run_dir", "init_run", "data_dir", "images", "test_images"},
     "update": {"run_dir", "images", "output"},
 }
 
 EVALUATE_PATH_FLAGS = {
     *("run_dir", "data_dir", "images", "test_images"),
-    *("transfer_data_dir", "transfer_images", "transfer_test_images"),
-    *("detection_data_dir", "detection_images"),
+    "detection_images",
 }
 
 

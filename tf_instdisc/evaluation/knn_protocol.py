@@ -1,11 +1,10 @@
 """Weighted kNN as in section 3.4 of the paper."""
 
 import dataclasses
-import pathlib
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import DamagedFileError, UsageError
+from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.protocol import (
     Measurement,
     Protocol,
@@ -18,17 +17,6 @@ if TYPE_CHECKING:
     from tf_instdisc.evaluation.inputs import EvaluationInputs
     from tf_instdisc.runs.bank import Bank
     from tf_instdisc.runs.embedding import Embedded
-
-_DATA = (
-    "images",
-    "dataset",
-    "split",
-    "data_dir",
-    "image_key",
-    "label_key",
-    "crop_fraction",
-)
-_COMPARED = 256  # Files.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +65,11 @@ class KNN(Protocol):
     options: KNNOptions
 
     def check(self, inputs: "EvaluationInputs") -> None:
+        from tf_instdisc.evaluation.features import EMBEDDING
+
+        inputs.activations.announce([EMBEDDING])
+        if self.options.baselines:
+            inputs.untrained(self.options.seed).announce([EMBEDDING])
         if "training" in self.options.rows:
             from tf_instdisc.training.finishing import training_rows
 
@@ -92,27 +85,20 @@ class KNN(Protocol):
                 )
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
-        from tf_instdisc.evaluation import untrained
-        from tf_instdisc.runs.embedding import embed, inference, on_devices
+        from tf_instdisc.evaluation.features import EMBEDDING
         from tf_instdisc.training.finishing import training_rows
 
-        test = embed(inputs.encode, inputs.images(inputs.test_source))
+        train, test = inputs.activations.of(EMBEDDING)
         found = []
         if "training" in self.options.rows:
             rows = _rows_of(training_rows(inputs.run))
             found += self._vote("training", rows, test, inputs)
         if "encoded" in self.options.rows:
-            found += self._vote("encoded", _encoded(inputs), test, inputs)
+            found += self._vote("encoded", train, test, inputs)
         if self.options.baselines:
-            encoder = untrained.encoder_like(
-                inputs.encoder, inputs.source, self.options.seed
-            )
-            encode = inference(on_devices(encoder))
-            rows, test = (
-                embed(encode, inputs.images(source))
-                for source in (inputs.source, inputs.test_source)
-            )
-            found += self._vote("untrained", rows, test, inputs)
+            untrained = inputs.untrained(self.options.seed)
+            train, test = untrained.of(EMBEDDING)
+            found += self._vote("untrained", train, test, inputs)
         return found
 
     def _vote(
@@ -157,48 +143,3 @@ def _rows_of(bank: "Bank") -> "Embedded":
     from tf_instdisc.runs.embedding import Embedded
 
     return Embedded(bank.rows, bank.instance_ids, bank.labels)
-
-
-def _encoded(inputs: "EvaluationInputs") -> "Embedded":
-    """Returns the run's bank if it fits the images; else encodes them."""
-    from tf_instdisc.runs.embedding import embed
-
-    source, bank = inputs.source, inputs.bank
-    own, data = inputs.run.read_config().data, inputs.config.data
-    is_own = all(getattr(data, name) == getattr(own, name) for name in _DATA)
-    if (
-        is_own
-        and bank.encoded_by is not None
-        and len(bank.rows) == source.num_readable
-        and bank.class_names == source.class_names
-        and (data.images is None or _is_of_folder(inputs))
-    ):
-        return _rows_of(bank)
-    return embed(inputs.encode, inputs.images(source), source.num_readable)
-
-
-def _is_of_folder(inputs: "EvaluationInputs") -> bool:
-    """Tests whether the bank's files have moved or changed since.
-
-    Names and labels of all files are compared, but the contents of a sample:
-    single files that were replaced are for `instdisc update`.
-    """
-    from tf_instdisc.checksums import sha256_of_file
-
-    source, bank = inputs.source, inputs.bank
-    labels = source.labels().tolist()
-    present = {source.instance_name(i): one for i, one in enumerate(labels)}
-    rows = zip(bank.names.tolist(), bank.labels.tolist(), strict=True)
-    if any(present.get(name) != label for name, label in rows):
-        return False
-    try:
-        digests = inputs.run.load_instances().digests
-    except DamagedFileError:
-        return False
-    known = sorted(name for name, digest in digests.items() if digest)
-    folder = pathlib.Path(source.folder or "")
-    return all(
-        digests[name] == sha256_of_file(folder / name)
-        for name in known[:: len(known) // _COMPARED + 1]
-        if name in present
-    )
