@@ -350,6 +350,34 @@ def test_a_failed_run_gives_its_exit_status(tmp_path, monkeypatch, end, status):
     assert error.value.exit_status == status
 
 
+def test_a_failed_run_stops_the_others_and_no_further_one_begins(
+    tmp_path, monkeypatch
+):
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\nimport pathlib, sys, time\n"
+        f"begun = pathlib.Path({str(tmp_path / 'begun')!r})\n"
+        "if 'fails' not in sys.argv:\n"
+        "    begun.touch()\n"
+        "    time.sleep(600)\n"
+        "while not begun.exists():\n"
+        "    time.sleep(0.01)\n"
+        "sys.exit(3)\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    planned = [
+        runs.Run(None, 0, directory.RunDirectory(tmp_path / name), (name,))
+        for name in ("lasts", "fails", "waits")
+    ]
+    start = time.monotonic()
+    with pytest.raises(RunError, match="status 3") as error:
+        runs.train_missing(planned, reproduce.Trainer().train, num_jobs=2)
+    assert error.value.exit_status == 3
+    assert time.monotonic() - start < 300
+    assert {path.stem for path in tmp_path.glob("*.log")} == {"lasts", "fails"}
+
+
 def test_the_command_of_a_table_has_what_determines_it():
     options = reproduce.ReproduceOptions(
         table=("layers",), rows=("base",), train_flag=("--split=train[:9]",)
