@@ -59,11 +59,14 @@ def main() -> None:
                 folder, bank.names, time.time()
             ),
         }
-        seconds = timing.cpu_medians(ways, 1 if parsed.tiny else parsed.repeats)
-    unit = seconds["encode the new images"]
+        seconds = timing.compare(ways, 1 if parsed.tiny else parsed.repeats)
+    unit = seconds["encode the new images"].cpu
     timing.print_table(
         [f"{is_new.sum()} new of {len(names)} images", "CPU seconds", "ratio"],
-        [[n, f"{s:.2f}", f"{s / unit:.2f}"] for n, s in seconds.items()],
+        [
+            [n, f"{s.cpu:.2f}", f"{s.cpu / unit:.2f}"]
+            for n, s in seconds.items()
+        ],
     )
 
 

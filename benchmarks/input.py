@@ -1,11 +1,12 @@
 """The input pipeline alone, for images of CIFAR's size and JPEGs at 224 pixels.
 
-It is compared with the consumption of a ResNet-18 of width 64 in training, and
-with the layers of keras_cv on batches. JPEGs, as they are and enlarged to 12
-megapixels, are also loaded in one thread by torchvision and by `tf.data` with
-the layers of keras_cv: random resized crop, flip, color jitter and grayscale.
-Pillow's `draft` decodes at the fraction that the crop allows, and "decode only"
-is what such a loader cannot do without: decoding at an eighth of the size.
+It is compared with the images that a ResNet-18 of width 64 consumes in
+training, and with the layers of keras_cv on batches. In one thread, torchvision
+and `tf.data` with the layers of keras_cv also load JPEGs, in their own size and
+enlarged to 12 megapixels: random resized crop, flip, color jitter and
+grayscale. Pillow's `draft` decodes at the fraction that the crop allows.
+"decode only" is the least that any such loader does: it decodes at an eighth of
+the size.
 """
 
 import itertools

@@ -4,7 +4,7 @@
 
 The model is a ResNet-18 of 64 pixels with a bank of 50,000 rows. It is
 untrained, as weights do not affect the speed. The compared variants alternate,
-and the median CPU time of all threads is reported for each, which depends
+and the least CPU time of all threads is reported for each, which depends
 little on other work of the machine. Latencies of first calls are wall times.
 """
 
@@ -152,8 +152,8 @@ def signatures_table(served, repeats):
             for name in served.signatures
             if not name.startswith("__")
         }
-        for name, value in timing.cpu_medians(ways, repeats).items():
-            seconds[name, batch_size] = value / batch_size
+        for name, value in timing.compare(ways, repeats).items():
+            seconds[name, batch_size] = value.cpu / batch_size
     unit = seconds["serving_default", 1]
     names = list(dict.fromkeys(name for name, _ in seconds))
     table(
@@ -189,9 +189,9 @@ def variants_table(plain, variants, signature, repeats):
             name: lambda s=served, x=images: s.ask(signature, x)
             for name, served in {"float32": plain, **variants}.items()
         }
-        seconds = timing.cpu_medians(ways, repeats)
+        seconds = timing.compare(ways, repeats)
         for name, value in seconds.items():
-            rows[name].append(seconds["float32"] / value)
+            rows[name].append(seconds["float32"].cpu / value.cpu)
     table(
         f"Images per CPU second of {signature}, relative to float32",
         plain.sizes.head,
@@ -211,11 +211,11 @@ def tflite_table(plain, version, repeats):
         ways[f"TFLite {kind}, {file.stat().st_size / 2**20:.0f} MiB"] = (
             lambda e=embed: e(images=images.astype(np.float32))
         )
-    seconds = timing.cpu_medians(ways, 4 * repeats)
+    seconds = timing.compare(ways, 4 * repeats)
     table(
         "Images per CPU second of the encoder at batch 1",
         ["relative"],
-        [[n, seconds["SavedModel"] / s] for n, s in seconds.items()],
+        [[n, seconds["SavedModel"].cpu / s.cpu] for n, s in seconds.items()],
     )
 
 

@@ -10,6 +10,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from tf_instdisc import text
+
 _REST = 0.25  # seconds; OpenMP's threads wait for 0.2 by default
 _TURN = 0.1  # seconds
 
@@ -86,27 +88,6 @@ def compare(
     }
 
 
-def cpu_medians(
-    functions: dict[str, Callable[[], object]], repeats: int
-) -> dict[str, float]:
-    """Measures the median CPU seconds of each function in this process.
-
-    Args:
-        functions: As in `compare`.
-        repeats: As in `compare`.
-
-    Returns:
-        Seconds by name.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.process_time()
-            function()
-            seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(s[1:]) for name, s in seconds.items()}
-
-
 def _cpu():
     """Returns the CPU seconds of this process and its finished children."""
     times = os.times()
@@ -181,6 +162,4 @@ def _status(name):
 
 def print_table(head: list[str], rows: list[list[object]]) -> None:
     """Prints a Markdown table."""
-    for cells in (head, ["---"] * len(head), *rows):
-        print("| " + " | ".join(str(cell) for cell in cells) + " |")
-    print(flush=True)
+    print(text.markdown_table(head, rows), flush=True)

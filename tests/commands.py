@@ -29,7 +29,7 @@ COMPLETE = {
     "index": ["--run_dir=run", "--output=index"],
     "neighbors": ["--run_dir=run"],
     "plan": ["--run_dir=new", "--images=images"],
-    "reproduce": ["--table=layers", "--recipes_dir=recipes"],
+    "reproduce": ["--table=layers"],
     "report": ["--run_dir=run"],
     "train": [
         "--run_dir=new",

@@ -50,12 +50,12 @@ SMALL = {
         f"{_FEW} --image_size=64 --embedding_dim=8 --num_negatives=16"
     ),
     r"plan .*--recipe=cifar10": "--data_dir=tfds",
-    r"--protocol=(knn,linear|transfer)": (
+    r"--protocol=knn,linear": (
         "--linear_epochs=1 --linear_schedule_epochs=1 --linear_layers=embedding"
     ),
     r"--protocol=knn .*--images=": "--num_neighbors=5",
     r"--protocol=semi_supervised": "--finetune_epochs=1 --fractions=0.2",
-    r"--protocol=transfer": "--transfer_data_dir=tfds",
+    r"evaluate .*--dataset=": "--data_dir=tfds",
     r"--protocol=detection": (
         "--detection_epochs=1 --detection_image_size=64 "
         "--detection_batch_size=4 --detection_head_filters=8"

@@ -17,9 +17,11 @@ from tf_instdisc.config.data import data_overrides
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.voc import voc_tfds
-from tf_instdisc.evaluation.inputs import UnopenedRun, open_inputs
-from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
-from tf_instdisc.evaluation.transfer_protocol import Transfer, TransferOptions
+from tf_instdisc.evaluation import results
+from tf_instdisc.evaluation.evaluate import evaluate
+from tf_instdisc.evaluation.inputs import EvaluationInputs
+from tf_instdisc.evaluation.knn_protocol import KNNOptions
+from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.runs import images as run_images
 from tf_instdisc.runs import opening, sources
 from tf_instdisc.runs.bank import Bank
@@ -170,7 +172,7 @@ def in_place(place, overrides):
 def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
     overrides, train, test, class_names = OVERRIDES[case]
     overrides = in_place(place, overrides)
-    inputs = open_inputs(moved, overrides)
+    inputs = EvaluationInputs(moved, overrides)
     assert inputs.source.class_names == class_names
     if train is None:
         assert inputs.source.num_instances == 12
@@ -196,31 +198,28 @@ def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
 )
 def test_flags_that_would_not_be_heeded_are_refused(moved, overrides, named):
     with pytest.raises(ValueError, match=named):
-        open_inputs(moved, overrides)
+        _ = EvaluationInputs(moved, overrides).sources
 
 
-@pytest.mark.parametrize(
-    ("own", "shared", "expected"),
-    (
-        # Where the data was moved to holds for the other data set too.
-        ({}, {"data_dir": "tfds"}, TRANSFER),
-        ({"data_dir": "tfds"}, {}, TRANSFER),
-        ({"data_dir": "tfds"}, {"data_dir": "elsewhere"}, TRANSFER),
-        ({"split": "dev"}, {"data_dir": "tfds"}, DEV),
-        # The split and keys of the run's own images do not.
-        ({}, {"data_dir": "tfds", "split": "dev"}, TRANSFER),
-        ({}, {"data_dir": "tfds", "image_key": "second"}, TRANSFER),
-        ({"image_key": "second"}, {"data_dir": "tfds"}, OTHER_KEY),
-    ),
-)
-def test_a_transfer_reads_what_its_flags_say(
-    place, moved, own, shared, expected
+def test_results_of_another_data_set_or_split_have_their_own_names(
+    place, moved
 ):
-    keys = {"image_key": "picture", "label_key": "kind"}
-    images = {"dataset": "other", **keys, **in_place(place, own)}
-    transfer = Transfer(TransferOptions(**images))
-    inputs = transfer.open(UnopenedRun(moved, in_place(place, shared)))
-    assert brightness(inputs.source) == expected
+    linear = LinearOptions(("embedding",), epochs=1, schedule_epochs=())
+    options = {"knn": KNNOptions(1), "linear": linear}
+    own = {"data_dir": "tfds"}
+    other = {**own, "dataset": "other", "image_key": "picture"}
+    cases = {
+        "": own,
+        ", to other/train": {**other, "label_key": "kind"},
+        ", to named/dev": {**own, "split": "dev"},
+        ", to named/train": {**own, "label_key": "word"},
+    }
+    for end, overrides in cases.items():
+        evaluate(moved, options, in_place(place, overrides))
+        kept = {one.name for one in results.load(moved)}
+        assert f"kNN, encoded, k = 1{end}" in kept
+        assert f"linear, embedding{end}" in kept
+    assert len(kept) == 2 * len(cases)
 
 
 @pytest.mark.exhaustive_variants("none")
@@ -282,12 +281,6 @@ def test_an_evaluation_has_every_setting_that_names_data():
     given = {name: "auto" if name == "cache" else "fail" for name in settings}
     options = EvaluateOptions(run_dir="run", **given)
     assert data_overrides(options) == given
-    # How images are read is not asked again for a transfer.
-    del given["cache"], given["bad_images"]
-    chosen = {k: v for k, v in given.items() if "images" not in k}
-    assert data_overrides(TransferOptions(**chosen)) == chosen
-    folders = {k: v for k, v in given.items() if "images" in k}
-    assert data_overrides(TransferOptions(**folders)) == folders
 
 
 def test_commands_find_data_that_was_moved(place, moved, tmp_path):
@@ -297,17 +290,17 @@ def test_commands_find_data_that_was_moved(place, moved, tmp_path):
         "evaluate",
         run_dir,
         data_dir,
-        "--protocol=knn,transfer",
+        "--protocol=knn,linear",
         "--num_neighbors=3",
         "--linear_layers=embedding",
         "--linear_epochs=1",
-        "--transfer_dataset=other",
-        "--transfer_image_key=picture",
-        "--transfer_label_key=word",
+        "--dataset=other",
+        "--image_key=picture",
+        "--label_key=word",
     )
     assert ended.returncode == 0, ended.stderr
     results = json.loads(moved.results.read_text())["measurements"]
-    assert {one["protocol"] for one in results} == {"knn", "transfer"}
+    assert {one["protocol"] for one in results} == {"knn", "linear"}
     ended = commands.run(
         "duplicates",
         run_dir,
@@ -341,4 +334,4 @@ def test_train_refuses_flags_of_a_data_set_beside_a_folder(tmp_path, flag):
 def test_a_test_split_without_labels_is_no_test(place, moved):
     overrides = {"data_dir": str(place / "tfds"), "label_key": ""}
     with pytest.raises(ValueError, match="An evaluation needs labels"):
-        KNN(KNNOptions()).check(open_inputs(moved, overrides))
+        evaluate(moved, {"knn": KNNOptions()}, overrides)

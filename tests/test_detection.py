@@ -13,7 +13,7 @@ from tf_instdisc.evaluation.detection_protocol import (
     Detection,
     DetectionOptions,
 )
-from tf_instdisc.evaluation.inputs import UnopenedRun
+from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.runs import directory, opening
 from tf_instdisc.runs.record import RunRecord
@@ -80,9 +80,10 @@ def images_of(size, number=2):
 
 
 def build(encoder, **changes):
-    arguments = {"pretrained": True, "num_classes": 3, **SMALL, **changes}
+    pretrained = changes.pop("pretrained", True)
+    options = DetectionOptions(images="x", **{**SMALL, **changes})
     keras.utils.set_random_seed(0)
-    return build_retinanet(encoder, **arguments)
+    return build_retinanet(encoder, options, 3, pretrained)
 
 
 def test_the_backbone_is_the_encoder_at_another_size(run):
@@ -183,7 +184,7 @@ def test_an_encoder_without_feature_maps():
 
 def measure(run, options):
     detection = Detection(options)
-    inputs = detection.open(UnopenedRun(run))
+    inputs = EvaluationInputs(run)
     detection.check(inputs)
     return detection.measure(inputs)
 

@@ -129,7 +129,7 @@ def test_outputs_of_several_layers_are_divided_and_joined(two_gpus):
     "options",
     [
         {"knn": tf_instdisc.KNNOptions(num_neighbors=5, baselines=True)},
-        {"svm": tf_instdisc.SVMOptions("conv5", (0.1,), keep_features=False)},
+        {"svm": tf_instdisc.SVMOptions("conv5", (0.1,))},
     ],
     ids=lambda options: next(iter(options)),
 )

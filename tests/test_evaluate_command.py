@@ -21,12 +21,11 @@ from tf_instdisc.evaluation import evaluate as evaluation
 from tf_instdisc.evaluation import results
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
-from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.knn_protocol import KNNOptions
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
-from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import Measurement
 from tf_instdisc.evaluation.svm_protocol import SVMOptions
-from tf_instdisc.evaluation.transfer_protocol import TransferOptions
 from tf_instdisc.runs import directory, update
 from tf_instdisc.runs.bank import Bank
 
@@ -48,17 +47,11 @@ def scalars(run):
 
 
 @pytest.mark.exhaustive
-def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
-    other = fill_labeled_folder(
-        tmp_path / "train", 6, classes=("red", "blue"), seed=3
-    )
-    other_test = fill_labeled_folder(
-        tmp_path / "test", 4, classes=("red", "blue"), seed=4
-    )
+def test_several_protocols_give_a_table_results_and_scalars(run):
     ended = commands.run(
         "evaluate",
         f"--run_dir={run.path}",
-        "--protocol=knn,linear,svm,semi_supervised,finetune,transfer",
+        "--protocol=knn,linear,svm,semi_supervised,finetune",
         "--num_neighbors=6",
         "--linear_layers=conv2,embedding",
         "--linear_epochs=3",
@@ -67,8 +60,6 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
         "--finetune_epochs=1",
         "--finetune_min_updates=2",
         "--finetune_batch_size=8",
-        f"--transfer_images={other}",
-        f"--transfer_test_images={other_test}",
     )
     assert ended.returncode == 0, ended.stderr
     stored = json.loads(run.results.read_text())["measurements"]
@@ -79,7 +70,6 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
         "svm",
         "semi_supervised",
         "finetune",
-        "transfer",
     }
     lines = [line for line in ended.stdout.splitlines() if line[:1] == "|"]
     assert len(lines) == 2 + len(stored)
@@ -94,7 +84,6 @@ def test_several_protocols_give_a_table_results_and_scalars(run, tmp_path):
     names = {(one["protocol"], one["name"]) for one in stored}
     assert ("linear", "linear, conv2") in names
     assert ("semi_supervised", "30% of the labels, from scratch") in names
-    assert ("transfer", f"kNN, encoded, k = 6, to {other}") in names
 
 
 @pytest.mark.exhaustive
@@ -119,7 +108,7 @@ def test_help_is_quick_and_lists_every_group():
     for title in ("kNN:", "Linear classifiers:", "SVM:", "Fine-tuning:"):
         assert title in ended.stdout
     # Flags that several protocols have stand there once.
-    for flag in ("--seed:", "--[no]baselines:", "--[no]keep_features:"):
+    for flag in ("--seed:", "--[no]baselines:"):
         assert ended.stdout.count(f"  {flag}") == 1
     assert "oneDNN" not in ended.stderr  # TensorFlow was not imported.
 
@@ -137,9 +126,8 @@ def test_flags_become_the_options_of_protocols():
     )
     given = (
         *("--run_dir=r", "--seed=7", "--baselines", "--linear_features=50"),
-        *("--nokeep_features", "--num_neighbors=3", "--linear_layers=conv1"),
+        *("--num_neighbors=3", "--linear_layers=conv1"),
         *("--svm_costs=1,2.5", "--finetune_epochs=4", "--fractions=0.5"),
-        *("--transfer_dataset=mnist", "--transfer_split=test"),
         *("--detection_images=f", "--frozen_layers=conv1,conv2"),
     )
     ended = subprocess.run(
@@ -149,7 +137,7 @@ def test_flags_become_the_options_of_protocols():
         check=True,
     )
     knn = KNNOptions(3, seed=7, baselines=True)
-    features = {"num_features": 50, "keep_features": False, "seed": 7}
+    features = {"num_features": 50, "seed": 7}
     linear = LinearOptions(("conv1",), baselines=True, **features)
     expected = [
         DetectionOptions(images="f", frozen_layers=("conv1", "conv2")),
@@ -157,7 +145,6 @@ def test_flags_become_the_options_of_protocols():
         knn,
         linear,
         SVMOptions(costs=(1.0, 2.5), **features),
-        TransferOptions(dataset="mnist", split="test", knn=knn, linear=linear),
     ]
     _, *lines = ended.stdout.splitlines()
     assert sorted(lines) == sorted(map(str, expected))
@@ -167,8 +154,7 @@ NEW_PROTOCOL = """
 import dataclasses
 
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.protocol import Protocol, seed_setting
+from tf_instdisc.evaluation.protocol import Measurement, Protocol, seed_setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,24 +213,34 @@ def test_protocols_are_given_their_own_options(run):
         evaluation.evaluate(run, {"nearest": KNNOptions()})
 
 
-@pytest.mark.exhaustive
-def test_transfers_to_folders_of_the_same_name_are_both_kept(tmp_path):
+def test_results_of_other_data_do_not_replace_those_of_the_run(tmp_path):
     run = make_labeled_run(tmp_path)
+    linear = LinearOptions(("embedding",), epochs=1, schedule_epochs=())
+    options = {"knn": KNNOptions(1), "linear": linear}
+
+    def measure(folder):
+        images = {"images": folder / "train", "test_images": folder / "test"}
+        images = {name: str(path) for name, path in images.items()}
+        return evaluation.evaluate(run, options, images)
+
+    own = evaluation.evaluate(run, options)
     for name in ("birds", "cars"):
-        train, test = (
-            str(fill_labeled_folder(tmp_path / name / part, 3))
-            for part in ("train", "test")
-        )
-        options = TransferOptions(
-            images=train,
-            test_images=test,
-            knn=KNNOptions(1),
-            linear=LinearOptions(("embedding",), epochs=1, schedule_epochs=()),
-        )
-        evaluation.evaluate(run, {"transfer": options})
-    kept = [one.name for one in results.load(run)]
-    assert len(kept) == 6  # Of kNN top-1, of linear top-1 and top-5.
-    assert f"kNN, encoded, k = 1, to {tmp_path}/birds/train" in kept
+        for seed, part in enumerate(("train", "test"), 5):
+            fill_labeled_folder(tmp_path / name / part, 3, seed=seed)
+        measure(tmp_path / name)
+    kept = results.load(run)
+    assert len(kept) == 9  # Of kNN top-1, of linear top-1 and top-5.
+    assert kept[:3] == own
+    written = scalars(run)
+    for name in ("birds", "cars"):
+        title = f"kNN, encoded, k = 1, to {tmp_path}/{name}/train"
+        assert title in {one.name for one in kept}
+        assert f"knn/{title}/top1" in written
+    # The same images in another place are the run's own.
+    for part in ("train", "test"):
+        shutil.move(tmp_path / part, tmp_path / "moved" / part)
+    measure(tmp_path / "moved")
+    assert [one.name for one in results.load(run)] == [one.name for one in kept]
 
 
 @pytest.mark.parametrize(
@@ -253,8 +249,7 @@ def test_transfers_to_folders_of_the_same_name_are_both_kept(tmp_path):
         (["--protocol=nearest"], "--protocol must be one of detection, "),
         (["--protocol="], "--protocol must have at least one value"),
         (["--protocol=linear", "--linear_layers=conv9"], "conv1, conv2"),
-        (["--protocol=transfer"], "--transfer_dataset"),
-        (["--transfer_dataset=mnist"], "goes with --protocol=transfer"),
+        (["--protocol=svm", "--svm_layer=conv9"], "--svm_layer must be one of"),
         (["--detection_images=x"], "goes with --protocol=detection"),
         # Also flags of a protocol that is not measured.
         (["--fractions=1.5"], "--fractions must be in (0, 1]"),
@@ -278,7 +273,7 @@ def refused(run, monkeypatch, match, options=None, overrides=None):
     def never(*arguments, **keywords):
         raise AssertionError("An image was encoded before the error.")
 
-    monkeypatch.setattr("tf_instdisc.runs.embedding.embed", never)
+    monkeypatch.setattr("tf_instdisc.evaluation.features.extract", never)
     options = options or {"knn": KNNOptions(num_neighbors=3)}
     with pytest.raises(ValueError, match=match):
         evaluation.evaluate(run, options, overrides)
@@ -334,18 +329,9 @@ def test_a_later_protocols_fault_is_found_before_the_first(
     run = make_labeled_run(tmp_path)
     options = {
         "knn": KNNOptions(num_neighbors=3),
-        "transfer": TransferOptions(
-            images=str(tmp_path / "train"),
-            test_images=str(tmp_path / "test"),
-        ),
+        "svm": SVMOptions(folds=9),
     }
-    refused(run, monkeypatch, "another data set than the run's", options)
-
-
-@pytest.mark.parametrize("images", [{}, {"images": "there"}])
-def test_a_transfer_names_its_images(images):
-    with pytest.raises(ValueError, match="`test_images`"):
-        TransferOptions(**images)
+    refused(run, monkeypatch, "folds=9", options)
 
 
 def test_missing_test_images_are_named(tmp_path, monkeypatch):
@@ -359,7 +345,7 @@ def test_an_unfinished_run_is_refused(tmp_path):
     run = make_labeled_run(tmp_path)
     run.bank.unlink()
     with pytest.raises(directory.RunDirectoryError, match="finished"):
-        open_inputs(run)
+        _ = EvaluationInputs(run).sources
 
 
 @pytest.mark.exhaustive

@@ -22,7 +22,6 @@ from tests.labeled_run import (
     small_encoder,
 )
 from tests.test_neighbors import loop_accuracy
-from tf_instdisc import array_source
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.errors import StorageError
@@ -33,14 +32,14 @@ from tf_instdisc.evaluation import (
     svm_protocol,
 )
 from tf_instdisc.evaluation.evaluate import evaluate
-from tf_instdisc.evaluation.inputs import EvaluationInputs, open_inputs
+from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
-from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.newton_svm import NewtonSVC
+from tf_instdisc.evaluation.protocol import Measurement
 from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions, train_svm
 from tf_instdisc.retrieval import votes
-from tf_instdisc.runs.embedding import embed
+from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.serving import saved_model
 
 pytestmark = pytest.mark.slow
@@ -53,7 +52,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(run):
-    return open_inputs(run)
+    return EvaluationInputs(run)
 
 
 @pytest.mark.parametrize("k", [1, 7, 500])
@@ -94,9 +93,9 @@ def test_knn_equals_a_loop_over_the_encoded_rows(inputs):
 
 def test_as_many_neighbors_vote_as_in_training(inputs):
     training = dataclasses.replace(inputs.config.training, num_neighbors=4)
-    inputs = dataclasses.replace(
-        inputs, config=dataclasses.replace(inputs.config, training=training)
-    )
+    config = dataclasses.replace(inputs.config, training=training)
+    inputs = EvaluationInputs(inputs.run)
+    vars(inputs)["config"] = config
     protocol = KNN(KNNOptions())
     protocol.check(inputs)
     names = {measurement.name for measurement in protocol.measure(inputs)}
@@ -118,10 +117,8 @@ def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
     options = KNNOptions(num_neighbors=5, temperature=0.2)
 
     def measured(changed):
-        other = EvaluationInputs(
-            inputs.run, inputs.config, inputs.source, inputs.test_source
-        )
-        object.__setattr__(other, "bank", changed)
+        other = EvaluationInputs(inputs.run)
+        vars(other)["bank"] = changed
         return [one.value for one in KNN(options).measure(other)]
 
     shuffled = dataclasses.replace(bank, rows=np.roll(bank.rows, 8, axis=0))
@@ -192,12 +189,12 @@ def pooled(activations, side):
 
 
 def test_features_are_pooled_activations(inputs, tmp_path):
+    conv1, conv5 = (features.layer(name, 600) for name in ("conv1", "conv5"))
     found = features.extract(
         inputs.encoder,
         inputs.test_source,
-        ["conv1", "conv5", "embedding"],
+        [conv1, conv5, features.EMBEDDING],
         tmp_path,
-        num_features=600,
     )
     images = np.concatenate(
         [images for images, *_ in inputs.images(inputs.test_source)]
@@ -207,16 +204,16 @@ def test_features_are_pooled_activations(inputs, tmp_path):
     side = 10  # The root of 600 / 6 channels.
     expected = pooled(activations, side).reshape(len(images), -1)
     np.testing.assert_allclose(
-        found.values["conv1"], expected, rtol=2e-3, atol=1e-3
+        found[conv1].embeddings, expected, rtol=2e-3, atol=1e-3
     )
-    assert found.values["conv5"].shape == (3 * NUM_TEST, 4 * 4 * 6)
+    assert found[conv5].embeddings.shape == (3 * NUM_TEST, 4 * 4 * 6)
     np.testing.assert_allclose(
-        found.values["embedding"],
+        found[features.EMBEDDING].embeddings,
         inputs.encoder(images).numpy(),
         atol=1e-3,
     )
     np.testing.assert_array_equal(
-        found.labels, np.repeat(np.arange(3), NUM_TEST)
+        found[conv1].labels, np.repeat(np.arange(3), NUM_TEST)
     )
 
 
@@ -226,81 +223,17 @@ def test_features_are_pooled_activations(inputs, tmp_path):
 def test_resnet50s_layers_are_pooled_to_about_nine_thousand(channels, side):
     image = keras.Input((28, 28, 3))
     x = keras.layers.Conv2D(channels, 1, name="conv1")(image)
-    model = features.feature_model(keras.Model(image, x), ["conv1"], 9000)
+    model = features.feature_model(
+        keras.Model(image, x), [features.layer("conv1", 9000)]
+    )
     assert model.outputs[0].shape == (None, channels * side * side)
     assert 8000 <= channels * side * side <= 9300
 
 
-class CountingEncoder:
-    """Counts how often features are computed."""
-
-    def __init__(self, monkeypatch):
-        self.count = 0
-        original = features._write
-
-        def write(*arguments):
-            self.count += 1
-            return original(*arguments)
-
-        monkeypatch.setattr(features, "_write", write)
-
-
-def test_features_are_computed_once_and_again_for_another_encoder(
-    monkeypatch, tmp_path
-):
-    counted = CountingEncoder(monkeypatch)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (6, 16, 16, 3), np.uint8)
-    labels = [0, 1, 2, -1, 1, 0]
-    source = array_source(images, labels)
-    encoder = small_encoder()
-
-    def extract(encoder, source, names=("conv5",)):
-        return features.extract(encoder, source, names, tmp_path)
-
-    first = extract(encoder, source)
-    assert first.labels.tolist() == [0, 1, 2, 1, 0]
-    assert counted.count == 1
-    again = extract(encoder, source)
-    assert counted.count == 1
-    np.testing.assert_array_equal(first.values["conv5"], again.values["conv5"])
-    # Another layer is added; the one that is there stays.
-    extract(encoder, source, ("conv5", "embedding"))
-    assert counted.count == 2
-    extract(encoder, source, ("embedding", "conv5"))
-    assert counted.count == 2
-    # One pixel of one image, one label.
-    images[0, 0, 0, 0] ^= 1
-    extract(encoder, array_source(images, labels))
-    assert counted.count == 3
-    relabeled = extract(encoder, array_source(images, [1, *labels[1:]]))
-    assert counted.count == 4
-    assert relabeled.labels.tolist() == [1, 1, 2, 1, 0]
-    # Another weight: computed again, and the old ones are gone.
-    kernel = encoder.get_layer("conv3_conv").kernel
-    kernel.assign(kernel + 1e-3)
-    changed = extract(encoder, source)
-    assert counted.count == 5
-    assert not np.array_equal(changed.values["conv5"], first.values["conv5"])
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_an_interrupted_extraction_leaves_no_features(monkeypatch, tmp_path):
-    source = array_source(np.zeros([4, 16, 16, 3], np.uint8), [0, 1, 0, 1])
-    encoder = small_encoder()
-
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.replace", stop)
-        with pytest.raises(KeyboardInterrupt):
-            features.extract(encoder, source, ["conv5"], tmp_path)
-    found = features.extract(encoder, source, ["conv5"], tmp_path)
-    assert found.values["conv5"].any()
-
-
 # === Linear classifier and SVM ===
+
+
+NOISY = "conv5", "embedding"
 
 
 @pytest.fixture(scope="module")
@@ -313,18 +246,22 @@ def cached(inputs, tmp_path_factory):
         )
         for seed, name in enumerate(("train", "test"))
     )
-    return tuple(
+    layers = {name: features.layer(name, 9000) for name in NOISY}
+    found = [
         features.extract(
-            inputs.encoder, source, ["conv5", "embedding"], root / "cache"
+            inputs.encoder, source, [*layers.values()], root / source.name
         )
         for source in (train, test)
-    )
+    ]
+    return {
+        name: [part[layer] for part in found] for name, layer in layers.items()
+    }
 
 
 @pytest.mark.exhaustive
 def test_linear_classifier_agrees_with_scikit_learn(cached):
-    train, test = cached
-    values, labels = train.values["embedding"], train.labels
+    train, test = cached["embedding"]
+    values, labels = train.embeddings, train.labels
     # Keras' SGD is off by learning_rate * weight_decay / (1 - momentum) of
     # the decay: a fraction of 0.005 here, 1e-5 with the defaults.
     options = LinearOptions(
@@ -335,7 +272,7 @@ def test_linear_classifier_agrees_with_scikit_learn(cached):
         weight_decay=0.1,
     )
     classifier = linear_classifier.train_classifier(values, labels, 3, options)
-    logits = classifier(test.values["embedding"].astype(np.float32)).numpy()
+    logits = classifier(test.embeddings.astype(np.float32)).numpy()
     found = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
     mean = values.astype(np.float64).mean(axis=0)
@@ -343,7 +280,7 @@ def test_linear_classifier_agrees_with_scikit_learn(cached):
     oracle = LogisticRegression(
         C=1 / (len(labels) * options.weight_decay), max_iter=5000, tol=1e-8
     ).fit((values - mean) / scale, labels)
-    expected = oracle.predict_proba((test.values["embedding"] - mean) / scale)
+    expected = oracle.predict_proba((test.embeddings - mean) / scale)
     np.testing.assert_allclose(found, expected, atol=0.02)
     best = np.sort(expected, axis=1)
     is_clear = best[:, -1] - best[:, -2] > 0.04
@@ -358,11 +295,12 @@ def test_accuracy_is_that_of_the_test_images():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     values = np.eye(3)[labels] + rng.normal(0, 0.05, (60, 3))
-    train = features.Features({"conv1": values.astype(np.float16)}, labels)
+    ids = np.arange(60)
+    train = Embedded(values.astype(np.float16), ids, labels)
     wrong = np.where(np.arange(60) < 15, (labels + 1) % 3, labels)
-    test = features.Features(train.values, wrong)
+    test = Embedded(train.embeddings, ids, wrong)
     options = LinearOptions(epochs=20, batch_size=20, learning_rate=0.1)
-    found = linear_classifier.accuracy(train, test, "conv1", options)
+    found = linear_classifier.accuracy(train, test, options)
     assert found == {"top1": 0.75, "top5": 1.0}
 
 
@@ -410,10 +348,10 @@ def test_top_accuracies_equal_a_loop():
 @pytest.mark.parametrize("num_features", [1024, 0])
 def test_svm_agrees_with_scikit_learn(cached, monkeypatch, num_features):
     monkeypatch.setattr(svm_protocol, "_MOST_FEATURES_OF_NEWTON", num_features)
-    train, test = cached
-    values = train.values["conv5"].astype(np.float64)
+    train, test = cached["conv5"]
+    values = train.embeddings.astype(np.float64)
     options = SVMOptions(costs=(1e-5, 1e-3, 1e-1), folds=4, seed=3)
-    search = train_svm(train.values["conv5"], train.labels, options)
+    search = train_svm(train.embeddings, train.labels, options)
 
     def classifier(cost):
         return make_pipeline(
@@ -432,8 +370,8 @@ def test_svm_agrees_with_scikit_learn(cached, monkeypatch, num_features):
     assert search.best_params_["svm__C"] == best
     oracle = classifier(best).fit(values, train.labels)
     np.testing.assert_array_equal(
-        search.predict(test.values["conv5"].astype(np.float64)),
-        oracle.predict(test.values["conv5"].astype(np.float64)),
+        search.predict(test.embeddings.astype(np.float64)),
+        oracle.predict(test.embeddings.astype(np.float64)),
     )
 
 
@@ -469,82 +407,83 @@ def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
             file.unlink()
     save_run(run, small_encoder(), root / "train")
     svm = SVM(SVMOptions(layer="conv1", costs=(0.01,)))
-    found = svm.measure(open_inputs(run))
+    found = svm.measure(EvaluationInputs(run))
     assert found[0].name == "SVM, conv1"
     assert found[0].value > 0.9  # Two colors.
 
 
-@pytest.mark.exhaustive
-def test_protocols_share_one_pass_over_the_images(tmp_path, monkeypatch):
-    run = make_labeled_run(tmp_path / "run")
+@pytest.mark.exhaustive_variants("embedding")
+@pytest.mark.parametrize("layer", ["conv5", "embedding"])
+def test_each_image_is_read_once_for_all_protocols(run, monkeypatch, layer):
     chosen = {
-        "svm": SVMOptions(costs=(0.1,)),
+        "knn": KNNOptions(num_neighbors=5),
+        "svm": SVMOptions(layer, costs=(0.1,)),
         "linear": LinearOptions(layers=("conv1", "conv5"), epochs=2),
     }
     passes = []
-    write = features._write
+    extract = features.extract
 
-    def counted(model, *args):
-        passes.append(len(model.outputs))
-        write(model, *args)
+    def counted(encoder, source, wanted, *arguments):
+        if wanted:
+            passes.append((source.num_instances, len(wanted)))
+        return extract(encoder, source, wanted, *arguments)
 
     def measure(options):
         passes.clear()
         found = evaluate(run, options)
-        shutil.rmtree(run.features, ignore_errors=True)
+        assert not list(run.path.rglob("*.npy"))
         return [(one.name, one.metric, one.value) for one in found]
 
-    monkeypatch.setattr(features, "_write", counted)
+    monkeypatch.setattr(features, "extract", counted)
     together = measure(chosen)
-    assert passes == [3, 3]  # Layers of the training and the test images.
+    # The embeddings of the training images are the rows of the bank.
+    assert passes == [(24, 2), (15, 3)]
     one_by_one = [measure({name: chosen[name]}) for name in chosen]
-    assert passes == [2, 2]
-    assert together == [*one_by_one[0], *one_by_one[1]]
+    assert together == [one for part in one_by_one for one in part]
 
 
-def test_activations_that_are_not_kept_cost_no_pass_and_no_kept_ones(inputs):
-    def counted(seed):
-        passes.append(seed)
-        return inputs.test_source.examples(seed)
+def test_an_interrupted_evaluation_leaves_no_activations(run, monkeypatch):
+    def stop(*arguments):
+        assert list(run.features.rglob("*.npy"))
+        raise KeyboardInterrupt
 
-    kept = [SVM(SVMOptions(layer="conv5", costs=(0.1,))).measure(inputs)]
-    files = sorted(inputs.run.features.rglob("*.npy"))
-    assert files
-    passes = []
-    options = SVMOptions(layer="conv5", costs=(0.1,), keep_features=False)
-    test_source = dataclasses.replace(inputs.test_source, examples=counted)
-    other = open_inputs(inputs.run)
-    other = dataclasses.replace(other, test_source=test_source)
-    assert [SVM(options).measure(other)] == kept
-    assert len(passes) == 1
-    assert sorted(inputs.run.features.rglob("*.npy")) == files
+    options = {"linear": LinearOptions(layers=("conv1",), epochs=1)}
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_classifier, "accuracy", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(run, options)
+    assert not list(run.features.rglob("*.npy"))
+    # As a killed process leaves them.
+    left = EvaluationInputs(run).directory / "trained" / "conv1.npy"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"left")
+    evaluate(run, options)
+    assert not left.exists()
 
 
-@pytest.mark.exhaustive
-def test_layers_of_others_are_left_out_where_there_is_no_room(
-    tmp_path, monkeypatch
-):
-    run = make_labeled_run(tmp_path / "run")
+def test_a_disk_without_room_is_said(run, monkeypatch):
     usage = shutil.disk_usage
-
-    def small(path):
-        # Room for the 24 or 15 embeddings, and for no feature maps.
-        return usage(path)._replace(free=24 * 64 * 2)
-
-    monkeypatch.setattr(shutil, "disk_usage", small)
-    inputs = open_inputs(run)
-    inputs.layers[9000].update({"conv1", "embedding"})
-    options = SVMOptions(costs=(0.1,))
-    found = SVM(options).measure(inputs)
-    assert found[0].name == "SVM, embedding"
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage(path)._replace(free=99)
+    )
     with pytest.raises(StorageError, match="activations need"):
-        SVM(dataclasses.replace(options, layer="conv1")).measure(inputs)
+        evaluate(run, {"svm": SVMOptions("conv1", costs=(0.1,))})
+    # The embeddings are held in memory.
+    evaluate(run, {"svm": SVMOptions(costs=(0.1,))})
+
+
+def test_a_layer_is_measured_once(run):
+    layers = ("embedding", "embedding")
+    options = LinearOptions(layers, epochs=1, schedule_epochs=())
+    found = evaluate(run, {"linear": options})
+    assert [one.metric for one in found] == ["top1", "top5"]
 
 
 # === Results ===
 
 
-def test_results_are_added_and_replaced(run):
+def test_results_are_added_and_replaced(tmp_path):
+    run = make_labeled_run(tmp_path)
     first = [
         Measurement("knn", "kNN, encoded, k = 200", "top1", 0.5, 0.8, "there"),
         Measurement("linear", "conv1", "top1", 0.25),

@@ -95,7 +95,6 @@ def names():
     "LinearOptions",
     "Run",
     "SVMOptions",
-    "TransferOptions",
     "embed",
     "evalua*",
     "save_run",

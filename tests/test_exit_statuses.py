@@ -121,8 +121,6 @@ _MISTAKES = [
     ("plan", ["--images=nowhere"], "nowhere"),
     ("plan", ["--images=empty"], "empty"),
     ("plan", ["--images=", "--dataset=cifar1000"], "cifar1000"),
-    ("reproduce", ["--recipes_dir=empty"], "empty"),
-    ("reproduce", ["--recipes_dir=nowhere"], "nowhere"),
     ("reproduce", ["--table=proximal", "--table=other"], "table='other'"),
     ("report", ["--run_dir=nowhere"], "nowhere"),
     ("report", ["--run_dir=unfinished"], "unfinished"),

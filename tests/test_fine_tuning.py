@@ -15,7 +15,7 @@ from tf_instdisc.evaluation.fine_tuning_protocol import (
     FineTuneOptions,
     SemiSupervised,
 )
-from tf_instdisc.evaluation.inputs import open_inputs
+from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.network_tuning import (
     NetworkTuning,
     class_balanced_ids,
@@ -104,7 +104,7 @@ def test_a_subset_holds_its_images_under_new_ids(
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    return open_inputs(make_labeled_run(tmp_path_factory.mktemp("tuning")))
+    return EvaluationInputs(make_labeled_run(tmp_path_factory.mktemp("tuning")))
 
 
 @pytest.mark.exhaustive
@@ -179,7 +179,7 @@ def test_a_class_without_a_training_image_is_refused(tmp_path):
     (tmp_path / "train" / "bee" / "x.png").write_bytes(b"no image")
     run.set_data(bad_images="skip")
     with pytest.raises(ValueError, match="none of bee"):
-        SemiSupervised(FineTuneOptions()).check(open_inputs(run))
+        SemiSupervised(FineTuneOptions()).check(EvaluationInputs(run))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from tf_instdisc.data.folder import folder_source
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import array_source
 from tf_instdisc.evaluation import features, results
-from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.inputs import EvaluationInputs
+from tf_instdisc.evaluation.protocol import Measurement
 from tf_instdisc.evaluation.reproduce import make as reproduction
 from tf_instdisc.evaluation.reproduce import measure, runs, tables
 from tf_instdisc.retrieval.pages import pages
@@ -487,20 +488,19 @@ def test_evaluation(tmp_path):
     place = tmp_path / "place"
     place.mkdir()
 
+    layers = [features.layer("conv2", 100), features.EMBEDDING]
+
     def evaluate(path):
         run = RunDirectory(path / "run")
-        features.extract(
-            encoder, source, ("conv2", "embedding"), run.features, 100
-        )
-        results.save(run, new)
+        place = EvaluationInputs(run).directory
+        with features.removing(place):
+            features.extract(encoder, source, layers, place)
+            results.save(run, new)
 
     def outcome(path):
         run = RunDirectory(path / "run")
-        found = features.extract(
-            encoder, source, ("conv2", "embedding"), run.features, 100
-        )
-        values = {name: np.array(v) for name, v in found.values.items()}
-        return {**values, "results": run.load_results()["measurements"]}
+        assert not list(run.features.rglob("*.npy"))
+        return run.load_results()["measurements"]
 
     survive_all(
         lambda path: shutil.copytree(made.path, path / "run"),
@@ -538,9 +538,9 @@ def test_reproduce(tmp_path, finished, monkeypatch):
     monkeypatch.setattr(
         reproduction, "open_labeled", lambda data: (source, source)
     )
-    monkeypatch.setitem(
-        measure.PROTOCOLS,
-        "knn",
+    monkeypatch.setattr(
+        measure,
+        "measure",
         lambda run, *_: measure.Measured(
             {(run.row.label, "kNN"): len(run.row.label) / 8}
         ),
@@ -560,7 +560,7 @@ def test_reproduce(tmp_path, finished, monkeypatch):
         reproduction.make_table(
             "embedding_size",
             tables.SCALES["small"],
-            runs.Training(ROOT / "flags", (), 1, path / "runs", train),
+            runs.Training((), 1, path / "runs", train),
             tables_dir=path / "tables",
             command="instdisc-reproduce",
             rows=["embedding_dim-32", "base"],
@@ -568,13 +568,13 @@ def test_reproduce(tmp_path, finished, monkeypatch):
 
     def outcome(path):
         made = path / "tables" / "embedding_size"
-        kept = json.loads(made.with_suffix(".json").read_text())
+        kept = [json.loads(file.read_text()) for file in made.glob("*.json")]
         return {
             "table": made.with_suffix(".md").read_text(),
             "figure": made.with_suffix(".png").read_bytes(),
             "measured": {
-                pathlib.Path(run).relative_to(path).as_posix(): entry
-                for run, entry in kept.items()
+                pathlib.Path(one.pop("run")).relative_to(path).as_posix(): one
+                for one in kept
             },
         }
 

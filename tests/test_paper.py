@@ -77,11 +77,11 @@ def test_other_data_than_the_runs_has_none():
     assert paper.paper_value("knn", "knn", trained, other) == (None, "")
     trained = recipe("imagenet_resnet50")
     elsewhere = RunConfig(data=DataConfig(dataset="places205"))
-    number = paper.paper_value("transfer", "knn", trained, elsewhere)
+    number = paper.paper_value("knn", "knn", trained, elsewhere)
     assert number.value == pytest.approx(0.416)
     other = RunConfig(data=DataConfig(dataset="places365_small"))
-    for measured in (other, trained):
-        assert (
-            paper.paper_value("transfer", "knn", trained, measured).value
-            is None
-        )
+    assert paper.paper_value("knn", "knn", trained, other).value is None
+    assert paper.paper_value("svm", "embedding", trained, elsewhere) == (
+        None,
+        "",
+    )

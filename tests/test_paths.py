@@ -18,7 +18,7 @@ from tf_instdisc.data.folder import folder_source, image_paths
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.data.voc import voc_folder
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation import registry
+from tf_instdisc.evaluation import protocol
 from tf_instdisc.runs import opening
 from tf_instdisc.runs.convert import checkpoint
 from tf_instdisc.runs.record import RunRecord
@@ -52,15 +52,14 @@ PATH_FLAGS = {
     },
     "plan": {"run_dir", "init_run", "data_dir", "images", "test_images"},
     "report": {"run_dir", "output", "data_dir", "images"},
-    "reproduce": {"data_dir", "runs_dir", "tables_dir", "recipes_dir"},
+    "reproduce": {"data_dir", "runs_dir", "tables_dir"},
     "train": {"run_dir", "init_run", "data_dir", "images", "test_images"},
     "update": {"run_dir", "images"},
 }
 
 EVALUATE_PATH_FLAGS = {
     *("run_dir", "data_dir", "images", "test_images"),
-    *("transfer_data_dir", "transfer_images", "transfer_test_images"),
-    *("detection_data_dir", "detection_images"),
+    "detection_images",
 }
 
 
@@ -154,7 +153,7 @@ def test_every_path_flag_of_an_evaluation_takes_tildes_and_checks_urls():
     found, others = set(), set()
     for kind in {
         EvaluateOptions,
-        *(kind.options_kind for kind in registry.protocols().values()),
+        *(kind.options_kind for kind in protocol.protocols().values()),
     }:
         for field in filter(fields.is_setting, dataclasses.fields(kind)):
             rule = fields.rule_of(field)

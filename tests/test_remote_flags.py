@@ -43,17 +43,7 @@ RUNS = [
     ),
     ("evaluate", "--run_dir=@/digits", "--data_dir=@/tfds"),
     ("evaluate", "--run_dir=@/run", *PHOTOS, "--num_neighbors=4"),
-    (
-        *("evaluate", "--run_dir=@/run", "--protocol=transfer"),
-        *("--transfer_images=@/train", "--transfer_test_images=@/test"),
-        *SHORT,
-    ),
-    (
-        *("evaluate", "--run_dir=@/run", "--protocol=transfer"),
-        *("--transfer_dataset=instdisc_digits", "--transfer_data_dir=@/tfds"),
-        *("--transfer_split=train[:40]", "--transfer_test_split=test[:20]"),
-        *SHORT,
-    ),
+    ("evaluate", "--run_dir=@/run", "--protocol=knn,linear", *DIGITS, *SHORT),
     ("index", "--run_dir=@/run", "--kind=exact", "--output=@/index"),
     (
         *("embed", "--run_dir=@/run"),
@@ -101,8 +91,8 @@ RUNS = [
     ),
     (
         *("reproduce", "--table=embedding_size", "--rows=base"),
-        *("--recipes_dir=@/recipes", "--runs_dir=@/reproduced"),
-        *("--tables_dir=@/tables", "--data_dir=@/tfds"),
+        *("--runs_dir=@/reproduced", "--tables_dir=@/tables"),
+        "--data_dir=@/tfds",
         *(
             f"--train_flag={flag}"
             for flag in (
@@ -148,8 +138,6 @@ ELSEWHERE = {
     ("embed", "table"),
     ("embed", "records"),
     ("embed", "data_dir"),
-    # Opened as --data_dir is; a data set with boxes is large.
-    ("evaluate", "detection_data_dir"),
 }
 
 
@@ -229,7 +217,5 @@ def test_commands_take_urls_for_all_paths(place, tmp_path):
     assert list(place.glob("run/files/results-*.json"))
     page = (place / "out/neighbors.html").read_text()
     assert f"{url}/test/ant/0.png" in page
-    assert (
-        f"{url}/reproduced"
-        in (place / "tables/embedding_size.json").read_text()
-    )
+    kept = place / "tables/embedding_size/cifar10_sweep-base-seed0.json"
+    assert f"{url}/reproduced" in kept.read_text()

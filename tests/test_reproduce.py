@@ -13,7 +13,7 @@ from tests.finished_run import linear_encoder
 from tf_instdisc import build_encoder
 from tf_instdisc.cli import reproduce
 from tf_instdisc.errors import RunError, UsageError
-from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
+from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.reproduce import measure, runs, show, tables
 from tf_instdisc.evaluation.reproduce.make import make_table
 from tf_instdisc.runs import directory, opening
@@ -55,7 +55,13 @@ class Trainer:
         run.save_encoder(linear_encoder())
         rows = rng.normal(size=(3, 32)).astype(np.float32)
         run.save_bank(
-            Bank(rows, np.arange(3), np.array(list("abc")), np.zeros(3, int))
+            Bank(
+                rows,
+                np.arange(3),
+                np.array(list("abc")),
+                np.zeros(3, int),
+                tuple("0123456789"),
+            )
         )
 
 
@@ -64,7 +70,7 @@ def make(name, folder, trainer, seeds=2, rows=None, more=()):
     make_table(
         name,
         tables.SCALES["small"],
-        runs.Training(ROOT / "flags", flags, seeds, folder / "runs", trainer),
+        runs.Training(flags, seeds, folder / "runs", trainer),
         folder / "tables",
         command="instdisc-reproduce ...",
         rows=rows,
@@ -79,6 +85,16 @@ def plan(name, scale="small", more=(), num_images=10_000, seeds=1):
     return runs.plan_runs(
         table, recipe, more, num_images, seeds, pathlib.Path("runs")
     )
+
+
+def kept_in(folder, name):
+    """What is kept of a table, by the directories of its runs."""
+    files = (folder / "tables" / name).glob("*.json")
+    return {one["run"]: one for one in map(json.loads, map(read, files))}
+
+
+def read(path):
+    return path.read_text()
 
 
 @pytest.mark.parametrize("scale", tables.SCALES)
@@ -114,11 +130,9 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
     assert "`--embedding_dim=32`" in rows["| 32"]
     # The same number as a hand-made vote over the same embeddings.
     planned = plan("embedding_size", more=TINY, num_images=60)
-    kept = json.loads((tmp_path / "tables/embedding_size.json").read_text())
     path = tmp_path / planned[0].directory.path
     run = directory.RunDirectory(path)
-    config = runs.recipe_config(ROOT / "flags/cifar10_sweep.flags", TINY)
-    inputs = EvaluationInputs(run, config, *open_labeled(config.data))
+    inputs = EvaluationInputs(run)
     train, test = (
         embed(inputs.encoder, inputs.images(source))
         for source in (inputs.source, inputs.test_source)
@@ -129,7 +143,7 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
         for row, row_label in zip(train.embeddings, train.labels, strict=True):
             votes[row_label] += np.exp((query @ row) / 0.1)
         hits += votes.argmax() == label
-    (cell,) = kept[str(path)]["values"]
+    (cell,) = kept_in(tmp_path, "embedding_size")[str(path)]["values"]
     assert cell == ["32", "kNN", pytest.approx(hits / 40)]
     assert (tmp_path / "tables/embedding_size.png").stat().st_size > 5000
 
@@ -141,12 +155,11 @@ def test_a_stopped_table_goes_on(tmp_path):
     rest = Trainer()
     text = make("proximal", tmp_path, rest, seeds=1)
     assert len(rest.trained) == len(tables.TABLES["proximal"].rows) - 3
-    json_path = tmp_path / "tables" / "proximal.json"
-    before = json_path.read_bytes()
+    before = kept_in(tmp_path, "proximal")
     again = Trainer()
     assert make("proximal", tmp_path, again, seeds=1) == text
     assert not again.trained
-    assert json_path.read_bytes() == before
+    assert kept_in(tmp_path, "proximal") == before
 
     # Another encoder in the place of one is measured again.
     run = next((tmp_path / "runs").rglob("encoder.keras")).parent
@@ -154,7 +167,34 @@ def test_a_stopped_table_goes_on(tmp_path):
     encoder.set_weights([w * 2 + 0.1 for w in encoder.get_weights()])
     directory.RunDirectory(run).save_encoder(encoder)
     make("proximal", tmp_path, again, seeds=1)
-    assert json_path.read_bytes() != before
+    after = kept_in(tmp_path, "proximal")
+    assert [one for one in after if after[one] != before[one]] == [str(run)]
+
+
+def test_machines_that_share_a_table_keep_each_others_rows(tmp_path):
+    """Each has runs of its own; the last one shows the rows of both."""
+
+    def rows_of(text):
+        lines = [line for line in text.splitlines() if line[:2] == "| "]
+        return [line.split(" | ")[0][2:] for line in lines[2:]]
+
+    for machine, row, shown in (
+        ("one", "base", ["128"]),
+        ("other", "embedding_dim-32", ["32", "128"]),
+    ):
+        place = tmp_path / machine
+        place.mkdir()
+        (place / "tables").symlink_to(tmp_path)
+        text = make("embedding_size", place, Trainer(), 1, [row])
+        assert rows_of(text) == shown
+    # Rows of runs that were trained otherwise are not shown.
+    text = make("embedding_size", place, Trainer(), 1, ["embedding_dim-64"])
+    assert rows_of(text) == ["32", "64", "128"]
+    more = ["--epochs=7"]
+    text = make(
+        "embedding_size", place, Trainer(), 1, ["embedding_dim-256"], more
+    )
+    assert rows_of(text) == ["256"]
 
 
 @pytest.mark.parametrize(
@@ -198,8 +238,7 @@ def test_a_run_with_a_damaged_bank_is_trained_again(tmp_path):
 def test_curves_are_kept_and_their_fluctuation_measured(tmp_path):
     text = make("proximal", tmp_path, Trainer(), seeds=1)
     assert "| kNN | last loss | fluctuation of the loss |" in text
-    kept = json.loads((tmp_path / "tables/proximal.json").read_text())
-    for entry in kept.values():
+    for entry in kept_in(tmp_path, "proximal").values():
         curve = entry["curve"]
         wanted = np.mean(
             [
@@ -235,11 +274,6 @@ def test_each_line_has_the_flags_of_its_run():
     assert "| 1 | `--width=8` |" in text
 
 
-def test_missing_recipes_are_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match="recipes_dir"):
-        runs.find_recipes(str(tmp_path))
-
-
 @pytest.mark.exhaustive
 def test_the_command_trains_what_is_missing(tmp_path):
     small = (
@@ -249,7 +283,6 @@ def test_the_command_trains_what_is_missing(tmp_path):
     )
     arguments = [
         *("--table=embedding_size", "--rows=base"),
-        f"--recipes_dir={ROOT / 'flags'}",
         f"--runs_dir={tmp_path / 'runs'}",
         f"--tables_dir={tmp_path / 'tables'}",
         *(f"--train_flag={flag}" for flag in small),
@@ -317,6 +350,34 @@ def test_a_failed_run_gives_its_exit_status(tmp_path, monkeypatch, end, status):
     assert error.value.exit_status == status
 
 
+def test_a_failed_run_stops_the_others_and_no_further_one_begins(
+    tmp_path, monkeypatch
+):
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\nimport pathlib, sys, time\n"
+        f"begun = pathlib.Path({str(tmp_path / 'begun')!r})\n"
+        "if 'fails' not in sys.argv:\n"
+        "    begun.touch()\n"
+        "    time.sleep(600)\n"
+        "while not begun.exists():\n"
+        "    time.sleep(0.01)\n"
+        "sys.exit(3)\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    planned = [
+        runs.Run(None, 0, directory.RunDirectory(tmp_path / name), (name,))
+        for name in ("lasts", "fails", "waits")
+    ]
+    start = time.monotonic()
+    with pytest.raises(RunError, match="status 3") as error:
+        runs.train_missing(planned, reproduce.Trainer().train, num_jobs=2)
+    assert error.value.exit_status == 3
+    assert time.monotonic() - start < 300
+    assert {path.stem for path in tmp_path.glob("*.log")} == {"lasts", "fails"}
+
+
 def test_the_command_of_a_table_has_what_determines_it():
     options = reproduce.ReproduceOptions(
         table=("layers",), rows=("base",), train_flag=("--split=train[:9]",)
@@ -331,7 +392,6 @@ def reproduce_arguments(folder, *train_flags):
     """The arguments of a table of several runs."""
     return [
         "--table=embedding_size",
-        f"--recipes_dir={ROOT / 'flags'}",
         f"--runs_dir={folder / 'runs'}",
         f"--tables_dir={folder / 'tables'}",
         *(f"--train_flag={flag}" for flag in (*TINY, *train_flags)),

@@ -263,41 +263,45 @@ def test_tfds_gives_the_same_as_a_folder(tmp_path):
         assert names == [name for name, *_ in objects]
         assert entry.difficult.tolist() == [j == 1 for j in range(len(objects))]
     assert voc.voc_tfds("voc/2007", "train+test", data_dir).num_images == 8
-    # There is no split `validation`.
-    train, test = _inputs("voc/2007", data_dir).sources
+    chosen = {"data_dir": data_dir, "train_split": "train"}
+    train, test = _inputs("voc/2007", **chosen).sources
     assert (train.name, test.name) == ("voc/2007/train", "voc/2007/test")
     with pytest.raises(ValueError, match="split='trainval'"):
         voc.voc_tfds("voc/2007", "trainval", data_dir)
-    for name in ("train_split", "test_split"):
-        flag = f"detection_{name}"
-        said = f"`--{flag}` must .* Received: {flag}='trainval'"
-        with pytest.raises(UsageError, match=said):
-            _ = _inputs("voc/2007", data_dir, **{name: "trainval"}).sources
-    said = "`--detection_image_key` must .* Received: detection_image_key='it'"
+    begin = "flags begin with --detection_: "
+    # There is no split `validation`.
+    said = f"{begin}`split` must be one of test, train,.*'train.validation'"
     with pytest.raises(UsageError, match=said):
-        _ = _inputs("voc/2007", data_dir, image_key="it").sources
+        _ = _inputs("voc/2007", data_dir).sources
+    for name, field in (
+        ("train_split", "split"),
+        ("test_split", "split"),
+        ("image_key", "image_key"),
+    ):
+        said = f"{begin}.*{field}`? must .* Received: {field}='it'"
+        given = {**chosen, name: "it"}
+        with pytest.raises(UsageError, match=said):
+            _ = _inputs("voc/2007", **given).sources
 
 
 def test_flags_of_a_folder_are_named(folder):
     options = DetectionOptions(images=str(folder), train_split="all")
-    inputs = DetectionInputs(run=None, encoder=None, options=options)
-    with pytest.raises(
-        MissingFileError, match="`--detection_train_split` must"
-    ):
+    inputs = DetectionInputs(encoder=None, options=options)
+    with pytest.raises(MissingFileError, match="begin with --detection_: `spl"):
         _ = inputs.sources
 
 
 def test_tfds_without_boxes():
     with pytest.raises(ValueError, match="`dataset` must have boxes"):
         voc.voc_tfds("mnist", "train")
-    said = "`--detection_dataset` must have boxes"
+    said = "begin with --detection_: `dataset` must have boxes"
     with pytest.raises(UsageError, match=said):
         _ = _inputs("mnist").sources
 
 
 def _inputs(dataset, data_dir=None, **changes):
-    options = DetectionOptions(dataset=dataset, data_dir=data_dir, **changes)
-    return DetectionInputs(run=None, encoder=None, options=options)
+    options = DetectionOptions(dataset=dataset, **changes)
+    return DetectionInputs(None, options, data_dir)
 
 
 def test_batches_keep_boxes_on_their_objects(folder):

@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from tf_instdisc.evaluation.knn_protocol import KNNOptions
     from tf_instdisc.evaluation.linear_protocol import LinearOptions
     from tf_instdisc.evaluation.svm_protocol import SVMOptions
-    from tf_instdisc.evaluation.transfer_protocol import TransferOptions
     from tf_instdisc.method.encoders import build_encoder
     from tf_instdisc.method.model import InstanceDiscrimination
     from tf_instdisc.portable import save_encoder
@@ -63,7 +62,6 @@ _PUBLIC = {
     "RunConfig": "config",
     "SVMOptions": "evaluation.svm_protocol",
     "TrainingConfig": "config",
-    "TransferOptions": "evaluation.transfer_protocol",
     "array_source": "data.sources",
     "build_encoder": "method.encoders",
     "embed": "runs.embedding",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import keras
 
     from tf_instdisc.data.sources import ImageSource
-    from tf_instdisc.evaluation.measurement import Measurement
+    from tf_instdisc.evaluation.protocol import Measurement
     from tf_instdisc.method.model import InstanceDiscrimination
     from tf_instdisc.retrieval.duplicates import Duplicates
 
@@ -93,10 +93,10 @@ class Run:
         Raises:
             UsageError: If a protocol is unknown, or there are too few labels.
         """
-        from tf_instdisc.evaluation import registry
+        from tf_instdisc.evaluation import protocol
         from tf_instdisc.evaluation.evaluate import evaluate
 
-        chosen = {n: registry.find(n).options_kind() for n in protocols}
+        chosen = {n: protocol.find(n).options_kind() for n in protocols}
         return evaluate(self.directory, {**chosen, **options})
 
     def neighbors(

@@ -14,8 +14,11 @@ from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.config.data import BAD_IMAGES, CACHES, data_overrides
 from tf_instdisc.config.fields import setting
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation import registry
-from tf_instdisc.evaluation.protocol import baselines_setting, seed_setting
+from tf_instdisc.evaluation.protocol import (
+    baselines_setting,
+    protocols,
+    seed_setting,
+)
 from tf_instdisc.text import shown
 
 _SUMMARY = """
@@ -24,7 +27,7 @@ table that includes the paper's numbers, and writes results.json.
 
   instdisc-evaluate --run_dir=runs/cifar10 --protocol=knn,linear
 """
-_PROTOCOLS = registry.protocols()
+_PROTOCOLS = protocols()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +101,14 @@ def main() -> None:
 def _evaluate(
     groups: Mapping[type, FlagGroup], options: EvaluateOptions
 ) -> None:
-    _require_protocols_of_images(groups, options.protocol)
+    for flag in ("detection_dataset", "detection_images"):
+        is_given = flags.FLAGS[flag].value is not None
+        if is_given and "detection" not in options.protocol:
+            raise UsageError(
+                f"--{flag} goes with --protocol=detection. Received: "
+                f"--protocol={','.join(options.protocol)}. Add detection to "
+                f"it, or leave --{flag} out."
+            )
     chosen = {
         name: groups[_PROTOCOLS[name].options_kind].read()
         for name in dict.fromkeys(options.protocol)
@@ -113,23 +123,6 @@ def _evaluate(
     print()
     print(results.table(measured))
     print(f"results: {shown(remote.named(str(run.results)))}")
-
-
-def _require_protocols_of_images(
-    groups: Mapping[type, FlagGroup], protocols: tuple[str, ...]
-) -> None:
-    """Rejects images of a protocol that is not selected."""
-    used = {_PROTOCOLS[name].options_kind for name in protocols}
-    for name, protocol in _PROTOCOLS.items():
-        for field in ("dataset", "images"):
-            flag = groups[protocol.options_kind].names.get(field)
-            is_given = flag and flags.FLAGS[flag].value is not None
-            if is_given and protocol.options_kind not in used:
-                raise UsageError(
-                    f"--{flag} goes with --protocol={name}. Received: "
-                    f"--protocol={','.join(protocols)}. Add {name} to it, or "
-                    f"leave --{flag} out."
-                )
 
 
 if __name__ == "__main__":

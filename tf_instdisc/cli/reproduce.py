@@ -15,6 +15,7 @@ from tf_instdisc.config.fields import Settings, setting, text_of
 from tf_instdisc.errors import RunError, RunStoppedError, UsageError
 from tf_instdisc.evaluation.reproduce import tables
 from tf_instdisc.paths import local_path
+from tf_instdisc.text import shown
 
 _SUMMARY = """
 Trains and measures the missing runs of a table of the paper, and writes
@@ -57,12 +58,7 @@ class ReproduceOptions(Settings):
     )
     tables_dir: str = setting(
         "tables",
-        "Directory of NAME.md, its plot and its numbers.",
-        is_path=True,
-    )
-    recipes_dir: str | None = setting(
-        None,
-        "Folder of the recipes; by default, the package's own.",
+        "Directory of NAME.md, its plot and, in NAME, its numbers.",
         is_path=True,
     )
     jobs: int = setting(
@@ -96,7 +92,6 @@ def _reproduce(options: ReproduceOptions) -> None:
     from tf_instdisc.evaluation.reproduce import runs
     from tf_instdisc.evaluation.reproduce.make import make_table
 
-    recipes = runs.find_recipes(options.recipes_dir)
     more = list(options.train_flag)
     if options.data_dir:
         more.insert(0, f"--data_dir={options.data_dir}")
@@ -104,7 +99,6 @@ def _reproduce(options: ReproduceOptions) -> None:
     signal.signal(signal.SIGTERM, trainer.stop)
     signal.signal(signal.SIGINT, trainer.interrupt)
     training = runs.Training(
-        recipes,
         more,
         options.seeds,
         pathlib.Path(options.runs_dir),
@@ -145,6 +139,7 @@ class Trainer:
     def __init__(self) -> None:
         self._running: set[subprocess.Popen] = set()
         self._is_stopping = False
+        self._error: RunError | None = None  # The first one.
 
     def train(
         self,
@@ -154,6 +149,7 @@ class Trainer:
     ) -> None:
         """Trains one run; writes its output next to its directory."""
         self._end_if_stopped()
+        print(f"training {shown(remote.named(run_dir))}", flush=True)
         log_path = f"{run_dir}.log"
         pathlib.Path(log_path).parent.mkdir(parents=True, exist_ok=True)
         with open(log_path, "a", encoding="utf-8") as log:
@@ -179,7 +175,9 @@ class Trainer:
             if status == -signal.SIGKILL:  # As if memory runs out.
                 status = UsageError.exit_status
             error.exit_status = max(status, RunError.exit_status)
-            raise error
+            self._error = self._error or error
+            self._terminate()  # The other runs save their state.
+            raise self._error
 
     def interrupt(self, *_: object) -> None:
         """Stops the runs, which save their state, and then this command."""
@@ -200,7 +198,8 @@ class Trainer:
 
     def _end_if_stopped(self) -> None:
         if self._is_stopping:
-            raise RunStoppedError("Stopped; the same command continues.")
+            stopped = RunStoppedError("Stopped; the same command continues.")
+            raise self._error or stopped
 
 
 if __name__ == "__main__":

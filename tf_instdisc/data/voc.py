@@ -7,7 +7,7 @@ those of VOC's own evaluation.
 
 import os
 import xml.etree.ElementTree
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def voc_folder(
 
 def voc_tfds(
     dataset: str,
-    split: str | Callable[[Collection[str]], str],
+    split: str,
     data_dir: str | None = None,
     image_key: str = "image",
     label_key: str = "label",
@@ -110,8 +110,7 @@ def voc_tfds(
     Args:
         dataset: Name of a builder whose `objects` have `bbox` and `label`,
             such as `"voc/2007"`; `is_difficult` is used if it exists.
-        split: A split or a sum of splits: `"train+validation"`; or a function
-            that chooses one of the names of all splits.
+        split: A split or a sum of splits: `"train+validation"`.
         data_dir: Directory in which TFDS keeps its data; by default, TFDS
             chooses it.
         image_key: Name of the feature that holds the images, which must be
@@ -136,8 +135,6 @@ def voc_tfds(
             f"image_key={image_key!r}, of {image.dtype}"
         )
     tfds_builder.prepare(builder, dataset)
-    if not isinstance(split, str):
-        split = split(builder.info.splits)
     tfds_builder.require_split(builder, split)
 
     def read() -> tf.data.Dataset:

@@ -55,7 +55,6 @@ def voc_average_precision(
     Args:
         objects: One for each image.
         detections: One for each image, in the same order.
-        num_classes: Number of classes.
         eleven_points: Whether to average the best precision at recalls of
             0, 0.1 .. 1, as VOC did up to 2009, instead of computing the area
             under the curve.
@@ -91,7 +90,6 @@ def coco_average_precision(
         objects: One for each image.
         detections: One for each image, in the same order. Only the 100
             highest-scoring ones of an image count.
-        num_classes: Number of classes.
 
     Returns:
         `coco_map`, the mean over IoU thresholds of 0.50, 0.55 .. 0.95,
@@ -177,7 +175,10 @@ def _match(
     detections: Sequence[Detections],
     label: int,
 ) -> np.ndarray:
-    """Returns whether each counted detection is correct, by falling score."""
+    """Returns whether each counted detection is correct.
+
+    They are in descending order of score.
+    """
     found = [
         (score, image, index)
         for image, entry in enumerate(detections)

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError, require_extra
-from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.protocol import Protocol
+from tf_instdisc.evaluation.protocol import Measurement, Protocol
 from tf_instdisc.text import shown
 
 if TYPE_CHECKING:
-    from tf_instdisc.evaluation.detector_training import DetectionInputs
-    from tf_instdisc.evaluation.inputs import UnopenedRun
+    from tf_instdisc.evaluation.inputs import EvaluationInputs
 
 _ARMS = (("from scratch", False), ("pre-trained", True))
 _METRICS = ("coco_map", "coco_ap50", "coco_ap75", "voc_map", "voc07_map")
@@ -43,20 +41,12 @@ class DetectionOptions(Settings):
     )
     train_split: str | None = setting(
         None,
-        "Training split; by default train+validation of a data set, or the "
-        "one of them that exists and is not the test split, or trainval of a "
-        "folder.",
+        "Training split; by default train+validation of a data set, or "
+        "trainval of a folder.",
         flag="detection_train_split",
     )
     test_split: str = setting(
         "test", "Test split.", flag="detection_test_split"
-    )
-    data_dir: str | None = setting(
-        None,
-        "Where TFDS keeps --detection_dataset; by default --data_dir, or the "
-        "run's.",
-        is_path=True,
-        flag="detection_data_dir",
     )
     image_key: str = setting(
         "image",
@@ -140,32 +130,29 @@ class Detection(Protocol):
     """
 
     name = "detection"
+    reads_labels = False
     options_kind = DetectionOptions
     options: DetectionOptions
 
-    def open(self, unopened: "UnopenedRun") -> "DetectionInputs":
-        from tf_instdisc.evaluation.detector_training import DetectionInputs
-        from tf_instdisc.runs.load import load_encoder
-
+    def check(self, inputs: "EvaluationInputs") -> None:
         require_extra("detection", "pycocotools")
-        data_dir = (
-            self.options.data_dir
-            or unopened.overrides.get("data_dir")
-            or unopened.run.read_config().data.data_dir
-        )
-        options = dataclasses.replace(self.options, data_dir=data_dir)
-        encoder = load_encoder(unopened.run.path)
-        return DetectionInputs(unopened.run, encoder, options)
 
-    def check(self, inputs: "DetectionInputs") -> None:
+        from tf_instdisc.evaluation.detector_training import DetectionInputs
+        from tf_instdisc.evaluation.retinanet import build_retinanet
+
+        own = inputs.run.read_config().data
+        data_dir = inputs.overrides.get("data_dir", own.data_dir)
+        self._inputs = DetectionInputs(inputs.encoder, self.options, data_dir)
         # Checks sizes and layer names before any image is read.
-        inputs.build(num_classes=1, pretrained=True)
-        _ = inputs.sources
+        build_retinanet(inputs.encoder, self.options, 1, pretrained=True)
+        _ = self._inputs.sources
 
-    def measure(self, inputs: "DetectionInputs") -> list[Measurement]:
+    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         import keras
 
-        train, test = inputs.sources
+        from tf_instdisc.evaluation.retinanet import build_retinanet
+
+        train, test = self._inputs.sources
         classes = ", ".join(map(shown, train.class_names))
         print(
             f"detection: {train.num_images} images to train on, "
@@ -174,8 +161,13 @@ class Detection(Protocol):
         lines: list[dict] = []
         for arm, pretrained in _ARMS:
             keras.utils.set_random_seed(self.options.seed)
-            model = inputs.build(len(train.class_names), pretrained)
-            for epoch, values in inputs.train(model):
+            model = build_retinanet(
+                inputs.encoder,
+                self.options,
+                len(train.class_names),
+                pretrained,
+            )
+            for epoch, values in self._inputs.train(model):
                 lines.append({"detector": arm, "epoch": epoch, **values})
                 inputs.run.save_detection(lines)
                 print(

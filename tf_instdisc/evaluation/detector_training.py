@@ -3,9 +3,8 @@
 import dataclasses
 import functools
 import math
-import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -18,17 +17,12 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import average_precision
 from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
-from tf_instdisc.evaluation.retinanet import build_retinanet
-from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.training.optimizer import build_schedule
 from tf_instdisc.training.supervised import advancing
 
 _GRADIENT_NORM = 10.0
 _WEIGHT_DECAY = 1e-4
 _WARMUP_FRACTION = 0.05
-# Where a message names a flag.
-_NAME = "(?:dataset|data_dir|image_key|label_key|train_split|test_split)"
-_QUOTED = re.compile(rf"(?<=`)(?={_NAME}`)|--(?={_NAME}\b)")
-_RECEIVED = re.compile(rf"(?<=Received: )(?={_NAME}=)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +30,14 @@ class DetectionInputs:
     """A trained encoder and images with boxes.
 
     Attributes:
-        run: The run.
-        encoder: Its encoder, with layers `conv1` .. `conv5`.
+        encoder: A trained encoder, with layers `conv1` .. `conv5`.
         options: The data and training settings of the detectors.
+        data_dir: Where TFDS keeps its data; by default, TFDS chooses it.
     """
 
-    run: RunDirectory
     encoder: keras.Model
     options: DetectionOptions
+    data_dir: str | None = None
 
     @functools.cached_property
     def sources(self) -> tuple[DetectionSource, DetectionSource]:
@@ -54,53 +48,32 @@ class DetectionInputs:
                 missing.
             UsageError: If the data cannot be used.
         """
-        train = self._open("train_split")
-        return train, self._open("test_split", train.class_names)
-
-    def _open(
-        self, name: str, class_names: Sequence[str] | None = None
-    ) -> DetectionSource:
-        options = self.options
-        split = getattr(options, name)
+        train_split, test_split = (
+            self.options.train_split,
+            self.options.test_split,
+        )
+        default = "trainval" if self.options.images else "train+validation"
         try:
-            if options.images is not None:
-                split = split or "trainval"
-                return voc_folder(options.images, split, class_names)
-            return voc_tfds(
-                options.dataset or "",
-                split or self._train_split,
-                options.data_dir,
-                options.image_key,
-                options.label_key,
-            )
+            train = self._open(train_split or default)
+            return train, self._open(test_split, train.class_names)
         except UsageError as error:
             # The flags of the images to train on have the same names.
-            message = re.sub(r"(?<=[` ])split(?=[`=])", name, str(error))
-            message = _QUOTED.sub("--detection_", message)
-            message = _RECEIVED.sub("detection_", message)
-            raise type(error)(message) from error
+            raise type(error)(
+                f"Detection, whose flags begin with --detection_: {error}"
+            ) from error
 
-    def _train_split(self, known: Collection[str]) -> str:
-        """Returns train+validation, or the one of them to train on."""
-        names = set(known) - {self.options.test_split}
-        return "+".join(sorted({"train", "validation"} & names)) or "train"
-
-    def build(self, num_classes: int, pretrained: bool) -> keras.Model:
-        """Builds a detector on the encoder, or on a copy with new weights.
-
-        Raises:
-            UsageError: If the options do not fit the encoder.
-        """
+    def _open(
+        self, split: str, class_names: Sequence[str] | None = None
+    ) -> DetectionSource:
         options = self.options
-        return build_retinanet(
-            self.encoder,
-            options.image_size,
-            num_classes,
-            pretrained=pretrained,
-            frozen_layers=options.frozen_layers if pretrained else (),
-            frozen_batch_norm=options.frozen_batch_norm and pretrained,
-            head_filters=options.head_filters,
-            anchor_scale=options.anchor_scale,
+        if options.images is not None:
+            return voc_folder(options.images, split, class_names)
+        return voc_tfds(
+            options.dataset or "",
+            split,
+            self.data_dir,
+            options.image_key,
+            options.label_key,
         )
 
     def train(
@@ -109,16 +82,15 @@ class DetectionInputs:
         """Trains; yields each epoch, from 1, with its loss and metrics."""
         options = self.options
         train, test = self.sources
-        steps = (
-            math.ceil(train.num_images / options.batch_size) * options.epochs
+        steps_per_epoch = math.ceil(train.num_images / options.batch_size)
+        rate = build_schedule(
+            "cosine",
+            learning_rate=options.learning_rate,
+            steps_per_epoch=steps_per_epoch,
+            epochs=options.epochs,
+            warmup_epochs=_WARMUP_FRACTION * options.epochs,
         )
-        warmup_steps = round(_WARMUP_FRACTION * steps)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup_steps else options.learning_rate,
-            steps - warmup_steps,
-            warmup_target=options.learning_rate if warmup_steps else None,
-            warmup_steps=warmup_steps,
-        )
+        steps = options.epochs * steps_per_epoch
         model.compile(
             box_loss="smoothl1",
             classification_loss="focal",

@@ -1,12 +1,14 @@
 """Runs several protocols on one run."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from tf_instdisc.evaluation import registry, results
-from tf_instdisc.evaluation.inputs import UnopenedRun
-from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation import results
+from tf_instdisc.evaluation.features import removing
+from tf_instdisc.evaluation.inputs import EvaluationInputs
+from tf_instdisc.evaluation.protocol import Measurement, find
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
 
@@ -14,12 +16,14 @@ from tf_instdisc.runs.directory import RunDirectory
 def evaluate(
     run: RunDirectory | str | os.PathLike,
     options: Mapping[str, Any],
-    overrides: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> list[Measurement]:
     """Measures a finished run and keeps the results in its directory.
 
     The run, the labels and the options are checked before the first protocol
-    begins. The results of a protocol are kept even if a later one fails.
+    begins. The results of a protocol are kept even if a later one fails. If
+    other data than the run's are measured, the names of the results end with
+    `, to ` and the data, so that they do not replace those of the run's own.
 
     ```python
     for measured in tf_instdisc.evaluate(
@@ -32,7 +36,10 @@ def evaluate(
         run: A finished run, or the path of its directory.
         options: The options of each protocol, such as
             `{"knn": KNNOptions()}`. The protocols run in this order.
-        overrides: As in `open_inputs`.
+        overrides: Fields of `DataConfig` that replace the run's, for data
+            that has moved or for other data: `images`, `test_images` and
+            `bad_images`; or `dataset`, `split`, `test_split`, `data_dir`,
+            `image_key`, `label_key` and `cache`.
 
     Raises:
         RunDirectoryError: If the run has not finished.
@@ -41,20 +48,22 @@ def evaluate(
     """
     if not isinstance(run, RunDirectory):
         run = opening.load(os.fspath(run))
+    inputs = EvaluationInputs(run, overrides or {})
     found: list[Measurement] = []
-    with lock.holding(run.path):
+    with lock.holding(run.path), removing(inputs.directory):
         run.load_results()  # Raises an error now, not after measuring.
-        unopened = UnopenedRun(run, overrides or {})
-        steps = []
-        for name, chosen in options.items():
-            protocol = registry.find(name)(chosen)
-            inputs = protocol.open(unopened)
+        protocols = [find(name)(chosen) for name, chosen in options.items()]
+        for protocol in protocols:
+            if protocol.reads_labels:
+                _ = inputs.sources  # Opens and checks them.
             protocol.check(inputs)
-            for num_features, names in protocol.layers(inputs).items():
-                inputs.layers[num_features].update(names)
-            steps.append((protocol, inputs))
-        for protocol, inputs in steps:
+        for protocol in protocols:
             measured = list(protocol.measure(inputs))
+            if protocol.reads_labels:
+                measured = [
+                    dataclasses.replace(one, name=f"{one.name}{inputs.end}")
+                    for one in measured
+                ]
             results.save(run, measured)
             results.write_scalars(run, measured)
             found += measured

@@ -1,64 +1,138 @@
-"""Computes the activations of an encoder's layers and caches them on disk."""
+"""Computes the activations of an encoder's layers, each image once."""
 
 import contextlib
-import dataclasses
-import hashlib
+import functools
 import math
 import pathlib
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tf_instdisc import checksums, progress
+from tf_instdisc import progress
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.encoder import LAYERS
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
-from tf_instdisc.errors import DamagedFileError, StorageError
-from tf_instdisc.runs.embedding import BATCH_SIZE, inference, on_devices
+from tf_instdisc.errors import StorageError
+from tf_instdisc.runs.embedding import (
+    BATCH_SIZE,
+    Embedded,
+    inference,
+    on_devices,
+)
 
 _DTYPE = np.float16
-_ENCODER_PREFIX = "encoder-"
 
 
-@dataclasses.dataclass(frozen=True)
-class Features:
-    """Activations of labeled images.
+class Layer(NamedTuple):
+    """A layer as it is measured.
 
     Attributes:
-        values: For each layer, float16 `[size, num_features]`, memory-mapped
-            from disk.
-        labels: Non-negative int64 `[size]`.
+        name: Its name; `embedding` is the encoder's output.
+        num_features: Approximate number of values to which it is pooled; 0
+            for the embedding, which is not pooled.
     """
 
-    values: dict[str, np.ndarray]
-    labels: np.ndarray
+    name: str
+    num_features: int
+
+
+EMBEDDING = Layer("embedding", 0)
+
+
+def layer(name: str, num_features: int) -> Layer:
+    """Returns a layer that is pooled unless it is the embedding."""
+    return EMBEDDING if name == EMBEDDING.name else Layer(name, num_features)
 
 
 def available_layers(encoder: keras.Model) -> tuple[str, ...]:
     """Returns which of `conv1` .. `conv5` and `embedding` exist."""
     names = {layer.name for layer in encoder.layers}
     return tuple(
-        name for name in LAYERS if name in names or name == "embedding"
+        name for name in LAYERS if name in names or name == EMBEDDING.name
     )
 
 
-def require_layers(encoder: keras.Model, names: Sequence[str]) -> None:
-    """Raises ValueError unless an encoder has all these layers."""
+def require_layers(
+    encoder: keras.Model, names: Sequence[str], field: str
+) -> None:
+    """Raises UsageError unless an encoder has all layers that a field names."""
     known = available_layers(encoder)
     for name in names:
-        require_choice("layer", name, known)
+        require_choice(field, name, known)
 
 
-def feature_model(
-    encoder: keras.Model, names: Sequence[str], num_features: int
-) -> keras.Model:
+class Activations:
+    """Activations of an encoder for the images of an evaluation.
+
+    Protocols announce their layers when they are checked. The first one that
+    reads a layer has all of them computed, so that each image is decoded and
+    encoded once for all protocols.
+
+    Args:
+        build: Loads or builds the encoder.
+        sources: The training and the test images.
+        directory: Where the activations of feature maps are stored; created
+            if it is missing.
+        crop_fraction: As in `evaluation_dataset`.
+        embedded: Returns what is known already of the training images.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], keras.Model],
+        sources: tuple[ImageSource, ImageSource],
+        directory: pathlib.Path,
+        crop_fraction: float,
+        embedded: Callable[[], Mapping[Layer, Embedded]] = dict,
+    ):
+        self._build = functools.cache(build)
+        self._sources = sources
+        self._directory = directory
+        self._crop_fraction = crop_fraction
+        self._embedded = embedded
+        self._wanted: set[Layer] = set()
+        self._found: dict[Layer, tuple[Embedded, Embedded]] = {}
+
+    def announce(self, layers: Collection[Layer]) -> None:
+        """Has layers computed together with those that are read first."""
+        self._wanted.update(layers)
+
+    def of(self, wanted: Layer) -> tuple[Embedded, Embedded]:
+        """Returns a layer of the labeled training and test images.
+
+        Raises:
+            StorageError: If there is not enough disk space.
+        """
+        self._wanted.add(wanted)
+        if wanted not in self._found:
+            encoder = self._build()
+            missing = sorted(self._wanted - self._found.keys())
+            train, test = self._sources
+            known = self._embedded() if EMBEDDING in missing else {}
+            parts: list[dict[Layer, Embedded]] = []
+            for source, given in ((train, known), (test, {})):
+                extracted = extract(
+                    encoder,
+                    source,
+                    [one for one in missing if one not in given],
+                    self._directory / str(len(parts)),
+                    self._crop_fraction,
+                )
+                parts.append({**given, **extracted})
+            self._found.update(
+                {one: (parts[0][one], parts[1][one]) for one in missing}
+            )
+        return self._found[wanted]
+
+
+def feature_model(encoder: keras.Model, wanted: Sequence[Layer]) -> keras.Model:
     """Builds a model that maps images to pooled, flattened activations.
 
     Feature maps are average-pooled to a square grid whose side is the square
@@ -68,82 +142,88 @@ def feature_model(
 
     Args:
         encoder: A functional model.
-        names: Names of layers; `embedding` is the encoder's output.
-        num_features: Approximate number of values to which a layer is pooled.
+        wanted: The layers, in the order of the outputs.
 
     Returns:
-        A model with one output for each name, `[batch, num_features]`.
+        A model with one output for each layer, `[batch, num_features]`.
     """
     outputs = []
-    for name in names:
-        is_output = name == "embedding"
+    for name, num_features in wanted:
+        is_output = name == EMBEDDING.name
+        own = f"features_{name}_{num_features}"  # Not a name in the encoder.
         x = encoder.outputs[0] if is_output else encoder.get_layer(name).output
         if len(x.shape) == 4:
             side = max(1, round(math.sqrt(num_features / x.shape[-1])))
             height, width = (min(side, size) for size in x.shape[1:3])
             if (height, width) != tuple(x.shape[1:3]):
-                x = layers.AdaptiveAveragePooling2D((height, width))(x)
+                x = layers.AdaptiveAveragePooling2D(
+                    (height, width), name=f"{own}_pool"
+                )(x)
         elif len(x.shape) == 3:
             length = max(1, round(num_features / x.shape[-1]))
             if length < x.shape[1]:
-                x = layers.AdaptiveAveragePooling1D(length)(x)
-        outputs.append(layers.Flatten(dtype="float32")(x))
+                x = layers.AdaptiveAveragePooling1D(length, name=f"{own}_pool")(
+                    x
+                )
+        outputs.append(layers.Flatten(dtype="float32", name=f"{own}_flat")(x))
     return keras.Model(encoder.inputs[0], outputs)
 
 
 def extract(
     encoder: keras.Model,
     source: ImageSource,
-    names: Sequence[str],
+    wanted: Sequence[Layer],
     directory: pathlib.Path,
-    num_features: int = 9000,
     crop_fraction: float = DataConfig.crop_fraction,
-    digest: str | None = None,
-) -> Features:
-    """Returns the activations of all labeled images, cached on disk.
+) -> dict[Layer, Embedded]:
+    """Computes activations of all labeled images.
 
-    The cache is keyed by the encoder's weights, the images' bytes and labels,
-    and the resizing of images and feature maps. Activations of another encoder
-    are removed from the directory. Only one batch is held in memory at a time.
+    The embeddings are held in memory. The activations of feature maps are
+    written to disk, with one batch in memory at a time.
 
     Args:
         encoder: A functional model.
-        source: The images.
-        names: Names of layers, as in `feature_model`.
-        directory: The directory of the cache; it is created if it is missing.
-        num_features: As in `feature_model`.
+        source: The images, of which those without labels are left out.
+        wanted: The layers; if there are none, no image is read.
+        directory: Where a file for each feature map is written.
         crop_fraction: As in `evaluation_dataset`.
-        digest: The `data_digest` of the source, if it is known. Computing it
-            reads all images.
+
+    Returns:
+        For each layer, values of shape `[size, num_features]`: float32
+        embeddings, or float16 and memory-mapped.
 
     Raises:
         StorageError: If there is not enough disk space.
     """
-    names = tuple(dict.fromkeys(names))
-    place = directory / f"{_ENCODER_PREFIX}{encoder_digest(encoder)}"
-    if directory.exists():
-        for old in directory.glob(f"{_ENCODER_PREFIX}*"):
-            if old != place:
-                shutil.rmtree(old)
-    digest = digest or data_digest(source)
-    settings = f"{digest}-{num_features}-{crop_fraction:g}"
-    place /= settings
-    place.mkdir(parents=True, exist_ok=True)
+    if not wanted:
+        return {}
     labels = labels_of(source)
-    missing = [name for name in names if not _is_whole(_file(place, name))]
-    if missing:
-        _write(
-            feature_model(encoder, missing, num_features),
-            pipeline.evaluation_dataset(
-                source, int(encoder.input_shape[1]), BATCH_SIZE, crop_fraction
-            ),
-            len(labels),
-            [_file(place, name) for name in missing],
-        )
-    values = {
-        name: np.load(_file(place, name), mmap_mode="r") for name in names
+    model = feature_model(encoder, wanted)
+    columns = _columns(model, wanted, len(labels), directory)
+    encode = inference(on_devices(model))
+    largest = np.finfo(_DTYPE).max
+    ids = np.empty([len(labels)], np.int64)
+    start = 0
+    dataset = pipeline.evaluation_dataset(
+        source, int(encoder.input_shape[1]), BATCH_SIZE, crop_fraction
+    )
+    with progress.tracking("encoding images", source.num_readable) as advance:
+        for images, batch_ids, batch_labels in dataset:
+            is_labeled = batch_labels.numpy() >= 0
+            stop = start + int(np.count_nonzero(is_labeled))
+            ids[start:stop] = batch_ids.numpy()[is_labeled]
+            outputs = tf.nest.flatten(encode(images))
+            for column, output in zip(columns, outputs, strict=True):
+                values = output.numpy()[is_labeled]
+                if column.dtype == _DTYPE:
+                    values = np.clip(values, -largest, largest)
+                column[start:stop] = values
+            advance(len(is_labeled))
+            start = stop
+    return {
+        one: Embedded(column, ids, labels)
+        for one, column in zip(wanted, columns, strict=True)
     }
-    return Features(values, labels)
 
 
 def labels_of(source: ImageSource) -> np.ndarray:
@@ -152,99 +232,46 @@ def labels_of(source: ImageSource) -> np.ndarray:
     return labels[labels >= 0]
 
 
-@contextlib.contextmanager
-def feature_directory(
-    directory: pathlib.Path, keep: bool
-) -> Iterator[pathlib.Path]:
-    """Yields a directory for activations, or one that is removed at the end."""
-    if keep:
-        yield directory
-        return
-    once = directory.with_name(f"{directory.name}-once")
-    shutil.rmtree(once, ignore_errors=True)  # A killed process has left it.
-    try:
-        yield once
-    finally:
-        shutil.rmtree(once, ignore_errors=True)
-
-
-def encoder_digest(encoder: keras.Model) -> str:
-    """Returns a digest of the encoder's layers and weights."""
-    digest = hashlib.sha256(encoder.to_json().encode())
-    for weight in encoder.weights:
-        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def data_digest(source: ImageSource) -> str:
-    """Returns a digest of the images, ids and labels."""
-    digest = hashlib.sha256()
-    examples = source.examples(None).batch(BATCH_SIZE)
-    with progress.tracking("reading images", source.num_readable) as advance:
-        for batch in examples.as_numpy_iterator():
-            for name in ("instance_id", "label"):
-                digest.update(batch[name].tobytes())
-            for image in batch["image"]:
-                content = image if isinstance(image, bytes) else image.tobytes()
-                digest.update(len(content).to_bytes(8, "little") + content)
-            advance(len(batch["image"]))
-    return digest.hexdigest()[:16]
-
-
-def _is_whole(file: pathlib.Path) -> bool:
-    if not file.exists():
-        return False
-    try:
-        checksums.digest(file, "It is recomputed.")
-    except DamagedFileError as error:
-        print(f"warning: {error}", file=sys.stderr)
-        return False
-    return True
-
-
-def _file(place: pathlib.Path, name: str) -> pathlib.Path:
-    return place / f"{name}.npy"
-
-
-def _write(
+def _columns(
     model: keras.Model,
-    dataset: tf.data.Dataset,
+    wanted: Sequence[Layer],
     size: int,
-    files: Sequence[pathlib.Path],
-) -> None:
-    sizes = [output.shape[-1] for output in model.outputs]
-    needed = size * sum(sizes) * np.dtype(_DTYPE).itemsize
-    free = shutil.disk_usage(files[0].parent).free
-    if needed > free:
-        raise StorageError(
-            f"The layers' activations need {needed / 2**30:.1f} GiB in "
-            f"{files[0].parent}, where {free / 2**30:.1f} GiB are free. Name "
-            "fewer layers (--linear_layers), or lower --linear_features."
-        )
-    encode = inference(on_devices(model))
-    largest = np.finfo(_DTYPE).max
-    with contextlib.ExitStack() as stack:
-        maps = [
-            np.lib.format.open_memmap(
-                stack.enter_context(checksums.replacing(file)),
-                "w+",
-                _DTYPE,
-                (size, width),
+    directory: pathlib.Path,
+) -> list[np.ndarray]:
+    """Returns an array for each output of a model, on disk if it is large."""
+    shapes = [(size, output.shape[-1]) for output in model.outputs]
+    needed = sum(
+        math.prod(shape) * np.dtype(_DTYPE).itemsize
+        for one, shape in zip(wanted, shapes, strict=True)
+        if one != EMBEDDING
+    )
+    if needed:
+        directory.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(directory).free
+        if needed > free:
+            raise StorageError(
+                f"The layers' activations need {needed / 2**30:.1f} GiB in "
+                f"{directory}, where {free / 2**30:.1f} GiB are free. Name "
+                "fewer layers (--linear_layers), or lower --linear_features."
             )
-            for file, width in zip(files, sizes, strict=True)
-        ]
-        advance = stack.enter_context(
-            progress.tracking("computing activations", size)
+    return [
+        np.empty(shape, np.float32)
+        if one == EMBEDDING
+        else np.lib.format.open_memmap(
+            directory / f"{one.name}-{one.num_features}.npy",
+            "w+",
+            _DTYPE,
+            shape,
         )
-        start = 0
-        for images, _, labels in dataset:
-            is_labeled = labels.numpy() >= 0
-            stop = start + int(np.count_nonzero(is_labeled))
-            outputs = tf.nest.flatten(encode(images))
-            for column, output in zip(maps, outputs, strict=True):
-                values = output.numpy()[is_labeled]
-                column[start:stop] = np.clip(values, -largest, largest)
-            advance(stop - start)
-            start = stop
-        for column in maps:
-            column.flush()
+        for one, shape in zip(wanted, shapes, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def removing(directory: pathlib.Path) -> Iterator[None]:
+    """Removes a directory before the block, and at its end."""
+    shutil.rmtree(directory, ignore_errors=True)  # A killed process left it.
+    try:
+        yield
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.config.method import OPTIMIZERS, SCHEDULES
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.protocol import Protocol, seed_setting
+from tf_instdisc.evaluation.protocol import Measurement, Protocol, seed_setting
 from tf_instdisc.text import listed
 
 if TYPE_CHECKING:
@@ -62,11 +61,6 @@ class FineTuneOptions(Settings):
     learning_rate: float = setting(
         0.01, "Peak learning rate.", least=0, flag="finetune_learning_rate"
     )
-    scratch_learning_rate: float | None = setting(
-        None,
-        "Peak learning rate from scratch; the same by default.",
-        least=0,
-    )
     schedule: str = setting(
         "steps",
         "Learning rate schedule.",
@@ -85,19 +79,20 @@ class FineTuneOptions(Settings):
         least=0,
         flag="finetune_weight_decay",
     )
-    min_crop_area: float | None = setting(
-        None,
-        "Smallest crop, as a fraction of the image; the run's by default.",
-        least=0.01,
-        most=1,
-        flag="finetune_min_crop_area",
-    )
     seed: int = seed_setting()
 
 
-class _FineTuning(Protocol):
+class SemiSupervised(Protocol):
+    """Top-1 and top-5 accuracy after fine-tuning with a few labels."""
+
+    name = "semi_supervised"
     options_kind = FineTuneOptions
     options: FineTuneOptions
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The fractions of the labels to train with."""
+        return self.options.fractions
 
     def check(self, inputs: "EvaluationInputs") -> None:
         labels = set(inputs.labels.tolist())
@@ -110,10 +105,7 @@ class _FineTuning(Protocol):
                 f"{inputs.source.name}"
             )
 
-    def _measure(
-        self, inputs: "EvaluationInputs", fractions: tuple[float, ...]
-    ) -> list[Measurement]:
-        """Fine-tunes the network with each fraction of the labels."""
+    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         from tf_instdisc.data.subset import subset
         from tf_instdisc.evaluation import network_tuning
 
@@ -121,7 +113,7 @@ class _FineTuning(Protocol):
         tuning = network_tuning.NetworkTuning(inputs, options)
         found: list[Measurement] = []
         for is_pretrained in (True, False)[: 1 + options.scratch]:
-            for fraction in fractions:
+            for fraction in self.fractions:
                 ids = network_tuning.class_balanced_ids(
                     inputs.source, fraction, options.seed
                 )
@@ -143,19 +135,8 @@ class _FineTuning(Protocol):
         return found
 
 
-class SemiSupervised(_FineTuning):
-    """Top-1 and top-5 accuracy after fine-tuning with a few labels."""
-
-    name = "semi_supervised"
-
-    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
-        return self._measure(inputs, self.options.fractions)
-
-
-class FineTuning(_FineTuning):
+class FineTuning(SemiSupervised):
     """Top-1 and top-5 accuracy after fine-tuning with all labels."""
 
     name = "finetune"
-
-    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
-        return self._measure(inputs, (1.0,))
+    fractions = (1.0,)

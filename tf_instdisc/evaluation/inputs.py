@@ -1,31 +1,30 @@
 """Opens the inputs of a protocol: a finished run and labeled images."""
 
-import collections
-import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
-from tf_instdisc.errors import StorageError, UsageError
+from tf_instdisc.errors import DamagedFileError, UsageError
 from tf_instdisc.evaluation.features import (
-    Features,
-    data_digest,
-    extract,
-    feature_directory,
+    EMBEDDING,
+    Activations,
+    Layer,
     labels_of,
 )
+from tf_instdisc.evaluation.untrained import encoder_like
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.runs.embedding import BATCH_SIZE, inference, on_devices
+from tf_instdisc.runs.embedding import BATCH_SIZE, Embedded
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.sources import (
     image_caches,
@@ -35,34 +34,91 @@ from tf_instdisc.runs.sources import (
 )
 from tf_instdisc.text import listed
 
-if TYPE_CHECKING:
-    from tf_instdisc.evaluation.linear_protocol import LinearOptions
-    from tf_instdisc.evaluation.svm_protocol import SVMOptions
-
+_COMPARED = 256  # Files.
+_OF_BANK = (
+    "images",
+    "dataset",
+    "split",
+    "data_dir",
+    "image_key",
+    "label_key",
+    "crop_fraction",
+)
 # What a run remembers of its images belongs to these settings of them.
-_REMEMBERED = ("images", "dataset", "data_dir", "label_key")
+_OF_TRAIN = "images", "dataset", "data_dir", "label_key"
+_REMEMBERED = {"train": _OF_TRAIN, "test": (*_OF_TRAIN, "test_images")}
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationInputs:
-    """A finished run with images to train on and images to test on.
+    """A finished run with labeled images to learn from and to test on.
+
+    Everything is opened when it is first used, and only once.
 
     Attributes:
         run: The run.
-        config: Its settings, with the images of the evaluation.
-        source: Labeled training images.
-        test_source: Labeled test images of the same classes.
-        layers: By `num_features`, the layers whose activations the protocols
-            of this evaluation need.
+        overrides: As in `evaluate`.
     """
 
     run: RunDirectory
-    config: RunConfig
-    source: ImageSource
-    test_source: ImageSource
-    layers: dict[int, set[str]] = dataclasses.field(
-        default_factory=lambda: collections.defaultdict(set)
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    _untrained: dict[int, Activations] = dataclasses.field(
+        default_factory=dict, init=False
     )
+
+    @functools.cached_property
+    def config(self) -> RunConfig:
+        """The run's settings, with the images of the evaluation.
+
+        Raises:
+            UsageError: If no images are named, or an override cannot be
+                combined with them.
+        """
+        config = self.run.read_config()
+        own = config.data
+        if not (own.images or own.dataset or self.overrides):
+            raise UsageError(
+                "An evaluation needs images. Received: a run that names "
+                "neither a folder nor a data set. Name one of the same "
+                "images: instdisc-evaluate --images and --test_images, or "
+                "--dataset."
+            )
+        data = with_overrides(own, self.overrides)
+        return dataclasses.replace(config, data=data)
+
+    @functools.cached_property
+    def sources(self) -> tuple[ImageSource, ImageSource]:
+        """Labeled training images, and test images of the same classes.
+
+        Raises:
+            RunDirectoryError: If the run has not finished.
+            FileNotFoundError: If a folder is missing.
+            UsageError: As `open_labeled` does.
+        """
+        if not self.run.bank.exists():
+            self.run.load_bank()  # Raises an error that says what is missing.
+        own, data = self.run.read_config().data, self.config.data
+        memory = {
+            part: file
+            for part, file in image_caches(self.run, data).items()
+            if _agree(own, data, _REMEMBERED[part])
+        }
+        return open_labeled(data, memory)
+
+    @property
+    def source(self) -> ImageSource:
+        """Labeled training images."""
+        return self.sources[0]
+
+    @property
+    def test_source(self) -> ImageSource:
+        """Labeled test images."""
+        return self.sources[1]
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """The int64 labels of the labeled training images."""
+        return labels_of(self.source)
 
     @functools.cached_property
     def encoder(self) -> keras.Model:
@@ -70,140 +126,108 @@ class EvaluationInputs:
         return load_encoder(self.run.path)
 
     @functools.cached_property
-    def encode(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The trained encoder for `embed`, on all GPUs and compiled once."""
-        return inference(on_devices(self.encoder))
-
-    @functools.cached_property
     def bank(self) -> Bank:
         """The run's memory bank."""
         return self.run.load_bank()
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """Where large activations are kept during an evaluation."""
+        return self.run.features / "layers"
+
+    @functools.cached_property
+    def activations(self) -> Activations:
+        """Activations of the trained encoder."""
+        return Activations(
+            lambda: self.encoder,
+            self.sources,
+            self.directory / "trained",
+            self.config.data.crop_fraction,
+            self._rows,
+        )
+
+    def untrained(self, seed: int) -> Activations:
+        """Returns activations of an encoder with new weights."""
+        if seed not in self._untrained:
+            self._untrained[seed] = Activations(
+                lambda: encoder_like(self.encoder, self.source, seed),
+                self.sources,
+                self.directory / f"untrained-{seed}",
+                self.config.data.crop_fraction,
+            )
+        return self._untrained[seed]
+
+    @functools.cached_property
+    def end(self) -> str:
+        """How the names of measurements end: with any other data's name.
+
+        The run's own images may have been moved to another folder.
+        """
+        own, data = self.run.read_config().data, self.config.data
+        if (
+            _agree(own, data, ("dataset", "split"))
+            and self.source.class_names == self.bank.class_names
+            and (data.images == own.images or self._is_of_folder)
+        ):
+            return ""
+        # Folders of different data sets often have the same name.
+        return f", to {data.images or self.source.name}"
 
     @property
     def image_size(self) -> int:
         """Side of the encoder's input, in pixels."""
         return int(self.encoder.input_shape[1])
 
-    @functools.cached_property
-    def digests(self) -> tuple[str, str]:
-        """The `data_digest` of the training and of the test images."""
-        return data_digest(self.source), data_digest(self.test_source)
-
     def images(self, source: ImageSource) -> tf.data.Dataset:
         """Returns batches `(images, instance_ids, labels)` of all images."""
         return pipeline.evaluation_dataset(
-            source, self.image_size, BATCH_SIZE, self.config.data.crop_fraction
+            source,
+            self.image_size,
+            BATCH_SIZE,
+            self.config.data.crop_fraction,
         )
 
-    @contextlib.contextmanager
-    def features(
-        self,
-        encoder: keras.Model,
-        layers: Sequence[str],
-        options: "LinearOptions | SVMOptions",
-    ) -> Iterator[tuple[Features, Features]]:
-        """Yields what `extract` gives for the training and test images.
+    def _rows(self) -> dict[Layer, Embedded]:
+        """Returns the rows of the run's bank, if they are of these images."""
+        own, data = self.run.read_config().data, self.config.data
+        bank = self.bank
+        if (
+            bank.encoded_by is None
+            or not _agree(own, data, _OF_BANK)
+            or len(bank.rows) != self.source.num_readable
+            or bank.class_names != self.source.class_names
+            or (data.images is not None and not self._is_of_folder)
+        ):
+            return {}
+        columns = bank.rows, bank.instance_ids, bank.labels
+        if (is_labeled := bank.labels >= 0).all():
+            return {EMBEDDING: Embedded(*columns)}
+        return {EMBEDDING: Embedded(*(c[is_labeled] for c in columns))}
 
-        If the activations of the run's encoder are kept, the other layers of
-        this evaluation are computed with them, so that each image is decoded
-        and encoded once.
+    @functools.cached_property
+    def _is_of_folder(self) -> bool:
+        """Whether the bank's files have neither moved nor changed since.
+
+        Names and labels of all files are compared, but the contents of a
+        sample: single files that were replaced are for `instdisc update`.
         """
-
-        keep = options.keep_features
-        # Computing the digests reads all images.
-        digests = self.digests if keep else ("train", "test")
-
-        def extracted(names: Sequence[str]) -> tuple[Features, Features]:
-            train, test = (
-                extract(
-                    encoder,
-                    source,
-                    names,
-                    place,
-                    options.num_features,
-                    self.config.data.crop_fraction,
-                    digest,
-                )
-                for source, digest in zip(
-                    (self.source, self.test_source), digests, strict=True
-                )
-            )
-            return train, test
-
-        role = "trained" if encoder is self.encoder else "untrained"
-        others: set[str] = set()
-        if encoder is self.encoder and keep:
-            others = self.layers[options.num_features] - {*layers}
-        with feature_directory(self.run.features / role, keep) as place:
-            try:
-                found = extracted([*layers, *sorted(others)])
-            except StorageError:
-                if not others:
-                    raise
-                found = extracted(layers)  # There is room for these alone.
-            yield found
-
-    @functools.cached_property
-    def labels(self) -> np.ndarray:
-        """The int64 labels of the labeled training images."""
-        return labels_of(self.source)
-
-
-@dataclasses.dataclass(frozen=True)
-class UnopenedRun:
-    """A finished run, before its images are opened.
-
-    Attributes:
-        run: The run.
-        overrides: As in `open_inputs`.
-    """
-
-    run: RunDirectory
-    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @functools.cached_property
-    def labeled(self) -> EvaluationInputs:
-        """The run with its labeled images, which are opened only once."""
-        return open_inputs(self.run, self.overrides)
-
-
-def open_inputs(
-    run: RunDirectory, overrides: Mapping[str, Any] | None = None
-) -> EvaluationInputs:
-    """Opens a run with the images that it was trained on, or with others.
-
-    Args:
-        run: A finished run.
-        overrides: Fields of `DataConfig` that replace the run's, for data
-            that has moved or for other data: `images`, `test_images` and
-            `bad_images`; or `dataset`, `split`, `test_split`, `data_dir`,
-            `image_key`, `label_key` and `cache`.
-
-    Raises:
-        RunDirectoryError: If the run has not finished.
-        FileNotFoundError: If a folder is missing.
-        ValueError: If there are no test images, if labels are missing, if
-            the classes of the training and test images differ, or if there
-            is only one class.
-    """
-    if not run.bank.exists():
-        run.load_bank()  # Raises an error that says what is missing.
-    config = run.read_config()
-    own = config.data
-    if not (own.images or own.dataset or overrides):
-        raise UsageError(
-            "An evaluation needs images. Received: a run that names neither a "
-            "folder nor a data set. Name one of the same images: "
-            "instdisc-evaluate --images and --test_images, or --dataset."
+        source, bank = self.source, self.bank
+        labels = source.labels().tolist()
+        present = {source.instance_name(i): one for i, one in enumerate(labels)}
+        rows = zip(bank.names.tolist(), bank.labels.tolist(), strict=True)
+        if any(present.get(name) != label for name, label in rows):
+            return False
+        try:
+            digests = self.run.load_instances().digests
+        except DamagedFileError:
+            return False
+        known = sorted(name for name, digest in digests.items() if digest)
+        folder = pathlib.Path(source.folder or "")
+        return all(
+            digests[name] == sha256_of_file(folder / name)
+            for name in known[:: len(known) // _COMPARED + 1]
+            if name in present
         )
-    data = with_overrides(own, overrides or {})
-    config = dataclasses.replace(config, data=data)
-    memory = image_caches(run, data)
-    if any(getattr(data, name) != getattr(own, name) for name in _REMEMBERED):
-        memory = {}
-    elif data.test_images != own.test_images:
-        del memory["test"]
-    return EvaluationInputs(run, config, *open_labeled(data, memory))
 
 
 def open_labeled(
@@ -218,21 +242,20 @@ def open_labeled(
 
     Raises:
         FileNotFoundError: If a folder is missing.
-        ValueError: As `open_inputs` does.
+        UsageError: If there are no test images, if labels are missing, if
+            the classes of the training and test images differ, or if there
+            is only one class.
     """
-    if data.images and not data.test_images:
-        raise UsageError(
-            "An evaluation needs test images. Received: a run over "
-            f"--images={data.images} without them. Give "
-            "--test_images=FOLDER with the same class subfolders."
-        )
     memory = memory or {}
     test_source = open_test(data, memory.get("test"))
     if test_source is None:
+        place = f"images={data.images}"
+        if data.dataset:
+            place = f"dataset={data.dataset}"
         raise UsageError(
-            "An evaluation needs test images. Received: a run over "
-            f"--dataset={data.dataset} without a --test_split. Give "
-            "--test_split."
+            f"An evaluation needs test images. Received: a run over --{place} "
+            "without them. Give --test_images=FOLDER with the same class "
+            "subfolders, or the --test_split of a data set."
         )
     source = open_train(data, memory=memory.get("train"))
     for what, part in (("training", source), ("test", test_source)):
@@ -260,3 +283,7 @@ def open_labeled(
 def _named(source: ImageSource) -> str:
     names = source.class_names or ()
     return f"{source.name} with {len(names)} ({listed(names, 5)})"
+
+
+def _agree(own: DataConfig, data: DataConfig, names: Iterable[str]) -> bool:
+    return all(getattr(data, name) == getattr(own, name) for name in names)

@@ -1,13 +1,11 @@
 """Weighted kNN as in section 3.4 of the paper."""
 
 import dataclasses
-import pathlib
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import DamagedFileError
-from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
+    Measurement,
     Protocol,
     baselines_setting,
     seed_setting,
@@ -16,17 +14,6 @@ from tf_instdisc.evaluation.protocol import (
 if TYPE_CHECKING:
     from tf_instdisc.evaluation.inputs import EvaluationInputs
     from tf_instdisc.runs.embedding import Embedded
-
-_DATA = (
-    "images",
-    "dataset",
-    "split",
-    "data_dir",
-    "image_key",
-    "label_key",
-    "crop_fraction",
-)
-_COMPARED = 256  # Files.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,33 +41,33 @@ class KNNOptions(Settings):
 
 
 class KNN(Protocol):
-    """Top-1 and top-5 accuracy of a vote of the nearest encoded images.
+    """Top-1 and top-5 accuracy of a vote of the nearest rows.
 
-    It measures top-1 accuracy with `num_neighbors` neighbors and with one, and
-    top-5 accuracy with `num_neighbors`. If there are fewer labeled rows, all
-    of them vote, and the result names their number.
+    For each kind of rows, it measures top-1 accuracy with `num_neighbors`
+    neighbors and with one, and top-5 accuracy with `num_neighbors`. If there
+    are fewer labeled rows, all of them vote, and the result names their number.
     """
 
     name = "knn"
     options_kind = KNNOptions
     options: KNNOptions
 
-    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
-        from tf_instdisc.evaluation import untrained
-        from tf_instdisc.runs.embedding import embed, inference, on_devices
+    def check(self, inputs: "EvaluationInputs") -> None:
+        from tf_instdisc.evaluation.features import EMBEDDING
 
-        test = embed(inputs.encode, inputs.images(inputs.test_source))
-        found = self._vote("encoded", _encoded(inputs), test, inputs)
+        inputs.activations.announce([EMBEDDING])
         if self.options.baselines:
-            encoder = untrained.encoder_like(
-                inputs.encoder, inputs.source, self.options.seed
-            )
-            encode = inference(on_devices(encoder))
-            rows, test = (
-                embed(encode, inputs.images(source))
-                for source in (inputs.source, inputs.test_source)
-            )
-            found += self._vote("untrained", rows, test, inputs)
+            inputs.untrained(self.options.seed).announce([EMBEDDING])
+
+    def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
+        from tf_instdisc.evaluation.features import EMBEDDING
+
+        train, test = inputs.activations.of(EMBEDDING)
+        found = self._vote("encoded", train, test, inputs)
+        if self.options.baselines:
+            untrained = inputs.untrained(self.options.seed)
+            train, test = untrained.of(EMBEDDING)
+            found += self._vote("untrained", train, test, inputs)
         return found
 
     def _vote(
@@ -119,48 +106,3 @@ class KNN(Protocol):
                 top1="knn" if is_papers else None,
             )
         return found
-
-
-def _encoded(inputs: "EvaluationInputs") -> "Embedded":
-    """Returns the run's bank if it fits the images; else encodes them."""
-    from tf_instdisc.runs.embedding import Embedded, embed
-
-    source, bank = inputs.source, inputs.bank
-    own, data = inputs.run.read_config().data, inputs.config.data
-    is_own = all(getattr(data, name) == getattr(own, name) for name in _DATA)
-    if (
-        is_own
-        and bank.encoded_by is not None
-        and len(bank.rows) == source.num_readable
-        and bank.class_names == source.class_names
-        and (data.images is None or _is_of_folder(inputs))
-    ):
-        return Embedded(bank.rows, bank.instance_ids, bank.labels)
-    return embed(inputs.encode, inputs.images(source), source.num_readable)
-
-
-def _is_of_folder(inputs: "EvaluationInputs") -> bool:
-    """Tests whether the bank's files have moved or changed since.
-
-    Names and labels of all files are compared, but the contents of a sample:
-    single files that were replaced are for `instdisc update`.
-    """
-    from tf_instdisc.checksums import sha256_of_file
-
-    source, bank = inputs.source, inputs.bank
-    labels = source.labels().tolist()
-    present = {source.instance_name(i): one for i, one in enumerate(labels)}
-    rows = zip(bank.names.tolist(), bank.labels.tolist(), strict=True)
-    if any(present.get(name) != label for name, label in rows):
-        return False
-    try:
-        digests = inputs.run.load_instances().digests
-    except DamagedFileError:
-        return False
-    known = sorted(name for name, digest in digests.items() if digest)
-    folder = pathlib.Path(source.folder or "")
-    return all(
-        digests[name] == sha256_of_file(folder / name)
-        for name in known[:: len(known) // _COMPARED + 1]
-        if name in present
-    )

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from sklearn.preprocessing import StandardScaler
 
-from tf_instdisc.evaluation.features import Features
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
+from tf_instdisc.runs.embedding import Embedded
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
 from tf_instdisc.training.supervised import fit
 
@@ -14,20 +14,17 @@ _EPSILON = 1e-5  # As in batch normalization.
 
 
 def accuracy(
-    train: Features,
-    test: Features,
-    layer: str,
-    options: LinearOptions,
+    train: Embedded, test: Embedded, options: LinearOptions
 ) -> dict[str, float]:
     """Returns `{"top1", "top5"}` of a linear classifier on one layer."""
     num_classes = 1 + int(max(train.labels.max(), test.labels.max()))
     classifier = train_classifier(
-        train.values[layer], train.labels, num_classes, options
+        train.embeddings, train.labels, num_classes, options
     )
     logits = np.concatenate(
         [
             classifier(
-                test.values[layer][i : i + _CHUNK].astype(np.float32)
+                test.embeddings[i : i + _CHUNK].astype(np.float32)
             ).numpy()
             for i in range(0, len(test.labels), _CHUNK)
         ]
@@ -50,8 +47,7 @@ def train_classifier(
     Args:
         values: float `[size, num_features]`.
         labels: int `[size]`, below `num_classes`.
-        num_classes: Number of classes.
-        options: The training settings. `options.layers` is ignored.
+        options: `layers` is ignored.
 
     Returns:
         A model that maps `[batch, num_features]` to logits of shape
@@ -81,7 +77,6 @@ def train_classifier(
     model.compile(
         optimizer=build_optimizer(
             learning_rate=schedule,
-            momentum=options.momentum,
             weight_decay=options.weight_decay,
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

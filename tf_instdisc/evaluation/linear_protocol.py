@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 
 from tf_instdisc.config.encoder import LAYERS
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
+    Measurement,
     Protocol,
     baselines_setting,
-    keep_features_setting,
     num_features_setting,
     seed_setting,
 )
 
 if TYPE_CHECKING:
+    from tf_instdisc.evaluation.features import Activations, Layer
     from tf_instdisc.evaluation.inputs import EvaluationInputs
 
 
@@ -63,9 +63,6 @@ class LinearOptions(Settings):
         is_rising=True,
         flag="linear_schedule_epochs",
     )
-    momentum: float = setting(
-        0.9, "Momentum of SGD.", least=0, most=0.9999, flag="linear_momentum"
-    )
     weight_decay: float = setting(
         1e-4,
         "Weight decay as in PyTorch's SGD, applied to the bias as well.",
@@ -73,7 +70,6 @@ class LinearOptions(Settings):
         flag="linear_weight_decay",
     )
     baselines: bool = baselines_setting()
-    keep_features: bool = keep_features_setting()
     seed: int = seed_setting()
 
 
@@ -88,18 +84,12 @@ class Linear(Protocol):
         from tf_instdisc.evaluation import features
 
         if self.options.layers is not None:
-            features.require_layers(inputs.encoder, self.options.layers)
-
-    def layers(self, inputs: "EvaluationInputs") -> dict[int, tuple[str, ...]]:
-        if not self.options.keep_features:
-            return {}
-        return {self.options.num_features: self._layers(inputs)}
-
-    def _layers(self, inputs: "EvaluationInputs") -> tuple[str, ...]:
-        from tf_instdisc.evaluation import features
-
-        known = features.available_layers(inputs.encoder)
-        return self.options.layers or known
+            features.require_layers(
+                inputs.encoder, self.options.layers, "layers"
+            )
+        layers = self._layers(inputs)
+        for activations in self._activations(inputs).values():
+            activations.announce(layers)
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         """Measures the run.
@@ -109,31 +99,39 @@ class Linear(Protocol):
                 activations.
         """
         from tf_instdisc.evaluation import linear_classifier
-        from tf_instdisc.evaluation.untrained import encoder_like
 
-        options = self.options
-        layers = self._layers(inputs)
-        encoders = {"": inputs.encoder}
-        if options.baselines:
-            encoders[", untrained"] = encoder_like(
-                inputs.encoder, inputs.source, options.seed
-            )
         found: list[Measurement] = []
-        for suffix, encoder in encoders.items():
-            with inputs.features(encoder, layers, options) as (train, test):
-                for layer in layers:
-                    values = linear_classifier.accuracy(
-                        train, test, layer, options
-                    )
-                    print(
-                        f"linear classifier on {layer}{suffix}: top-1 "
-                        f"{100 * values['top1']:.1f}",
-                        flush=True,
-                    )
-                    found += self.accuracies(
-                        inputs,
-                        f"linear, {layer}{suffix}",
-                        values,
-                        top1=None if suffix else layer,
-                    )
+        for suffix, activations in self._activations(inputs).items():
+            for layer in self._layers(inputs):
+                train, test = activations.of(layer)
+                values = linear_classifier.accuracy(train, test, self.options)
+                print(
+                    f"linear classifier on {layer.name}{suffix}: top-1 "
+                    f"{100 * values['top1']:.1f}",
+                    flush=True,
+                )
+                found += self.accuracies(
+                    inputs,
+                    f"linear, {layer.name}{suffix}",
+                    values,
+                    top1=None if suffix else layer.name,
+                )
+        return found
+
+    def _layers(self, inputs: "EvaluationInputs") -> "list[Layer]":
+        from tf_instdisc.evaluation import features
+
+        names = self.options.layers or features.available_layers(inputs.encoder)
+        return [
+            features.layer(name, self.options.num_features)
+            for name in dict.fromkeys(names)
+        ]
+
+    def _activations(
+        self, inputs: "EvaluationInputs"
+    ) -> "dict[str, Activations]":
+        """Returns what is measured, by the end of its name."""
+        found = {"": inputs.activations}
+        if self.options.baselines:
+            found[", untrained"] = inputs.untrained(self.options.seed)
         return found

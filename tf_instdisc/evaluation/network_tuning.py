@@ -27,9 +27,7 @@ def class_balanced_ids(
     has too few images, all of them are drawn.
 
     Args:
-        source: The images.
-        fraction: A fraction in (0, 1]; 1 takes all labeled images.
-        seed: Random seed of the draw.
+        fraction: In (0, 1]; 1 takes all labeled images.
 
     Returns:
         int64 ids in ascending order, with at least one image of each class
@@ -65,7 +63,14 @@ class NetworkTuning:
 
     def __init__(self, inputs: EvaluationInputs, options: FineTuneOptions):
         self._options = options
-        self._augmentation = _augmentation(inputs, options)
+        # The run's crops and flips, without color jitter.
+        config = inputs.config
+        self._augmentation = Augmentation(
+            image_size=config.data.train_image_size or inputs.image_size,
+            min_crop_area=config.augmentation.min_crop_area,
+            **NO_COLOR_CHANGES,
+            flip=config.augmentation.flip,
+        )
         backbone = untrained.fresh_copy(inputs.encoder, options.seed)
         logits = keras.layers.Dense(inputs.source.num_classes, dtype="float32")
         self.network = keras.Model(
@@ -80,9 +85,7 @@ class NetworkTuning:
     def train(self, source: ImageSource, pretrained: bool) -> None:
         """Trains all layers, from the run's weights or from new ones.
 
-        Args:
-            source: Images, all of which are labeled.
-            pretrained: Whether to start from the run's weights.
+        All images of the source must be labeled.
         """
         options = self._options
         self.network.set_weights(
@@ -90,10 +93,21 @@ class NetworkTuning:
         )
         steps = pipeline.steps_per_epoch(source, options.batch_size)
         updates = max(options.min_updates, options.epochs * steps)
-        rate = options.learning_rate
-        if not pretrained and options.scratch_learning_rate is not None:
-            rate = options.scratch_learning_rate
-        self._compile(rate, updates)
+        schedule = build_schedule(
+            options.schedule,
+            learning_rate=options.learning_rate,
+            steps_per_epoch=updates / options.epochs,
+            epochs=options.epochs,
+            schedule_epochs=options.schedule_epochs,
+        )
+        self._model.compile(
+            optimizer=build_optimizer(
+                options.optimizer,
+                learning_rate=schedule,
+                weight_decay=options.weight_decay,
+            ),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
         labels = tf.constant(source.labels())
         dataset = pipeline.training_dataset(
             source,
@@ -118,24 +132,6 @@ class NetworkTuning:
             found.embeddings[is_labeled], found.labels[is_labeled]
         )
 
-    def _compile(self, rate: float, updates: int) -> None:
-        options = self._options
-        schedule = build_schedule(
-            options.schedule,
-            learning_rate=rate,
-            steps_per_epoch=updates / options.epochs,
-            epochs=options.epochs,
-            schedule_epochs=options.schedule_epochs,
-        )
-        self._model.compile(
-            optimizer=build_optimizer(
-                options.optimizer,
-                learning_rate=schedule,
-                weight_decay=options.weight_decay,
-            ),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-
 
 def _last_features(encoder: keras.Model) -> keras.KerasTensor:
     """Returns the projection's input, or the output if there is none."""
@@ -143,19 +139,3 @@ def _last_features(encoder: keras.Model) -> keras.KerasTensor:
         if layer.name == "projection":
             return layer.input
     return encoder.outputs[0]
-
-
-def _augmentation(
-    inputs: EvaluationInputs, options: FineTuneOptions
-) -> Augmentation:
-    """Returns the run's crops and flips, without color jitter."""
-    config = inputs.config
-    area = options.min_crop_area
-    if area is None:
-        area = config.augmentation.min_crop_area
-    return Augmentation(
-        image_size=config.data.train_image_size or inputs.image_size,
-        min_crop_area=area,
-        **NO_COLOR_CHANGES,
-        flip=config.augmentation.flip,
-    )

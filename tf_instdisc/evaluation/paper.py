@@ -129,8 +129,7 @@ def paper_value(
     """Returns the paper's number for a measurement in the same setting.
 
     Args:
-        protocol: `"knn"`, `"svm"`, `"linear"`, `"transfer"` or
-            `"semi_supervised"`.
+        protocol: `"knn"`, `"svm"`, `"linear"` or `"semi_supervised"`.
         name: `"knn"` or a layer; for `"svm"`, `"embedding"`; for
             `"semi_supervised"`, the fraction of the labels.
         trained: The run's settings.
@@ -152,7 +151,7 @@ def paper_value(
         setting = f"CIFAR-10, {encoder}, {objective}{detail}"
     elif not _has(trained, _ON_IMAGENET):
         return _NONE
-    elif protocol == "transfer":
+    elif not is_own and protocol in ("knn", "linear"):
         is_places = data[0].startswith("places205")
         value = _PLACES.get((encoder, str(name))) if is_places else None
         setting = f"ImageNet to Places, {encoder}; {FROM_MEMORY}"

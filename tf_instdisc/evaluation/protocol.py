@@ -1,16 +1,40 @@
-"""The base class of evaluation protocols, and their common settings."""
+"""What evaluation protocols have in common, and the finder of all of them."""
 
 import abc
+import dataclasses
+import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc import evaluation
+from tf_instdisc.config.fields import Settings, require_choice, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import paper
-from tf_instdisc.evaluation.measurement import Measurement
 
 if TYPE_CHECKING:
-    from tf_instdisc.evaluation.inputs import EvaluationInputs, UnopenedRun
+    from tf_instdisc.evaluation.inputs import EvaluationInputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One value that a protocol measured.
+
+    Attributes:
+        protocol: Name of the protocol, such as `"knn"` or `"linear"`.
+        name: What was measured, such as `"linear, conv3"`.
+        metric: Name of the metric, such as `"top1"` or `"voc_map"`.
+        value: A fraction in [0, 1].
+        paper: The paper's value, also a fraction; None if there is none.
+        paper_setting: The network and data of the paper's value.
+    """
+
+    protocol: str
+    name: str
+    metric: str
+    value: float
+    paper: float | None = None
+    paper_setting: str = ""
 
 
 class Protocol(abc.ABC):
@@ -48,6 +72,7 @@ class Protocol(abc.ABC):
 
     Attributes:
         name: The name of the protocol in `--protocol` and in the results.
+        reads_labels: Whether it measures the labeled images of its inputs.
         options_kind: A frozen dataclass whose fields are made by `setting`,
             or hold the options of other protocols. The first line of its
             docstring is the heading of its flags. Several protocols may use
@@ -59,6 +84,7 @@ class Protocol(abc.ABC):
     """
 
     name: ClassVar[str]
+    reads_labels: ClassVar[bool] = True
     options_kind: ClassVar[type[Settings]]
 
     def __init__(self, options: Any):
@@ -69,49 +95,24 @@ class Protocol(abc.ABC):
             )
         self.options = options
 
-    def open(self, unopened: "UnopenedRun") -> Any:
-        """Opens the data for the measurement.
-
-        Args:
-            unopened: The run, and the images that replace its own.
-
-        Returns:
-            The inputs for `check` and `measure`. By default, these are the
-            `EvaluationInputs` that all protocols of an evaluation share.
-
-        Raises:
-            RunDirectoryError: If the run has not finished.
-            UsageError: If the images cannot be used.
-        """
-        return unopened.labeled
-
-    def check(self, inputs: Any) -> None:
+    def check(self, inputs: "EvaluationInputs") -> None:
         """Checks that the options fit the run and its images.
 
-        All protocols are checked before the first measurement begins.
+        All protocols are checked before the first measurement begins. A
+        protocol also announces the layers that it reads, so that those of all
+        protocols are computed in one pass over the images.
 
         Raises:
             UsageError: If the options do not fit.
         """
         del inputs
 
-    def layers(self, inputs: Any) -> Mapping[int, Sequence[str]]:
-        """Returns the layers whose activations `measure` reads and keeps.
-
-        Those of all protocols are computed in one pass over the images.
-
-        Returns:
-            Names of layers, by the `num_features` to which they are pooled.
-        """
-        del inputs
-        return {}
-
     @abc.abstractmethod
-    def measure(self, inputs: Any) -> Sequence[Measurement]:
+    def measure(self, inputs: "EvaluationInputs") -> Sequence[Measurement]:
         """Measures the run.
 
         Args:
-            inputs: The result of `open`, which `check` has accepted.
+            inputs: The run and its images, which `check` has accepted.
 
         Returns:
             The measurements, in the order of the table.
@@ -145,6 +146,38 @@ class Protocol(abc.ABC):
         return found
 
 
+def protocols() -> dict[str, type[Protocol]]:
+    """Returns the protocols of all `*_protocol.py` files, by name.
+
+    TensorFlow is not imported.
+    """
+    modules = [
+        importlib.import_module(f"{evaluation.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(evaluation.__path__)
+        if module.name.endswith("_protocol")
+    ]
+    return {
+        kind.name: kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and issubclass(kind, Protocol)
+        and kind.__module__ == module.__name__
+        and not kind.__name__.startswith("_")
+    }
+
+
+def find(name: str) -> type[Protocol]:
+    """Returns the protocol with the given name.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    known = protocols()
+    require_choice("protocol", name, known)
+    return known[name]
+
+
 def seed_setting() -> Any:
     """Returns the field of the flag --seed."""
     return setting(
@@ -167,13 +200,4 @@ def num_features_setting() -> Any:
         "Approximate number of values to which a layer is pooled.",
         least=1,
         flag="linear_features",
-    )
-
-
-def keep_features_setting() -> Any:
-    """Returns the field of the flag --keep_features."""
-    return setting(
-        True,
-        "Keep the layers' activations in the run's directory for the next "
-        "evaluation.",
     )

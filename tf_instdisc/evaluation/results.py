@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tf_instdisc.evaluation.measurement import Measurement
+from tf_instdisc.evaluation.protocol import Measurement
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import markdown_table, shown
 

@@ -14,6 +14,7 @@ from keras import layers
 
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.average_precision import MAX_DETECTIONS
+from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 
 BOX_FORMAT = "xyxy"
 _STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -31,14 +32,9 @@ _OVERLAP_THRESHOLD = 0.5
 
 def build_retinanet(
     encoder: keras.Model,
-    image_size: int,
+    options: DetectionOptions,
     num_classes: int,
-    *,
     pretrained: bool,
-    frozen_layers: Sequence[str] = (),
-    frozen_batch_norm: bool = False,
-    head_filters: int = 256,
-    anchor_scale: float = 4.0,
 ) -> keras_cv.models.RetinaNet:
     """Builds a detector on the layers `conv1` .. `conv5` of an encoder.
 
@@ -50,19 +46,14 @@ def build_retinanet(
 
     Args:
         encoder: A functional model with layers of these names.
-        image_size: Side of the square input in pixels; a multiple of the
-            largest stride.
+        options: The size of the square input, a multiple of the largest
+            stride; the filters, the anchors, and what is frozen.
         num_classes: Number of classes, excluding the background.
         pretrained: Whether the layers start from the encoder's weights
-            instead of new ones.
-        frozen_layers: Layers that are not trained, including their batch
-            normalization: those with one of these names, or whose names start
-            with one followed by `_`, such as `"conv1"` or `"conv2_block1"`.
-        frozen_batch_norm: Whether all batch normalization keeps its
-            statistics, scale and offset.
-        head_filters: Filters of the pyramid and the heads; 256 in the paper.
-        anchor_scale: Side of a level's smallest anchors in strides; 4 in the
-            paper.
+            instead of new ones. Only then are layers frozen: those with one of
+            the names in `frozen_layers`, or whose names start with one
+            followed by `_`, and all batch normalization with
+            `frozen_batch_norm`.
 
     Returns:
         The detector. Its input is RGB in [0, 255] of shape
@@ -72,11 +63,12 @@ def build_retinanet(
         ValueError: If the encoder has no such feature maps, if `image_size`
             does not fit them, or if a name in `frozen_layers` is unknown.
     """
-    backbone, strides = _backbone(encoder, image_size, pretrained)
-    _freeze(backbone, frozen_layers, frozen_batch_norm)
+    backbone, strides = _backbone(encoder, options.image_size, pretrained)
+    if pretrained:
+        _freeze(backbone, options.frozen_layers, options.frozen_batch_norm)
     anchors = keras_cv.layers.AnchorGenerator(
         bounding_box_format=BOX_FORMAT,
-        sizes=[anchor_scale * stride for stride in strides],
+        sizes=[options.anchor_scale * stride for stride in strides],
         scales=_SCALES,
         aspect_ratios=_ASPECT_RATIOS,
         strides=strides,
@@ -91,14 +83,16 @@ def build_retinanet(
         num_classes=num_classes,
         bounding_box_format=BOX_FORMAT,
         anchor_generator=anchors,
-        feature_pyramid=_pyramid(channels, head_filters),
+        feature_pyramid=_pyramid(channels, options.head_filters),
         classification_head=_head(
             "classification_head",
-            head_filters,
+            options.head_filters,
             _NUM_ANCHORS * num_classes,
             bias=-math.log((1 - _PRIOR) / _PRIOR),
         ),
-        box_head=_head("box_head", head_filters, _NUM_ANCHORS * 4, bias=0.0),
+        box_head=_head(
+            "box_head", options.head_filters, _NUM_ANCHORS * 4, bias=0.0
+        ),
         # keras_cv's default suppresses a box in favor of a higher-scoring one
         # of another class, and drops all boxes with a score below 0.5.
         prediction_decoder=keras_cv.layers.MultiClassNonMaxSuppression(

@@ -7,10 +7,9 @@ from tf_instdisc import progress
 from tf_instdisc.config.encoder import LAYERS
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
-from tf_instdisc.evaluation.measurement import Measurement
 from tf_instdisc.evaluation.protocol import (
+    Measurement,
     Protocol,
-    keep_features_setting,
     num_features_setting,
     seed_setting,
 )
@@ -18,6 +17,7 @@ from tf_instdisc.evaluation.protocol import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from tf_instdisc.evaluation.features import Layer
     from tf_instdisc.evaluation.inputs import EvaluationInputs
 
 _MOST_FEATURES_OF_NEWTON = 1024
@@ -52,7 +52,6 @@ class SVMOptions(Settings):
         3, "Number of cross-validation folds.", least=2, flag="svm_folds"
     )
     num_features: int = num_features_setting()
-    keep_features: bool = keep_features_setting()
     seed: int = seed_setting()
 
 
@@ -71,7 +70,8 @@ class SVM(Protocol):
 
         from tf_instdisc.evaluation import features
 
-        features.require_layers(inputs.encoder, [self.options.layer])
+        features.require_layers(inputs.encoder, [self.options.layer], "layer")
+        inputs.activations.announce([self._layer()])
         smallest = np.unique(inputs.labels, return_counts=True)[1].min()
         if smallest < self.options.folds:
             raise UsageError(
@@ -80,30 +80,22 @@ class SVM(Protocol):
                 "a class. Lower --svm_folds."
             )
 
-    def layers(self, inputs: "EvaluationInputs") -> dict[int, list[str]]:
-        options = self.options
-        if not options.keep_features:
-            return {}
-        return {options.num_features: [options.layer]}
-
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
         options = self.options
-        with inputs.features(inputs.encoder, [options.layer], options) as (
-            train,
-            test,
-        ):
-            search = train_svm(
-                train.values[options.layer], train.labels, options
-            )
-            scores = search.decision_function(
-                test.values[options.layer].astype("float64")
-            )
+        train, test = inputs.activations.of(self._layer())
+        search = train_svm(train.embeddings, train.labels, options)
+        scores = search.decision_function(test.embeddings.astype("float64"))
         cost = search.best_params_["svm__C"]
         print(f"SVM on {options.layer}: cost {cost:g} of {options.costs}")
         values = _accuracies(scores, search.classes_, test.labels)
         return self.accuracies(
             inputs, f"SVM, {options.layer}", values, top1=options.layer
         )
+
+    def _layer(self) -> "Layer":
+        from tf_instdisc.evaluation import features
+
+        return features.layer(self.options.layer, self.options.num_features)
 
 
 def train_svm(
@@ -114,7 +106,7 @@ def train_svm(
     Args:
         values: float `[size, num_features]`.
         labels: int `[size]`.
-        options: The costs, the number of folds and the random seed.
+        options: `layer` is ignored.
 
     Returns:
         The `GridSearchCV`, fitted to all rows with the chosen cost.

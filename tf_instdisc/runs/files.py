@@ -11,8 +11,8 @@ bank.npz        rows, instance ids, names, labels, class names
 report.html     the output of instdisc-report
 instances.json  what instdisc-update has removed, and digests of the files
 results.json    the measurements of instdisc-evaluate
-features/       activations of layers, cached by instdisc-evaluate, and the
-                map of instdisc browse
+features/       the map of instdisc browse, and activations of layers while
+                instdisc-evaluate reads them
 detection.jsonl one JSON object for each epoch of each detector
 checksums.json  SHA-256 of the files above, which are checked when read
 lock            the current writer; exists only while writing

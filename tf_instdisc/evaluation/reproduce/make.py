@@ -1,6 +1,5 @@
 """Makes a table: trains and measures its runs, and writes the result."""
 
-import dataclasses
 import json
 import pathlib
 import sys
@@ -8,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from tf_instdisc import atomic
+from tf_instdisc.config import recipes
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import MissingExtraError, require_extra
-from tf_instdisc.evaluation.inputs import EvaluationInputs, open_labeled
+from tf_instdisc.evaluation.inputs import open_labeled
 from tf_instdisc.evaluation.reproduce import measure, runs, show
 from tf_instdisc.evaluation.reproduce.measure import Measured
 from tf_instdisc.evaluation.reproduce.runs import Run, Training
-from tf_instdisc.evaluation.reproduce.tables import TABLES, Scale, Table
-from tf_instdisc.runs import lock
+from tf_instdisc.evaluation.reproduce.tables import TABLES, Scale
 from tf_instdisc.text import shown
 
 
@@ -29,17 +28,20 @@ def make_table(
 ) -> None:
     """Writes `NAME.md`, and `NAME.png` if the paper has a figure.
 
-    Finished runs are not trained again. Their measurements are kept in
-    `NAME.json` and are not repeated unless the encoder has changed. `rows`
-    names the runs to make, by default all; the table shows `command`.
+    Finished runs are not trained again. Their measurements are kept in the
+    folder `NAME`, in one file for each run, and are not repeated unless the
+    encoder has changed. `rows` names the runs to make, by default all. The
+    table shows `command`, and also the other rows that are measured already,
+    possibly by another machine.
 
     Raises:
         ValueError: If the table does not have one of the rows, or a finished
             run was trained with other settings.
     """
     table = TABLES[name]
-    if rows is not None:
-        table = _with_rows(table, rows)
+    known = tuple(row.run for row in table.rows)
+    for row in rows or ():
+        require_choice("rows", row, known)
     has_plot = table.axis is not None
     if has_plot:
         try:
@@ -50,10 +52,9 @@ def make_table(
                 f"warning: The table will have no plot. {error}",
                 file=sys.stderr,
             )
-    recipe = training.recipes / scale.recipes[table.recipe]
-    config = runs.recipe_config(recipe, training.more)
-    # All images of the recipe, even for runs that were trained on some.
-    source, test_source = open_labeled(config.data)
+    recipe = recipes.FOLDER / scale.recipes[table.recipe]
+    data = runs.recipe_config(recipe, training.more).data
+    source, _ = open_labeled(data)
     planned = runs.plan_runs(
         table,
         recipe,
@@ -62,22 +63,25 @@ def make_table(
         training.num_seeds,
         training.runs_dir,
     )
-    runs.require_planned_settings(planned)
-    runs.train_missing(planned, training.train, training.num_jobs)
-    tables_dir.mkdir(parents=True, exist_ok=True)
-    kept = _Kept(tables_dir / f"{name}.json")
+    wanted = [run for run in planned if rows is None or run.row.run in rows]
+    runs.require_planned_settings(wanted)
+    runs.train_missing(wanted, training.train, training.num_jobs)
+    # All images of the recipe, even for runs that were trained on some.
+    overrides = {"split": data.split}
+    if data.data_dir is not None:
+        overrides["data_dir"] = data.data_dir
+    folder = tables_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
     measured = []
     for run in planned:
-        found = kept.get(run)
-        if found is None:
+        file = folder / ("-".join(run.directory.path.parts[-3:]) + ".json")
+        if run in wanted and not _is_measured(run, file):
             print(f"measuring {shown(run.name)}", flush=True)
-            inputs = EvaluationInputs(
-                run.directory, config, source, test_source
-            )
-            with lock.holding(run.directory.path):
-                found = measure.PROTOCOLS[table.protocol](run, inputs, scale)
-            kept.put(run, found)
-        measured.append((run, found))
+            _save(measure.measure(run, table, scale, overrides), run, file)
+        entry = _read(file)
+        if run in wanted or entry.get("flags") == run.changes:
+            values = {(line, column): v for line, column, v in entry["values"]}
+            measured.append((run, Measured(values, entry["curve"])))
     plot = f"{name}.png" if has_plot else None
     if plot:
         show.save_plot(str(tables_dir / plot), table, measured)
@@ -86,37 +90,28 @@ def make_table(
     print(text)
 
 
-def _with_rows(table: Table, names: Sequence[str]) -> Table:
-    known = tuple(row.run for row in table.rows)
-    for name in names:
-        require_choice("rows", name, known)
-    rows = tuple(row for row in table.rows if row.run in names)
-    return dataclasses.replace(table, rows=rows)
+def _is_measured(run: Run, file: pathlib.Path) -> bool:
+    entry = _read(file)
+    found = entry.get("run"), entry.get("encoder")
+    return found == (run.name, run.directory.encoder_digest())
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """The measurements so far, kept in a file."""
+def _save(found: Measured, run: Run, file: pathlib.Path) -> None:
+    """Keeps measurements in a file of their own.
 
-    path: pathlib.Path
+    Machines that make other rows of the same table do not write to it.
+    """
+    entry = {
+        "run": run.name,
+        "flags": run.changes,
+        "encoder": run.directory.encoder_digest(),
+        "values": [[*cell, value] for cell, value in found.values.items()],
+        "curve": found.curve,
+    }
+    atomic.write_text(file, json.dumps(entry, indent=1))
 
-    def get(self, run: Run) -> Measured | None:
-        entry = self._read().get(run.name)
-        if entry is None or entry["encoder"] != run.directory.encoder_digest():
-            return None
-        values = {(line, column): v for line, column, v in entry["values"]}
-        return Measured(values, entry["curve"])
 
-    def put(self, run: Run, found: Measured) -> None:
-        entries = self._read()
-        entries[run.name] = {
-            "encoder": run.directory.encoder_digest(),
-            "values": [[*cell, value] for cell, value in found.values.items()],
-            "curve": found.curve,
-        }
-        atomic.write_text(self.path, json.dumps(entries, indent=1))
-
-    def _read(self) -> dict[str, Any]:
-        if not self.path.exists():
-            return {}
-        return json.loads(self.path.read_text(encoding="utf-8"))
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    return json.loads(file.read_text(encoding="utf-8"))

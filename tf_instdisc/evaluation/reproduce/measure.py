@@ -1,22 +1,18 @@
 """Measures a run on the recipe's data."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tf_instdisc.evaluation.fine_tuning_protocol import (
-    FineTuneOptions,
-    SemiSupervised,
-)
-from tf_instdisc.evaluation.inputs import EvaluationInputs
-from tf_instdisc.evaluation.knn_protocol import KNN, KNNOptions
-from tf_instdisc.evaluation.linear_protocol import Linear, LinearOptions
-from tf_instdisc.evaluation.measurement import Measurement
-from tf_instdisc.evaluation.protocol import Protocol
+from tf_instdisc.evaluation.evaluate import evaluate
 from tf_instdisc.evaluation.reproduce.runs import Run
-from tf_instdisc.evaluation.reproduce.tables import Scale
-from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions
+from tf_instdisc.evaluation.reproduce.tables import Scale, Table
+from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.runs.load import load_encoder
+
+_COLUMNS = {"knn": "kNN", "svm": "SVM", "linear": "linear"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +21,32 @@ class Measured:
 
     Attributes:
         values: The measured values by row and column of the table.
-        curve: The loss of each epoch, if the table shows it.
+        curve: The loss of each epoch.
     """
 
     values: dict[tuple[str, str], float]
     curve: list[float] = dataclasses.field(default_factory=list)
+
+
+def measure(
+    run: Run, table: Table, scale: Scale, overrides: Mapping[str, Any]
+) -> Measured:
+    """Measures a finished run as its table says.
+
+    The overrides are those of `evaluate`.
+    """
+    options = table.protocols(scale, run.seed)
+    found = evaluate(run.directory, options, overrides)
+    if table.paper:
+        values = {(one.name, one.metric): one.value for one in found}
+    else:
+        values = {}
+        for one in found:  # The first of a protocol is its top-1 accuracy.
+            cell = run.row.label, _COLUMNS[one.protocol]
+            values.setdefault(cell, one.value)
+    for fact in table.facts:
+        values[run.row.label, fact] = FACTS[fact](run.directory)
+    return Measured(values, _curve(run.directory))
 
 
 def fluctuation(curve: Sequence[float]) -> float:
@@ -49,77 +66,21 @@ def fluctuation(curve: Sequence[float]) -> float:
     return float(np.abs(late[1:-1] - (late[:-2] + late[2:]) / 2).mean())
 
 
-def _knn(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
-    del scale
-    top1 = _measured(KNN(KNNOptions()), inputs)[0].value
-    return Measured({(run.row.label, "kNN"): top1})
+def _curve(run: RunDirectory) -> list[float]:
+    return [epoch["loss"] for epoch in run.read_metrics()]
 
 
-def _knn_and_svm(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
-    values = _knn(run, inputs, scale).values
-    svm = SVM(SVMOptions(keep_features=False))
-    top1 = _measured(svm, inputs)[0].value
-    return Measured({**values, (run.row.label, "SVM"): top1})
+def _speed(run: RunDirectory) -> float:
+    speeds = [epoch["images_per_second"] for epoch in run.read_metrics()]
+    return float(np.median(speeds))
 
 
-def _loss_curve(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
-    curve = [epoch["loss"] for epoch in run.directory.read_metrics()]
-    line = run.row.label
-    return Measured(
-        {
-            **_knn(run, inputs, scale).values,
-            (line, "last loss"): curve[-1],
-            (line, "fluctuation of the loss"): fluctuation(curve),
-        },
-        curve,
-    )
-
-
-def _linear(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
-    options = LinearOptions(
-        baselines=True, keep_features=False, seed=run.seed, **scale.linear
-    )
-    found = _measured(Linear(options), inputs)
-    return Measured({(one.name, one.metric): one.value for one in found})
-
-
-def _network(run: Run, inputs: EvaluationInputs, scale: Scale) -> Measured:
-    options = LinearOptions(
-        layers=("conv5",), keep_features=False, seed=run.seed, **scale.linear
-    )
-    line, top1 = run.row.label, _measured(Linear(options), inputs)[0].value
-    speeds = [e["images_per_second"] for e in run.directory.read_metrics()]
-    return Measured(
-        {
-            **_knn(run, inputs, scale).values,
-            (line, "linear"): top1,
-            (line, "parameters, millions"): inputs.encoder.count_params() / 1e6,
-            (line, "images/s"): float(np.median(speeds)),
-        }
-    )
-
-
-def _semi_supervised(
-    run: Run, inputs: EvaluationInputs, scale: Scale
-) -> Measured:
-    options = FineTuneOptions(seed=run.seed, **scale.fine_tuning)
-    found = _measured(SemiSupervised(options), inputs)
-    return Measured({(one.name, one.metric): one.value for one in found})
-
-
-def _measured(
-    protocol: Protocol, inputs: EvaluationInputs
-) -> Sequence[Measurement]:
-    protocol.check(inputs)
-    return protocol.measure(inputs)
-
-
-PROTOCOLS: dict[str, Callable[[Run, EvaluationInputs, Scale], Measured]] = {
-    "knn": _knn,
-    "knn_and_svm": _knn_and_svm,
-    "loss_curve": _loss_curve,
-    "linear": _linear,
-    "network": _network,
-    "semi_supervised": _semi_supervised,
+FACTS: dict[str, Callable[[RunDirectory], float]] = {
+    "last loss": lambda run: _curve(run)[-1],
+    "fluctuation of the loss": lambda run: fluctuation(_curve(run)),
+    "parameters, millions": lambda run: (
+        load_encoder(run.path).count_params() / 1e6
+    ),
+    "images/s": _speed,
 }
-"""How a run is measured on the recipe's images."""
+"""What is read from a run itself."""

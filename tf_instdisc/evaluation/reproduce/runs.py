@@ -2,21 +2,16 @@
 
 import concurrent.futures
 import dataclasses
-import itertools
 import os
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 
-from tf_instdisc import remote
-from tf_instdisc.config import RunConfig, recipes
+from tf_instdisc import progress, remote
+from tf_instdisc.config import RunConfig
 from tf_instdisc.config.run import differences, from_flagfile
-from tf_instdisc.errors import DamagedFileError, MissingFileError, UsageError
+from tf_instdisc.errors import DamagedFileError, UsageError
 from tf_instdisc.evaluation.reproduce.tables import Row, Table
-from tf_instdisc.paths import local_path
-from tf_instdisc.progress import duration
 from tf_instdisc.runs.directory import RunDirectory
-from tf_instdisc.text import shown
 
 Train = Callable[[str, Sequence[str], dict[str, str]], None]
 """Trains a run, given its directory, training flags and environment."""
@@ -27,9 +22,6 @@ class Run:
     """One row with one seed.
 
     Attributes:
-        row: The row of the table.
-        seed: The random seed.
-        directory: The run directory.
         flags: All flags of instdisc-train, with the recipe's flagfile first.
         config: The settings that these flags give.
     """
@@ -44,6 +36,15 @@ class Run:
     def name(self) -> str:
         """The path of the directory, or its URL."""
         return remote.named(str(self.directory.path))
+
+    @property
+    def changes(self) -> list[str]:
+        """The flags with which the run changes its recipe."""
+        return [
+            flag
+            for flag in self.flags[1:]
+            if not flag.startswith(("--run_dir", "--seed", "--data_dir"))
+        ]
 
     @property
     def is_finished(self) -> bool:
@@ -67,36 +68,16 @@ class Training:
     """How the runs of tables are trained.
 
     Attributes:
-        recipes: The folder of the recipes.
         more: Flags of instdisc-train that are added to every run.
         num_seeds: Number of seeds for each row.
-        runs_dir: The directory of the runs.
-        train: The function that trains a run.
         num_jobs: Number of runs that are trained at the same time.
     """
 
-    recipes: pathlib.Path
     more: Sequence[str]
     num_seeds: int
     runs_dir: pathlib.Path
     train: Train
     num_jobs: int = 1
-
-
-def find_recipes(recipes_dir: str | None) -> pathlib.Path:
-    """Returns the given folder of flagfiles, or the package's own.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    folder = recipes.FOLDER
-    if recipes_dir is not None:
-        folder = pathlib.Path(local_path(recipes_dir, "recipes_dir"))
-    if any(folder.glob("*.flags")):
-        return folder
-    raise MissingFileError(
-        f"`recipes_dir` must hold the recipes (*.flags). Received: {folder}"
-    )
 
 
 def recipe_config(path: pathlib.Path, more: Sequence[str]) -> RunConfig:
@@ -169,7 +150,10 @@ def train_missing(
     train: Train,
     num_jobs: int,
 ) -> None:
-    """Trains the runs that are not finished; `num_jobs` divide the cores."""
+    """Trains the runs that are not finished; `num_jobs` divide the cores.
+
+    `train` begins no further run after one has failed or was stopped.
+    """
     missing = {r.directory.path: r for r in runs if not r.is_finished}
     environment = dict(os.environ)
     if num_jobs > 1:
@@ -178,30 +162,22 @@ def train_missing(
             environment.setdefault(f"TF_NUM_{kind}_THREADS", str(cores))
 
     def train_one(run: Run) -> None:
-        print(f"training {shown(run.name)}", flush=True)
         train(str(run.directory.path), run.flags, environment)
 
-    begin = time.monotonic()
-    waiting, num_trained = iter(missing.values()), 0
-    with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
-        first = itertools.islice(waiting, num_jobs)
-        running = {pool.submit(train_one, run) for run in first}
-        while running:
-            # Without a timeout, a signal that arrives just before the wait is
-            # handled only after it.
-            done, running = concurrent.futures.wait(
-                running, 1, concurrent.futures.FIRST_COMPLETED
-            )
-            # The pool gets another run only after one that has not failed.
-            for future in done:
-                future.result()
-                num_trained += 1
-                left = time.monotonic() - begin
-                left *= len(missing) / num_trained - 1
-                print(
-                    f"trained {num_trained} of {len(missing)} runs"
-                    + f", {duration(left)} left" * (left > 0),
-                    flush=True,
+    with (
+        progress.tracking("training runs", len(missing)) as advance,
+        concurrent.futures.ThreadPoolExecutor(num_jobs) as pool,
+    ):
+        running = {pool.submit(train_one, run) for run in missing.values()}
+        try:
+            while running:
+                # Without a timeout, a signal that arrives just before the wait
+                # is handled only after it.
+                done, running = concurrent.futures.wait(
+                    running, 1, concurrent.futures.FIRST_COMPLETED
                 )
-            more = itertools.islice(waiting, len(done))
-            running |= {pool.submit(train_one, run) for run in more}
+                for future in done:
+                    future.result()
+                    advance(1)
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,7 +1,6 @@
 """Shows a table as Markdown and as a plot."""
 
 import collections
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,7 +51,9 @@ def markdown(
         "",
     ]
     flags = {
-        line: _changes(run) for run, one in measured for line, _ in one.values
+        line: " ".join(f"`{flag}`" for flag in run.changes)
+        for run, one in measured
+        for line, _ in one.values
     }
     rows = []
     for line in lines:
@@ -81,27 +82,25 @@ def save_plot(
 
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    if table.protocol == "loss_curve":
+    if table.axis == "epoch":
         for label, curves in _curves(measured).items():
             mean = np.mean(curves, axis=0)
             axes.plot(np.arange(1, len(mean) + 1), mean, label=label)
         axes.set_ylabel("loss of the epoch")
     else:
-        series = _series(table, measured)
-        for label, points in series.items():
-            positions, means, spreads = map(np.array, zip(*points, strict=True))
+        # The order of the table, of which not all rows may be measured.
+        if order := [row.label for row in table.rows if row.paper]:
+            axes.xaxis.update_units(order)
+        for label, points in _series(table, measured).items():
+            lines, means, spreads = map(np.array, zip(*points, strict=True))
             axes.errorbar(
-                positions,
+                lines,
                 100 * means,
                 100 * spreads,
                 fmt="o--" if label.startswith("paper") else "o-",
                 capsize=3,
                 label=label,
             )
-        axes.set_xscale("log")
-        ticks = sorted({p[0] for points in series.values() for p in points})
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-        axes.minorticks_off()
         axes.set_ylabel("percent")
     axes.set_xlabel(table.axis or "")
     axes.grid(alpha=0.3)
@@ -130,16 +129,6 @@ def _paper(table: Table) -> dict[tuple[str, str], float]:
     return {cell: n for cell, n in numbers.items() if n is not None}
 
 
-def _changes(run: Run) -> str:
-    """Returns the flags with which the run changes its recipe."""
-    kept = [
-        flag
-        for flag in run.flags[1:]
-        if not flag.startswith(("--run_dir", "--seed", "--data_dir"))
-    ]
-    return " ".join(f"`{flag}`" for flag in kept)
-
-
 def _mean_and_spread(found: Sequence[float], is_fraction: bool) -> str:
     if not found:
         return ""
@@ -162,30 +151,17 @@ def _curves(
 
 def _series(
     table: Table, measured: Sequence[tuple[Run, Measured]]
-) -> dict[str, list[tuple[float, float, float]]]:
-    """Returns points (position, mean, spread) by the name of the series."""
-    positions = {
-        row.label: row.position
-        for row in table.rows
-        if row.position is not None
-    }
-    series: dict[str, list[tuple[float, float, float]]] = {}
-
-    def add(name: str, line: str, mean: float, spread: float) -> None:
-        percent = re.match(r"([\d.]+)%", line)
-        position = positions.get(line)
-        if position is None and percent:
-            position = float(percent.group(1))
-        if position is not None:
-            series.setdefault(name, []).append((position, mean, spread))
-
+) -> dict[str, list[tuple[str, float, float]]]:
+    """Returns points (label, mean, spread) by the name of the series."""
+    series = collections.defaultdict(list)
     for (line, column), found in _by_cell(measured).items():
-        kind = line.partition(", ")[2]
-        name = f"{kind}, {column}" if kind else f"ours, {column}"
+        label, _, kind = line.partition(", ")
         spread = np.std(found, ddof=len(found) > 1)
-        add(name, line, float(np.mean(found)), float(spread))
+        series[f"{kind or 'ours'}, {column}"].append(
+            (label.split()[0], float(np.mean(found)), float(spread))
+        )
     for (line, column), number in _paper(table).items():
-        kind = line.partition(", ")[2]
-        name = f"paper, {kind}, {column}" if kind else f"paper, {column}"
-        add(name, line, number, 0.0)
+        label, _, kind = line.partition(", ")
+        name = ", ".join(filter(None, ("paper", kind, column)))
+        series[name].append((label.split()[0], number, 0.0))
     return series

@@ -6,9 +6,15 @@ a table says otherwise.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+from tf_instdisc.config.fields import Settings
 from tf_instdisc.evaluation import paper
+from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
+from tf_instdisc.evaluation.knn_protocol import KNNOptions
+from tf_instdisc.evaluation.linear_protocol import LinearOptions
+from tf_instdisc.evaluation.svm_protocol import SVMOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +27,6 @@ class Row:
         flags: Flags that the run adds to its recipe.
         fraction: Fraction of the recipe's training images, in (0, 1].
         paper: The paper's numbers by column, as fractions in [0, 1].
-        position: Position on the plot's horizontal axis, if there is one.
     """
 
     label: str
@@ -29,33 +34,6 @@ class Row:
     flags: tuple[str, ...] = ()
     fraction: float = 1.0
     paper: dict[str, float | None] = dataclasses.field(default_factory=dict)
-    position: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """One of the paper's tables.
-
-    Attributes:
-        title: The heading of the table.
-        source: The table or figure of the paper, with its network and data.
-        recipe: What the paper trained, as a key of `Scale.recipes`.
-        protocol: What is measured, as a key of `measure.PROTOCOLS`.
-        rows: The runs of the table.
-        axis: Label of the plot's horizontal axis; None if there is no plot.
-        paper: The paper's numbers by row and column, for a protocol that
-            measures several rows of one run.
-    """
-
-    title: str
-    source: str
-    recipe: str
-    protocol: str
-    rows: tuple[Row, ...]
-    axis: str | None = None
-    paper: dict[tuple[str, str], float | None] = dataclasses.field(
-        default_factory=dict
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +49,36 @@ class Scale:
     recipes: dict[str, str]
     fine_tuning: dict[str, Any] = dataclasses.field(default_factory=dict)
     linear: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One of the paper's tables.
+
+    Attributes:
+        title: The heading of the table.
+        source: The table or figure of the paper, with its network and data.
+        recipe: What the paper trained, as a key of `Scale.recipes`.
+        protocols: Returns the options of each protocol, given the seed.
+        rows: The runs of the table.
+        facts: What is read from the runs themselves, as keys of
+            `measure.FACTS`.
+        axis: Label of the plot's horizontal axis; None if there is no plot.
+            If it is "epoch", the plot shows the losses.
+        paper: The paper's numbers by row and column, for a protocol that
+            measures several rows of one run.
+    """
+
+    title: str
+    source: str
+    recipe: str
+    protocols: Callable[[Scale, int], dict[str, Settings]]
+    rows: tuple[Row, ...]
+    facts: tuple[str, ...] = ()
+    axis: str | None = None
+    paper: dict[tuple[str, str], float | None] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 SCALES = {
@@ -141,7 +149,6 @@ def _embedding_sizes() -> tuple[Row, ...]:
             BASE if size == 128 else f"embedding_dim-{size}",
             () if size == 128 else (f"--embedding_dim={size}",),
             paper={"kNN": knn},
-            position=size,
         )
         for size, knn in paper.EMBEDDING_SIZE_KNN.items()
     )
@@ -155,7 +162,6 @@ def _training_fractions() -> tuple[Row, ...]:
             BASE if fraction == 1 else f"share-{fraction}",
             fraction=fraction,
             paper={"kNN": knn},
-            position=100 * fraction,
         )
         for fraction, knn in paper.TRAINING_FRACTION_KNN.items()
     )
@@ -190,19 +196,41 @@ def _networks() -> tuple[Row, ...]:
     )
 
 
+def _knn(scale: Scale, seed: int) -> dict[str, Settings]:
+    del scale, seed
+    return {"knn": KNNOptions()}
+
+
+def _knn_and_svm(scale: Scale, seed: int) -> dict[str, Settings]:
+    return {**_knn(scale, seed), "svm": SVMOptions()}
+
+
+def _knn_and_linear(scale: Scale, seed: int) -> dict[str, Settings]:
+    options = LinearOptions(layers=("conv5",), seed=seed, **scale.linear)
+    return {**_knn(scale, seed), "linear": options}
+
+
+def _linear(scale: Scale, seed: int) -> dict[str, Settings]:
+    return {"linear": LinearOptions(baselines=True, seed=seed, **scale.linear)}
+
+
+def _semi_supervised(scale: Scale, seed: int) -> dict[str, Settings]:
+    return {"semi_supervised": FineTuneOptions(seed=seed, **scale.fine_tuning)}
+
+
 TABLES = {
     "cifar10_objectives": Table(
         "Objectives and numbers of negatives",
         "table 1: ResNet-18 on CIFAR-10",
         "cifar10",
-        "knn_and_svm",
+        _knn_and_svm,
         _objectives(),
     ),
     "embedding_size": Table(
         "Embedding size",
         f"table 4: {_IMAGENET}",
         "imagenet",
-        "knn",
+        _knn,
         _embedding_sizes(),
         axis="embedding size",
     ),
@@ -210,7 +238,7 @@ TABLES = {
         "Fraction of the training images",
         f"table 5: {_IMAGENET}",
         "imagenet",
-        "knn",
+        _knn,
         _training_fractions(),
         axis="fraction of the training images, in percent",
     ),
@@ -218,15 +246,17 @@ TABLES = {
         "Networks",
         f"tables 2 and 3: ImageNet; {paper.FROM_MEMORY}",
         "networks",
-        "network",
+        _knn_and_linear,
         _networks(),
+        facts=("parameters, millions", "images/s"),
     ),
     "proximal": Table(
         "Weight of the proximal term",
         "figure 3, which has curves and no numbers",
         "cifar10",
-        "loss_curve",
+        _knn,
         _proximal_weights(),
+        facts=("last loss", "fluctuation of the loss"),
         axis="epoch",
     ),
     "semi_supervised": Table(
@@ -234,7 +264,7 @@ TABLES = {
         "figure 6, as arXiv 1912.01991 gives it: ResNet-50 on ImageNet; "
         + paper.FROM_MEMORY,
         "imagenet_resnet50",
-        "semi_supervised",
+        _semi_supervised,
         (Row("exact softmax", BASE),),
         axis="fraction of the labels, in percent",
         paper={
@@ -246,7 +276,7 @@ TABLES = {
         "Linear classifiers on each layer",
         f"table 2: {_IMAGENET}",
         "imagenet",
-        "linear",
+        _linear,
         (Row("exact softmax", BASE),),
         paper={
             (f"linear, {layer}", "top1"): paper.IMAGENET["resnet18", layer]
