@@ -1,4 +1,10 @@
-"""instdisc completion: completes commands and flags in a shell."""
+"""Prints a script that completes commands, flags, choices, recipes and files.
+Load it when the shell starts:
+
+  eval "$(instdisc completion bash)"      # in ~/.bashrc
+  eval "$(instdisc completion zsh)"       # in ~/.zshrc, below compinit
+  instdisc completion fish | source       # in ~/.config/fish/config.fish
+"""
 
 import dataclasses
 import importlib
@@ -8,7 +14,6 @@ from collections.abc import Collection, Iterator
 from tf_instdisc.cli import completion_scripts
 from tf_instdisc.cli.completion_scripts import Flag
 from tf_instdisc.cli.instdisc import COMMANDS
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.config.fields import (
     flag_of,
     is_setting,
@@ -17,29 +22,13 @@ from tf_instdisc.config.fields import (
     rule_of,
 )
 
-_SUMMARY = """
-Prints a script that completes commands, flags, choices, recipes and files.
-Load it when the shell starts:
-
-  eval "$(instdisc completion bash)"      # in ~/.bashrc
-  eval "$(instdisc completion zsh)"       # in ~/.zshrc, below compinit
-  instdisc completion fish | source       # in ~/.config/fish/config.fish
-"""
 SETTINGS: list[type] = []
+NUM_ARGUMENTS = 1
+NEEDS_TENSORFLOW = False
 
 
-def main() -> None:
-    """Entry point of `instdisc completion`."""
-    launch(
-        _completion,
-        _SUMMARY,
-        SETTINGS,
-        num_arguments=1,
-        needs_tensorflow=False,
-    )
-
-
-def _completion(shell: str) -> None:
+def main(shell: str) -> None:
+    """Prints the script."""
     require_choice("SHELL", shell, completion_scripts.SHELLS)
     flags = {command: flags_of(command) for command in COMMANDS}
     print(getattr(completion_scripts, shell)(COMMANDS, flags), end="")
@@ -83,7 +72,3 @@ def _flags_of_settings(
             is_list = is_tuple and not rule.is_repeatable
             takes = "several" if is_list else "one"
         yield Flag(name, help, rule.choices, takes, rule.is_repeatable)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,18 @@
-"""instdisc-evaluate: evaluates a run with the protocols of the paper."""
+"""Evaluates a finished run with the protocols of the paper.
+
+It prints a Markdown table that includes the paper's numbers, and writes
+results.json.
+
+Example:
+  instdisc-evaluate --run_dir=runs/cifar10 --protocol=knn,linear
+"""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 
 from absl import flags
 
 from tf_instdisc import remote
-from tf_instdisc.cli import setting_flags
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.config.data import BAD_IMAGES, CACHES, data_overrides
@@ -18,12 +22,6 @@ from tf_instdisc.evaluation import registry
 from tf_instdisc.evaluation.protocol import baselines_setting, seed_setting
 from tf_instdisc.text import shown
 
-_SUMMARY = """
-Evaluates a finished run with the protocols of the paper. It prints a Markdown
-table that includes the paper's numbers, and writes results.json.
-
-  instdisc-evaluate --run_dir=runs/cifar10 --protocol=knn,linear
-"""
 _PROTOCOLS = registry.protocols()
 
 
@@ -77,27 +75,13 @@ class EvaluateOptions(FinishedRun):
     )
 
 
-SETTINGS: list[type] = [
-    EvaluateOptions,
-    *(protocol.options_kind for protocol in _PROTOCOLS.values()),
-]
+UNREAD: list[type] = [protocol.options_kind for protocol in _PROTOCOLS.values()]
+SETTINGS: list[type] = [EvaluateOptions, *UNREAD]
 
 
-def main() -> None:
-    """Entry point of `instdisc-evaluate`."""
-    groups = setting_flags.define_all(SETTINGS)
-    own = groups.pop(EvaluateOptions)
-    launch(
-        functools.partial(_evaluate, groups),
-        _SUMMARY,
-        [own],
-        unread=tuple(groups.values()),
-    )
-
-
-def _evaluate(
-    groups: Mapping[type, FlagGroup], options: EvaluateOptions
-) -> None:
+def main(options: EvaluateOptions, *unread: FlagGroup) -> None:
+    """Evaluates the run, and prints the table."""
+    groups = {group.settings: group for group in unread}
     _require_protocols_of_images(groups, options.protocol)
     chosen = {
         name: groups[_PROTOCOLS[name].options_kind].read()
@@ -130,7 +114,3 @@ def _require_protocols_of_images(
                     f"--protocol={','.join(protocols)}. Add {name} to it, or "
                     f"leave --{flag} out."
                 )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,10 @@
-"""instdisc-plan: estimates the resources of a run without starting it."""
+"""Estimates the memory, disk space and steps of a run without starting it.
+
+It takes the flags of instdisc-train.
+
+Example:
+  instdisc plan --recipe=imagenet_resnet50 --run_dir=runs/r50
+"""
 
 import dataclasses
 import json
@@ -11,20 +17,12 @@ from typing import Any
 
 from tf_instdisc.cli import train
 from tf_instdisc.cli.folder_settings import config_of, default_run_dir
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import require_images
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import caches, is_url
-
-_SUMMARY = """
-Estimates the memory, the disk space and the steps of a run without starting
-it. It takes the flags of instdisc-train.
-
-  instdisc plan --recipe=imagenet_resnet50 --run_dir=runs/r50
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +49,10 @@ class PlanOptions(Settings):
 SETTINGS = [PlanOptions, *train.SETTINGS]
 
 
-def main() -> None:
-    """Entry point of `instdisc-plan`."""
-    launch(_plan, _SUMMARY, SETTINGS)
-
-
-def _plan(
+def main(
     options: PlanOptions, training: train.TrainOptions, *groups: Any
 ) -> None:
+    """Prints the estimates."""
     data = groups[0]
     require_images(data)
     run_dir = training.run_dir or default_run_dir(data, training.recipe)
@@ -170,7 +164,3 @@ def _count_images(data: DataConfig) -> int:
             "--num_instances."
         )
     return require_split(builder, data.split).num_examples
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,14 @@
-"""instdisc-report: writes a page that shows what a run has learned."""
+"""Writes a report about a finished run to one HTML file.
+
+The file needs no network.
+
+Example:
+  instdisc-report --run_dir=runs/digits
+"""
 
 import dataclasses
 
 from tf_instdisc import remote
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
@@ -12,12 +17,6 @@ from tf_instdisc.cli.options import (
 from tf_instdisc.config import TrainingConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.text import shown
-
-_SUMMARY = """
-Writes a report about a finished run to one HTML file, which needs no network.
-
-  instdisc-report --run_dir=runs/digits
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +56,10 @@ class ReportOptions(Settings):
 SETTINGS = [FinishedRun, ReportOptions, MovedImages]
 
 
-def main() -> None:
-    """Entry point of `instdisc-report`."""
-    launch(_report, _SUMMARY, SETTINGS)
-
-
-def _report(
+def main(
     finished: FinishedRun, options: ReportOptions, moved: MovedImages
 ) -> None:
+    """Writes the page, and prints its path."""
     from tf_instdisc.retrieval.pages import run_page
     from tf_instdisc.runs import images
 
@@ -79,7 +74,3 @@ def _report(
         seed=options.seed,
     )
     print(shown(remote.named(str(path))))
-
-
-if __name__ == "__main__":
-    main()
