@@ -7,7 +7,7 @@ Example:
 import dataclasses
 from typing import TYPE_CHECKING
 
-from tf_instdisc.cli.options import require_local_files
+from tf_instdisc.cli.options import require_file
 from tf_instdisc.config.fields import Settings, setting
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ class DiffOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.output is not None:
-            require_local_files("output", [self.output])
+        require_file("output", self.output)
 
 
 SETTINGS = [DiffOptions]

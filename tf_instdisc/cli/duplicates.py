@@ -15,7 +15,6 @@ from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
     require_endings,
-    require_local_files,
 )
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
@@ -70,7 +69,6 @@ class DuplicatesOptions(Settings):
             )
         files = [path for path in self.output if path != "-"]
         require_endings("output", files, (".tsv", ".html"))
-        require_local_files("output", files)
 
 
 SETTINGS = [FinishedRun, DuplicatesOptions, MovedImages]

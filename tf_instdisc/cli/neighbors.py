@@ -13,7 +13,6 @@ from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
     require_endings,
-    require_local_files,
 )
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
@@ -67,8 +66,6 @@ class NeighborsOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_endings("output", self.output, (".png", ".html"))
-        if self.format == "files":
-            require_local_files("output", self.output)
 
 
 SETTINGS = [FinishedRun, NeighborsOptions, MovedImages]

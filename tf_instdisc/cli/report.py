@@ -12,7 +12,7 @@ from tf_instdisc import remote
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
-    require_local_files,
+    require_file,
 )
 from tf_instdisc.config import TrainingConfig
 from tf_instdisc.config.fields import Settings, setting
@@ -49,8 +49,7 @@ class ReportOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.output is not None:
-            require_local_files("output", [self.output])
+        require_file("output", self.output)
 
 
 SETTINGS = [FinishedRun, ReportOptions, MovedImages]
