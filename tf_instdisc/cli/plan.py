@@ -39,7 +39,9 @@ class PlanOptions(Settings):
         None, "GPUs of each host; by default, those of this host.", least=1
     )
     device_gib: float | None = setting(
-        None, "Memory of a GPU; by default, that of this host's.", least=0.001
+        None,
+        "Memory of a GPU; by default, that of this host's GPU.",
+        least=0.001,
     )
     host_gib: float | None = setting(
         None, "Memory of a host; by default, that of this host.", least=0.001
@@ -117,14 +119,36 @@ def _gib(size: int) -> str:
 
 
 def _gpu_bytes() -> list[int]:
+    """Returns the memory of each GPU that TensorFlow would use."""
     if not shutil.which("nvidia-smi"):
         return []
-    query = ["--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    columns = "--query-gpu=index,uuid,memory.total"
     result = subprocess.run(
-        ["nvidia-smi", *query], capture_output=True, text=True, check=False
+        ["nvidia-smi", columns, "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    sizes = result.stdout.split() if result.returncode == 0 else []
-    return [int(size) * 2**20 for size in sizes if size.isdigit()]
+    gpus = []
+    for line in result.stdout.splitlines() if result.returncode == 0 else ():
+        *names, size = line.split(", ")
+        if size.isdigit():
+            gpus.append((names, int(size) * 2**20))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [size for _, size in gpus]
+    sizes = []
+    for name in map(str.strip, visible.split(",")):
+        # An index, or the beginning of a UUID.
+        found = [
+            size
+            for (index, uuid), size in gpus
+            if name == index or (name and uuid.startswith(name))
+        ]
+        if not found:
+            break  # CUDA, too, ignores what follows.
+        sizes.append(found[0])
+    return sizes
 
 
 def _num_hosts(distribution: str) -> int:
