@@ -70,7 +70,7 @@ def embed(root: pathlib.Path, number: int, flags: tuple[str, ...]) -> float:
     output = root / f"{number}-{len(flags)}.{suffix}"
     return seconds(
         [
-            *("-m", "tf_instdisc.cli.embed", "--run_dir=cifar10-resnet18"),
+            *("-m", "tf_instdisc", "embed", "--run_dir=cifar10-resnet18"),
             *(f"--images={images}", f"--output={output}", *flags),
         ]
     )

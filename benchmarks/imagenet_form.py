@@ -245,7 +245,7 @@ def measure(data_dir, run_dir, width, batch_size, image_size) -> list:
     def command(minutes):
         return [
             sys.executable,
-            *("-m", "tf_instdisc.cli.train"),
+            *("-m", "tf_instdisc", "train"),
             "--flagfile=flags/imagenet_resnet18.flags",
             f"--data_dir={data_dir}",
             f"--run_dir={run_dir}",

@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _measure(name: str, *arguments: str) -> list[str]:
-    command = [sys.executable, "-m", f"tf_instdisc.cli.{name}", *arguments]
+    command = [sys.executable, "-m", "tf_instdisc", name, *arguments]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)

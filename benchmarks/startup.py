@@ -1,11 +1,10 @@
 """The time of importing the package and of `--help` of each command."""
 
-import pathlib
 import subprocess
 import sys
 
 from benchmarks import timing
-from tf_instdisc import cli
+from tf_instdisc.cli.instdisc import COMMANDS
 
 _COMMANDS = {
     "import tensorflow, keras": ["-c", "import tensorflow, keras"],
@@ -20,13 +19,8 @@ _COMMANDS = {
     ],
 }
 _COMMANDS |= {
-    f"instdisc-{path.stem} --help": [
-        "-m",
-        f"tf_instdisc.cli.{path.stem}",
-        "--help",
-    ]
-    for path in sorted(pathlib.Path(cli.__file__).parent.glob("*.py"))
-    if "def main" in path.read_text(encoding="utf-8")
+    f"instdisc {name} --help": ["-m", "tf_instdisc", name, "--help"]
+    for name in COMMANDS
 }
 
 

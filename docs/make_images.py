@@ -62,7 +62,7 @@ def main() -> None:
 
 def _command(name: str, *arguments: str) -> None:
     subprocess.run(
-        [sys.executable, "-m", f"tf_instdisc.cli.{name}", *arguments],
+        [sys.executable, "-m", "tf_instdisc", name, *arguments],
         check=True,
         cwd=ROOT,
     )

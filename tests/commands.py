@@ -135,8 +135,7 @@ def _become(case):
         if case.get("bug"):
             name, _, attribute = case["bug"].partition(":")
             setattr(importlib.import_module(name), attribute, _fail)
-        module = importlib.import_module(f"tf_instdisc.cli.{case['command']}")
-        module.main()
+        importlib.import_module("tf_instdisc.cli.instdisc").main()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else bool(end.code)
         if isinstance(end.code, str):

@@ -234,7 +234,7 @@ def _served(line, folder):
 
 def _browse(words, folder):
     with subprocess.Popen(
-        [sys.executable, "-m", "tf_instdisc.cli.instdisc", *words, "--port=0"],
+        [sys.executable, "-m", "tf_instdisc", *words, "--port=0"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=folder,
         stdout=subprocess.PIPE,

@@ -57,6 +57,13 @@ def test_a_kill_leaves_the_file_and_the_next_write_cleans_up(
     assert os.listdir(tmp_path) == ["encoder.keras"]
 
 
+def test_missing_directories_are_created(tmp_path):
+    atomic.write_text(tmp_path / "new" / "one" / "a.tsv", "text")
+    assert (tmp_path / "new" / "one" / "a.tsv").read_text() == "text"
+    with pytest.raises(FileExistsError):
+        atomic.write_text(tmp_path / "new" / "one" / "a.tsv" / "b", "text")
+
+
 def test_the_suffix_stays(tmp_path):
     with atomic.replacing(tmp_path / "a.keras") as partial:
         assert partial.parent == tmp_path

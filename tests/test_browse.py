@@ -480,9 +480,9 @@ def test_images_that_are_gone_are_said(run, tmp_path, capsys):
 
 @pytest.mark.exhaustive
 def test_the_command_serves_until_ctrl_c(run, tmp_path):
-    module = "tf_instdisc.cli.browse"
+    command = ("-m", "tf_instdisc", "browse")
     with subprocess.Popen(
-        [sys.executable, "-m", module, f"--run_dir={run.path}", "--port=0"],
+        [sys.executable, *command, f"--run_dir={run.path}", "--port=0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -155,7 +155,8 @@ def test_help_groups_the_flags_without_tensorflow():
             "-X",
             "importtime",
             "-m",
-            "tf_instdisc.cli.train",
+            "tf_instdisc",
+            "train",
             "--help",
         ],
         capture_output=True,
@@ -249,7 +250,7 @@ def test_a_terminal_shows_speed_and_waiting(tmp_path, data_dir):
     main, terminal = os.openpty()
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "tf_instdisc.cli.train", *QUICK, data_dir),
+            *(sys.executable, "-m", "tf_instdisc", "train", *QUICK, data_dir),
             *("--epochs=1", "--warmup_epochs=0", "--test_split="),
             f"--run_dir={tmp_path / 'run'}",
         ],

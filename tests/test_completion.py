@@ -1,31 +1,30 @@
 """`instdisc completion`, in the shells that are there."""
 
 import os
+import pathlib
 import pty
 import re
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
 
 from tests.test_instdisc_command import error_of, instdisc
-from tf_instdisc.cli.completion import flags_of
-from tf_instdisc.cli.completion_scripts import SHELLS
 from tf_instdisc.cli.instdisc import COMMANDS
 from tf_instdisc.config import recipes
 from tf_instdisc.config.encoder import BACKBONES
 
-# Asks for the words that follow those on standard input, a line each.
+ROOT = pathlib.Path(__file__).parent.parent
+SHELLS = ("bash", "zsh", "fish")
+# Asks for the words that may stand at the end of a line.
 _ASK_BASH = """
 source "$1"
-while read -ra COMP_WORDS; do
-  [[ ${COMP_WORDS[-1]} == END ]] && COMP_WORDS[-1]=
-  COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-  _instdisc
-  echo "${COMPREPLY[*]}"
-done
+COMP_WORDBREAKS=$2 COMP_LINE=$3 COMP_POINT=${#3}
+_instdisc instdisc "${3##*[$2]}"
+echo "${COMPREPLY[*]}"
 """
 _SEQUENCES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|[\r\x07]")
 
@@ -46,22 +45,33 @@ def need(shell):
         pytest.skip(f"{shell} is not installed")
 
 
-def bash_words(script, *lines):
-    """What bash offers after each of some lines, split as bash does."""
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Puts `instdisc` of this package where a shell finds it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "instdisc").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -m tf_instdisc "$@"\n'
+    )
+    (folder / "instdisc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def bash_words(script, line, breaks=" ="):
     need("bash")
-    asked = "".join(f"{line}{'END' * line.endswith(' ')}\n" for line in lines)
     result = subprocess.run(
-        ["bash", "--norc", "-c", _ASK_BASH, "bash", script],
-        input=asked,
+        ["bash", "--norc", "-c", _ASK_BASH, "bash", script, breaks, line],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
     assert not result.stderr
-    return [line.split() for line in result.stdout.splitlines()]
+    return result.stdout.split()
 
 
+@pytest.mark.usefixtures("program")
 @pytest.mark.parametrize(
     ("line", "words"),
     (
@@ -71,46 +81,58 @@ def bash_words(script, *lines):
         ("instdisc completion f", ["fish"]),
         ("instdisc train --enc", ["--encoder="]),
         ("/usr/bin/instdisc-train --enc", ["--encoder="]),
-        ("instdisc train --encoder =", list(BACKBONES)),
-        ("instdisc train --encoder = resnet1", "resnet1"),
+        ("instdisc train --encoder=", list(BACKBONES)),
+        ("instdisc train --encoder=resnet1", "resnet1"),
         ("instdisc train --encoder resnet1", "resnet1"),
-        # Where COMP_WORDBREAKS has no "=".
-        ("instdisc train --encoder=vit", ["--encoder=vit_small"]),
-        ("instdisc train --noflip --encoder = vit", ["vit_small"]),
+        ("instdisc train --noflip --encoder=vit", ["vit_small"]),
         ("instdisc train --noflip --fini", ["--finish"]),
-        ("instdisc train --recipe =", list(recipes.names())),
-        ("instdisc evaluate --protocol = knn,lin", ["knn,linear"]),
-        ("instdisc evaluate --protocol=knn,lin", ["--protocol=knn,linear"]),
+        ("instdisc train --recipe=", list(recipes.names())),
+        ("instdisc evaluate --protocol=knn,lin", ["knn,linear"]),
         # Files, which bash adds by itself.
-        ("instdisc train --run_dir = ru", []),
+        ("instdisc train --run_dir=ru", []),
         ("instdisc diff ", []),
+        # What cannot be completed is no error.
+        ("instdisc xyzzy --", []),
+        ("instdisc train --run_dir='a b", []),
     ),
 )
 def test_bash_offers_what_may_follow(scripts, line, words):
     if words == "resnet1":
         words = [name for name in BACKBONES if name.startswith(words)]
-    assert bash_words(scripts["bash"], line) == [words]
+    assert bash_words(scripts["bash"], line) == words
+
+
+@pytest.mark.usefixtures("program")
+def test_bash_that_does_not_split_at_equals_signs_replaces_the_whole(scripts):
+    found = bash_words(scripts["bash"], "instdisc train --encoder=vit", " ")
+    assert found == ["--encoder=vit_small"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_flags_are_those_of_the_help(scripts, command):
+def test_the_flags_are_those_of_the_help(command):
     text = instdisc(command, "--help").stdout
     shown = set()
     for switch, name in re.findall(r"^  --(\[no\])?(\w+):", text, re.MULTILINE):
         shown |= {name, f"no{name}"} if switch else {name}
-    flags = flags_of(command)
-    names = {flag.name for flag in flags}
-    assert len(names) == len(flags)
+    line = f"instdisc {command} --"
+    words = instdisc("completion", "bash", f"--line={line}").stdout.split()
+    names = {word.strip("-=") for word in words}
+    assert len(names) == len(words)
     assert names == shown | {"flagfile", "help"}
-    (words,) = bash_words(scripts["bash"], f"instdisc {command} --")
-    assert {word.strip("-=") for word in words} == names
-    zsh = scripts["zsh"].read_text().partition(f"\n  {command}) ")[2]
-    zsh = zsh.partition(";;")[0]
-    assert set(re.findall(r"'\*?--(\w+)=?\[", zsh)) == names
-    fish = re.findall(
-        rf"-n '__instdisc_at {command}' -l (\w+)", scripts["fish"].read_text()
+
+
+def test_a_program_that_fails_leaves_the_line_alone(scripts, tmp_path):
+    need("bash")
+    environment = {"PATH": "/usr/bin:/bin"}
+    ask = ["bash", "--norc", "-c", _ASK_BASH, "bash", scripts["bash"]]
+    result = subprocess.run(
+        [*ask, " =", "instdisc train --enc"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
-    assert set(fish) == names
+    assert (result.stdout, result.stderr) == ("\n", "")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -119,14 +141,18 @@ def test_a_shell_takes_its_script(scripts, shell):
     subprocess.run([shell, "-n", scripts[shell]], check=True, timeout=60)
 
 
+def environment_of(home):
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH")}
+    return {**kept, "HOME": str(home)}
+
+
 def typed(shell, script, folder, line, expected):
     """Types a line and a tab in a terminal, until something is shown."""
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(folder)
         options = {"bash": ("--norc", "--noprofile"), "zsh": ("-f",)}
-        environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
-        environment |= {"TERM": "dumb", "PS1": "> "}
+        environment = environment_of(folder) | {"TERM": "dumb", "PS1": "> "}
         os.execvpe(shell, [shell, *options[shell], "-i"], environment)
     begin = "autoload -U compinit; compinit -D -u; " if shell == "zsh" else ""
     os.write(terminal, f"{begin}source {script}\n{line}\t".encode())
@@ -140,6 +166,7 @@ def typed(shell, script, folder, line, expected):
     return shown
 
 
+@pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("shell", ("bash", "zsh"))
 @pytest.mark.parametrize(
     ("line", "expected"),
@@ -159,17 +186,19 @@ def test_a_terminal_completes(scripts, tmp_path, shell, line, expected):
     assert expected in shown
 
 
+@pytest.mark.usefixtures("program")
 @pytest.mark.parametrize(
     ("line", "words"),
     (
         ("instdisc tr", ["train"]),
         ("instdisc help expo", ["export"]),
         ("instdisc completion f", ["fish"]),
-        ("instdisc-train --enc", ["--encoder"]),
+        ("instdisc-train --enc", ["--encoder="]),
         ("instdisc train --recipe=dig", ["--recipe=digits"]),
         ("instdisc evaluate --protocol knn,lin", ["knn,linear"]),
-        ("instdisc train --epochs=", []),
         ("instdisc train --run_dir=ru", ["--run_dir=runs/"]),
+        ("instdisc diff ru", ["runs/"]),
+        ("instdisc train ru", ["runs/"]),
     ),
 )
 def test_fish_offers_what_may_follow(scripts, tmp_path, line, words):
@@ -182,7 +211,7 @@ def test_fish_offers_what_may_follow(scripts, tmp_path, line, words):
         timeout=60,
         check=True,
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        env=environment_of(tmp_path),
     )
     found = [offer.partition("\t")[0] for offer in result.stdout.splitlines()]
     assert found == words

@@ -103,6 +103,62 @@ def test_the_last_of_a_flag_counts():
     assert not given.augmentation.flip
 
 
+RATES = (("sgd", 0.03, 1e-4), ("adamw", 1e-3, 0.05))
+
+
+@pytest.mark.parametrize(("optimizer", "rate", "decay"), RATES)
+def test_rates_are_those_of_the_optimizer_unless_they_are_given(
+    optimizer, rate, decay
+):
+    found = config.OptimizerConfig(optimizer=optimizer)
+    assert (found.learning_rate, found.weight_decay) == (rate, decay)
+    # The numbers are recorded, and shown in `--help`.
+    assert dataclasses.asdict(found)["learning_rate"] == rate
+    helps = {
+        field.name: fields.rule_of(field).help
+        for field in dataclasses.fields(config.OptimizerConfig)
+    }
+    assert f"{rate:g} for {optimizer}" in helps["learning_rate"]
+    assert f"{decay:.4f}".rstrip("0") in helps["weight_decay"]
+    given = config.OptimizerConfig(
+        optimizer=optimizer, learning_rate=0, weight_decay=0.5
+    )
+    assert (given.learning_rate, given.weight_decay) == (0, 0.5)
+    # As in a recipe that states no rates.
+    from_file = from_flagfile(f"--dataset=cifar10\n--optimizer={optimizer}")
+    assert from_file.optimizer == found
+
+
+@pytest.mark.parametrize(("optimizer", "rate", "decay"), RATES)
+def test_flags_of_commands_have_the_rates_of_the_optimizer(
+    optimizer, rate, decay
+):
+    code = (
+        "import sys; from absl import flags;"
+        "from tf_instdisc.cli import setting_flags;"
+        "from tf_instdisc.config import OptimizerConfig;"
+        "groups = setting_flags.define([OptimizerConfig], {});"
+        "flags.FLAGS(sys.argv); found = groups[OptimizerConfig].read();"
+        "print(found.learning_rate, found.weight_decay)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, f"--optimizer={optimizer}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert result.stdout == f"{rate} {decay}\n"
+
+
+def test_another_optimizer_differs_in_its_rates():
+    old = config.RunConfig()
+    adamw = config.OptimizerConfig(optimizer="adamw")
+    changed, refused = differences(old, config.RunConfig(optimizer=adamw))
+    assert set(changed) == {"learning_rate", "weight_decay"}
+    assert set(refused) == {"optimizer"}
+
+
 def test_unknown_settings_are_refused():
     content = dataclasses.asdict(config.RunConfig())
     content["method"]["novelty"] = 1

@@ -158,7 +158,7 @@ def bash(code, folder, programs, **environment):
 
 PYTHON = {
     "python": f'exec {sys.executable} "$@"',
-    "instdisc": f'exec {sys.executable} -m tf_instdisc.cli.instdisc "$@"',
+    "instdisc": f'exec {sys.executable} -m tf_instdisc "$@"',
 }
 
 

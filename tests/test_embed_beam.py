@@ -534,7 +534,7 @@ def test_workers_open_the_model_from_another_directory(
         lambda task, *_: tasks.append(task) or {"num_rows": 2, "num_failed": 0},
     )
     monkeypatch.chdir(tmp_path)
-    embed.embed_images(
+    embed.main(
         EmbedOptions(
             output="out.parquet", images="images", runner="DirectRunner"
         ),
@@ -629,7 +629,7 @@ def test_a_killed_pipeline_loses_and_doubles_nothing(
     fill(tmp_path / "images", number)
     output = tmp_path / "out.parquet"
     command = [
-        *(sys.executable, "-m", "tf_instdisc.cli.embed"),
+        *(sys.executable, "-m", "tf_instdisc", "embed"),
         f"--run_dir={small_run.path}",
         f"--images={tmp_path}/images",
         f"--output={output}",

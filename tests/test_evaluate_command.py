@@ -117,8 +117,7 @@ def test_flags_become_the_options_of_protocols():
     code = (
         "import sys; from absl import flags;"
         "from tf_instdisc.cli import evaluate, setting_flags;"
-        "groups = setting_flags.define_all([evaluate.EvaluateOptions,"
-        "*(kind.options_kind for kind in evaluate._PROTOCOLS.values())]);"
+        "groups = setting_flags.define(evaluate.SETTINGS, {});"
         "heavy = {'tensorflow', 'keras', 'numpy', 'sklearn'};"
         "assert not heavy & set(sys.modules);"
         "flags.FLAGS(sys.argv);"
@@ -183,12 +182,12 @@ def test_a_new_file_is_a_new_protocol(run, tmp_path):
     code = (
         "import sys; from tf_instdisc import evaluation;"
         "evaluation.__path__.append(sys.argv.pop(1));"
-        "from tf_instdisc.cli import evaluate; evaluate.main()"
+        "from tf_instdisc.cli import instdisc; instdisc.main()"
     )
 
     def evaluate(*arguments):
         return subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path), *arguments],
+            [sys.executable, "-c", code, str(tmp_path), "evaluate", *arguments],
             capture_output=True,
             text=True,
             check=False,

@@ -58,7 +58,7 @@ def test_help_needs_no_tensorflow():
     result = subprocess.run(
         [
             *(sys.executable, "-X", "importtime"),
-            *("-m", "tf_instdisc.cli.export", "--help"),
+            *("-m", "tf_instdisc", "export", "--help"),
         ],
         capture_output=True,
         text=True,

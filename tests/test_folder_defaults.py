@@ -8,11 +8,13 @@ from tests import commands
 from tests.buckets import machine
 from tests.finished_run import SIZE, fill_folder, make_run, save_run
 from tf_instdisc import build_encoder
-from tf_instdisc.cli.folder_settings import default_run_dir
+from tf_instdisc.cli.folder_settings import (
+    default_run_dir,
+    folder_defaults,
+    typical_shorter_side,
+)
 from tf_instdisc.config import DataConfig, recipes
-from tf_instdisc.config.folder_defaults import folder_defaults
 from tf_instdisc.config.run import from_flagfile
-from tf_instdisc.data.image_sizes import typical_shorter_side
 from tf_instdisc.runs import opening
 
 pytestmark = pytest.mark.slow

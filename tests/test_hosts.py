@@ -203,7 +203,7 @@ def test_the_command_on_two_hosts(tmp_path, bank_placement):
     fill_folder(folder, names)
     run_dir = tmp_path / "run"
     arguments = [
-        *(sys.executable, "-m", "tf_instdisc.cli.train"),
+        *(sys.executable, "-m", "tf_instdisc", "train"),
         *(f"--images={folder}", f"--test_images={folder}"),
         *(f"--run_dir={run_dir}", "--distribution=multi_worker"),
         *("--image_size=16", "--width=4"),

@@ -18,12 +18,9 @@ pytestmark = pytest.mark.slow
 COMMANDS_OF_THEIR_OWN = sorted(set(COMMANDS) - set(WITHOUT_PROGRAM))
 
 
-def instdisc(*arguments, module="instdisc", options=()):
+def instdisc(*arguments, options=()):
     return subprocess.run(
-        [
-            *(sys.executable, *options, "-m", f"tf_instdisc.cli.{module}"),
-            *arguments,
-        ],
+        [sys.executable, *options, "-m", "tf_instdisc", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -56,7 +53,8 @@ def test_the_version_is_that_of_the_package():
 @pytest.mark.parametrize("name", COMMANDS_OF_THEIR_OWN)
 def test_every_command_is_also_a_program(name):
     scripts = importlib.metadata.entry_points(group="console_scripts")
-    assert scripts[f"instdisc-{name}"].value == f"tf_instdisc.cli.{name}:main"
+    program = scripts[f"instdisc-{name}"]
+    assert program.value == "tf_instdisc.cli.instdisc:main"
     assert importlib.util.find_spec(f"tf_instdisc.cli.{name}")
 
 
@@ -68,7 +66,16 @@ def test_no_program_is_missing_from_the_list():
 
 @pytest.mark.parametrize("name", ("train", "evaluate"))
 def test_the_help_is_that_of_the_program(name):
-    expected = instdisc("--help", module=name).stdout
+    as_program = (
+        f"import sys; sys.argv[0] = '/usr/bin/instdisc-{name}';"
+        "from tf_instdisc.cli.instdisc import main; main()"
+    )
+    expected = subprocess.run(
+        [sys.executable, "-c", as_program, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert "--run_dir" in expected
     assert instdisc(name, "--help").stdout == expected
     assert instdisc("help", name).stdout == expected
@@ -95,7 +102,7 @@ def test_nothing_heavy_is_imported(arguments):
 @pytest.mark.parametrize("arguments", ((), ("train", "--help"), ("recipes",)))
 def test_a_list_ends_quietly_when_nobody_reads_on(arguments):
     with subprocess.Popen(
-        [sys.executable, "-m", "tf_instdisc.cli.instdisc", *arguments],
+        [sys.executable, "-m", "tf_instdisc", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
@@ -188,7 +195,7 @@ def test_an_output_that_is_closed_is_no_bug():
     os.close(reader)
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "tf_instdisc.cli.instdisc", "plan"),
+            *(sys.executable, "-m", "tf_instdisc", "plan"),
             *("--recipe=cifar10_small", "--num_instances=100"),
         ],
         stdout=writer,
@@ -209,7 +216,7 @@ def test_a_command_without_an_output_names_its_fault():
     result = subprocess.run(
         [
             *("sh", "-c", 'exec "$@" >&-', "sh"),
-            *(sys.executable, "-m", "tf_instdisc.cli.instdisc", "plan"),
+            *(sys.executable, "-m", "tf_instdisc", "plan"),
             "--num_instances=100",
         ],
         stderr=subprocess.PIPE,

@@ -52,16 +52,16 @@ def test_ctrl_c_saves_the_training(tmp_path):
 
 
 _COMMAND = """
-import pathlib, sys, threading, time
+import pathlib, time, types
 from tf_instdisc.cli import launch
-def work():
+def main():
     {imports}
     pathlib.Path({mark!r}).touch()
     try:
         {work}
     finally:
         {cleanup}
-launch.launch(work, "Works.", ())
+launch.launch(types.SimpleNamespace(SETTINGS=(), main=main))
 """
 _SLEEP = "time.sleep(60)"
 
@@ -106,9 +106,10 @@ def test_ctrl_c_while_modules_are_imported(tmp_path):
         "except KeyboardInterrupt:\n    raise ImportError('hidden')\n"
     )
     code = (
-        "import sys; sys.path.insert(0, '.')\n"
+        "import sys, types; sys.path.insert(0, '.')\n"
         "from tf_instdisc.cli import launch\n"
-        "launch.launch(lambda: __import__('slow_module'), 'Works.', ())\n"
+        "main = lambda: __import__('slow_module')\n"
+        "launch.launch(types.SimpleNamespace(SETTINGS=(), main=main))\n"
     )
     with _start("-c", code, cwd=tmp_path) as process:
         _wait_for(tmp_path / "mark", process)
@@ -123,9 +124,7 @@ def test_a_real_command(tmp_path):
     finished_run.fill_folder(folder, [f"{n}.png" for n in range(8)])
     finished_run.make_run(tmp_path / "run", folder)
     command = ("embed", "--run_dir=run", f"--images={folder}", "--output=o.npz")
-    with _start(
-        "-m", f"tf_instdisc.cli.{command[0]}", *command[1:], cwd=tmp_path
-    ) as process:
+    with _start("-m", "tf_instdisc", *command, cwd=tmp_path) as process:
         time.sleep(1.5)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)

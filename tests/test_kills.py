@@ -261,7 +261,7 @@ def test_processes_that_are_killed(tmp_path, images):
     def train(name, kill_at=""):
         ended = subprocess.run(
             [
-                *(sys.executable, "-m", "tf_instdisc.cli.train"),
+                *(sys.executable, "-m", "tf_instdisc", "train"),
                 *("--image_size=8", "--width=1", "--embedding_dim=8"),
                 *("--objective=softmax", "--batch_size=3", "--epochs=1"),
                 f"--images={images}",

@@ -1,6 +1,7 @@
 """The plan against what is really built."""
 
 import dataclasses
+import os
 import sys
 
 import keras
@@ -11,6 +12,7 @@ import tf_instdisc
 from benchmarks import timing
 from tests import commands
 from tests.test_resume import ROOT
+from tf_instdisc.cli import plan as plan_command
 from tf_instdisc.config.run import from_flags
 from tf_instdisc.method import fused_batch_norm
 from tf_instdisc.training import plan
@@ -290,3 +292,35 @@ def test_the_command_counts_a_folder_of_images(tmp_path):
         "plan", f"--images={tmp_path}", "--device_gib=80", "--num_instances=9"
     )
     assert "memory of each GPU           80.000 GiB" in result.stdout
+
+
+_TWO_GPUS = """#!/bin/sh
+echo "0, GPU-8932f937-d72c, 81920"
+echo "1, GPU-0adb3e1f-11aa, 40960"
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "gibs"),
+    (
+        (None, [80, 40]),
+        ("0", [80]),
+        ("1,0", [40, 80]),
+        ("GPU-0adb3e1f-11aa", [40]),
+        ("GPU-0adb, 0", [40, 80]),
+        ("", []),
+        ("-1", []),
+        # CUDA ignores what follows one that does not exist.
+        ("0,2,1", [80]),
+    ),
+)
+def test_the_gpus_are_those_that_cuda_shows(
+    tmp_path, monkeypatch, visible, gibs
+):
+    (tmp_path / "nvidia-smi").write_text(_TWO_GPUS)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert plan_command._gpu_bytes() == [gib * 2**30 for gib in gibs]

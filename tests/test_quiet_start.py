@@ -17,7 +17,7 @@ def report(*search_path, **variables):
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     paths = [*map(str, search_path), str(ROOT)]
     return subprocess.run(
-        [sys.executable, "-m", "tf_instdisc.cli.report", "--run_dir=nowhere"],
+        [sys.executable, "-m", "tf_instdisc", "report", "--run_dir=nowhere"],
         env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,

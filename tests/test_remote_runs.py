@@ -240,7 +240,7 @@ def test_a_data_set_is_found_at_a_url(on, tmp_path):
 def start(url, images, cache, *more, **environment):
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "tf_instdisc.cli.train"),
+            *(sys.executable, "-m", "tf_instdisc", "train"),
             *(f"--run_dir={url}", f"--images={images}", "--epochs=8"),
             *("--grayscale_probability=0", "--checkpoint_minutes=0"),
             *TINY,

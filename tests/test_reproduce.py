@@ -411,7 +411,7 @@ def test_a_failed_run_is_said_with_its_log_and_no_other_one_begins(tmp_path):
 def test_no_run_begins_after_a_stop(tmp_path):
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "tf_instdisc.cli.reproduce"),
+            *(sys.executable, "-m", "tf_instdisc", "reproduce"),
             *reproduce_arguments(tmp_path, "--epochs=1000", "--width=4"),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -29,8 +29,12 @@ ROOMS = (
 )
 # Settings, errors and what else every room uses.
 SAME = {"config": "."}
-# They give what is inside its public names, and are imported by nothing here.
-DOORS = (PACKAGE, f"{PACKAGE}.run", f"{PACKAGE}.serving_client")
+# They give what is inside its public names, or start a command, and are
+# imported by nothing here.
+DOORS = (
+    PACKAGE,
+    *(f"{PACKAGE}.{name}" for name in ("__main__", "run", "serving_client")),
+)
 MOST_ARROWS = 50
 
 

@@ -168,19 +168,19 @@ def test_a_killed_update_gives_no_id_twice(run, tmp_path):
     (images / "19.png").unlink()
     code = (
         "import os, signal, sys\n"
-        "from tf_instdisc.cli import update\n"
+        "from tf_instdisc.cli import instdisc\n"
         "from tf_instdisc.runs.directory import RunDirectory\n"
         "save = RunDirectory.save_bank\n"
         "def die(self, bank):\n"
         "    save(self, bank)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "RunDirectory.save_bank = die\n"
-        "update.main()\n"
+        "instdisc.main()\n"
     )
     killed = subprocess.run(
         [
             sys.executable,
-            *("-c", code),
+            *("-c", code, "update"),
             *(f"--run_dir={run.path}", f"--images={images}"),
         ],
         cwd=pathlib.Path(__file__).parent.parent,

@@ -43,6 +43,7 @@ def replacing(
 ) -> Iterator[pathlib.Path]:
     """Replaces a file with what the block writes, unless the block fails.
 
+    Missing directories above the file are created.
     The temporary file has the same suffix, and each thread has its own, so that
     of several writers the last one counts. A file that a killed process left
     behind is removed by a later write, once it is an hour old. Symbolic links
@@ -69,6 +70,7 @@ def replacing(
         return
     own = f"{_PREFIX}{os.getpid()}-{threading.get_native_id()}-"
     partial = target.with_name(own + target.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         _remove_left_over(target)
         partial.unlink(missing_ok=True)

@@ -1,4 +1,13 @@
-"""instdisc browse: shows images, their neighbors and a map on a local page."""
+"""Shows the images of a run and their neighbors on a page in the browser.
+
+The page also shows near-duplicates and a map, and only this machine can open
+it.
+
+Examples:
+  instdisc browse --run_dir=runs/photos
+  instdisc browse --saved_model=models/photos --images=FOLDER
+  instdisc browse --server=localhost:8500 --model_name=photos --images=FOLDER
+"""
 
 import dataclasses
 import os
@@ -7,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tf_instdisc.cli.embed import ModelOptions
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import MovedImages
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import ServingError, UsageError
@@ -18,15 +26,6 @@ if TYPE_CHECKING:
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.runs.bank import Bank
     from tf_instdisc.runs.images import RunImages
-
-_SUMMARY = """
-Shows the images of a run, their neighbors, near-duplicates and a map on a page
-in the browser, which only this machine can open.
-
-  instdisc browse --run_dir=runs/photos
-  instdisc browse --saved_model=models/photos --images=FOLDER
-  instdisc browse --server=localhost:8500 --model_name=photos --images=FOLDER
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +46,10 @@ class BrowseOptions(Settings):
 SETTINGS = [ModelOptions, MovedImages, BrowseOptions]
 
 
-def main() -> None:
-    """Entry point of `instdisc browse`."""
-    launch(_browse, _SUMMARY, SETTINGS)
-
-
-def _browse(
+def main(
     model: ModelOptions, moved: MovedImages, options: BrowseOptions
 ) -> None:
+    """Serves the page until Ctrl-C."""
     # The extra is checked before anything is loaded.
     from tf_instdisc.retrieval.browse import app, server
     from tf_instdisc.retrieval.browse.pictures import in_background, pictures_of
@@ -183,7 +178,3 @@ def _in_folder(bank: "Bank", folder: str) -> "RunImages":
     from tf_instdisc.runs.images import RunImages
 
     return RunImages(bank, RunConfig(data=DataConfig(images=folder)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,89 +1,160 @@
-"""instdisc completion: completes commands and flags in a shell."""
+"""Prints a script that completes commands, flags, choices, recipes and files.
 
-import dataclasses
-import importlib
-import re
-from collections.abc import Collection, Iterator
-
-from tf_instdisc.cli import completion_scripts
-from tf_instdisc.cli.completion_scripts import Flag
-from tf_instdisc.cli.instdisc import COMMANDS
-from tf_instdisc.cli.launch import launch
-from tf_instdisc.config.fields import (
-    flag_of,
-    is_setting,
-    kind_of,
-    require_choice,
-    rule_of,
-)
-
-_SUMMARY = """
-Prints a script that completes commands, flags, choices, recipes and files.
 Load it when the shell starts:
 
   eval "$(instdisc completion bash)"      # in ~/.bashrc
   eval "$(instdisc completion zsh)"       # in ~/.zshrc, below compinit
   instdisc completion fish | source       # in ~/.config/fish/config.fish
+
+The script calls the command again, with --line, when Tab is pressed.
 """
-SETTINGS: list[type] = []
+
+import dataclasses
+import importlib
+import os
+import re
+from collections.abc import Collection, Iterator
+
+from tf_instdisc.cli.instdisc import COMMANDS, WITHOUT_PROGRAM
+from tf_instdisc.config.fields import (
+    Settings,
+    flag_of,
+    is_setting,
+    kind_of,
+    require_choice,
+    rule_of,
+    setting,
+)
+
+# Each asks for whole words, such as --flag=value, and completes files if there
+# is none. Bash replaces only what follows "=", unless COMP_WORDBREAKS is
+# without it. Fish evaluates the condition for files and the words separately.
+_SCRIPTS = {
+    "bash": """\
+_instdisc() {
+  local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT}
+  COMPREPLY=($(instdisc completion bash --line="$line" 2>/dev/null))
+  line=${line##*[[:space:]]}
+  COMPREPLY=("${COMPREPLY[@]#"${line%"$2"}"}")
+  [[ $COMPREPLY == *= ]] && compopt -o nospace 2>/dev/null
+}
+complete -o default -F _instdisc @programs@
+""",
+    "zsh": """\
+#compdef @programs@
+_instdisc() {
+  local line="$words[1,CURRENT-1] $PREFIX"
+  local found=("${(@f)$(instdisc completion zsh --line="$line" 2>/dev/null)}")
+  local open=(${(M)found:#*=:*}) whole=(${found:#*=:*})
+  _describe choice open -S '' -- whole || { compset -P '*='; _files }
+}
+if [[ $funcstack[1] == _instdisc ]]; then _instdisc
+else compdef _instdisc @programs@; fi
+""",
+    "fish": """\
+function __instdisc
+  set -l line (commandline -cp | string collect)
+  if test "$line" != "$__instdisc_line"
+    set -g __instdisc_line $line
+    set -g __instdisc_found (instdisc completion fish --line=$line 2>/dev/null)
+  end
+  printf '%s\\n' $__instdisc_found
+end
+for program in @programs@
+  complete -c $program -f -a '(__instdisc)'
+  complete -c $program -n 'not __instdisc | string length -q' -F
+end
+""",
+}
 
 
-def main() -> None:
-    """Entry point of `instdisc completion`."""
-    launch(
-        _completion,
-        _SUMMARY,
-        SETTINGS,
-        num_arguments=1,
-        needs_tensorflow=False,
+@dataclasses.dataclass(frozen=True)
+class CompletionOptions(Settings):
+    """Completion"""
+
+    line: str | None = setting(
+        None,
+        "Print the words with which this line may go on, instead of a script. "
+        "It ends where the cursor is.",
     )
 
 
-def _completion(shell: str) -> None:
-    require_choice("SHELL", shell, completion_scripts.SHELLS)
-    flags = {command: flags_of(command) for command in COMMANDS}
-    print(getattr(completion_scripts, shell)(COMMANDS, flags), end="")
+SETTINGS = [CompletionOptions]
+NUM_ARGUMENTS = 1
+NEEDS_TENSORFLOW = False
 
 
-def flags_of(command: str) -> list[Flag]:
-    """Returns the flags of a command in the order of its `--help`."""
+def main(options: CompletionOptions, shell: str) -> None:
+    """Prints the script, or the words that may follow."""
+    require_choice("SHELL", shell, tuple(_SCRIPTS))
+    if options.line is None:
+        names = [n for n in COMMANDS if n not in WITHOUT_PROGRAM]
+        programs = " ".join(["instdisc", *(f"instdisc-{n}" for n in names)])
+        print(_SCRIPTS[shell].replace("@programs@", programs), end="")
+        return
+    mark = {"bash": None, "zsh": ":", "fish": "\t"}[shell]
+    *before, word = re.split(r"\s+", options.line.lstrip())
+    for found, text in _found(before, word):
+        if found.startswith(word):
+            print(found if mark is None else f"{found}{mark}{text}")
+
+
+def _found(before: list[str], word: str) -> Iterator[tuple[str, str]]:
+    """Yields words that may stand in place of one, and their descriptions."""
+    program, *before = before or [""]
+    command = os.path.basename(program).removeprefix("instdisc").lstrip("-")
+    if not command:
+        if before in ([], ["help"]):
+            yield from COMMANDS.items()
+        if not before:
+            yield "help", "List the commands"
+            yield "--help", "List the commands"
+            yield "--version", "Print the version"
+            return
+        command, *before = before
+    if command not in COMMANDS:
+        return
     module = importlib.import_module(f"tf_instdisc.cli.{command}")
     without = getattr(module, "WITHOUT", {})
-    found = [
-        flag
+    # A flag that several settings share counts once.
+    flags = {
+        flag_of(field): (kind, field)
         for settings in module.SETTINGS
-        for flag in _flags_of_settings(settings, without.get(settings, ()))
-    ]
-    found += [
-        Flag("flagfile", "File of flags", takes="file"),
-        Flag("help", "List the flags"),
-    ]
-    # A flag that several settings share is listed once.
-    return list({flag.name: flag for flag in found}.values())
+        for kind, field in _fields(settings, without.get(settings, ()))
+    }
+    flag, has_value, value = word.partition("=")
+    prefix = flag + has_value
+    if not has_value and before and "=" not in before[-1]:
+        flag, prefix, value = before[-1], "", word
+    if flag[:2] == "--" and flag[2:] in flags:
+        kind, field = flags[flag[2:]]
+        rule, (member, is_tuple) = rule_of(field), kind_of(kind, field)
+        if has_value or member is not bool:
+            if is_tuple and not rule.is_repeatable:
+                prefix += "".join(value.rpartition(",")[:2])
+            yield from ((prefix + choice, "") for choice in rule.choices)
+            return
+    if command == "completion" and not before:
+        yield from ((shell, "") for shell in _SCRIPTS)
+    elif not word and hasattr(module, "NUM_ARGUMENTS"):
+        return
+    for name, (kind, field) in flags.items():
+        text = re.split(r"[.;:](?: |$)", rule_of(field).help)[0]
+        if kind_of(kind, field)[0] is bool:
+            yield f"--{name}", text
+            yield f"--no{name}", f"Not: {text}"
+        else:
+            yield f"--{name}=", text
+    yield "--flagfile=", "File of flags"
+    yield "--help", "List the flags"
 
 
-def _flags_of_settings(
+def _fields(
     settings: type, without: Collection[str]
-) -> Iterator[Flag]:
+) -> Iterator[tuple[type, dataclasses.Field]]:
+    """Yields the fields that have a flag, and the classes that define them."""
     for field in dataclasses.fields(settings):
-        if field.name in without:
-            continue
-        kind, is_tuple = kind_of(settings, field)
         if not is_setting(field):
-            yield from _flags_of_settings(kind, ())
-            continue
-        rule, name = rule_of(field), flag_of(field)
-        help = re.split(r"[.;:](?: |$)", rule.help)[0]
-        if kind is bool:
-            yield Flag(name, help)
-            yield Flag(f"no{name}", f"Not: {help}")
-            continue
-        takes = "number" if kind in (int, float) else "file"
-        if rule.choices:
-            is_list = is_tuple and not rule.is_repeatable
-            takes = "several" if is_list else "one"
-        yield Flag(name, help, rule.choices, takes, rule.is_repeatable)
-
-
-if __name__ == "__main__":
-    main()
+            yield from _fields(kind_of(settings, field)[0], ())
+        elif field.name not in without:
+            yield settings, field

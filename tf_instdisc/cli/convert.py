@@ -1,19 +1,17 @@
-"""instdisc-convert: converts a PyTorch checkpoint to a run directory."""
+"""Converts a PyTorch checkpoint to a run directory.
+
+It reads the authors' released checkpoints, and CMC's of instance
+discrimination. No code in the file is executed, and PyTorch is not needed.
+
+Example:
+  instdisc-convert --from=lemniscate_resnet18.pth --to=runs/authors
+"""
 
 import dataclasses
 
 from tf_instdisc import remote
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.text import shown
-
-_SUMMARY = """
-Converts the authors' released checkpoints, and CMC's of instance
-discrimination, to a run directory. No code in the file is executed, and
-PyTorch is not needed.
-
-  instdisc-convert --from=lemniscate_resnet18.pth --to=runs/authors
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +48,8 @@ class ConvertOptions(Settings):
 SETTINGS = [ConvertOptions]
 
 
-def main() -> None:
-    """Entry point of `instdisc-convert`."""
-    launch(_convert, _SUMMARY, SETTINGS)
-
-
-def _convert(options: ConvertOptions) -> None:
+def main(options: ConvertOptions) -> None:
+    """Converts a checkpoint, and prints what it had."""
     from tf_instdisc.runs.convert import checkpoint
 
     run = checkpoint.convert(
@@ -67,7 +61,3 @@ def _convert(options: ConvertOptions) -> None:
         print(f"bank: {bank}, {len(run.load_bank().rows):,} rows")
     else:
         print("The checkpoint has no memory bank; the run has none either.")
-
-
-if __name__ == "__main__":
-    main()

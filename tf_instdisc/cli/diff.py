@@ -1,20 +1,18 @@
-"""instdisc-diff: compares two runs over the same images."""
+"""Compares the neighbors, the kNN accuracy and the embeddings of two runs.
+
+Example:
+  instdisc-diff RUN_A RUN_B --output=drift.tsv
+"""
 
 import dataclasses
 from typing import TYPE_CHECKING
 
-from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.options import require_local_files
+from tf_instdisc.cli.options import require_file
 from tf_instdisc.config.fields import Settings, setting
 
 if TYPE_CHECKING:
     from tf_instdisc.runs.directory import RunDirectory
 
-_SUMMARY = """
-Compares the neighbors, the kNN accuracy and the embeddings of two runs.
-
-  instdisc-diff RUN_A RUN_B --output=drift.tsv
-"""
 _SHOWN = 10
 
 
@@ -31,19 +29,15 @@ class DiffOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.output is not None:
-            require_local_files("output", [self.output])
+        require_file("output", self.output)
 
 
 SETTINGS = [DiffOptions]
+NUM_ARGUMENTS = 2
 
 
-def main() -> None:
-    """Entry point of `instdisc-diff`."""
-    launch(_diff, _SUMMARY, SETTINGS, num_arguments=2)
-
-
-def _diff(options: DiffOptions, first: str, second: str) -> None:
+def main(options: DiffOptions, first: str, second: str) -> None:
+    """Prints the comparison, and writes the lines of all images."""
     import numpy as np
 
     from tf_instdisc import atomic
@@ -89,7 +83,3 @@ def _diff(options: DiffOptions, first: str, second: str) -> None:
 def _last_knn(run: "RunDirectory") -> str:
     values = [e["knn_top1"] for e in run.read_metrics() if "knn_top1" in e]
     return f"{values[-1]:.4f}" if values else "not measured"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,30 +1,26 @@
-"""instdisc-duplicates: finds near-duplicate images."""
+"""Finds near-duplicates in a run's images, in a folder or between two folders.
 
-import dataclasses
-import sys
-
-from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.options import (
-    FinishedRun,
-    MovedImages,
-    require_endings,
-    require_local_files,
-)
-from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import UsageError
-from tf_instdisc.text import shown
-
-_ENOUGH_COPIES = 0.9
-
-_SUMMARY = """
-Finds near-duplicates among training images, in a folder or between two folders.
-
+Examples:
   instdisc-duplicates --run_dir=runs/photos
   instdisc-duplicates --run_dir=runs/photos --folders=TRAIN,TEST
 
 The embeddings of a pair are closer than those of other neighbors suggest, and
 small gray pictures of the two agree, even if mirrored or slightly cropped.
 """
+
+import dataclasses
+import sys
+
+from tf_instdisc.cli.options import (
+    FinishedRun,
+    MovedImages,
+    require_endings,
+)
+from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.errors import UsageError
+from tf_instdisc.text import shown
+
+_ENOUGH_COPIES = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,20 +61,15 @@ class DuplicatesOptions(Settings):
             )
         files = [path for path in self.output if path != "-"]
         require_endings("output", files, (".tsv", ".html"))
-        require_local_files("output", files)
 
 
 SETTINGS = [FinishedRun, DuplicatesOptions, MovedImages]
 
 
-def main() -> None:
-    """Entry point of `instdisc-duplicates`."""
-    launch(_duplicates, _SUMMARY, SETTINGS)
-
-
-def _duplicates(
+def main(
     finished: FinishedRun, options: DuplicatesOptions, moved: MovedImages
 ) -> None:
+    """Writes the pairs, and prints a summary."""
     if any(path.endswith(".html") for path in options.output):
         # Before the search, as it needs the extra `report`.
         from tf_instdisc.retrieval.pages import duplicate_page, pages
@@ -133,7 +124,3 @@ def _duplicates(
             title = " and ".join(place.title for place in places)
             pages.write(path, duplicate_page.duplicates_page(found, title))
         print(shown(str(path)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,12 @@
-"""instdisc-embed: embeds images into a file, or by a pipeline into many."""
+r"""Embeds a folder of images.
+
+After an interruption, the same command continues.
+
+Examples:
+  instdisc-embed --run_dir=runs/photos --images=FOLDER --output=photos.npz
+  instdisc-embed --run_dir=runs/photos --runner=DirectRunner \
+    --table=paths.csv --output=photos.parquet
+"""
 
 import dataclasses
 import functools
@@ -10,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.embed_settings import EmbedOptions
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import require_one
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError, require_extra
@@ -20,14 +27,6 @@ from tf_instdisc.text import lines_of, shown
 if TYPE_CHECKING:
     from tf_instdisc.serving.client.client import Client
     from tf_instdisc.serving.embedder import Embedder
-
-_SUMMARY = r"""
-Embeds a folder of images. After an interruption, the same command continues.
-
-  instdisc-embed --run_dir=runs/photos --images=FOLDER --output=photos.npz
-  instdisc-embed --run_dir=runs/photos --runner=DirectRunner \
-    --table=paths.csv --output=photos.parquet
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +78,7 @@ class ModelOptions(Settings):
 SETTINGS = [EmbedOptions, ModelOptions]
 
 
-def main() -> None:
-    """Entry point of `instdisc-embed`."""
-    launch(embed_images, _SUMMARY, SETTINGS)
-
-
-def embed_images(options: EmbedOptions, model: ModelOptions) -> None:
+def main(options: EmbedOptions, model: ModelOptions) -> None:
     """Embeds images into a file, or by a pipeline into many."""
     if options.runner is not None:
         _embed_by_pipeline(options, model)
@@ -284,7 +278,3 @@ def run_embedder(run_dir: str) -> tuple["Embedder", str]:
             return function(tf.constant(contents))
 
     return embed, f"encoder {run.encoder_digest()}"
-
-
-if __name__ == "__main__":
-    main()

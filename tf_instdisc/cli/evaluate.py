@@ -1,14 +1,17 @@
-"""instdisc-evaluate: evaluates a run with the protocols of the paper."""
+"""Evaluates a finished run with the protocols of the paper.
+
+It prints a Markdown table that includes the paper's numbers, and writes
+results.json.
+
+Example:
+  instdisc-evaluate --run_dir=runs/cifar10 --protocol=knn,linear
+"""
 
 import dataclasses
-import functools
-from collections.abc import Mapping
 
 from absl import flags
 
 from tf_instdisc import remote
-from tf_instdisc.cli import setting_flags
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.config.data import BAD_IMAGES, CACHES, data_overrides
@@ -21,12 +24,6 @@ from tf_instdisc.evaluation.protocol import (
 )
 from tf_instdisc.text import shown
 
-_SUMMARY = """
-Evaluates a finished run with the protocols of the paper. It prints a Markdown
-table that includes the paper's numbers, and writes results.json.
-
-  instdisc-evaluate --run_dir=runs/cifar10 --protocol=knn,linear
-"""
 _PROTOCOLS = protocols()
 
 
@@ -80,27 +77,13 @@ class EvaluateOptions(FinishedRun):
     )
 
 
-SETTINGS: list[type] = [
-    EvaluateOptions,
-    *(protocol.options_kind for protocol in _PROTOCOLS.values()),
-]
+UNREAD: list[type] = [protocol.options_kind for protocol in _PROTOCOLS.values()]
+SETTINGS: list[type] = [EvaluateOptions, *UNREAD]
 
 
-def main() -> None:
-    """Entry point of `instdisc-evaluate`."""
-    groups = setting_flags.define_all(SETTINGS)
-    own = groups.pop(EvaluateOptions)
-    launch(
-        functools.partial(_evaluate, groups),
-        _SUMMARY,
-        [own],
-        unread=tuple(groups.values()),
-    )
-
-
-def _evaluate(
-    groups: Mapping[type, FlagGroup], options: EvaluateOptions
-) -> None:
+def main(options: EvaluateOptions, *unread: FlagGroup) -> None:
+    """Evaluates the run, and prints the table."""
+    groups = {group.settings: group for group in unread}
     for flag in ("detection_dataset", "detection_images"):
         is_given = flags.FLAGS[flag].value is not None
         if is_given and "detection" not in options.protocol:
@@ -123,7 +106,3 @@ def _evaluate(
     print()
     print(results.table(measured))
     print(f"results: {shown(remote.named(str(run.results)))}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,21 +1,17 @@
-"""instdisc-export: exports a run as the next version of a served model."""
+"""Exports a finished run as the next version of a model for TF Serving.
+
+Example:
+  instdisc-export --run_dir=runs/digits --export_dir=models/digits
+"""
 
 import dataclasses
 import shlex
 
 from tf_instdisc import remote
-from tf_instdisc.cli import setting_flags
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving.options import TFLITE_TYPES, ExportOptions
-
-_SUMMARY = """
-Exports a finished run as the next version of a model for TF Serving.
-
-  instdisc-export --run_dir=runs/digits --export_dir=models/digits
-"""
 
 _DOCKER = """
 docker run --rm -p 8500:8500 -p 8501:8501 \\
@@ -69,18 +65,10 @@ WITHOUT: dict[type, tuple[str, ...]] = {
 }
 
 
-def main() -> None:
-    """Entry point of `instdisc-export`."""
-    groups = [
-        setting_flags.define(kind, without=WITHOUT.get(kind, ()))
-        for kind in SETTINGS
-    ]
-    launch(_export, _SUMMARY, groups)
-
-
-def _export(
+def main(
     finished: FinishedRun, written: WrittenOptions, signatures: ExportOptions
 ) -> None:
+    """Writes the version, and prints how to serve it."""
     run = finished.load()
 
     from tf_instdisc.serving import saved_model, tflite
@@ -113,7 +101,3 @@ def _export(
             mount=shlex.quote(mount), name=shlex.quote(f"MODEL_NAME={name}")
         )
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,21 +1,18 @@
-"""instdisc-index: builds a stand-alone index of rows."""
+"""Builds an index of a run's bank, or of a file written by instdisc-embed.
+
+Examples:
+  instdisc-index --run_dir=runs/photos --output=indexes/photos
+  instdisc-index --embeddings=photos.npz --output=indexes/photos --kind=hnsw
+"""
 
 import dataclasses
 import sys
 
 from tf_instdisc import remote
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import require_endings, require_one
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.serving.options import IndexOptions
 from tf_instdisc.text import shown
-
-_SUMMARY = """
-Builds an index of a run's bank, or of a file written by instdisc-embed.
-
-  instdisc-index --run_dir=runs/photos --output=indexes/photos
-  instdisc-index --embeddings=photos.npz --output=indexes/photos --kind=hnsw
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +47,8 @@ class RowsOptions(Settings):
 SETTINGS = [RowsOptions, IndexOptions]
 
 
-def main() -> None:
-    """Entry point of `instdisc-index`."""
-    launch(_index, _SUMMARY, SETTINGS)
-
-
-def _index(given: RowsOptions, options: IndexOptions) -> None:
+def main(given: RowsOptions, options: IndexOptions) -> None:
+    """Builds the index, and prints its recall."""
     from tf_instdisc.runs import opening
     from tf_instdisc.serving import index_directory
 
@@ -79,7 +72,3 @@ def _index(given: RowsOptions, options: IndexOptions) -> None:
             "--kind=partitioned reaches it.",
             file=sys.stderr,
         )
-
-
-if __name__ == "__main__":
-    main()

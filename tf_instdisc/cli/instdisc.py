@@ -1,6 +1,7 @@
 """instdisc: runs any of the commands."""
 
 import importlib
+import os
 import sys
 
 from tf_instdisc.cli.failures import end, exit_quietly_if_output_closes
@@ -24,7 +25,7 @@ COMMANDS = {
     "reproduce": "Reproduce the tables of the paper.",
     "completion": "Print a script that completes commands in a shell.",
 }
-"""The commands and their summaries; `cli/NAME.py` has the `main` of each."""
+"""The commands, which are modules of this folder, and their summaries."""
 
 WITHOUT_PROGRAM = ("recipes", "browse", "completion")
 """Commands that are not installed as separate programs."""
@@ -36,8 +37,11 @@ lists the flags of a command, and `instdisc --version` prints the version.
 
 
 def main() -> None:
-    """Entry point of `instdisc`."""
+    """Entry point of `instdisc`, and of programs such as `instdisc-train`."""
     command, *arguments = sys.argv[1:] or ["help"]
+    program, dash, name = os.path.basename(sys.argv[0]).partition("-")
+    if program == "instdisc" and dash:
+        command, arguments = name, sys.argv[1:]
     if command == "help" and arguments:
         command, arguments = arguments[0], ["--help"]
     if command in ("help", "--help", "-h", "-help", "-?"):
@@ -50,11 +54,8 @@ def main() -> None:
         print(f"instdisc {package.__version__}")
     elif command in COMMANDS:
         sys.argv = [f"instdisc-{command}", *arguments]
-        importlib.import_module(f"tf_instdisc.cli.{command}").main()
+        module = importlib.import_module(f"tf_instdisc.cli.{command}")
+        importlib.import_module("tf_instdisc.cli.launch").launch(module)
     else:
         hint = did_you_mean(command, COMMANDS) or " `instdisc` lists all."
         end(f"The command {command} is unknown.{hint}", 2)
-
-
-if __name__ == "__main__":
-    main()

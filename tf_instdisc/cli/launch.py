@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from logging import CRITICAL, getLogger
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -22,37 +23,36 @@ from tf_instdisc.text import did_you_mean
 _HELP = {"--help", "-help", "--helpfull", "--helpshort", "-h", "-?"}
 
 
-def launch(
-    main: Callable[..., None],
-    summary: str,
-    groups: Sequence[type | FlagGroup],
-    num_arguments: int = 0,
-    unread: Sequence[FlagGroup] = (),
-    needs_tensorflow: bool = True,
-) -> None:
+def launch(command: Any) -> None:
     """Parses the flags and runs a command; does not return.
 
     Args:
-        main: The command. It is called with a settings object for each class
-            in `groups`, followed by the arguments. An expected failure ends
-            the command with one sentence and its own exit status; any other
-            exception shows its traceback, with status 1.
-        summary: The beginning of `--help`.
-        groups: Classes of settings, whose fields become flags, or flags that
-            were defined by `setting_flags.define`. `--help` lists them under
-            the first lines of their docstrings.
-        num_arguments: Number of positional arguments, which `main` receives.
-        unread: Flags that `--help` lists after the others. Each flag is
-            checked separately, and `main` reads the groups that it needs.
-        needs_tensorflow: Whether the command starts TensorFlow.
+        command: A module whose docstring is the beginning of `--help`. Its
+            attributes are:
+
+            - `SETTINGS`: Classes of settings, whose fields become flags.
+              `--help` lists them under the first lines of their docstrings.
+            - `main`: A function that is called with a settings object for
+              each of these classes, followed by the arguments. An expected
+              failure ends the command with one sentence and its own exit
+              status; any other exception shows its traceback, with status 1.
+            - `NUM_ARGUMENTS`, optional: Number of arguments besides flags;
+              by default, 0.
+            - `WITHOUT`, optional: Fields that get no flag, by class.
+            - `UNREAD`, optional: Classes of which `main` receives the
+              `FlagGroup`, and reads those that it needs. Each flag is checked
+              separately.
+            - `NEEDS_TENSORFLOW`, optional: False if the command does not
+              start TensorFlow.
     """
-    read = [
-        setting_flags.define(group) if isinstance(group, type) else group
-        for group in groups
-    ]
+    groups = setting_flags.define(
+        command.SETTINGS, getattr(command, "WITHOUT", {})
+    )
+    num_arguments = getattr(command, "NUM_ARGUMENTS", 0)
+    unread = getattr(command, "UNREAD", ())
     if _HELP & set(sys.argv[1:]):
         failures.exit_quietly_if_output_closes()
-        print(_help(summary, [*read, *unread]))
+        print(_help(command.__doc__, groups.values()))
         sys.exit(0)
     # The encoder is three times as fast with oneDNN, which TensorFlow enables
     # by default only for processors with AVX-512.
@@ -76,12 +76,15 @@ def launch(
                 f"{sys.getfilesystemencoding()}. Set PYTHONUTF8=1, or a locale "
                 "such as C.UTF-8."
             )
-        settings = [group.read() for group in read]
-        for group in unread:
-            group.check()
-        if needs_tensorflow:
+        given = [
+            groups[kind] if kind in unread else groups[kind].read()
+            for kind in command.SETTINGS
+        ]
+        for kind in unread:
+            groups[kind].check()
+        if getattr(command, "NEEDS_TENSORFLOW", True):
             quiet_start.start_tensorflow()
-        main(*settings, *arguments)
+        command.main(*given, *arguments)
 
     def run_until_failure(arguments: Sequence[str]) -> None:
         try:
@@ -95,11 +98,11 @@ def launch(
     with interrupt.ending_the_command():
         app.run(
             run_until_failure,
-            flags_parser=lambda a: _parse(a, [*read, *unread]),
+            flags_parser=lambda argv: _parse(argv, groups.values()),
         )
 
 
-def _parse(argv: Sequence[str], groups: Sequence[FlagGroup]) -> list[str]:
+def _parse(argv: Sequence[str], groups: Iterable[FlagGroup]) -> list[str]:
     """Returns the positional arguments; ends the command at a wrong flag."""
     try:
         rest = flags.FLAGS(argv)
@@ -144,7 +147,7 @@ def _named_paths(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _help(summary: str, groups: Sequence[FlagGroup]) -> str:
+def _help(summary: str, groups: Iterable[FlagGroup]) -> str:
     parts = [
         summary.strip(),
         "",

@@ -1,15 +1,18 @@
-"""instdisc-neighbors: shows the nearest training images of queries."""
+"""Shows the nearest training images of an image, a folder or random rows.
+
+Examples:
+  instdisc-neighbors --run_dir=runs/digits --query=random:16
+  instdisc-neighbors --run_dir=runs/photos --query=cat.jpg --format=tsv
+"""
 
 import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
     require_endings,
-    require_local_files,
 )
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
@@ -23,13 +26,6 @@ if TYPE_CHECKING:
     from tf_instdisc.runs.directory import RunDirectory
     from tf_instdisc.runs.images import RunImages
     from tf_instdisc.serving.index_directory import OpenedIndex
-
-_SUMMARY = """
-Shows the nearest training images of an image, a folder or random rows.
-
-  instdisc-neighbors --run_dir=runs/digits --query=random:16
-  instdisc-neighbors --run_dir=runs/photos --query=cat.jpg --format=tsv
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +63,15 @@ class NeighborsOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_endings("output", self.output, (".png", ".html"))
-        if self.format == "files":
-            require_local_files("output", self.output)
 
 
 SETTINGS = [FinishedRun, NeighborsOptions, MovedImages]
 
 
-def main() -> None:
-    """Entry point of `instdisc-neighbors`."""
-    launch(_neighbors, _SUMMARY, SETTINGS)
-
-
-def _neighbors(
+def main(
     finished: FinishedRun, options: NeighborsOptions, moved: MovedImages
 ) -> None:
+    """Writes or prints the neighbors."""
     if options.format == "files":
         # Before the search, as these need the extra `report`.
         from tf_instdisc.retrieval.pages import grid, pages
@@ -202,7 +192,3 @@ def _search_file(
         Neighbors(scores, np.arange(ids.size).reshape(ids.shape)),
         RunImages(found, RunConfig(DataConfig(images=folder))),
     )
-
-
-if __name__ == "__main__":
-    main()

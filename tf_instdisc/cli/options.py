@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from tf_instdisc.config.data import DataConfig, data_overrides
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
-from tf_instdisc.paths import is_url
 
 if TYPE_CHECKING:
     from tf_instdisc.runs.directory import RunDirectory
@@ -104,22 +103,10 @@ def require_endings(
             )
 
 
-def require_local_files(name: str, paths: Iterable[str]) -> None:
-    """Raises UsageError unless local paths can be written as files.
-
-    Such a path is not a directory, and lies in an existing one.
-    """
-    for path in paths:
-        if is_url(path):
-            continue
-        if os.path.isdir(path):
-            raise UsageError(
-                f"`{name}` must be a file. Received: `{name}`={path}, which is "
-                "a directory."
-            )
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder):
-            raise UsageError(
-                f"`{name}` must lie in an existing directory. Received: "
-                f"`{name}`={path}. Create {folder} first."
-            )
+def require_file(name: str, path: str | None) -> None:
+    """Raises UsageError if a path is that of a directory."""
+    if path is not None and os.path.isdir(path):
+        raise UsageError(
+            f"`{name}` must be a file. Received: `{name}`={path}, which is a "
+            "directory."
+        )

@@ -1,4 +1,10 @@
-"""instdisc-plan: estimates the resources of a run without starting it."""
+"""Estimates the memory, disk space and steps of a run without starting it.
+
+It takes the flags of instdisc-train.
+
+Example:
+  instdisc plan --recipe=imagenet_resnet50 --run_dir=runs/r50
+"""
 
 import dataclasses
 import json
@@ -11,20 +17,12 @@ from typing import Any
 
 from tf_instdisc.cli import train
 from tf_instdisc.cli.folder_settings import config_of, default_run_dir
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import require_images
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import caches, is_url
-
-_SUMMARY = """
-Estimates the memory, the disk space and the steps of a run without starting
-it. It takes the flags of instdisc-train.
-
-  instdisc plan --recipe=imagenet_resnet50 --run_dir=runs/r50
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +39,9 @@ class PlanOptions(Settings):
         None, "GPUs of each host; by default, those of this host.", least=1
     )
     device_gib: float | None = setting(
-        None, "Memory of a GPU; by default, that of this host's.", least=0.001
+        None,
+        "Memory of a GPU; by default, that of this host's GPU.",
+        least=0.001,
     )
     host_gib: float | None = setting(
         None, "Memory of a host; by default, that of this host.", least=0.001
@@ -51,14 +51,10 @@ class PlanOptions(Settings):
 SETTINGS = [PlanOptions, *train.SETTINGS]
 
 
-def main() -> None:
-    """Entry point of `instdisc-plan`."""
-    launch(_plan, _SUMMARY, SETTINGS)
-
-
-def _plan(
+def main(
     options: PlanOptions, training: train.TrainOptions, *groups: Any
 ) -> None:
+    """Prints the estimates."""
     data = groups[0]
     require_images(data)
     run_dir = training.run_dir or default_run_dir(data, training.recipe)
@@ -123,14 +119,36 @@ def _gib(size: int) -> str:
 
 
 def _gpu_bytes() -> list[int]:
+    """Returns the memory of each GPU that TensorFlow would use."""
     if not shutil.which("nvidia-smi"):
         return []
-    query = ["--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    columns = "--query-gpu=index,uuid,memory.total"
     result = subprocess.run(
-        ["nvidia-smi", *query], capture_output=True, text=True, check=False
+        ["nvidia-smi", columns, "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    sizes = result.stdout.split() if result.returncode == 0 else []
-    return [int(size) * 2**20 for size in sizes if size.isdigit()]
+    gpus = []
+    for line in result.stdout.splitlines() if result.returncode == 0 else ():
+        *names, size = line.split(", ")
+        if size.isdigit():
+            gpus.append((names, int(size) * 2**20))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [size for _, size in gpus]
+    sizes = []
+    for name in map(str.strip, visible.split(",")):
+        # An index, or the beginning of a UUID.
+        found = [
+            size
+            for (index, uuid), size in gpus
+            if name == index or (name and uuid.startswith(name))
+        ]
+        if not found:
+            break  # CUDA, too, ignores what follows.
+        sizes.append(found[0])
+    return sizes
 
 
 def _num_hosts(distribution: str) -> int:
@@ -170,7 +188,3 @@ def _count_images(data: DataConfig) -> int:
             "--num_instances."
         )
     return require_split(builder, data.split).num_examples
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,23 @@
-"""instdisc recipes: lists the recipes."""
+"""Lists the recipes, with the expected time and score.
+
+Example:
+  instdisc train --recipe=digits --run_dir=runs/digits
+"""
 
 import textwrap
 
 from tf_instdisc.cli.failures import exit_quietly_if_output_closes
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.config import recipes
 from tf_instdisc.errors import MissingFileError
 
-_SUMMARY = """
-Lists the recipes, with the expected time and score.
-
-  instdisc train --recipe=digits --run_dir=runs/digits
-"""
 SETTINGS: list[type] = []
 
 
+NEEDS_TENSORFLOW = False
+
+
 def main() -> None:
-    """Entry point of `instdisc recipes`."""
-    launch(_recipes, _SUMMARY, SETTINGS, needs_tensorflow=False)
-
-
-def _recipes() -> None:
+    """Prints the recipes."""
     exit_quietly_if_output_closes()
     names = recipes.names()
     if not names:
@@ -40,7 +37,3 @@ def _recipes() -> None:
                     line, 80, initial_indent="  ", subsequent_indent="    "
                 )
             )
-
-
-if __name__ == "__main__":
-    main()

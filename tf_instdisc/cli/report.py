@@ -1,22 +1,21 @@
-"""instdisc-report: writes a page that shows what a run has learned."""
+"""Writes a report about a finished run to one HTML file.
+
+The file needs no network.
+
+Example:
+  instdisc-report --run_dir=runs/digits
+"""
 
 import dataclasses
 
 from tf_instdisc import remote
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
-    require_local_files,
+    require_file,
 )
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.text import shown
-
-_SUMMARY = """
-Writes a report about a finished run to one HTML file, which needs no network.
-
-  instdisc-report --run_dir=runs/digits
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +35,16 @@ class ReportOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.output is not None:
-            require_local_files("output", [self.output])
+        require_file("output", self.output)
 
 
 SETTINGS = [FinishedRun, ReportOptions, MovedImages]
 
 
-def main() -> None:
-    """Entry point of `instdisc-report`."""
-    launch(_report, _SUMMARY, SETTINGS)
-
-
-def _report(
+def main(
     finished: FinishedRun, options: ReportOptions, moved: MovedImages
 ) -> None:
+    """Writes the page, and prints its path."""
     from tf_instdisc.retrieval.pages import run_page
     from tf_instdisc.runs import images
 
@@ -62,7 +56,3 @@ def _report(
         options.map_points,
     )
     print(shown(remote.named(str(path))))
-
-
-if __name__ == "__main__":
-    main()

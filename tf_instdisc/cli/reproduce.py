@@ -1,4 +1,11 @@
-"""instdisc-reproduce: reproduces the tables of the paper."""
+"""Trains and measures the missing runs of a table of the paper.
+
+It writes tables/NAME.md, which includes the paper's numbers. After an
+interruption, the same command continues.
+
+Example:
+  instdisc-reproduce --table=cifar10_objectives --seeds=3 --jobs=2
+"""
 
 import dataclasses
 import pathlib
@@ -10,20 +17,11 @@ from collections.abc import Mapping, Sequence
 
 from tf_instdisc import remote
 from tf_instdisc.cli import interrupt
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.config.fields import Settings, setting, text_of
 from tf_instdisc.errors import RunError, RunStoppedError, UsageError
 from tf_instdisc.evaluation.reproduce import tables
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown
-
-_SUMMARY = """
-Trains and measures the missing runs of a table of the paper, and writes
-tables/NAME.md, which includes the paper's numbers. After an interruption, the
-same command continues.
-
-  instdisc-reproduce --table=cifar10_objectives --seeds=3 --jobs=2
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +81,8 @@ class ReproduceOptions(Settings):
 SETTINGS = [ReproduceOptions]
 
 
-def main() -> None:
-    """Entry point of `instdisc-reproduce`."""
-    launch(_reproduce, _SUMMARY, SETTINGS)
-
-
-def _reproduce(options: ReproduceOptions) -> None:
+def main(options: ReproduceOptions) -> None:
+    """Makes the tables."""
     from tf_instdisc.evaluation.reproduce import runs
     from tf_instdisc.evaluation.reproduce.make import make_table
 
@@ -154,7 +148,7 @@ class Trainer:
         pathlib.Path(log_path).parent.mkdir(parents=True, exist_ok=True)
         with open(log_path, "a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tf_instdisc.cli.train", *train_flags],
+                [sys.executable, "-m", "tf_instdisc", "train", *train_flags],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -200,7 +194,3 @@ class Trainer:
         if self._is_stopping:
             stopped = RunStoppedError("Stopped; the same command continues.")
             raise self._error or stopped
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from absl import flags
@@ -90,17 +90,9 @@ class FlagGroup:
         return f"--{flag}" if quoted else flag
 
 
-def define(settings: type, without: Collection[str] = ()) -> FlagGroup:
-    """Defines a flag for each field of a settings class.
-
-    Args:
-        settings: A class whose fields are made by `config.fields.setting`.
-        without: Fields that get no flag.
-    """
-    return _define_group({}, settings, without)
-
-
-def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
+def define(
+    kinds: Iterable[type], without: Mapping[type, Collection[str]]
+) -> dict[type, FlagGroup]:
     """Defines the flags of settings classes, which may share flags.
 
     A flag that several classes share is defined, and shown, with the first of
@@ -109,13 +101,14 @@ def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
     Args:
         kinds: Classes whose fields are made by `config.fields.setting`, or
             hold objects of such classes.
+        without: Fields that get no flag, by class.
 
     Raises:
         ValueError: If classes share a flag but not its default.
     """
     groups: dict[type, FlagGroup] = {}
     for kind in kinds:
-        _define_group(groups, kind)
+        _define_group(groups, kind, without.get(kind, ()))
     return groups
 
 

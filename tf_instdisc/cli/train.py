@@ -1,24 +1,21 @@
-"""instdisc-train: trains an encoder and fills a run directory."""
+"""Trains an encoder by instance discrimination on images without labels.
 
-import dataclasses
-from typing import Any
-
-from tf_instdisc.cli.folder_settings import config_of, default_run_dir
-from tf_instdisc.cli.launch import launch
-from tf_instdisc.cli.options import require_images
-from tf_instdisc.config import recipes
-from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.config.run import group_kinds
-
-_SUMMARY = """
-Trains an encoder by instance discrimination on images without labels.
-
+Examples:
   instdisc train --images=FOLDER
   instdisc train --recipe=digits --run_dir=runs/digits
 
 With --images and neither a recipe nor a flagfile, the image size, the width,
 the epochs and other settings follow from the number and size of the images.
 """
+
+import dataclasses
+from typing import Any
+
+from tf_instdisc.cli.folder_settings import config_of, default_run_dir
+from tf_instdisc.cli.options import require_images
+from tf_instdisc.config import recipes
+from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.config.run import group_kinds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +44,8 @@ class TrainOptions(Settings):
 SETTINGS = [TrainOptions, *group_kinds().values()]
 
 
-def main() -> None:
-    """Entry point of `instdisc-train`."""
-    launch(_train, _SUMMARY, SETTINGS)
-
-
-def _train(options: TrainOptions, *groups: Any) -> None:
+def main(options: TrainOptions, *groups: Any) -> None:
+    """Trains, or continues a run."""
     data = groups[0]
     require_images(data)
     run_dir = options.run_dir or default_run_dir(data, options.recipe)
@@ -67,7 +60,3 @@ def _train(options: TrainOptions, *groups: Any) -> None:
     from tf_instdisc.training.train import train
 
     train(config, run_dir, finish=options.finish)
-
-
-if __name__ == "__main__":
-    main()

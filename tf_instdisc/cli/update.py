@@ -1,20 +1,18 @@
-"""instdisc-update: updates a run's bank after its folder has changed."""
+"""Updates the bank of a run after its folder of images has changed.
+
+Unchanged images keep their ids and rows, new images are encoded, and ids of
+removed images are never reused.
+
+Example:
+  instdisc-update --run_dir=runs/photos --images=FOLDER
+"""
 
 import dataclasses
 
 from tf_instdisc import remote
-from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.text import lines_of, shown
-
-_SUMMARY = """
-Updates the bank of a run after its folder of images has changed. Unchanged
-images keep their ids and rows, new images are encoded, and ids of removed
-images are never reused.
-
-  instdisc-update --run_dir=runs/photos --images=FOLDER
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +33,8 @@ class UpdateOptions(Settings):
 SETTINGS = [FinishedRun, UpdateOptions]
 
 
-def main() -> None:
-    """Entry point of `instdisc-update`."""
-    launch(_update, _SUMMARY, SETTINGS)
-
-
-def _update(finished: FinishedRun, options: UpdateOptions) -> None:
+def main(finished: FinishedRun, options: UpdateOptions) -> None:
+    """Updates the bank, and prints what has changed."""
     from tf_instdisc.runs.update import update_run
 
     run = finished.load()
@@ -57,7 +51,3 @@ def _update(finished: FinishedRun, options: UpdateOptions) -> None:
     ):
         print(f"{title}: {len(names)}{lines_of(names)}")
     print(f"run directory: {shown(remote.named(str(run.path)))}")
-
-
-if __name__ == "__main__":
-    main()

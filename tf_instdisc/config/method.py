@@ -6,7 +6,9 @@ from typing import Any
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 
-OPTIMIZERS = ("sgd", "adamw")
+# By optimizer: the default learning rate and weight decay.
+_RATES = {"sgd": (0.03, 1e-4), "adamw": (1e-3, 0.05)}
+OPTIMIZERS = tuple(_RATES)
 SCHEDULES = ("constant", "steps", "cosine")
 _MOMENTUM: dict[str, Any] = {"least": 0, "most": 1, "excludes_most": True}
 
@@ -97,9 +99,12 @@ class OptimizerConfig(Settings):
 
     ```python
     optimizer = tf_instdisc.OptimizerConfig(
-        optimizer="adamw", learning_rate=1e-3, epochs=50, schedule="cosine"
+        optimizer="adamw", epochs=50, schedule="cosine"
     )
     ```
+
+    `dataclasses.replace` keeps the learning rate and the weight decay. Give
+    them, too, to replace the optimizer.
     """
 
     epochs: int = setting(
@@ -112,7 +117,11 @@ class OptimizerConfig(Settings):
     optimizer: str = setting(
         "sgd", "Optimizer; the paper uses sgd.", choices=OPTIMIZERS
     )
-    learning_rate: float = setting(0.03, "Highest learning rate.", least=0)
+    learning_rate: float = setting(
+        None,
+        "Highest learning rate; by default, 0.03 for sgd and 0.001 for adamw.",
+        least=0,
+    )
     learning_rate_scaling: str = setting(
         "none",
         "linear: --learning_rate is for 256 images per update, and is scaled "
@@ -139,7 +148,15 @@ class OptimizerConfig(Settings):
     )
     momentum: float = setting(0.9, "Momentum of SGD.", **_MOMENTUM)
     weight_decay: float = setting(
-        1e-4,
-        "Weight decay as in PyTorch; with sgd it is part of the gradient.",
+        None,
+        "Weight decay as in PyTorch; with sgd it is part of the gradient. By "
+        "default, 0.0001 for sgd and 0.05 for adamw.",
         least=0,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("learning_rate", "weight_decay")
+        for name, rate in zip(names, _RATES[self.optimizer], strict=True):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, rate)
