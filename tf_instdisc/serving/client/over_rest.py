@@ -6,7 +6,6 @@ import random
 import ssl
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,19 +151,20 @@ class RestClient(Client):
 
     def _ask(self, method: str, body: dict | None, key: str) -> Any:
         """Sends POST, or GET without a body; returns a part of the answer."""
+        verb = "GET" if body is None else "POST"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self._url + method,
-            data,
-            {"Content-Type": "application/json"},
-        )
         end = time.monotonic() + self.deadline
         backoff = FIRST_BACKOFF
         earlier = ""
         while True:
             try:
                 reply = exchange(
-                    request, end, self.max_message_bytes, self._context
+                    verb,
+                    self._url + method,
+                    data,
+                    end,
+                    self.max_message_bytes,
+                    self._context,
                 )
             except ExchangeError as error:
                 code, details = error.code, str(error)
