@@ -6,6 +6,7 @@ Markdown file of the repository or the code of a script, `<!-- settings: NAME
 """
 
 import dataclasses
+import pkgutil
 import posixpath
 import re
 from pathlib import Path
@@ -73,7 +74,7 @@ def _file(name: str, folder: str) -> str:
 
 def _settings(name: str) -> str:
     """Returns a table of the fields of a settings class."""
-    kind = getattr(tf_instdisc, name)
+    kind = pkgutil.resolve_name(f"tf_instdisc.{name}")
     lines = [
         "| field | type | default | meaning |",
         "| --- | --- | --- | --- |",

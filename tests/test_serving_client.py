@@ -182,7 +182,7 @@ def test_an_answer_of_another_server_is_a_clear_error(content):
 
 
 def test_a_client_s_own_key_without_tls_is_refused():
-    with pytest.raises(ValueError, match="turns TLS on"):
+    with pytest.raises(ValueError, match="enables TLS"):
         GrpcClient("localhost:1", "m", private_key="key.pem")
 
 

@@ -207,29 +207,31 @@ def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
     Raises:
         ServingError: If the server does not answer.
     """
-    from tf_instdisc.serving.client import GrpcClient, RestClient
+    from tf_instdisc.serving.client.over_grpc import GrpcClient
+    from tf_instdisc.serving.client.over_rest import RestClient
 
-    client_of, address = GrpcClient, options.server
-    if options.rest:
-        client_of, address = RestClient, options.rest
-    settings = {
-        "deadline": options.deadline,
-        "batch_size": batch_size,
-        "root_certificates": options.root_certificates
+    kind = RestClient if options.rest else GrpcClient
+    address = options.rest or options.server or ""
+    client_of = functools.partial(
+        kind,
+        address,
+        options.model_name or "",
+        deadline=options.deadline,
+        batch_size=batch_size,
+        root_certificates=options.root_certificates
         and local_path(options.root_certificates, "root_certificates"),
-    }
-    name, label = options.model_name, options.label or None
+    )
+    version, label = None, options.label or None
     if label is None:
         # All images use one version, even if another is published meanwhile.
-        with client_of(address, name, **settings) as client:
+        with client_of() as client:
             states = client.status()
-        settings["version"] = max(
+        version = max(
             (v for v, state in states.items() if state == "AVAILABLE"),
             default=None,
         )
-    client = client_of(address, name, label=label, **settings)
-    version = label or settings["version"]
-    return client, f"{address} {name} {version}"
+    client = client_of(version=version, label=label)
+    return client, f"{address} {options.model_name} {label or version}"
 
 
 def _from_saved_model(saved_model: str) -> tuple["Embedder", str]:
