@@ -397,11 +397,12 @@ def test_export_versions(tmp_path):
     """Each is whole; what a killed one has left is gone after the next."""
 
     def export(path):
-        with versions.new_version(str(path / "model")) as pending:
-            (pending.path / "variables").mkdir()
+        def write(version):
+            (version / "variables").mkdir()
             for name in ("saved_model.pb", "variables/data", "card.md"):
-                (pending.path / name).write_text(name)
-            pending.publish()
+                (version / name).write_text(name)
+
+        versions.write_version(str(path / "model"), write)
 
     def outcome(path):
         newest = path / "model" / str(versions.versions(path / "model")[-1])

@@ -130,8 +130,8 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import BankSearch
     from tf_instdisc.retrieval.duplicates import EmbeddedImages
+    from tf_instdisc.serving.bank_index import read_bank
     from tf_instdisc.serving.embedder import one_by_one
-    from tf_instdisc.serving.exported_bank import read_bank
     from tf_instdisc.serving.versions import newest_version
 
     version = newest_version(path)

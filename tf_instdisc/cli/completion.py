@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from tf_instdisc.cli import completion_scripts
 from tf_instdisc.cli.completion_scripts import Flag
@@ -48,11 +48,10 @@ def _completion(shell: str) -> None:
 def flags_of(command: str) -> list[Flag]:
     """Returns the flags of a command in the order of its `--help`."""
     module = importlib.import_module(f"tf_instdisc.cli.{command}")
-    without = getattr(module, "WITHOUT", {})
     found = [
         flag
         for settings in module.SETTINGS
-        for flag in _flags_of_settings(settings, without.get(settings, ()))
+        for flag in _flags_of_settings(settings)
     ]
     found += [
         Flag("flagfile", "File of flags", takes="file"),
@@ -62,15 +61,11 @@ def flags_of(command: str) -> list[Flag]:
     return list({flag.name: flag for flag in found}.values())
 
 
-def _flags_of_settings(
-    settings: type, without: Collection[str]
-) -> Iterator[Flag]:
+def _flags_of_settings(settings: type) -> Iterator[Flag]:
     for field in dataclasses.fields(settings):
-        if field.name in without:
-            continue
         kind, is_tuple = kind_of(settings, field)
         if not is_setting(field):
-            yield from _flags_of_settings(kind, ())
+            yield from _flags_of_settings(kind)
             continue
         rule, name = rule_of(field), flag_of(field)
         help = re.split(r"[.;:](?: |$)", rule.help)[0]

@@ -257,7 +257,8 @@ def _from_saved_model(saved_model: str) -> tuple["Embedder", str]:
 def run_embedder(run_dir: str) -> tuple["Embedder", str]:
     """Returns a run's encoder as a function of files, and its identity.
 
-    With several GPUs, each has a copy, and calls take turns among them.
+    With several GPUs, each has a copy, and successive calls use successive
+    copies.
     """
     from tf_instdisc.runs import opening
 
@@ -267,21 +268,21 @@ def run_embedder(run_dir: str) -> tuple["Embedder", str]:
 
     from tf_instdisc.runs.embedding import gpus
     from tf_instdisc.runs.load import load_encoder
-    from tf_instdisc.serving import saved_model
+    from tf_instdisc.serving.options import ExportOptions
     from tf_instdisc.serving.signatures import build_serving
 
+    crop_fraction = run.read_config().data.crop_fraction
+    options = ExportOptions(crop_fraction=crop_fraction)
     copies = []
     devices: list[str | None] = [*gpus()]
     for device in devices or [None]:
         with tf.device(device):
-            serving = build_serving(
-                load_encoder(run_dir), None, saved_model.options_of(run)
-            )
-        copies.append((device, serving.functions["image_bytes"]))
-    turns = itertools.cycle(copies)
+            functions, _ = build_serving(load_encoder(run_dir), None, options)
+        copies.append((device, functions["image_bytes"]))
+    next_copy = itertools.cycle(copies)
 
     def embed(contents: Sequence[bytes]) -> dict[str, Any]:
-        device, function = next(turns)
+        device, function = next(next_copy)
         with tf.device(device):
             return function(tf.constant(contents))
 

@@ -4,11 +4,9 @@ import dataclasses
 import shlex
 
 from tf_instdisc import remote
-from tf_instdisc.cli import setting_flags
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import UsageError
 from tf_instdisc.serving.options import TFLITE_TYPES, ExportOptions
 
 _SUMMARY = """
@@ -35,12 +33,6 @@ class WrittenOptions(Settings):
         is_required=True,
     )
     bank: bool = setting(True, "Include the memory bank, which neighbors need.")
-    num_votes: int | None = setting(
-        None,
-        "Number of neighbors that vote on the class; by default, that of the "
-        "run's kNN.",
-        least=1,
-    )
     tflite: tuple[str, ...] = setting(
         (),
         "Also write the encoder for TFLite; repeatable.",
@@ -53,47 +45,29 @@ class WrittenOptions(Settings):
         is_path=True,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if "int8" in self.tflite and not self.calibration_images:
-            raise UsageError(
-                "`calibration_images` is required with `tflite`=int8. "
-                "Received: none. Give a folder of a few hundred images."
-            )
 
-
-SETTINGS: list[type] = [FinishedRun, WrittenOptions, ExportOptions]
-# These follow the run, or have a flag above.
-WITHOUT: dict[type, tuple[str, ...]] = {
-    ExportOptions: ("crop_fraction", "temperature", "num_votes")
-}
+SETTINGS = [FinishedRun, WrittenOptions, ExportOptions]
 
 
 def main() -> None:
     """Entry point of `instdisc-export`."""
-    groups = [
-        setting_flags.define(kind, without=WITHOUT.get(kind, ()))
-        for kind in SETTINGS
-    ]
-    launch(_export, _SUMMARY, groups)
+    launch(_export, _SUMMARY, SETTINGS)
 
 
 def _export(
-    finished: FinishedRun, written: WrittenOptions, signatures: ExportOptions
+    finished: FinishedRun, written: WrittenOptions, options: ExportOptions
 ) -> None:
     run = finished.load()
 
     from tf_instdisc.serving import saved_model, tflite
 
-    options = saved_model.options_of(
-        run, signatures, num_votes=written.num_votes
-    )
     calibration_images = None
     if written.calibration_images:
+        data = run.read_config().data
         calibration_images = tflite.calibration_images(
             written.calibration_images,
-            run.read_config().data.image_size,
-            options.crop_fraction,
+            data.image_size,
+            options.crop_fraction or data.crop_fraction,
         )
     version = saved_model.export_run(
         run,

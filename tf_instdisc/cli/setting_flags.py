@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import flags
@@ -90,14 +90,13 @@ class FlagGroup:
         return f"--{flag}" if quoted else flag
 
 
-def define(settings: type, without: Collection[str] = ()) -> FlagGroup:
+def define(settings: type) -> FlagGroup:
     """Defines a flag for each field of a settings class.
 
     Args:
         settings: A class whose fields are made by `config.fields.setting`.
-        without: Fields that get no flag.
     """
-    return _define_group({}, settings, without)
+    return _define_group({}, settings)
 
 
 def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
@@ -119,12 +118,10 @@ def define_all(kinds: Iterable[type]) -> dict[type, FlagGroup]:
     return groups
 
 
-def _define_group(
-    groups: dict[type, FlagGroup], kind: type, without: Collection[str] = ()
-) -> FlagGroup:
+def _define_group(groups: dict[type, FlagGroup], kind: type) -> FlagGroup:
     if kind in groups:
         return groups[kind]
-    fields = [f for f in dataclasses.fields(kind) if f.name not in without]
+    fields = dataclasses.fields(kind)
     parts = {
         field.name: _define_group(groups, kind_of(kind, field)[0])
         for field in fields

@@ -15,13 +15,13 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic, remote
+from tf_instdisc import atomic
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import faiss_index, saved_model, versions
 from tf_instdisc.serving.embedding_file import read_columns
-from tf_instdisc.serving.options import ExportOptions, IndexOptions
+from tf_instdisc.serving.options import IndexOptions
 from tf_instdisc.serving.partitioned_index import (
     PartitionedIndex,
     build_index,
@@ -31,7 +31,7 @@ from tf_instdisc.serving.partitions import (
     import_faiss,
     number_for,
 )
-from tf_instdisc.serving.signatures import Serving, neighbors_of
+from tf_instdisc.serving.signatures import neighbors_of
 
 _FACTS = "index.json"
 _FAISS = "index.faiss"
@@ -147,12 +147,13 @@ def write_index(
             "An index needs at least one row. Received: a bank without rows."
         )
     rows = np.ascontiguousarray(bank.rows, np.float32)
-    with versions.new_version(output, "output") as pending:
+    name = os.path.basename(os.path.abspath(output))
+
+    def write(version: pathlib.Path) -> None:
         if options.kind in faiss_index.KINDS:
-            probes = _write_faiss(pending.path, bank, rows, options)
+            probes = _write_faiss(version, bank, rows, options)
         else:
-            name = os.path.basename(os.path.abspath(output))
-            probes = _write_saved_model(pending.path, bank, name, options)
+            probes = _write_saved_model(version, bank, name, options)
         facts = Facts(
             kind=options.kind,
             num_rows=rows.shape[0],
@@ -164,10 +165,9 @@ def write_index(
             bank=bank_digest,
         )
         text = json.dumps(dataclasses.asdict(facts), indent=1)
-        atomic.write_text(pending.path / _FACTS, text + "\n")
-        version = pending.publish()
-    remote.send(version)
-    return version
+        atomic.write_text(version / _FACTS, text + "\n")
+
+    return versions.write_version(output, write, "output")
 
 
 def _write_faiss(
@@ -186,17 +186,15 @@ def _write_saved_model(
     path: pathlib.Path, bank: Bank, name: str, options: IndexOptions
 ) -> Probes:
     size, dim = bank.rows.shape
-    partitions = "none"
+    num_partitions = 0
     if options.kind == "partitioned":
-        partitions = str(options.num_partitions or number_for(size))
+        num_partitions = options.num_partitions or number_for(size)
     index = build_index(
         bank,
-        ExportOptions(
-            partitions=partitions,
-            target_recall=options.target_recall,
-            bank_dtype=options.dtype,
-            num_neighbors=options.num_neighbors,
-        ),
+        min(num_partitions, size),
+        options.dtype,
+        options.target_recall,
+        options.num_neighbors,
     )
 
     @tf.function(
@@ -208,8 +206,8 @@ def _write_saved_model(
 
     variables = tf.Module(name="index")
     variables.bank = index
-    serving = Serving({"serving_default": search}, variables)
-    saved_model.save(serving, os.fspath(path), name, (1,))
+    functions = {"serving_default": search}
+    saved_model.save(functions, variables, os.fspath(path), name, (1,))
     if isinstance(index, PartitionedIndex):
         return index.probes
     return Probes(0, options.num_neighbors, 1.0)
