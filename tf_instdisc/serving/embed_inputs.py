@@ -15,8 +15,6 @@ from tf_instdisc.data.tfds_files import SplitFiles
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 
-TABLES = (".parquet", ".csv")
-
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
