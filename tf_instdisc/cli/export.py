@@ -1,13 +1,16 @@
 """instdisc-export: exports a run as the next version of a served model."""
 
 import dataclasses
+import pathlib
 import shlex
 
 from tf_instdisc import remote
 from tf_instdisc.cli.launch import launch
 from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.paths import is_url
 from tf_instdisc.serving.options import TFLITE_TYPES, ExportOptions
+from tf_instdisc.text import shown
 
 _SUMMARY = """
 Exports a finished run as the next version of a model for TF Serving.
@@ -79,8 +82,15 @@ def _export(
     )
     card = version / saved_model.MODEL_CARD
     print(remote.named(f"version: {version}\nmodel card: {card}"))
-    directory = version.parent.resolve()
+    directory: pathlib.PurePath = version.parent.resolve()
     name = directory.name
+    if is_url(written.export_dir):
+        # The working copy belongs to this host, and a server needs a mount.
+        directory = pathlib.PurePosixPath("/models", name)
+        print(
+            f"Copy {shown(written.export_dir)} to {shown(str(directory))} on "
+            "the host of the server, then run there:"
+        )
     mount = f"type=bind,source={directory},target=/models/{name}"
     print(
         _DOCKER.format(
