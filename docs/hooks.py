@@ -85,7 +85,8 @@ def _settings(name: str) -> str:
         type_name = (
             f"tuple of {member.__name__}" if is_tuple else member.__name__
         )
-        default = "" if field.default is None else f"`{text_of(field.default)}`"
+        has_default = field.default not in (None, "")
+        default = f"`{text_of(field.default)}`" if has_default else ""
         choices = ", ".join(f"`{choice}`" for choice in rule.choices)
         text = rule.help + (f" One of {choices}." if choices else "")
         if flag_of(field) != field.name:

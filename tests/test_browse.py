@@ -355,6 +355,10 @@ def test_the_bank_of_an_exported_model_is_read(dtype):
     np.testing.assert_array_equal(found.instance_ids, bank.instance_ids)
     np.testing.assert_array_equal(found.names, names)
     np.testing.assert_array_equal(found.labels, labels)
+    assert found.class_names == ("ant", "bee")
+    # As earlier versions exported it.
+    del model.bank.class_names
+    assert read_bank(model).class_names == ()
     del signatures["neighbors_bytes"]
     with pytest.raises(UsageError, match="with a bank"):
         read_bank(model)

@@ -1,4 +1,4 @@
-"""instdisc-embed: embeds images into a file, or by a pipeline into many."""
+"""instdisc-embed: embeds images into one file, or many by a pipeline."""
 
 import dataclasses
 import functools
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def embed_images(options: EmbedOptions, model: ModelOptions) -> None:
-    """Embeds images into a file, or by a pipeline into many."""
+    """Embeds images into one file, or many by a pipeline."""
     if options.runner is not None:
         _embed_by_pipeline(options, model)
         return

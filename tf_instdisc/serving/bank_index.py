@@ -28,8 +28,7 @@ class BankIndex(tf.Module):
         order: int `[num_rows]`, another order of the rows, for subclasses.
 
     Attributes:
-        num_rows: Number of rows.
-        num_labeled: Number of rows that have a label.
+        num_rows: Number of rows, of which `num_labeled` have a label.
         num_classes: Number of classes; 0 if there are no labels.
 
     Raises:
@@ -192,13 +191,14 @@ def read_bank(model: Any) -> Bank:
     # An index keeps rows without labels at the end.
     order = np.argsort(instance_ids)
     names = np.char.decode(stored.names.numpy().astype(bytes), "utf-8")
-    class_names = getattr(stored, "class_names", None)
+    class_names: tuple[str, ...] = ()
+    if getattr(stored, "class_names", None) is not None:
+        encoded = stored.class_names.numpy()
+        class_names = tuple(name.decode("utf-8") for name in encoded)
     return Bank(
         rows[order],
         instance_ids[order],
         names[order],
         stored.labels.numpy()[order],
-        ()
-        if not isinstance(class_names, tf.Variable)
-        else tuple(name.decode("utf-8") for name in class_names.numpy()),
+        class_names,
     )

@@ -15,10 +15,7 @@ _REFUSED_ATTRIBUTE = "_XlaMustCompile"
 
 
 def check_saved_model(path: str) -> None:
-    """Checks every node of the graph and of all its functions.
-
-    Args:
-        path: Directory of a SavedModel.
+    """Checks every node of a SavedModel's graph and of all its functions.
 
     Raises:
         UsageError: If an op calls Python, is not part of TensorFlow, or must be

@@ -71,7 +71,6 @@ class OpenedIndex:
     """An index that can be searched.
 
     Attributes:
-        facts: What `index.json` says.
         search: Takes float32 `[num_queries, dim]` and the number of
             neighbors, and returns cosines, instance ids and names, each
             `[num_queries, num_neighbors]`.
@@ -125,17 +124,9 @@ def write_index(
     encoder: str = "",
     bank_digest: str = "",
 ) -> pathlib.Path:
-    """Writes the next version of an index.
+    """Writes the next version of an index, and returns its directory.
 
-    Args:
-        bank: The rows.
-        output: Directory of the index. Existing versions are not changed.
-        options: The kind and its options.
-        encoder: As in `Facts`.
-        bank_digest: `bank` of `Facts`.
-
-    Returns:
-        The directory of the version.
+    `encoder` and `bank_digest` are `encoder` and `bank` of `Facts`.
 
     Raises:
         UsageError: If `output` is a file, there are too few rows, or faiss is

@@ -21,11 +21,6 @@ class PartitionedIndex(BankIndex):
         partitions: The partitions of the bank's rows.
         probes: The partitions that are read for each query.
         labeled_probes: The same for a search of the rows with a label.
-
-    Attributes:
-        probes: As given.
-        labeled_probes: As given.
-        num_partitions: Number of partitions.
     """
 
     def __init__(
@@ -63,14 +58,6 @@ class PartitionedIndex(BankIndex):
 
         If the partitions to read have fewer rows than neighbors, the next
         nearest partitions are read as well.
-
-        Args:
-            queries: As in `BankIndex.search`.
-            num_neighbors: As in `BankIndex.search`.
-            labeled: As in `BankIndex.search`.
-
-        Returns:
-            As `BankIndex.search`.
         """
         num_rows, smallest = self.num_rows, self._smallest_first
         sizes, probes = self.sizes, self.probes.number

@@ -125,14 +125,10 @@ def save(
     model_name: str,
     batch_sizes: tuple[int, ...],
 ) -> None:
-    """Saves and checks signatures and their warm-up records.
+    """Saves and checks what `build_serving` returns, and warm-up records.
 
     Args:
-        functions: The signatures by name.
-        variables: Their variables.
         path: The directory to write, which must not be a version's number.
-        model_name: Name of the model on the server.
-        batch_sizes: Batch sizes of the warm-up records.
 
     Raises:
         RuntimeError: If a warm-up record fails.

@@ -32,7 +32,6 @@ def build_serving(
         encoder: A model that maps images `[batch, size, size, 3]` to
             embeddings of unit length.
         index: The bank, or None for the encoder alone.
-        options: The options of the export.
 
     Returns:
         The signatures by name, and a module that holds their variables. Each

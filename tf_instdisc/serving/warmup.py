@@ -23,10 +23,8 @@ def write_records(
 
     Args:
         path: Directory of a SavedModel.
-        model_name: Name of the model on the server.
         functions: `tf.function`s whose input signature is a single tensor of
             images or encoded images.
-        batch_sizes: Sizes of the server's batches.
     """
     file = os.path.join(path, FILE)
     os.makedirs(os.path.dirname(file), exist_ok=True)
@@ -69,9 +67,6 @@ def replay(path: str) -> None:
     """Runs every record in a session, as a server does.
 
     A record that fails would prevent the server from loading the version.
-
-    Args:
-        path: Directory of a SavedModel with warm-up records.
 
     Raises:
         RuntimeError: If a request fails, or if an answer is not finite or does

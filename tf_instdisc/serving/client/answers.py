@@ -50,14 +50,6 @@ def check_answer(
     shapes are checked. Any signature must return one row of finite numbers,
     booleans or text for each input.
 
-    Args:
-        signature_name: The requested signature.
-        columns: The outputs by name.
-        num_inputs: Number of images that were sent.
-
-    Returns:
-        The outputs.
-
     Raises:
         WrongAnswerError: If a check fails.
     """
