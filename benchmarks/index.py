@@ -22,9 +22,8 @@ from tf_instdisc.runs import embedding, opening, sources
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.serving import faiss_index
-from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.partitioned_index import PartitionedIndex, build_index
-from tf_instdisc.serving.partitions import import_faiss
+from tf_instdisc.serving.partitions import import_faiss, number_of_partitions
 
 _K = 10
 _BATCH = 500
@@ -68,12 +67,8 @@ def in_graph(rows: np.ndarray, partitions: str, dtype: str):
         names=np.zeros([len(rows)], "U1"),
         labels=np.full([len(rows)], -1),
     )
-    index = build_index(
-        bank,
-        ExportOptions(
-            partitions=partitions, bank_dtype=dtype, num_neighbors=_K
-        ),
-    )
+    number = number_of_partitions(partitions, len(rows))
+    index = build_index(bank, number, dtype, num_neighbors=_K)
     stored = [index.rows, index.scales]
     reads = "all rows"
     if isinstance(index, PartitionedIndex):

@@ -6,6 +6,7 @@ Markdown file of the repository or the code of a script, `<!-- settings: NAME
 """
 
 import dataclasses
+import pkgutil
 import posixpath
 import re
 from pathlib import Path
@@ -73,7 +74,7 @@ def _file(name: str, folder: str) -> str:
 
 def _settings(name: str) -> str:
     """Returns a table of the fields of a settings class."""
-    kind = getattr(tf_instdisc, name)
+    kind = pkgutil.resolve_name(f"tf_instdisc.{name}")
     lines = [
         "| field | type | default | meaning |",
         "| --- | --- | --- | --- |",
@@ -84,7 +85,8 @@ def _settings(name: str) -> str:
         type_name = (
             f"tuple of {member.__name__}" if is_tuple else member.__name__
         )
-        default = "" if field.default is None else f"`{text_of(field.default)}`"
+        has_default = field.default not in (None, "")
+        default = f"`{text_of(field.default)}`" if has_default else ""
         choices = ", ".join(f"`{choice}`" for choice in rule.choices)
         text = rule.help + (f" One of {choices}." if choices else "")
         if flag_of(field) != field.name:

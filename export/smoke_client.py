@@ -52,7 +52,7 @@ def main() -> int:
         print(f"{url}: {error}")
         return 1
     if not answer["valid"]:
-        print(f"{path} is no image that the model accepts")
+        print(f"{path} is not an image that the model accepts")
         return 1
     for name, values in answer.items():
         print(f"{name}: {json.dumps(values)}")

@@ -74,8 +74,9 @@ def small_run(tmp_path_factory):
 def small_model_dir(small_run, tmp_path_factory):
     """Version 1 of the small run, as model `pictures`."""
     from tf_instdisc.serving import saved_model
+    from tf_instdisc.serving.options import ExportOptions
 
     path = str(tmp_path_factory.mktemp("models") / "pictures")
-    options = saved_model.options_of(small_run, batch_sizes=(1, 4))
+    options = ExportOptions(batch_sizes=(1, 4))
     saved_model.export_run(small_run, path, options)
     return path

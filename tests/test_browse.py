@@ -40,8 +40,7 @@ from tf_instdisc.retrieval.browse.pictures import (
 from tf_instdisc.retrieval.browse.search import NotAnImageError, ServedSearch
 from tf_instdisc.retrieval.browse.ticked import TickedList
 from tf_instdisc.runs.bank import Bank
-from tf_instdisc.serving import exported_bank
-from tf_instdisc.serving.bank_index import BankIndex
+from tf_instdisc.serving.bank_index import BankIndex, read_bank
 
 pytestmark = pytest.mark.slow
 
@@ -355,14 +354,18 @@ def test_the_bank_of_an_exported_model_is_read(dtype):
     model = types.SimpleNamespace(
         bank=BankIndex(bank, dtype), signatures=signatures
     )
-    found = exported_bank.read_bank(model)
+    found = read_bank(model)
     np.testing.assert_allclose(found.rows, rows, atol=0.01)
     np.testing.assert_array_equal(found.instance_ids, bank.instance_ids)
     np.testing.assert_array_equal(found.names, names)
     np.testing.assert_array_equal(found.labels, labels)
+    assert found.class_names == ("ant", "bee")
+    # As earlier versions exported it.
+    del model.bank.class_names
+    assert read_bank(model).class_names == ()
     del signatures["neighbors_bytes"]
     with pytest.raises(UsageError, match="with a bank"):
-        exported_bank.read_bank(model)
+        read_bank(model)
 
 
 def test_a_server_is_asked_with_the_file_of_the_image(tmp_path):

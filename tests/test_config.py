@@ -137,7 +137,7 @@ def test_flags_of_commands_have_the_rates_of_the_optimizer(
         "import sys; from absl import flags;"
         "from tf_instdisc.cli import setting_flags;"
         "from tf_instdisc.config import OptimizerConfig;"
-        "groups = setting_flags.define([OptimizerConfig], {});"
+        "groups = setting_flags.define([OptimizerConfig]);"
         "flags.FLAGS(sys.argv); found = groups[OptimizerConfig].read();"
         "print(found.learning_rate, found.weight_decay)"
     )

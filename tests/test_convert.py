@@ -15,7 +15,8 @@ from tf_instdisc.runs import opening
 from tf_instdisc.runs.convert.checkpoint import convert
 from tf_instdisc.runs.convert.records import CheckpointError
 from tf_instdisc.runs.directory import RunDirectoryError
-from tf_instdisc.serving.saved_model import export_run, options_of
+from tf_instdisc.serving.options import ExportOptions
+from tf_instdisc.serving.saved_model import export_run
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 PARAMS = np.array([4096, 0.07, 2876934.2, 0.5], np.float32)
@@ -314,7 +315,7 @@ def test_a_converted_run_is_exported_and_searched(tmp_path, encoder, capsys):
     content, _ = checkpoint(encoder)
     run = convert(write(tmp_path, content), str(tmp_path / "run"), 64)
     version = export_run(
-        run, str(tmp_path / "model"), options_of(run, batch_sizes=(1,))
+        run, str(tmp_path / "model"), ExportOptions(batch_sizes=(1,))
     )
     model = tf.saved_model.load(str(version))
     served = model.signatures["serving_default"](tf.constant(images_of(1, 64)))

@@ -43,6 +43,8 @@ pytest.importorskip("apache_beam", reason="no '.[beam]' is installed")
 pytestmark = pytest.mark.slow
 embed_beam = importlib.import_module("tf_instdisc.serving.embed_beam")
 embed_inputs = importlib.import_module("tf_instdisc.serving.embed_inputs")
+FileSystems = importlib.import_module("apache_beam.io.filesystems").FileSystems
+BeamIOError = importlib.import_module("apache_beam.io.filesystem").BeamIOError
 
 ROOT = pathlib.Path(__file__).parent.parent
 TWO_WORKERS = (
@@ -557,6 +559,23 @@ def test_a_command_without_its_server_says_so(tmp_path):
     assert result.returncode == 69, result.stderr
     assert "localhost:9" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["_task", "part-", "_manifest"])
+def test_errors_of_a_store_end_the_pipeline(name, tmp_path, monkeypatch):
+    def fail(sources, destinations):
+        if name in destinations[0]:
+            raise BeamIOError("Rename operation failed")
+        rename(sources, destinations)
+
+    rename = FileSystems.rename
+    monkeypatch.setattr(FileSystems, "rename", fail)
+    images = embed_inputs.Folder(str(fill(tmp_path / "images", 2)))
+    task = task_of(images, tmp_path / "out.parquet")
+    with pytest.raises(StorageError, match=r"^`output` cannot be .*failed"):
+        embed_beam.run(task, "DirectRunner")
+    monkeypatch.setattr(FileSystems, "rename", rename)
+    assert embed_beam.run(task, "DirectRunner")["num_rows"] == 2
 
 
 def test_a_url_that_beam_does_not_open_is_refused(tmp_path):

@@ -24,6 +24,7 @@ from tf_instdisc.serving import embed_folder as module
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.embed_folder import embed_folder
 from tf_instdisc.serving.embedder import one_by_one
+from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
 pytestmark = pytest.mark.slow
@@ -126,9 +127,7 @@ def test_run_saved_model_and_server_agree(
 def test_a_model_that_fails_on_bad_images_has_them_listed(
     folder, small_run, tmp_path
 ):
-    options = saved_model.options_of(
-        small_run, bad_bytes="error", batch_sizes=(1, 4)
-    )
+    options = ExportOptions(bad_bytes="error", batch_sizes=(1, 4))
     models = str(tmp_path / "pictures")
     saved_model.export_run(small_run, models, options, with_bank=False)
     signature = tf.saved_model.load(f"{models}/1").signatures["image_bytes"]

@@ -117,7 +117,7 @@ def test_flags_become_the_options_of_protocols():
     code = (
         "import sys; from absl import flags;"
         "from tf_instdisc.cli import evaluate, setting_flags;"
-        "groups = setting_flags.define(evaluate.SETTINGS, {});"
+        "groups = setting_flags.define(evaluate.SETTINGS);"
         "heavy = {'tensorflow', 'keras', 'numpy', 'sklearn'};"
         "assert not heavy & set(sys.modules);"
         "flags.FLAGS(sys.argv);"

@@ -18,6 +18,7 @@ from tests import commands, exported, hostile_files
 from tests.picture_files import compressed_png
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.bank_index import BankIndex
+from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.signatures import build_serving
 
 pytestmark = pytest.mark.slow
@@ -29,8 +30,14 @@ def _serving(run, **options):
     return build_serving(
         tf_instdisc.load_encoder(run.path),
         BankIndex(run.load_bank()),
-        saved_model.options_of(run, max_pixels=MAX_PIXELS, **options),
-    ).functions
+        ExportOptions(
+            crop_fraction=0.875,
+            temperature=0.1,
+            num_votes=20,
+            max_pixels=MAX_PIXELS,
+            **options,
+        ),
+    )[0]
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +184,7 @@ def test_error_mode_fails_the_bad_request_only(small_run, good, tmp_path):
     path = saved_model.export_run(
         small_run,
         str(tmp_path / "m"),
-        saved_model.options_of(
-            small_run, bad_bytes="error", batch_sizes=(1, 4)
-        ),
+        ExportOptions(bad_bytes="error", batch_sizes=(1, 4)),
         with_bank=False,
     )
     with commands.session() as session, session.graph.as_default():

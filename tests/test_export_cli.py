@@ -82,7 +82,6 @@ def test_help_needs_no_tensorflow():
             "must be positive and increasing",
         ),
         (["--export_dir=m", "--run_dir=r", "--bank_dtype=int4"], "int8"),
-        (["--export_dir=m", "--run_dir=r", "--tflite=int8"], "calibration"),
     ],
 )
 def test_mistakes_are_messages_without_tracebacks(flags, words):
@@ -91,3 +90,14 @@ def test_mistakes_are_messages_without_tracebacks(flags, words):
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert not (ROOT / "m").exists()
+
+
+def test_int8_needs_calibration_images(small_run, tmp_path):
+    target = tmp_path / "m"
+    result = _instdisc_export(
+        f"--run_dir={small_run.path}", f"--export_dir={target}", "--tflite=int8"
+    )
+    assert result.returncode == 2
+    assert "calibration_images" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not target.exists()

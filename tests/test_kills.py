@@ -390,15 +390,18 @@ def test_embed(tmp_path, images, monkeypatch, suffix, num_bad):
     )
 
 
-def test_export_versions(tmp_path):
+def test_export_versions(tmp_path, monkeypatch):
     """Each is whole; what a killed one has left is gone after the next."""
+    # Of the killed one, which is this process, and an hour later.
+    monkeypatch.setattr(atomic, "is_alive", lambda process: False)
 
     def export(path):
-        with versions.new_version(str(path / "model")) as pending:
-            (pending.path / "variables").mkdir()
+        def write(version):
+            (version / "variables").mkdir()
             for name in ("saved_model.pb", "variables/data", "card.md"):
-                (pending.path / name).write_text(name)
-            pending.publish()
+                (version / name).write_text(name)
+
+        versions.write_version(str(path / "model"), write)
 
     def outcome(path):
         newest = path / "model" / str(versions.versions(path / "model")[-1])
@@ -411,6 +414,8 @@ def test_export_versions(tmp_path):
     def whole(path):
         for number in versions.versions(path / "model"):
             assert len([*(path / "model" / str(number)).rglob("*")]) == 4
+        for left in (path / "model").glob(".partial-*"):
+            os.utime(left, (0, 0))
 
     def once(path):
         # A kill behind the last operation has published; again is another.

@@ -13,6 +13,7 @@ import tf_instdisc
 from tests import documents, exported
 from tf_instdisc.runs.directory import RunDirectoryError
 from tf_instdisc.serving import tflite
+from tf_instdisc.serving.saved_model import export_run
 
 pytestmark = pytest.mark.slow
 
@@ -150,7 +151,7 @@ def test_tflite_embeds_alike(kind, cosine, small_run, tmp_path):
     encoder = tf_instdisc.load_encoder(small_run.path)
     images = exported.random_images(64, seed=4)
     expected = encoder.predict(images.astype(np.float32), verbose=0)
-    tflite.write(encoder, str(tmp_path), (kind,), images)
+    tflite.write(encoder, tmp_path, kind, images)
     file = tmp_path / "tflite" / f"encoder_{kind}.tflite"
     embed = tf.lite.Interpreter(str(file)).get_signature_runner()
     actual = np.concatenate(
@@ -182,7 +183,6 @@ def test_calibration_images_are_of_all_classes(tmp_path):
 
 
 def test_int8_tflite_asks_for_images(small_run, tmp_path):
-    encoder = tf_instdisc.load_encoder(small_run.path)
     with pytest.raises(ValueError, match="calibration_images"):
-        tflite.write(encoder, str(tmp_path), ("int8",))
+        export_run(small_run, str(tmp_path), tflite_types=("int8",))
     assert list(tmp_path.iterdir()) == []

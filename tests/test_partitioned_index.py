@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tests import commands, exported, finished_run
 from tf_instdisc.runs.bank import Bank, quantize
-from tf_instdisc.serving import exported_bank, partitions, saved_model
-from tf_instdisc.serving.bank_index import BankIndex
+from tf_instdisc.serving import partitions, saved_model
+from tf_instdisc.serving.bank_index import BankIndex, read_bank
 from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.partitioned_index import (
     PartitionedIndex,
@@ -122,7 +122,7 @@ def test_there_are_as_many_neighbors_as_wanted(labeled):
 def test_empty_partitions_are_dropped(size, number, most):
     rows = _grouped(5)[np.arange(size) % 5]
     bank = _bank(rows)
-    index = build_index(bank, ExportOptions(partitions=str(number)))
+    index = build_index(bank, min(number, size))
     assert index.num_partitions <= most
     scores, ids = _search(index, rows[:5], 1)
     np.testing.assert_allclose(scores, 1, atol=1e-6)
@@ -133,10 +133,9 @@ def test_empty_partitions_are_dropped(size, number, most):
 def test_the_recall_reaches_the_target(target):
     rows, queries = _grouped(4000), _grouped(400, seed=1)
     bank = _bank(rows)
-    options = ExportOptions(
-        partitions="64", target_recall=target, num_neighbors=10, num_votes=50
+    index = build_index(
+        bank, 64, target_recall=target, num_neighbors=10, num_votes=50
     )
-    index = build_index(bank, options)
     for number, labeled, probes in (
         (10, False, index.probes),
         (50, True, index.labeled_probes),
@@ -158,7 +157,7 @@ def test_few_rows_are_not_divided_unless_it_is_wanted():
     assert partitions.number_of_partitions("auto", 1_000_000) == 2048
     assert partitions.number_of_partitions("none", 10**9) == 0
     assert partitions.number_of_partitions("7", 4) == 4
-    index = build_index(_bank(_grouped(50)), ExportOptions(partitions="auto"))
+    index = build_index(_bank(_grouped(50)), 0)
     assert type(index) is BankIndex
 
 
@@ -178,8 +177,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.exhaustive
 def test_an_exported_model_searches_its_partitions(run, tmp_path):
-    options = saved_model.options_of(
-        run,
+    options = ExportOptions(
         partitions="6",
         target_recall=0.9,
         bank_dtype="int8",
@@ -204,7 +202,7 @@ def test_an_exported_model_searches_its_partitions(run, tmp_path):
     votes = model.signatures["classify_bytes"](image_bytes=tf.constant(files))
     sums = votes["scores"].numpy().sum(axis=1)
     np.testing.assert_allclose(sums, [1] * 5 + [0], atol=1e-5)
-    read = exported_bank.read_bank(model)
+    read = read_bank(model)
     np.testing.assert_array_equal(read.instance_ids, bank.instance_ids)
     np.testing.assert_array_equal(read.names, bank.names)
     np.testing.assert_allclose(read.rows, bank.rows, atol=0.01)

@@ -19,6 +19,7 @@ import tf_instdisc
 from tests import exported
 from tests.servers import KINDS, Server, need, running
 from tf_instdisc.serving import saved_model
+from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
 
 pytestmark = pytest.mark.slow
@@ -182,7 +183,7 @@ def test_an_answer_of_another_server_is_a_clear_error(content):
 
 
 def test_a_client_s_own_key_without_tls_is_refused():
-    with pytest.raises(ValueError, match="turns TLS on"):
+    with pytest.raises(ValueError, match="enables TLS"):
         GrpcClient("localhost:1", "m", private_key="key.pem")
 
 
@@ -193,9 +194,7 @@ def test_labels_lead_to_their_versions(server_kind, small_run, tmp_path):
     need(server_kind)
     models = tmp_path / "models" / "digits"
     for num_neighbors in (3, 5):
-        options = saved_model.options_of(
-            small_run, batch_sizes=(1,), num_neighbors=num_neighbors
-        )
+        options = ExportOptions(batch_sizes=(1,), num_neighbors=num_neighbors)
         saved_model.export_run(small_run, str(models), options)
     text = (ROOT / "export" / "models.config").read_text()
     text = text.replace("# version_labels", "version_labels")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from tf_instdisc.errors import StorageError
 from tf_instdisc.paths import is_url, local_path
 
-_PREFIX = ".partial-"
+PREFIX = ".partial-"
 _SECONDS_OF_WRITING = 3600  # Between two writes to one file.
 
 
@@ -68,11 +68,11 @@ def replacing(
     if target.exists() and not target.is_file():
         yield target
         return
-    own = f"{_PREFIX}{os.getpid()}-{threading.get_native_id()}-"
+    own = f"{PREFIX}{os.getpid()}-{threading.get_native_id()}-"
     partial = target.with_name(own + target.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _remove_left_over(target)
+        remove_left_over(target)
         partial.unlink(missing_ok=True)
         yield partial
         if target.exists():
@@ -92,12 +92,14 @@ def replacing(
         remote.send(target)
 
 
-def _remove_left_over(target: pathlib.Path) -> None:
-    """Removes the old temporary files of processes that no longer exist.
+def remove_left_over(target: pathlib.Path) -> None:
+    """Removes what processes that no longer exist have left of a path.
 
-    The process of a recent file may belong to another host or container.
+    Their temporary files and directories have the name of the path behind
+    `.partial-PROCESS-ANY-`. The process of one that is less than an hour old
+    may belong to another host or container.
     """
-    pattern = rf"{re.escape(_PREFIX)}(\d+)-\d+-{re.escape(target.name)}"
+    pattern = rf"{re.escape(PREFIX)}(\d+)-\w+-{re.escape(target.name)}"
     # The directory cannot be listed, or another process removes the file;
     # leftovers do no harm.
     with contextlib.suppress(PermissionError, FileNotFoundError):
@@ -106,7 +108,10 @@ def _remove_left_over(target: pathlib.Path) -> None:
             if found and not is_alive(int(found[1])):
                 left = target.with_name(name)
                 if time.time() - left.stat().st_mtime > _SECONDS_OF_WRITING:
-                    left.unlink()
+                    if left.is_dir():
+                        shutil.rmtree(left, ignore_errors=True)
+                    else:
+                        left.unlink()
 
 
 def is_alive(process: int) -> bool:

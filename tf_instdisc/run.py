@@ -172,12 +172,11 @@ class Run:
         Returns:
             The directory of the version.
         """
-        from tf_instdisc.serving import saved_model
+        from tf_instdisc.serving.options import ExportOptions
+        from tf_instdisc.serving.saved_model import export_run
 
-        return saved_model.export_run(
-            self.directory,
-            os.fspath(export_dir),
-            saved_model.options_of(self.directory, **options),
+        return export_run(
+            self.directory, os.fspath(export_dir), ExportOptions(**options)
         )
 
 

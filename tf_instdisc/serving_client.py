@@ -1,14 +1,21 @@
-"""Clients of a served model: gRPC (`GrpcClient`) and REST (`RestClient`).
+"""Clients of a served model: gRPC (`GrpcClient`) and REST (`RestClient`)."""
 
-Users import the contents of `tf_instdisc.serving.client` by this name.
-"""
-
+import importlib
 from typing import Any
 
-from tf_instdisc.serving import client
+_PUBLIC = {
+    "ClientOptions": "serving.client.client",
+    "GrpcClient": "serving.client.over_grpc",
+    "RestClient": "serving.client.over_rest",
+    "ServingError": "errors",
+}
 
-__all__ = client.__all__
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(client, name)
+    """Imports a client when it is first used, as gRPC needs TensorFlow."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"tf_instdisc.{_PUBLIC[name]}")
+    return getattr(module, name)

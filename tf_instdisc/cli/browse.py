@@ -124,8 +124,8 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
 
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import BankSearch
+    from tf_instdisc.serving.bank_index import read_bank
     from tf_instdisc.serving.embedder import one_by_one
-    from tf_instdisc.serving.exported_bank import read_bank
     from tf_instdisc.serving.versions import newest_version
 
     version = newest_version(path)
@@ -144,10 +144,11 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     import numpy as np
 
     from tf_instdisc.cli.embed import open_client
-    from tf_instdisc.data.folder import folder_source
+    from tf_instdisc.data.folder_listing import image_paths
+    from tf_instdisc.data.sources import NO_LABEL
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import ServedSearch
-    from tf_instdisc.runs.images import bank_of
+    from tf_instdisc.runs.bank import Bank
     from tf_instdisc.serving.embedder import good_image
 
     client, title = open_client(model, batch_size=1)
@@ -163,9 +164,19 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
             raise
 
     folder = local_path(folder, "images")
-    source = folder_source(folder, "skip")
-    ids = np.arange(source.num_instances)
-    bank = bank_of(np.empty([len(ids), 0], np.float32), source, ids)
+    names = image_paths(folder)
+    tops = [name.rpartition("/")[0].split("/")[0] for name in names]
+    classes = sorted(set(tops) - {""})
+    label_of = {name: label for label, name in enumerate(classes)}
+    # An image beside the folders of the classes has no label.
+    labels = np.array([label_of.get(top, NO_LABEL) for top in tops])
+    bank = Bank(
+        np.empty([len(names), 0], np.float32),
+        np.arange(len(names)),
+        np.array(names),
+        labels,
+        tuple(classes),
+    )
     return Collection(
         title,
         _in_folder(bank, folder),

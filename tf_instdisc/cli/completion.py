@@ -13,7 +13,7 @@ import dataclasses
 import importlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from tf_instdisc.cli.instdisc import COMMANDS, WITHOUT_PROGRAM
 from tf_instdisc.config.fields import (
@@ -115,12 +115,11 @@ def _found(before: list[str], word: str) -> Iterator[tuple[str, str]]:
     if command not in COMMANDS:
         return
     module = importlib.import_module(f"tf_instdisc.cli.{command}")
-    without = getattr(module, "WITHOUT", {})
     # A flag that several settings share counts once.
     flags = {
         flag_of(field): (kind, field)
         for settings in module.SETTINGS
-        for kind, field in _fields(settings, without.get(settings, ()))
+        for kind, field in _fields(settings)
     }
     flag, has_value, value = word.partition("=")
     prefix = flag + has_value
@@ -149,12 +148,10 @@ def _found(before: list[str], word: str) -> Iterator[tuple[str, str]]:
     yield "--help", "List the flags"
 
 
-def _fields(
-    settings: type, without: Collection[str]
-) -> Iterator[tuple[type, dataclasses.Field]]:
+def _fields(settings: type) -> Iterator[tuple[type, dataclasses.Field]]:
     """Yields the fields that have a flag, and the classes that define them."""
     for field in dataclasses.fields(settings):
         if not is_setting(field):
-            yield from _fields(kind_of(settings, field)[0], ())
-        elif field.name not in without:
+            yield from _fields(kind_of(settings, field)[0])
+        else:
             yield settings, field

@@ -201,29 +201,31 @@ def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
     Raises:
         ServingError: If the server does not answer.
     """
-    from tf_instdisc.serving.client import GrpcClient, RestClient
+    from tf_instdisc.serving.client.over_grpc import GrpcClient
+    from tf_instdisc.serving.client.over_rest import RestClient
 
-    client_of, address = GrpcClient, options.server
-    if options.rest:
-        client_of, address = RestClient, options.rest
-    settings = {
-        "deadline": options.deadline,
-        "batch_size": batch_size,
-        "root_certificates": options.root_certificates
+    kind = RestClient if options.rest else GrpcClient
+    address = options.rest or options.server or ""
+    client_of = functools.partial(
+        kind,
+        address,
+        options.model_name or "",
+        deadline=options.deadline,
+        batch_size=batch_size,
+        root_certificates=options.root_certificates
         and local_path(options.root_certificates, "root_certificates"),
-    }
-    name, label = options.model_name, options.label or None
+    )
+    version, label = None, options.label or None
     if label is None:
         # All images use one version, even if another is published meanwhile.
-        with client_of(address, name, **settings) as client:
+        with client_of() as client:
             states = client.status()
-        settings["version"] = max(
+        version = max(
             (v for v, state in states.items() if state == "AVAILABLE"),
             default=None,
         )
-    client = client_of(address, name, label=label, **settings)
-    version = label or settings["version"]
-    return client, f"{address} {name} {version}"
+    client = client_of(version=version, label=label)
+    return client, f"{address} {options.model_name} {label or version}"
 
 
 def _from_saved_model(saved_model: str) -> tuple["Embedder", str]:
@@ -249,7 +251,8 @@ def _from_saved_model(saved_model: str) -> tuple["Embedder", str]:
 def run_embedder(run_dir: str) -> tuple["Embedder", str]:
     """Returns a run's encoder as a function of files, and its identity.
 
-    With several GPUs, each has a copy, and calls take turns among them.
+    With several GPUs, each has a copy, and successive calls use successive
+    copies.
     """
     from tf_instdisc.runs import opening
 
@@ -259,21 +262,21 @@ def run_embedder(run_dir: str) -> tuple["Embedder", str]:
 
     from tf_instdisc.runs.embedding import gpus
     from tf_instdisc.runs.load import load_encoder
-    from tf_instdisc.serving import saved_model
+    from tf_instdisc.serving.options import ExportOptions
     from tf_instdisc.serving.signatures import build_serving
 
+    crop_fraction = run.read_config().data.crop_fraction
+    options = ExportOptions(crop_fraction=crop_fraction)
     copies = []
     devices: list[str | None] = [*gpus()]
     for device in devices or [None]:
         with tf.device(device):
-            serving = build_serving(
-                load_encoder(run_dir), None, saved_model.options_of(run)
-            )
-        copies.append((device, serving.functions["image_bytes"]))
-    turns = itertools.cycle(copies)
+            functions, _ = build_serving(load_encoder(run_dir), None, options)
+        copies.append((device, functions["image_bytes"]))
+    next_copy = itertools.cycle(copies)
 
     def embed(contents: Sequence[bytes]) -> dict[str, Any]:
-        device, function = next(turns)
+        device, function = next(next_copy)
         with tf.device(device):
             return function(tf.constant(contents))
 

@@ -5,13 +5,15 @@ Example:
 """
 
 import dataclasses
+import pathlib
 import shlex
 
 from tf_instdisc import remote
 from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import is_url
 from tf_instdisc.serving.options import TFLITE_TYPES, ExportOptions
+from tf_instdisc.text import shown
 
 _DOCKER = """
 docker run --rm -p 8500:8500 -p 8501:8501 \\
@@ -31,12 +33,6 @@ class WrittenOptions(Settings):
         is_required=True,
     )
     bank: bool = setting(True, "Include the memory bank, which neighbors need.")
-    num_votes: int | None = setting(
-        None,
-        "Number of neighbors that vote on the class; by default, that of the "
-        "run's kNN.",
-        least=1,
-    )
     tflite: tuple[str, ...] = setting(
         (),
         "Also write the encoder for TFLite; repeatable.",
@@ -49,39 +45,25 @@ class WrittenOptions(Settings):
         is_path=True,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if "int8" in self.tflite and not self.calibration_images:
-            raise UsageError(
-                "`calibration_images` is required with `tflite`=int8. "
-                "Received: none. Give a folder of a few hundred images."
-            )
 
-
-SETTINGS: list[type] = [FinishedRun, WrittenOptions, ExportOptions]
-# These follow the run, or have a flag above.
-WITHOUT: dict[type, tuple[str, ...]] = {
-    ExportOptions: ("crop_fraction", "temperature", "num_votes")
-}
+SETTINGS = [FinishedRun, WrittenOptions, ExportOptions]
 
 
 def main(
-    finished: FinishedRun, written: WrittenOptions, signatures: ExportOptions
+    finished: FinishedRun, written: WrittenOptions, options: ExportOptions
 ) -> None:
     """Writes the version, and prints how to serve it."""
     run = finished.load()
 
     from tf_instdisc.serving import saved_model, tflite
 
-    options = saved_model.options_of(
-        run, signatures, num_votes=written.num_votes
-    )
     calibration_images = None
     if written.calibration_images:
+        data = run.read_config().data
         calibration_images = tflite.calibration_images(
             written.calibration_images,
-            run.read_config().data.image_size,
-            options.crop_fraction,
+            data.image_size,
+            options.crop_fraction or data.crop_fraction,
         )
     version = saved_model.export_run(
         run,
@@ -93,8 +75,15 @@ def main(
     )
     card = version / saved_model.MODEL_CARD
     print(remote.named(f"version: {version}\nmodel card: {card}"))
-    directory = version.parent.resolve()
+    directory: pathlib.PurePath = version.parent.resolve()
     name = directory.name
+    if is_url(written.export_dir):
+        # The working copy belongs to this host, and a server needs a mount.
+        directory = pathlib.PurePosixPath("/models", name)
+        print(
+            f"Copy {shown(written.export_dir)} to {shown(str(directory))} on "
+            "the host of the server, then run there:"
+        )
     mount = f"type=bind,source={directory},target=/models/{name}"
     print(
         _DOCKER.format(

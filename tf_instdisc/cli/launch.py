@@ -38,16 +38,13 @@ def launch(command: Any) -> None:
               status; any other exception shows its traceback, with status 1.
             - `NUM_ARGUMENTS`, optional: Number of arguments besides flags;
               by default, 0.
-            - `WITHOUT`, optional: Fields that get no flag, by class.
             - `UNREAD`, optional: Classes of which `main` receives the
               `FlagGroup`, and reads those that it needs. Each flag is checked
               separately.
             - `NEEDS_TENSORFLOW`, optional: False if the command does not
               start TensorFlow.
     """
-    groups = setting_flags.define(
-        command.SETTINGS, getattr(command, "WITHOUT", {})
-    )
+    groups = setting_flags.define(command.SETTINGS)
     num_arguments = getattr(command, "NUM_ARGUMENTS", 0)
     unread = getattr(command, "UNREAD", ())
     if _HELP & set(sys.argv[1:]):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import flags
@@ -90,9 +90,7 @@ class FlagGroup:
         return f"--{flag}" if quoted else flag
 
 
-def define(
-    kinds: Iterable[type], without: Mapping[type, Collection[str]]
-) -> dict[type, FlagGroup]:
+def define(kinds: Iterable[type]) -> dict[type, FlagGroup]:
     """Defines the flags of settings classes, which may share flags.
 
     A flag that several classes share is defined, and shown, with the first of
@@ -101,23 +99,20 @@ def define(
     Args:
         kinds: Classes whose fields are made by `config.fields.setting`, or
             hold objects of such classes.
-        without: Fields that get no flag, by class.
 
     Raises:
         ValueError: If classes share a flag but not its default.
     """
     groups: dict[type, FlagGroup] = {}
     for kind in kinds:
-        _define_group(groups, kind, without.get(kind, ()))
+        _define_group(groups, kind)
     return groups
 
 
-def _define_group(
-    groups: dict[type, FlagGroup], kind: type, without: Collection[str] = ()
-) -> FlagGroup:
+def _define_group(groups: dict[type, FlagGroup], kind: type) -> FlagGroup:
     if kind in groups:
         return groups[kind]
-    fields = [f for f in dataclasses.fields(kind) if f.name not in without]
+    fields = dataclasses.fields(kind)
     parts = {
         field.name: _define_group(groups, kind_of(kind, field)[0])
         for field in fields

@@ -11,6 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Collection, Mapping
+from numbers import Integral
 from typing import Any
 
 from tf_instdisc.errors import UsageError
@@ -144,9 +145,9 @@ def checked(settings: type, field: dataclasses.Field, value: Any) -> Any:
 
 
 def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind is float and is_whole:
-        value = float(value)
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if kind in (int, float) and is_whole:
+        value = kind(value)  # Of NumPy, or whole.
     _require_type(name, value, (kind,))
     if rule.choices:
         require_choice(name, value, rule.choices)

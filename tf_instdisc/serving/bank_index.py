@@ -1,5 +1,8 @@
 """The memory bank as a search index inside a SavedModel."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -25,8 +28,7 @@ class BankIndex(tf.Module):
         order: int `[num_rows]`, another order of the rows, for subclasses.
 
     Attributes:
-        num_rows: Number of rows.
-        num_labeled: Number of rows that have a label.
+        num_rows: Number of rows, of which `num_labeled` have a label.
         num_classes: Number of classes; 0 if there are no labels.
 
     Raises:
@@ -55,13 +57,8 @@ class BankIndex(tf.Module):
         )
         self.labels = fixed(bank.labels[order].astype(np.int64), "labels")
         # A constant would be part of the graph, which is limited to 2 GB.
-        self.names = fixed(
-            np.char.encode(bank.names[order].astype(str), "utf-8").astype(
-                object
-            ),
-            "names",
-        )
-        self.class_names = bank.class_names
+        self.names = _fixed_text(bank.names[order], "names")
+        self.class_names = _fixed_text(bank.class_names, "class_names")
 
     def search(
         self, queries: tf.Tensor, num_neighbors: int, labeled: bool = False
@@ -160,3 +157,48 @@ def _rows_of(blocks: tf.Tensor) -> tf.Tensor:
 def fixed(values: np.ndarray, name: str) -> tf.Variable:
     """Returns a variable, which is stored outside of the graph."""
     return tf.Variable(values, trainable=False, name=name)
+
+
+def _fixed_text(texts: Sequence[str] | np.ndarray, name: str) -> tf.Variable:
+    encoded = [str(text).encode("utf-8") for text in texts]
+    return tf.Variable(encoded, trainable=False, dtype=tf.string, name=name)
+
+
+def read_bank(model: Any) -> Bank:
+    """Returns the bank that a model was exported with.
+
+    Rows stored as int8 or float16 are returned as float32, and have unit
+    length up to the rounding. Models of earlier versions have no class names.
+
+    Args:
+        model: What `tf.saved_model.load` returns.
+
+    Raises:
+        UsageError: If the model was exported without a bank, or by another
+            program.
+    """
+    if not {"image_bytes", "neighbors_bytes"} <= set(model.signatures):
+        raise UsageError(
+            "`saved_model` must be exported by instdisc-export with a bank. "
+            f"Received: a model with the signatures "
+            f"{', '.join(model.signatures) or 'none'}"
+        )
+    stored = model.bank
+    rows = stored.rows.numpy().astype(np.float32)
+    if getattr(stored, "scales", None) is not None:
+        rows *= stored.scales.numpy()[:, None]
+    instance_ids = stored.instance_ids.numpy()
+    # An index keeps rows without labels at the end.
+    order = np.argsort(instance_ids)
+    names = np.char.decode(stored.names.numpy().astype(bytes), "utf-8")
+    class_names: tuple[str, ...] = ()
+    if getattr(stored, "class_names", None) is not None:
+        encoded = stored.class_names.numpy()
+        class_names = tuple(name.decode("utf-8") for name in encoded)
+    return Bank(
+        rows[order],
+        instance_ids[order],
+        names[order],
+        stored.labels.numpy()[order],
+        class_names,
+    )

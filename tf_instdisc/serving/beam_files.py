@@ -1,17 +1,40 @@
 """Files at paths or URLs that Beam opens, each written completely or not."""
 
 import contextlib
+import json
 import uuid
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import StorageError, UsageError
 
 PARTIAL = "_partial-"
-"""How the names of files begin that are being written."""
+"""The prefix of files that are being written."""
+
+# Where the errors of file systems, or of the libraries below them, come from.
+_STORES = ("apache_beam.io.", "azure.", "botocore.", "google.")
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[None]:
+    """Reports errors of Beam's file systems, which have no `errno`.
+
+    Raises:
+        StorageError: If the block raises one.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(_STORES):
+            raise
+        raise StorageError(
+            f"`output` cannot be read or written: {error}. Check the network "
+            "and the permissions, then run the same command again; files that "
+            "are complete are kept."
+        ) from error
 
 
 def require_known(path: str) -> None:
@@ -42,6 +65,18 @@ def open_read(path: str) -> IO[bytes]:
     return FileSystems.open(
         path, compression_type=CompressionTypes.UNCOMPRESSED
     )
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Reads a JSON file."""
+    with open_read(path) as file:
+        return json.loads(file.read())
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file in UTF-8, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ class BatchSize:
         self._lock = threading.Lock()
 
     def record(self, number: int, seconds: float) -> None:
-        """Takes account of a call with `number` images.
+        """Records a call with `number` images.
 
         Calls with another number than `value` are ignored.
         """
@@ -70,12 +70,8 @@ class BatchSize:
 
 
 class BatchedEmbedder:
-    """Embeds any number of image files.
-
-    Args:
-        embedder: As in `embed_contents`.
-        batch_size: As in `BatchSize`.
-    """
+    """Embeds any number of image files; the arguments are those of
+    `embed_contents` and `BatchSize`."""
 
     def __init__(self, embedder: Embedder, batch_size: int | None = None):
         self._embedder = embedder

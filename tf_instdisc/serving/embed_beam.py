@@ -89,6 +89,7 @@ class Task:
         return FileSystems.join(self.output, name)
 
 
+@beam_files.reporting()
 def run(task: Task, runner: str, flags: Sequence[str] = ()) -> dict[str, Any]:
     """Embeds all images; the same call continues after an interruption.
 
@@ -106,7 +107,8 @@ def run(task: Task, runner: str, flags: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ValueError: If the output holds anything else or is a URL of an
             unknown kind, or there is no image.
-        StorageError: If images cannot be read for now.
+        StorageError: If images cannot be read for now, or the output cannot be
+            read or written.
     """
     options = PipelineOptions([f"--runner={runner}", _WITHOUT_PRISM, *flags])
     FileSystems.set_options(options)
@@ -128,8 +130,7 @@ def run(task: Task, runner: str, flags: Sequence[str] = ()) -> dict[str, Any]:
             for name, message in _OUR_ERROR.findall(str(error))[-1:]:
                 raise getattr(errors, name)(message) from error
             raise
-    with beam_files.open_read(task.path(MANIFEST)) as file:
-        return json.loads(file.read())
+    return beam_files.read_json(task.path(MANIFEST))
 
 
 def _begin(task: Task) -> Task:
@@ -164,8 +165,7 @@ def _begin(task: Task) -> Task:
             "images_per_file": task.images_per_file,
         }
         if begun:
-            with beam_files.open_read(task.path(_TASK)) as file:
-                earlier = json.loads(file.read())
+            earlier = beam_files.read_json(task.path(_TASK))
             changed = [key for key in facts if facts[key] != earlier.get(key)]
             if changed:
                 raise UsageError(
@@ -176,8 +176,7 @@ def _begin(task: Task) -> Task:
                 )
     text = json.dumps(facts, indent=1)
     if not begun:
-        with beam_files.replacing(task.path(_TASK)) as file:
-            file.write(text.encode())
+        beam_files.write_text(task.path(_TASK), text)
     identity = hashlib.sha256(text.encode()).hexdigest()
     return dataclasses.replace(task, num_images=size, identity=identity)
 
@@ -205,6 +204,10 @@ class _EmbedFile(beam.DoFn):
         self._shared = shared.Shared()
 
     def process(self, number: int) -> Iterator[dict[str, Any]]:
+        yield self._entry(number)
+
+    @beam_files.reporting()
+    def _entry(self, number: int) -> dict[str, Any]:
         task = self._task
         name = f"part-{number:05d}-of-{task.num_files:05d}.parquet"
         facts = _facts_of(task.path(name))
@@ -214,11 +217,11 @@ class _EmbedFile(beam.DoFn):
             )
             facts = _write_file(task, number, task.path(name), embedder)
         del facts["identity"]
-        yield {"name": name, **facts}
+        return {"name": name, **facts}
 
 
 def _facts_of(path: str) -> dict[str, Any] | None:
-    """Returns what a file of the output says of itself, if it is whole."""
+    """Returns what a complete file of the output says in its metadata."""
     if not FileSystems.exists(path):
         return None
     try:
@@ -278,22 +281,20 @@ def _inputs(
 
 def _write_failed(path: str, failed: str) -> None:
     if failed:
-        with beam_files.replacing(path) as file:
-            file.write(f"id\tname\treason\n{failed}".encode())
+        beam_files.write_text(path, f"id\tname\treason\n{failed}")
     elif FileSystems.exists(path):
         FileSystems.delete([path])
 
 
+@beam_files.reporting()
 def _finish(task: Task, files: list[dict[str, Any]]) -> None:
     """Writes the manifest, and removes what killed workers left behind."""
     files = sorted(files, key=lambda facts: facts["name"])
     leftovers = beam_files.matching(task.path(f"{beam_files.PARTIAL}*"))
     if leftovers:
         FileSystems.delete(leftovers)
-    with beam_files.open_read(task.path(_TASK)) as file:
-        facts = json.loads(file.read())
+    facts = beam_files.read_json(task.path(_TASK))
     for key in ("num_rows", "num_failed"):
         facts[key] = sum(file[key] for file in files)
     text = json.dumps({**facts, "files": files}, indent=1)
-    with beam_files.replacing(task.path(MANIFEST)) as file:
-        file.write(text.encode())
+    beam_files.write_text(task.path(MANIFEST), text)

@@ -3,10 +3,9 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,6 @@ from tf_instdisc.runs import lock
 from tf_instdisc.serving.embedder import Embedder, embed_contents
 from tf_instdisc.serving.embedding_file import table_of
 from tf_instdisc.text import shown
-
-FORMATS = (".npz", ".parquet")
 
 # Number of images in a part, which is the most that an interruption loses.
 _PART = 512
@@ -78,24 +75,17 @@ def embed_folder(
 
     Raises:
         FileNotFoundError: If the folder is missing or contains no images.
-        ValueError: If the output exists or has another format, a path is a
-            URL with an unknown scheme, no image can be read, the parts belong
-            to another model or other images, or the embedder does not return
-            a row of finite numbers for each image. A wrong answer is not kept.
+        ValueError: If the output exists, a path is a URL with an unknown
+            scheme, no image can be read, the parts belong to another model or
+            other images, or the embedder does not return a row of finite
+            numbers for each image. A wrong answer is not kept.
         LockedError: If another process of this host is writing to the output.
         StorageError: If the parts cannot be written, a URL cannot be read or
             written, or an image cannot be read because of its disk or network.
     """
     folder = local_path(folder, "folder")
     output = local_path(output, "output", "output")
-    target = pathlib.Path(output)
-    if target.suffix not in FORMATS:
-        raise UsageError(
-            f"`output` must end in {' or '.join(FORMATS)}. "
-            f"Received: output={output!r}"
-        )
-    parts = pathlib.Path(f"{output}.parts")
-    write_part = functools.partial(_write_part, folder, embedder, batch_size)
+    target, parts = pathlib.Path(output), pathlib.Path(f"{output}.parts")
     names = image_paths(folder)
     try:
         with lock.holding(parts, is_run=False):
@@ -103,9 +93,20 @@ def embed_folder(
                 raise UsageError(
                     f"`output` must not exist. Received: output={output}"
                 )
-            return _embed_in_parts(
-                folder, names, target, source, write_part, num_workers
-            )
+            _open_parts(parts, {"source": source, "names": names})
+            with (
+                progress.tracking("embedding images", len(names)) as advance,
+                concurrent.futures.ThreadPoolExecutor(num_workers) as pool,
+            ):
+                for start in range(0, len(names), _PART):
+                    file = parts / f"{start:09d}.npz"
+                    part = names[start : start + _PART]
+                    if not _is_whole(file):
+                        _write_part(
+                            folder, embedder, batch_size, file, part, pool
+                        )
+                    advance(len(part))
+            return _finish(folder, names, target, parts, source)
     finally:
         # The directory remains if an earlier process created it. If another
         # process uses it now, it is not empty and stays.
@@ -113,31 +114,15 @@ def embed_folder(
             parts.rmdir()
 
 
-def _embed_in_parts(
+def _finish(
     folder: str,
     names: Sequence[str],
     target: pathlib.Path,
+    parts: pathlib.Path,
     source: str,
-    write_part: Callable[..., None],
-    num_workers: int,
 ) -> Outcome:
-    output, parts = str(target), pathlib.Path(f"{target}.parts")
-    _open_parts(parts, {"source": source, "names": names})
-    if target.exists():
-        _finish(output, parts)
-        return _outcome_of(names, target)
-
-    with (
-        progress.tracking("embedding images", len(names)) as advance,
-        concurrent.futures.ThreadPoolExecutor(num_workers) as pool,
-    ):
-        for start in range(0, len(names), _PART):
-            file = parts / f"{start:09d}.npz"
-            part = names[start : start + _PART]
-            if not _is_whole(file):
-                write_part(file, part, pool)
-            advance(len(part))
-
+    """Joins the parts to the output, uploads it if it is remote, and removes
+    the parts."""
     valid, embeddings = _join(parts)
     if not valid.any():
         _remove(parts)
@@ -148,37 +133,20 @@ def _embed_in_parts(
         name for name, is_valid in zip(names, valid, strict=True) if is_valid
     ]
     failed = sorted(set(names) - set(kept))
+    list_of_failed = pathlib.Path(f"{target}.failed.txt")
     if failed:
         listing = "".join(f"{shown(name)}\n" for name in failed)
-        atomic.write_text(f"{output}.failed.txt", listing)
+        atomic.write_text(list_of_failed, listing)
     else:
-        pathlib.Path(f"{output}.failed.txt").unlink(missing_ok=True)
+        list_of_failed.unlink(missing_ok=True)
     # This file is written last; then only the parts remain to be removed.
     _write_output(
         target, np.flatnonzero(valid), kept, embeddings[valid], source
     )
-    _finish(output, parts)
-    return Outcome(len(kept), tuple(failed))
-
-
-def _outcome_of(names: Sequence[str], target: pathlib.Path) -> Outcome:
-    """Returns the outcome of an earlier call."""
-    if target.suffix == ".npz":
-        with np.load(target) as file:
-            kept = file["names"].tolist()
-    else:
-        from pyarrow import parquet
-
-        table = parquet.read_table(target, columns=["name"])
-        kept = table["name"].to_pylist()
-    return Outcome(len(kept), tuple(sorted(set(names) - set(kept))))
-
-
-def _finish(output: str, parts: pathlib.Path) -> None:
-    """Uploads the output, if it is at a URL, and removes the parts."""
-    remote.send(f"{output}.failed.txt")
-    remote.send(output)
+    remote.send(list_of_failed)
+    remote.send(target)
     _remove(parts)
+    return Outcome(len(kept), tuple(failed))
 
 
 def _remove(parts: pathlib.Path) -> None:

@@ -14,8 +14,6 @@ from tf_instdisc.data.record_files import RecordFiles, SplitFiles
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 
-TABLES = (".parquet", ".csv")
-
 
 @dataclasses.dataclass(frozen=True)
 class Folder:

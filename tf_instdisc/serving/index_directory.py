@@ -15,13 +15,13 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc import atomic, remote
+from tf_instdisc import atomic
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import faiss_index, saved_model, versions
 from tf_instdisc.serving.embedding_file import read_columns
-from tf_instdisc.serving.options import ExportOptions, IndexOptions
+from tf_instdisc.serving.options import IndexOptions
 from tf_instdisc.serving.partitioned_index import (
     PartitionedIndex,
     build_index,
@@ -31,7 +31,7 @@ from tf_instdisc.serving.partitions import (
     import_faiss,
     number_for,
 )
-from tf_instdisc.serving.signatures import Serving, neighbors_of
+from tf_instdisc.serving.signatures import neighbors_of
 
 _FACTS = "index.json"
 _FAISS = "index.faiss"
@@ -71,7 +71,6 @@ class OpenedIndex:
     """An index that can be searched.
 
     Attributes:
-        facts: What `index.json` says.
         search: Takes float32 `[num_queries, dim]` and the number of
             neighbors, and returns cosines, instance ids and names, each
             `[num_queries, num_neighbors]`.
@@ -125,17 +124,9 @@ def write_index(
     encoder: str = "",
     bank_digest: str = "",
 ) -> pathlib.Path:
-    """Writes the next version of an index.
+    """Writes the next version of an index, and returns its directory.
 
-    Args:
-        bank: The rows.
-        output: Directory of the index. Existing versions are not changed.
-        options: The kind and its options.
-        encoder: As in `Facts`.
-        bank_digest: `bank` of `Facts`.
-
-    Returns:
-        The directory of the version.
+    `encoder` and `bank_digest` are `encoder` and `bank` of `Facts`.
 
     Raises:
         UsageError: If `output` is a file, there are too few rows, or faiss is
@@ -147,12 +138,13 @@ def write_index(
             "An index needs at least one row. Received: a bank without rows."
         )
     rows = np.ascontiguousarray(bank.rows, np.float32)
-    with versions.new_version(output, "output") as pending:
+    name = os.path.basename(os.path.abspath(output))
+
+    def write(version: pathlib.Path) -> None:
         if options.kind in faiss_index.KINDS:
-            probes = _write_faiss(pending.path, bank, rows, options)
+            probes = _write_faiss(version, bank, rows, options)
         else:
-            name = os.path.basename(os.path.abspath(output))
-            probes = _write_saved_model(pending.path, bank, name, options)
+            probes = _write_saved_model(version, bank, name, options)
         facts = Facts(
             kind=options.kind,
             num_rows=rows.shape[0],
@@ -164,10 +156,9 @@ def write_index(
             bank=bank_digest,
         )
         text = json.dumps(dataclasses.asdict(facts), indent=1)
-        atomic.write_text(pending.path / _FACTS, text + "\n")
-        version = pending.publish()
-    remote.send(version)
-    return version
+        atomic.write_text(version / _FACTS, text + "\n")
+
+    return versions.write_version(output, write, "output")
 
 
 def _write_faiss(
@@ -186,17 +177,15 @@ def _write_saved_model(
     path: pathlib.Path, bank: Bank, name: str, options: IndexOptions
 ) -> Probes:
     size, dim = bank.rows.shape
-    partitions = "none"
+    num_partitions = 0
     if options.kind == "partitioned":
-        partitions = str(options.num_partitions or number_for(size))
+        num_partitions = options.num_partitions or number_for(size)
     index = build_index(
         bank,
-        ExportOptions(
-            partitions=partitions,
-            target_recall=options.target_recall,
-            bank_dtype=options.dtype,
-            num_neighbors=options.num_neighbors,
-        ),
+        min(num_partitions, size),
+        options.dtype,
+        options.target_recall,
+        options.num_neighbors,
     )
 
     @tf.function(
@@ -208,8 +197,8 @@ def _write_saved_model(
 
     variables = tf.Module(name="index")
     variables.bank = index
-    serving = Serving({"serving_default": search}, variables)
-    saved_model.save(serving, os.fspath(path), name, (1,))
+    functions = {"serving_default": search}
+    saved_model.save(functions, variables, os.fspath(path), name, (1,))
     if isinstance(index, PartitionedIndex):
         return index.probes
     return Probes(0, options.num_neighbors, 1.0)

@@ -44,12 +44,6 @@ def model_card(
     """Returns the model card in Markdown.
 
     Args:
-        model_name: Name of the model on the server.
-        encoder: The encoder.
-        index: The bank, or None.
-        options: The options of the export.
-        functions: The signatures.
-        config: The settings of the run.
         metrics: The last value of each metric.
     """
     images = config.data

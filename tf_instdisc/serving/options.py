@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from tf_instdisc.config import DataConfig, MethodConfig, TrainingConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
 
@@ -32,9 +31,11 @@ class ExportOptions(Settings):
         UsageError: If a field is out of its range.
     """
 
+    # Until `export_run` takes the run's, the default of three is None.
     crop_fraction: float = setting(
-        DataConfig.crop_fraction,
-        "Center crop as a fraction of the resized shorter side; the run's.",
+        None,
+        "Center crop as a fraction of the resized shorter side; by default, "
+        "the run's.",
         least=0.01,
         most=1,
     )
@@ -62,13 +63,14 @@ class ExportOptions(Settings):
     target_recall: float = _target_recall()
     num_neighbors: int = setting(10, "Number of neighbors to return.", least=1)
     num_votes: int = setting(
-        TrainingConfig.num_neighbors,
-        "Number of neighbors that vote; the run's.",
+        None,
+        "Number of neighbors that vote on the class; by default, that of the "
+        "run's kNN.",
         least=1,
     )
     temperature: float = setting(
-        MethodConfig.temperature,
-        "Temperature of the votes' weights; the run's.",
+        None,
+        "Temperature of the votes' weights; by default, the run's.",
         least=1e-6,
     )
     bad_bytes: str = setting(

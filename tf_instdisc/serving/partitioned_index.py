@@ -6,7 +6,6 @@ import tensorflow as tf
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import partitions as parts
 from tf_instdisc.serving.bank_index import BankIndex, fixed
-from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.partitions import Partitions, Probes
 
 
@@ -22,11 +21,6 @@ class PartitionedIndex(BankIndex):
         partitions: The partitions of the bank's rows.
         probes: The partitions that are read for each query.
         labeled_probes: The same for a search of the rows with a label.
-
-    Attributes:
-        probes: As given.
-        labeled_probes: As given.
-        num_partitions: Number of partitions.
     """
 
     def __init__(
@@ -64,14 +58,6 @@ class PartitionedIndex(BankIndex):
 
         If the partitions to read have fewer rows than neighbors, the next
         nearest partitions are read as well.
-
-        Args:
-            queries: As in `BankIndex.search`.
-            num_neighbors: As in `BankIndex.search`.
-            labeled: As in `BankIndex.search`.
-
-        Returns:
-            As `BankIndex.search`.
         """
         num_rows, smallest = self.num_rows, self._smallest_first
         sizes, probes = self.sizes, self.probes.number
@@ -114,35 +100,42 @@ class PartitionedIndex(BankIndex):
         )
 
 
-def build_index(bank: Bank, options: ExportOptions) -> BankIndex:
+def build_index(
+    bank: Bank,
+    num_partitions: int,
+    dtype: str = "float32",
+    target_recall: float = 0.95,
+    num_neighbors: int = 10,
+    num_votes: int = 1,
+) -> BankIndex:
     """Builds the index of a bank.
 
     Args:
         bank: The bank of a run.
-        options: `partitions`, `target_recall`, `bank_dtype`, `num_neighbors`
-            and `num_votes` are used.
+        num_partitions: At most the number of rows; 0 for exhaustive search.
+        dtype: As in `BankIndex`.
+        target_recall: The least recall of searches, in (0, 1).
+        num_neighbors: The number of neighbors whose recall is measured.
+        num_votes: The same for a search of the rows with a label.
 
     Raises:
         UsageError: If partitions are wanted and faiss is not installed.
     """
-    number = parts.number_of_partitions(options.partitions, len(bank.rows))
-    if not number:
-        return BankIndex(bank, options.bank_dtype)
+    if not num_partitions:
+        return BankIndex(bank, dtype)
     rows = np.ascontiguousarray(bank.rows, np.float32)
-    partitions = parts.cluster(rows, number)
+    partitions = parts.cluster(rows, num_partitions)
     is_labeled = bank.labels >= 0
     probes, labeled_probes = (
         parts.probes_for_recall(
             Partitions(partitions.centroids, partitions.assignment[chosen]),
             rows[chosen],
-            num_neighbors,
-            options.target_recall,
+            number,
+            target_recall,
         )
-        for chosen, num_neighbors in (
-            (slice(None), options.num_neighbors),
-            (is_labeled, options.num_votes),
+        for chosen, number in (
+            (slice(None), num_neighbors),
+            (is_labeled, num_votes),
         )
     )
-    return PartitionedIndex(
-        bank, options.bank_dtype, partitions, probes, labeled_probes
-    )
+    return PartitionedIndex(bank, dtype, partitions, probes, labeled_probes)

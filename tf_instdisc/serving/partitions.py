@@ -30,10 +30,11 @@ class Partitions:
 
 @dataclasses.dataclass(frozen=True)
 class Probes:
-    """How many partitions a search reads for each query.
+    """How much of an index a search reads for each query.
 
     Attributes:
-        number: Partitions to read, those with the nearest centroids.
+        number: Partitions, those with the nearest centroids, or candidates in
+            the graph of an index of faiss.
         num_neighbors: The number of neighbors that was measured.
         recall: Fraction of the neighbors of exhaustive search that are found.
     """
@@ -48,7 +49,6 @@ def number_of_partitions(partitions: str, num_rows: int) -> int:
 
     Args:
         partitions: `"none"`, `"auto"` or a number.
-        num_rows: Number of rows of the bank.
 
     Returns:
         At most `num_rows`; 0 for exhaustive search.
@@ -68,11 +68,7 @@ def number_for(num_rows: int) -> int:
 
 
 def import_faiss() -> Any:
-    """Imports faiss.
-
-    Raises:
-        UsageError: If it is not installed.
-    """
+    """Imports faiss, or raises UsageError if it is not installed."""
     require_extra("index", "faiss")
     import faiss
 

@@ -1,13 +1,11 @@
 """The signatures of a served model, which take images or bytes."""
 
-import dataclasses
 import functools
 from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
-from tf_instdisc.errors import UsageError
 from tf_instdisc.serving import image_bytes
 from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.options import ExportOptions
@@ -20,23 +18,9 @@ graph_function = functools.partial(tf.function, autograph=False)
 _BATCH_TIMEOUT_MICROS = 2000
 
 
-@dataclasses.dataclass(frozen=True)
-class Serving:
-    """The signatures and the variables that they read.
-
-    Attributes:
-        functions: The signatures by name. Each takes one tensor and returns a
-            dictionary of tensors. The first dimension of all is the batch.
-        variables: Holds the variables for saving, but no Keras objects.
-    """
-
-    functions: dict[str, Function]
-    variables: tf.Module
-
-
 def build_serving(
     encoder: keras.Model, index: BankIndex | None, options: ExportOptions
-) -> Serving:
+) -> tuple[dict[str, Function], tf.Module]:
     """Builds the signatures of an encoder and its bank.
 
     If a SavedModel tracks a Keras 3 model, session loaders such as TF
@@ -48,42 +32,22 @@ def build_serving(
         encoder: A model that maps images `[batch, size, size, 3]` to
             embeddings of unit length.
         index: The bank, or None for the encoder alone.
-        options: The options of the export.
 
     Returns:
-        The signatures and their variables.
-
-    Raises:
-        ValueError: If the input or output of the encoder has another shape.
+        The signatures by name, and a module that holds their variables. Each
+        signature takes one tensor and returns a dictionary of tensors, whose
+        first dimension is the batch.
     """
     variables = tf.Module(name="instdisc")
     variables.encoder = [variable.value for variable in encoder.variables]
     variables.bank = index
-    functions = _functions(encoder, index, options, _image_size(encoder))
-    return Serving(functions, variables)
-
-
-def _image_size(encoder: keras.Model) -> int:
-    shape = encoder.input_shape
-    if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or not shape[1]:
-        raise UsageError(
-            "The encoder must take square RGB images of one size. "
-            f"Received: encoder.input_shape={shape}"
-        )
-    if len(encoder.output_shape) != 2:
-        raise UsageError(
-            "The encoder must give [batch, embedding_dim]. "
-            f"Received: encoder.output_shape={encoder.output_shape}"
-        )
-    return shape[1]
+    return _functions(encoder, index, options), variables
 
 
 def _functions(
-    encoder: keras.Model,
-    index: BankIndex | None,
-    options: ExportOptions,
-    image_size: int,
+    encoder: keras.Model, index: BankIndex | None, options: ExportOptions
 ) -> dict[str, Function]:
+    image_size = encoder.input_shape[1]
     image_spec = tf.TensorSpec(
         [None, image_size, image_size, 3], options.image_dtype, "images"
     )
@@ -188,9 +152,8 @@ def _classify(
 ) -> dict[str, tf.Tensor]:
     scores, positions = index.search(embedding, options.num_votes, labeled=True)
     shares = index.vote(scores, positions, options.temperature)
-    classes = tf.constant([index.class_names])
     return {
-        "classes": tf.repeat(classes, tf.size(valid), axis=0),
+        "classes": tf.repeat(index.class_names[None], tf.size(valid), axis=0),
         "scores": tf.where(valid[:, None], shares, 0.0),
         "valid": valid,
     }

@@ -60,51 +60,21 @@ def calibration_images(
 
 def write(
     encoder: keras.Model,
-    path: str,
-    types: tuple[str, ...],
+    path: pathlib.Path,
+    kind: str,
     calibration_images: np.ndarray | None = None,
 ) -> None:
-    """Writes `tflite/encoder_TYPE.tflite` below a directory.
+    """Writes `tflite/encoder_KIND.tflite` below a directory.
+
+    It takes float32 images in batches of one.
 
     Args:
         encoder: A model that maps images `[batch, size, size, 3]` to
             embeddings.
         path: The directory.
-        types: Any of `"float32"` and `"int8"`.
+        kind: `"float32"`, or `"int8"` for weights and activations.
         calibration_images: uint8 or float `[num_images, size, size, 3]` in
             [0, 255]; required for int8.
-
-    Raises:
-        ValueError: If int8 has no calibration images.
-    """
-    if "int8" in types and (
-        calibration_images is None or not len(calibration_images)
-    ):
-        raise UsageError(
-            "TFLite in int8 needs `calibration_images`, a few hundred like "
-            "those in use. Received: none"
-        )
-    for kind in types:
-        file = pathlib.Path(path, "tflite", f"encoder_{kind}.tflite")
-        os.makedirs(file.parent, exist_ok=True)
-        atomic.write_bytes(file, convert(encoder, kind, calibration_images))
-
-
-def convert(
-    encoder: keras.Model,
-    kind: str,
-    calibration_images: np.ndarray | None = None,
-) -> bytes:
-    """Converts an encoder to TFLite with float32 inputs and batch size 1.
-
-    Args:
-        encoder: A model that maps images `[batch, size, size, 3]` to
-            embeddings.
-        kind: `"float32"`, or `"int8"` for weights and activations.
-        calibration_images: As in `write`; required for int8.
-
-    Returns:
-        The TFLite file.
     """
     size = encoder.input_shape[1]
 
@@ -128,4 +98,6 @@ def convert(
         converter.representative_dataset = lambda: (
             [image[None].astype(np.float32)] for image in images
         )
-    return converter.convert()
+    file = path / "tflite" / f"encoder_{kind}.tflite"
+    file.parent.mkdir(exist_ok=True)
+    atomic.write_bytes(file, converter.convert())

@@ -1,18 +1,14 @@
 """Numbered versions of a model, which are published atomically."""
 
-import contextlib
-import fcntl
 import os
 import pathlib
 import shutil
-import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable
 
-from tf_instdisc import atomic
+from tf_instdisc import atomic, remote
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
-
-_PARTIAL = ".partial-"
 
 
 def versions(export_dir: str) -> list[int]:
@@ -40,21 +36,23 @@ def newest_version(saved_model: str) -> pathlib.Path:
     return path
 
 
-@contextlib.contextmanager
-def new_version(
-    export_dir: str, argument: str = "export_dir"
-) -> Iterator["PendingVersion"]:
-    """Yields a hidden directory to fill, and removes it unless published.
+def write_version(
+    export_dir: str,
+    write: Callable[[pathlib.Path], None],
+    argument: str = "export_dir",
+) -> pathlib.Path:
+    """Writes the next version of a model, and uploads it if it is remote.
 
     A server polls for numbered directories every second and treats each as a
     version, so an incomplete version must never have a number.
 
     Args:
         export_dir: Directory of the model; it is created if it is missing.
-        argument: Its name in an error message.
+        write: Called with a hidden directory in it, to fill.
+        argument: The name of `export_dir` in an error message.
 
-    Yields:
-        The version to fill, on the same file system as the other versions.
+    Returns:
+        The directory of the version.
 
     Raises:
         ValueError: If `export_dir` is a file.
@@ -65,79 +63,30 @@ def new_version(
             f"Received: {argument}={export_dir!r}, a file"
         )
     os.makedirs(export_dir, exist_ok=True)
-    partial, descriptor = _make_partial(export_dir)
-    # mkdtemp grants access only to its owner, but the server is another user.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(partial, 0o777 & ~umask)
+    hidden = pathlib.Path(export_dir, "version")
+    atomic.remove_left_over(hidden)
+    own = f"{atomic.PREFIX}{os.getpid()}-{uuid.uuid4().hex}-"
+    hidden = hidden.with_name(own + hidden.name)
+    hidden.mkdir()
     try:
-        yield PendingVersion(pathlib.Path(partial), pathlib.Path(export_dir))
+        write(hidden)
+        version = _publish(hidden)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(descriptor)
+        shutil.rmtree(hidden, ignore_errors=True)
+    remote.send(version)
+    return version
 
 
-def _make_partial(export_dir: str) -> tuple[str, int]:
-    """Creates a locked hidden directory; removes those of killed processes."""
-    parent = os.open(export_dir, os.O_RDONLY)
-    try:
-        # Without locks, as on some network file systems, leftovers are kept.
-        can_lock = _flock(parent, fcntl.LOCK_EX)
-        for left in pathlib.Path(export_dir).glob(f"{_PARTIAL}*"):
-            if can_lock and _is_left_over(left):
-                shutil.rmtree(left, ignore_errors=True)
-        partial = tempfile.mkdtemp(prefix=_PARTIAL, dir=export_dir)
-        descriptor = os.open(partial, os.O_RDONLY)
-        _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        os.close(parent)
-    return partial, descriptor
-
-
-def _is_left_over(partial: pathlib.Path) -> bool:
-    try:
-        descriptor = os.open(partial, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        os.close(descriptor)
-
-
-def _flock(descriptor: int, operation: int) -> bool:
-    try:
-        fcntl.flock(descriptor, operation)
-    except OSError:
-        return False
-    return True
-
-
-class PendingVersion:
-    """A version that is being written.
-
-    Attributes:
-        path: The hidden directory.
-    """
-
-    def __init__(self, path: pathlib.Path, export_dir: pathlib.Path):
-        self.path = path
-        self._export_dir = export_dir
-
-    def publish(self) -> pathlib.Path:
-        """Renames the directory to the next free number after syncing it.
-
-        Returns:
-            The directory of the version.
-        """
-        while True:
-            number = max([0, *versions(os.fspath(self._export_dir))]) + 1
-            target = self._export_dir / str(number)
-            try:
-                # Fails if another export has just published this number.
-                atomic.rename_directory(self.path, target)
-            except OSError:
-                if not target.exists():
-                    raise
-            else:
-                return target
+def _publish(hidden: pathlib.Path) -> pathlib.Path:
+    """Renames a directory to the next free number, and returns its path."""
+    while True:
+        number = max([0, *versions(os.fspath(hidden.parent))]) + 1
+        target = hidden.with_name(str(number))
+        try:
+            # Fails if another export has just published this number.
+            atomic.rename_directory(hidden, target)
+        except OSError:
+            if not target.exists():
+                raise
+        else:
+            return target

@@ -12,13 +12,6 @@ from tf_instdisc.serving.signatures import Function
 
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
-# TF Serving rejects a version with more records.
-MAX_RECORDS = 1000
-
-
-class WarmupError(ValueError):
-    """A warm-up record cannot be replayed."""
-
 
 def write_records(
     path: str,
@@ -30,20 +23,9 @@ def write_records(
 
     Args:
         path: Directory of a SavedModel.
-        model_name: Name of the model on the server.
         functions: `tf.function`s whose input signature is a single tensor of
             images or encoded images.
-        batch_sizes: Sizes of the server's batches.
-
-    Raises:
-        WarmupError: If there would be more records than a server accepts.
     """
-    num_records = len(functions) * len(batch_sizes)
-    if num_records > MAX_RECORDS:
-        raise WarmupError(
-            f"A server accepts {MAX_RECORDS} warm-up records. Received: "
-            f"{num_records}. Give fewer `batch_sizes`."
-        )
     file = os.path.join(path, FILE)
     os.makedirs(os.path.dirname(file), exist_ok=True)
     picture = tf.io.encode_jpeg(tf.fill([32, 32, 3], tf.constant(128, "uint8")))
@@ -86,11 +68,8 @@ def replay(path: str) -> None:
 
     A record that fails would prevent the server from loading the version.
 
-    Args:
-        path: Directory of a SavedModel with warm-up records.
-
     Raises:
-        WarmupError: If a request fails, or if an answer is not finite or does
+        RuntimeError: If a request fails, or if an answer is not finite or does
             not have one row for each image.
     """
     requests = list(read_records(path))
@@ -115,14 +94,14 @@ def _replay_one(
             {signature.inputs[input_name].name: array},
         )
     except tf.errors.OpError as error:
-        raise WarmupError(
+        raise RuntimeError(
             f"Signature {name} fails on its warm-up record of batch size "
             f"{len(array)}: {error.message}"
         ) from error
     for key, value in outputs.items():
         is_finite = value.dtype.kind != "f" or np.isfinite(value).all()
         if len(value) != len(array) or not is_finite:
-            raise WarmupError(
+            raise RuntimeError(
                 f"Signature {name} must give one finite row for each image. "
                 f"Received: {key} of shape {value.shape} for a batch of "
                 f"{len(array)}"

@@ -1,12 +1,13 @@
 """The base class of both clients: signatures, batches and errors."""
 
 import abc
-import math
+import dataclasses
 from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 
+from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import ServingError, UsageError
 from tf_instdisc.serving.client.answers import (
     Answer,
@@ -14,7 +15,6 @@ from tf_instdisc.serving.client.answers import (
     check_answer,
     join_answers,
 )
-from tf_instdisc.serving.client.inputs import checked_inputs
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 MAX_ATTEMPTS = 5
@@ -22,75 +22,65 @@ FIRST_BACKOFF = 0.2  # seconds
 MAX_BACKOFF = 2.0  # seconds
 
 
+@dataclasses.dataclass(frozen=True)
+class ClientOptions(Settings):
+    """The options of a client.
+
+    Raises:
+        ValueError: If a field is out of its range, or if both `version` and
+            `label` are given.
+    """
+
+    model_name: str = setting("", "Name of the model on the server.")
+    version: int | None = setting(
+        None, "Number of a version; by default, the newest is used.", least=0
+    )
+    label: str | None = setting(
+        None, 'Label of a version, such as "stable", instead of its number.'
+    )
+    deadline: float = setting(
+        30.0,
+        "Maximum seconds for one batch, including retries.",
+        least=0,
+        excludes_least=True,
+    )
+    batch_size: int = setting(32, "Number of images in one request.", least=1)
+    max_message_bytes: int | None = setting(
+        None,
+        "Maximum size of an answer, and of a request over gRPC; by default 256 "
+        "MiB over gRPC and 64 MiB over REST.",
+        least=1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("model_name", "label"):
+            if getattr(self, name) == "":
+                raise UsageError(
+                    f"`{name}` must not be empty. Received: {name}=''"
+                )
+        if self.version is not None and self.label is not None:
+            raise UsageError(
+                "Give `version` or `label`. "
+                f"Received: version={self.version}, label={self.label!r}"
+            )
+
+
 class Client(abc.ABC):
     """Sends requests to a served model in batches.
 
     Args:
         address: Address of the server for error messages.
-        model_name: Name of the model on the server.
-        version: Number of a version, or None for the newest.
-        label: Label of a version, such as `"stable"`, or None.
-        deadline: Maximum seconds for one batch, including retries.
-        batch_size: Number of images in one request.
-        max_message_bytes: Maximum size of an answer.
-
-    Raises:
-        ValueError: If an argument is out of range, or if both `version` and
-            `label` are given.
+        options: The options.
+        max_message_bytes: The default of the option.
     """
 
     def __init__(
-        self,
-        address: str,
-        model_name: str,
-        version: int | None,
-        label: str | None,
-        deadline: float,
-        batch_size: int,
-        max_message_bytes: int,
+        self, address: str, options: ClientOptions, max_message_bytes: int
     ):
-        for name, value in (
-            ("batch_size", batch_size),
-            ("max_message_bytes", max_message_bytes),
-        ):
-            if not _is_whole(value) or value < 1:
-                raise UsageError(
-                    f"`{name}` must be a whole number of at least 1. "
-                    f"Received: {name}={value!r}"
-                )
-        if not isinstance(deadline, int | float) or not 0 < deadline < math.inf:
-            raise UsageError(
-                "`deadline` must be a finite number of seconds above 0. "
-                f"Received: deadline={deadline!r}"
-            )
-        if not isinstance(model_name, str) or not model_name:
-            raise UsageError(
-                "`model_name` must be the name of the model on the server. "
-                f"Received: model_name={model_name!r}"
-            )
-        if version is not None and not (
-            _is_whole(version) and 0 <= version < 2**63
-        ):
-            raise UsageError(
-                "`version` must be a number of at least 0, or None. "
-                f"Received: version={version!r}"
-            )
-        if label is not None and (not isinstance(label, str) or not label):
-            raise UsageError(
-                f"`label` must be a name, or None. Received: label={label!r}"
-            )
-        if version is not None and label is not None:
-            raise UsageError(
-                "Give `version` or `label`. "
-                f"Received: version={version}, label={label!r}"
-            )
         self.address = address
-        self.model_name = model_name
-        self.version = version
-        self.label = label
-        self.deadline = deadline
-        self.batch_size = batch_size
-        self.max_message_bytes = max_message_bytes
+        self.options = options
+        self.max_message_bytes = options.max_message_bytes or max_message_bytes
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Embeds images of the encoder's size.
@@ -175,11 +165,11 @@ class Client(abc.ABC):
                 "`signature_name` must be the name of a signature. "
                 f"Received: signature_name={signature_name!r}"
             )
-        inputs = checked_inputs(inputs)
+        inputs = _checked_inputs(inputs)
         answers = []
         try:
-            for start in range(0, len(inputs), self.batch_size):
-                batch = inputs[start : start + self.batch_size]
+            for start in range(0, len(inputs), self.options.batch_size):
+                batch = inputs[start : start + self.options.batch_size]
                 columns = self._predict_batch(signature_name, batch)
                 answers.append(
                     check_answer(signature_name, columns, len(batch))
@@ -231,12 +221,13 @@ class Client(abc.ABC):
         self.close()
 
     def _error(self, code: str, details: str) -> ServingError:
-        at = f"{self.address}, model {shown(self.model_name)}"
+        at = f"{self.address}, model {shown(self.options.model_name)}"
         cure = {
-            "UNAVAILABLE": "no server answers, or it breaks off each time",
-            "DEADLINE_EXCEEDED": f"no answer within {self.deadline} seconds. "
-            "Is this the server's address? If so, raise `deadline` or lower "
-            "`batch_size`",
+            "UNAVAILABLE": "no server answers, or the connection is "
+            "interrupted each time",
+            "DEADLINE_EXCEEDED": "no answer within "
+            f"{self.options.deadline} seconds. Is this the server's address? "
+            "If so, raise `deadline` or lower `batch_size`",
             "NOT_FOUND": "the server knows no such model, version, label or "
             "signature, or has not loaded it yet",
             "RESOURCE_EXHAUSTED": "a message is too long. Raise "
@@ -253,10 +244,32 @@ class Client(abc.ABC):
     def _wrong(self, error: WrongAnswerError) -> ServingError:
         return ServingError(
             f"INTERNAL: the server at {self.address} gives a wrong answer for "
-            f"the model {shown(self.model_name)}: {error}. Is this a model "
-            "that instdisc-export made?"
+            f"the model {shown(self.options.model_name)}: {error}. Is this a "
+            "model that instdisc-export made?"
         )
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+def _checked_inputs(
+    inputs: np.ndarray | Sequence[bytes],
+) -> np.ndarray | Sequence[bytes]:
+    """Raises UsageError unless all inputs are images, or all are bytes."""
+    if isinstance(inputs, str | bytes) or not hasattr(inputs, "__len__"):
+        raise UsageError(
+            "`inputs` must be images, or a list of files as bytes. "
+            f"Received: inputs of {type(inputs).__name__}"
+        )
+    if not len(inputs):
+        raise UsageError("`inputs` must not be empty. Received: 0 inputs")
+    if any(isinstance(value, bytes) for value in inputs):
+        if all(isinstance(value, bytes) for value in inputs):
+            return list(inputs)
+        raise UsageError(
+            "`inputs` must be all bytes, or all images. Received: both"
+        )
+    images = np.asarray(inputs)
+    if images.dtype.kind not in "uif" or not np.isfinite(images).all():
+        raise UsageError(
+            "`inputs` must be images of finite numbers, or files as bytes. "
+            f"Received: inputs of the type {images.dtype}"
+        )
+    return images

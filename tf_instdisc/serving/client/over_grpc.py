@@ -28,8 +28,8 @@ from tf_instdisc.serving.client.client import (
     MAX_ATTEMPTS,
     MAX_BACKOFF,
     Client,
+    ClientOptions,
 )
-from tf_instdisc.serving.client.inputs import input_name
 from tf_instdisc.text import shown
 
 
@@ -43,20 +43,17 @@ class GrpcClient(Client):
     Args:
         target: `host:port`; TF Serving listens on port 8500.
         model_name: Name of the model on the server.
-        version: Number of a version, or None for the newest.
-        label: Label of a version, such as `"stable"`, or None.
-        deadline: Maximum seconds for one batch, including retries.
-        batch_size: Number of images in one request.
-        max_message_bytes: Maximum size of requests and answers; gRPC's default
-            of 4 MiB is too small for a batch of large images.
         root_certificates: PEM file of the authority that signed the server's
             certificate; enables TLS.
         private_key: PEM file of the client's key, if the server requires it.
         certificate_chain: PEM file of the client's certificate, likewise.
+        **options: Other fields of `ClientOptions`, such as `deadline=10`.
 
     Raises:
-        ValueError: As in `Client`, or if the client's files are given without
-            `root_certificates`, in which case nothing would be encrypted.
+        FileNotFoundError: If a PEM file is missing.
+        ValueError: If an option is out of its range, or if the client's files
+            are given without `root_certificates`, in which case nothing would
+            be encrypted.
     """
 
     def __init__(
@@ -64,23 +61,13 @@ class GrpcClient(Client):
         target: str,
         model_name: str,
         *,
-        version: int | None = None,
-        label: str | None = None,
-        deadline: float = 30.0,
-        batch_size: int = 32,
-        max_message_bytes: int = 256 * 2**20,
         root_certificates: str | None = None,
         private_key: str | None = None,
         certificate_chain: str | None = None,
+        **options: Any,
     ):
         super().__init__(
-            target,
-            model_name,
-            version,
-            label,
-            deadline,
-            batch_size,
-            max_message_bytes,
+            target, ClientOptions(model_name, **options), 256 * 2**20
         )
         if not isinstance(target, str) or not target:
             raise UsageError(
@@ -89,7 +76,7 @@ class GrpcClient(Client):
         if root_certificates is None and (private_key or certificate_chain):
             raise UsageError(
                 "`private_key` and `certificate_chain` go with "
-                "`root_certificates`, which turns TLS on. Received: "
+                "`root_certificates`, which enables TLS. Received: "
                 "root_certificates=None"
             )
         retry = {
@@ -102,18 +89,18 @@ class GrpcClient(Client):
         services = ("PredictionService", "ModelService")
         names = [{"service": f"tensorflow.serving.{s}"} for s in services]
         config = {"methodConfig": [{"name": names, "retryPolicy": retry}]}
-        options = [
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
+        channel_options = [
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
             # Requests larger than this buffer, 256 KiB by default, would
             # silently not be retried.
-            ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
+            ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
             ("grpc.service_config", json.dumps(config)),
             ("grpc.initial_reconnect_backoff_ms", int(1000 * FIRST_BACKOFF)),
             ("grpc.max_reconnect_backoff_ms", int(1000 * MAX_BACKOFF)),
         ]
         if root_certificates is None:
-            self._channel = grpc.insecure_channel(target, options)
+            self._channel = grpc.insecure_channel(target, channel_options)
         else:
             credentials = grpc.ssl_channel_credentials(
                 *(
@@ -125,7 +112,9 @@ class GrpcClient(Client):
                     )
                 )
             )
-            self._channel = grpc.secure_channel(target, credentials, options)
+            self._channel = grpc.secure_channel(
+                target, credentials, channel_options
+            )
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(
             self._channel
         )
@@ -137,9 +126,8 @@ class GrpcClient(Client):
         request = predict_pb2.PredictRequest()
         self._address(request.model_spec)
         request.model_spec.signature_name = signature_name
-        request.inputs[input_name(inputs)].CopyFrom(
-            tf.make_tensor_proto(inputs)
-        )
+        name = "image_bytes" if isinstance(inputs[0], bytes) else "images"
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(inputs))
         response = self._call(self._predictions.Predict, request)
         return {
             name: _to_array(proto, self.max_message_bytes)
@@ -163,15 +151,17 @@ class GrpcClient(Client):
         self._channel.close()
 
     def _address(self, model_spec: model_pb2.ModelSpec) -> None:
-        model_spec.name = self.model_name
-        if self.version is not None:
-            model_spec.version.value = self.version
-        if self.label is not None:
-            model_spec.version_label = self.label
+        model_spec.name = self.options.model_name
+        if self.options.version is not None:
+            model_spec.version.value = self.options.version
+        if self.options.label is not None:
+            model_spec.version_label = self.options.label
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
-            return method(request, timeout=self.deadline, wait_for_ready=True)
+            return method(
+                request, timeout=self.options.deadline, wait_for_ready=True
+            )
         except grpc.RpcError as error:
             raise self._error(
                 error.code().name, error.details() or ""

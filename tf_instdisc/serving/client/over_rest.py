@@ -6,7 +6,6 @@ import random
 import ssl
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,12 @@ from tf_instdisc.serving.client.answers import (
     expected_dtype,
     from_lists,
 )
-from tf_instdisc.serving.client.client import FIRST_BACKOFF, MAX_BACKOFF, Client
+from tf_instdisc.serving.client.client import (
+    FIRST_BACKOFF,
+    MAX_BACKOFF,
+    Client,
+    ClientOptions,
+)
 from tf_instdisc.serving.client.exchange import ExchangeError, exchange
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
@@ -49,19 +53,17 @@ class RestClient(Client):
         url: `http://host:port`; TF Serving listens on port 8501. It does not
             support TLS there, so `https://` needs a proxy.
         model_name: Name of the model on the server.
-        version: Number of a version, or None for the newest.
-        label: Label of a version, such as `"stable"`, or None.
-        deadline: Maximum seconds for one batch, including retries.
-        batch_size: Number of images in one request.
         root_certificates: PEM file of the authority that signed the
             certificate of an `https://` server; the system's by default.
-        max_message_bytes: Maximum size of an answer. Parsing its JSON takes
-            about ten times as much memory.
+        **options: Other fields of `ClientOptions`, such as `deadline=10`.
+            Parsing the JSON of an answer takes about ten times as much memory
+            as its `max_message_bytes`.
 
     Raises:
         FileNotFoundError: If `root_certificates` is missing.
-        ValueError: As in `Client`, or if the URL is neither HTTP nor HTTPS,
-            or if `root_certificates` cannot be read or is given for HTTP.
+        ValueError: If an option is out of its range, the URL is neither HTTP
+            nor HTTPS, or `root_certificates` cannot be read or is given for
+            HTTP.
     """
 
     def __init__(
@@ -69,22 +71,10 @@ class RestClient(Client):
         url: str,
         model_name: str,
         *,
-        version: int | None = None,
-        label: str | None = None,
-        deadline: float = 30.0,
-        batch_size: int = 32,
         root_certificates: str | None = None,
-        max_message_bytes: int = 64 * 2**20,
+        **options: Any,
     ):
-        super().__init__(
-            url,
-            model_name,
-            version,
-            label,
-            deadline,
-            batch_size,
-            max_message_bytes,
-        )
+        super().__init__(url, ClientOptions(model_name, **options), 64 * 2**20)
         _require_url(url)
         if root_certificates is not None and not url.startswith("https://"):
             raise UsageError(
@@ -93,10 +83,10 @@ class RestClient(Client):
                 "https:// URL, or leave `root_certificates` out."
             )
         self._url = f"{url.rstrip('/')}/v1/models/{_quote(model_name)}"
-        if version is not None:
-            self._url += f"/versions/{version}"
-        if label is not None:
-            self._url += f"/labels/{_quote(label)}"
+        if self.options.version is not None:
+            self._url += f"/versions/{self.options.version}"
+        if self.options.label is not None:
+            self._url += f"/labels/{_quote(self.options.label)}"
         self._context = None
         if url.startswith("https://"):
             self._context = _tls_context(root_certificates)
@@ -152,19 +142,20 @@ class RestClient(Client):
 
     def _ask(self, method: str, body: dict | None, key: str) -> Any:
         """Sends POST, or GET without a body; returns a part of the answer."""
+        verb = "GET" if body is None else "POST"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self._url + method,
-            data,
-            {"Content-Type": "application/json"},
-        )
-        end = time.monotonic() + self.deadline
+        end = time.monotonic() + self.options.deadline
         backoff = FIRST_BACKOFF
         earlier = ""
         while True:
             try:
                 reply = exchange(
-                    request, end, self.max_message_bytes, self._context
+                    verb,
+                    self._url + method,
+                    data,
+                    end,
+                    self.max_message_bytes,
+                    self._context,
                 )
             except ExchangeError as error:
                 code, details = error.code, str(error)
