@@ -475,7 +475,7 @@ def test_images_that_are_gone_are_said(run, tmp_path, capsys):
         embed.ModelOptions(run_dir=str(run.path)),
         options.MovedImages(images=str(gone)),
     )
-    assert f"not in {gone} any more" in capsys.readouterr().err
+    assert f"no longer in {gone}" in capsys.readouterr().err
     client = client_of(collection, tmp_path / "ticked.tsv")
     assert client.get("/thumbnails/0").status_code == 404
     assert client.get("/api/neighbors/0").status_code == 200
