@@ -201,6 +201,9 @@ def test_what_cannot_be_used_is_refused(named, settings, message):
 def test_its_own_mean_is_not_replaced(encoder_file):
     with pytest.raises(UsageError, match="normalizes its input itself"):
         initial_encoder(config_of(encoder_file, mean="cifar10"))
+    # The defaults, written as numbers.
+    mean, std = (0.485, 0.456, 0.406), "0.229,0.224,0.225"
+    initial_encoder(config_of(encoder_file, mean=mean, std=std))
 
 
 @pytest.mark.exhaustive

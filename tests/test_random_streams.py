@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_instdisc import Augmentation, array_source
 from tf_instdisc import random_streams as streams
 from tf_instdisc.data import pipeline
-from tf_instdisc.method import memory_bank, negatives
+from tf_instdisc.method import memory_bank, objectives
 
 STREAMS = (
     streams.EPOCH_ORDER,
@@ -72,7 +72,7 @@ def test_parts_of_a_run_draw_from_different_seeds(monkeypatch):
 
     def draw_negatives():
         for step in range(4):
-            negatives.draw_negatives(1, tf.constant(step, tf.int64), 8, [3])
+            objectives.draw_negatives(1, tf.constant(step, tf.int64), 8, [3])
 
     parts = [
         spied_seeds(monkeypatch, draw)

@@ -295,12 +295,12 @@ def test_pictures_stand_at_their_place_in_the_sheet():
 
 def test_only_what_changes_has_a_curve():
     metrics = [
-        {"epoch": 1, "loss": float("nan"), "bank_norm": 1.0},
-        {"epoch": 2, "loss": 0.9999999876, "bank_norm": 1.001},
-        {"epoch": 3, "loss": 0.5, "bank_norm": 1.0},
+        {"epoch": 1, "loss": float("nan"), "weight_growth": 1.0},
+        {"epoch": 2, "loss": 0.9999999876, "weight_growth": 1.001},
+        {"epoch": 3, "loss": 0.5, "weight_growth": 1.0},
     ]
     assert charts.curve(metrics, "knn_top1", "kNN") is None
-    assert charts.curve(metrics, "bank_norm", "norm") is None
+    assert charts.curve(metrics, "weight_growth", "growth") is None
     chart = charts.curve(metrics, "loss", "loss")
     assert chart.renderers[0].data_source.data["y"] == (1.0, 0.5)
 

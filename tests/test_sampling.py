@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tf_instdisc.method import negatives
+from tf_instdisc.method import objectives
 
 
 def draw(seed=0, step=0, n=1000, shape=(4096,)):
-    ids = negatives.draw_negatives(
+    ids = objectives.draw_negatives(
         seed, tf.constant(step, tf.int64), n, list(shape)
     )
     assert ids.dtype == tf.int64
@@ -29,7 +29,7 @@ def test_graph_draws_as_eager():
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
     def in_graph(batch):
-        return negatives.draw_negatives(3, step, 1000, [batch, 512])
+        return objectives.draw_negatives(3, step, 1000, [batch, 512])
 
     np.testing.assert_array_equal(
         in_graph(tf.constant(8)), draw(3, 5, shape=(8, 512))

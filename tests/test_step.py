@@ -21,7 +21,7 @@ from tests.test_objectives import (
     unit,
 )
 from tests.test_replicas import OBJECTIVES
-from tf_instdisc.method import negatives as sampling
+from tf_instdisc.method import objectives
 
 INPUTS, DIM, NUM_NEGATIVES, SEED = 6, 16, 7, 5
 RATE = 0.01  # of SGD
@@ -57,7 +57,7 @@ class Expected:
         shape = [NUM_NEGATIVES]
         if self.model.negatives == "per_example":
             shape = [batch, NUM_NEGATIVES]
-        drawn = sampling.draw_negatives(
+        drawn = objectives.draw_negatives(
             SEED, tf.constant(self.steps, tf.int64), len(self.present), shape
         )
         drawn = np.broadcast_to(drawn.numpy(), (batch, NUM_NEGATIVES))

@@ -222,6 +222,7 @@ class InstanceModel(FitLoop):
         sample_weight: Any = None,
         return_dict: bool = False,
     ) -> float | dict[str, float]:
+        # Keras would list the loss twice: `compile` adds a tracker of its own.
         logs = super().test_on_batch(x, y, sample_weight, return_dict=True)
         return logs if return_dict else logs["loss"]
 

@@ -127,7 +127,8 @@ class MemoryBank(keras.layers.Layer):
         self._set_rows(ids, tf.cast(embeddings, self._rows.dtype))
 
     def _set_rows(self, ids: np.ndarray, new: Tensor) -> None:
-        replicas.update_outside_of_steps(self.rows, _scatter, (ids, new))
+        strategy = tf.distribute.get_strategy()
+        replicas.update_copies(strategy, self.rows, _scatter, (ids, new))
 
     def gather_to_host(self) -> None:
         """Copies rows that are divided among several hosts to each of them.

@@ -15,8 +15,9 @@ import tensorflow as tf
 from keras import ops
 from tensorflow import Tensor
 
+from tf_instdisc import random_streams
 from tf_instdisc.keras_internals import tf_variable
-from tf_instdisc.method import formulas, negatives, replicas
+from tf_instdisc.method import formulas, replicas
 from tf_instdisc.method.memory_bank import MemoryBank
 
 
@@ -73,7 +74,7 @@ class _Sampled:
         m, n = self.num_negatives, bank.instances.count
         global_batch = tf.shape(v)[0] * replicas.num_replicas()
         shape = [m] if self.is_shared else [global_batch, m]
-        drawn = negatives.draw_negatives(self.seed, batch.step, n, shape)
+        drawn = draw_negatives(self.seed, batch.step, n, shape)
         negative_ids = bank.instances.ids_at(drawn)
         positive = formulas.pair_logits(v, bank.lookup(ids), self.temperature)
         negative = bank.negative_logits(v, negative_ids, self.temperature)
@@ -104,6 +105,35 @@ class InfoNCE(_Sampled):
         positive, negative, negative_ids = self.logits(batch)
         is_positive = tf.equal(negative_ids, batch.ids[:, None])
         return formulas.info_nce_loss(positive, negative, is_positive)
+
+
+def draw_negatives(
+    seed: int,
+    step: tf.Tensor,
+    num_instances: int,
+    shape: list[int | tf.Tensor],
+) -> tf.Tensor:
+    """Draws instances uniformly with replacement: P_n = 1 / n.
+
+    Draws depend only on the seed, the step and the position in the global
+    batch, so one device, many replicas and a restarted run draw the same.
+
+    Args:
+        seed: The run's seed.
+        step: int64 scalar, the number of steps taken.
+        num_instances: n.
+        shape: Shape of the result: `[num_negatives]`, or
+            `[global_batch, num_negatives]`.
+
+    Returns:
+        int64 positions in [0, num_instances).
+    """
+    return tf.random.stateless_uniform(
+        shape,
+        seed=random_streams.seed_of(random_streams.NEGATIVES, seed, step),
+        maxval=num_instances,
+        dtype=tf.int64,
+    )
 
 
 def estimate_log_z(negative: Tensor, n: int) -> Tensor:

@@ -97,7 +97,7 @@ def update_on_all_replicas(
 
     def merge(strategy: tf.distribute.Strategy, *merged: tf.Tensor) -> None:
         values = [first_replica(strategy, value) for value in merged]
-        _update_copies(strategy, variable, update, values)
+        update_copies(strategy, variable, update, values)
 
     tf.distribute.get_replica_context().merge_call(merge, args=args)
 
@@ -116,19 +116,13 @@ def update_own_copy(
 # === Outside a step ===
 
 
-def update_outside_of_steps(
-    variable: tf.Variable, update: Callable[..., None], args: tuple
-) -> None:
-    """Works as `update_on_all_replicas`, in the scope of a strategy."""
-    _update_copies(tf.distribute.get_strategy(), variable, update, args)
-
-
-def _update_copies(
+def update_copies(
     strategy: tf.distribute.Strategy,
     variable: tf.Variable,
     update: Callable[..., None],
     args: Sequence[tf.Tensor],
 ) -> None:
+    """Works as `update_on_all_replicas`, outside a replica's context."""
     if _is_on_host(variable, strategy):
         with tf.device(variable.device):
             update(variable, *args)
@@ -207,13 +201,17 @@ def in_equal_parts(
         batch: A batch of a distributed data set, as Keras receives it.
 
     Returns:
-        The batch, unchanged if its parts are equal, and its size on this host.
+        The batch, unchanged if its parts are equal, and its size on all hosts,
+        which have batches of the same size.
     """
     first = next(v for v in keras.tree.flatten(batch) if v is not None)
     parts = strategy.experimental_local_results(first)
     replicas, size = len(parts), sum(int(part.shape[0]) for part in parts)
+    hosts = 1
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        hosts = strategy.num_replicas_in_sync // replicas
     if all(part.shape[0] == parts[0].shape[0] for part in parts):
-        return batch, size
+        return batch, size * hosts
     part_size = -(-size // replicas)
     order = np.arange(part_size * replicas) % size
 
@@ -239,4 +237,4 @@ def in_equal_parts(
         raised if weights is None else raised * tf.cast(weights, "float64")
     )
     batch = keras.tree.map_structure(divide, (x, ids, tf.constant(weights)))
-    return batch, size
+    return batch, size * hosts

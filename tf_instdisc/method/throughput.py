@@ -9,7 +9,7 @@ class Stopwatch:
     """Counts images and time over one epoch.
 
     Attributes:
-        images: Number of images in the finished steps.
+        images: Number of images in the finished steps, of all hosts.
         waited: Seconds spent waiting for input.
     """
 

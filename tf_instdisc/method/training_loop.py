@@ -217,7 +217,7 @@ class FitLoop(Accumulation):
             yield batch
 
     def _next_batch(self, iterator: Iterator[Any]) -> tuple[Any, int, Any]:
-        """Returns a batch, its size on this host, and the form of batches."""
+        """Returns a batch, its size on all hosts, and the form of batches."""
         # If a part is None in some batches, Keras wraps it in an Optional.
         given = keras.tree.map_structure(
             lambda v: None if isinstance(v, tf.experimental.Optional) else v,

@@ -17,28 +17,24 @@ def bank_statistics(rows: np.ndarray) -> dict[str, float]:
         rows: float `[num_rows, dim]`.
 
     Returns:
-        `norm`: the mean length, which is 1 in a healthy bank. `mean_cosine`:
-        the mean cosine of all pairs of rows; close to 0 in a healthy bank, 1
-        if all rows are equal. `effective_rank`: exp of the entropy of the
-        normalized singular values (Roy and Vetterli 2007), in [1, dim]; 1 if
-        all rows lie on one line. All are NaN if a row is not finite.
+        `mean_cosine`: the mean cosine of all pairs of rows; close to 0 in a
+        healthy bank, 1 if all rows are equal. `effective_rank`: exp of the
+        entropy of the normalized singular values (Roy and Vetterli 2007), in
+        [1, dim]; 1 if all rows lie on one line. Both are NaN if a row is not
+        finite.
     """
     num_rows, dim = rows.shape
-    total, gram, length = np.zeros(dim), np.zeros([dim, dim]), 0.0
+    total, gram = np.zeros(dim), np.zeros([dim, dim])
     for start in range(0, num_rows, _CHUNK):
         chunk = rows[start : start + _CHUNK].astype(np.float64)
         total += chunk.sum(axis=0)
         gram += chunk.T @ chunk
-        length += np.linalg.norm(chunk, axis=1).sum()
-    if not math.isfinite(length):
-        return dict.fromkeys(
-            ("norm", "mean_cosine", "effective_rank"), math.nan
-        )
+    if not np.isfinite(np.trace(gram)):
+        return dict.fromkeys(("mean_cosine", "effective_rank"), math.nan)
     pairs = max(1, num_rows * (num_rows - 1))
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
     shares = singular[singular > 0] / singular.sum()
     return {
-        "norm": length / num_rows,
         "mean_cosine": float((total @ total - np.trace(gram)) / pairs),
         "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())),
     }

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
     health_warnings,
@@ -20,11 +19,10 @@ _NUMBERS = re.compile(r"\d[\d.]*")
 class BankHealth(keras.callbacks.Callback):
     """Measures the memory bank in each epoch, and warns of problems.
 
-    Adds to the epoch's logs, with the prefix `bank_`: `norm`, `mean_cosine`
-    and `effective_rank` (see `bank_statistics`); also `weight_growth`, the
-    norm of the encoder's weights divided by that of the previous measurement
-    or of the restart. Put it before the callbacks that read the logs. It
-    copies the bank to the host.
+    Adds to the epoch's logs `bank_mean_cosine` and `bank_effective_rank` (see
+    `bank_statistics`), and `weight_growth`, the norm of the encoder's weights
+    divided by that after the previous epoch or the restart. Put it before the
+    callbacks that read the logs. It copies the bank to the host.
 
     ```python
     health = tf_instdisc.BankHealth()
@@ -33,34 +31,20 @@ class BankHealth(keras.callbacks.Callback):
         print(warning)
     ```
 
-    Args:
-        every: Epochs between two measurements; the last is always measured.
-
     Attributes:
         warnings: Sentences of the last measurement. Each kind is printed to
             standard error when it appears, and not again while it lasts.
-
-    Raises:
-        ValueError: If `every` is out of range.
     """
 
-    def __init__(self, every: int = 1):
+    def __init__(self) -> None:
         super().__init__()
-        if every < 1:
-            raise UsageError(
-                f"`every` must be at least 1. Received: every={every}"
-            )
-        self.every = every
         self.warnings: list[str] = []
-        self._said: set[str] = set()
+        self._printed: set[str] = set()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._weight_length = self._measure_weights()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        is_last = epoch + 1 == self.params.get("epochs")
-        if (epoch + 1) % self.every and not is_last:
-            return
         rows = self.model.memory_bank.rows.numpy()
         statistics = bank_statistics(rows)
         logs.update({f"bank_{k}": v for k, v in statistics.items()})
@@ -77,13 +61,13 @@ class BankHealth(keras.callbacks.Callback):
         for kind, warning in kinds.items():
             # A warning is printed when it first appears, and again only after
             # an epoch without it.
-            if kind not in self._said:
+            if kind not in self._printed:
                 print(
                     f"warning: epoch {epoch + 1}: {warning}",
                     file=sys.stderr,
                     flush=True,
                 )
-        self._said = set(kinds)
+        self._printed = set(kinds)
 
     def _measure_weights(self) -> float:
         weights = self.model.encoder.trainable_weights

@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers
 
 from tf_instdisc.config import EncoderConfig, RunConfig
+from tf_instdisc.config.encoder import channel_values
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method.encoders import (
     build_encoder,
@@ -114,8 +115,11 @@ def _require_training(config: RunConfig) -> None:
 
 
 def _require_no_normalization(settings: EncoderConfig) -> None:
-    given_values = settings.mean, settings.std
-    if given_values != (EncoderConfig.mean, EncoderConfig.std):
+    given_values, defaults = (
+        [channel_values(name, getattr(of, name)) for name in ("mean", "std")]
+        for of in (settings, EncoderConfig)
+    )
+    if given_values != defaults:
         raise UsageError(
             "`mean` and `std` cannot be combined with an `init_encoder` that "
             f"normalizes its input itself. Received: mean={settings.mean}, "

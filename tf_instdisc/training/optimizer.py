@@ -82,15 +82,26 @@ def optimizer_of(
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer of a run from its settings.
 
-    A warmup that is as long as the run is shortened to half of it, and that is
-    printed, so that a recipe can be tried for one epoch.
+    A warmup that is as long as the run is shortened to half of it, so that a
+    recipe can be tried for one epoch. This and a scaled learning rate are
+    printed.
 
     Args:
         config: The settings.
         steps_per_epoch: Number of batches in an epoch; with accumulation,
             there are fewer updates.
     """
-    images_per_update = config.batch_size * config.accumulate_steps
+    learning_rate = config.learning_rate
+    if config.learning_rate_scaling == "linear":
+        # Goyal et al. 2017, arXiv 1706.02677.
+        images_per_update = config.batch_size * config.accumulate_steps
+        factor = images_per_update / 256
+        learning_rate *= factor
+        print(
+            f"learning rate: {config.learning_rate:g} x {factor:g} = "
+            f"{learning_rate:g}, linear scaling to {images_per_update} images "
+            "per update"
+        )
     epochs = max(1, config.epochs)  # Without epochs, it is not used.
     warmup_epochs = config.warmup_epochs if config.epochs else 0.0
     if warmup_epochs >= epochs:
@@ -101,11 +112,7 @@ def optimizer_of(
         )
     schedule = build_schedule(
         config.schedule,
-        learning_rate=scaled_learning_rate(
-            config.learning_rate,
-            config.learning_rate_scaling,
-            images_per_update,
-        ),
+        learning_rate=learning_rate,
         steps_per_epoch=steps_per_epoch / config.accumulate_steps,
         epochs=epochs,
         schedule_epochs=config.schedule_epochs,
@@ -117,31 +124,6 @@ def optimizer_of(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-
-
-def scaled_learning_rate(
-    learning_rate: float, scaling: str, images_per_update: int
-) -> float:
-    """Scales the learning rate for a batch that is not of 256 images.
-
-    Args:
-        learning_rate: The rate for 256 images.
-        scaling: `"none"`, or `"linear"` (Goyal et al. 2017, arXiv
-            1706.02677).
-        images_per_update: Global batch size times accumulated steps.
-
-    Returns:
-        The rate. If it is scaled, it is printed.
-    """
-    if scaling == "none":
-        return learning_rate
-    factor = images_per_update / 256
-    print(
-        f"learning rate: {learning_rate:g} x {factor:g} = "
-        f"{learning_rate * factor:g}, {scaling} scaling to "
-        f"{images_per_update} images per update"
-    )
-    return learning_rate * factor
 
 
 @keras.saving.register_keras_serializable(package="tf_instdisc")
