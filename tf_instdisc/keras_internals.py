@@ -91,6 +91,52 @@ def clip_gradients(
     ]
 
 
+class LayersOf(keras.layers.Layer):
+    """The layers of a functional model, with other functions for some.
+
+    `Functional.call` (3.15) checks the size of the images, and then calls
+    `_run_through_graph` with the module's function `operation_fn`. Here they
+    may be of any size that the layers accept.
+
+    Args:
+        model: A functional model with one input and one output. Models within
+            it are called as they are.
+    """
+
+    def __init__(self, model: keras.Model):
+        super().__init__(autocast=False)
+        self.model = model
+        self.built = True
+
+    def call(
+        self,
+        images: "tf.Tensor",
+        replaced: Callable[[keras.layers.Layer, "tf.Tensor"], Any],
+        training: bool | None = None,
+    ) -> "tf.Tensor":
+        """Calls `replaced(layer, inputs)`, or the layer if that is None.
+
+        A layer with several or with masked inputs is not replaced.
+        """
+        functional = keras.src.models.functional
+
+        def call_of(layer: keras.layers.Layer) -> Callable[..., Any]:
+            call = functional.operation_fn(layer, training=training)
+
+            def call_or_replace(*args: Any, **kwargs: Any) -> Any:
+                masks = [getattr(x, "_keras_mask", None) for x in args]
+                outputs = None
+                if masks == [None] and kwargs.get("mask") is None:
+                    outputs = replaced(layer, args[0])
+                return call(*args, **kwargs) if outputs is None else outputs
+
+            return call_or_replace
+
+        inputs = self.model._standardize_inputs(images)
+        outputs = self.model._run_through_graph(inputs, call_of)
+        return keras.tree.flatten(outputs)[0]
+
+
 class VariableBackedWeight(keras.Variable):
     """A non-trainable weight whose shape is not that of its variable.
 
