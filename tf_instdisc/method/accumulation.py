@@ -79,9 +79,8 @@ class Accumulation(CustomLoopModel):
     ) -> None:
         """Applies gradients, or adds them to the sums for a later step.
 
-        Args:
-            gradients: One for each trainable variable, summed over replicas.
-            applies_gradients: Whether this step ends an accumulation.
+        There is one for each trainable variable. The gradient of the batch is
+        their sum over the replicas.
         """
         variables = self.trainable_variables
         if not variables:

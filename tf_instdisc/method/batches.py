@@ -222,7 +222,7 @@ def require(condition: tf.Tensor, message: str, value: tf.Tensor) -> list:
 
 @contextlib.contextmanager
 def named_errors() -> Iterator[None]:
-    """Turns a failed `require` of a graph into its error message.
+    """Converts a failed `require` of a graph to its error message.
 
     Raises:
         UsageError: If a condition failed.

@@ -38,9 +38,6 @@ def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
 def gather_over_replicas(value: tf.Tensor) -> tf.Tensor:
     """Concatenates `[batch, ...]` of all replicas, in their order.
 
-    Args:
-        value: A tensor of rank 1 or more.
-
     Returns:
         The tensor `[global_batch, ...]`, the same on every replica.
     """
@@ -66,14 +63,10 @@ def own_part(value: tf.Tensor) -> tf.Tensor:
 
 
 def read_rows(variable: tf.Variable, positions: tf.Tensor) -> tf.Tensor:
-    """Returns rows of this replica's copy of a variable.
+    """Returns rows of this replica's copy of a variable, without a gradient.
 
-    Args:
-        variable: A variable of rank 1 or more.
-        positions: int32 or int64 of any shape, in range.
-
-    Returns:
-        The rows, without a gradient: `positions.shape + variable.shape[1:]`.
+    Positions are int32 or int64 of any shape, and in range. The rows have the
+    shape `positions.shape + variable.shape[1:]`.
     """
     # In a replica, tf.gather of a distributed variable reads all of its rows,
     # which copies them if it has been scattered into (TensorFlow 2.21).
@@ -157,13 +150,9 @@ def create(
 
 
 def model_in_scope(model: keras.Model) -> keras.Model:
-    """Returns a model whose variables belong to the strategy in scope.
+    """Returns a model, or a copy if it was built outside the scope.
 
-    Args:
-        model: A functional or Sequential model.
-
-    Returns:
-        The model, or a copy if it was built outside the scope.
+    It is a functional or Sequential model.
     """
     extended = tf.distribute.get_strategy().extended
     if all(
@@ -195,10 +184,6 @@ def in_equal_parts(
     and the others fewer examples or none. If the examples cannot be divided
     equally, the first ones are repeated with a weight of 0, and the weights
     of all others are increased so that the mean loss remains the same.
-
-    Args:
-        strategy: The strategy whose replicas receive the batch.
-        batch: A batch of a distributed data set, as Keras receives it.
 
     Returns:
         The batch, unchanged if its parts are equal, and its size on all hosts,

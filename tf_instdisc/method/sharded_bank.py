@@ -33,10 +33,6 @@ class ShardedRows(VariableBackedWeight):
     weight as a whole, by way of the host; with several hosts, all of them must
     do so together, unless each has a copy (`gather_to_host`).
 
-    Args:
-        shape: n and embedding_dim.
-        dtype: Type of the rows.
-
     Attributes:
         shard_size: The number of rows of a replica.
     """

@@ -22,7 +22,7 @@ def rows_per_chunk(batch: int | tf.Tensor, device: str) -> tf.Tensor:
 
 
 class Sums(NamedTuple):
-    """What one pass over rows knows of them; l_j stands for v·v_j/τ."""
+    """The results of one pass over the rows; l_j stands for v·v_j/τ."""
 
     largest: tf.Tensor  # [batch], max_j l_j; the dtype's lowest without rows
     total: tf.Tensor  # [batch], Σ_j exp(l_j - largest)

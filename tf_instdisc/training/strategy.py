@@ -103,7 +103,7 @@ def num_hosts(strategy: tf.distribute.Strategy) -> int:
 
 @contextlib.contextmanager
 def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Turns the various errors of a broken collective operation into one.
+    """Converts the various errors of a broken collective operation to one.
 
     Raises:
         WorkerLostError: If an operation fails on one of many hosts.

@@ -12,12 +12,7 @@ _OURS = ("image", "normalize", "pool", "projection", "embedding")
 
 
 def require_usable(backbone: keras.Model, image_size: int) -> None:
-    """Raises ValueError unless the model can be a backbone.
-
-    Args:
-        backbone: A model from images to a feature map or a vector.
-        image_size: Side of the images, in pixels.
-    """
+    """Raises UsageError unless a model maps images to features."""
     is_sequential = isinstance(backbone, keras.Sequential)
     if not is_sequential and not is_functional(backbone):
         raise UsageError(
@@ -89,9 +84,6 @@ def apply(
         backbone: A model that `require_usable` accepts.
         inputs: The encoder's input.
         images: float `[batch, size, size, 3]`, computed from it.
-
-    Returns:
-        The output of the copy.
     """
 
     def call(
