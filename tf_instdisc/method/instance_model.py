@@ -215,6 +215,17 @@ class InstanceModel(FitLoop):
         logs = super().train_on_batch(x, y, sample_weight, return_dict=True)
         return logs if return_dict else logs["loss"]
 
+    def test_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        return_dict: bool = False,
+    ) -> float | dict[str, float]:
+        # Keras would list the loss twice: `compile` adds a tracker of its own.
+        logs = super().test_on_batch(x, y, sample_weight, return_dict=True)
+        return logs if return_dict else logs["loss"]
+
     def predict_step(self, data: Any) -> tf.Tensor:
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return self(batches.images_of(x), training=False)

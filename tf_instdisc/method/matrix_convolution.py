@@ -146,6 +146,9 @@ def _windows(
 ) -> list[tf.Tensor]:
     """Returns the pixels below each element of the kernel.
 
+    `tf.image.extract_patches` alone takes longer in bfloat16 than the gradient
+    of the filters does from these (TensorFlow 2.21).
+
     Args:
         images: `[batch, height, width, channels]`.
         before: Number of rows and columns of zeros in front of them.
