@@ -294,7 +294,7 @@ def test_the_command_trains_what_is_missing(tmp_path):
     assert finished.load_bank().rows.shape == (60, 128)
     assert len(finished.read_metrics()) == 2
     text = (tmp_path / "tables/embedding_size.md").read_text()
-    assert "'--train_flag=--split=train[:60]' --train" in text
+    assert "'--train_flag=--split=train[:60]' '--train" in text
     assert "--rows=base" in text
     assert "| 128 | " in text
     assert "| 32 | " not in text

@@ -270,7 +270,7 @@ def test_tfds_gives_the_same_as_a_folder(tmp_path):
         voc.voc_tfds("voc/2007", "trainval", data_dir)
     begin = "flags begin with --detection_: "
     # There is no split `validation`.
-    said = f"{begin}`split` must be one of test, train,.*'train.validation'"
+    said = f"{begin}`split` must be one of train, test,.*'train.validation'"
     with pytest.raises(UsageError, match=said):
         _ = _inputs("voc/2007", data_dir).sources
     for name, field in (
