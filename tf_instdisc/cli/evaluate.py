@@ -20,7 +20,6 @@ from tf_instdisc.config.fields import setting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation import registry
 from tf_instdisc.evaluation.protocol import baselines_setting, seed_setting
-from tf_instdisc.text import shown
 
 _PROTOCOLS = registry.protocols()
 
@@ -96,7 +95,7 @@ def main(options: EvaluateOptions, *unread: FlagGroup) -> None:
     measured = evaluate(run, chosen, data_overrides(options))
     print()
     print(results.table(measured))
-    print(f"results: {shown(remote.named(str(run.results)))}")
+    print(f"results: {remote.shown_path(run.results)}")
 
 
 def _require_protocols_of_images(

@@ -16,7 +16,6 @@ from tf_instdisc.cli.options import (
 )
 from tf_instdisc.config import TrainingConfig
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.text import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,4 +71,4 @@ def main(
         num_neighbors=options.num_neighbors,
         seed=options.seed,
     )
-    print(shown(remote.named(str(path))))
+    print(remote.shown_path(path))
