@@ -99,15 +99,13 @@ def _settings(name: str) -> str:
 def _recipes() -> str:
     """Returns a section for each recipe."""
     parts = []
-    for recipe in map(recipes.read, recipes.names()):
-        flags = recipes.path_of(recipe.name).read_text(encoding="utf-8")
+    for name in recipes.names():
+        flags = recipes.path_of(name).read_text(encoding="utf-8")
         flags = "\n".join(
             line for line in flags.splitlines() if line.startswith("-")
         )
-        time, score = recipe.time or "not stated", recipe.score or "not stated"
-        parts.append(
-            f"## {recipe.name}\n\n{recipe.summary}\n\n"
-            f"- **Time:** {time}\n- **Score:** {score}\n\n"
-            f"```text\n{flags}\n```\n"
-        )
+        text = recipes.description_of(name)
+        text = text.replace("Expected time:", "\n- **Time:**")
+        text = text.replace("Expected score:", "- **Score:**")
+        parts.append(f"## {name}\n\n{text}\n\n```text\n{flags}\n```\n")
     return "\n".join(parts)

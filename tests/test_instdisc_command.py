@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -149,16 +150,18 @@ def test_every_recipe_is_listed_with_what_to_expect():
     listed = re.findall(r"^\w+$", result.stdout, re.MULTILINE)
     assert tuple(listed) == recipes.names()
     assert len(listed) >= 8
-    text = " ".join(result.stdout.split())
     for name in listed:
-        recipe = recipes.read(name)
-        for part in (recipe.summary, recipe.time, recipe.score):
-            assert part
-            assert part in text
-    digits = recipes.read("digits")
-    assert digits.summary == "Handwritten digits: the recipe of `make train`."
-    assert digits.time.startswith("about 2 minutes")
-    assert digits.score.endswith("0.93 for raw pixels.")
+        text = recipes.description_of(name)
+        what, time, score = re.split("Expected (?:time|score): ", text)
+        assert what
+        assert time
+        assert score
+        assert f"{name}\n{textwrap.indent(text, '  ')}\n" in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    digits = recipes.description_of("digits")
+    assert digits.startswith("Handwritten digits: the recipe of `make train`.")
+    assert "\nExpected time: about 2 minutes" in digits
+    assert digits.endswith("0.93 for raw pixels.")
 
 
 def test_flags_win_over_the_recipe_wherever_they_stand():

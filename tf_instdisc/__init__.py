@@ -44,38 +44,33 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from tf_instdisc.training.callbacks import KNNMonitor
     from tf_instdisc.training.health import BankHealth
 
-# The modules of the same names.
+# The same names, by module.
 _PUBLIC = {
-    "Augmentation": "data.augment",
-    "AugmentationConfig": "config",
-    "BankHealth": "training.health",
-    "DataConfig": "config",
-    "EncoderConfig": "config",
-    "FineTuneOptions": "evaluation.fine_tuning_protocol",
-    "InstanceDiscrimination": "method.model",
-    "KNNMonitor": "training.callbacks",
-    "KNNOptions": "evaluation.knn_protocol",
-    "LinearOptions": "evaluation.linear_protocol",
-    "MethodConfig": "config",
-    "OptimizerConfig": "config",
-    "Run": "run",
-    "RunConfig": "config",
-    "SVMOptions": "evaluation.svm_protocol",
-    "TrainingConfig": "config",
-    "array_source": "data.sources",
-    "build_encoder": "method.encoders",
-    "embed": "runs.embedding",
-    "evaluate": "evaluation.evaluate",
-    "evaluation_dataset": "data.pipeline",
-    "folder_source": "data.folder",
-    "knn_accuracy": "retrieval.votes",
-    "load_encoder": "runs.load",
-    "save_encoder": "portable",
-    "save_run": "run",
-    "steps_per_epoch": "data.pipeline",
-    "tfds_source": "data.tfds_source",
-    "train": "run",
-    "training_dataset": "data.pipeline",
+    name: module
+    for module, names in {
+        "config": "AugmentationConfig DataConfig EncoderConfig MethodConfig "
+        "OptimizerConfig RunConfig TrainingConfig",
+        "data.augment": "Augmentation",
+        "data.folder": "folder_source",
+        "data.pipeline": "evaluation_dataset steps_per_epoch training_dataset",
+        "data.sources": "array_source",
+        "data.tfds_source": "tfds_source",
+        "evaluation.evaluate": "evaluate",
+        "evaluation.fine_tuning_protocol": "FineTuneOptions",
+        "evaluation.knn_protocol": "KNNOptions",
+        "evaluation.linear_protocol": "LinearOptions",
+        "evaluation.svm_protocol": "SVMOptions",
+        "method.encoders": "build_encoder",
+        "method.model": "InstanceDiscrimination",
+        "portable": "save_encoder",
+        "retrieval.votes": "knn_accuracy",
+        "run": "Run save_run train",
+        "runs.embedding": "embed",
+        "runs.load": "load_encoder",
+        "training.callbacks": "KNNMonitor",
+        "training.health": "BankHealth",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = sorted(_PUBLIC)
@@ -93,7 +88,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _register() -> None:
-    """Registers what `keras.saving.load_model` looks for, if Keras is there.
+    """Registers what `keras.saving.load_model` looks for, if Keras is imported.
 
     If Keras is imported later, the first use of `InstanceDiscrimination`
     registers it.

@@ -22,6 +22,7 @@ from tf_instdisc.paths import Role, is_web
 from tf_instdisc.remote_copy import Copy, status_of
 from tf_instdisc.remote_manifest import version_of
 from tf_instdisc.remote_store import Store
+from tf_instdisc.text import shown
 
 # Within these seconds, a command lists a URL once.
 _FRESH = 60.0
@@ -77,6 +78,11 @@ def named(text: str) -> str:
     for copy in _copies.values():
         text = text.replace(str(copy.path), copy.url)
     return text
+
+
+def shown_path(path: str | os.PathLike) -> str:
+    """Returns a path to print, or the URL of whose copy it is a part."""
+    return shown(named(os.fspath(path)))
 
 
 def copy_of(path: str | os.PathLike) -> Copy | None:

@@ -11,7 +11,6 @@ import dataclasses
 
 from tf_instdisc import remote
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.text import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +54,9 @@ def main(options: ConvertOptions) -> None:
     run = checkpoint.convert(
         options.from_, options.to, options.image_size, options.images
     )
-    print(f"encoder: {shown(remote.named(str(run.encoder)))}")
+    print(f"encoder: {remote.shown_path(run.encoder)}")
     if run.bank.exists():
-        bank = shown(remote.named(str(run.bank)))
+        bank = remote.shown_path(run.bank)
         print(f"bank: {bank}, {len(run.load_bank().rows):,} rows")
     else:
         print("The checkpoint has no memory bank; the run has none either.")

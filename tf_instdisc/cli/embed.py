@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.embed_settings import EmbedOptions
-from tf_instdisc.cli.options import require_one
-from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.config.fields import Settings, require_one, setting
 from tf_instdisc.errors import UsageError, require_extra
 from tf_instdisc.paths import is_url, local_path
 from tf_instdisc.text import lines_of, shown

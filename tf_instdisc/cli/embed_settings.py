@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from tf_instdisc.cli.options import require_endings, require_one
+from tf_instdisc.cli.options import require_endings
 from tf_instdisc.config.data import data_dir_setting
-from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.config.fields import Settings, require_one, setting
 from tf_instdisc.errors import UsageError
 
 _RUNNERS = (

@@ -22,7 +22,6 @@ from tf_instdisc.evaluation.protocol import (
     protocols,
     seed_setting,
 )
-from tf_instdisc.text import shown
 
 _PROTOCOLS = protocols()
 
@@ -105,4 +104,4 @@ def main(options: EvaluateOptions, *unread: FlagGroup) -> None:
     measured = evaluate(run, chosen, data_overrides(options))
     print()
     print(results.table(measured))
-    print(f"results: {shown(remote.named(str(run.results)))}")
+    print(f"results: {remote.shown_path(run.results)}")

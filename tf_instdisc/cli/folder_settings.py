@@ -145,15 +145,8 @@ def folder_defaults(
 def typical_shorter_side(folder: str, names: Sequence[str]) -> int | None:
     """Returns the median shorter side of up to 64 images, in pixels.
 
-    It does not use TensorFlow, whose devices can no longer be configured after
-    the first operation.
-
-    Args:
-        folder: Path of the folder.
-        names: Paths relative to the folder.
-
-    Returns:
-        The median; None if none of these files is an image.
+    None if none of these files is an image. It does not use TensorFlow, whose
+    devices can no longer be configured after the first operation.
     """
     import numpy as np
     from PIL import Image

@@ -9,10 +9,9 @@ import dataclasses
 import sys
 
 from tf_instdisc import remote
-from tf_instdisc.cli.options import require_endings, require_one
-from tf_instdisc.config.fields import Settings, setting
+from tf_instdisc.cli.options import require_endings
+from tf_instdisc.config.fields import Settings, require_one, setting
 from tf_instdisc.serving.options import IndexOptions
-from tf_instdisc.text import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ def main(given: RowsOptions, options: IndexOptions) -> None:
     version = index_directory.write_index(bank, given.output, options, *digests)
     facts = index_directory.read_facts(version)
     print(
-        f"index: {shown(remote.named(str(version)))}\n"
+        f"index: {remote.shown_path(version)}\n"
         f"{facts.num_rows:,} rows of {facts.dim} numbers, {facts.kind}, "
         f"recall@{facts.num_neighbors} {facts.recall:.3f}"
     )

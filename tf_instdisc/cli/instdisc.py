@@ -53,9 +53,10 @@ def main() -> None:
         package = importlib.import_module("tf_instdisc")
         print(f"instdisc {package.__version__}")
     elif command in COMMANDS:
+        from tf_instdisc.cli.launch import launch
+
         sys.argv = [f"instdisc-{command}", *arguments]
-        module = importlib.import_module(f"tf_instdisc.cli.{command}")
-        importlib.import_module("tf_instdisc.cli.launch").launch(module)
+        launch(importlib.import_module(f"tf_instdisc.cli.{command}"))
     else:
         hint = did_you_mean(command, COMMANDS) or " `instdisc` lists all."
         end(f"The command {command} is unknown.{hint}", 2)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.data import DataConfig, data_overrides
@@ -72,23 +72,6 @@ class MovedImages(Settings):
     def overrides(self) -> dict[str, str]:
         """Returns the given options by the names of `DataConfig`."""
         return data_overrides(self)
-
-
-def require_one(settings: Settings, names: Sequence[str]) -> str:
-    """Returns the name of the only setting that is given.
-
-    Raises:
-        UsageError: If none of the settings is given, or several are.
-    """
-    given = [name for name in names if getattr(settings, name) is not None]
-    if len(given) != 1:
-        known = ", ".join(f"`{name}`" for name in names[:-1])
-        received = [f"`{name}`={getattr(settings, name)}" for name in given]
-        raise UsageError(
-            f"Give one of {known} and `{names[-1]}`, and only one. Received: "
-            f"{' and '.join(received) or 'none'}"
-        )
-    return given[0]
 
 
 def require_endings(

@@ -26,7 +26,7 @@ def start_tensorflow() -> None:
 
             tf.config.list_physical_devices()
     finally:
-        # TensorFlow has read it. Other processes shall not find it set.
+        # TensorFlow has read it. Other processes must not find it set.
         del os.environ[_LEVEL]
 
 

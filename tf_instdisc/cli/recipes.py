@@ -25,15 +25,6 @@ def main() -> None:
             f"The recipes (*.flags) must be in {recipes.FOLDER}. Received: "
             "none. Install tf_instdisc again."
         )
-    for recipe in map(recipes.read, names):
-        print(recipe.name)
-        for line in (
-            recipe.summary,
-            f"Time: {recipe.time}",
-            f"Score: {recipe.score}",
-        ):
-            print(
-                textwrap.fill(
-                    line, 80, initial_indent="  ", subsequent_indent="    "
-                )
-            )
+    for name in names:
+        print(name)
+        print(textwrap.indent(recipes.description_of(name), "  "))

@@ -15,7 +15,6 @@ from tf_instdisc.cli.options import (
     require_file,
 )
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.text import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,4 +54,4 @@ def main(
         options.output,
         options.map_points,
     )
-    print(shown(remote.named(str(path))))
+    print(remote.shown_path(path))

@@ -166,7 +166,7 @@ class Trainer:
             )
             if status == -signal.SIGTERM:  # It had nothing to save yet.
                 status = RunStoppedError.exit_status
-            if status == -signal.SIGKILL:  # As if memory runs out.
+            if status == -signal.SIGKILL:  # As when memory runs out.
                 status = UsageError.exit_status
             error.exit_status = max(status, RunError.exit_status)
             self._error = self._error or error

@@ -12,7 +12,7 @@ import dataclasses
 from tf_instdisc import remote
 from tf_instdisc.cli.options import FinishedRun
 from tf_instdisc.config.fields import Settings, setting
-from tf_instdisc.text import lines_of, shown
+from tf_instdisc.text import lines_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,4 +50,4 @@ def main(finished: FinishedRun, options: UpdateOptions) -> None:
         ("renamed", [f"{old} -> {new}" for old, new in changes.renamed]),
     ):
         print(f"{title}: {len(names)}{lines_of(names)}")
-    print(f"run directory: {shown(remote.named(str(run.path)))}")
+    print(f"run directory: {remote.shown_path(run.path)}")

@@ -10,7 +10,7 @@ import io
 import math
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -65,12 +65,18 @@ def setting(default: Any, help: str, **rule: Any) -> Any:
 class Settings:
     """The base of frozen dataclasses whose fields are created by `setting`.
 
-    The fields of an object are checked. A subclass that checks more calls
-    `super().__post_init__()` first.
+    The fields of an object are checked, and `~` in paths is expanded. A
+    subclass that checks more calls `super().__post_init__()` first.
+
+    Raises:
+        UsageError: If a value is of the wrong type or out of range.
     """
 
     def __post_init__(self) -> None:
-        check(self)
+        for field in dataclasses.fields(self):
+            if is_setting(field):
+                value = checked(type(self), field, getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
 
 
 def rule_of(field: dataclasses.Field) -> Rule:
@@ -97,19 +103,6 @@ def kind_of(settings: type, field: dataclasses.Field) -> tuple[type, bool]:
 def is_setting(field: dataclasses.Field) -> bool:
     """Returns whether `setting` created a field; others hold settings."""
     return "rule" in field.metadata
-
-
-def check(settings: Any) -> None:
-    """Checks every field of settings, and expands `~` in paths.
-
-    Raises:
-        UsageError: If a value is of the wrong type or out of range.
-    """
-    for field in dataclasses.fields(settings):
-        if is_setting(field):
-            value = getattr(settings, field.name)
-            value = checked(type(settings), field, value)
-            object.__setattr__(settings, field.name, value)
 
 
 def checked(settings: type, field: dataclasses.Field, value: Any) -> Any:
@@ -183,6 +176,19 @@ def require_defaults(
             )
 
 
+def require_one(settings: Settings, names: Sequence[str]) -> str:
+    """Returns which setting is given; raises UsageError if not just one is."""
+    given = [name for name in names if getattr(settings, name) is not None]
+    if len(given) != 1:
+        known = ", ".join(f"`{name}`" for name in names[:-1])
+        received = [f"`{name}`={getattr(settings, name)}" for name in given]
+        raise UsageError(
+            f"Give one of {known} and `{names[-1]}`, and only one. Received: "
+            f"{' and '.join(received) or 'none'}"
+        )
+    return given[0]
+
+
 def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises UsageError unless a value is one of the choices."""
     if value not in choices:
@@ -204,13 +210,10 @@ def _require_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 
 def _range(rule: Rule) -> str:
     if rule.most is None:
-        return (
-            f"{'above' if rule.excludes_least else 'at least'} {rule.least:g}"
-        )
-    start, end = (
-        "(" if rule.excludes_least else "[",
-        ")" if rule.excludes_most else "]",
-    )
+        start = "above" if rule.excludes_least else "at least"
+        return f"{start} {rule.least:g}"
+    start = "(" if rule.excludes_least else "["
+    end = ")" if rule.excludes_most else "]"
     return f"in {start}{rule.least:g}, {rule.most:g}{end}"
 
 
@@ -228,15 +231,13 @@ def parse(settings: type, field: dataclasses.Field, text: str) -> Any:
 
 
 def split(text: str) -> list[str]:
-    """Splits comma-separated values.
-
-    A value that contains a comma must be in double quotes.
-    """
+    """Splits values at commas, except within double quotes."""
     try:
         lines = csv.reader([text], skipinitialspace=True, strict=True)
         parts = next(lines, [])
     except csv.Error:
-        parts = text.split(",")  # Quotes or line breaks that are no syntax.
+        # Its quotes or line breaks are part of the values.
+        parts = text.split(",")
     return [part.strip() for part in parts if part.strip()]
 
 

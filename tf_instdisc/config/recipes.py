@@ -5,22 +5,11 @@ They are in the directory `flags/` of the repository, to which
 module imports nothing heavy.
 """
 
-import dataclasses
 import pathlib
 
 from tf_instdisc.config.fields import require_choice
 
 FOLDER = pathlib.Path(__file__).parent.parent / "recipes"
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A recipe as described in its comments."""
-
-    name: str
-    summary: str
-    time: str
-    score: str
 
 
 def names() -> tuple[str, ...]:
@@ -38,26 +27,15 @@ def path_of(name: str) -> pathlib.Path:
     return FOLDER / f"{name}.flags"
 
 
-def read(name: str) -> Recipe:
-    """Reads the comments of a recipe.
+def description_of(name: str) -> str:
+    """Returns what a recipe is, with the expected time and score.
+
+    These are lines of its comments, up to 78 characters wide.
 
     Raises:
         UsageError: If there is no such recipe.
     """
-    text = path_of(name).read_text(encoding="utf-8")
-    comments = [line[1:] for line in text.splitlines() if line[:1] == "#"]
-    parts = {"": ""}
-    title = ""
-    for line in comments:
-        start, colon, rest = line.strip().partition(":")
-        if start in ("Source", "Command", "Hardware") or (
-            start.startswith("Expected ") and colon
-        ):
-            title, line = start, rest
-        parts[title] = f"{parts.get(title, '')} {line.strip()}".strip()
-    return Recipe(
-        name,
-        summary=parts[""],
-        time=parts.get("Expected time", ""),
-        score=parts.get("Expected score", ""),
-    )
+    lines = path_of(name).read_text(encoding="utf-8").splitlines()
+    comments = "\n".join(line[2:] for line in lines if line.startswith("#"))
+    what, _, rest = comments.partition("\n\n")
+    return f"{what}\n{rest[rest.index('Expected time:') :]}"

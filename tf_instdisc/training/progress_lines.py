@@ -124,7 +124,7 @@ def print_summary(work: Work) -> None:
         f"encoder: {_encoder(config)}, {encoder.count_params():,} parameters, "
         f"{config.encoder.precision}\n"
         f"device:  {replicas} x {kind}\n"
-        f"run:     {shown(remote.named(str(work.run.path)))}",
+        f"run:     {remote.shown_path(work.run.path)}",
         flush=True,
     )
 

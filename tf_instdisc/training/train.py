@@ -21,7 +21,6 @@ from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.runs.images import RunImages
-from tf_instdisc.text import shown
 from tf_instdisc.training import (
     auto_precision,
     finishing,
@@ -287,7 +286,7 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
     print(progress_lines.finished_line(str(run.path), progress, epochs))
     if training.keep_best and (kept := knn.best_epoch(run)):
         print(
-            f"best encoder: {shown(remote.named(str(run.best_encoder)))}, "
+            f"best encoder: {remote.shown_path(run.best_encoder)}, "
             f"epoch {kept['epoch']}, "
             f"kNN top-1 {kept['knn_top1']:.3f}"
         )
