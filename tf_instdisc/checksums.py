@@ -8,7 +8,7 @@ Before a file is replaced, the digest of the new content is listed beside that
 of the old one; afterwards only the new one remains. If the process is killed
 in between, either content satisfies the list.
 
-A `cure` is the last sentence of the message about a damaged file.
+A `cure` is the last sentence of the message about a damaged file: what to do.
 """
 
 import contextlib
@@ -75,21 +75,13 @@ def require_present(path: pathlib.Path, cure: str) -> None:
 
 
 def digest(path: pathlib.Path, cure: str) -> str:
-    """Returns the SHA-256 of a file.
-
-    Raises:
-        DamagedFileError: If the digest is not the listed one.
-    """
+    """Returns the SHA-256 of a file; raises as `opened` does."""
     with opened(path, cure) as (_, found):
         return found
 
 
 def read_text(path: pathlib.Path, cure: str) -> str:
-    """Returns the text of a file.
-
-    Raises:
-        DamagedFileError: If the text is not what was written.
-    """
+    """Returns the text of a file; raises as `opened` does."""
     with opened(path, cure) as (file, _), parsing(path, cure):
         return file.read().decode()
 

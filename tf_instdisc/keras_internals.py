@@ -148,7 +148,6 @@ class VariableBackedWeight(keras.Variable):
     Args:
         stored: The variable behind the weight.
         shape: The shape of the weight.
-        name: Its name.
     """
 
     def __init__(
@@ -191,6 +190,22 @@ class CustomLoopModel(keras.Model):
     def build_training_state(self) -> None:
         """Creates the state that training keeps beside the model."""
         raise NotImplementedError
+
+    def new_train_function(self) -> Callable:
+        """Returns a function that trains on an iterator and returns logs."""
+        raise NotImplementedError
+
+    def new_test_function(self) -> Callable:
+        """Returns a function that evaluates an iterator and returns logs."""
+        raise NotImplementedError
+
+    def make_train_function(self, force: bool = False) -> None:
+        if self.train_function is None or force:
+            self.train_function = self.new_train_function()
+
+    def make_test_function(self, force: bool = False) -> None:
+        if self.test_function is None or force:
+            self.test_function = self.new_test_function()
 
     def _maybe_symbolic_build(
         self, iterator: Any = None, data_batch: Any = None

@@ -97,16 +97,7 @@ def is_web(url: str) -> bool:
 
 
 def _check_url(url: str, name: str) -> None:
-    """Raises unless the scheme of a URL can be opened; uses no network.
-
-    Args:
-        url: The URL.
-        name: The argument or flag for which it was given.
-
-    Raises:
-        UsageError: If fsspec does not know the scheme.
-        MissingExtraError: If a package is missing.
-    """
+    """Raises UsageError unless fsspec can open the scheme of a URL."""
     import fsspec
 
     scheme = url.partition(":")[0]

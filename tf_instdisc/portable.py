@@ -55,7 +55,7 @@ def save_encoder(encoder: keras.Model, path: str | os.PathLike) -> None:
         path: A path that ends in `.keras`.
 
     Raises:
-        ValueError: If `path` has another suffix.
+        UsageError: If `path` has another suffix.
     """
     path = pathlib.Path(path)
     if path.suffix != ".keras":
@@ -77,11 +77,7 @@ def write(encoder: keras.Model, path: pathlib.Path) -> None:
 
 
 def make_portable(encoder: keras.Model) -> keras.Model:
-    """Makes a model describe itself in terms that Keras 3.5 knows.
-
-    Args:
-        encoder: A model; it is changed in place.
-    """
+    """Makes a model, in place, describe itself in terms of Keras 3.5."""
 
     def get_config(self: keras.Model) -> dict[str, Any]:
         return _portable(type(self).get_config(self))

@@ -98,7 +98,6 @@ def refresh(path: str | os.PathLike, *, whole: bool = False) -> None:
     """Brings the copy that holds a path up to date; without one, nothing.
 
     Args:
-        path: A local path.
         whole: Whether to download the checkpoints of a run, too. Otherwise,
             only their manifests are downloaded.
     """

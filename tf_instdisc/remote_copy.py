@@ -51,8 +51,8 @@ class Copy:
 
     Args:
         url: The URL.
-        is_output: Whether it is the copy for outputs. What was not uploaded
-            from it is no input.
+        is_output: Whether it is the copy for outputs. Files in it that were
+            not uploaded are never read as inputs.
     """
 
     def __init__(self, url: str, is_output: bool):

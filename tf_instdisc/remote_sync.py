@@ -34,7 +34,6 @@ def pull(
     """Brings a copy up to date.
 
     Args:
-        copy: The copy.
         whole: Whether to download the checkpoints of a run, too, and not only
             their manifests.
         run_argument: The name of an argument that refuses a URL with anything

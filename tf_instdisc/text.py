@@ -73,8 +73,6 @@ def did_you_mean(
     """Returns a question that ends a message about an unknown name.
 
     Args:
-        value: The name that was given.
-        known: The known names.
         most: The largest number of suggestions.
         prefix: A prefix for each suggestion, such as `--`.
 

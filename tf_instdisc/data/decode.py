@@ -39,8 +39,7 @@ def decode_whole(contents: tf.Tensor) -> tf.Tensor:
             format, is too large, is broken, or costs more than its pixels.
     """
     kind, stored = image_file.read(contents, MAX_PIXELS)
-    height, width = _int32(stored.height), _int32(stored.width)
-    box = tf.stack([0, 0, height, width])
+    box = tf.concat([[0, 0], _shape(stored)], 0)
     return exif.orient(
         image_file.decode_box(kind, stored, box, tf.constant(1)),
         stored.orientation,
@@ -63,7 +62,7 @@ def decode_smallest(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """
     kind, stored = image_file.read(contents, MAX_PIXELS)
     ratio = tf.where(kind == image_file.JPEG, jpeg.RATIOS[-1], 1)
-    sides = -(-_int32(tf.stack([stored.height, stored.width])) // ratio)
+    sides = -(-_shape(stored) // ratio)
     box = tf.concat([[0, 0], sides], 0)
     image = image_file.decode_box(kind, stored, box, ratio)
     return _shown_shape(stored), tf.size(image)
@@ -136,7 +135,7 @@ def decode_center(
         tf.errors.InvalidArgumentError: As in `decode_whole`.
     """
     kind, stored = image_file.read(contents, max_pixels)
-    shape = tf.cast(tf.stack([stored.height, stored.width]), tf.int32)
+    shape = _shape(stored)
     flips = tf.stack(exif.flips(stored.orientation))
     # TensorFlow 2.21 logs an error about flips[::-1].
     is_transposed = exif.is_transposed(stored.orientation)
@@ -255,8 +254,12 @@ def _ratio(kind: tf.Tensor, scales: tf.Tensor) -> tf.Tensor:
     return tf.where(kind == image_file.JPEG, ratio, 1)
 
 
+def _shape(stored: Stored) -> tf.Tensor:
+    return tf.cast(tf.stack([stored.height, stored.width]), tf.int32)
+
+
 def _shown_shape(stored: Stored) -> tf.Tensor:
-    shape = tf.cast(tf.stack([stored.height, stored.width]), tf.int32)
+    shape = _shape(stored)
     is_transposed = exif.is_transposed(stored.orientation)
     return tf.where(is_transposed, shape[::-1], shape)
 
@@ -272,7 +275,3 @@ def _stored_box(box: tf.Tensor, stored: Stored) -> tf.Tensor:
     corner = tf.where(is_transposed, corner[::-1], corner)
     sides = tf.where(is_transposed, sides[::-1], sides)
     return tf.concat([corner, sides], 0)
-
-
-def _int32(number: tf.Tensor) -> tf.Tensor:
-    return tf.cast(number, tf.int32)

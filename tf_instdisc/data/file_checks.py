@@ -28,7 +28,6 @@ def readable_files(
     change.
 
     Args:
-        folder: Path of the folder.
         names: Paths relative to the folder.
         memory: `.npz` file with the results of earlier starts, to which the
             new results are added; or None to decode everything. It is also

@@ -64,7 +64,7 @@ def folder_source(
         FileNotFoundError: If the folder is missing or contains no image.
         UnreadableImageError: If an image cannot be read and must not be
             skipped, or if no image can be read.
-        ValueError: If `bad_images` is unknown, or an image has no known id.
+        UsageError: If `bad_images` is unknown, or an image has no known id.
     """
     require_choice("bad_images", bad_images, BAD_IMAGES)
     folder = local_path(folder, "folder")

@@ -30,7 +30,7 @@ def image_paths(folder: str, is_reported: bool = True) -> list[str]:
 
     Raises:
         FileNotFoundError: If the folder is missing or contains no image.
-        ValueError: If a name is not UTF-8, or a directory cannot be read.
+        UsageError: If a name is not UTF-8, or a directory cannot be read.
     """
     folder = local_path(folder, "folder")
     require_folder(folder)
@@ -80,15 +80,9 @@ def require_folder(folder: str) -> None:
 def image_paths_at(folder: str) -> list[str]:
     """Lists the images below a path or a URL, of which nothing is copied.
 
-    Args:
-        folder: As in `image_paths`.
-
-    Returns:
-        As in `image_paths`.
+    Arguments, result and errors are those of `image_paths`.
 
     Raises:
-        FileNotFoundError: As in `image_paths`.
-        ValueError: As in `image_paths`.
         StorageError: If the URL cannot be read.
     """
     folder = checked_path(folder, "folder")

@@ -111,12 +111,10 @@ def _content(path: str) -> bytes:
 
 
 def require_lasting(error: Exception, path: str, rest: str) -> None:
-    """Raises StorageError if an image could not be read for the moment.
+    """Raises StorageError if an image temporarily could not be read.
 
-    Args:
-        error: What reading the image raised.
-        path: The image.
-        rest: The reason in parentheses, and the cure.
+    The end of its message, `rest`, is the reason in parentheses, and what to
+    do.
     """
     if _is_transient(error):
         raise StorageError(

@@ -37,7 +37,7 @@ def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
         batch_size: Images in a global batch.
 
     Raises:
-        ValueError: If `batch_size` is below 1.
+        UsageError: If `batch_size` is below 1.
     """
     _require_batch_size(batch_size)
     return source.num_readable // min(batch_size, source.num_readable)
@@ -57,16 +57,12 @@ def largest_batch_size(
     """Returns the batch size, or the largest one that the images can fill.
 
     Args:
-        source: The images.
-        batch_size: Images in a global batch, a multiple of the replicas.
+        batch_size: A multiple of the replicas.
         replicas: Number of replicas that share a batch.
 
     Returns:
         A multiple of the replicas. If it is below `batch_size`, a line on
         standard output reports it.
-
-    Raises:
-        UsageError: If there are fewer images than replicas.
     """
     if batch_size <= source.num_readable:
         return batch_size
@@ -143,7 +139,7 @@ def training_dataset(
         `[batch, image_size, image_size, 3]` in 0..255, and int64 `[batch]`.
 
     Raises:
-        ValueError: If `batch_size` or `seed` is out of range.
+        UsageError: If `batch_size` or `seed` is out of range.
     """
     _require_batch_size(batch_size)
     if not 0 <= seed < 2**31:

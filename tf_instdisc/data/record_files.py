@@ -31,20 +31,13 @@ class SplitFiles:
 
     Images that are not stored as files are encoded as PNG, which loses nothing.
 
-    Args:
-        dataset: As in `tfds_source`.
-        split: As in `tfds_source`.
-        data_dir: As in `tfds_source`.
-        image_key: As in `tfds_source`.
+    The arguments are those of `tfds_source`. The data set must be stored as
+    tfrecord.
 
     Attributes:
         name: The name of the data set and the split.
         size: Number of images.
         contents: Text that identifies the records that are read.
-
-    Raises:
-        ValueError: As in `tfds_source`, or if the data set is not stored as
-            tfrecord.
     """
 
     def __init__(
@@ -101,7 +94,7 @@ class RecordFiles:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a file is not a TFRecord file, or the first record is
+        UsageError: If a file is not a TFRecord file, or the first record is
             not a `tf.train.Example` with such a feature.
     """
 
@@ -126,8 +119,8 @@ class RecordFiles:
         """Reads images `first` to `first + size - 1`.
 
         Raises:
-            ValueError: If one of the records is damaged, or does not hold at
-                most one image as bytes.
+            UsageError: If a record is damaged, or holds several images or
+                something other than bytes.
         """
         try:
             yield from _read_range(self._shards, first, size, self._file)
@@ -178,7 +171,7 @@ def _read_range(
         shards: Instructions with `filename`, `skip` and `take`.
         first: In [0, number of records).
         size: Number of records.
-        file_of: From a record to a file, both scalar strings.
+        file_of: Converts a record to a file, both scalar strings.
     """
     records = record_reader(_part(shards, first, size))(None)
     files = records.map(

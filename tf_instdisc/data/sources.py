@@ -84,7 +84,7 @@ def array_source(
         name: A name for messages.
 
     Raises:
-        ValueError: If `images` or `labels` have another shape or type, or a
+        UsageError: If `images` or `labels` have another shape or type, or a
             label has no name.
     """
     images = np.asarray(images)
@@ -210,7 +210,6 @@ def selected(
     """Returns some examples of a source; files are read once selected.
 
     Args:
-        source: The images.
         shuffle_seed: As in `ImageSource.examples`.
         select: Takes a data set of examples, whose `image` it must not use,
             and returns one of those to read.

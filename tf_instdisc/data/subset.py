@@ -20,7 +20,6 @@ def subset(source: ImageSource, instance_ids: np.ndarray) -> ImageSource:
     selected from the whole source in every epoch.
 
     Args:
-        source: The images.
         instance_ids: int `[size]`, at least one; distinct ids of readable
             images.
 
@@ -58,7 +57,6 @@ def renumbered(
     """Reads some images; the position in `instance_ids` is the new id.
 
     Args:
-        source: The images.
         instance_ids: int `[size]`, distinct; ids that the source does not have
             are left out.
         shuffle_seed: As in `ImageSource.examples`.

@@ -27,8 +27,6 @@ def test_split_of(
     """Returns the split of a data set that images are tested on.
 
     Args:
-        dataset: As in `tfds_source`.
-        data_dir: As in `tfds_source`.
         test_split: A split. None stands for `test` or, if it is missing, for
             `validation`, `val`, `valid` or `dev`. `""` for none.
 
@@ -55,11 +53,7 @@ def test_split_of(
 def open_builder(
     dataset: str, data_dir: str | None
 ) -> tfds.core.DatasetBuilder:
-    """Finds a builder by name.
-
-    Raises:
-        ValueError: If there is no such builder.
-    """
+    """Finds a builder by name."""
     if data_dir is not None:
         data_dir = _local_data_dir(data_dir, dataset)
     try:
@@ -183,11 +177,7 @@ def _without_bars(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
 def require_split(
     builder: tfds.core.DatasetBuilder, split: str
 ) -> tfds.core.SplitInfo:
-    """Returns information on a split of a prepared data set.
-
-    Raises:
-        ValueError: If there is no such split, or it is empty.
-    """
+    """Returns information on a split, which must exist and not be empty."""
     reason = "it is empty."
     try:
         info = builder.info.splits[split]

@@ -43,12 +43,10 @@ def find_image(
     """Finds the images of a data set.
 
     Args:
-        features: The features of the data set.
         key: The key of the images; None stands for `image`.
-        dataset: The name of the data set, for messages.
 
     Raises:
-        ValueError: If there is no such feature, or it is not a single image.
+        UsageError: If there is no such feature, or it is not a single image.
             The message suggests the keys of features that are.
     """
     key = key or "image"
@@ -114,10 +112,6 @@ def value_range(
     Args:
         images: Images of one split, in a fixed order.
         dtype: Name of their type.
-        dataset: The name of the data set, for messages.
-
-    Raises:
-        ValueError: If float images have values below 0, above 255 or NaN.
     """
     if dtype not in _FLOATS:
         return 0.0, float(np.iinfo(dtype).max)

@@ -52,9 +52,6 @@ def find_label(
 
     Returns:
         The labels, or None if there are none.
-
-    Raises:
-        ValueError: If there is no such feature, or it is not suitable.
     """
     if key == "":
         return None
@@ -189,9 +186,6 @@ def kept(
         read: Reads the labels.
         shards: The instructions with which TFDS reads the shards.
         *origin: Anything else that determines the labels; compared as text.
-
-    Returns:
-        The labels.
     """
     if memory is None:
         return read()

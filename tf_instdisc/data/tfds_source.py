@@ -71,7 +71,7 @@ def tfds_source(
             read, so that the next start need not read them.
 
     Raises:
-        ValueError: If the data set, split, feature or `cache` is unknown, the
+        UsageError: If the data set, split, feature or `cache` is unknown, the
             data set cannot be prepared, or the feature is not a single image,
             such as a video or a sequence.
     """
@@ -260,9 +260,6 @@ def record_parser(
 
     Returns:
         A function from a scalar string to what `_parser` describes.
-
-    Raises:
-        ValueError: If the data set is not stored as tfrecord.
     """
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise UsageError(

@@ -42,11 +42,9 @@ def voc_folder(
         class_names: The known classes; by default those in the split, sorted.
 
     Raises:
-        FileNotFoundError: If the folder, the split, an image or an annotation
-            is missing.
-        ValueError: If an image cannot be decoded, an annotation is not in
-            VOC's format, has an unknown class or states another size than its
-            image has, or if the split has no objects.
+        UsageError: If something is missing or cannot be read, an annotation
+            has an unknown class or states another size than its image has, or
+            the split has no objects.
     """
     folder = local_path(folder, "folder")
     names = _split_names(folder, split)
@@ -116,10 +114,6 @@ def voc_tfds(
         image_key: Name of the feature that holds the images, which must be
             8-bit files.
         label_key: Name of the class in `objects`.
-
-    Raises:
-        ValueError: If the data set or split is unknown, the data set has no
-            boxes or images, or the split has no objects.
     """
     import tensorflow_datasets as tfds
 

@@ -152,9 +152,7 @@ class FitLoop(Accumulation):
         """Returns the images per second, and the fraction of time waited."""
         return self._stopwatch.read()
 
-    def make_train_function(self, force: bool = False) -> None:
-        if self.train_function is not None and not force:
-            return
+    def new_train_function(self) -> Callable[[Iterator[Any]], Logs]:
         graphs: dict[Hashable, Callable[..., tuple[Logs, Any]]] = {}
 
         def train_function(iterator: Iterator[Any]) -> Logs:
@@ -183,11 +181,9 @@ class FitLoop(Accumulation):
                 self._stopwatch.restart()
             return {**logs, **speed}
 
-        self.train_function = train_function
+        return train_function
 
-    def make_test_function(self, force: bool = False) -> None:
-        if self.test_function is not None and not force:
-            return
+    def new_test_function(self) -> Callable[[Iterator[Any]], Logs]:
         graphs: dict[Hashable, Callable[..., tuple[Logs, Any]]] = {}
 
         def test_function(iterator: Iterator[Any]) -> Logs:
@@ -198,7 +194,7 @@ class FitLoop(Accumulation):
                 logs = self._run(graphs[kind], batch, size)
             return logs
 
-        self.test_function = test_function
+        return test_function
 
     def see_first_batch(self, batch: Any) -> None:
         """Called with the first batch of each form that `fit` meets."""

@@ -19,7 +19,6 @@ def orientation(file: FileBytes, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
     """Reads the orientation; invalid data counts as upright.
 
     Args:
-        file: The file.
         start: Start of the EXIF data, with or without `Exif\\0\\0`.
         end: End of the EXIF data; equal to `start` if there is none.
 
@@ -84,7 +83,7 @@ def flips(orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def orient(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Orients a stored image `[height, width, channels]` as it is shown."""
 
-    def turned() -> tf.Tensor:
+    def rotated() -> tf.Tensor:
         shown = tf.cond(
             is_transposed(orientation),
             lambda: tf.transpose(image, [1, 0, 2]),
@@ -94,4 +93,4 @@ def orient(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         shown = tf.cond(vertical, lambda: shown[::-1], lambda: shown)
         return tf.cond(horizontal, lambda: shown[:, ::-1], lambda: shown)
 
-    return tf.cond(orientation == 1, lambda: image, turned)
+    return tf.cond(orientation == 1, lambda: image, rotated)

@@ -125,10 +125,9 @@ def _first_frame(
         count: tf.Tensor,
         position: tf.Tensor,
         frame: tf.Tensor,
-        transparent: tf.Tensor,
+        _: tf.Tensor,
         is_data: tf.Tensor,
     ) -> tf.Tensor:
-        del transparent
         return (
             ((frame == 0) | is_data)
             & (count < _STEPS)

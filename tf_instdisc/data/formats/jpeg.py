@@ -87,9 +87,8 @@ def _segments(file: FileBytes) -> tuple[tf.Tensor, tf.Tensor]:
         count: tf.Tensor,
         position: tf.Tensor,
         starts: tf.TensorArray,
-        kind: tf.Tensor,
+        _: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray, tf.Tensor]:
-        del kind
         first, marker, high, low = tf.unstack(file.at(position, 4))
         kind = tf.where(first == 0xFF, tf.gather(_KINDS, marker), _SKIPPED)
         starts = starts.write(count, position)
@@ -99,10 +98,9 @@ def _segments(file: FileBytes) -> tuple[tf.Tensor, tf.Tensor]:
     def condition(
         count: tf.Tensor,
         position: tf.Tensor,
-        starts: tf.TensorArray,
+        _: tf.TensorArray,
         kind: tf.Tensor,
     ) -> tf.Tensor:
-        del starts
         return (kind != _SCAN) & (count < _SEGMENTS) & (position < file.length)
 
     _, _, starts, kind = tf.while_loop(
