@@ -80,12 +80,9 @@ class FitLoop(Accumulation):
         It is the same on each replica. Reading a variable as a whole would
         sum it over all hosts, and all of them would have to take part.
         """
+        strategy = self.distribute_strategy
         return [
-            float(
-                distribution.first_replica(
-                    self.distribute_strategy, tf_variable(v)
-                )
-            )
+            float(distribution.first_replica(strategy, tf_variable(v)))
             for v in self.metrics_variables
         ]
 
