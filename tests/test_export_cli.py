@@ -8,7 +8,10 @@ import pytest
 import tensorflow as tf
 
 from tests import commands, exported
-from tf_instdisc.serving import warmup
+from tf_instdisc.cli import export as cli_export
+from tf_instdisc.cli.options import FinishedRun
+from tf_instdisc.serving import saved_model, warmup
+from tf_instdisc.serving.options import ExportOptions
 
 pytestmark = pytest.mark.slow
 
@@ -101,3 +104,19 @@ def test_int8_needs_calibration_images(small_run, tmp_path):
     assert "calibration_images" in result.stderr
     assert "Traceback" not in result.stderr
     assert not target.exists()
+
+
+def test_a_remote_model_is_copied_to_its_server(
+    small_run, tmp_path, monkeypatch, capsys
+):
+    version = tmp_path / "m" / "1"
+    monkeypatch.setattr(saved_model, "export_run", lambda *a, **k: version)
+    cli_export.main(
+        FinishedRun(run_dir=str(small_run.path)),
+        cli_export.WrittenOptions(export_dir="s3://bucket/m"),
+        ExportOptions(),
+    )
+    said = capsys.readouterr().out.partition("Copy ")[2]
+    assert said.startswith("s3://bucket/m to /models/m on the host")
+    assert "source=/models/m,target=/models/m" in said
+    assert str(tmp_path) not in said
