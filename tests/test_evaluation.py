@@ -160,7 +160,7 @@ def test_an_encoder_of_any_size_is_measured_at_the_runs(kind, tmp_path):
         model, folder_source(str(train)), tmp_path / "run", RunConfig(data)
     )
     found = run.evaluate(
-        knn=KNNOptions(num_neighbors=3),
+        knn=KNNOptions(num_neighbors=3, baselines=True),
         linear=LinearOptions(epochs=1, schedule_epochs=()),
         svm=SVMOptions(layer="conv1", costs=(0.01,)),
     )
@@ -461,7 +461,7 @@ def test_an_interrupted_evaluation_leaves_no_activations(run, monkeypatch):
     assert not left.exists()
 
 
-def test_a_disk_without_room_is_said(run, monkeypatch):
+def test_a_disk_without_room_is_reported(run, monkeypatch):
     usage = shutil.disk_usage
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: usage(path)._replace(free=99)

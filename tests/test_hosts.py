@@ -176,7 +176,7 @@ def test_other_hosts_read_what_the_chief_has_checked(tmp_path, monkeypatch):
     parts.open_sources(RunConfig(data=data), run, is_chief=True)
     before = {path: path.stat().st_mtime_ns for path in run.path.iterdir()}
     # Nothing is decoded again, and nothing is written.
-    monkeypatch.setattr(file_checks, "_decodable", lambda paths: 1 / 0)
+    monkeypatch.setattr(file_checks, "decodable", lambda images: 1 / 0)
     opened = parts.open_sources(RunConfig(data=data), run, is_chief=False)
     assert [source.num_readable for source in opened] == [2, 2]
     assert before == {

@@ -292,15 +292,15 @@ def test_update(tmp_path, images, finished, monkeypatch):
     encoder = load_encoder(finished.path)
     monkeypatch.setattr(update, "load_encoder", lambda path: encoder)
     # Tracing what decodes and encodes takes longer than all the rest.
-    encode, encoded = update_bank._encode, {}
+    encode, encoded = update_bank.encode_files, {}
 
-    def encode_once(names, *arguments):
+    def encode_once(folder, names, *arguments):
         key = tuple(names)
         if key not in encoded:
-            encoded[key] = encode(names, *arguments)
+            encoded[key] = encode(folder, names, *arguments)
         return encoded[key]
 
-    monkeypatch.setattr(update_bank, "_encode", encode_once)
+    monkeypatch.setattr(update_bank, "encode_files", encode_once)
     grown = tmp_path / "grown"
     shutil.copytree(images, grown)
     (grown / "05.png").unlink()

@@ -144,11 +144,12 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     import numpy as np
 
     from tf_instdisc.cli.embed import open_client
+    from tf_instdisc.data.folder import class_names
     from tf_instdisc.data.folder_listing import image_paths
-    from tf_instdisc.data.sources import NO_LABEL
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import ServedSearch
     from tf_instdisc.runs.bank import Bank
+    from tf_instdisc.runs.encoding import labels_of
     from tf_instdisc.serving.embedder import good_image
 
     client, title = open_client(model, batch_size=1)
@@ -165,17 +166,13 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
 
     folder = local_path(folder, "images")
     names = image_paths(folder)
-    tops = [name.rpartition("/")[0].split("/")[0] for name in names]
-    classes = sorted(set(tops) - {""})
-    label_of = {name: label for label, name in enumerate(classes)}
-    # An image beside the folders of the classes has no label.
-    labels = np.array([label_of.get(top, NO_LABEL) for top in tops])
+    classes = tuple(class_names(names, folder))
     bank = Bank(
         np.empty([len(names), 0], np.float32),
         np.arange(len(names)),
         np.array(names),
-        labels,
-        tuple(classes),
+        labels_of(names, classes),
+        classes,
     )
     return Collection(
         title,

@@ -15,6 +15,7 @@ from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
     require_endings,
+    require_file,
 )
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
@@ -61,6 +62,8 @@ class DuplicatesOptions(Settings):
             )
         files = [path for path in self.output if path != "-"]
         require_endings("output", files, (".tsv", ".html"))
+        for path in files:
+            require_file("output", path)
 
 
 SETTINGS = [FinishedRun, DuplicatesOptions, MovedImages]

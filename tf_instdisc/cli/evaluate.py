@@ -43,7 +43,8 @@ class EvaluateOptions(FinishedRun):
     test_split: str | None = setting(None, "Test split, instead of the run's.")
     data_dir: str | None = setting(
         None,
-        "Where TFDS keeps its data, if it was moved.",
+        "Where TFDS keeps its data, also that of --detection_dataset, if it "
+        "was moved.",
         is_path=True,
     )
     image_key: str | None = setting(

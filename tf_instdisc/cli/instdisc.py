@@ -39,8 +39,8 @@ lists the flags of a command, and `instdisc --version` prints the version.
 def main() -> None:
     """Entry point of `instdisc`, and of programs such as `instdisc-train`."""
     command, *arguments = sys.argv[1:] or ["help"]
-    program, dash, name = os.path.basename(sys.argv[0]).partition("-")
-    if program == "instdisc" and dash:
+    program, _, name = os.path.basename(sys.argv[0]).partition("-")
+    if program == "instdisc" and name in COMMANDS:
         command, arguments = name, sys.argv[1:]
     if command == "help" and arguments:
         command, arguments = arguments[0], ["--help"]

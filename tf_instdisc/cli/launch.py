@@ -49,7 +49,7 @@ def launch(command: Any) -> None:
     unread = getattr(command, "UNREAD", ())
     if _HELP & set(sys.argv[1:]):
         failures.exit_quietly_if_output_closes()
-        print(_help(command.__doc__, groups.values()))
+        print(_help(command.__doc__ or "", groups.values()))
         sys.exit(0)
     # The encoder is three times as fast with oneDNN, which TensorFlow enables
     # by default only for processors with AVX-512.

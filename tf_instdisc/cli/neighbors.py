@@ -13,6 +13,7 @@ from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
     require_endings,
+    require_file,
 )
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
@@ -63,6 +64,8 @@ class NeighborsOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_endings("output", self.output, (".png", ".html"))
+        for path in self.output:
+            require_file("output", path)
 
 
 SETTINGS = [FinishedRun, NeighborsOptions, MovedImages]

@@ -11,8 +11,6 @@ from tf_instdisc.config import recipes
 from tf_instdisc.errors import MissingFileError
 
 SETTINGS: list[type] = []
-
-
 NEEDS_TENSORFLOW = False
 
 

@@ -11,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from tf_instdisc.errors import UsageError
@@ -138,8 +138,8 @@ def checked(settings: type, field: dataclasses.Field, value: Any) -> Any:
 
 
 def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if kind in (int, float) and is_whole:
+    number = {int: Integral, float: Real}.get(kind)
+    if number and isinstance(value, number) and not isinstance(value, bool):
         value = kind(value)  # Of NumPy, or whole.
     _require_type(name, value, (kind,))
     if rule.choices:

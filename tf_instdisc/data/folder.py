@@ -83,7 +83,7 @@ def folder_source(
     if bad:
         report_unreadable(bad, len(found), folder, bad_images)
 
-    classes = _class_names(found, folder)
+    classes = class_names(found, folder)
     labels = np.full([len(names)], NO_LABEL, np.int64)
     if classes:
         label_of = {name: label for label, name in enumerate(classes)}
@@ -119,7 +119,7 @@ def _ids_of(
     return np.array([known_ids[name] for name in names], np.int64)
 
 
-def _class_names(names: list[str], folder: str) -> list[str]:
+def class_names(names: list[str], folder: str) -> list[str]:
     """Returns the class subfolders; reports images that have no class."""
     beside = [name for name in names if "/" not in name]
     if len(beside) == len(names):

@@ -53,28 +53,29 @@ class DetectionInputs:
             self.options.test_split,
         )
         default = "trainval" if self.options.images else "train+validation"
-        try:
-            train = self._open(train_split or default)
-            return train, self._open(test_split, train.class_names)
-        except UsageError as error:
-            # The flags of the images to train on have the same names.
-            raise type(error)(
-                f"Detection, whose flags begin with --detection_: {error}"
-            ) from error
+        train = self._open("train", train_split or default)
+        return train, self._open("test", test_split, train.class_names)
 
     def _open(
-        self, split: str, class_names: Sequence[str] | None = None
+        self, part: str, split: str, class_names: Sequence[str] | None = None
     ) -> DetectionSource:
         options = self.options
-        if options.images is not None:
-            return voc_folder(options.images, split, class_names)
-        return voc_tfds(
-            options.dataset or "",
-            split,
-            self.data_dir,
-            options.image_key,
-            options.label_key,
-        )
+        try:
+            if options.images is not None:
+                return voc_folder(options.images, split, class_names)
+            return voc_tfds(
+                options.dataset or "",
+                split,
+                self.data_dir,
+                options.image_key,
+                options.label_key,
+            )
+        except UsageError as error:
+            # The flags of the run's own images have the same names.
+            raise type(error)(
+                f"The {part} images of the detection protocol "
+                f"(--detection_{part}_split={split}): {error}"
+            ) from error
 
     def train(
         self, model: keras.Model

@@ -55,7 +55,8 @@ def evaluate(
         protocols = [find(name)(chosen) for name, chosen in options.items()]
         for protocol in protocols:
             if protocol.reads_labels:
-                _ = inputs.sources  # Opens and checks them.
+                # Opened now, so that no measurement is lost to an error.
+                _ = inputs.sources, inputs.end
             protocol.check(inputs)
         for protocol in protocols:
             measured = list(protocol.measure(inputs))

@@ -16,16 +16,16 @@ from keras import layers
 from tf_instdisc import progress
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.encoder import LAYERS
-from tf_instdisc.config.fields import require_choice
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
-from tf_instdisc.errors import StorageError
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.runs.embedding import (
     BATCH_SIZE,
     Embedded,
     inference,
     on_devices,
 )
+from tf_instdisc.text import listed
 
 _DTYPE = np.float16
 
@@ -60,12 +60,16 @@ def available_layers(encoder: keras.Model) -> tuple[str, ...]:
 
 
 def require_layers(
-    encoder: keras.Model, names: Sequence[str], field: str
+    encoder: keras.Model, names: Sequence[str], field: str, flag: str
 ) -> None:
     """Raises UsageError unless an encoder has all layers that a field names."""
     known = available_layers(encoder)
     for name in names:
-        require_choice(field, name, known)
+        if name not in known:
+            raise UsageError(
+                f"`{field}` must name layers of the encoder: {listed(known)}. "
+                f"Received: {field}={name!r}. Change --{flag}."
+            )
 
 
 class Activations:
@@ -107,29 +111,40 @@ class Activations:
     def of(self, wanted: Layer) -> tuple[Embedded, Embedded]:
         """Returns a layer of the labeled training and test images.
 
+        If there is not enough disk space for all announced layers, only this
+        one is computed.
+
         Raises:
             StorageError: If there is not enough disk space.
         """
         self._wanted.add(wanted)
         if wanted not in self._found:
-            encoder = self._build()
             missing = sorted(self._wanted - self._found.keys())
-            train, test = self._sources
-            known = self._embedded() if EMBEDDING in missing else {}
-            parts: list[dict[Layer, Embedded]] = []
-            for source, given in ((train, known), (test, {})):
-                extracted = extract(
-                    encoder,
-                    source,
-                    [one for one in missing if one not in given],
-                    self._directory / str(len(parts)),
-                    self._crop_fraction,
-                )
-                parts.append({**given, **extracted})
-            self._found.update(
-                {one: (parts[0][one], parts[1][one]) for one in missing}
-            )
+            try:
+                self._compute(missing)
+            except StorageError:
+                if missing == [wanted]:
+                    raise
+                self._compute([wanted])
         return self._found[wanted]
+
+    def _compute(self, missing: Sequence[Layer]) -> None:
+        encoder = self._build()
+        train, test = self._sources
+        known = self._embedded() if EMBEDDING in missing else {}
+        parts: list[dict[Layer, Embedded]] = []
+        for source, given in ((train, known), (test, {})):
+            extracted = extract(
+                encoder,
+                source,
+                [one for one in missing if one not in given],
+                self._directory / str(len(parts)),
+                self._crop_fraction,
+            )
+            parts.append({**given, **extracted})
+        self._found.update(
+            {one: (parts[0][one], parts[1][one]) for one in missing}
+        )
 
 
 def feature_model(encoder: keras.Model, wanted: Sequence[Layer]) -> keras.Model:

@@ -164,14 +164,19 @@ class EvaluationInputs:
         The run's own images may have been moved to another folder.
         """
         own, data = self.run.read_config().data, self.config.data
+        is_same = data.images == own.images
         if (
-            _agree(own, data, ("dataset", "split"))
-            and self.source.class_names == self.bank.class_names
-            and (data.images == own.images or self._is_of_folder)
+            not _agree(own, data, ("dataset", "split", "image_key"))
+            or self.source.class_names != self.bank.class_names
+            or not (is_same or self._was_moved)
         ):
-            return ""
-        # Folders of different data sets often have the same name.
-        return f", to {data.images or self.source.name}"
+            # Folders of different data sets often have the same name.
+            return f", to {data.images or self.source.name}"
+        if is_same and own.test_images not in (None, data.test_images):
+            return f", tested on {data.test_images}"
+        if own.test_split != data.test_split:
+            return f", tested on {self.test_source.name}"
+        return ""
 
     @property
     def image_size(self) -> int:
@@ -203,6 +208,13 @@ class EvaluationInputs:
         if (is_labeled := bank.labels >= 0).all():
             return {EMBEDDING: Embedded(*columns)}
         return {EMBEDDING: Embedded(*(c[is_labeled] for c in columns))}
+
+    @property
+    def _was_moved(self) -> bool:
+        """Whether another folder has the run's files, by their contents."""
+        return self._is_of_folder and any(
+            self.run.load_instances().digests.values()
+        )
 
     @functools.cached_property
     def _is_of_folder(self) -> bool:

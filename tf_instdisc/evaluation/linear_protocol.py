@@ -85,7 +85,7 @@ class Linear(Protocol):
 
         if self.options.layers is not None:
             features.require_layers(
-                inputs.encoder, self.options.layers, "layers"
+                inputs.encoder, self.options.layers, "layers", "linear_layers"
             )
         layers = self._layers(inputs)
         for activations in self._activations(inputs).values():

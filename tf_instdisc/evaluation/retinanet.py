@@ -60,7 +60,7 @@ def build_retinanet(
         `[batch, image_size, image_size, 3]`.
 
     Raises:
-        ValueError: If the encoder has no such feature maps, if `image_size`
+        UsageError: If the encoder has no such feature maps, if `image_size`
             does not fit them, or if a name in `frozen_layers` is unknown.
     """
     backbone, strides = _backbone(encoder, options.image_size, pretrained)

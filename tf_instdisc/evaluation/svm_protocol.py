@@ -70,7 +70,9 @@ class SVM(Protocol):
 
         from tf_instdisc.evaluation import features
 
-        features.require_layers(inputs.encoder, [self.options.layer], "layer")
+        features.require_layers(
+            inputs.encoder, [self.options.layer], "layer", "svm_layer"
+        )
         inputs.activations.announce([self._layer()])
         smallest = np.unique(inputs.labels, return_counts=True)[1].min()
         if smallest < self.options.folds:

@@ -36,7 +36,7 @@ def open_train(
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
-        ValueError: If the data set cannot be read as images.
+        UsageError: If the data set cannot be read as images.
     """
     data.require_images()
     if data.images:
@@ -62,7 +62,7 @@ def open_test(
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
-        ValueError: If the data set cannot be read as images.
+        UsageError: If the data set cannot be read as images.
     """
     data.require_images()
     if data.images:

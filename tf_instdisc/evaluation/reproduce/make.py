@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tf_instdisc import atomic
+from tf_instdisc import atomic, remote
 from tf_instdisc.config import recipes
 from tf_instdisc.config.fields import require_choice
 from tf_instdisc.errors import MissingExtraError, require_extra
@@ -35,7 +35,7 @@ def make_table(
     possibly by another machine.
 
     Raises:
-        ValueError: If the table does not have one of the rows, or a finished
+        UsageError: If the table does not have one of the rows, or a finished
             run was trained with other settings.
     """
     table = TABLES[name]
@@ -72,13 +72,17 @@ def make_table(
         overrides["data_dir"] = data.data_dir
     folder = tables_dir / name
     folder.mkdir(parents=True, exist_ok=True)
-    measured = []
-    for run in planned:
-        file = folder / ("-".join(run.directory.path.parts[-3:]) + ".json")
-        if run in wanted and not _is_measured(run, file):
+    for run in wanted:
+        file = _file_of(run, folder)
+        if not _is_measured(run, file):
             print(f"measuring {shown(run.name)}", flush=True)
             _save(measure.measure(run, table, scale, overrides), run, file)
-        entry = _read(file)
+            remote.send(file)
+    # Only now, as other machines may have measured their rows meanwhile.
+    remote.refresh(folder)
+    measured = []
+    for run in planned:
+        entry = _read(_file_of(run, folder))
         if run in wanted or entry.get("flags") == run.changes:
             values = {(line, column): v for line, column, v in entry["values"]}
             measured.append((run, Measured(values, entry["curve"])))
@@ -88,6 +92,10 @@ def make_table(
     text = show.markdown(table, measured, command, plot)
     atomic.write_text(tables_dir / f"{name}.md", text)
     print(text)
+
+
+def _file_of(run: Run, folder: pathlib.Path) -> pathlib.Path:
+    return folder / ("-".join(run.directory.path.parts[-3:]) + ".json")
 
 
 def _is_measured(run: Run, file: pathlib.Path) -> bool:
@@ -114,4 +122,12 @@ def _save(found: Measured, run: Run, file: pathlib.Path) -> None:
 def _read(file: pathlib.Path) -> dict[str, Any]:
     if not file.exists():
         return {}
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        print(
+            f"warning: {shown(str(file))} is damaged, and its run is measured "
+            "again.",
+            file=sys.stderr,
+        )
+        return {}
