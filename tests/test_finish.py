@@ -37,7 +37,6 @@ from tf_instdisc.runs.bank import EncodedBy
 from tf_instdisc.runs.directory import RunDirectoryError
 from tf_instdisc.runs.embedding import embed
 from tf_instdisc.runs.load import load_encoder
-from tf_instdisc.training import knn
 from tf_instdisc.training import train as training
 
 pytestmark = [
@@ -302,7 +301,7 @@ def test_the_best_encoder_is_kept(tmp_path, capsys):
         )
     scores = [line["knn_top1"] for line in run.read_metrics()]
     best = int(np.argmax(scores)) + 1
-    kept = knn.best_epoch(run)
+    kept = run.load_best()
     assert (kept["epoch"], kept["knn_top1"]) == (best, max(scores))
     assert f"epoch {best}, kNN top-1" in capsys.readouterr().out
     weights = load_encoder(run.path, best=True).get_weights()
@@ -311,21 +310,9 @@ def test_the_best_encoder_is_kept(tmp_path, capsys):
         np.array_equal(a, b) for a, b in zip(weights, last, strict=True)
     )
     assert is_last == (best == 3)
-    # Earlier versions did not mark the epoch, and described it in a file.
-    run.keep_metrics(0)
-    for epoch, score in enumerate(scores, start=1):
-        run.append_metrics({"epoch": epoch, "knn_top1": score})
-    assert knn.best_epoch(run)["epoch"] == best
     run.best_encoder.write_bytes(b"damaged")
     with pytest.raises(DamagedFileError, match="or remove encoder_best"):
         load_encoder(run.path, best=True)
-    # Without it, the best of the following epochs is kept.
-    run.best_encoder.unlink()
-    run = train(
-        tmp_path / "run", labeled(), 4, test_source=labeled(), keep_best=True
-    )
-    assert knn.best_epoch(run)["epoch"] == 4
-    assert load_encoder(run.path, best=True)
 
 
 @pytest.mark.parametrize(("epochs", "finish"), [(1, False), (2, True)])
@@ -357,7 +344,7 @@ def test_the_best_encoder_of_an_epoch_whose_knn_was_interrupted(
     run = train(
         tmp_path, source, epochs, test_source, keep_best=True, finish=finish
     )
-    assert knn.best_epoch(run)["epoch"] == 1
+    assert run.load_best()["epoch"] == 1
     assert load_encoder(run.path, best=True)
 
 

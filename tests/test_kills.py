@@ -42,7 +42,7 @@ from tf_instdisc.runs.embedding import inference
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.serving import embed_folder, versions
-from tf_instdisc.training import finishing, knn
+from tf_instdisc.training import best, finishing
 from tf_instdisc.training.saving import Progress
 
 pytestmark = pytest.mark.slow
@@ -211,7 +211,7 @@ def test_the_best_encoder(tmp_path):
 
     def train(path):
         run = RunDirectory(path)
-        callback = knn.KeepBest(run)
+        callback = best.KeepBest(run)
         callback.set_model(types.SimpleNamespace(encoder=encoder))
         checkpoint = path / "epochs"
         done = int(checkpoint.read_text()) if checkpoint.exists() else 0
@@ -222,17 +222,18 @@ def test_the_best_encoder(tmp_path):
                 [np.full(w.shape, epoch) for w in encoder.get_weights()]
             )
 
+        reach(done)
+        best.catch_up(run, encoder, Progress(done))
         for epoch, score in ((1, 0.25), (2, 0.5), (3, 0.5)):
             if epoch > done:
                 reach(epoch)
-                logs = {"epoch": epoch, "knn_top1": score}
-                callback.on_epoch_end(epoch - 1, logs)
-                run.append_metrics(logs)
+                run.append_metrics({"epoch": epoch, "knn_top1": score})
                 atomic.write_text(checkpoint, str(epoch))
+                callback.on_epoch_end(epoch - 1, {"knn_top1": score})
 
     def outcome(path):
         run = RunDirectory(path)
-        kept = knn.best_epoch(run)
+        kept = run.load_best()
         kernel = load_encoder(run.best_encoder).get_weights()[0]
         return [kept["epoch"], kept["knn_top1"], kernel.flat[0]]
 

@@ -15,7 +15,7 @@ from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import bank as bank_file
 from tf_instdisc.runs import record
 from tf_instdisc.runs.bank import Bank, EncodedBy, InstanceHistory
-from tf_instdisc.runs.files import RunFiles, writing
+from tf_instdisc.runs.files import BEST_CURE, RunFiles, writing
 from tf_instdisc.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -193,6 +193,31 @@ class RunDirectory(RunFiles):
                 if (damaged := archive.testzip()) is not None:
                     raise zipfile.BadZipFile(damaged) from None
             raise
+
+    def save_best(
+        self, encoder: "keras.Model", epoch: int, knn_top1: float
+    ) -> None:
+        """Writes the best encoder so far, then its description."""
+        self.save_encoder(encoder, best=True)
+        content = {
+            "epoch": epoch,
+            "knn_top1": knn_top1,
+            "sha256": checksums.digest(self.best_encoder, BEST_CURE),
+        }
+        checksums.write_text(self.best, json.dumps(content) + "\n")
+
+    def load_best(self) -> dict | None:
+        """Returns epoch and kNN top-1 of the best encoder, None without one.
+
+        Raises:
+            DamagedFileError: If one of its files is damaged.
+        """
+        if not self.best.exists() or not self.best_encoder.exists():
+            return None
+        content = self._read_json(self.best)
+        digest = checksums.digest(self.best_encoder, BEST_CURE)
+        with checksums.parsing(self.best, BEST_CURE):
+            return content if content["sha256"] == digest else None
 
     def encoder_digest(self) -> str:
         """Returns the SHA-256 of the encoder's file.

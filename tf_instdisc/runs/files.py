@@ -7,6 +7,7 @@ metrics.jsonl   one JSON object for each epoch
 tensorboard/    the same for TensorBoard
 encoder.keras   the trained encoder
 encoder_best.keras  with --keep_best, the encoder of the best epoch by kNN
+best.json       its epoch and kNN accuracy
 bank.npz        rows, instance ids, names, labels, class names
 report.html     the output of instdisc-report
 instances.json  what instdisc-update has removed, and digests of the files
@@ -35,13 +36,17 @@ _TRAIN = (
     "Start the run's instdisc-train command again, or the instdisc-convert or "
     "instdisc-update command that wrote the file. Or restore it from a copy."
 )
+BEST_CURE = (
+    f"{_COPY}; or remove encoder_best.keras and best.json, and the best of the "
+    "following epochs is kept."
+)
 # What to do if a file is not what was written.
 _CURES = {
     "flags.txt": f"{_COPY}.",
     "run.json": f"{_COPY}. If you have edited it on purpose, {_ACCEPT}.",
     "encoder.keras": _TRAIN,
-    "encoder_best.keras": f"{_COPY}; or remove encoder_best.keras, and the "
-    "best of the following epochs is kept.",
+    "encoder_best.keras": BEST_CURE,
+    "best.json": BEST_CURE,
     "bank.npz": _TRAIN,
     "metrics.jsonl": f"{_COPY}; or, to continue without its epochs, remove it "
     "and checksums.json.",
@@ -74,6 +79,7 @@ class RunFiles:
     tensorboard = _file("tensorboard")
     encoder = _file("encoder.keras")
     best_encoder = _file("encoder_best.keras")
+    best = _file("best.json")
     bank = _file("bank.npz")
     instances = _file("instances.json")
     report = _file("report.html")

@@ -70,9 +70,9 @@ def _of_one_size(
 
 def _file_of(run: directory.RunDirectory, best: bool) -> pathlib.Path:
     if best:
-        if not run.best_encoder.exists():
+        if run.load_best() is None:
             raise directory.RunDirectoryError(
-                f"{run.path} holds no encoder_best.keras. Train the "
+                f"{run.path} holds no complete encoder_best.keras. Train the "
                 "run with --keep_best."
             )
         return run.best_encoder

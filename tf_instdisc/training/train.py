@@ -23,6 +23,7 @@ from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.training import (
     auto_precision,
+    best,
     finishing,
     initial_encoder,
     initial_run,
@@ -98,6 +99,8 @@ def train(
         work = parts.prepare(config, run, source, test_source, strategy)
         progress = _begin(work, finish)
         if progress is not None:
+            if is_chief and config.training.keep_best:
+                best.catch_up(run, work.model.encoder, progress)
             if progress.epochs < config.optimizer.epochs and not finish:
                 progress = _fit(work, progress)
             work.model.memory_bank.gather_to_host()
@@ -239,7 +242,6 @@ def _callbacks(
     callbacks += [
         lines,
         BankHealth(),
-        *([knn.KeepBest(run)] if training.keep_best else []),
         MetricsFile(run),
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         StepCurves(run.tensorboard / "steps"),
@@ -258,7 +260,10 @@ def _callbacks(
                 training.grid_every,
             )
         )
-    return [*callbacks, checkpointer]
+    callbacks.append(checkpointer)
+    if training.keep_best:
+        callbacks.append(best.KeepBest(run))
+    return callbacks
 
 
 def _write_results(work: Work, progress: saving.Progress) -> None:
@@ -284,7 +289,7 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
         run, model.encoder, embedded, source, progress, encoded_at, init_run
     )
     print(progress_lines.finished_line(str(run.path), progress, epochs))
-    if training.keep_best and (kept := knn.best_epoch(run)):
+    if training.keep_best and (kept := run.load_best()):
         print(
             f"best encoder: {remote.shown_path(run.best_encoder)}, "
             f"epoch {kept['epoch']}, "
