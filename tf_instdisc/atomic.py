@@ -19,6 +19,8 @@ from tf_instdisc.paths import is_url, local_path
 
 PREFIX = ".partial-"
 _SECONDS_OF_WRITING = 3600  # Between two writes to one file.
+# Between two new files in a directory: an index of a large collection is built.
+_SECONDS_OF_FILLING = 24 * 3600
 
 
 @contextlib.contextmanager
@@ -96,8 +98,9 @@ def remove_left_over(target: pathlib.Path) -> None:
     """Removes what processes that no longer exist have left of a path.
 
     Their temporary files and directories have the name of the path behind
-    `.partial-PROCESS-ANY-`. The process of one that is less than an hour old
-    may belong to another host or container.
+    `.partial-PROCESS-ANY-`. The process of a file that is less than an hour
+    old, or of a directory that is less than a day old, may belong to another
+    host or container.
     """
     pattern = rf"{re.escape(PREFIX)}(\d+)-\w+-{re.escape(target.name)}"
     # The directory cannot be listed, or another process removes the file;
@@ -107,11 +110,11 @@ def remove_left_over(target: pathlib.Path) -> None:
             found = re.fullmatch(pattern, name, re.DOTALL)
             if found and not is_alive(int(found[1])):
                 left = target.with_name(name)
-                if time.time() - left.stat().st_mtime > _SECONDS_OF_WRITING:
-                    if left.is_dir():
-                        shutil.rmtree(left, ignore_errors=True)
-                    else:
-                        left.unlink()
+                age = time.time() - left.stat().st_mtime
+                if left.is_dir() and age > _SECONDS_OF_FILLING:
+                    shutil.rmtree(left, ignore_errors=True)
+                elif not left.is_dir() and age > _SECONDS_OF_WRITING:
+                    left.unlink()
 
 
 def is_alive(process: int) -> bool:

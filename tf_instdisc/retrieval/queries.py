@@ -104,6 +104,8 @@ def file_queries(run: RunDirectory, images: RunImages, path: str) -> Queries:
     how = images.config, load_encoder(run.path), images.bank.class_names
     if os.path.isdir(path):
         return Queries(encode_folder(path, *how), folder=given)
+    with open(path, "rb"):
+        pass  # Raises an error that says why it cannot be read.
     folder, name = os.path.split(path)
     asked = encode_files(folder or ".", [name], *how)
     if not len(asked.bank.names):

@@ -80,7 +80,11 @@ def encode_folder(
 ) -> RunImages:
     """Encodes all images of a folder, and reports those that cannot be read.
 
-    Arguments are those of `encode_files`; the title is `folder`.
+    Args:
+        folder: The folder or its URL, which is the title of the images.
+        config: As in `encode_files`.
+        encoder: As in `encode_files`.
+        class_names: As in `encode_files`.
 
     Raises:
         FileNotFoundError: If the folder is missing or contains no image.

@@ -128,7 +128,10 @@ class RunImages:
         names = self.bank.names[positions]
         paths = [os.path.join(folder, str(name)) for name in names]
         dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
-        return dataset.map(lambda slot, path: (slot, tf.io.read_file(path)))
+        return dataset.map(
+            lambda slot, path: (slot, tf.io.read_file(path)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
 
     def _from_tfds(self, positions: np.ndarray) -> tf.data.Dataset:
         source = self.source or sources.open_train(self.config.data)

@@ -73,7 +73,16 @@ def parse(content: Mapping[str, Any]) -> RunRecord:
             f"format={content['format']}. Use the version of tf_instdisc that "
             "wrote it, or a later one."
         )
-    written = RunRecord(from_json(content["config"]), content["facts"])
+    config = dict(content["config"])
+    method = config.get("method", {})
+    # Earlier versions accepted the two together. A checkpoint is the same with
+    # each placement.
+    if (method.get("negatives"), method.get("bank_placement")) == (
+        "per_example",
+        "sharded",
+    ):
+        config["method"] = {**method, "bank_placement": "device"}
+    written = RunRecord(from_json(config), content["facts"])
     return _located(written, content.get("directory"))
 
 

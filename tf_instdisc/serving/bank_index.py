@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank, quantize
 
@@ -168,7 +169,8 @@ def read_bank(model: Any) -> Bank:
     """Returns the bank that a model was exported with.
 
     Rows stored as int8 or float16 are returned as float32, and have unit
-    length up to the rounding. Models of earlier versions have no class names.
+    length up to the rounding. Models of earlier versions have no class names,
+    and their rows have no labels here.
 
     Args:
         model: What `tf.saved_model.load` returns.
@@ -191,14 +193,16 @@ def read_bank(model: Any) -> Bank:
     # An index keeps rows without labels at the end.
     order = np.argsort(instance_ids)
     names = np.char.decode(stored.names.numpy().astype(bytes), "utf-8")
+    labels = np.full(len(order), NO_LABEL)
     class_names: tuple[str, ...] = ()
     if getattr(stored, "class_names", None) is not None:
+        labels = stored.labels.numpy()[order]
         encoded = stored.class_names.numpy()
         class_names = tuple(name.decode("utf-8") for name in encoded)
     return Bank(
         rows[order],
         instance_ids[order],
         names[order],
-        stored.labels.numpy()[order],
+        labels,
         class_names,
     )

@@ -70,8 +70,12 @@ class BatchSize:
 
 
 class BatchedEmbedder:
-    """Embeds any number of image files; the arguments are those of
-    `embed_contents` and `BatchSize`."""
+    """Embeds any number of image files.
+
+    Args:
+        embedder: As in `embed_contents`.
+        batch_size: As in `BatchSize`.
+    """
 
     def __init__(self, embedder: Embedder, batch_size: int | None = None):
         self._embedder = embedder

@@ -121,8 +121,7 @@ def _finish(
     parts: pathlib.Path,
     source: str,
 ) -> Outcome:
-    """Joins the parts to the output, uploads it if it is remote, and removes
-    the parts."""
+    """Joins the parts to the output, and uploads it if it is remote."""
     valid, embeddings = _join(parts)
     if not valid.any():
         _remove(parts)

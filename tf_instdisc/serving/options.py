@@ -31,7 +31,7 @@ class ExportOptions(Settings):
         UsageError: If a field is out of its range.
     """
 
-    # Until `export_run` takes the run's, the default of three is None.
+    # None, the default of three of these, stands for the value of the run.
     crop_fraction: float = setting(
         None,
         "Center crop as a fraction of the resized shorter side; by default, "

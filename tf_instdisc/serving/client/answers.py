@@ -73,17 +73,19 @@ def join_answers(answers: Sequence[Answer]) -> Answer:
     """Concatenates the answers to the batches of one call.
 
     Raises:
-        WrongAnswerError: If they differ in names or shapes.
+        WrongAnswerError: If they differ in names, types or shapes.
     """
-    try:
-        return {
-            name: np.concatenate([answer[name] for answer in answers])
-            for name in answers[0]
-        }
-    except (KeyError, ValueError) as error:
-        raise WrongAnswerError(
-            "two batches got outputs of different forms"
-        ) from error
+    # NumPy would convert numbers to text next to text.
+    forms = [
+        {n: (v.dtype.kind in "SU", v.shape[1:]) for n, v in answer.items()}
+        for answer in answers
+    ]
+    if any(form != forms[0] for form in forms):
+        raise WrongAnswerError("two batches got outputs of different forms")
+    return {
+        name: np.concatenate([answer[name] for answer in answers])
+        for name in answers[0]
+    }
 
 
 def from_lists(values: list, dtype: str | None, max_bytes: int) -> np.ndarray:

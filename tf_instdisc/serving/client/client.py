@@ -33,7 +33,10 @@ class ClientOptions(Settings):
 
     model_name: str = setting("", "Name of the model on the server.")
     version: int | None = setting(
-        None, "Number of a version; by default, the newest is used.", least=0
+        None,
+        "Number of a version; by default, the newest is used.",
+        least=0,
+        most=2**63 - 1,
     )
     label: str | None = setting(
         None, 'Label of a version, such as "stable", instead of its number.'
