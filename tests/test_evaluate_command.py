@@ -235,6 +235,13 @@ def test_results_of_other_data_do_not_replace_those_of_the_run(tmp_path):
         title = f"kNN, encoded, k = 1, to {tmp_path}/{name}/train"
         assert title in {one.name for one in kept}
         assert f"knn/{title}/top1" in written
+    # Other test images than the run's.
+    other = str(tmp_path / "cars" / "test")
+    (measured,) = evaluation.evaluate(
+        run, {"knn": KNNOptions(1)}, {"test_images": other}
+    )
+    assert measured.name == f"kNN, encoded, k = 1, tested on {other}"
+    kept.append(measured)
     # The same images in another place are the run's own.
     for part in ("train", "test"):
         shutil.move(tmp_path / part, tmp_path / "moved" / part)

@@ -24,7 +24,7 @@ from tests.labeled_run import (
 from tests.test_neighbors import loop_accuracy
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data.folder import folder_source
-from tf_instdisc.errors import StorageError
+from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.evaluation import (
     features,
     linear_classifier,
@@ -165,6 +165,10 @@ def test_an_encoder_of_any_size_is_measured_at_the_runs(kind, tmp_path):
         svm=SVMOptions(layer="conv1", costs=(0.01,)),
     )
     assert {one.protocol for one in found} == {"knn", "linear", "svm"}
+    with pytest.raises(UsageError, match="Change --svm_layer"):
+        run.evaluate(svm=SVMOptions(layer="conv5"))
+    with pytest.raises(UsageError, match="Change --linear_layers"):
+        run.evaluate(linear=LinearOptions(("embedding", "conv2")))
     version = saved_model.export_run(
         run.directory, str(tmp_path / "served"), tflite_types=("float32",)
     )
@@ -468,8 +472,15 @@ def test_a_disk_without_room_is_reported(run, monkeypatch):
     )
     with pytest.raises(StorageError, match="activations need"):
         evaluate(run, {"svm": SVMOptions("conv1", costs=(0.1,))})
-    # The embeddings are held in memory.
-    evaluate(run, {"svm": SVMOptions(costs=(0.1,))})
+    # The embeddings are held in memory, and measured first.
+    options = {
+        "svm": SVMOptions(costs=(0.1,)),
+        "linear": LinearOptions(("conv1",), epochs=1, schedule_epochs=()),
+    }
+    run.results.unlink(missing_ok=True)
+    with pytest.raises(StorageError, match="activations need"):
+        evaluate(run, options)
+    assert {one.protocol for one in results.load(run)} == {"svm"}
 
 
 def test_a_layer_is_measured_once(run):

@@ -1,4 +1,4 @@
-"""Relative folders in the settings of a run, from other directories."""
+"""The settings of a run: relative folders, and earlier combinations."""
 
 import json
 
@@ -8,7 +8,7 @@ from tests import commands
 from tf_instdisc import config
 from tf_instdisc.runs import opening
 from tf_instdisc.runs.directory import RunDirectoryError
-from tf_instdisc.runs.record import RunRecord
+from tf_instdisc.runs.record import RunRecord, parse
 
 NAMES = ("images", "test_images")
 
@@ -23,6 +23,20 @@ def places(tmp_path, monkeypatch):
     data = config.DataConfig(images="photos", test_images="photos_test")
     opening.open_run("run", RunRecord(config.RunConfig(data=data)))
     return tmp_path
+
+
+def test_a_sharded_bank_with_negatives_of_each_example_is_still_read():
+    content = json.loads(RunRecord(config.RunConfig()).text())
+    content["config"]["method"] |= {
+        "objective": "nce",
+        "negatives": "per_example",
+        "bank_placement": "sharded",
+    }
+    method = parse(content).config.method
+    assert (method.negatives, method.bank_placement) == (
+        "per_example",
+        "device",
+    )
 
 
 def folders_of(run):

@@ -171,7 +171,9 @@ def test_a_stopped_table_goes_on(tmp_path):
     assert [one for one in after if after[one] != before[one]] == [str(run)]
 
 
-def test_machines_that_share_a_table_keep_each_others_rows(tmp_path):
+def test_machines_that_share_a_table_keep_each_others_rows(
+    tmp_path, monkeypatch
+):
     """Each has runs of its own; the last one shows the rows of both."""
 
     def rows_of(text):
@@ -190,6 +192,21 @@ def test_machines_that_share_a_table_keep_each_others_rows(tmp_path):
     # Rows of runs that were trained otherwise are not shown.
     text = make("embedding_size", place, Trainer(), 1, ["embedding_dim-64"])
     assert rows_of(text) == ["32", "64", "128"]
+    # Also a row that is measured while this machine measures its own.
+    (file,) = (tmp_path / "embedding_size").glob("*-base-*.json")
+    late = file.rename(tmp_path / "late.json")
+    measured = measure.measure
+
+    def measure_slowly(*arguments):
+        late.rename(file)
+        return measured(*arguments)
+
+    monkeypatch.setattr(measure, "measure", measure_slowly)
+    (own,) = (tmp_path / "embedding_size").glob("*-embedding_dim-64-*.json")
+    own.write_text("{")  # It is damaged, and measured again.
+    text = make("embedding_size", place, Trainer(), 1, ["embedding_dim-64"])
+    assert rows_of(text) == ["32", "64", "128"]
+    monkeypatch.undo()
     more = ["--epochs=7"]
     text = make(
         "embedding_size", place, Trainer(), 1, ["embedding_dim-256"], more
