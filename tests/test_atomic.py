@@ -57,11 +57,10 @@ def test_a_kill_leaves_the_file_and_the_next_write_cleans_up(
     assert os.listdir(tmp_path) == ["encoder.keras"]
 
 
-def test_missing_directories_are_created(tmp_path):
-    atomic.write_text(tmp_path / "new" / "one" / "a.tsv", "text")
-    assert (tmp_path / "new" / "one" / "a.tsv").read_text() == "text"
-    with pytest.raises(FileExistsError):
-        atomic.write_text(tmp_path / "new" / "one" / "a.tsv" / "b", "text")
+def test_a_disk_that_is_gone_is_not_replaced_by_a_directory(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        atomic.write_text(tmp_path / "mounted" / "run" / "a.tsv", "text")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_suffix_stays(tmp_path):

@@ -163,7 +163,7 @@ def test_the_smoke_client_fails_clearly(server, tmp_path):
     image.write_bytes(b"bad")
     result = _smoke(server, image)
     assert result.returncode == 1
-    assert "no image" in result.stdout
+    assert "not an image" in result.stdout
     result = _smoke(server.replace("pictures", "other"), image)
     assert result.returncode == 1
     assert "404" in result.stdout

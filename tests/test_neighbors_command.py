@@ -228,7 +228,7 @@ def test_names_and_cosines_are_given_without_reading_results(
         (names,), _ = tf_instdisc.Run(run.path).neighbors(query, 3)
         assert names[0] == "cats/1.png"
     else:
-        command._neighbors(
+        command.main(
             options.FinishedRun(str(run.path)),
             command.NeighborsOptions(query, format=kind),
             options.MovedImages(),

@@ -209,7 +209,7 @@ def test_training_survives_a_failed_upload(on, tmp_path, capsys, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(store.fs, "put", fail)
             checkpointer._save()
-        assert "no route" in capsys.readouterr().out
+        assert "no route" in capsys.readouterr().err
         assert not any("checkpoint" in name for name in names(url))
         checkpointer._save()
     # The one that could not be sent, and the next.

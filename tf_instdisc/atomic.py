@@ -45,7 +45,6 @@ def replacing(
 ) -> Iterator[pathlib.Path]:
     """Replaces a file with what the block writes, unless the block fails.
 
-    Missing directories above the file are created.
     The temporary file has the same suffix, and each thread has its own, so that
     of several writers the last one counts. A file that a killed process left
     behind is removed by a later write, once it is an hour old. Symbolic links
@@ -72,7 +71,6 @@ def replacing(
         return
     own = f"{PREFIX}{os.getpid()}-{threading.get_native_id()}-"
     partial = target.with_name(own + target.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         remove_left_over(target)
         partial.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ Example:
 import dataclasses
 from typing import TYPE_CHECKING
 
-from tf_instdisc.cli.options import require_file
+from tf_instdisc.cli.options import make_folders, require_file
 from tf_instdisc.config.fields import Settings, setting
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def main(options: DiffOptions, first: str, second: str) -> None:
     from tf_instdisc.text import shown, tsv
 
     runs = [opening.load(path) for path in (first, second)]
+    make_folders(options.output)
     found = compare(
         runs[0].load_bank(),
         runs[1].load_bank(),

@@ -14,6 +14,7 @@ import sys
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
+    make_folders,
     require_endings,
     require_file,
 )
@@ -89,6 +90,7 @@ def main(
     from tf_instdisc.runs.load import load_encoder
 
     run = finished.load()
+    make_folders(*options.output)
     if options.folders:
         config, encoder = run.read_config(), load_encoder(run.path)
         places = [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
+    make_folders,
     require_endings,
     require_file,
 )
@@ -79,6 +80,7 @@ def main(
         # Before the search, as these need the extra `report`.
         from tf_instdisc.retrieval.pages import grid, pages
 
+        make_folders(*options.output)
     from tf_instdisc.retrieval import neighbor_rows
     from tf_instdisc.retrieval import queries as search
     from tf_instdisc.runs import images as run_images

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tf_instdisc.config.data import DataConfig, data_overrides
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import UsageError
+from tf_instdisc.paths import is_url
 
 if TYPE_CHECKING:
     from tf_instdisc.runs.directory import RunDirectory
@@ -93,3 +95,10 @@ def require_file(name: str, path: str | None) -> None:
             f"`{name}` must be a file. Received: `{name}`={path}, which is a "
             "directory."
         )
+
+
+def make_folders(*paths: str | None) -> None:
+    """Creates the missing folders of local output files."""
+    for path in paths:
+        if path is not None and not is_url(path):
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)

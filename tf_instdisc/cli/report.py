@@ -12,6 +12,7 @@ from tf_instdisc import remote
 from tf_instdisc.cli.options import (
     FinishedRun,
     MovedImages,
+    make_folders,
     require_file,
 )
 from tf_instdisc.config.fields import Settings, setting
@@ -48,6 +49,7 @@ def main(
     from tf_instdisc.runs import images
 
     run = finished.load()
+    make_folders(options.output)
     path = run_page.write_report(
         run,
         images.open_images(run, moved.overrides()),
