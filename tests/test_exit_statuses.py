@@ -227,3 +227,11 @@ def test_the_status_and_the_sentence(place, case):
         (error,) = [line for line in lines if line.startswith("error: ")]
         assert case["part"].lstrip("-") in error
         assert len(error) < 600
+
+
+def test_the_folder_of_an_output_is_created(place):
+    written = commands.run(
+        "diff", "run", "run", "--output=new/a.tsv", cwd=place
+    )
+    assert written.returncode == 0, written.stderr
+    assert (place / "new" / "a.tsv").read_text().startswith("name\tshared")
