@@ -17,6 +17,8 @@ from tests.labeled_run import (
     make_labeled_run,
     small_encoder,
 )
+from tf_instdisc.checksums import sha256_of_file
+from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.evaluation import evaluate as evaluation
 from tf_instdisc.evaluation import results
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
@@ -243,6 +245,10 @@ def test_results_of_other_data_do_not_replace_those_of_the_run(tmp_path):
     assert measured.name == f"kNN, encoded, k = 1, tested on {other}"
     kept.append(measured)
     # The same images in another place are the run's own.
+    folder = tmp_path / "train"
+    names = image_paths(str(folder))
+    digests = {name: sha256_of_file(folder / name) for name in names}
+    run.save_instances(np.array([], np.int64), digests)
     for part in ("train", "test"):
         shutil.move(tmp_path / part, tmp_path / "moved" / part)
     measure(tmp_path / "moved")

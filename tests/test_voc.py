@@ -268,9 +268,10 @@ def test_tfds_gives_the_same_as_a_folder(tmp_path):
     assert (train.name, test.name) == ("voc/2007/train", "voc/2007/test")
     with pytest.raises(ValueError, match="split='trainval'"):
         voc.voc_tfds("voc/2007", "trainval", data_dir)
-    begin = "flags begin with --detection_: "
     # There is no split `validation`.
-    said = f"{begin}`split` must be one of train, test,.*'train.validation'"
+    said = (
+        r"--detection_train_split=train\+validation\): `split` must be one of"
+    )
     with pytest.raises(UsageError, match=said):
         _ = _inputs("voc/2007", data_dir).sources
     for name, field in (
@@ -278,7 +279,7 @@ def test_tfds_gives_the_same_as_a_folder(tmp_path):
         ("test_split", "split"),
         ("image_key", "image_key"),
     ):
-        said = f"{begin}.*{field}`? must .* Received: {field}='it'"
+        said = f"of the detection protocol .*{field}`? must .* Received: {field}='it'"
         given = {**chosen, name: "it"}
         with pytest.raises(UsageError, match=said):
             _ = _inputs("voc/2007", **given).sources
@@ -287,14 +288,14 @@ def test_tfds_gives_the_same_as_a_folder(tmp_path):
 def test_flags_of_a_folder_are_named(folder):
     options = DetectionOptions(images=str(folder), train_split="all")
     inputs = DetectionInputs(encoder=None, options=options)
-    with pytest.raises(MissingFileError, match="begin with --detection_: `spl"):
+    with pytest.raises(MissingFileError, match="--detection_train_split=all"):
         _ = inputs.sources
 
 
 def test_tfds_without_boxes():
     with pytest.raises(ValueError, match="`dataset` must have boxes"):
         voc.voc_tfds("mnist", "train")
-    said = "begin with --detection_: `dataset` must have boxes"
+    said = "of the detection protocol .*: `dataset` must have boxes"
     with pytest.raises(UsageError, match=said):
         _ = _inputs("mnist").sources
 

@@ -165,10 +165,15 @@ class EvaluationInputs:
         """
         own, data = self.run.read_config().data, self.config.data
         is_same = data.images == own.images
+        was_moved = (
+            not is_same
+            and self._is_of_folder
+            and any(self.run.load_instances().digests.values())
+        )
         if (
             not _agree(own, data, ("dataset", "split", "image_key"))
             or self.source.class_names != self.bank.class_names
-            or not (is_same or self._was_moved)
+            or not (is_same or was_moved)
         ):
             # Folders of different data sets often have the same name.
             return f", to {data.images or self.source.name}"
@@ -208,13 +213,6 @@ class EvaluationInputs:
         if (is_labeled := bank.labels >= 0).all():
             return {EMBEDDING: Embedded(*columns)}
         return {EMBEDDING: Embedded(*(c[is_labeled] for c in columns))}
-
-    @property
-    def _was_moved(self) -> bool:
-        """Whether another folder has the run's files, by their contents."""
-        return self._is_of_folder and any(
-            self.run.load_instances().digests.values()
-        )
 
     @functools.cached_property
     def _is_of_folder(self) -> bool:
