@@ -279,7 +279,7 @@ def test_tfds_gives_the_same_as_a_folder(tmp_path):
         ("test_split", "split"),
         ("image_key", "image_key"),
     ):
-        said = f"of the detection protocol .*{field}`? must .* Received: {field}='it'"
+        said = f"detection protocol.*{field}`? must .* Received: {field}='it'"
         given = {**chosen, name: "it"}
         with pytest.raises(UsageError, match=said):
             _ = _inputs("voc/2007", **given).sources
