@@ -144,12 +144,11 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     import numpy as np
 
     from tf_instdisc.cli.embed import open_client
-    from tf_instdisc.data.folder import class_names
+    from tf_instdisc.data.folder import class_names, labels_of
     from tf_instdisc.data.folder_listing import image_paths
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import ServedSearch
     from tf_instdisc.runs.bank import Bank
-    from tf_instdisc.runs.encoding import labels_of
     from tf_instdisc.serving.embedder import good_image
 
     client, title = open_client(model, batch_size=1)

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -85,14 +85,9 @@ def folder_source(
 
     classes = class_names(found, folder)
     labels = np.full([len(names)], NO_LABEL, np.int64)
-    if classes:
-        label_of = {name: label for label, name in enumerate(classes)}
-        labels[ids] = [
-            label_of[name.split("/")[0]] if "/" in name else NO_LABEL
-            for name in found
-        ]
-        # Their rows are never trained, so they must not vote in kNN.
-        labels[~readable] = NO_LABEL
+    labels[ids] = labels_of(found, classes)
+    # Their rows are never trained, so they must not vote in kNN.
+    labels[~readable] = NO_LABEL
     listed_paths = in_memory(paths, labels, np.flatnonzero(readable))
     return ImageSource(
         name=os.path.basename(os.path.abspath(folder)),
@@ -136,6 +131,23 @@ def class_names(names: list[str], folder: str) -> list[str]:
     if are_most:
         return []
     return sorted({name.split("/")[0] for name in names if "/" in name})
+
+
+def labels_of(names: Iterable[str], class_names: Sequence[str]) -> np.ndarray:
+    """Returns the class of each file, int64: the first folder of its path.
+
+    It is `NO_LABEL` for files in none of the classes.
+    """
+    label_of = {name: label for label, name in enumerate(class_names)}
+    return np.array(
+        [
+            label_of.get(name.split("/")[0], NO_LABEL)
+            if "/" in name
+            else NO_LABEL
+            for name in names
+        ],
+        np.int64,
+    )
 
 
 def report_unreadable(

@@ -48,13 +48,10 @@ class DetectionInputs:
                 missing.
             UsageError: If the data cannot be used.
         """
-        train_split, test_split = (
-            self.options.train_split,
-            self.options.test_split,
-        )
-        default = "trainval" if self.options.images else "train+validation"
-        train = self._open("train", train_split or default)
-        return train, self._open("test", test_split, train.class_names)
+        options = self.options
+        default = "trainval" if options.images else "train+validation"
+        train = self._open("train", options.train_split or default)
+        return train, self._open("test", options.test_split, train.class_names)
 
     def _open(
         self, part: str, split: str, class_names: Sequence[str] | None = None

@@ -1,15 +1,14 @@
 """Encodes the images of a run, or files, with the encoder of the run."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from tf_instdisc.config import RunConfig
-from tf_instdisc.data.folder import report_unreadable
+from tf_instdisc.data.folder import labels_of, report_unreadable
 from tf_instdisc.data.folder_listing import image_paths
-from tf_instdisc.data.sources import NO_LABEL
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs import sources
 from tf_instdisc.runs.bank import Bank
@@ -97,20 +96,3 @@ def encode_folder(
     if bad:
         report_unreadable(sorted(bad), len(names), copy, "skip")
     return dataclasses.replace(images, title=folder)
-
-
-def labels_of(names: Iterable[str], class_names: Sequence[str]) -> np.ndarray:
-    """Returns the class of each file, int64: the first folder of its path.
-
-    It is `NO_LABEL` for files in none of the classes.
-    """
-    label_of = {name: label for label, name in enumerate(class_names)}
-    return np.array(
-        [
-            label_of.get(name.split("/")[0], NO_LABEL)
-            if "/" in name
-            else NO_LABEL
-            for name in names
-        ],
-        np.int64,
-    )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_instdisc import progress
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import decode
+from tf_instdisc.data.file_checks import read_files
 from tf_instdisc.data.folder_listing import image_paths_at
 from tf_instdisc.data.sources import NO_LABEL, ImageSource
 from tf_instdisc.data.subset import renumbered
@@ -127,11 +128,7 @@ class RunImages:
         folder = local_path(folder, "images")
         names = self.bank.names[positions]
         paths = [os.path.join(folder, str(name)) for name in names]
-        dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
-        return dataset.map(
-            lambda slot, path: (slot, tf.io.read_file(path)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+        return read_files(paths).enumerate()
 
     def _from_tfds(self, positions: np.ndarray) -> tf.data.Dataset:
         source = self.source or sources.open_train(self.config.data)

@@ -11,13 +11,13 @@ import numpy as np
 from tf_instdisc import progress
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.config import RunConfig
-from tf_instdisc.data.folder import report_unreadable
+from tf_instdisc.data.folder import labels_of, report_unreadable
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.data.image_files import require_lasting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank, next_id
-from tf_instdisc.runs.encoding import encode_files, labels_of
+from tf_instdisc.runs.encoding import encode_files
 from tf_instdisc.text import listed
 
 _FILES_AT_A_TIME = 1024
