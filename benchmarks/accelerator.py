@@ -104,7 +104,7 @@ def train(config: RunConfig, images: np.ndarray) -> list[np.ndarray]:
     Prints the loss, n P(i|v), and the images per second of each epoch.
 
     Args:
-        config: The settings of the run. Of the bank's, `bank_dtype` and
+        config: The settings of the run. The settings `bank_dtype` and
             `bank_placement` have no effect.
         images: uint8 `[n, height, width, 3]`.
 

@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks import timing
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Of TensorFlow, oneDNN and BLAS.
+# Limits the threads of TensorFlow, oneDNN and BLAS.
 ONE_THREAD = {
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",

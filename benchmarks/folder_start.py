@@ -1,4 +1,4 @@
-"""The start of a run on a folder of many files, and starting it again.
+"""Time to start a run on a folder of many files, and to restart it.
 
 python -m benchmarks.folder_start --photos=FOLDER
 

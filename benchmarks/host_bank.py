@@ -3,7 +3,7 @@
 python -m benchmarks.host_bank [NUM_INSTANCES [PLACEMENT [REPLICAS]]]
 
 By default, 10,000,000 rows are in the memory of the host. Replicas are logical
-CPU devices, so that their memory is that of the process.
+CPU devices, so that they use the memory of the process.
 """
 
 import os

@@ -5,7 +5,7 @@ training, and with the layers of keras_cv on batches. In one thread, torchvision
 and `tf.data` with the layers of keras_cv also load JPEGs, in their own size and
 enlarged to 12 megapixels: random resized crop, flip, color jitter and
 grayscale. Pillow's `draft` decodes at the fraction that the crop allows.
-"decode only" is the least that any such loader does: it decodes at an eighth of
+"decode only" is the least work of any such loader: it decodes at an eighth of
 the size.
 """
 

@@ -1,7 +1,7 @@
 """Steps on 1, 2 and 4 logical devices, a checkpoint, and a restart.
 
 Prints wall times, and CPU times of all threads, which depend little on other
-jobs of the machine.
+jobs on the machine.
 
 python -m benchmarks.replicas
 """

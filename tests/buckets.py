@@ -59,7 +59,7 @@ def gs_server():
 
 @contextlib.contextmanager
 def machine(folder):
-    """Has this process work as on another machine, with caches of its own."""
+    """Makes this process work as on another machine, with its own caches."""
     copies = dict(remote._copies)
     remote._copies.clear()
     with pytest.MonkeyPatch.context() as patch:

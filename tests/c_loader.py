@@ -4,7 +4,7 @@ Usage: c_loader.py LIBRARY_DIR SAVED_MODEL REQUESTS.npz ANSWERS.npz
 
 REQUESTS holds `calls`, JSON: a list of {"input": TENSOR, "outputs": {name:
 TENSOR}}, and `feed_0`, `feed_1`, ... with the arrays. ANSWERS gets
-`NUMBER/NAME`. This is the way on which TF Serving loads a model.
+`NUMBER/NAME`. TF Serving loads a model in the same way.
 """
 
 import ctypes

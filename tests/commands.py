@@ -1,7 +1,7 @@
 """Runs command lines, each in a fork of a process that has TensorFlow.
 
-To import TensorFlow takes longer than what most tests ask of a command. The
-process imports it once and computes nothing, as a process that has begun to
+Importing TensorFlow takes longer than most commands in the tests. The process
+imports it once and computes nothing, because a process that has started to
 compute cannot be forked.
 """
 
@@ -65,7 +65,7 @@ def run_all(cases: list[dict], cwd=None) -> list[subprocess.CompletedProcess]:
     Args:
         cases: Each with `command`, such as "train", `arguments`, and perhaps
             `bug`, "module:name" of a function that is to fail, and `absent`,
-            names of packages that are as if they were not installed.
+            names of packages that are treated as not installed.
         cwd: Where they run; where the tests do by default.
 
     Returns:

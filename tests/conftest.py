@@ -14,7 +14,8 @@ from tests import commands
 from tf_instdisc.method.encoders import resnet
 from tf_instdisc.training.strategy import mirrored_cpus, split_cpu
 
-# Before anything touches the device; strategies of the tests take two or four.
+# This must come before any use of the device; the tests use two or four
+# replicas.
 split_cpu(4)
 
 # The graphs of thousands of tests make each full collection take a second.
@@ -31,7 +32,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    # Both processes end at about the same time if what takes long begins first.
+    # Both processes end at about the same time if long tests start first.
     files = collections.Counter(item.path for item in items)
     items.sort(
         key=lambda item: (
@@ -54,7 +55,7 @@ def two_replicas():
 
 @pytest.fixture(scope="module")
 def shallow_resnet18():
-    """Halves the blocks of ResNet-18, for tests of what is around it."""
+    """Halves the blocks of ResNet-18, for tests of the code around it."""
     with pytest.MonkeyPatch.context() as patch:
         shallow = ("basic", (1, 1, 1, 1))
         patch.setitem(resnet.STAGES, "resnet18", shallow)

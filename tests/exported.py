@@ -1,4 +1,4 @@
-"""A run directory with an untrained encoder, made in seconds, and pictures."""
+"""Pictures, and a run directory with an untrained encoder, made in seconds."""
 
 import io
 
@@ -23,7 +23,7 @@ def make_run(path, width=8, num_rows=NUM_ROWS, class_names=CLASS_NAMES):
     encoder = build_encoder(
         "resnet18", image_size=IMAGE_SIZE, embedding_dim=32, width=width
     )
-    # Other than their initial values, so that a weight that is lost is seen.
+    # Different from the initial values, so that a lost weight is noticed.
     rng = np.random.default_rng(0)
     for variable in encoder.variables:
         if variable.ndim == 1:

@@ -47,7 +47,7 @@ def fill_folder(folder: pathlib.Path, names) -> None:
 
 
 def linear_encoder() -> keras.Model:
-    """Mean colors of lines, projected: alike in, alike out, mirrored too."""
+    """Projects the mean colors of rows, which mirroring does not change."""
     inputs = keras.Input([SIZE, SIZE, 3])
     outputs = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
     outputs = keras.layers.AveragePooling2D((1, SIZE))(outputs)

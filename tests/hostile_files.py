@@ -21,7 +21,7 @@ def text_bomb(kind: bytes = b"zTXt", count: int = 100) -> bytes:
 
 
 def long_pixels(size: int = 10**9) -> bytes:
-    """Pixel data that goes on for a gigabyte after the last row."""
+    """Pixel data that continues for a gigabyte after the last row."""
     compressor = zlib.compressobj(9)
     zeros = bytes(10**7)
     parts = [compressor.compress(zeros) for _ in range(size // 10**7)]

@@ -74,7 +74,7 @@ def replying(reply):
 
 
 def dripping(start, piece, seconds=10, pause=0.1):
-    """Sends `start`, then a piece again and again, for long."""
+    """Sends `start`, then a piece repeatedly for a long time."""
 
     def answer(connection):
         connection.sendall(start)

@@ -182,8 +182,8 @@ def survive_all(
 ) -> int:
     """Kills a call at its operations, one after the other; calls it again.
 
-    The outcome must be that of a call that was not disturbed, and no other
-    file may be left.
+    The outcome must be that of an undisturbed call, and no other file may be
+    left.
 
     Args:
         make: Makes what the call finds, in a directory that exists.
@@ -205,9 +205,9 @@ def survive_all(
 
 @contextlib.contextmanager
 def _without_waiting():
-    """Leaves out the waiting for the disk, of which a kill takes nothing.
+    """Omits waiting for the disk, which a kill does not affect.
 
-    The collections after each kill pass over what was there before.
+    The garbage collections after each kill skip objects that existed before.
     """
     sync = os.fsync
     os.fsync = lambda descriptor: None
@@ -220,7 +220,7 @@ def _without_waiting():
 
 
 def _kills(names: list[str]) -> list[int]:
-    """All operations, but of many writes in a row the first and the last."""
+    """All operations, but only the first and last of consecutive writes."""
     return [
         number
         for number, name in enumerate(names)

@@ -48,7 +48,7 @@ def make_labeled_run(root: pathlib.Path, flags: str = ""):
 
 
 def small_encoder(seed: int = 0) -> keras.Model:
-    """With the named layers of an encoder, and quick to trace."""
+    """An encoder with the usual layer names that is quick to trace."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     image = keras.Input((SIZE, SIZE, 3))

@@ -1,4 +1,4 @@
-"""Run by an old Keras: loads encoder files, keeps what some of them give.
+"""Run with an old Keras: loads encoder files, and saves some embeddings.
 
 python old_keras_load.py FOLDER [NAME ...], with JAX or TensorFlow
 """

@@ -1,7 +1,7 @@
 """Runs command lines of the documentation in a folder that has what they need.
 
-A line is run as it stands, but for the names that stand for the reader's own
-data, and for flags that make a training small.
+A line is run unchanged, except for the names that stand for the reader's own
+data and for flags that make a training small.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ PROMISED = {
 
 
 def fill(folder: pathlib.Path) -> None:
-    """Makes images, TFDS data sets, checkpoints of PyTorch, and a run."""
+    """Makes images, TFDS datasets, checkpoints of PyTorch, and a run."""
     labeled_run.fill_labeled_folder(folder / "photos", PER_CLASS)
     labeled_run.fill_labeled_folder(folder / "photos_test", 8, seed=1)
     voc_form.write_folder(

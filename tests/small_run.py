@@ -41,7 +41,7 @@ def linear_encoder(dim=4, side=2):
 
 
 def run(run_dir, **changes):
-    """Trains, or goes on; returns the model."""
+    """Trains, or continues a run; returns the model."""
     import time
 
     import keras
@@ -120,7 +120,7 @@ def run(run_dir, **changes):
             skip_images=progress.images,
             share=share,
         )
-        # With less ids than images, some stand more than once in a batch.
+        # With fewer ids than images, some ids occur repeatedly in a batch.
         return dataset.map(lambda x, ids: (x, ids % settings["num_ids"]))
 
     callbacks = [

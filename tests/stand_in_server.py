@@ -218,7 +218,7 @@ def main():
     parser.add_argument("--config")
     parsed = parser.parse_args()
     model = StandInModel(parsed.model_dir, parsed.config)
-    # As in TF Serving, messages are as long as they will.
+    # As in TF Serving, the length of messages is not limited.
     server = grpc.server(
         concurrent.futures.ThreadPoolExecutor(8),
         options=[

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written completely or not at all."""
 
 import os
 import stat
@@ -63,7 +63,7 @@ def test_a_disk_that_is_gone_is_not_replaced_by_a_directory(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_suffix_stays(tmp_path):
+def test_the_suffix_is_kept(tmp_path):
     with atomic.replacing(tmp_path / "a.keras") as partial:
         assert partial.parent == tmp_path
         assert partial.suffix == ".keras"
@@ -104,8 +104,8 @@ def test_a_directory_gets_its_name_with_all_its_files(tmp_path):
 
 
 @pytest.mark.parametrize("in_threads", (True, False))
-def test_writers_at_the_same_time_write_whole_files(tmp_path, in_threads):
-    """The first one is in the middle when the second one begins and ends."""
+def test_concurrent_writers_write_complete_files(tmp_path, in_threads):
+    """The second writer starts and finishes while the first one is writing."""
     path = tmp_path / "page.html"
     first, second = b"a" * 100_000, b"b" * 50_000
 
@@ -131,7 +131,7 @@ def test_writers_at_the_same_time_write_whole_files(tmp_path, in_threads):
     assert os.listdir(tmp_path) == ["page.html"]
 
 
-def test_only_what_dead_processes_left_is_removed(tmp_path):
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path):
     done = subprocess.Popen(["true"])
     done.wait()
     left = f".partial-{done.pid}-{done.pid}-page.html"

@@ -242,7 +242,7 @@ def test_jitter_equals_scalar_definition(ranges):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=0.01)
 
 
-def test_every_order_of_the_changes_is_as_likely():
+def test_every_order_of_the_changes_is_equally_likely():
     image, uniforms = images_of(1, 5, 6), draw(4800, columns=8)
     uniforms[:, :4] = (0.9, 0.9, 0.9, 0.7)
     orders = list(itertools.permutations((0.2, 0.4, 0.6, 0.8)))
@@ -299,7 +299,7 @@ def test_cropped_before_or_here_is_the_same():
     np.testing.assert_array_equal(whole, rest)
 
 
-def test_bytes_and_floats_are_augmented_alike():
+def test_bytes_and_floats_are_augmented_the_same():
     images, uniforms = np.round(images_of(8, 40, 52)), draw(8)
     results = [
         augment.augment(x, uniforms, Augmentation(16))
@@ -308,7 +308,7 @@ def test_bytes_and_floats_are_augmented_alike():
     np.testing.assert_array_equal(*results)
 
 
-def test_an_image_is_augmented_alike_in_any_batch():
+def test_an_image_is_augmented_the_same_in_any_batch():
     images, uniforms = images_of(8, 40, 52), draw(8)
     together = augment.augment(images, uniforms, Augmentation(16)).numpy()
     in_graph = tf.function(augment.augment)(
@@ -323,7 +323,7 @@ def test_an_image_is_augmented_alike_in_any_batch():
 
 
 @pytest.mark.parametrize("flip", (False, True))
-def test_choices_are_independent_and_as_likely_as_asked(flip):
+def test_choices_are_independent_with_the_given_probability(flip):
     # A dark pixel to the left of a bright one, both of a strong color.
     pixels = np.array([[[[40, 10, 10], [220, 180, 180]]]], np.float32)
     images = augment.augment(
@@ -373,7 +373,7 @@ def test_range_errors_show_what_was_received(name, values):
 # === keras_cv ===
 
 
-def test_keras_cv_flips_and_drops_color_alike():
+def test_keras_cv_flips_and_drops_color_the_same():
     images = images_of(8, 5, 6)
     flip = keras_cv.layers.RandomFlip("horizontal", rate=1.0)
     np.testing.assert_array_equal(
@@ -388,7 +388,7 @@ def test_keras_cv_flips_and_drops_color_alike():
     )
 
 
-def test_keras_cv_draws_other_crops():
+def test_keras_cv_draws_different_crops():
     keras.utils.set_random_seed(0)
     layer = keras_cv.layers.RandomCropAndResize(
         (8, 8), (0.2, 1), (3 / 4, 4 / 3)
@@ -408,7 +408,7 @@ def test_keras_cv_draws_other_crops():
     }
     boxes = augment.crop_boxes(draw(4000), 1000, 1000, Augmentation(8)).numpy()
     ours = box_statistics(boxes, 1000)
-    # It clips sides to the image instead of drawing anew, and draws the ratio
+    # It clips sides to the image instead of drawing again, and draws the ratio
     # itself uniformly, so that wide crops are more frequent than tall ones.
     for name in theirs:
         assert stats.ks_2samp(theirs[name], ours[name]).pvalue < 1e-6, name
@@ -418,7 +418,7 @@ def test_keras_cv_draws_other_crops():
     ("name", "keras_cv_factor"),
     (("brightness", 0.4), ("contrast", 0.4), ("saturation", (0.3, 0.7))),
 )
-def test_keras_cv_draws_other_jitter(name, keras_cv_factor):
+def test_keras_cv_draws_different_jitter(name, keras_cv_factor):
     # It adds brightness, where torchvision multiplies; pulls each channel to
     # its own mean, not to that of the luma; and saturates in HSV.
     keras.utils.set_random_seed(0)

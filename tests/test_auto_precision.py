@@ -1,4 +1,4 @@
-"""`--precision=auto`: chosen by a trial, said, recorded, and kept."""
+"""`--precision=auto`: chosen by a trial, printed, recorded and kept."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Average precision against answers by hand, loops and pycocotools."""
+"""Average precision compared with hand-computed values and pycocotools."""
 
 import json
 
@@ -39,7 +39,7 @@ def both(objects, detections, num_classes=1):
     ]
 
 
-def test_voc_of_a_case_by_hand():
+def test_voc_of_a_hand_computed_case():
     # Right, wrong, right, and the first object once more, over two images:
     # precision 1, 1/2, 2/3, 1/2 at recalls 1/3, 1/3, 2/3, 2/3.
     objects = [wanted(PLACES[0]), wanted(PLACES[1], PLACES[2])]
@@ -54,7 +54,7 @@ def test_voc_of_a_case_by_hand():
 
 def test_voc_does_not_count_difficult_objects():
     objects = [wanted(PLACES[0], PLACES[1], difficult=[1])]
-    # Both detections of the difficult object are the surest.
+    # Both detections of the difficult object have the highest scores.
     detections = [found((PLACES[1], 0.9), (PLACES[1], 0.8), (PLACES[0], 0.7))]
     assert both(objects, detections) == [pytest.approx([1]), pytest.approx([1])]
 
@@ -81,9 +81,9 @@ def test_voc_without_detections_and_without_objects():
     np.testing.assert_array_equal(points, [0, np.nan])
 
 
-def test_coco_of_a_case_by_hand():
-    # An overlap of 0.76 is right at 6 of the 10 thresholds; of the second
-    # class nothing is found; the third class has nothing to be found.
+def test_coco_of_a_hand_computed_case():
+    # An overlap of 0.76 is right at 6 of the 10 thresholds; no object of the
+    # second class is found; the third class has no objects.
     objects = [
         wanted((0, 0, 100, 100)),
         wanted((0, 0, 50, 50), classes=[1]),

@@ -1,7 +1,7 @@
-"""The bank inside of the model, against NumPy.
+"""The bank inside the model, compared with NumPy.
 
 INSTDISC_BANKS lists `bank.npz` files of trained runs, separated by colons;
-what int8 keeps of their neighbors is measured there.
+the fraction of their neighbors that int8 keeps is measured.
 """
 
 import os
@@ -45,14 +45,14 @@ def test_rows_are_searched_in_parts(monkeypatch):
     )
 
 
-# All cosines are kept, or those of the best blocks computed again; then also
-# with a rest that fills no block.
+# All cosines are kept, or those of the best blocks are recomputed; the last
+# case also has an incomplete block.
 @pytest.mark.parametrize(("few", "size"), [(100, 576), (1, 576), (1, 550)])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_blocks_that_are_ruled_out_hold_no_neighbor(
     monkeypatch, dtype, few, size
 ):
-    # Each row is there twice: the first one wins.
+    # Each row occurs twice, and the first one wins.
     monkeypatch.setattr(bank_index, "_FEW", few)
     monkeypatch.setattr(bank_index, "_PIECE", 64)
     rows, queries = np.tile(_unit([size, 16]), (2, 1)), _unit([9, 16], seed=1)

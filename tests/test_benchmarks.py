@@ -1,4 +1,4 @@
-"""Each benchmark starts; what it measures stands in BENCHMARKS.md."""
+"""Each benchmark starts; its measurements are in BENCHMARKS.md."""
 
 import importlib.util
 import json
@@ -68,7 +68,7 @@ def test_it_prints_a_table_on_a_tiny_size(name):
         ("a + b x", [5.0, 41.0, 401.0]),
     ],
 )
-def test_a_law_meets_points_that_obey_it(law, y):
+def test_a_fit_equals_points_that_follow_the_law(law, y):
     assert growth.expected(law, [1, 10, 100], y) == pytest.approx(y)
 
 

@@ -146,7 +146,7 @@ def test_neighbors_of_an_image_and_of_its_file_agree(client, collection):
     assert dropped["items"][2:] == found["items"][1:]
 
 
-def test_what_is_no_image_is_refused(client, monkeypatch):
+def test_bytes_that_are_not_an_image_are_refused(client, monkeypatch):
     answer = client.post("/api/neighbors", content=b"GIF89a, or so it says")
     assert answer.status_code == 400
     assert "not an image" in answer.json()["error"]
@@ -267,7 +267,7 @@ def test_near_duplicates_are_pairs_that_can_be_ticked(collection, tmp_path):
         f"{lines}\tcats/line\\nend.png",
         f"{ALL.index(COPIES[1])}\t{COPIES[1]}",
     ]
-    # It goes on when the page is opened again.
+    # The list is continued when the page is opened again.
     client = client_of(collection, path)
     assert len(client.get("/api/about").json()["ticked"]) == 2
     client.post("/api/ticked", json={"position": lines, "ticked": False})
@@ -316,7 +316,7 @@ def test_the_map_is_kept_for_the_next_start(run, monkeypatch):
     np.testing.assert_array_equal(again.places, found.places)
 
 
-def test_a_list_that_cannot_be_written_is_said(collection, tmp_path):
+def test_a_list_that_cannot_be_written_is_reported(collection, tmp_path):
     client = client_of(collection, tmp_path / "gone" / "ticked.tsv")
     wanted = {"position": 0, "ticked": True}
     answer = client.post("/api/ticked", json=wanted)
@@ -371,7 +371,7 @@ def test_the_bank_of_an_exported_model_is_read(dtype):
         read_bank(model)
 
 
-def test_a_server_is_asked_with_the_file_of_the_image(tmp_path):
+def test_a_server_is_queried_with_the_file_of_the_image(tmp_path):
     names = np.array(["a/1.png", "a/2.png", "日本.png"])
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -423,7 +423,7 @@ def test_a_served_model_without_a_bank_is_refused_at_the_start(collection):
             browse.make_collection(model, options.MovedImages(images=folder))
 
 
-def test_without_rows_there_is_no_map_and_a_failing_server_is_said(
+def test_without_rows_there_is_no_map_and_server_errors_are_reported(
     collection, tmp_path
 ):
     def fail(files):
@@ -472,7 +472,7 @@ def test_a_failure_in_the_background_is_printed(capfd):
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_images_that_are_gone_are_said(run, tmp_path, capsys):
+def test_missing_images_are_reported(run, tmp_path, capsys):
     gone = tmp_path / "gone"
     collection = browse.make_collection(
         embed.ModelOptions(run_dir=str(run.path)),
@@ -502,7 +502,7 @@ def test_the_command_serves_until_ctrl_c(run, tmp_path):
         assert "interrupted" not in process.stderr.read()
 
 
-def test_a_port_in_use_is_said():
+def test_a_port_in_use_is_reported():
     with server.listen(0) as listener:
         address, port = listener.getsockname()
         assert address == "127.0.0.1"
@@ -660,7 +660,7 @@ def test_a_photograph_is_dropped_or_opened(page, collection):
     page.messages()  # The refused request is logged.
 
 
-def test_a_picture_that_comes_late_does_not_replace_the_next(
+def test_a_late_picture_does_not_replace_the_next_one(
     page, collection, monkeypatch
 ):
     monkeypatch.setattr(FolderPictures, "is_ready", False)
@@ -737,7 +737,7 @@ def test_a_dot_of_the_map_leads_to_its_image(page, client, width):
     assert page.messages() == []
 
 
-def test_a_phone_shows_one_view_at_a_time_without_scrolling_aside(page):
+def test_a_phone_shows_one_view_without_horizontal_scrolling(page):
     for view in ("images", "duplicates", "map"):
         page.open(f"{view}=1", width=375)
         for other in ("images", "duplicates", "map"):

@@ -47,7 +47,7 @@ def test_a_long_name_is_shortened_with_dots():
     )
 
 
-def test_dollar_signs_are_no_formula():
+def test_dollar_signs_are_not_a_formula():
     wide, narrow = (
         (captions.caption(text, 100) < 128).any(axis=(0, 2)).nonzero()[0].max()
         for text in ("$a_b$ 5", "a_b 5")

@@ -1,4 +1,4 @@
-"""The command, in real processes."""
+"""`instdisc-train` in real processes."""
 
 import contextlib
 import json
@@ -122,7 +122,7 @@ def test_another_run_in_the_same_directory_is_refused(run_dir, data_dir):
 
 
 @pytest.mark.exhaustive
-def test_changed_rate_batch_size_and_epochs_are_said(
+def test_changed_rate_batch_size_and_epochs_are_reported(
     run_dir, data_dir, tmp_path
 ):
     copy = shutil.copytree(run_dir, tmp_path / "run")
@@ -213,7 +213,7 @@ def test_an_unknown_data_set_is_a_message_not_a_traceback(tmp_path):
     assert not run_dir.exists()
 
 
-def test_a_missing_test_split_says_what_would_do(tmp_path, data_dir):
+def test_a_missing_test_split_suggests_others(tmp_path, data_dir):
     run_dir = tmp_path / "run"
     result = instdisc_train(
         *QUICK, data_dir, f"--run_dir={run_dir}", "--test_split=dev"

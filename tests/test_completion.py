@@ -1,4 +1,4 @@
-"""`instdisc completion`, in the shells that are there."""
+"""`instdisc completion` in the shells that are installed."""
 
 import os
 import pathlib
@@ -91,7 +91,7 @@ def bash_words(script, line, breaks=" ="):
         # Files, which bash adds by itself.
         ("instdisc train --run_dir=ru", []),
         ("instdisc diff ", []),
-        # What cannot be completed is no error.
+        # A line that cannot be completed is not an error.
         ("instdisc xyzzy --", []),
         ("instdisc train --run_dir='a b", []),
     ),

@@ -61,7 +61,7 @@ def test_each_field_refuses_what_is_out_of_range(kind, field):
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS, ids=IDS)
-def test_each_field_has_help_and_a_name_of_its_own(kind, field):
+def test_each_field_has_help_and_a_unique_name(kind, field):
     text = fields.rule_of(field).help
     assert text.endswith(".")
     assert "Share" not in text
@@ -97,7 +97,7 @@ def test_recipes_are_settings(path):
     assert set(fields.read_flagfile(text)) <= known
 
 
-def test_the_last_of_a_flag_counts():
+def test_the_last_value_of_a_flag_counts():
     given = from_flagfile("# comment\n--epochs=3\n--noflip\n", "--epochs=4\n")
     assert given.optimizer.epochs == 4
     assert not given.augmentation.flip
@@ -197,7 +197,7 @@ def test_unknown_settings_are_refused():
         ),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(kind, values, said):
+def test_incompatible_settings_are_refused(kind, values, said):
     with pytest.raises(UsageError, match=said):
         kind(**values)
 
@@ -215,7 +215,7 @@ def test_home_directories_are_expanded():
     assert found == str(pathlib.Path("~/photos").expanduser())
 
 
-def test_what_may_change_is_told_apart_from_what_must_stay():
+def test_changeable_and_fixed_settings_are_distinguished():
     old = config.RunConfig()
     changed, refused = differences(old, OTHER)
     assert changed == {

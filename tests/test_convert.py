@@ -139,7 +139,7 @@ def test_a_softmax_bank_has_two_parameters(tmp_path, encoder):
     assert flags["temperature"] == "0.1"
 
 
-def test_a_moco_queue_is_no_bank(tmp_path, encoder):
+def test_a_moco_queue_is_not_a_bank(tmp_path, encoder):
     content, memory = checkpoint(encoder)
     state = {
         name.replace("module.", "encoder.module."): value
@@ -242,7 +242,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_what_cannot_be_converted_is_said(tmp_path, case):
+def test_files_that_cannot_be_converted_are_reported(tmp_path, case):
     content, message = OTHERS[case]
     with pytest.raises(CheckpointError, match=message) as error:
         convert(write(tmp_path, content), str(tmp_path / "run"))
@@ -322,7 +322,7 @@ def test_a_converted_run_is_exported_and_searched(tmp_path, encoder, capsys):
     np.testing.assert_allclose(
         served["embedding"], encoder(images_of(1, 64)), atol=1e-5
     )
-    # Without images: all are missing, and it is said where they are needed.
+    # Without images, all are missing, which is reported where they are needed.
     images = run_images.open_images(run)
     pictures, found = images.read(np.arange(6), size=8)
     assert not found.any()

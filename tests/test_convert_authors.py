@@ -25,7 +25,7 @@ def ordered(items):
 
 
 def as_module(state):
-    """The state as the nested modules that `net` was saved as at first."""
+    """The state as the nested modules in which `net` was first saved."""
 
     def build(prefix, module_name):
         names = [n.removeprefix(prefix) for n in state if n.startswith(prefix)]
@@ -228,7 +228,7 @@ def nested(depth):
         ),
     ],
 )
-def test_modules_that_are_no_network(tmp_path, module, message):
+def test_modules_that_are_not_a_network(tmp_path, module, message):
     path = tmp_path / "ckpt.t7"
     path.write_bytes(torch_files.legacy_bytes({"net": module}))
     with pytest.raises(CheckpointError, match=message):

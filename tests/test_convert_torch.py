@@ -123,9 +123,9 @@ def torch_embeddings(network, images, mean_and_std=IMAGENET):
 
 
 def spread(network, images, mean_and_std=IMAGENET):
-    """Takes most of what all images have in common from the last bias.
+    """Subtracts most of the mean output over all images from the last bias.
 
-    The embeddings of an untrained network would be nearly the same.
+    Otherwise, an untrained network would give nearly equal embeddings.
     """
     seen = []
     projection = network.fc if hasattr(network, "fc") else network.linear
@@ -174,8 +174,8 @@ def lemniscate(monkeypatch):
     ),
 )
 @pytest.mark.filterwarnings("ignore")
-def test_outputs_are_torchs(tmp_path, lemniscate, arch, block, counts, is_zip):
-    # In the second format narrow: the first has shown the sizes.
+def test_outputs_are_equal(tmp_path, lemniscate, arch, block, counts, is_zip):
+    # Narrow in the second format, as the first one has tested the sizes.
     width = 8 if is_zip else 64
     network = torch_resnet(block, counts, width)
     images = np.stack([picture(seed, 224) for seed in range(2)])
@@ -208,7 +208,7 @@ def test_outputs_are_torchs(tmp_path, lemniscate, arch, block, counts, is_zip):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_cmcs_file_too(tmp_path):
+def test_cmc_outputs_are_equal(tmp_path):
     network = torch_resnet("bottleneck", (3, 4, 6, 3), width=8)
     images = np.stack([picture(seed, 64) for seed in range(2)])
     spread(network, images)
@@ -242,7 +242,7 @@ def test_cmcs_file_too(tmp_path):
 @pytest.mark.parametrize("is_zip", (False, True))
 @pytest.mark.parametrize("is_module", (False, True))
 @pytest.mark.filterwarnings("ignore")
-def test_cifars_file_too(tmp_path, monkeypatch, lemniscate, is_module, is_zip):
+def test_cifar_outputs(tmp_path, monkeypatch, lemniscate, is_module, is_zip):
     network = torch_resnet(
         "basic", (2, 2, 2, 2), width=8 if is_zip else 64, is_cifars=True
     )
@@ -284,7 +284,7 @@ def test_cifars_file_too(tmp_path, monkeypatch, lemniscate, is_module, is_zip):
 
 @pytest.mark.parametrize("width", (4, 16, 32))
 @pytest.mark.filterwarnings("ignore")
-def test_widened_networks_too(tmp_path, width):
+def test_widened_outputs_are_equal(tmp_path, width):
     """As x0.5, x2 and x4, of a stem of 8."""
     network = torch_resnet(
         "bottleneck", (3, 4, 6, 3), width=width, stem_width=8

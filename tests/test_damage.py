@@ -128,7 +128,7 @@ def test_damage_of_the_list_itself_is_named(run):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_gone(run, name, capsys):
+def test_a_missing_file(run, name, capsys):
     (run.path / name).unlink()
     if name == "results.json":
         assert run.load_results() == {}

@@ -75,7 +75,7 @@ def test_an_epoch_holds_no_image_twice_and_drops_the_remainder():
     for ids in epochs:
         assert len(np.unique(ids)) == 8
     assert not np.array_equal(epochs[0], epochs[1])
-    # Not the same images are dropped each time.
+    # Different images are dropped each time.
     assert len(np.unique(np.concatenate(epochs))) > 8
 
 
@@ -168,7 +168,7 @@ def test_compiled_augmentation_is_the_same(monkeypatch):
     np.testing.assert_allclose(first_batch(), expected, atol=0.01)
 
 
-def test_an_image_is_augmented_alike_whatever_its_batch_or_the_restart():
+def test_augmentation_does_not_depend_on_batches_or_restarts():
     source = toy_source(12)
 
     def images(batch_size, initial_epoch):
@@ -201,7 +201,7 @@ def test_evaluation_keeps_small_images_and_the_order_of_the_ids():
     np.testing.assert_array_equal(batches[0][0][0], first)
 
 
-def test_evaluation_crops_the_centre_as_pillow_does(folder):
+def test_evaluation_crops_the_center_as_pillow_does(folder):
     source = folder_source(str(folder))
     images = next(iter(pipeline.evaluation_dataset(source, 28, 8, 0.875)))[0]
     with Image.open(folder / "a" / "one.png") as image:
@@ -250,13 +250,13 @@ def test_memory_and_shards_give_the_same_ids_images_and_labels(data_dir):
     assert sorted(ids_of(read, [3, 1])) == list(range(200))
 
 
-def test_ids_go_by_shard_and_position_in_it(tmp_path):
+def test_ids_follow_the_shard_and_the_position_in_it(tmp_path):
     tfds.builder("instdisc_digits", data_dir=tmp_path).download_and_prepare(
         download_config=tfds.download.DownloadConfig(num_shards=5)
     )
     builder = tfds.builder("instdisc_digits", data_dir=tmp_path)
     assert builder.info.splits["train"].num_shards == 5
-    # TFDS tells of each example where it lies: FILE__POSITION.
+    # TFDS gives the location of each example as FILE__POSITION.
     stored = builder.as_dataset(
         split="train",
         shuffle_files=True,
@@ -351,7 +351,7 @@ def test_unreadable_images_are_named_and_refused_or_left_out(folder, capsys):
     assert source.labels().tolist() == [-1, 0, -1, 1, -1, 1]
 
 
-def test_grey_cmyk_and_misnamed_jpegs_are_cropped(tmp_path):
+def test_gray_cmyk_and_misnamed_jpegs_are_cropped(tmp_path):
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (5, 4, 3), np.uint8)
     smooth = Image.fromarray(coarse).resize((40, 50), Image.BICUBIC)
@@ -392,7 +392,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
         folder_source(os.path.join(tmp_path, "missing"))
 
 
-def test_a_name_that_is_no_text_is_refused_at_the_door(folder):
+def test_a_name_that_is_not_text_is_refused_at_once(folder):
     name = os.path.join(os.fsencode(folder), b"a", b"caf\xe9.jpg")
     with open(name, "wb") as file:
         file.write((folder / "b" / "two.jpg").read_bytes())
@@ -437,7 +437,7 @@ def test_jpeg_crops_equal_crops_of_the_whole_image(tmp_path):
         (np.zeros([4, 2, 2, 3], np.uint8), [0, 1, -2, 0], None, "from -1"),
     ],
 )
-def test_arrays_of_another_form_are_refused(
+def test_arrays_of_the_wrong_form_are_refused(
     images, labels, class_names, message
 ):
     with pytest.raises(UsageError, match=message):

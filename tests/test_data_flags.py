@@ -67,7 +67,7 @@ def write_named(data_dir, name, train, test):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Data sets and folders, and a run whose `data_dir` is gone."""
+    """Datasets and folders, and a run whose `data_dir` is gone."""
     root = tmp_path_factory.mktemp("place")
     write_named(root / "tfds", "named", OWN, TEST)
     write_named(root / "tfds", "other", TRANSFER, TRANSFER)
@@ -98,7 +98,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def moved(place, tmp_path):
-    """The run, with its data in another place than its flags say."""
+    """The run, whose data is not where its flags say."""
     shutil.copytree(place / "run", tmp_path / "run")
     run = opening.load(str(tmp_path / "run"))
     run.set_data(data_dir=str(tmp_path / "gone"))
@@ -196,7 +196,7 @@ def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
         ),
     ),
 )
-def test_flags_that_would_not_be_heeded_are_refused(moved, overrides, named):
+def test_flags_that_would_have_no_effect_are_refused(moved, overrides, named):
     with pytest.raises(ValueError, match=named):
         _ = EvaluationInputs(moved, overrides).sources
 
@@ -331,7 +331,7 @@ def test_train_refuses_flags_of_a_data_set_beside_a_folder(tmp_path, flag):
     assert "cannot be combined with --images" in ended.stderr
 
 
-def test_a_test_split_without_labels_is_no_test(place, moved):
+def test_a_test_split_without_labels_is_refused(place, moved):
     overrides = {"data_dir": str(place / "tfds"), "label_key": ""}
     with pytest.raises(ValueError, match="An evaluation needs labels"):
         evaluate(moved, {"knn": KNNOptions()}, overrides)

@@ -69,7 +69,7 @@ def _difference(actual, expected):
 
 
 @pytest.mark.parametrize("mode", ["I;16", "RGB", "RGBA", "LA"])
-def test_of_16_bits_the_upper_8_are_shown(whole, mode):
+def test_the_upper_8_of_16_bits_are_shown(whole, mode):
     values = np.random.default_rng(0).integers(0, 2**16, (9, 7, 4), np.uint16)
     count = {"I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode]
     color = {"I;16": 0, "LA": 4, "RGB": 2, "RGBA": 6}[mode]
@@ -112,7 +112,7 @@ def test_orientation_is_honored_everywhere(whole, center, crop, kind, order):
 
 
 @pytest.mark.parametrize("kind", [1, 3, 4])
-def test_the_orientation_may_be_of_any_whole_type(whole, kind):
+def test_the_orientation_may_have_any_integer_type(whole, kind):
     image = picture_files.smooth(20, 30)
     for order in "<>":
         exif = picture_files.exif(6, order, kind)
@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_refused(whole, center, name):
             function(UNREADABLE[name])
 
 
-def test_garbage_before_a_scan_is_no_header(whole):
+def test_garbage_before_a_scan_is_not_a_header(whole):
     """Libjpeg skips it, too."""
     image = picture_files.smooth(20, 30)
     contents = picture_files.encode(image, "JPEG")

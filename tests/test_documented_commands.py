@@ -38,7 +38,7 @@ OTHERS = {
 # Beginnings of lines that no test runs, and why.
 NOT_RUN = {
     r"python3 -m venv |(\S*/)?pip |git clone ": "installs from the network",
-    r"make ": "installs an environment, and most run these tests",
+    r"make ": "installs an environment, and most of them run these tests",
     r"cd export && .*docker ": "needs Docker",
     r"curl .*/monitoring": "only TF Serving itself has metrics",
     r".*--init_encoder=keras\.applications": (

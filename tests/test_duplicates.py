@@ -113,7 +113,7 @@ def groups_of(ends, scores, is_of_second=None):
     return pair_groups.groups(first, second, np.array(scores), is_of_second)
 
 
-def test_a_chain_is_no_group():
+def test_a_chain_is_not_a_group():
     groups = groups_of([(0, 1), (1, 2), (2, 3)], [0.9, 0.8, 0.99])
     # 2-3 comes first, then 0-1; 1-2 joins neither.
     assert groups.tolist() == [1, 2, 0]
@@ -173,7 +173,7 @@ def plant(folder, count):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """Images with planted copies, rows of an encoder, what belongs together."""
+    """Images with planted copies, rows of an encoder, groups of copies."""
     root = tmp_path_factory.mktemp("planted")
     plant(root / "images", 60)
     run = make_run(root / "run", root / "images")
@@ -200,7 +200,7 @@ def with_rows(collection, rows):
 @pytest.mark.parametrize("in_common", [0, 3, 30])
 def test_planted_duplicates_are_found_by_default(planted, in_common):
     collection, expected = planted
-    # What all rows have in common, as with a young encoder.
+    # A component that all rows share, as with a hardly trained encoder.
     rows = collection.bank.rows + in_common * np.eye(32, dtype=np.float32)[0]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     if in_common:
@@ -217,7 +217,7 @@ def test_planted_duplicates_are_found_by_default(planted, in_common):
     )
 
 
-def test_different_images_of_a_collapsed_encoder_are_no_group(planted):
+def test_different_images_of_a_collapsed_encoder_form_no_group(planted):
     collection, expected = planted
     rng = np.random.default_rng(0)
     rows = np.ones([len(collection.bank.rows), 32]) + rng.normal(size=32) / 1e3
@@ -239,7 +239,7 @@ def test_a_threshold_takes_cosines_and_nothing_else(planted):
     np.testing.assert_array_equal(found.pairs.scores, found.pairs.cosines)
 
 
-def test_copies_of_some_images_show_what_the_encoder_can(planted):
+def test_altered_copies_show_what_the_encoder_can_find(planted):
     collection, _ = planted
     config = dataclasses.replace(
         collection.config, augmentation=AugmentationConfig(flip=True)
@@ -259,7 +259,7 @@ def test_copies_of_some_images_show_what_the_encoder_can(planted):
     assert fraction < 0.1
 
 
-def test_rows_alone_find_what_is_surely_near(tmp_path):
+def test_rows_alone_find_certain_near_duplicates(tmp_path):
     rng = np.random.default_rng(0)
     rows = unit_rows(rng, 3000, 6)
     copies = rows[:40] + rng.normal(size=[40, 6]).astype(np.float32) / 1000
@@ -306,7 +306,7 @@ def bare_collection(rows, folder):
     return run_images.RunImages(bank, config, title="x")
 
 
-def test_the_local_scale_is_that_of_loops():
+def test_the_local_scale_equals_loops():
     rows = crowded_rows(3, 60, 5)
     scale = local_scale.local_scale(rows)
     kth, ratios = [], []
@@ -381,7 +381,7 @@ def test_images_of_a_test_folder_that_were_trained_on(run, tmp_path):
     assert page.count("<img") == 2
 
 
-def test_a_collapsed_bank_says_that_there_is_more(run):
+def test_a_collapsed_bank_reports_that_there_are_more_pairs(run):
     images = run_images.open_images(run)
     bank = images.bank
     equal = bank.__class__(

@@ -54,7 +54,7 @@ def test_a_given_size_is_kept():
 def test_threads_may_share_a_size(monkeypatch):
     size, errors = BatchSize(), []
 
-    def pause(frame, event, argument):  # At each line, so that threads change.
+    def pause(frame, event, argument):  # At each line, to switch threads.
         time.sleep(1e-5)
         return pause
 

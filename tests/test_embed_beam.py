@@ -548,7 +548,7 @@ def test_workers_open_the_model_from_another_directory(
     assert np.all(task.load()([picture(0)])["valid"])
 
 
-def test_a_command_without_its_server_says_so(tmp_path):
+def test_a_command_without_its_server_reports_it(tmp_path):
     fill(tmp_path / "images", 2)
     result = commands.run(
         *("embed", "--images=images", "--output=out.parquet"),
@@ -642,7 +642,7 @@ def test_other_files_are_not_overwritten(tmp_path):
     [(300, 3, ()), (10_000, 50, TWO_WORKERS)],
     ids=["300", "10000"],
 )
-def test_a_killed_pipeline_loses_and_doubles_nothing(
+def test_a_killed_pipeline_neither_loses_nor_duplicates_images(
     number, images_per_file, flags, small_run, tmp_path
 ):
     fill(tmp_path / "images", number)

@@ -154,7 +154,7 @@ def test_a_model_that_fails_on_bad_images_has_them_listed(
             np.testing.assert_allclose(norms, 1, atol=1e-5)
 
 
-def test_a_model_that_cannot_be_asked_is_no_bad_image():
+def test_an_unavailable_model_is_not_a_bad_image():
     asked = []
 
     def broken(contents):
@@ -186,7 +186,7 @@ def _counting(seen, stop_after=None):
     return embedder
 
 
-def test_a_stopped_run_goes_on_where_it_was(folder, tmp_path, monkeypatch):
+def test_a_stopped_run_continues_where_it_was(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_PART", 4)
     output = tmp_path / "out.npz"
     seen: list[bytes] = []
@@ -307,7 +307,7 @@ def test_a_wrong_answer_of_any_model_is_not_kept(folder, tmp_path, answer):
     assert not list((tmp_path / "out.npz.parts").glob("*.npz"))
 
 
-def test_two_do_not_embed_into_one_output(folder, tmp_path):
+def test_two_processes_do_not_embed_into_one_output(folder, tmp_path):
     output = str(tmp_path / "out.npz")
     refusals = []
 
@@ -368,7 +368,7 @@ def test_an_output_is_not_overwritten(folder, tmp_path):
         ),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options, words):
+def test_incompatible_options_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
         EmbedOptions(**{"output": "out.parquet", **options})
 

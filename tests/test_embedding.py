@@ -1,4 +1,4 @@
-"""Embeddings of a data set, on one device and on several."""
+"""Embeddings of a dataset, on one device and on several."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""encoder.keras: what any Keras from 3.5 on knows, and nothing else.
+"""encoder.keras contains only what every Keras from 3.5 on knows.
 
 An old Keras loads the files where `INSTDISC_OLD_KERAS` names the Python of an
 environment that holds one.
@@ -184,7 +184,7 @@ def test_a_saved_model_stays_as_it_is(tmp_path):
     )
 
 
-def test_what_is_not_at_its_default_is_kept(tmp_path):
+def test_arguments_that_differ_from_their_defaults_are_kept(tmp_path):
     image = keras.Input((8, 8, 3))
     x = keras.layers.BatchNormalization(renorm=True)(image)
     model = keras.Model(image, keras.layers.Flatten()(x))
@@ -194,7 +194,7 @@ def test_what_is_not_at_its_default_is_kept(tmp_path):
     assert layer.renorm_momentum == 0.99
 
 
-def test_a_loaded_encoder_can_begin_anew(files):
+def test_a_loaded_encoder_can_be_reinitialized(files):
     # Networks from scratch, to compare with, are its fresh copies.
     folder, _, _ = files
     trained = tf_instdisc.load_encoder(folder / "resnet18.keras")

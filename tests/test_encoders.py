@@ -43,7 +43,7 @@ def test_embeddings_are_of_unit_length(backbone, image_size):
     assert np.ptp(v, axis=0).max() > 1e-3
 
 
-def test_bytes_and_floats_are_embedded_alike(small):
+def test_bytes_and_floats_are_embedded_the_same(small):
     images = images_of(4, 32)
     np.testing.assert_array_equal(
         small(images), small(images.astype("float32"))
@@ -131,7 +131,7 @@ def test_a_deviation_of_zero_and_unused_values_are_refused():
     # torchvision's, but for its `fc`.
     (("resnet18", 11_176_512), ("resnet50", 23_508_032)),
 )
-def test_parameters_are_torchvisions(backbone, parameters):
+def test_parameters_equal_torchvision(backbone, parameters):
     encoder = build_encoder(backbone, image_size=224)
     projection = encoder.get_layer("projection").count_params()
     trained = sum(int(np.prod(w.shape)) for w in encoder.trainable_weights)
@@ -178,7 +178,7 @@ def test_activations_are_computed_by_name(small):
 
 
 @pytest.mark.parametrize("synchronized", (False, True))
-def test_batch_norm_is_torchs(synchronized):
+def test_batch_norm_equals_torch(synchronized):
     encoder = build_encoder(
         image_size=32, width=4, sync_batch_norm=synchronized
     )
@@ -190,7 +190,7 @@ def test_batch_norm_is_torchs(synchronized):
     assert len(norms) == 20
     for norm in norms:
         assert norm.synchronized == synchronized
-        # torch counts the share of the new statistics: 0.1.
+        # torch specifies the weight of the new statistics: 0.1.
         assert (norm.momentum, norm.epsilon) == (0.9, 1e-5)
 
 

@@ -109,7 +109,7 @@ def test_help_is_quick_and_lists_every_group():
     assert ended.returncode == 0
     for title in ("kNN:", "Linear classifiers:", "SVM:", "Fine-tuning:"):
         assert title in ended.stdout
-    # Flags that several protocols have stand there once.
+    # Flags that several protocols share are listed once.
     for flag in ("--seed:", "--[no]baselines:"):
         assert ended.stdout.count(f"  {flag}") == 1
     assert "oneDNN" not in ended.stderr  # TensorFlow was not imported.
@@ -262,7 +262,7 @@ def test_results_of_other_data_do_not_replace_those_of_the_run(tmp_path):
         (["--protocol="], "--protocol must have at least one value"),
         (["--protocol=linear", "--linear_layers=conv9"], "conv1, conv2"),
         (["--protocol=svm", "--svm_layer=conv9"], "--svm_layer must be one of"),
-        (["--detection_images=x"], "goes with --protocol=detection"),
+        (["--detection_images=x"], "requires --protocol=detection"),
         # Also flags of a protocol that is not measured.
         (["--fractions=1.5"], "--fractions must be in (0, 1]"),
         (["--svm_costs=0,1"], "--svm_costs must be above 0"),
@@ -335,7 +335,7 @@ def test_fewer_images_than_folds_are_refused(tmp_path, monkeypatch):
     refused(run, monkeypatch, "folds=9, 8 images of a class", options)
 
 
-def test_a_later_protocols_fault_is_found_before_the_first(
+def test_an_error_of_a_later_protocol_is_found_before_the_first(
     tmp_path, monkeypatch
 ):
     run = make_labeled_run(tmp_path)

@@ -128,7 +128,7 @@ def test_knn_takes_the_bank_and_encodes_what_earlier_versions_left(inputs):
 
 
 @pytest.mark.exhaustive
-def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
+def test_the_untrained_network_differs_and_the_run_keeps_its_own(inputs):
     before = inputs.encoder.get_weights()
     options = KNNOptions(num_neighbors=3, baselines=True, seed=5)
     found = {one.name: one.value for one in KNN(options).measure(inputs)}
@@ -139,7 +139,7 @@ def test_untrained_network_is_another_one_and_the_runs_stays(inputs):
 
 @pytest.mark.exhaustive_variants("Sequential")
 @pytest.mark.parametrize("kind", [keras.Model, keras.Sequential])
-def test_an_encoder_of_any_size_is_measured_at_the_runs(kind, tmp_path):
+def test_an_encoder_of_any_size_is_measured_at_the_runs_size(kind, tmp_path):
     train, test = (
         fill_labeled_folder(tmp_path / name, 5) for name in ("train", "test")
     )
@@ -292,7 +292,7 @@ def test_linear_classifier_agrees_with_scikit_learn(cached):
     np.testing.assert_array_equal(
         found.argmax(axis=1)[is_clear], expected.argmax(axis=1)[is_clear]
     )
-    assert np.ptp(expected, axis=0).min() > 0.1  # There is what to compare.
+    assert np.ptp(expected, axis=0).min() > 0.1  # Scores vary.
 
 
 def test_accuracy_is_that_of_the_test_images():
@@ -382,7 +382,7 @@ def test_svm_agrees_with_scikit_learn(cached, monkeypatch, num_features):
 @pytest.mark.parametrize("num_classes", [2, 3])
 @pytest.mark.parametrize("cost", [1e-4, 0.1, 10.0])
 @pytest.mark.parametrize("noise", [0.5, 4.0])
-def test_svm_is_scikit_learns_at_its_minimum(num_classes, cost, noise):
+def test_svm_equals_scikit_learn_at_its_minimum(num_classes, cost, noise):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, num_classes, 300)
     values = rng.normal(size=(num_classes, 7))[labels]
@@ -405,7 +405,7 @@ def test_svm_is_scikit_learns_at_its_minimum(num_classes, cost, noise):
 def test_svm_of_two_classes_and_labels_that_have_no_image(tmp_path):
     root = tmp_path / "run"
     run = make_labeled_run(root)
-    # Class 1 of three has images neither here nor there.
+    # Class 1 of three has neither training nor test images.
     for part in ("train", "test"):
         for file in (root / part / "bee").iterdir():
             file.unlink()

@@ -1,4 +1,4 @@
-"""Each mistake of the user's is one sentence, each fault has a traceback."""
+"""A user error is reported in one sentence, a bug with a traceback."""
 
 import pytest
 

@@ -50,7 +50,7 @@ def version(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(run):
-    """What Keras and NumPy say: by signature and batch size."""
+    """The outputs of Keras and NumPy, by signature and batch size."""
     encoder = tf_instdisc.load_encoder(run.path)
     bank = run.load_bank()
     answers = {}
@@ -164,7 +164,7 @@ def test_weights_are_stored_once(run, version):
     assert sum(p.stat().st_size for p in files) <= 1.05 * wanted
 
 
-def test_warmup_records_are_there_for_each_signature_and_size(version):
+def test_warmup_records_exist_for_each_signature_and_size(version):
     requests = list(warmup.read_records(str(version)))
     found = sorted(
         (
@@ -177,7 +177,7 @@ def test_warmup_records_are_there_for_each_signature_and_size(version):
     assert {r.model_spec.name for r in requests} == {"pictures"}
 
 
-def test_the_card_says_what_it_is(version):
+def test_the_card_describes_the_model(version):
     card = (version / "model_card.md").read_text()
     for part in (
         "made_up, split train",
@@ -191,7 +191,7 @@ def test_the_card_says_what_it_is(version):
         assert part in card
 
 
-def test_versions_follow_and_stay(run, tmp_path):
+def test_versions_are_numbered_and_kept(run, tmp_path):
     options = ExportOptions(batch_sizes=(1,))
     target = tmp_path / "m"
     (target / "7").mkdir(parents=True)
@@ -277,7 +277,7 @@ def test_what_a_server_cannot_run_is_refused_by_name(
     assert f"function {function}" in str(error.value)
 
 
-def test_ops_of_others_are_refused_by_name(tmp_path):
+def test_custom_ops_are_refused_by_name(tmp_path):
     model = saved_model_pb2.SavedModel()
     graph = model.meta_graphs.add().graph_def
     graph.node.add(name="theirs", op="TheirOwnOp")

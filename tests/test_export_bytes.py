@@ -1,4 +1,4 @@
-"""Bytes of strangers: what is no image harms nobody.
+"""Untrusted bytes: those that are not an image do no harm.
 
 INSTDISC_FUZZ sets the number of fuzzed inputs, 400 by default.
 """
@@ -147,7 +147,7 @@ REFUSED = {
 }
 
 
-def test_each_format_is_read_and_each_fault_refused(functions):
+def test_each_format_is_read_and_each_defect_refused(functions):
     contents = [*ACCEPTED.values(), *REFUSED.values()]
     answer = functions["image_bytes"](tf.constant(contents))
     names = np.array([*ACCEPTED, *REFUSED])
@@ -255,7 +255,7 @@ def _fuzzed(number, seed):
         yield bytes(content)
 
 
-def test_fuzzed_bytes_harm_nobody(functions, good):
+def test_fuzzed_bytes_do_no_harm(functions, good):
     number = int(os.environ.get("INSTDISC_FUZZ", "400"))
     ask = functions["image_bytes"]
     expected = ask(tf.constant([good]))["embedding"][0]

@@ -119,7 +119,7 @@ def test_the_tls_file_that_the_readme_makes_parses(tmp_path):
     assert config.server_key == (tmp_path / "key.pem").read_text()
 
 
-def test_compose_gives_the_server_files_that_are_there():
+def test_compose_gives_the_server_files_that_exist():
     text = (FOLDER / "docker-compose.yml").read_text()
     files = [part.split()[0] for part in text.split("/config/")[1:]]
     assert set(files) >= {"models.config", "batching.config"}

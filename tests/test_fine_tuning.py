@@ -43,7 +43,7 @@ def test_as_many_labels_of_each_class_are_drawn(fraction, of_each):
     assert (np.diff(ids) > 0).all()
 
 
-def test_a_class_with_few_images_gives_what_it_has():
+def test_all_images_of_a_small_class_are_drawn():
     labels = np.array([0] * 90 + [1] * 2 + [-1] * 8)
     ids = class_balanced_ids(source_of(labels), 0.5, seed=0)
     assert np.bincount(labels[ids]).tolist() == [23, 2]
@@ -128,7 +128,7 @@ def test_training_begins_with_the_runs_weights_or_with_new_ones(inputs):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_training_repeats_whatever_came_before(inputs, optimizer):
+def test_training_is_reproducible_whatever_came_before(inputs, optimizer):
     options = FineTuneOptions(
         epochs=1,
         min_updates=6,

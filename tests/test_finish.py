@@ -168,7 +168,7 @@ def replace(path, other):
         shutil.copy(other, partial)
 
 
-def test_a_stopped_run_is_finished_as_it_is_and_goes_on(
+def test_a_stopped_run_is_finished_as_it_is_and_continued(
     one_epoch, tmp_path, capsys
 ):
     # As killed after its first epoch of two.
@@ -214,7 +214,7 @@ def test_nothing_is_finished_without_a_checkpoint(tmp_path):
 
 
 def without_marker(run):
-    """As earlier versions left it: rows of training that say no more."""
+    """As earlier versions left it: training rows without a recorded origin."""
     bank = run.load_bank()
     (run.path / checksums.FILE).unlink()
     with open(run.bank, "wb") as file:
@@ -249,7 +249,7 @@ def test_rows_of_an_earlier_version_are_read_and_encoded_again(
 
 
 @pytest.mark.exhaustive
-def test_knn_of_encoded_and_of_training_rows_is_said(tmp_path, capsys):
+def test_knn_of_encoded_and_of_training_rows_is_printed(tmp_path, capsys):
     train(tmp_path / "run", labeled(), test_source=labeled())
     lines = capsys.readouterr().out.splitlines()
     cells = {
@@ -355,7 +355,7 @@ def test_a_run_without_momentum_is_continued_with_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])
-def test_a_run_does_not_begin_with_one_of_another_normalization(
+def test_a_run_does_not_start_from_one_with_another_normalization(
     name, one_epoch, tmp_path
 ):
     with pytest.raises(UsageError, match="must be those of `init_run`"):
@@ -440,7 +440,7 @@ def test_an_encoder_that_does_not_fit_leaves_nothing(tmp_path, shape):
         assert run.load_bank().rows.shape == (NUM_IMAGES, 4)
 
 
-def test_settings_that_do_not_fit_can_be_mended(tmp_path):
+def test_settings_that_do_not_fit_can_be_corrected(tmp_path):
     model, source = fitted(), labeled()
     wrong = RunConfig(data=DataConfig(image_size=2 * SIZE))
     with pytest.raises(UsageError, match="image_size=16"):
@@ -461,5 +461,5 @@ def test_the_precision_of_a_saved_model_is_recorded(tmp_path):
 
 def test_a_run_of_arrays_says_how_it_can_be_evaluated(tmp_path):
     run = save_run(fitted(), labeled(), tmp_path / "run")
-    with pytest.raises(UsageError, match="neither a folder nor a data set"):
+    with pytest.raises(UsageError, match="neither a folder nor a dataset"):
         run.evaluate("knn")

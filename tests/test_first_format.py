@@ -1,4 +1,4 @@
-"""Runs of version 0.1, whose settings were a flagfile, open and go on."""
+"""Runs of version 0.1, whose settings were a flagfile, can be continued."""
 
 import dataclasses
 import json
@@ -56,13 +56,13 @@ def test_settings_are_those_of_the_flagfile(run):
     assert config.method.objective == "softmax"
     assert config.optimizer.schedule_epochs == (120, 160)
     assert config.training.seed == 5
-    # The scaling by the root is no more; the rate that it gave stays.
+    # Scaling by the square root was removed; the rate that it gave is kept.
     assert config.optimizer.learning_rate == 0.015
     assert config.optimizer.learning_rate_scaling == "none"
 
 
 @pytest.mark.exhaustive
-def test_it_goes_on_with_its_own_settings_only(run, capsys):
+def test_it_continues_with_its_own_settings_only(run, capsys):
     record = run.read_record()
     path = str(run.path)
     assert opening.open_run(path, record).read_record() == record

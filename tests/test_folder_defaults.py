@@ -85,7 +85,7 @@ def test_a_run_is_named_after_its_images(data, recipe, path):
 
 
 @pytest.mark.exhaustive
-def test_a_folder_alone_is_enough_and_flags_win(tmp_path):
+def test_a_folder_alone_is_enough_and_flags_take_precedence(tmp_path):
     fill_folder(tmp_path / "holiday", [f"{i}.png" for i in range(20)])
     small = ("--image_size=16", "--width=2", "--optimizer=sgd")
     again = ("--images=holiday", "--epochs=1")
@@ -166,7 +166,7 @@ def test_only_the_rate_of_the_same_optimizer_is_continued(
     assert config.optimizer.learning_rate == rate
 
 
-def test_a_recipe_wins(tmp_path):
+def test_a_recipe_takes_precedence(tmp_path):
     fill_folder(tmp_path / "holiday", ["1.png", "2.png"])
     result = commands.run(
         "plan", "--recipe=photos", "--images=holiday", cwd=tmp_path

@@ -31,7 +31,7 @@ def classes(tmp_path):
     return tmp_path / "full"
 
 
-def test_every_format_is_taken_and_the_rest_said_by_suffix(tmp_path, capsys):
+def test_every_format_is_listed_and_other_suffixes_reported(tmp_path, capsys):
     suffixes = ("jpg", "JPEG", "jpe", "jfif", "png", "GIF", "bmp", "webp")
     taken = [f"{i}.{suffix}" for i, suffix in enumerate(suffixes)]
     for name in taken:
@@ -67,7 +67,7 @@ def test_skipped_files_are_reported_on_request(classes, capsys):
     assert "1 .txt" in capsys.readouterr().err
 
 
-def test_nothing_is_said_of_a_folder_of_images_alone(classes, capsys):
+def test_nothing_is_reported_if_all_files_are_images(classes, capsys):
     folder_source(str(classes))
     assert capsys.readouterr() == ("", "")
 
@@ -92,7 +92,7 @@ def test_one_folder_may_be_linked_as_two_classes(classes):
 
 
 @pytest.mark.parametrize("target", ["..", ".", "../..", "../dog/all"])
-def test_links_in_a_circle_end_and_are_said(classes, target, capsys):
+def test_circular_links_end_and_are_reported(classes, target, capsys):
     (classes / "dog" / "all").symlink_to(classes / "dog")
     (classes / "cat" / "more").symlink_to(target)
     names = image_paths(str(classes))
@@ -263,9 +263,7 @@ def test_a_folder_of_bad_images_can_be_repaired(tmp_path):
 
 @pytest.mark.exhaustive_variants("cut", "empty", "other")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
-def test_a_damaged_memory_is_made_anew(
-    classes, tmp_path, decoded, damage, capsys
-):
+def test_a_damaged_cache_is_rebuilt(classes, tmp_path, decoded, damage, capsys):
     memory = tmp_path / "checked.npz"
     folder_source(str(classes), memory=memory)
     memory.write_bytes(damaged_archive(memory.read_bytes(), damage))

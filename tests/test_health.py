@@ -77,21 +77,21 @@ def test_equal_rows_have_rank_one():
     assert found["effective_rank"] == pytest.approx(1, abs=1e-3)
 
 
-def test_a_healthy_run_is_not_warned_of():
+def test_a_healthy_run_causes_no_warning():
     seen = []
     train(seen=seen)
     assert [logs["warnings"] for logs in seen] == [[], []]
     assert 0 < seen[0]["bank_effective_rank"] <= 4
 
 
-def test_a_planted_collapse_is_warned_of_in_its_epoch(capsys):
+def test_a_planted_collapse_causes_a_warning_in_its_epoch(capsys):
     seen = []
     train(learning_rate=0.0, epochs=1, collapse=True, seen=seen)
     assert "collapsed" in seen[0]["warnings"][0]
     assert "warning: epoch 1: The embeddings" in capsys.readouterr().err
 
 
-def test_a_warning_that_lasts_is_said_once(capsys):
+def test_a_persistent_warning_is_printed_once(capsys):
     seen = []
     train(learning_rate=0.0, epochs=3, collapse=True, seen=seen)
     assert all("collapsed" in logs["warnings"][0] for logs in seen)
@@ -99,13 +99,13 @@ def test_a_warning_that_lasts_is_said_once(capsys):
     assert capsys.readouterr().err.count("collapsed") == 1
 
 
-def test_a_learning_rate_of_100_is_warned_of_in_its_epoch():
+def test_a_learning_rate_of_100_causes_a_warning_in_its_epoch():
     seen = []
     train(learning_rate=100.0, epochs=1, seen=seen)
     assert any("learning_rate" in text for text in seen[0]["warnings"])
 
 
-def test_numbers_that_are_not_finite_are_warned_of():
+def test_numbers_that_are_not_finite_cause_a_warning():
     rows = np.full([4, 2], np.nan)
     found = bank_statistics.health_warnings(
         bank_statistics.bank_statistics(rows)

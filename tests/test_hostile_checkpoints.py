@@ -43,7 +43,7 @@ def test_a_hostile_file_is_refused_within_bounds(outcomes, case):
     assert outcome["seconds"] < 8 + 6 * size / MEGABYTE, outcome
 
 
-def test_the_command_says_little(tmp_path):
+def test_the_message_of_the_command_is_short(tmp_path):
     file = tmp_path / "x.pth"
     file.write_bytes(FILES["a name of controls"])
     result = commands.run("convert", f"--from={file}", f"--to={tmp_path}/run")

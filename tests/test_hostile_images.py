@@ -67,7 +67,7 @@ HOSTILE = hostile_files.hostile()
 
 @pytest.mark.exhaustive_variants("zTXt")
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_image_costs_more_than_an_honest_one(
+def test_no_image_costs_more_than_a_large_valid_one(
     decode_batch, check, honest, name
 ):
     good = picture_files.encode(picture_files.smooth(20, 20), "PNG")
@@ -90,7 +90,7 @@ def test_no_image_costs_more_than_an_honest_one(
     assert mib <= MAX_MIB + honest[0]
     assert seconds <= MAX_CPU_SECONDS + honest[1]
     if "small" not in name and "scans" not in name:
-        # They are small: nothing needs what an honest large one does.
+        # These are small and must cost less than a large valid image.
         assert mib <= MAX_MIB
         assert seconds <= MAX_CPU_SECONDS
 
@@ -98,7 +98,7 @@ def test_no_image_costs_more_than_an_honest_one(
 @pytest.mark.exhaustive_variants("10000000*", "65536-True", "700-False")
 @pytest.mark.parametrize("is_interlaced", [False, True])
 @pytest.mark.parametrize("chunk_size", [700, 65_536, 10**7])
-def test_a_large_honest_png_is_decoded(decode_batch, chunk_size, is_interlaced):
+def test_a_large_valid_png_is_decoded(decode_batch, chunk_size, is_interlaced):
     rng = np.random.default_rng(0)
     image = rng.integers(256, size=(1001, 1001, 3), dtype=np.uint8)
     rows_of = picture_files.rows_of
@@ -156,13 +156,13 @@ READ_ANYWAY = ("zTXt", "iTXt", "iCCP", "GIF frames", "WebP frames")
 
 
 @pytest.mark.parametrize("name", READ_ANYWAY)
-def test_what_is_only_decorated_is_read(decode_batch, name):
+def test_valid_images_with_extra_data_are_read(decode_batch, name):
     _, valid = decode_batch(tf.constant([HOSTILE[name]]))
     assert valid.numpy().all()
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_mutated_images_neither_crash_nor_cost(decode_batch, seed):
+def test_mutated_images_neither_crash_nor_cost_much(decode_batch, seed):
     """100 of each seed, beside a good image that must not change."""
     rng = np.random.default_rng(seed)
     seeds = list(picture_files.matrix().values())

@@ -97,7 +97,7 @@ def test_a_slow_handshake_has_until_the_deadline():
         _require_no_threads()
 
 
-def test_slow_names_have_until_the_deadline(monkeypatch):
+def test_slow_name_resolution_has_until_the_deadline(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(3))
     start = time.monotonic()
     with pytest.raises(ServingError) as error:
@@ -123,7 +123,7 @@ def test_a_slow_grpc_server_has_until_the_deadline():
 
 
 def _require_no_threads():
-    """What was begun for an exchange does not go on after it."""
+    """Nothing that was started for an exchange continues after it."""
     end = time.monotonic() + 2
     while any(t.name == "exchange" for t in threading.enumerate()):
         assert time.monotonic() < end, "a thread still asks"
@@ -269,7 +269,7 @@ def test_wrong_answers_are_refused(asked, case):
     assert error.value.code == "INTERNAL"
 
 
-def test_whole_numbers_in_json_are_fractions_too():
+def test_integers_in_json_are_accepted_as_floats():
     row = {"embedding": [1, 0.0], "valid": True}
     body = json.dumps({"predictions": [row, row]}).encode()
     with raw_server(replying(http_reply(body))) as port:
@@ -295,7 +295,7 @@ def test_batches_must_agree():
             client.embed_bytes([b"a", b"b"])
 
 
-# === What is not even an answer ===
+# === Replies that are not an answer ===
 
 ROW = b'{"embedding": [0.6, 0.8], "valid": true}'
 JSON = {
@@ -428,7 +428,7 @@ def test_an_endless_body_is_not_read(start):
             client.status()
         assert error.value.code == "RESOURCE_EXHAUSTED"
         assert time.monotonic() - start_time < 10
-        # What was under way in the buffers of both sides comes on top.
+        # The data in the buffers of both sides is added to this.
         assert sum(sent) < 2**20 + 2**24
 
 
@@ -467,7 +467,7 @@ def test_messages_of_servers_are_escaped_and_short():
             assert len(text) < 600
 
 
-# === gRPC: tensors that are none ===
+# === gRPC: invalid tensors ===
 
 
 def tensor(dtype="float32", shape=(2, 2), content=b"", **values):
@@ -521,7 +521,7 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("case", TENSORS)
-def test_tensors_that_are_none_are_refused(case):
+def test_invalid_tensors_are_refused(case):
     response = predict_pb2.PredictResponse()
     response.outputs["embedding"].CopyFrom(TENSORS[case])
     with (
@@ -532,7 +532,7 @@ def test_tensors_that_are_none_are_refused(case):
         client.embed(np.zeros([2, 2, 2, 3], np.uint8))
 
 
-def test_names_that_are_no_text_are_refused():
+def test_names_that_are_not_text_are_refused():
     response = predict_pb2.PredictResponse()
     for name, column in FOUND.items():
         response.outputs[name].CopyFrom(tf.make_tensor_proto(column))
@@ -549,7 +549,7 @@ def test_names_that_are_no_text_are_refused():
             client.neighbors_bytes([b"a", b"b"])
 
 
-def test_grpc_bytes_that_are_no_message():
+def test_grpc_bytes_that_are_not_a_message():
     unknown = get_model_status_pb2.GetModelStatusResponse()
     unknown.model_version_status.add(version=1, state=77)
     empty = predict_pb2.PredictResponse()
@@ -614,7 +614,7 @@ def test_arguments_of_the_caller_are_value_errors(kind, arguments):
         None,
     ],
 )
-def test_urls_are_checked_at_the_door(url):
+def test_urls_are_checked_at_once(url):
     with pytest.raises(ValueError, match="url"):
         RestClient(url, "m")
 
@@ -626,7 +626,7 @@ def test_certificates_need_an_encrypted_connection(tmp_path):
         RestClient("http://localhost:8501", "m", root_certificates="ca.pem")
 
 
-def test_certificates_are_checked_at_the_door(tmp_path):
+def test_certificates_are_checked_at_once(tmp_path):
     file = tmp_path / "no.pem"
     file.write_text("no certificate")
     with pytest.raises(ValueError, match="root_certificates"):
@@ -653,7 +653,7 @@ def test_certificates_are_checked_at_the_door(tmp_path):
 @pytest.mark.parametrize("kind", [RestClient, GrpcClient])
 def test_inputs_are_checked_before_they_are_sent(kind, inputs):
     address = "http://localhost:1" if kind is RestClient else "localhost:1"
-    # Ragged lists are refused by NumPy, in its own words.
+    # NumPy refuses ragged lists with a message of its own.
     with (
         kind(address, "m", deadline=0.2) as client,
         pytest.raises(ValueError, match=r"inputs|inhomogeneous"),

@@ -56,7 +56,7 @@ def start_command(arguments, num_workers):
 
 
 def wait(processes, timeout=900):
-    """Exit statuses and outputs; the time is for machines that are busy."""
+    """Exit statuses and outputs; the timeout allows for busy machines."""
     try:
         outputs = [p.communicate(timeout=timeout)[0] for p in processes]
     finally:
@@ -82,7 +82,7 @@ def in_one_process(run_dir, **changes):
         "dtype": "float64",
         "batch_size": 6,
         "minutes": 9,
-        "num_ids": 15,  # Seven ids stand for two images each.
+        "num_ids": 15,  # Seven ids are used for two images each.
         **changes,
     }
     subprocess.run(
@@ -146,7 +146,7 @@ def test_a_bank_divided_among_hosts_is_continued_whole_by_one(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_a_killed_worker_ends_the_others_and_the_run_goes_on(
+def test_a_killed_worker_ends_the_others_and_the_run_resumes(
     one_process, tmp_path
 ):
     run_dir = tmp_path / "run"

@@ -63,7 +63,7 @@ def server():
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_what_a_server_says_of_one_image_is_final(status, server):
+def test_the_status_of_one_image_is_final(status, server):
     server.statuses = [status, 200]
     content, reason = read(server.url)
     assert not content
@@ -95,7 +95,7 @@ def test_a_server_that_does_not_answer_ends_the_pipeline(monkeypatch):
 
 
 @pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_AGAIN])
-def test_a_host_is_unknown_or_the_name_server_is_away(code, monkeypatch):
+def test_a_host_is_unknown_or_the_name_server_unavailable(code, monkeypatch):
     def resolve(*arguments, **options):
         raise socket.gaierror(code, "no address")
 
@@ -123,7 +123,7 @@ def test_a_host_is_unknown_or_the_name_server_is_away(code, monkeypatch):
         "http://é\n/a.png",
     ],
 )
-def test_names_that_no_file_has_are_bad(name, tmp_path, monkeypatch):
+def test_names_that_no_file_can_have_are_bad(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("loop").symlink_to("loop")
     content, reason = read(name)
@@ -203,7 +203,7 @@ def test_a_store_that_fails_is_asked_again(error):
 
 
 @pytest.mark.parametrize("error", FINAL, ids=repr)
-def test_what_a_store_says_of_one_image_is_final(error):
+def test_an_error_of_a_store_about_one_image_is_final(error):
     ERRORS[:] = [error] * 2
     content, reason = read("failing://bucket/a.png")
     assert not content
@@ -211,7 +211,7 @@ def test_what_a_store_says_of_one_image_is_final(error):
     assert len(ERRORS) == 1
 
 
-def test_a_missing_package_is_no_bad_image():
+def test_a_missing_package_is_not_a_bad_image():
     ERRORS[:] = [ImportError("no s3fs")] * 2
     with pytest.raises(ImportError, match="no s3fs"):
         read("failing://bucket/a.png")

@@ -54,7 +54,7 @@ def _rows(number, seed=0):
 
 
 @pytest.mark.parametrize("kind", INDEX_KINDS)
-def test_an_index_finds_what_it_says(kind, tmp_path):
+def test_an_index_reaches_its_stated_recall(kind, tmp_path):
     rows, queries = _rows(3000), _rows(200, seed=1)
     names = np.array([f"é{i}" for i in range(len(rows))])
     ids = np.arange(len(rows)) * 10

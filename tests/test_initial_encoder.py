@@ -162,7 +162,7 @@ def test_applications_bring_their_preprocessing(monkeypatch, module):
     np.testing.assert_allclose(features(images), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_function_of_ones_own_is_normalized_by_mean_and_std():
+def test_images_of_a_user_function_are_normalized_by_mean_and_std():
     name = f"{__name__}.tiny"
     begun = initial_encoder(config_of(name, 32, mean="cifar10", std="cifar10"))
     layer = begun.get_layer("normalize")
@@ -207,7 +207,7 @@ def test_its_own_mean_is_not_replaced(encoder_file):
 
 
 @pytest.mark.exhaustive
-def test_data_that_grew_is_trained_on_with_the_same_network(
+def test_training_on_updated_data_keeps_the_network(
     small_run, tmp_path, capsys
 ):
     source = tf_instdisc.array_source(
@@ -237,7 +237,7 @@ def test_data_that_grew_is_trained_on_with_the_same_network(
 
 
 @pytest.mark.exhaustive
-def test_no_epochs_encode_the_images_and_more_can_follow(
+def test_zero_epochs_encode_the_images_and_more_can_follow(
     encoder, encoder_file, tmp_path
 ):
     images = images_of(16, 8).astype("uint8")
@@ -259,7 +259,7 @@ def test_no_epochs_encode_the_images_and_more_can_follow(
     assert not np.allclose(trained.load_bank().rows, rows, atol=1e-3)
 
 
-def test_no_epochs_need_a_trained_network(encoder_file):
+def test_zero_epochs_require_a_trained_network(encoder_file):
     optimizer = tf_instdisc.OptimizerConfig(epochs=0)
     for config in (
         config_of(encoder_file, embedding_dim=6),
@@ -272,7 +272,7 @@ def test_no_epochs_need_a_trained_network(encoder_file):
         RunConfig(optimizer=optimizer)
 
 
-def test_an_unknown_name_is_said_before_the_epochs():
+def test_an_unknown_name_is_reported_before_the_epochs():
     optimizer = tf_instdisc.OptimizerConfig(epochs=0)
     config = config_of("cifar10_resnet")
     with pytest.raises(UsageError, match="'cifar10_resnet', which does not"):

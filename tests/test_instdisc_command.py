@@ -101,7 +101,7 @@ def test_nothing_heavy_is_imported(arguments):
 
 
 @pytest.mark.parametrize("arguments", ((), ("train", "--help"), ("recipes",)))
-def test_a_list_ends_quietly_when_nobody_reads_on(arguments):
+def test_a_list_ends_quietly_when_its_reader_stops(arguments):
     with subprocess.Popen(
         [sys.executable, "-m", "tf_instdisc", *arguments],
         stdout=subprocess.PIPE,
@@ -164,7 +164,7 @@ def test_every_recipe_is_listed_with_what_to_expect():
     assert digits.endswith("0.93 for raw pixels.")
 
 
-def test_flags_win_over_the_recipe_wherever_they_stand():
+def test_flags_override_the_recipe_in_any_position():
     train = ("train", "--run_dir=new")
     error = error_of(instdisc(*train, "--recipe=digits", "--images=folder"))
     assert "dataset=instdisc_digits and images=folder" in error
@@ -193,7 +193,7 @@ def test_a_recipe_trains_by_its_name(tmp_path):
     assert "--width=16\n" in written
 
 
-def test_an_output_that_is_closed_is_no_bug():
+def test_an_output_that_is_closed_is_not_a_bug():
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run(
@@ -214,7 +214,7 @@ def test_an_output_that_is_closed_is_no_bug():
     assert "Exception ignored" not in result.stderr
 
 
-def test_a_command_without_an_output_names_its_fault():
+def test_a_command_without_an_output_reports_its_error():
     """As a daemon that has closed its standard output."""
     result = subprocess.run(
         [

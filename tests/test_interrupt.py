@@ -73,9 +73,9 @@ _SLEEP = "time.sleep(60)"
         ("pass", _SLEEP, "pass"),
         # An interrupt in the middle of `tf.zeros` can crash TensorFlow 2.21.
         ("import tensorflow as tf; x = tf.ones(9)", "while True: x + x", "0"),
-        # What is raised while cleaning up hides the interrupt.
+        # An error raised during the cleanup hides the interrupt.
         ("pass", _SLEEP, "raise ValueError"),
-        # A second one does not wait for what cleans up.
+        # A second one does not wait for the cleanup.
         ("pass", _SLEEP, _SLEEP),
     ],
 )

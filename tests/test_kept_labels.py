@@ -1,4 +1,4 @@
-"""Labels of streamed data sets, which are kept in the run directory."""
+"""Labels of streamed datasets, which are kept in the run directory."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def test_a_restart_does_not_read_the_shards_for_their_labels(tmp_path, shards):
         _kept(tmp_path)
 
 
-def test_labels_of_a_changed_shard_are_read_and_kept_anew(tmp_path, shards):
+def test_labels_of_a_changed_shard_are_read_and_cached_again(tmp_path, shards):
     before = _kept(tmp_path)
     shutil.rmtree(tmp_path / "imagenet2012")
     tfds_forms.write_imagenet(tmp_path, num_train=13, first=1)
@@ -101,7 +101,7 @@ def test_an_evaluation_does_not_read_labels_that_the_run_remembers(tmp_path):
 
 @pytest.mark.exhaustive_variants("cut", "empty", "unlisted")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "unlisted"])
-def test_damaged_labels_are_read_and_kept_anew(
+def test_damaged_labels_are_read_and_cached_again(
     tmp_path, shards, damage, capsys
 ):
     labels = _kept(tmp_path)

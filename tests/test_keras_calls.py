@@ -143,7 +143,7 @@ def test_model_checkpoint_holds_all(tmp_path, weights_only):
 
 
 @pytest.mark.parametrize("accumulate_steps", (1, 2))
-def test_a_saved_model_goes_on_as_if_nothing_had_happened(
+def test_a_saved_model_continues_as_if_it_had_not_been_saved(
     tmp_path, accumulate_steps
 ):
     model = build(
@@ -170,7 +170,7 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(
 
 @pytest.mark.exhaustive_variants("load*")
 @pytest.mark.parametrize("way", ("set_weights", "load_weights"))
-def test_sums_of_other_weights_are_forgotten(tmp_path, way):
+def test_sums_of_other_weights_are_discarded(tmp_path, way):
     model, new = build(accumulate_steps=3), build(accumulate_steps=3)
     weights = model.get_weights()
     model.save_weights(tmp_path / "new.weights.h5")
@@ -299,7 +299,7 @@ def test_sample_weight_scales_losses():
         before, model.encoder.get_weights(), gradients, strict=True
     ):
         np.testing.assert_allclose(new, old - 0.1 * gradient, atol=1e-5)
-    # The row of an example without weight moves all the same.
+    # The row of an example with weight 0 is updated nevertheless.
     row = 0.5 * bank[0] + 0.5 * v[0].numpy()
     np.testing.assert_allclose(
         model.memory_bank.rows.numpy()[0], row / np.linalg.norm(row), atol=1e-6
@@ -358,7 +358,7 @@ INTEGERS = "must be integers of shape"
 RANGE = r"must be in \[0, 10\).*instance id of 10"
 REFUSED = {
     "too few images, no ids": (lambda m: m.fit(IMAGES[:4]), NO_IDS),
-    "data set without ids": (
+    "dataset without ids": (
         lambda m: m.fit(tf.data.Dataset.from_tensors(IMAGES)),
         NO_IDS,
     ),
@@ -375,7 +375,7 @@ REFUSED = {
     "batch without ids": (lambda m: m.train_on_batch(IMAGES), NO_IDS),
     "evaluation without ids": (lambda m: m.test_on_batch(IMAGES), NO_IDS),
     "float ids": (lambda m: m.fit(IMAGES, IDS.astype(np.float32)), INTEGERS),
-    "float ids, data set": (
+    "float ids, dataset": (
         lambda m: m.fit(dataset_of(IMAGES, IDS.astype(np.float32))),
         INTEGERS,
     ),
@@ -385,7 +385,7 @@ REFUSED = {
     ),
     "one-hot ids": (lambda m: m.fit(IMAGES, np.eye(N, dtype=int)), INTEGERS),
     "id out of range": (lambda m: m.fit(IMAGES, IDS + 1), RANGE),
-    "id out of range, data set": (
+    "id out of range, dataset": (
         lambda m: m.fit(dataset_of(IMAGES, IDS + 7)),
         RANGE,
     ),
@@ -401,7 +401,7 @@ REFUSED = {
         lambda m: m.fit(IMAGES, IDS - 1),
         r"must be in \[0, 10\).*instance id of -1",
     ),
-    "negative id, data set": (
+    "negative id, dataset": (
         lambda m: m.fit(dataset_of(IMAGES, IDS - 1)),
         r"must be in \[0, 10\).*instance id of -1",
     ),
@@ -445,7 +445,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_is_refused_in_a_sentence(name):
+def test_impossible_calls_are_refused_in_a_sentence(name):
     call, message = REFUSED[name]
     model = build()
     before = model.get_weights()
@@ -457,7 +457,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(name):
     assert_same(model.get_weights(), before)
 
 
-def test_labels_of_a_stream_are_warned_of():
+def test_labels_in_place_of_streamed_ids_cause_a_warning():
     images = np.repeat(IMAGES, 2, axis=0)
     dataset = tf.data.Dataset.from_tensors((images, np.arange(20) % 3))
     with pytest.warns(UserWarning, match="20 images has 3 different ids"):
@@ -508,7 +508,7 @@ ENCODERS = {
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_encoders_of_another_form_are_refused(name):
+def test_encoders_of_the_wrong_form_are_refused(name):
     make, message = ENCODERS[name]
     with pytest.raises(ValueError, match=message):
         build(make())
@@ -626,7 +626,7 @@ def test_learning_rate_scheduler():
 # === What a trained model is for ===
 
 
-def test_predict_and_export_are_the_encoders(tmp_path):
+def test_predict_and_export_use_the_encoder(tmp_path):
     model = fitted()
     expected = model.encoder(IMAGES).numpy()
     for predicted in (

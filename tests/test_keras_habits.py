@@ -230,7 +230,7 @@ def test_forms_of_encoders_are_the_same_to_training(
 
 @pytest.mark.parametrize("is_eager", [False, True])
 @pytest.mark.parametrize("is_sequential", [False, True])
-def test_the_losses_of_layers_are_trained_with(is_sequential, is_eager):
+def test_the_losses_of_layers_are_minimized_too(is_sequential, is_eager):
     def make(weight):
         regularizer = keras.regularizers.L2(weight)
         options = {"activity_regularizer": regularizer}
@@ -324,7 +324,7 @@ def test_ids_of_unknown_rank_are_taken():
     assert_same(model.get_weights(), expected.get_weights())
 
 
-def test_numbers_may_be_numpys(tmp_path):
+def test_numbers_may_be_numpy_scalars(tmp_path):
     model = build(num_instances=np.int64(N), num_negatives=np.int32(5))
     model.fit(IMAGES, IDS, batch_size=5, verbose=0)
     model.save(tmp_path / "model.keras")
@@ -345,7 +345,7 @@ def test_an_evaluation_without_batches_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore:kNN is not measured")
-def test_callbacks_outlast_a_training_that_diverges():
+def test_callbacks_survive_a_training_that_diverges():
     source = tf_instdisc.array_source(np.zeros((4, 2, 2, 3), np.uint8), [0] * 4)
     test = tf_instdisc.evaluation_dataset(source, 2, 4)
     monitor = tf_instdisc.KNNMonitor(test, [0] * N, 2, num_neighbors=3)

@@ -1,4 +1,4 @@
-"""What writes is killed at each of its file operations, and called again."""
+"""Code that writes files is killed at each file operation and rerun."""
 
 import contextlib
 import json
@@ -86,7 +86,7 @@ def rows_and_ids(run):
 
 @pytest.mark.parametrize("epochs", [None, 1])
 def test_settings(tmp_path, epochs):
-    """Of a new run, and of one that goes on with more epochs."""
+    """The settings of a new run, and of one continued for more epochs."""
 
     def open_run(path, epochs=2):
         record = RunRecord(from_flagfile(f"--epochs={epochs}"))
@@ -103,7 +103,7 @@ def test_settings(tmp_path, epochs):
     )
 
 
-def test_settings_that_an_earlier_version_was_killed_between(tmp_path):
+def test_half_written_settings_of_an_earlier_version(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "flags.txt").write_text(f"--seed=1\n--run_dir={run}\n")
@@ -122,7 +122,7 @@ def test_checkpoints(tmp_path, older):
     state = tf.train.Checkpoint(x=tf.Variable(tf.range(10)))
 
     def write(path, epochs=9):
-        # As `fit` does after a restart: the epoch comes once more.
+        # As `fit` does after a restart, the epoch is repeated.
         saved, damages = checkpoints.find_newest(path)
         assert not damages
         if saved is None or saved.progress["epochs"] < epochs:
@@ -137,13 +137,13 @@ def test_checkpoints(tmp_path, older):
         write,
         lambda path: checkpoints.find_newest(path)[0].progress,
         tmp_path,
-        # One that was to be removed goes when the next one is written.
+        # A checkpoint to be removed is removed when the next one is written.
         compares_files=False,
     )
 
 
 def test_metrics(tmp_path):
-    """A run's epoch comes again where its line may be there already."""
+    """An epoch is repeated although its line may already exist."""
 
     def go_on(path):
         run = RunDirectory(path)
@@ -193,7 +193,7 @@ def test_results_of_training(tmp_path, images, finished, was_finished):
         }
 
     def read(path):
-        """Between, nobody is given rows and an encoder of two runs."""
+        """In between, readers never get rows and an encoder of two runs."""
         run = RunDirectory(path / "run")
         with contextlib.suppress(RunDirectoryError):
             rows = run.load_bank().rows
@@ -254,7 +254,7 @@ os.replace = replace
 
 @pytest.mark.exhaustive
 def test_processes_that_are_killed(tmp_path, images):
-    """The command itself; what training does between is killed elsewhere."""
+    """The command itself; kills within the training are tested elsewhere."""
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(_HOOK)
     paths = os.pathsep.join([str(tmp_path / "hook"), str(ROOT)])
@@ -286,7 +286,7 @@ def test_processes_that_are_killed(tmp_path, images):
     assert_same(found, wanted)
 
 
-# === What works on finished runs ===
+# === Commands on finished runs ===
 
 
 def test_update(tmp_path, images, finished, monkeypatch):
@@ -335,7 +335,7 @@ def test_update(tmp_path, images, finished, monkeypatch):
     )
 
 
-def test_a_run_that_is_updated_again_gives_no_id_twice(
+def test_a_run_that_is_updated_again_assigns_no_id_twice(
     tmp_path, images, finished
 ):
     grown = tmp_path / "grown"
@@ -392,7 +392,7 @@ def test_embed(tmp_path, images, monkeypatch, suffix, num_bad):
 
 
 def test_export_versions(tmp_path, monkeypatch):
-    """Each is whole; what a killed one has left is gone after the next."""
+    """Each is complete; the next one removes leftovers of a killed one."""
     # Of the killed one, which is this process, and an hour later.
     monkeypatch.setattr(atomic, "is_alive", lambda process: False)
 

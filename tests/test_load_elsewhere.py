@@ -1,4 +1,4 @@
-"""The encoder where nobody has heard of this package."""
+"""The encoder where this package is not installed."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ from tf_instdisc.serving.saved_model import export_run
 
 pytestmark = pytest.mark.slow
 
-# Stands before every script: neither package can be imported.
+# Begins every script, so that neither package can be imported.
 STRANGER = """
 import sys
 
@@ -147,7 +147,7 @@ def test_load_encoder_says_what_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "cosine"), [("float32", 1 - 1e-5), ("int8", 0.99)]
 )
-def test_tflite_embeds_alike(kind, cosine, small_run, tmp_path):
+def test_tflite_gives_the_same_embeddings(kind, cosine, small_run, tmp_path):
     encoder = tf_instdisc.load_encoder(small_run.path)
     images = exported.random_images(64, seed=4)
     expected = encoder.predict(images.astype(np.float32), verbose=0)

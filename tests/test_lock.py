@@ -78,7 +78,7 @@ def test_another_thread_is_refused_and_this_one_goes_on(
 
 
 @pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGTERM))
-def test_a_dead_process_leaves_nothing_to_do(tmp_path, other, number):
+def test_the_lock_of_a_dead_process_is_released(tmp_path, other, number):
     other.send_signal(number)
     other.wait()
     assert (tmp_path / "run" / lock.FILE).exists()
@@ -93,7 +93,7 @@ def test_a_stopped_process_still_holds_it(tmp_path, other):
 
 
 def _left(tmp_path, **changes):
-    """A lock file that says something else than what this process would."""
+    """A lock file that differs from the one this process would write."""
     content = hold(tmp_path)
     file = tmp_path / lock.FILE
     file.write_text(json.dumps({**content, **changes}))
@@ -160,7 +160,7 @@ def test_it_is_released_also_after_an_error_and_may_be_nested(tmp_path):
         assert os.listdir(tmp_path) == []
 
 
-def test_a_new_directory_that_stays_empty_goes_again(tmp_path):
+def test_a_new_directory_that_stays_empty_is_removed(tmp_path):
     hold(tmp_path / "new")
     assert os.listdir(tmp_path) == []
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""Convolutions by products of matrices."""
+"""Convolutions computed as matrix products."""
 
 import contextlib
 
@@ -96,7 +96,7 @@ def test_other_layers_are_left_as_they_are(changes):
         (512, set()),
     ],
 )
-def test_training_takes_it(filters, kinds):
+def test_training_uses_it(filters, kinds):
     inputs = keras.Input([3, 3, 4])
     encoder = keras.Model(inputs, layer_of(filters=filters)(inputs))
     images = tf.random.normal([2, 3, 3, 4])

@@ -70,7 +70,7 @@ def test_update_equals_loop(momentum, in_graph):
     step = tf.function(bank.update) if in_graph else bank.update
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        # 15 ids of 20: some stand in the batch more than once.
+        # 15 of 20 ids: some occur more than once in the batch.
         ids = rng.integers(N, size=15)
         assert len(np.unique(ids)) < 15
         new = embeddings(15, seed)
@@ -142,7 +142,7 @@ def test_an_estimate_that_is_not_finite_changes_nothing(momentum, bad):
 
 
 @pytest.mark.parametrize("known", (math.nan, 5.0))
-def test_evaluation_moves_nothing(known):
+def test_evaluation_changes_nothing(known):
     bank = memory_bank.MemoryBank(N, DIM)
     bank.log_normalizer.assign(known)
     used = float(bank.normalize(tf.constant(7.0), training=False))

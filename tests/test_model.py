@@ -151,7 +151,7 @@ def test_the_same_seed_repeats_a_fit_bit_for_bit():
     assert not np.array_equal(one.memory_bank.rows, other.memory_bank.rows)
 
 
-def test_logs_tell_speed_rate_and_input_wait():
+def test_logs_contain_speed_rate_and_input_wait():
     _, history = fitted()
     assert set(history) == {
         "loss",
@@ -182,7 +182,7 @@ def batches_of(kind, images, ids):
     parts = [slice(i, i + 4) for i in range(0, len(ids), 4)]
     if kind == "arrays":
         return {"x": images, "y": ids, "batch_size": 4}
-    if kind == "data set":
+    if kind == "dataset":
         dataset = tf.data.Dataset.from_tensor_slices((images, ids))
         return {"x": dataset.batch(4)}
     if kind == "generator":
@@ -204,7 +204,7 @@ def test_fit_takes_whatever_yields_images_and_ids():
     images = rng.integers(0, 256, (10, 2, 2, 3), np.uint8)
     ids = rng.permutation(10)
     rows = []
-    for kind in ("arrays", "data set", "generator", "PyDataset"):
+    for kind in ("arrays", "dataset", "generator", "PyDataset"):
         keras.utils.set_random_seed(0)
         model = tf_instdisc.InstanceDiscrimination(
             linear_encoder(), 10, num_negatives=6
@@ -217,7 +217,7 @@ def test_fit_takes_whatever_yields_images_and_ids():
         np.testing.assert_allclose(other, rows[0], atol=1e-6)
 
 
-def test_a_later_fit_may_bring_batches_of_another_form():
+def test_a_later_fit_may_use_batches_of_another_form():
     encoder = keras.Sequential(
         [
             keras.Input((None, None, 3)),

@@ -133,7 +133,7 @@ def test_images_of_a_tfds_data_set_come_back_by_id(tmp_path):
     assert (known == pictures[0][..., 0]).all(axis=(1, 2)).any()
 
 
-def test_a_deleted_image_is_grey_and_no_error(tmp_path):
+def test_a_deleted_image_is_gray_and_not_an_error(tmp_path):
     fill_folder(tmp_path / "images", ["a.png", "b.png"])
     run = make_run(tmp_path / "run", tmp_path / "images")
     (tmp_path / "images" / "a.png").unlink()
@@ -237,12 +237,12 @@ def test_names_and_cosines_are_given_without_reading_results(
     assert read == ["1.png"]
 
 
-def test_lines_carry_names_that_hold_tabs(images):
+def test_lines_contain_names_with_tabs(images):
     text = tsv(["name", "score"], [["a\tb\n\\c", 1]])
     assert text == "name\tscore\na\\tb\\n\\\\c\t1\n"
 
 
-def test_the_command_takes_a_photograph_from_outside(run, images, tmp_path):
+def test_the_command_accepts_an_unseen_photograph(run, images, tmp_path):
     save_picture(tmp_path, "query.png", picture(2))
     result = commands.run(
         "neighbors",
@@ -288,7 +288,7 @@ def test_the_command_writes_pictures_of_a_folder(run, tmp_path):
         (__file__, "cannot be decoded"),
     ],
 )
-def test_queries_that_are_none_are_refused(run, images, query, part):
+def test_invalid_queries_are_refused(run, images, query, part):
     with pytest.raises(ValueError, match=part) as caught:
         search.parse_query(run, images, query, seed=0)
     assert query in str(caught.value)

@@ -180,7 +180,7 @@ def test_softmax_equals_formula(dtype, temperature, n, batch, identical):
 @both_sharings
 def test_nce_equals_formula(dtype, temperature, n, batch, identical, sharing):
     case = Case(dtype, n, batch, sharing, identical)
-    # A normalizer of the size that training meets.
+    # A normalizer of the magnitude that occurs in training.
     log_z = log_z_oracle(case.oracle_v, case.oracle_negatives, temperature, n)
     log_z = float(np.asarray(log_z, dtype))
     actual = loss_and_gradients(

@@ -145,7 +145,7 @@ def test_sgd_equals_torch(settings):
         )
 
 
-def test_sgd_goes_on_with_the_momentum_of_keras():
+def test_sgd_continues_with_the_momentum_of_keras():
     start, gradients = sgd_cases()
     variables = [keras.Variable(start, dtype="float64") for _ in range(2)]
     old = keras.optimizers.SGD(0.1, momentum=0.9)
@@ -173,7 +173,7 @@ def test_sgd_goes_on_with_the_momentum_of_keras():
         ({"coupled_weight_decay": math.nan}, "coupled_weight_decay=nan"),
     ],
 )
-def test_sgd_refuses_what_pytorch_has_otherwise(arguments, message):
+def test_sgd_refuses_unsupported_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         SGD(0.1, **arguments)
 

@@ -136,7 +136,7 @@ def test_patches_are_cut_and_placed():
         )
 
 
-def test_the_order_of_patches_counts_by_their_positions_alone():
+def test_the_order_of_patches_matters_only_through_positions():
     encoder = small("vit_small", 8)
     image = images_of(1, 8)
     rows = image.reshape(1, 2, 4, 8, 3)
@@ -165,7 +165,7 @@ def torch_features(torch, convs, pools):
 
 
 @pytest.mark.parametrize("backbone", ("alexnet", "vgg16"))
-def test_features_are_torchs(backbone):
+def test_features_equal_torch(backbone):
     torch = pytest.importorskip("torch", reason="torch is the oracle here")
     if backbone == "alexnet":
         convs = [(4, 11, 4, 2), (12, 5, 1, 2), (24, 3, 1, 1)]

@@ -1,4 +1,4 @@
-"""The paper's numbers stand beside what is of its data and network alone."""
+"""The paper's numbers are shown only for its own data and network."""
 
 import pytest
 
@@ -71,7 +71,7 @@ def test_others_have_none(name, protocol, what, changes):
     assert paper.paper_value(protocol, what, flags, flags).value is None
 
 
-def test_other_data_than_the_runs_has_none():
+def test_data_other_than_the_runs_has_none():
     trained = recipe("cifar10")
     other = recipe("cifar10", dataset="svhn_cropped")
     assert paper.paper_value("knn", "knn", trained, other) == (None, "")

@@ -100,7 +100,7 @@ def test_a_search_returns_the_best_rows_of_the_nearest_partitions():
 
 
 @pytest.mark.parametrize("labeled", [False, True])
-def test_there_are_as_many_neighbors_as_wanted(labeled):
+def test_there_are_as_many_neighbors_as_requested(labeled):
     rows, queries = _grouped(200), _grouped(5, seed=1)
     labels = np.where(np.arange(200) % 3, -1, 0)
     index = _index(_bank(rows, labels), 50, probes=1)
@@ -142,7 +142,7 @@ def test_the_recall_reaches_the_target(target):
     ):
         assert probes.recall >= target
         assert probes.num_neighbors == number
-        # Not only on its own sample of rows, and by no more than it must.
+        # On other queries than its own sample too, without reading everything.
         assert probes.number < 64
         _, found = _search(index, queries, number, labeled)
         _, exact = _exhaustive(queries, rows, bank.instance_ids, number)
@@ -152,7 +152,7 @@ def test_the_recall_reaches_the_target(target):
         assert np.mean(hits) / number >= target - 0.03
 
 
-def test_few_rows_are_not_divided_unless_it_is_wanted():
+def test_few_rows_are_not_divided_unless_requested():
     assert partitions.number_of_partitions("auto", 99_999) == 0
     assert partitions.number_of_partitions("auto", 1_000_000) == 2048
     assert partitions.number_of_partitions("none", 10**9) == 0

@@ -1,4 +1,4 @@
-"""Paths with `~` are expanded and URLs are checked, wherever they come in."""
+"""Paths with `~` are expanded and URLs are checked at every entry point."""
 
 import dataclasses
 import importlib
@@ -117,7 +117,7 @@ def test_a_tilde_is_the_home_of_a_user(monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(set(PATH_FLAGS) - {"evaluate"}))
-def test_every_path_is_known_as_a_path(name):
+def test_every_path_is_marked_as_a_path(name):
     found, others = path_flags(name)
     assert found == PATH_FLAGS[name]
     # Names of runs; their help speaks of folders.
@@ -217,7 +217,7 @@ def _embedder(contents):
         lambda url: checkpoint.convert("x.pth", "to", images=url),
     ),
 )
-def test_doors_of_the_api_check_urls(door, tmp_path, monkeypatch):
+def test_entry_points_of_the_api_check_urls(door, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="with a scheme of fsspec"):
         door("nosuch://bucket/x")
@@ -231,7 +231,7 @@ def test_export_checks_urls(small_run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_doors_of_the_api_expand_tildes(tmp_path, monkeypatch):
+def test_entry_points_of_the_api_expand_tildes(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_picture(tmp_path / "pictures", "a.png", picture(0))
     assert folder_source("~/pictures").num_instances == 1

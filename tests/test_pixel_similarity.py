@@ -46,13 +46,13 @@ COPIES = {
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_copies_are_alike(kind):
+def test_copies_are_similar(kind):
     for seed in range(5):
         image = Image.fromarray(picture(seed, SIZE))
         assert similarity(image, COPIES[kind](image)) > 0.94
 
 
-def test_other_pictures_are_not():
+def test_different_pictures_are_not_similar():
     pictures = np.stack(
         [thumbnail(Image.fromarray(picture(seed, SIZE))) for seed in range(40)]
     )
@@ -62,7 +62,7 @@ def test_other_pictures_are_not():
 
 
 @pytest.mark.parametrize(("other", "alike"), [(200, True), (120, False)])
-def test_flat_pictures_are_compared_by_their_grey(other, alike):
+def test_flat_pictures_are_compared_by_their_gray_level(other, alike):
     both = np.full([2, 32, 32], 200, np.uint8)
     both[0, 3, 4] = 203
     both[1] = other

@@ -1,4 +1,4 @@
-"""Commands without extras: text is printed all the same."""
+"""Commands without extras still print text."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The plan against what is really built."""
+"""The plan compared with what is actually built."""
 
 import dataclasses
 import os

@@ -22,7 +22,7 @@ def float32_again():
 
 
 def sgd(initial_scale):
-    """Its first scale overflows nothing, so that no step is left out."""
+    """Its first scale causes no overflow, so that no step is skipped."""
     return keras.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(0.1, momentum=0.9), initial_scale=initial_scale
     )
@@ -156,7 +156,7 @@ def test_a_step_reads_only_the_rows_it_needs_from_a_bank_on_the_host():
         for output in operation.outputs
         if output.shape.rank == 2
     ]
-    # Of its batch and of its negatives; all of them in no tensor.
+    # Only the rows of its batch and its negatives; no tensor has all rows.
     assert {("ResourceGather", 8), ("ResourceGather", 6)} <= {*sizes}
     assert all(size != 1000 for _, size in sizes)
 

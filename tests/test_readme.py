@@ -1,4 +1,4 @@
-"""The longest Python of README and docs, run as it stands but for sizes."""
+"""The longest Python blocks of README and docs, run with smaller sizes."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ assert encoder(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 128)
     run_code(code, tmp_path)
 
 
-def test_the_readme_runs_a_whole_life(tmp_path):
+def test_the_readme_runs_a_whole_life_cycle(tmp_path):
     code = documents.replaced(
         documents.block("README.md", "RunConfig"),
         {

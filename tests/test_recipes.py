@@ -1,7 +1,7 @@
-"""Every recipe in `flags/` trains, on data of the form of its own.
+"""Every recipe in `flags/` trains on data of the form it expects.
 
-Nothing of a recipe is changed but sizes and epochs. One of CIFAR's is also
-run from the shards, as a data set of many images is.
+Only the sizes and epochs of a recipe are changed. One of the CIFAR recipes is
+also run from the shards, like a dataset of many images.
 """
 
 import pathlib

@@ -139,7 +139,7 @@ def test_a_folder_may_be_renamed(places, names, is_same, capsys):
         ({"config": {"data": {"image_size": -1}}}, "Received: image_size=-1"),
     ],
 )
-def test_an_edit_that_is_wrong_is_no_damage(places, changes, reason):
+def test_an_invalid_edit_is_not_damage(places, changes, reason):
     run = opening.load(str(places / "one" / "run"))
     content = json.loads(run.settings.read_text())
     run.settings.write_text(json.dumps({**content, **changes}))

@@ -167,7 +167,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def killed_at(monkeypatch):
-    """`killed_at(n)`: from the nth change at a URL on, nothing works.
+    """`killed_at(n)`: from the nth change at a URL on, every operation fails.
 
     Of the object that is then written, the first half is there, unless it is
     S3, where an object appears when it is complete.
@@ -226,8 +226,8 @@ def test_a_kill_leaves_the_old_or_the_new_run(url, on, killed_at):
             with on(f"reader{number}"):
                 found = read(paths.local_path(address))
                 assert found in (OLD, NEW), number
-            # The same machine goes on with what it has. A removal that was not
-            # written is void.
+            # The same machine continues with what it has. A removal that was
+            # not written has no effect.
             with lock.holding(address):
                 found = read(paths.local_path(address))
                 assert found in (NEW, {**OLD, **NEW}), number
@@ -322,7 +322,7 @@ def test_a_removal_that_fails_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(store.fs, "rm_file", fail)
     with pytest.raises(StorageError, match="connection was closed"):
         store.remove(["here"])
-    # Now nothing is known of the object.
+    # Now it is unknown whether the object exists.
     monkeypatch.setattr(store.fs, "info", fail)
     with pytest.raises(StorageError, match="connection was closed"):
         store.remove(["gone"])
@@ -540,7 +540,7 @@ def test_a_lock_that_is_released_before_it_is_read(tmp_path, kind, monkeypatch):
     assert store.create("lock", b"third") == b"second"
 
 
-def test_a_copy_in_use_is_waited_for_and_said(url, on, capfd):
+def test_a_copy_in_use_is_waited_for_and_reported(url, on, capfd):
     fill(url, {"1.png": "picture"})
     with on("a"):
         copy = Copy(url, is_output=False)
@@ -561,7 +561,7 @@ def test_a_copy_in_use_is_waited_for_and_said(url, on, capfd):
     assert said == f"waiting for another process that copies {url}\n"
 
 
-# === What file systems say ===
+# === What file systems report ===
 
 
 @pytest.mark.parametrize(
@@ -582,7 +582,7 @@ def test_a_file_of_the_same_size_is_another_version(key):
     assert version_of(first) == version_of(dict(first))
 
 
-def test_a_file_of_which_nothing_is_said(on, monkeypatch):
+def test_a_file_without_any_details(on, monkeypatch):
     """As fsspec answers for SFTP and SMB, which cannot list a file."""
     url = f"memory://place/{uuid.uuid4().hex}.txt"
     fs, root = fsspec.core.url_to_fs(url)
@@ -639,7 +639,7 @@ def test_nothing_of_an_older_folder_is_left(url, on):
         ]
 
 
-def test_an_output_that_was_not_uploaded_is_no_input(url, on, monkeypatch):
+def test_an_output_that_was_not_uploaded_is_not_an_input(url, on, monkeypatch):
     fs, _ = fsspec.core.url_to_fs(url)
     fill(url, {"1/saved_model.pb": "first"})
 

@@ -163,7 +163,7 @@ def config(epochs, images):
 
 
 @pytest.mark.exhaustive
-def test_training_goes_on_on_another_machine(on, tmp_path, capsys):
+def test_training_continues_on_another_machine(on, tmp_path, capsys):
     fill_folder(tmp_path / "pictures", NAMES)
     images = f"file://{tmp_path}/pictures"
     url = f"memory://place/{uuid.uuid4().hex}"
@@ -273,7 +273,7 @@ def wait_for_manifest(process, url, number):
 
 
 @pytest.mark.exhaustive
-def test_the_whole_life_of_a_run_on_a_bucket(bucket, pictures, tmp_path):
+def test_the_whole_life_cycle_of_a_run_in_a_bucket(bucket, pictures, tmp_path):
     folder, images = pictures
     undisturbed = start(tmp_path / "run", folder, tmp_path / "none")
     output = undisturbed.communicate(timeout=600)[0]

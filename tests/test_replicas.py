@@ -101,7 +101,7 @@ def test_replicas_do_not_mix_the_statistics_of_batch_norms(strategies):
 @functools.cache
 def batches(built, dtype, num_ids=None):
     """Ten epochs; kept, as building them takes a third of a fit."""
-    del dtype  # It decides what the graph of the data set computes in.
+    del dtype  # It decides what the graph of the dataset computes in.
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (NUM_IMAGES, 4, 4, 3), np.uint8)
     source = tf_instdisc.array_source(images)

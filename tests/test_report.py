@@ -55,10 +55,10 @@ def page(tmp_path_factory):
     return run.report
 
 
-def test_the_page_asks_for_nothing_from_outside(page):
+def test_the_page_loads_nothing_from_the_network(page):
     text = page.read_text("utf-8")
     assert page.stat().st_size < 5e6
-    # Whether scripts ask, the browser's console tells.
+    # The browser's console shows whether scripts request anything.
     text = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert not re.search(r'(src|href)="(?!data:|#)', text)
     assert not re.search(r"url\(\W?(?!data:)\w+:", text)
@@ -130,7 +130,7 @@ def test_in_a_browser(page, width, dark):
         assert [m for m in console() if m["level"] != "INFO"] == []
 
 
-def test_baselines_stand_beside_the_accuracy(page):
+def test_baselines_are_shown_beside_the_accuracy(page):
     text = page.read_text("utf-8")
     facts = dict(re.findall(r"<dt>(.*)</dt><dd>(.*)</dd>", text))
     assert facts["kNN top-1"] == "30.0%"
@@ -291,7 +291,7 @@ def test_the_most_confused_classes_are_chosen():
     assert analysis.most_confused(matrix, 9).tolist() == [0, 1, 2]
 
 
-def test_pictures_stand_at_their_place_in_the_sheet():
+def test_pictures_are_at_their_place_in_the_sheet():
     pictures = np.arange(5, dtype=np.uint8)[:, None, None, None]
     pictures = np.broadcast_to(pictures, (5, 4, 4, 3))
     sheet = pages.sheet(pictures)
@@ -313,7 +313,7 @@ def test_only_what_changes_has_a_curve():
     assert chart.renderers[0].data_source.data["y"] == (1.0, 0.5)
 
 
-def test_a_sample_without_near_duplicates_is_said_to_be_one(
+def test_a_sample_without_near_duplicates_is_called_a_sample(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(run_page, "_DUPLICATES_UP_TO", 10)

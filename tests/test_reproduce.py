@@ -108,7 +108,7 @@ def test_every_row_has_a_run_and_tables_share_them(name, scale):
         assert "base" in base
 
 
-def test_a_fraction_of_the_images_is_trained_as_all_are():
+def test_a_fraction_of_the_images_is_trained_like_all_of_them():
     planned = {r.row.fraction: r.flags for r in plan("training_size")}
     assert "--split=train[:3000]" in planned[0.3]
     assert "--split=train[:10]" in planned[0.001]
@@ -149,7 +149,7 @@ def test_a_table_has_ours_beside_the_papers(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_a_stopped_table_goes_on(tmp_path):
+def test_a_stopped_table_is_continued(tmp_path):
     with pytest.raises(RuntimeError, match="stopped"):
         make("proximal", tmp_path, Trainer(stop_after=3), seeds=1)
     rest = Trainer()
@@ -348,7 +348,7 @@ def test_networks_are_measured_with_their_size_and_speed(tmp_path):
     assert "`--encoder=vgg16`" in vgg16
 
 
-def test_unknown_rows_are_said(tmp_path):
+def test_unknown_rows_are_reported(tmp_path):
     with pytest.raises(ValueError, match="nce-4096"):
         make("cifar10_objectives", tmp_path, Trainer(), rows=["nce-7"])
 
@@ -415,7 +415,7 @@ def reproduce_arguments(folder, *train_flags):
     ]
 
 
-def test_a_failed_run_is_said_with_its_log_and_no_other_one_begins(tmp_path):
+def test_a_failed_run_is_reported_with_its_log_and_no_other_starts(tmp_path):
     result = commands.run(
         "reproduce", *reproduce_arguments(tmp_path, "--no_such_flag")
     )

@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 _SPEED = ("images_per_second", "input_wait")
 # BankHealth compares with the epochs that its process has seen.
 _SINCE_RESTART = ("weight_growth",)
-# 20 kills take minutes; how they went stands in BENCHMARKS.md.
+# 20 kills take minutes; their outcome is in BENCHMARKS.md.
 KILLS = int(os.environ.get("INSTDISC_KILLS", "2"))
 
 
@@ -48,7 +48,7 @@ def run(run_dir, as_root=True, **changes):
 
 
 def obey_file_modes():
-    """Has a process of root's ask for permissions, as others must."""
+    """Makes a process of root subject to permissions, like any other."""
     PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -63,7 +63,7 @@ def finished(run_dir, **changes):
 
 
 def outcome(run_dir):
-    """Everything that a run leaves, but for its speed."""
+    """All results of a run except its speed."""
     with np.load(run_dir.with_name("state0.npz")) as file:
         state = {
             name: file[name].tobytes()
@@ -230,7 +230,7 @@ def test_a_full_disk_keeps_the_older_checkpoints(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-000001"]
 
 
-def test_a_directory_that_cannot_be_written_is_said(tmp_path):
+def test_a_directory_that_cannot_be_written_is_reported(tmp_path):
     import tensorflow as tf
 
     state = tf.train.Checkpoint(x=tf.Variable(1.0))
@@ -329,7 +329,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 @pytest.mark.exhaustive_variants("mixed*")
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
-def test_a_run_of_an_older_version_goes_on(tmp_path, capsys, precision):
+def test_a_run_of_an_older_version_is_continued(tmp_path, capsys, precision):
     import dataclasses
 
     import keras

@@ -29,8 +29,8 @@ ROOMS = (
 )
 # Settings, errors and what else every room uses.
 SAME = {"config": "."}
-# They give what is inside its public names, or start a command, and are
-# imported by nothing here.
+# These define the public names of the package or start a command, and no other
+# module of the package imports them.
 DOORS = (
     PACKAGE,
     *(f"{PACKAGE}.{name}" for name in ("__main__", "run", "serving_client")),
@@ -83,7 +83,7 @@ def test_every_file_is_in_a_room():
     assert {room_of(module) for module in modules()} == set(ROOMS)
 
 
-def test_imports_point_downwards():
+def test_imports_point_downward():
     upwards = [
         sorted(imports)
         for (above, below), imports in arrows().items()
@@ -92,7 +92,7 @@ def test_imports_point_downwards():
     assert not upwards
 
 
-def test_nothing_here_imports_through_a_door():
+def test_no_module_imports_through_a_door():
     through = [
         f"{module} imports {name}"
         for module in modules().keys() - set(DOORS)

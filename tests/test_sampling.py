@@ -37,7 +37,7 @@ def test_graph_draws_as_eager():
 
 
 @pytest.mark.parametrize("other", ((3, 6), (4, 5), (5, 3)))
-def test_other_seed_or_step_draws_others(other):
+def test_another_seed_or_step_draws_other_ids(other):
     same = np.mean(draw(3, 5) == draw(*other))
     # By chance 1 in 1000 agrees; 4096 draws make 1 in 100 impossible.
     assert same < 0.01

@@ -1,4 +1,4 @@
-"""The clients, against a stand-in and, where it is, against TF Serving.
+"""The clients with a stand-in and, if it is installed, with TF Serving.
 
 `tensorflow_model_server` is taken from the PATH. INSTDISC_LOAD_SECONDS and
 INSTDISC_LOAD_CLIENTS size the load test, 6 seconds and 4 clients by default.
@@ -108,7 +108,7 @@ CLIENT_ERRORS = {"NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
 
 
 @pytest.mark.parametrize("kind", ["gRPC", "REST"])
-def test_nobody_there_is_an_error_in_time(small_model_dir, kind):
+def test_an_absent_server_is_an_error_in_time(small_model_dir, kind):
     server = Server("stand-in", small_model_dir)
     start = time.monotonic()
     with (
@@ -138,7 +138,7 @@ def test_long_answers_need_a_larger_limit(server):
     "arguments",
     [{"deadline": 0}, {"batch_size": 0}, {"version": 1, "label": "stable"}],
 )
-def test_arguments_are_checked_at_the_door(arguments):
+def test_arguments_are_checked_at_once(arguments):
     with pytest.raises(ValueError, match="Received"):
         GrpcClient("localhost:1", "m", **arguments)
 
@@ -190,7 +190,7 @@ def test_a_client_s_own_key_without_tls_is_refused():
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("server_kind", KINDS)
 def test_labels_lead_to_their_versions(server_kind, small_run, tmp_path):
-    """The walk-through of export/README.md: canary, stable, roll-back."""
+    """The walkthrough of export/README.md: canary, stable, rollback."""
     need(server_kind)
     models = tmp_path / "models" / "digits"
     for num_neighbors in (3, 5):
@@ -249,7 +249,7 @@ def test_load_with_a_restart_loses_nothing(server_kind, small_model_dir):
     seconds = float(os.environ.get("INSTDISC_LOAD_SECONDS", "6"))
     num_clients = int(os.environ.get("INSTDISC_LOAD_CLIENTS", "4"))
     images = exported.random_images(40, seed=8, size=40)
-    # Longer than the buffer from which gRPC by default sends again.
+    # Larger than the buffer from which gRPC retries by default.
     tail = b"\0" * 300_000
     contents = [exported.encode(image) + tail for image in images]
     wrong, failed, counts = [], [], [0] * num_clients
@@ -291,5 +291,5 @@ def test_load_with_a_restart_loses_nothing(server_kind, small_model_dir):
     print(f"{num_clients} clients, {sum(counts)} requests in {seconds} s")
     assert not failed
     assert not wrong
-    # Each one was there before the server died, and after.
+    # Each client was served before the server was killed, and afterwards.
     assert all(0 < b < c for b, c in zip(before, counts, strict=True))

@@ -28,7 +28,7 @@ NAME = "tiny-resnet18"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run whose weights and statistics are not those of the start."""
+    """A run whose weights and statistics differ from the initial ones."""
     root = tmp_path_factory.mktemp("trained")
     fill_folder(root / "images", [f"class {i % 3}/{i}.png" for i in range(12)])
     config = from_flagfile(
@@ -123,7 +123,7 @@ def test_a_run_that_was_interrupted_is_unpacked_again(packed, monkeypatch):
     assert len(opening.load(NAME).load_bank().rows) == 12
 
 
-def test_what_was_removed_or_left_behind_is_no_obstacle(packed):
+def test_removed_and_leftover_files_are_no_obstacle(packed):
     unpacked = shipped.unpack(NAME)
     (unpacked / "bank.npz").unlink()
     left = unpacked.with_name(".partial-1")
@@ -137,7 +137,7 @@ def test_what_was_removed_or_left_behind_is_no_obstacle(packed):
 
 
 def test_what_another_process_has_finished_is_not_replaced(packed, monkeypatch):
-    """The other one is faster while this one looks for what is there."""
+    """The other process finishes while this one checks what exists."""
     unpacked = shipped.unpack(NAME)
     before = {path: path.stat().st_ctime_ns for path in unpacked.iterdir()}
     exists, answers = pathlib.Path.exists, [False]
@@ -195,7 +195,7 @@ def test_damage_is_noticed(packed, file):
         opening.load(NAME)
 
 
-def test_damage_of_the_unpacked_files_has_a_cure(packed):
+def test_damage_of_the_unpacked_files_has_a_remedy(packed):
     run = opening.load(NAME)
     run.bank.write_bytes(run.bank.read_bytes()[:-1])
     cure = f"Remove {run.path}; the weights are then unpacked again"

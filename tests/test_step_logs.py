@@ -1,4 +1,4 @@
-"""Steps of training that wait for nothing, and curves within an epoch."""
+"""Training steps that do not wait for values; curves within an epoch."""
 
 import types
 

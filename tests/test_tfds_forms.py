@@ -1,4 +1,4 @@
-"""TFDS data sets of many forms: features, types, labels, splits, orders."""
+"""TFDS datasets of many forms: features, types, labels, splits, orders."""
 
 import keras
 import numpy as np
@@ -64,7 +64,7 @@ def forms():
 
 @pytest.fixture(scope="module")
 def many_forms(tmp_path_factory):
-    """A data set with a feature of each form, and the values of each."""
+    """A dataset with a feature of each form, and the values of each."""
     data_dir = str(tmp_path_factory.mktemp("forms"))
     declared = {"number": features.Scalar(np.int64)}
     examples = [{"number": number} for number in range(NUM_IMAGES)]
@@ -211,7 +211,7 @@ def no_images(tmp_path_factory):
 
 
 @pytest.mark.parametrize("key", NO_IMAGES)
-def test_what_is_no_image_is_refused(no_images, key):
+def test_features_that_are_not_an_image_are_refused(no_images, key):
     with pytest.raises(ValueError, match="`image_key` must be an image") as e:
         tfds_source.tfds_source("others", "train", no_images, image_key=key)
     assert type(NO_IMAGES[key][0]).__name__ in str(e.value)
@@ -297,7 +297,7 @@ def labeled(tmp_path_factory):
 
 @pytest.mark.parametrize("cache", ("memory", "none"))
 @pytest.mark.parametrize("key", LABELS)
-def test_labels_are_classes_numbers_or_texts(labeled, key, cache):
+def test_labels_are_classes_integers_or_strings(labeled, key, cache):
     def read(split):
         return tfds_source.tfds_source(
             "labeled", split, labeled, cache, label_key=key
@@ -316,7 +316,7 @@ def test_labels_are_classes_numbers_or_texts(labeled, key, cache):
             assert source.class_names[found[instance_id]] == name
 
 
-def test_sets_without_labels_have_none_and_a_word_is_said(tmp_path, capsys):
+def test_datasets_without_labels_have_none_and_are_reported(tmp_path, capsys):
     write(
         tmp_path,
         "flowers",
@@ -345,7 +345,7 @@ def test_sets_without_labels_have_none_and_a_word_is_said(tmp_path, capsys):
         read("size")
 
 
-def test_unusable_labels_are_taken_for_none(tmp_path, capsys):
+def test_unusable_labels_are_ignored(tmp_path, capsys):
     write(
         tmp_path,
         "tagged",
@@ -360,7 +360,7 @@ def test_unusable_labels_are_taken_for_none(tmp_path, capsys):
     assert "'label' of tagged is a Sequence" in capsys.readouterr().out
 
 
-def test_a_split_in_place_of_test_is_found_and_said(tmp_path, capsys):
+def test_a_split_in_place_of_test_is_found_and_reported(tmp_path, capsys):
     example = [{"image": PICTURE}]
     image = {"image": features.Image(shape=(8, 8, 3))}
     cases = (
@@ -441,7 +441,7 @@ def test_a_package_that_is_missing_for_the_preparation_is_named():
         tfds_builder.prepare(builder, "mnist")
 
 
-def test_a_full_disk_is_no_failed_download():
+def test_a_full_disk_is_not_a_failed_download():
     full = OSError(28, "No space left on device")
     with pytest.raises(OSError, match="No space left") as caught:
         tfds_builder.prepare(Unreachable(full), "mnist")
@@ -554,7 +554,7 @@ def test_a_streamed_order_is_a_function_of_seed_and_epoch(imagenet):
     assert len(np.unique(orders, axis=0)) == 9
 
 
-def test_a_restart_in_a_streamed_epoch_goes_on_with_its_order(imagenet):
+def test_a_restart_in_a_streamed_epoch_continues_its_order(imagenet):
     source = tfds_source.tfds_source(
         "imagenet2012", "train", imagenet, shuffle_buffer=16
     )
@@ -571,8 +571,8 @@ def test_a_restart_in_a_streamed_epoch_goes_on_with_its_order(imagenet):
 
 
 @pytest.mark.exhaustive
-def test_knn_of_another_label_or_image_encodes_anew(tmp_path):
-    """Both are of the run's own data set, with the same names of classes."""
+def test_knn_of_another_label_or_image_encodes_again(tmp_path):
+    """Both are of the run's own dataset, with the same names of classes."""
     rng = np.random.default_rng(0)
     examples = [
         {

@@ -190,7 +190,7 @@ def evil(tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_what_is_no_tensor_is_refused_by_name(tmp_path, form):
+def test_anything_but_a_tensor_is_refused_by_name(tmp_path, form):
     for case, (payload, named) in evil(tmp_path).items():
         data = FORMATS[form]({"state_dict": {}, "lemniscate": payload})
         with pytest.raises(CheckpointError) as caught:

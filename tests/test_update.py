@@ -1,4 +1,4 @@
-"""Grown data: what stays keeps its row; and what two runs differ in."""
+"""Updated data: unchanged images keep their rows. Runs are compared."""
 
 import dataclasses
 import errno
@@ -66,7 +66,7 @@ def as_dict(bank):
 
 
 @pytest.mark.exhaustive
-def test_new_images_leave_the_old_bit_equal(run, tmp_path):
+def test_new_images_leave_old_rows_bit_for_bit_equal(run, tmp_path):
     folder = tmp_path / "images"
     old = run.load_bank()
     # Names that sort before the old ones.
@@ -121,7 +121,7 @@ def test_only_new_and_changed_images_are_decoded(run, tmp_path):
     done = update.update_bank(
         old,
         np.zeros([0], np.int64),
-        # Of 07.png nothing is known but that it is in the bank.
+        # Nothing is known about 07.png except that it is in the bank.
         {"05.png": "another", "06.png": "another"},
         str(images),
         run.read_config(),
@@ -163,7 +163,7 @@ def test_an_image_outside_of_the_classes_takes_no_label_away(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_a_killed_update_gives_no_id_twice(run, tmp_path):
+def test_a_killed_update_assigns_no_id_twice(run, tmp_path):
     images = tmp_path / "images"
     (images / "19.png").unlink()
     code = (
@@ -219,7 +219,7 @@ def test_deleted_renamed_and_changed_files(run, tmp_path):
     same = set(range(20)) - {3, 4, 5}
     assert {i: new[i] for i in same} == {i: old[i] for i in same}
 
-    # A tombstone is never given again.
+    # A removed id is never assigned again.
     save_picture(folder, "99.png", picture(99))
     (folder / "19.png").unlink()
     instdisc_update(run, folder)
@@ -350,7 +350,7 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_a_turned_bank_has_not_drifted():
+def test_a_rotated_bank_has_not_drifted():
     rng = np.random.default_rng(0)
     rows = unit(rng.normal(size=(50, 6)))
     turn, _ = np.linalg.qr(rng.normal(size=(6, 6)))
@@ -409,7 +409,7 @@ def test_the_command_compares_two_runs(run, tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_training_goes_on_from_an_updated_run(tmp_path):
+def test_training_continues_from_an_updated_run(tmp_path):
     folder = tmp_path / "images"
     fill_folder(folder, [f"{i:02}.png" for i in range(20)])
     flags = [

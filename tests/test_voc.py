@@ -48,7 +48,7 @@ def test_a_folder_gives_edges_classes_and_images(folder):
         np.testing.assert_array_equal(image, expected)
 
 
-def test_flags_empty_annotations_and_boxes_over_the_rim(folder):
+def test_flags_empty_annotations_and_boxes_beyond_the_edge(folder):
     objects = [("red", 5, 5, 20, 20), ("blue", 30, -1, 90, 20)]
     (folder / "Annotations/0.xml").write_text(
         voc_form.annotation(objects, difficult=[1])

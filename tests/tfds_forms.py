@@ -1,4 +1,4 @@
-"""Small TFDS data sets, written as TFDS writes them: in shards of tfrecord."""
+"""Small TFDS datasets, written as TFDS writes them: in shards of tfrecord."""
 
 import contextlib
 import io
@@ -13,14 +13,14 @@ features = tfds.features
 
 
 def write(data_dir, name, feature_dict, splits, version="1.0.0", **kwargs):
-    """Writes a data set.
+    """Writes a dataset.
 
     Args:
         data_dir: Where TFDS keeps its data.
-        name: Of the data set; one that TFDS knows is opened by its code.
+        name: Of the dataset; one that TFDS knows is opened by its code.
         feature_dict: Features by name.
         splits: Lists of examples by split.
-        version: Of the data set.
+        version: Of the dataset.
         **kwargs: For `store_as_tfds_dataset`.
     """
     splits = {name: list(enumerate(found)) for name, found in splits.items()}

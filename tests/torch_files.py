@@ -17,7 +17,7 @@ KINDS = {
 
 
 class Named:
-    """A name that the pickle holds; there need be nothing of that name."""
+    """A name in the pickle; no object of this name has to exist."""
 
     def __init__(self, module, name):
         self.module, self.name = module, name

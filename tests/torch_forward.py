@@ -79,7 +79,7 @@ def _block(x, state, name, stride, shortcut):
 def random_state(
     block, sizes, width, stem_width, kernel, shortcut, linear, dim=8
 ):
-    """Weights of a ResNet, as drawn that the image is still seen at the end."""
+    """Weights of a ResNet, drawn so that the output depends on the image."""
     rng = np.random.default_rng(0)
     state = {}
 

@@ -21,7 +21,7 @@ def rectangles(seed: int, number: int, size: int = SIZE):
     for _ in range(number):
         image = np.full([size, size, 3], 128, np.uint8)
         objects = []
-        # Each in a quarter of its own.
+        # Each rectangle is in a different quarter.
         for quarter in rng.permutation(4)[: rng.integers(1, 4)]:
             side = rng.integers(size // 4, size // 2, 2)
             corner = rng.integers(0, size // 2 - side + 1)

@@ -18,14 +18,15 @@ from tf_instdisc.errors import StorageError
 from tf_instdisc.paths import is_url, local_path
 
 PREFIX = ".partial-"
-_SECONDS_OF_WRITING = 3600  # Between two writes to one file.
-# Between two new files in a directory: an index of a large collection is built.
+_SECONDS_OF_WRITING = 3600  # The longest pause while writing one file.
+# The longest pause between two new files in a directory, as when the index of
+# a large collection is built.
 _SECONDS_OF_FILLING = 24 * 3600
 
 
 @contextlib.contextmanager
 def reporting(place: str, cure: str) -> Iterator[None]:
-    """Reports a failed write with its place and what to do.
+    """Reports a failed write with its location and a remedy.
 
     Raises:
         StorageError: If the block raises an OSError.
@@ -45,8 +46,8 @@ def replacing(
 ) -> Iterator[pathlib.Path]:
     """Replaces a file with what the block writes, unless the block fails.
 
-    The temporary file has the same suffix, and each thread has its own, so that
-    of several writers the last one counts. A file that a killed process left
+    The temporary file has the same suffix, and each thread has its own, so
+    that the last of several writers wins. A file that a killed process left
     behind is removed by a later write, once it is an hour old. Symbolic links
     are followed, and an existing file keeps its mode. A path that cannot be
     replaced, such as `/dev/stdout`, is written directly.
@@ -93,12 +94,12 @@ def replacing(
 
 
 def remove_left_over(target: pathlib.Path) -> None:
-    """Removes what processes that no longer exist have left of a path.
+    """Removes what processes that no longer exist left behind for a path.
 
-    Their temporary files and directories have the name of the path behind
-    `.partial-PROCESS-ANY-`. The process of a file that is less than an hour
-    old, or of a directory that is less than a day old, may belong to another
-    host or container.
+    Their temporary files and directories are named `.partial-PROCESS-ANY-`
+    followed by the name of the path. The process of a file that is less than
+    an hour old, or of a directory that is less than a day old, may belong to
+    another host or container.
     """
     pattern = rf"{re.escape(PREFIX)}(\d+)-\w+-{re.escape(target.name)}"
     # The directory cannot be listed, or another process removes the file;

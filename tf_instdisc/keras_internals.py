@@ -80,7 +80,7 @@ def clip_gradients(
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         scale = keras.ops.convert_to_tensor(optimizer.dynamic_scale)
         optimizer = optimizer.inner_optimizer
-    ops = keras.ops  # They multiply float16 by the scale's float32.
+    ops = keras.ops  # They accept float16 times a float32 scale.
     clipped = optimizer._clip_gradients(
         [ops.divide(gradient, scale) for gradient in gradients]
     )
@@ -177,11 +177,11 @@ class VariableBackedWeight(keras.Variable):
 class CustomLoopModel(keras.Model):
     """A model whose `fit` and `evaluate` run functions of its own.
 
-    Keras' functions (3.15) average over replicas what is the same on each of
-    them, and fail on more than one host. Before the first step, Keras would
-    build the model from a batch averaged over replicas, including its instance
-    ids. `fit` and `evaluate` call `make_train_function`, `make_test_function`
-    and `_maybe_symbolic_build` for this.
+    Keras' functions (3.15) average over replicas values that are the same on
+    each of them, and fail on more than one host. Before the first step, Keras
+    would build the model from a batch averaged over replicas, including its
+    instance ids. `fit` and `evaluate` call `make_train_function`,
+    `make_test_function` and `_maybe_symbolic_build` for this.
     """
 
     train_function: Callable | None

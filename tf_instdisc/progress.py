@@ -1,4 +1,4 @@
-"""Shows how far long work is; the module imports nothing heavy."""
+"""Shows the progress of long work; the module imports nothing heavy."""
 
 import contextlib
 import sys

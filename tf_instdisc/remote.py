@@ -95,7 +95,7 @@ def copy_of(path: str | os.PathLike) -> Copy | None:
 
 
 def refresh(path: str | os.PathLike, *, whole: bool = False) -> None:
-    """Brings the copy that holds a path up to date; without one, nothing.
+    """Updates the working copy that contains a path, if there is one.
 
     Args:
         whole: Whether to download the checkpoints of a run, too. Otherwise,

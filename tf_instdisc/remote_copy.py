@@ -16,7 +16,7 @@ from tf_instdisc import atomic
 from tf_instdisc.paths import CACHE_CURE, caches
 from tf_instdisc.remote_store import Store
 
-# Of a run, folders that stay on this machine.
+# Folders of a run that stay on this machine.
 _PRIVATE = ("features/", "checkpoints/partial/")
 
 
@@ -28,8 +28,8 @@ class State:
         manifest: The id of the manifest; None without one.
         files: By name, `object` and `version` of what the URL holds; for a
             run, the entries of the manifest.
-        local: By name, size, time and inode of each file when it was the
-            same here; the others were not downloaded.
+        local: By name, the size, time and inode of each local file when it was
+            identical; the other files were not downloaded.
         pending: `manifest` and `local` once the upload of a manifest has
             succeeded; it may have succeeded although it raised an error.
     """

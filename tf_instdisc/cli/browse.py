@@ -67,7 +67,7 @@ def main(
         flush=True,
     )
     server.serve(built, listener)
-    # Python cannot end while other threads compute the map in C++.
+    # Python cannot exit while other threads compute the map in C++.
     sys.stdout.flush()
     os._exit(0)
 
@@ -105,8 +105,8 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
         )
     data = images.config.data
     if data.dataset and run_images.is_available(data):
-        # TFDS must not be imported beside the server: while it is, no other
-        # thread can import relatively.
+        # TFDS must not be imported while the server runs: during its import,
+        # relative imports fail in all other threads.
         source = sources.open_train(data)
         images = dataclasses.replace(images, source=source)
     embed, _ = run_embedder(run_dir)

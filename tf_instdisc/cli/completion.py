@@ -74,8 +74,8 @@ class CompletionOptions(Settings):
 
     line: str | None = setting(
         None,
-        "Print the words with which this line may go on, instead of a script. "
-        "It ends where the cursor is.",
+        "Print the words that may continue this line, instead of a script. "
+        "The line ends at the cursor.",
     )
 
 
@@ -100,7 +100,7 @@ def main(options: CompletionOptions, shell: str) -> None:
 
 
 def _found(before: list[str], word: str) -> Iterator[tuple[str, str]]:
-    """Yields words that may stand in place of one, and their descriptions."""
+    """Yields the words that may replace one, with their descriptions."""
     program, *before = before or [""]
     command = os.path.basename(program).removeprefix("instdisc").lstrip("-")
     if not command:

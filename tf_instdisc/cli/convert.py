@@ -48,7 +48,7 @@ SETTINGS = [ConvertOptions]
 
 
 def main(options: ConvertOptions) -> None:
-    """Converts a checkpoint, and prints what it had."""
+    """Converts a checkpoint, and prints what it contained."""
     from tf_instdisc.runs.convert import checkpoint
 
     run = checkpoint.convert(

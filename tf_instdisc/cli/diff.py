@@ -62,7 +62,7 @@ def main(options: DiffOptions, first: str, second: str) -> None:
         f"shared neighbors at {options.num_neighbors}: "
         f"{found.shared_neighbors.mean():.3f}"
     )
-    drift = f"mean {found.drift.mean():.4f}, most {found.drift.max():.4f}"
+    drift = f"mean {found.drift.mean():.4f}, max {found.drift.max():.4f}"
     if np.isnan(found.drift).any():
         drift = "not defined, because the rows have different widths"
     print(f"drift: {drift}")
@@ -74,7 +74,7 @@ def main(options: DiffOptions, first: str, second: str) -> None:
     ]
     order = np.argsort(found.shared_neighbors, kind="stable")
     header = ("name", "shared_neighbors", "drift")
-    print("changed most:")
+    print("images that changed most:")
     print(tsv(header, [lines[i] for i in order[:_SHOWN]]), end="")
     if options.output:
         atomic.write_text(options.output, tsv(header, lines))

@@ -45,7 +45,7 @@ class EmbedOptions(Settings):
     )
     runner: str | None = setting(
         None,
-        "Runs an Apache Beam pipeline, here or on a cluster (pip install "
+        "Runner of a Beam pipeline, here or on a cluster (pip install "
         "'tf_instdisc[beam]').",
         choices=_RUNNERS,
     )
@@ -57,7 +57,7 @@ class EmbedOptions(Settings):
         is_repeatable=True,
     )
     dataset: str | None = setting(
-        None, "With --runner: TFDS data set, in place of --images."
+        None, "With --runner: TFDS dataset, in place of --images."
     )
     split: str = setting("train", "Split of --dataset.")
     data_dir: str | None = data_dir_setting()

@@ -38,7 +38,7 @@ class EvaluateOptions(FinishedRun):
     )
     baselines: bool = baselines_setting()
     seed: int = seed_setting()
-    dataset: str | None = setting(None, "TFDS data set, instead of the run's.")
+    dataset: str | None = setting(None, "TFDS dataset, instead of the run's.")
     split: str | None = setting(None, "Training split, instead of the run's.")
     test_split: str | None = setting(None, "Test split, instead of the run's.")
     data_dir: str | None = setting(
@@ -55,7 +55,7 @@ class EvaluateOptions(FinishedRun):
     )
     cache: str | None = setting(
         None,
-        "Whether to decode a TFDS data set into memory, instead of the run's "
+        "Whether to decode a TFDS dataset into memory, instead of the run's "
         "setting.",
         choices=CACHES,
     )
@@ -88,7 +88,7 @@ def main(options: EvaluateOptions, *unread: FlagGroup) -> None:
         is_given = flags.FLAGS[flag].value is not None
         if is_given and "detection" not in options.protocol:
             raise UsageError(
-                f"--{flag} goes with --protocol=detection. Received: "
+                f"--{flag} requires --protocol=detection. Received: "
                 f"--protocol={','.join(options.protocol)}. Add detection to "
                 f"it, or leave --{flag} out."
             )

@@ -1,4 +1,4 @@
-"""Distinguishes expected failures from faults in the program."""
+"""Distinguishes expected failures from bugs in the program."""
 
 import errno
 import os
@@ -55,7 +55,7 @@ def end(message: str, status: int) -> NoReturn:
 
 
 def _is_closed(stream: TextIO | None) -> bool:
-    """Returns whether a stream is a pipe that nobody reads anymore."""
+    """Returns whether a stream is a pipe whose reader is closed."""
     poll = select.poll()
     try:
         # None where the standard output was closed from the beginning.
@@ -76,7 +76,7 @@ def describe(
             only expected at these, or if the disk is full or broken.
 
     Returns:
-        The message and the status; None for a fault in the program.
+        The message and the status; None for a bug in the program.
     """
     if isinstance(error, UsageError | RunError):
         return str(error), error.exit_status
@@ -119,8 +119,8 @@ def _is_near(where: str, named: str) -> bool:
 
 
 def _describe_tensorflow_error(error: Exception) -> tuple[str, int] | None:
-    """Describes TensorFlow's errors that are not faults in the program."""
-    # Without TensorFlow, there are none of its errors.
+    """Describes TensorFlow's errors that are not bugs in the program."""
+    # If TensorFlow has not been imported, its errors cannot occur.
     errors = getattr(sys.modules.get("tensorflow"), "errors", None)
     if errors is None or not isinstance(error, errors.OpError):
         return None
@@ -133,7 +133,7 @@ def _describe_tensorflow_error(error: Exception) -> tuple[str, int] | None:
         return f"Permission denied: {first_line}", StorageError.exit_status
     if isinstance(error, errors.DataLossError):
         return (
-            f"A data file is damaged: {first_line}. Remove the prepared data "
-            "set, so that it is prepared again."
+            f"A data file is damaged: {first_line}. Remove the prepared "
+            "dataset, so that it is prepared again."
         ), StorageError.exit_status
     return None

@@ -78,8 +78,8 @@ def config_of(
     if not earlier:
         _print(suited, names)
     elif "epochs" in chosen:
-        # A run that was tried for one epoch is trained by the same command,
-        # and one of another machine keeps its epochs.
+        # If the run was tried for one epoch, the same command trains it fully;
+        # a run from another machine keeps its number of epochs.
         chosen["epochs"] = max(chosen["epochs"], int(suited["epochs"]))
     return RunConfig(*(_filled(group, chosen) for group in groups))
 

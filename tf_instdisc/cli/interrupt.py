@@ -73,7 +73,7 @@ def end_at_once(error_fd: int = 2) -> None:
 
 
 def _is_importing(frame: types.FrameType | None) -> bool:
-    """Returns whether a module is being imported; C may hide the error."""
+    """Returns whether a module is being imported; C can hide the error."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

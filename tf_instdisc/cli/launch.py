@@ -38,9 +38,9 @@ def launch(command: Any) -> None:
               status; any other exception shows its traceback, with status 1.
             - `NUM_ARGUMENTS`, optional: Number of arguments besides flags;
               by default, 0.
-            - `UNREAD`, optional: Classes of which `main` receives the
-              `FlagGroup`, and reads those that it needs. Each flag is checked
-              separately.
+            - `UNREAD`, optional: Classes for which `main` receives the
+              `FlagGroup` and reads only those that it needs. Each flag is
+              checked separately.
             - `NEEDS_TENSORFLOW`, optional: False if the command does not
               start TensorFlow.
     """
@@ -117,7 +117,7 @@ def _parse(argv: Sequence[str], groups: Iterable[FlagGroup]) -> list[str]:
         hint = did_you_mean(name, ours or known, prefix="--")
         failures.end(
             f"The flag --{error.flagname} is unknown."
-            f"{hint or ' --help lists all.'}",
+            f"{hint or ' --help lists all flags.'}",
             2,
         )
     except flags.Error as error:

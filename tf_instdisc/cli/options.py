@@ -66,7 +66,7 @@ class MovedImages(Settings):
         super().__post_init__()
         if len(self.overrides()) > 1:
             raise UsageError(
-                "`data_dir` and `images` exclude each other. Received: "
+                "`data_dir` and `images` cannot be combined. Received: "
                 f"`data_dir`={self.data_dir} and `images`={self.images}. "
                 "Leave one of them out."
             )

@@ -32,7 +32,7 @@ class PlanOptions(Settings):
     num_instances: int | None = setting(
         None,
         "Number of training images; by default, that of --images, or of the "
-        "data set that TFDS has prepared in --data_dir.",
+        "dataset that TFDS has prepared in --data_dir.",
         least=2,
     )
     replicas_per_host: int | None = setting(
@@ -146,7 +146,7 @@ def _gpu_bytes() -> list[int]:
             if name == index or (name and uuid.startswith(name))
         ]
         if not found:
-            break  # CUDA, too, ignores what follows.
+            break  # Like CUDA, ignore everything after it.
         sizes.append(found[0])
     return sizes
 

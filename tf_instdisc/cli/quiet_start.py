@@ -12,10 +12,10 @@ _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 def start_tensorflow() -> None:
     """Imports TensorFlow and looks for devices, without their messages.
 
-    TensorFlow 2.21 writes to the standard error before it reads
-    `TF_CPP_MIN_LOG_LEVEL`, also about drivers that a machine without a GPU
-    does not have. If the variable is set, all messages are shown, for instance
-    those of a process that ends while TensorFlow starts.
+    TensorFlow 2.21 writes to standard error before it reads
+    `TF_CPP_MIN_LOG_LEVEL`, for instance about drivers that are missing on a
+    machine without a GPU. If the variable is set, all messages are shown, for
+    instance those of a process that ends while TensorFlow starts.
     """
     if _LEVEL in os.environ or sys.stderr is None:
         return
@@ -32,12 +32,12 @@ def start_tensorflow() -> None:
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
-    """Shows what native code writes to the standard error only on failure."""
+    """Shows what native code writes to standard error only on failure."""
     with contextlib.ExitStack() as stack:
         try:
             held = stack.enter_context(tempfile.TemporaryFile())
             shown = os.dup(2)
-        except OSError:  # There is no place for the file.
+        except OSError:  # The temporary file cannot be created.
             yield
             return
         stack.callback(os.close, shown)

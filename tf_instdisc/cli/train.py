@@ -25,7 +25,7 @@ class TrainOptions(Settings):
     run_dir: str | None = setting(
         None,
         "Directory of the run: missing, empty, or of a run to continue. By "
-        "default, runs/ and the name of the folder, recipe or data set.",
+        "default, runs/ and the name of the folder, recipe or dataset.",
         is_path=True,
     )
     recipe: str | None = setting(

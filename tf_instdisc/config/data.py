@@ -40,7 +40,7 @@ class DataConfig(Settings):
     """
 
     dataset: str | None = setting(
-        None, "TFDS data set to train on, such as cifar10."
+        None, "TFDS dataset to train on, such as cifar10."
     )
     split: str = setting("train", "Split of --dataset to train on.")
     test_split: str | None = setting(
@@ -123,7 +123,7 @@ class DataConfig(Settings):
             )
 
     def require_images(self) -> None:
-        """Raises UsageError unless a data set or a folder is named."""
+        """Raises UsageError unless a dataset or a folder is named."""
         if not self.dataset and not self.images:
             raise UsageError(
                 "A run needs images. Received: dataset=None and images=None. "

@@ -140,7 +140,7 @@ def checked(settings: type, field: dataclasses.Field, value: Any) -> Any:
 def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
     number = {int: Integral, float: Real}.get(kind)
     if number and isinstance(value, number) and not isinstance(value, bool):
-        value = kind(value)  # Of NumPy, or whole.
+        value = kind(value)  # A NumPy number, or an int for a float.
     _require_type(name, value, (kind,))
     if rule.choices:
         require_choice(name, value, rule.choices)
@@ -177,13 +177,13 @@ def require_defaults(
 
 
 def require_one(settings: Settings, names: Sequence[str]) -> str:
-    """Returns which setting is given; raises UsageError if not just one is."""
+    """Returns the only setting that is given, or raises UsageError."""
     given = [name for name in names if getattr(settings, name) is not None]
     if len(given) != 1:
         known = ", ".join(f"`{name}`" for name in names[:-1])
         received = [f"`{name}`={getattr(settings, name)}" for name in given]
         raise UsageError(
-            f"Give one of {known} and `{names[-1]}`, and only one. Received: "
+            f"Exactly one of {known} and `{names[-1]}` is required. Received: "
             f"{' and '.join(received) or 'none'}"
         )
     return given[0]

@@ -103,14 +103,14 @@ class OptimizerConfig(Settings):
     )
     ```
 
-    `dataclasses.replace` keeps the learning rate and the weight decay. Give
-    them, too, to replace the optimizer.
+    `dataclasses.replace` keeps the learning rate and the weight decay. If you
+    replace the optimizer, replace them as well.
     """
 
     epochs: int = setting(
         200,
-        "Epochs; 0 encodes the images by the network of --init_encoder or "
-        "--init_run as it is.",
+        "Epochs; 0 encodes the images with the network of --init_encoder or "
+        "--init_run, without training it.",
         least=0,
     )
     batch_size: int = setting(256, "Images in a global batch.", least=1)

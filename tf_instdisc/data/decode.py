@@ -54,8 +54,8 @@ def decode_smallest(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     Returns:
         Height and width of the image as it is shown, int32 `[2]`; and the
-        number of decoded values, int32 scalar. Unless that is used, nothing
-        may be decoded.
+        number of decoded values, int32 scalar. If it is not used, the graph
+        may skip the decoding.
 
     Raises:
         tf.errors.InvalidArgumentError: As in `decode_whole`.

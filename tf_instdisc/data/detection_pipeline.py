@@ -25,7 +25,7 @@ def square_images(source: DetectionSource, image_size: int) -> tf.data.Dataset:
     They are kept in memory if they take up to 2 GiB.
 
     Returns:
-        A data set of uint8 `[image_size, image_size, 3]`.
+        A dataset of uint8 `[image_size, image_size, 3]`.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -46,7 +46,7 @@ def examples(source: DetectionSource, image_size: int) -> tf.data.Dataset:
     Difficult objects are left out, as is usual in training.
 
     Returns:
-        A data set of (position, image, boxes, classes): int64; uint8
+        A dataset of (position, image, boxes, classes): int64; uint8
         `[image_size, image_size, 3]`; float32 `[most, 4]`, left, top, right,
         bottom edge in pixels of the square; float32 `[most]`. Both are padded
         with `PADDING` to the largest number of objects in an image.
@@ -77,7 +77,7 @@ def epoch_batches(
         seed: In [0, 2**31).
 
     Returns:
-        A data set of (images, labels): uint8 `[batch, size, size, 3]` and a
+        A dataset of (images, labels): uint8 `[batch, size, size, 3]` and a
         dictionary of `boxes`, float32 `[batch, most, 4]`, and `classes`,
         float32 `[batch, most]`.
     """

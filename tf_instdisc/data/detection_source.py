@@ -40,7 +40,7 @@ class DetectionSource:
         class_names: One for each class.
         sizes: int64 `[num_images, 2]`, height and width in pixels.
         objects: One for each image; an image may have no objects.
-        images: Returns the images as a data set of encoded scalar strings.
+        images: Returns the images as a dataset of encoded scalar strings.
     """
 
     name: str

@@ -14,7 +14,7 @@ class InstdiscDigits(tfds.core.GeneratorBasedBuilder):
     """1,797 digits of 8x8 pixels; nothing is downloaded.
 
     Source: the test part of the UCI optical recognition of handwritten digits
-    data set (Alpaydin, Kaynak 1998), as in `sklearn.datasets.load_digits`.
+    dataset (Alpaydin, Kaynak 1998), as in `sklearn.datasets.load_digits`.
     Every fifth image is in `test` (360), the others are in `train` (1,437).
     """
 

@@ -16,7 +16,7 @@ from tf_instdisc.errors import DamagedFileError
 
 _SAVED_EVERY = 60.0  # seconds
 _MISSING = 0
-_VERSION = 2  # Of the checks: files that passed earlier ones are read again.
+_VERSION = 2  # Files that passed an earlier version are checked again.
 
 
 def readable_files(
@@ -71,7 +71,7 @@ def decodable(images: tf.data.Dataset) -> tf.data.Dataset:
     """Returns which of some encoded images can be decoded, and their sizes.
 
     Returns:
-        A data set, in order, of the position of an image, int64 scalar, and of
+        A dataset, in order, of the position of an image, int64 scalar, and of
         what `decode_smallest` returns.
     """
 

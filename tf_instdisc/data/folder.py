@@ -38,9 +38,9 @@ def folder_source(
 
     The sorted relative paths are the instances, unless the images already have
     ids; an id without an image then counts as unreadable. The first part of a
-    path is the class of the image. Images beside the subfolders have no label;
-    if they are the majority, no image has one. Every image is decoded once, to
-    find those that cannot be decoded.
+    path is the class of the image. Images outside the subfolders have no
+    label; if they are the majority, no image has one. Every image is decoded
+    once, to find those that cannot be decoded.
 
     ```python
     source = tf_instdisc.folder_source("photos", bad_images="skip")
@@ -123,8 +123,8 @@ def class_names(names: list[str], folder: str) -> list[str]:
     if beside:
         effect = "no image has a label" if are_most else "they have no label"
         print(
-            f"In {shown(folder)}, {len(beside)} of {len(names)} images lie "
-            f"beside the subfolders ({listed(beside, 3)}): {effect}.",
+            f"In {shown(folder)}, {len(beside)} of {len(names)} images are "
+            f"outside the subfolders ({listed(beside, 3)}): {effect}.",
             file=sys.stderr,
             flush=True,
         )

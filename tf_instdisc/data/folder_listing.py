@@ -56,7 +56,8 @@ def image_paths(folder: str, is_reported: bool = True) -> list[str]:
             continue
         seen.add(_identity(path))
         below[:] = [name for name in below if not name.startswith(".")]
-        # Directories before links, so that a link is what is skipped.
+        # Directories come first, so that links rather than directories are
+        # skipped.
         below.sort(key=lambda n: (os.path.islink(os.path.join(path, n)), n))
         for name in sorted(files):
             if name.startswith(".") or not _is_image(name, left_out):

@@ -16,7 +16,7 @@ from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 _READERS = 16
 _AHEAD = 64  # Files that wait in memory.
-_LARGEST = 2**28  # Bytes; a server may send without end.
+_LARGEST = 2**28  # Bytes; a server may send data forever.
 _DEADLINE = 60  # seconds, for each answer of a server
 
 # Pauses of up to 1, 3, 9 and 27 seconds.
@@ -97,7 +97,7 @@ def _content(path: str) -> bytes:
     if path.startswith(("http://", "https://")):
         with urllib.request.urlopen(path, timeout=_DEADLINE) as answer:
             content = answer.read(_LARGEST + 1)
-            # `read` with a size says nothing of a connection that breaks off.
+            # `read` with a size does not report a connection that breaks off.
             if answer.length and len(content) <= _LARGEST:
                 raise http.client.IncompleteRead(content, answer.length)
             return content
@@ -147,7 +147,7 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _status_of(error: BaseException | None) -> int | None:
-    """Returns the HTTP status of an error, where its library says it."""
+    """Returns the HTTP status of an error, if its library provides it."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         metadata = response.get("ResponseMetadata", {})

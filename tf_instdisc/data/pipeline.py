@@ -135,7 +135,7 @@ def training_dataset(
             other, instead of global batches.
 
     Returns:
-        A data set of (images, instance_ids): float32
+        A dataset of (images, instance_ids): float32
         `[batch, image_size, image_size, 3]` in 0..255, and int64 `[batch]`.
 
     Raises:
@@ -198,7 +198,7 @@ def training_dataset(
         cropped = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE)
         batches = cropped.batch(
             local_batch,
-            drop_remainder=True,  # Drops none; the shape is static.
+            drop_remainder=True,  # Only makes the shape static.
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         return batches.map(augment_batch, num_parallel_calls=tf.data.AUTOTUNE)
@@ -259,7 +259,7 @@ def evaluation_dataset(
         crop_fraction: In (0, 1]; 0.875 on ImageNet, 1 on small images.
 
     Returns:
-        A data set of (images, instance_ids, labels): float32
+        A dataset of (images, instance_ids, labels): float32
         `[batch, image_size, image_size, 3]` in 0..255, int64 `[batch]`,
         int64 `[batch]`.
     """

@@ -29,13 +29,13 @@ _IMAGE_KEYS = ("image/encoded", "image")
 class SplitFiles:
     """The images of a split as files, in the order of their ids.
 
-    Images that are not stored as files are encoded as PNG, which loses nothing.
+    Images that are not stored as files are encoded as PNG, which is lossless.
 
-    The arguments are those of `tfds_source`. The data set must be stored as
+    The arguments are those of `tfds_source`. The dataset must be stored as
     tfrecord.
 
     Attributes:
-        name: The name of the data set and the split.
+        name: The name of the dataset and the split.
         size: Number of images.
         contents: Text that identifies the records that are read.
     """

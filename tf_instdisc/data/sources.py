@@ -29,7 +29,7 @@ class ImageSource:
         num_instances: Number of ids, which are 0 .. num_instances - 1.
         examples: Reads all images once. It takes the seed of the order, an
             int64 tensor `[2]`, or None for the order of the ids, and returns
-            a data set of dictionaries: `image`, uint8
+            a dataset of dictionaries: `image`, uint8
             `[height, width, 1 or 3]` or an encoded image as a scalar string;
             `instance_id`, int64 scalar; `label`, int64 scalar, `NO_LABEL`
             for unlabeled images. The order depends on the seed alone.
@@ -211,7 +211,7 @@ def selected(
 
     Args:
         shuffle_seed: As in `ImageSource.examples`.
-        select: Takes a data set of examples, whose `image` it must not use,
+        select: Takes a dataset of examples, whose `image` it must not use,
             and returns one of those to read.
     """
     if isinstance(source.examples, FileExamples):

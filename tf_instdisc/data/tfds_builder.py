@@ -1,4 +1,4 @@
-"""Finds and prepares a TFDS data set, and its splits."""
+"""Finds and prepares a TFDS dataset, and its splits."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ _TEST_SPLITS = ("test", "validation", "val", "valid", "dev")
 def test_split_of(
     dataset: str, data_dir: str | None, test_split: str | None
 ) -> str | None:
-    """Returns the split of a data set that images are tested on.
+    """Returns the split of a dataset that images are tested on.
 
     Args:
         test_split: A split. None stands for `test` or, if it is missing, for
@@ -85,7 +85,7 @@ def open_builder(
 
 
 def _local_data_dir(data_dir: str, dataset: str) -> str:
-    """Returns a local directory; of a URL, only the data set is copied."""
+    """Returns a local directory; of a URL, only the dataset is copied."""
     if not is_url(data_dir):
         return local_path(data_dir, "data_dir")
     name = re.split("[/:]", dataset)[0]
@@ -95,7 +95,7 @@ def _local_data_dir(data_dir: str, dataset: str) -> str:
 
 
 def _suggestion(dataset: str) -> str:
-    """Suggests data sets, or configurations of one, with similar names."""
+    """Suggests datasets, or configurations of one, with similar names."""
     known = tfds.list_builders(with_community_datasets=False)
     name = re.split("[/:]", dataset)[0]
     if name in known:
@@ -105,7 +105,7 @@ def _suggestion(dataset: str) -> str:
 
 
 def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
-    """Downloads and prepares a data set, unless it is already prepared.
+    """Downloads and prepares a dataset, unless it is already prepared.
 
     Raises:
         UsageError: If files are missing that must be downloaded manually,
@@ -140,10 +140,10 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
         tfds.core.download.DownloadError,
         NonMatchingChecksumError,
     ) as error:
-        if getattr(error, "errno", None) is not None:  # Of the disk.
+        if getattr(error, "errno", None) is not None:  # An error of the disk.
             raise
         reason = shown(f"{type(error).__name__}: {error}", UNTRUSTED_LIMIT)
-        cure = "Give the directory of a prepared data set with --data_dir."
+        cure = "Give the directory of a prepared dataset with --data_dir."
         if isinstance(error, ImportError):
             cure = "Install the package that it needs."
         raise UsageError(
@@ -154,7 +154,7 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
 
 
 def is_available(dataset: str, data_dir: str | None) -> bool:
-    """Returns whether a data set can be read without a download."""
+    """Returns whether a dataset can be read without a download."""
     builder = open_builder(dataset, data_dir)
     is_made_here = builder.name == digits.InstdiscDigits.name
     return is_made_here or builder.is_prepared()
@@ -162,7 +162,7 @@ def is_available(dataset: str, data_dir: str | None) -> bool:
 
 @contextlib.contextmanager
 def _without_bars(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
-    """Hides TFDS' progress bars and messages for the digits, made at once."""
+    """Hides TFDS' progress bars and messages while it prepares the digits."""
     if builder.name != digits.InstdiscDigits.name:
         yield
         return

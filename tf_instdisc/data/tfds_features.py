@@ -1,4 +1,4 @@
-"""Features of a TFDS data set, and the images among them.
+"""Features of a TFDS dataset, and the images among them.
 
 A key is the name of a feature; `/` separates the levels of nested features.
 """
@@ -40,7 +40,7 @@ class ImageFeature:
 def find_image(
     features: tfds.features.FeaturesDict, key: str | None, dataset: str
 ) -> ImageFeature:
-    """Finds the images of a data set.
+    """Finds the images of a dataset.
 
     Args:
         key: The key of the images; None stands for `image`.

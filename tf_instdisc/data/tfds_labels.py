@@ -1,4 +1,4 @@
-"""The labels of a TFDS data set, which are cached between starts."""
+"""The labels of a TFDS dataset, which are cached between starts."""
 
 import dataclasses
 import functools
@@ -38,14 +38,14 @@ def find_label(
     key: str | None,
     memory: pathlib.Path | None = None,
 ) -> LabelFeature | None:
-    """Finds the labels of a data set.
+    """Finds the labels of a dataset.
 
     For integers and strings, the classes are the values that occur in the
-    data set's splits, in ascending order; all splits are read to find them.
+    dataset's splits, in ascending order; all splits are read to find them.
     Negative numbers and empty strings are not labels.
 
     Args:
-        builder: A prepared data set.
+        builder: A prepared dataset.
         key: The key of the labels. None stands for `label`, which may be
             missing or unsuitable; `""` for no labels.
         memory: `.npz` file that caches the values that were found.
@@ -106,7 +106,7 @@ def find_label(
 
 
 def _plain(label: tf.Tensor) -> tf.Tensor:
-    """Returns int64 or strings; NumPy, too, drops the zeros at their ends."""
+    """Returns int64, or strings without trailing null bytes as in NumPy."""
     if label.dtype == tf.string:
         return tf.strings.regex_replace(label, r"\x00+$", "")
     return tf.cast(label, tf.int64)
@@ -129,7 +129,7 @@ def _is_label(feature: tfds.features.FeatureConnector) -> bool:
 
 @functools.cache
 def _say(text: str) -> None:
-    """Prints a text once, even if a data set is opened for several splits."""
+    """Prints a text once, even if a dataset is opened for several splits."""
     print(text, flush=True)
 
 
@@ -164,7 +164,7 @@ def _read_values(directory: str, key: str) -> list[int | bytes]:
     )
 
 
-# A data set is opened for several splits.
+# A dataset is opened for several splits.
 _read_values_once = functools.cache(_read_values)
 
 

@@ -1,4 +1,4 @@
-"""Any TensorFlow Datasets data set as an image source."""
+"""Any TensorFlow Datasets dataset as an image source."""
 
 import functools
 import os
@@ -40,7 +40,7 @@ def tfds_source(
     label_key: str | None = None,
     memory: pathlib.Path | None = None,
 ) -> ImageSource:
-    """Reads a split of a TFDS data set; prepares it first if necessary.
+    """Reads a split of a TFDS dataset; prepares it first if necessary.
 
     Images have one, three or four channels, of which the fourth is dropped.
     16-bit images are scaled from 0..65535 to 0..255. The range of float images
@@ -71,8 +71,8 @@ def tfds_source(
             read, so that the next start need not read them.
 
     Raises:
-        UsageError: If the data set, split, feature or `cache` is unknown, the
-            data set cannot be prepared, or the feature is not a single image,
+        UsageError: If the dataset, split, feature or `cache` is unknown, the
+            dataset cannot be prepared, or the feature is not a single image,
             such as a video or a sequence.
     """
     require_choice("cache", cache, CACHES)

@@ -103,7 +103,7 @@ def voc_tfds(
     image_key: str = "image",
     label_key: str = "label",
 ) -> DetectionSource:
-    """Reads a split of a TFDS data set with boxes; prepares it if necessary.
+    """Reads a split of a TFDS dataset with boxes; prepares it if necessary.
 
     Args:
         dataset: Name of a builder whose `objects` have `bbox` and `label`,

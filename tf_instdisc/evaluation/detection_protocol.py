@@ -29,7 +29,7 @@ class DetectionOptions(Settings):
 
     dataset: str | None = setting(
         None,
-        "TFDS data set with boxes, such as voc/2007.",
+        "TFDS dataset with boxes, such as voc/2007.",
         flag="detection_dataset",
     )
     images: str | None = setting(
@@ -41,7 +41,7 @@ class DetectionOptions(Settings):
     )
     train_split: str | None = setting(
         None,
-        "Training split; by default train+validation of a data set, or "
+        "Training split; by default train+validation of a dataset, or "
         "trainval of a folder.",
         flag="detection_train_split",
     )
@@ -82,11 +82,11 @@ class DetectionOptions(Settings):
     frozen_layers: tuple[str, ...] = setting(
         (),
         "Prefixes of layers of the trained encoder that are frozen, such as "
-        "conv1,conv2. Not from scratch.",
+        "conv1,conv2. The detector from scratch has no frozen layers.",
     )
     frozen_batch_norm: bool = setting(
         False,
-        "Freeze batch norm of the trained encoder. Not from scratch.",
+        "Freeze the batch norm of the trained encoder, but not from scratch.",
     )
     head_filters: int = setting(
         256,
@@ -113,7 +113,7 @@ class DetectionOptions(Settings):
         super().__post_init__()
         if (self.dataset is None) == (self.images is None):
             raise UsageError(
-                "Detection needs either a data set or a folder of images "
+                "Detection needs either a dataset or a folder of images "
                 f"with boxes. Received: dataset={self.dataset!r}, "
                 f"images={self.images!r}. Give `dataset` or `images`."
             )

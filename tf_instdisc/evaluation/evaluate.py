@@ -22,8 +22,9 @@ def evaluate(
 
     The run, the labels and the options are checked before the first protocol
     begins. The results of a protocol are kept even if a later one fails. If
-    other data than the run's are measured, the names of the results end with
-    `, to ` and the data, so that they do not replace those of the run's own.
+    data other than the run's is measured, the names of the results end with
+    the name of that data, so that they do not replace the results on the run's
+    own data.
 
     ```python
     for measured in tf_instdisc.evaluate(

@@ -85,7 +85,8 @@ class Activations:
         directory: Where the activations of feature maps are stored; created
             if it is missing.
         crop_fraction: As in `evaluation_dataset`.
-        embedded: Returns what is known already of the training images.
+        embedded: Returns the embeddings of training images that are already
+            known.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Activations:
         self._found: dict[Layer, tuple[Embedded, Embedded]] = {}
 
     def announce(self, layers: Collection[Layer]) -> None:
-        """Has layers computed together with those that are read first."""
+        """Requests layers, which are computed together when one is read."""
         self._wanted.update(layers)
 
     def of(self, wanted: Layer) -> tuple[Embedded, Embedded]:

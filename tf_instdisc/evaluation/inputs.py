@@ -34,7 +34,7 @@ from tf_instdisc.runs.sources import (
 )
 from tf_instdisc.text import listed
 
-_COMPARED = 256  # Files.
+_COMPARED = 256  # Number of files.
 _OF_BANK = (
     "images",
     "dataset",
@@ -44,7 +44,7 @@ _OF_BANK = (
     "label_key",
     "crop_fraction",
 )
-# What a run remembers of its images belongs to these settings of them.
+# What a run has cached about its images is valid for these settings only.
 _OF_TRAIN = "images", "dataset", "data_dir", "label_key"
 _REMEMBERED = {"train": _OF_TRAIN, "test": (*_OF_TRAIN, "test_images")}
 
@@ -79,7 +79,7 @@ class EvaluationInputs:
         if not (own.images or own.dataset or self.overrides):
             raise UsageError(
                 "An evaluation needs images. Received: a run that names "
-                "neither a folder nor a data set. Name one of the same "
+                "neither a folder nor a dataset. Name one of the same "
                 "images: instdisc-evaluate --images and --test_images, or "
                 "--dataset."
             )
@@ -159,7 +159,7 @@ class EvaluationInputs:
 
     @functools.cached_property
     def end(self) -> str:
-        """How the names of measurements end: with any other data's name.
+        """The suffix of measurement names if the data is not the run's own.
 
         The run's own images may have been moved to another folder.
         """
@@ -175,7 +175,7 @@ class EvaluationInputs:
             or self.source.class_names != self.bank.class_names
             or not (is_same or was_moved)
         ):
-            # Folders of different data sets often have the same name.
+            # Folders of different datasets often have the same name.
             return f", to {data.images or self.source.name}"
         if is_same and own.test_images not in (None, data.test_images):
             return f", tested on {data.test_images}"
@@ -219,7 +219,7 @@ class EvaluationInputs:
         """Whether the bank's files have neither moved nor changed since.
 
         Names and labels of all files are compared, but the contents of a
-        sample: single files that were replaced are for `instdisc update`.
+        sample: replaced single files are only found by `instdisc update`.
         """
         source, bank = self.source, self.bank
         labels = source.labels().tolist()
@@ -265,7 +265,7 @@ def open_labeled(
         raise UsageError(
             f"An evaluation needs test images. Received: a run over --{place} "
             "without them. Give --test_images=FOLDER with the same class "
-            "subfolders, or the --test_split of a data set."
+            "subfolders, or the --test_split of a dataset."
         )
     source = open_train(data, memory=memory.get("train"))
     for what, part in (("training", source), ("test", test_source)):
@@ -273,7 +273,7 @@ def open_labeled(
             raise UsageError(
                 f"An evaluation needs labels, and the {what} images have "
                 f"none. Received: {part.name}. Labels are the subfolders of "
-                "a folder, or the --label_key of a TFDS data set; "
+                "a folder, or the --label_key of a TFDS dataset; "
                 "--images and --test_images, or --dataset, name another one."
             )
     if source.class_names != test_source.class_names:

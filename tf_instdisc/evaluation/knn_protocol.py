@@ -29,8 +29,8 @@ class KNNOptions(Settings):
     num_neighbors: int | None = setting(
         None,
         "Number of neighbors that vote; by default that of the run's "
-        "training, and at most all labeled rows. One neighbor is measured "
-        "too.",
+        "training, and at most all labeled rows. A single neighbor is also "
+        "measured.",
         least=1,
     )
     temperature: float | None = setting(

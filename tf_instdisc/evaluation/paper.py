@@ -172,7 +172,7 @@ def paper_value(
 
 
 def _data(data: DataConfig) -> tuple[str, str, str]:
-    """Returns the name of a TFDS data set, and its splits."""
+    """Returns the name of a TFDS dataset, and its splits."""
     name = (data.dataset or "").partition(":")[0].partition("/")[0]
     test_split = data.test_split
     if test_split is None:

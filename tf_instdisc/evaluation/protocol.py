@@ -1,4 +1,4 @@
-"""What evaluation protocols have in common, and the finder of all of them."""
+"""The base class of evaluation protocols, and their discovery."""
 
 import abc
 import dataclasses

@@ -21,8 +21,8 @@ class Accumulation(CustomLoopModel):
 
     Attributes:
         gradient_sums: The sums of the gradients since the last update, one
-            for each trainable variable; empty without accumulation. The
-            checkpoints of a run have them, files of Keras do not.
+            for each trainable variable; empty without accumulation. They are
+            saved in the checkpoints of a run, but not in Keras files.
     """
 
     def __init__(self, accumulate_steps: int = 1, **kwargs: Any):

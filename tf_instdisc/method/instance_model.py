@@ -193,13 +193,13 @@ class InstanceModel(FitLoop):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> float | dict[str, float]:
-        # Within `fit`, the data set of the first epoch is reused.
+        # Within `fit`, the dataset of the first epoch is reused.
         if not kwargs.get("_use_cached_eval_dataset"):
             y = batches.checked_ids(x, y, self.num_instances)
         logs = super().evaluate(x, y, *args, return_dict=True, **kwargs)
         if "loss" not in logs:
             raise UsageError(
-                "`x` must have batches. Received: an empty data set"
+                "`x` must have batches. Received: an empty dataset"
             )
         return logs if return_dict else logs["loss"]
 

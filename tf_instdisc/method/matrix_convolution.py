@@ -1,10 +1,10 @@
-"""Convolutions in bfloat16 on processors, partly as products of matrices.
+"""Convolutions in bfloat16 on CPUs, partly computed as matrix products.
 
 In the last layers of a ResNet, with many filters and few pixels, oneDNN
-(TensorFlow 2.21, processors with AMX) takes several times as long as a product
-of matrices for each element of the kernel: up to ten times for the gradient of
-the filters, and three times for a convolution of 512 filters and its gradient
-of the inputs (`python -m benchmarks.step`).
+(TensorFlow 2.21, CPUs with AMX) takes several times as long as a matrix
+product for each element of the kernel: up to ten times for the gradient of the
+filters, and three times for a convolution of 512 filters and its gradient of
+the inputs (`python -m benchmarks.step`).
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Where matrices were faster: for the gradient of the filters, and for the rest.
+# Sizes from which matrix products are faster: for the gradient of the filters,
+# and for all other computations.
 _MIN_FILTERS, _MAX_PIXELS = 256, 256
 _MIN_FILTERS_OF_ALL, _MAX_PIXELS_OF_ALL = 512, 9
 
@@ -35,7 +36,7 @@ def applies_to(layer: keras.layers.Layer) -> bool:
 
 
 def convolve(layer: keras.layers.Conv2D, inputs: tf.Tensor) -> tf.Tensor:
-    """Calls a layer, by products of matrices where they are faster.
+    """Calls a layer, using matrix products where they are faster.
 
     Args:
         layer: A layer that `applies_to` accepts.

@@ -193,7 +193,7 @@ class ShardedMemoryBank(MemoryBank):
         ids = replicas.gather_over_replicas(ids)
         v = replicas.gather_over_replicas(embeddings)
         positions, is_own = self.rows.positions_of(ids)
-        # The order stays, so that the last of a repeated id is the same one.
+        # The order is kept, so that the last occurrence of an id is the same.
         own = tf.boolean_mask(positions, is_own), tf.boolean_mask(v, is_own)
         replicas.update_own_copy(self.rows.value, self._move, own)
 

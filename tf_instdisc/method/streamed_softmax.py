@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# On a processor, a chunk of logits (4 MiB in float32) stays in the cache. A GPU
+# On a CPU, a chunk of logits (4 MiB in float32) stays in the cache. A GPU
 # gains from large products: 10 of them for ImageNet with a batch of 256.
 _LOGITS_PER_CHUNK = {"CPU": 2**20, "GPU": 2**25}
 _MIN_ROWS = 1024
@@ -38,8 +38,8 @@ def log_sum_exp(
     """Returns log Σ_j exp(v·v_j/τ) over all rows, with its gradient.
 
     Only one chunk of rows and its logits are held at a time. In float32, with
-    128-d rows and a batch of 256, these are about 6 MB on a processor, and
-    200 MB on a GPU. No gradient reaches the rows.
+    128-d rows and a batch of 256, these are about 6 MB on a CPU, and 200 MB on
+    a GPU. No gradient reaches the rows.
 
     Args:
         embeddings: float `[batch, embedding_dim]`, v.

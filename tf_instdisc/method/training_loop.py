@@ -64,7 +64,7 @@ class FitLoop(Accumulation):
             self.stopped = True
 
     def request_save(self) -> None:
-        """Has the run saved after this step, or after the next on many hosts.
+        """Saves the run after this step, or after the next on many hosts.
 
         Rows that are divided among hosts are saved by all of them together.
         """
@@ -99,7 +99,8 @@ class FitLoop(Accumulation):
         """Returns all other variables that a run needs to continue.
 
         A sharded weight is copied to the host as a whole, by all hosts
-        together. If not `is_read`, its copy is empty, to be restored.
+        together. If `is_read` is false, its copy is empty and will be
+        restored.
         """
         named = self.named_state()
         taken = {id(variable) for variable in named.values()}
@@ -123,7 +124,7 @@ class FitLoop(Accumulation):
     def restore_training_state(
         self, restore: Callable[[dict[str, tf.Variable]], None]
     ) -> None:
-        """Has a function restore the variables of `training_state`."""
+        """Lets a function restore the variables of `training_state`."""
         state = self.training_state(is_read=False)
         restore(state)
         for name, v in self.named_state().items():

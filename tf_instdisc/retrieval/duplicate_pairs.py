@@ -107,7 +107,7 @@ def _least_similarity(rows: np.ndarray, thumbnails: np.ndarray) -> float:
     """Returns a similarity that pictures of mere neighbors rarely reach.
 
     Neighbors that are not among the nearest are taken as different images. In
-    data sets such as digits or faces, even these are similar.
+    datasets such as digits or faces, even these are similar.
     """
     if len(rows) <= _RANKS[0]:
         return _LEAST_SIMILARITY

@@ -1,4 +1,4 @@
-"""Embeds a data set with an encoder."""
+"""Embeds a dataset with an encoder."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ BATCH_SIZE = 256
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """Embeddings with their ids and labels, in the order of the data set.
+    """Embeddings with their ids and labels, in the order of the dataset.
 
     Attributes:
         embeddings: float `[size, embedding_dim]`.
@@ -71,13 +71,14 @@ def inference(model: keras.Model) -> Callable[[tf.Tensor], Any]:
     """Compiles a model once, for any number of calls of `embed`.
 
     A model that was built or loaded in the scope of a `MirroredStrategy`, such
-    as `on_devices` gives, processes a part of each batch on each device.
+    as the output of `on_devices`, processes a part of each batch on each
+    device.
 
     Args:
         model: A model of images, `[batch, ...]`.
 
     Returns:
-        A function from images to what the model gives: a tensor
+        A function from images to what the model returns: a tensor
         `[batch, ...]`, or a structure of them.
     """
 
@@ -118,7 +119,7 @@ def embed(
     dataset: tf.data.Dataset,
     num_images: int | None = None,
 ) -> Embedded:
-    """Embeds every image of an evaluation data set.
+    """Embeds every image of an evaluation dataset.
 
     ```python
     encoder = tf_instdisc.load_encoder("runs/photos")
@@ -140,7 +141,7 @@ def embed(
             held once in memory, and otherwise twice at the end.
 
     Raises:
-        ValueError: If the data set has a different number of images.
+        ValueError: If the dataset has a different number of images.
     """
     if isinstance(encoder, keras.Model):
         encoder = inference(on_devices(encoder))

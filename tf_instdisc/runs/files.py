@@ -19,7 +19,7 @@ checksums.json  SHA-256 of the files above, which are checked when read
 lock            the current writer; exists only while writing
 checked_images.npz       which files of the folder can be decoded
 checked_test_images.npz  the same for the test folder
-labels.npz      labels that were collected from the records of a TFDS data set
+labels.npz      labels that were collected from the records of a TFDS dataset
 """
 
 import contextlib

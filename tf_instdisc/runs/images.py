@@ -30,15 +30,15 @@ _MISSING_GRAY = 128
 class RunImages:
     """Reads images by their position in the bank.
 
-    Images in a folder are found by name, those of a TFDS data set by id. An
+    Images in a folder are found by name, those of a TFDS dataset by id. An
     image that no longer exists or cannot be decoded counts as missing, which
     is not an error, as do all images of a converted run without a folder, and
-    of a data set that would have to be downloaded.
+    of a dataset that would have to be downloaded.
 
     Attributes:
         bank: The run's bank.
         config: The run's settings.
-        source: The source of images of a TFDS data set, if it is open.
+        source: The source of images of a TFDS dataset, if it is open.
         title: Name to show to the user, if they are one of several collections.
     """
 
@@ -138,7 +138,7 @@ class RunImages:
 
 
 def is_available(data: DataConfig) -> bool:
-    """Returns whether a data set is prepared; says once if it is not."""
+    """Returns whether a dataset is prepared; says once if it is not."""
     from tf_instdisc.data import tfds_builder
 
     found = tfds_builder.is_available(data.dataset or "", data.data_dir)
@@ -168,14 +168,14 @@ def open_images(
 
     Raises:
         RunDirectoryError: If the run is not finished.
-        ValueError: If `images` is given for a run over a data set.
+        ValueError: If `images` is given for a run over a dataset.
     """
     config = run.read_config()
     data = config.data
     if "images" in (overrides or {}) and data.dataset:
         raise UsageError(
             "`images` requires a run over a folder. Received: a run over "
-            f"--dataset={data.dataset}. Give --data_dir if the data set was "
+            f"--dataset={data.dataset}. Give --data_dir if the dataset was "
             "moved."
         )
     data = sources.with_overrides(data, overrides or {})

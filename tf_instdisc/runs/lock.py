@@ -135,7 +135,7 @@ def _holding_url(path: pathlib.Path, copy: Copy) -> Iterator[None]:
 
 
 def _create(path: pathlib.Path, copy: Copy) -> bool:
-    """Creates the lock at the URL; returns False if it cannot be had."""
+    """Creates the lock at the URL; returns False if locks cannot be used."""
     content = json.dumps(_identity(), indent=1) + "\n"
     try:
         while True:

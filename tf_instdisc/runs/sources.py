@@ -17,7 +17,7 @@ def image_caches(run: RunFiles, data: DataConfig) -> dict[str, pathlib.Path]:
 
     Returns:
         `train` and `test`: which files of a folder can be decoded, or the
-        labels of a data set, which are kept in one file.
+        labels of a dataset, which are kept in one file.
     """
     if data.images:
         return {"train": run.checked_images, "test": run.checked_test_images}
@@ -36,7 +36,7 @@ def open_train(
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
-        UsageError: If the data set cannot be read as images.
+        UsageError: If the dataset cannot be read as images.
     """
     data.require_images()
     if data.images:
@@ -62,7 +62,7 @@ def open_test(
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image.
-        UsageError: If the data set cannot be read as images.
+        UsageError: If the dataset cannot be read as images.
     """
     data.require_images()
     if data.images:
@@ -90,8 +90,8 @@ def with_overrides(
 ) -> DataConfig:
     """Returns the settings of a run's images, with overrides.
 
-    A data set replaces another one together with its splits and keys, and it
-    replaces folders; a folder replaces a data set.
+    A dataset replaces another one together with its splits and keys, and it
+    replaces folders; a folder replaces a dataset.
 
     Args:
         overrides: Fields of `DataConfig` by name.
@@ -102,7 +102,7 @@ def with_overrides(
     """
     replaced: set[str] = set()
     if "dataset" in overrides:
-        # The other data set is expected in the same directory.
+        # The other dataset is expected in the same directory.
         replaced = {"images", "test_images", *OF_A_DATASET} - {"data_dir"}
     elif "images" in overrides:
         replaced = {"dataset", *OF_A_DATASET}

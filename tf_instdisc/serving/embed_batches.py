@@ -12,10 +12,10 @@ from tf_instdisc.serving.embedder import Embedder, embed_contents
 _SMALLEST = 8
 LARGEST = 256
 
-# Photographs of cameras fill the memory before they fill a batch.
+# Camera photographs fill the memory before they fill a batch.
 _MAX_BYTES = 64 * 2**20
 
-# Of the calls of each size, the first one prepares the model.
+# Number of calls of each size; the first one prepares the model.
 _CALLS = 3
 
 # A larger batch must save this fraction of the time per image.

@@ -5,12 +5,12 @@ The output is a directory:
 - `part-NNNNN-of-NNNNN.parquet` has the rows of `--images_per_file` images,
 - `_failed-NNNNN.tsv` lists those of them that could not be embedded,
 - `_names.parquet` has the names of all images, one row group for each file,
-- `_task.json` says what is embedded, and `_manifest.json`, written last, what
-  was.
+- `_task.json` describes what is to be embedded, and `_manifest.json`, which is
+  written last, what has been embedded.
 
-Each file appears under its name when it is complete, so that a pipeline that
-is started again leaves out what is there. Programs that read a directory of
-Parquet files ignore names that begin with an underscore.
+Each file appears under its name when it is complete, so that a restarted
+pipeline skips the files that exist. Programs that read a directory of Parquet
+files ignore names that begin with an underscore.
 """
 
 import contextlib

@@ -84,7 +84,7 @@ class PathTable:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The images of a split of a TFDS data set; arguments of `SplitFiles`."""
+    """The images of a split of a TFDS dataset; arguments of `SplitFiles`."""
 
     dataset: str
     split: str
@@ -92,7 +92,7 @@ class Split:
     image_key: str | None
 
     def open(self) -> SplitFiles:
-        """Opens the data set, once in each process."""
+        """Opens the dataset, once in each process."""
         return _opened(SplitFiles, *dataclasses.astuple(self))
 
 

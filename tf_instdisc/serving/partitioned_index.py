@@ -65,7 +65,7 @@ class PartitionedIndex(BankIndex):
             num_rows, smallest = self.num_labeled, self._smallest_labeled_first
             sizes, probes = self.labeled_sizes, self.labeled_probes.number
         number = min(num_neighbors, num_rows)
-        # So many partitions have enough rows, whichever they are.
+        # This many partitions have enough rows, whichever they are.
         enough = int(np.searchsorted(np.cumsum(smallest), number)) + 1
         similarities = tf.matmul(queries, self.centroids, transpose_b=True)
         _, nearest = tf.math.top_k(similarities, max(enough, probes))

@@ -94,7 +94,7 @@ def train(
         parts.require_one_state(run, strategy)
         if source is None:
             source, test_source = parts.open_sources(config, run, is_chief)
-        # Not earlier: preparing a data set uses Python's random numbers.
+        # Not earlier: preparing a dataset uses Python's random numbers.
         keras.utils.set_random_seed(config.training.seed)
         work = parts.prepare(config, run, source, test_source, strategy)
         progress = _begin(work, finish)
@@ -199,7 +199,7 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
             steps_per_epoch=work.steps,
             initial_epoch=progress.epochs,
             epochs=config.optimizer.epochs,
-            shuffle=False,  # The data set is already shuffled.
+            shuffle=False,  # The dataset is already shuffled.
             verbose=0,  # `EpochLines` is shorter.
             callbacks=callbacks,
         )

@@ -13,10 +13,10 @@ READ = "uncompressed, with 8, 24 or 32 bits per pixel: blue, green and red"
 """The files that are read."""
 
 _BITS = (8, 24, 32)
-_SMALLEST_HEADER = 40  # Of Windows; OS/2's is shorter.
+_SMALLEST_HEADER = 40  # The Windows header; that of OS/2 is shorter.
 _HEADER_AT = 14
 _MASKS_AT = 54
-_MASKS = (0xFF0000, 0xFF00, 0xFF)  # Of red, green and blue.
+_MASKS = (0xFF0000, 0xFF00, 0xFF)  # Red, green and blue.
 
 
 def read(file: FileBytes) -> Stored:
@@ -58,7 +58,7 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
     stored = tf.ensure_shape(tf.io.decode_bmp(contents), [None, None, None])
 
     def with_palette() -> tf.Tensor:
-        """Replaces the numbers of colors, which the op returns as they are."""
+        """Replaces the palette indices that the op returns by colors."""
         file = file_bytes(contents)
         start = tf.cast(file.little(_HEADER_AT, 4), tf.int32) + _HEADER_AT
         places = start + 4 * tf.range(256)[:, None] + [2, 1, 0]

@@ -110,7 +110,7 @@ def decode_box(
     return tf.ensure_shape(image, [None, None, 3])
 
 
-# === Functions that are traced once, not for each data set ===
+# === Functions that are traced once, not for each dataset ===
 
 
 # If an inlined branch is not taken, TensorFlow still visits each of its ops.

@@ -7,13 +7,13 @@ import tensorflow as tf
 from tf_instdisc.data.formats import exif
 from tf_instdisc.data.formats.file_bytes import FileBytes, Stored, require
 
-_SEGMENTS = 1000  # In a header.
-_SCANS = 200  # In an image.
+_SEGMENTS = 1000  # Maximum number in a header.
+_SCANS = 200  # Maximum number in an image.
 # Every scan visits each block. Libjpeg's progressive images have 10 scans.
 _USUAL_SCANS = 10
-_MORE_SCANS = 20  # In an image of the largest size.
+_MORE_SCANS = 20  # Maximum number in an image of the largest size.
 
-# TensorFlow uses CMYK without Adobe's marker as it is; Pillow inverts it.
+# TensorFlow does not invert CMYK without Adobe's marker; Pillow does.
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
 # What follows FF: fill bytes, restart markers and garbage are skipped.

@@ -17,8 +17,8 @@ _HEADER_END = 33
 _END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"
 _CHANNELS = (1, 0, 3, 1, 2, 0, 4)
 """Channels by color type."""
-_SPARE = 65_536  # Bytes of pixel data beyond the pixels'.
-_EXPANSION = 1032  # Zlib's greatest.
+_SPARE = 65_536  # Tolerated bytes of pixel data beyond the pixels.
+_EXPANSION = 1032  # The largest compression ratio of zlib.
 _UNCOUNTED = 2**29  # Bytes after the last row that cost less than a second.
 _COUNTED_CHUNKS = 20_000
 

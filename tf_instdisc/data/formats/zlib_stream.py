@@ -5,7 +5,7 @@ import tensorflow as tf
 _RECORD = 2**18  # Bytes expanded at once.
 
 NAMES = 256
-"""Number of names of files, more than images are decoded at a time."""
+"""Number of file names; larger than the number of concurrent decodes."""
 
 
 def exceeds(stream: tf.Tensor, most: tf.Tensor) -> tf.Tensor:

@@ -58,7 +58,7 @@ def require_usable(backbone: keras.Model, image_size: int) -> None:
     if clashes:
         raise UsageError(
             f"`backbone` must leave the names {', '.join(_OURS)} to the "
-            f"encoder. Received: layers of the names {', '.join(clashes)}"
+            f"encoder. Received: layers with the names {', '.join(clashes)}"
         )
 
 

@@ -26,7 +26,7 @@ from tf_instdisc.text import shown
 MAX_UPLOAD = 64 * 2**20
 """Largest size of a file that is dropped, in bytes."""
 
-_MOST = 500  # Items in an answer.
+_MOST = 500  # Items in a response.
 
 
 def build_app(

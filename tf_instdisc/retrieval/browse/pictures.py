@@ -32,8 +32,7 @@ def in_background(function: Callable[[], _Result]) -> futures.Future[_Result]:
         try:
             future.set_result(function())
         except BaseException as error:
-            # The page shows one sentence; the traceback is for whoever fixes
-            # it.
+            # The page shows one sentence; the traceback is for developers.
             traceback.print_exception(error)
             future.set_exception(error)
 
@@ -42,7 +41,7 @@ def in_background(function: Callable[[], _Result]) -> futures.Future[_Result]:
 
 
 class NotReadYetError(Exception):
-    """The picture will be there when its data set has been read."""
+    """The picture is available only after its dataset has been read."""
 
 
 class FolderPictures:
@@ -84,12 +83,12 @@ class FolderPictures:
 
 
 class DatasetPictures:
-    """Keeps thumbnails of a data set, which can only be read in order.
+    """Keeps thumbnails of a dataset, which can only be read in order.
 
     One pass in the background writes them to a temporary file.
 
     Args:
-        images: The images of a run over a data set, whose source is open.
+        images: The images of a run over a dataset, whose source is open.
     """
 
     def __init__(self, images: RunImages):

@@ -247,8 +247,8 @@ class Client(abc.ABC):
     def _wrong(self, error: WrongAnswerError) -> ServingError:
         return ServingError(
             f"INTERNAL: the server at {self.address} gives a wrong answer for "
-            f"the model {shown(self.options.model_name)}: {error}. Is this a "
-            "model that instdisc-export made?"
+            f"the model {shown(self.options.model_name)}: {error}. Was this "
+            "model exported by instdisc-export?"
         )
 
 

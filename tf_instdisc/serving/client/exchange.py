@@ -62,7 +62,7 @@ def exchange(
     """
     remaining = end - time.monotonic()
     if remaining <= 0:
-        raise ExchangeError("DEADLINE_EXCEEDED", "the time is over")
+        raise ExchangeError("DEADLINE_EXCEEDED", "the deadline has passed")
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=remaining)
     if parts.scheme == "https":

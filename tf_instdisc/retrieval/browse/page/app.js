@@ -105,7 +105,7 @@ function setPicture(image, url) {
       image.alt = "missing";
       return;
     }
-    // The pictures of a data set are still being read.
+    // The pictures of a dataset are still being read.
     setTimeout(async () => {
       picturesAreReady =
         (await askJson("api/about").catch(() => about)).pictures_are_ready;
