@@ -486,9 +486,9 @@ def test_missing_images_are_reported(run, tmp_path, capsys):
 
 @pytest.mark.exhaustive
 def test_the_command_serves_until_ctrl_c(run, tmp_path):
-    command = ("-m", "tf_instdisc", "browse")
+    command = ("-m", "tf_instdisc", "browse", f"--run_dir={run.path}")
     with subprocess.Popen(
-        [sys.executable, *command, f"--run_dir={run.path}", "--port=0"],
+        [sys.executable, *command, "--port=0", "--ticked=lists/ticked.tsv"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -497,9 +497,15 @@ def test_the_command_serves_until_ctrl_c(run, tmp_path):
         address = process.stdout.readline().split()[1]
         with urllib.request.urlopen(f"{address}api/about") as answer:
             assert json.load(answer)["count"] == len(ALL)
+        assert (tmp_path / "lists").is_dir()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert "interrupted" not in process.stderr.read()
+
+
+def test_a_directory_is_not_a_list(tmp_path):
+    with pytest.raises(UsageError, match="`ticked` must be a file"):
+        browse.BrowseOptions(ticked=str(tmp_path))
 
 
 def test_a_port_in_use_is_reported():

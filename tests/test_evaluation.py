@@ -41,6 +41,7 @@ from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions, train_svm
 from tf_instdisc.retrieval import votes
 from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.serving import saved_model
+from tf_instdisc.training import parts
 
 pytestmark = pytest.mark.slow
 
@@ -488,6 +489,21 @@ def test_a_layer_is_measured_once(run):
     options = LinearOptions(layers, epochs=1, schedule_epochs=())
     found = evaluate(run, {"linear": options})
     assert [one.metric for one in found] == ["top1", "top5"]
+
+
+def test_results_do_not_depend_on_the_precision_of_the_session(
+    run, monkeypatch
+):
+    def train_classifier(*args):
+        classifier = train(*args)
+        dtypes.update(layer.compute_dtype for layer in classifier.layers)
+        return classifier
+
+    dtypes, train = set(), linear_classifier.train_classifier
+    monkeypatch.setattr(linear_classifier, "train_classifier", train_classifier)
+    with parts.precision("mixed_bfloat16"):
+        evaluate(run, {"linear": LinearOptions(("embedding",), epochs=1)})
+    assert dtypes == {"float32"}
 
 
 # === Results ===

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -318,6 +319,39 @@ def test_bfloat16_stays_close(run):
     assert with_policy(encoder, "float32") is encoder
     back = with_policy(converted, "float32").predict(images, verbose=0)
     np.testing.assert_allclose(back, full, atol=1e-6)
+
+
+@pytest.mark.parametrize("nested", (False, True))
+def test_networks_of_users_change_as_a_whole(nested):
+    """Layers of nested models too, and unit length to seven digits."""
+    from tf_instdisc.keras_internals import all_layers
+    from tf_instdisc.runs.policy import with_policy
+
+    layers = keras.layers
+    inner = [layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()]
+    if nested:
+        inner = [keras.Sequential([keras.Input((8, 8, 3)), *inner])]
+    encoder = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            *inner,
+            layers.Dense(16),
+            layers.UnitNormalization(),
+        ]
+    )
+    converted = with_policy(encoder, "bfloat16")
+    policies = {
+        type(one).__name__: one.dtype_policy.name
+        for one in all_layers(converted)
+        if not isinstance(one, keras.Model | layers.InputLayer)
+    }
+    assert policies.pop("UnitNormalization") == "float32"
+    assert set(policies.values()) == {"bfloat16"}
+    images = exported.random_images(4, seed=0, size=8).astype(np.float32)
+    outputs = np.asarray(converted(images))
+    assert np.abs(np.linalg.norm(outputs, axis=1) - 1).max() < 1e-6
+    np.testing.assert_allclose(outputs, encoder(images), atol=0.02)
+    assert with_policy(converted, "bfloat16") is converted
 
 
 @pytest.mark.exhaustive

@@ -320,16 +320,15 @@ def test_the_best_encoder_of_an_epoch_whose_knn_was_interrupted(
     epochs, finish, tmp_path
 ):
     def stop(image):
-        if not stopped:
+        # The first reading is that of a label, before training.
+        if len(readings) > 1 and not stopped:
             stopped.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
         return image
 
-    stopped = []
-    source = labeled()
-    test_source = dataclasses.replace(
-        source,
-        examples=lambda seed: source.examples(seed).map(
+    def examples(seed):
+        readings.append(seed)
+        return source.examples(seed).map(
             lambda example: {
                 **example,
                 "image": tf.ensure_shape(
@@ -337,8 +336,11 @@ def test_the_best_encoder_of_an_epoch_whose_knn_was_interrupted(
                     [SIZE, SIZE, 3],
                 ),
             }
-        ),
-    )
+        )
+
+    readings, stopped = [], []
+    source = labeled()
+    test_source = dataclasses.replace(source, examples=examples)
     with pytest.raises(RunStoppedError, match="after 1 epochs"):
         train(tmp_path, source, epochs, test_source, keep_best=True)
     run = train(
@@ -463,3 +465,79 @@ def test_a_run_of_arrays_says_how_it_can_be_evaluated(tmp_path):
     run = save_run(fitted(), labeled(), tmp_path / "run")
     with pytest.raises(UsageError, match="neither a folder nor a dataset"):
         run.evaluate("knn")
+
+
+@pytest.mark.parametrize("policy", ("mixed_bfloat16", "mixed_float16"))
+def test_rows_of_a_network_in_half_precision_are_float32(tmp_path, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        image = keras.Input((SIZE, SIZE, 3))
+        x = keras.layers.Dense(8)(keras.layers.Flatten()(image))
+        encoder = keras.Model(image, keras.layers.UnitNormalization()(x))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model = InstanceDiscrimination(encoder, NUM_IMAGES, "softmax")
+    run = save_run(model, labeled(), tmp_path / "run")
+    assert run.directory.load_bank().rows.dtype == np.float32
+    fill_folder(tmp_path / "queries", ["a.png", "b.png"])
+    names, cosines = run.neighbors(tmp_path / "queries", num_neighbors=2)
+    assert np.shape(names) == cosines.shape == (2, 2)
+
+
+@pytest.mark.parametrize("is_skipped", (False, True))
+def test_images_that_a_saved_run_has_skipped_stay_skipped(tmp_path, is_skipped):
+    names = [f"{number}.png" for number in range(NUM_IMAGES)]
+    fill_folder(tmp_path / "images", names)
+    if is_skipped:
+        (tmp_path / "images" / "3.png").write_bytes(b"no image")
+    source = folder_source(str(tmp_path / "images"), bad_images="skip")
+    run = save_run(fitted(), source, tmp_path / "run")
+    assert run.config.data.bad_images == ("skip" if is_skipped else "fail")
+    names, _ = run.neighbors(tmp_path / "images" / "0.png", num_neighbors=1)
+    assert names == [["0.png"]]
+
+
+# === Data without labels ===
+
+
+@pytest.mark.parametrize("unlabeled", ("train", "test"))
+def test_classes_without_labels_train_without_knn(tmp_path, capsys, unlabeled):
+    """As the split `unlabelled` of STL-10, or `test` of many datasets."""
+    none = array_source(
+        pictures(), np.full(NUM_IMAGES, -1), ("0", "1"), name="none"
+    )
+    sources = (none, labeled())
+    if unlabeled == "test":
+        sources = sources[::-1]
+    run = train(tmp_path / "run", sources[0], test_source=sources[1])
+    assert "knn_top1" not in run.read_metrics()[-1]
+    assert "all images of none are unlabeled" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="`keep_best` needs"):
+        train(
+            tmp_path / "best",
+            sources[0],
+            test_source=sources[1],
+            keep_best=True,
+        )
+
+
+def test_a_few_labels_are_enough_for_knn(tmp_path):
+    labels = np.full(NUM_IMAGES, -1)
+    labels[-3:] = 0, 1, 0
+    source = array_source(pictures(), labels)
+    run = train(tmp_path / "run", source, test_source=source)
+    assert "knn_top1" in run.read_metrics()[-1]
+
+
+def test_linear_scaling_is_to_the_images_of_a_batch(tmp_path, capsys):
+    config = RunConfig(
+        data=DataConfig(image_size=SIZE),
+        encoder=EncoderConfig(width=4, embedding_dim=16),
+        optimizer=OptimizerConfig(
+            epochs=1, batch_size=64, learning_rate_scaling="linear"
+        ),
+        training=TrainingConfig(baselines=False),
+    )
+    training.train(config, str(tmp_path / "run"), labeled())
+    shown = capsys.readouterr().out
+    assert f"linear scaling to {NUM_IMAGES} images" in shown

@@ -117,6 +117,29 @@ def test_a_run_begins_with_the_encoder_of_another(small_run, tmp_path):
         np.testing.assert_array_equal(old, new)
 
 
+def test_a_saved_network_of_the_user_is_not_normalized_twice(tmp_path):
+    layers = keras.layers
+    encoder = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(8),
+            layers.UnitNormalization(),
+        ]
+    )
+    images = images_of(16, 8).astype("uint8")
+    model = tf_instdisc.InstanceDiscrimination(encoder, 8, "softmax")
+    source = tf_instdisc.array_source(images)
+    run = tf_instdisc.save_run(model, source, tmp_path / "run")
+    begun = initial_encoder(config_of(run.path))
+    features = keras.Model(begun.inputs, begun.get_layer("projection").input)
+    np.testing.assert_allclose(features(images), encoder(images), atol=1e-6)
+    with pytest.raises(UsageError, match="normalizes its input itself"):
+        initial_encoder(config_of(run.path, mean="cifar10"))
+
+
 # === Models of Keras and of other packages ===
 
 

@@ -444,6 +444,14 @@ REFUSED = {
 }
 
 
+def test_another_backend_is_refused(monkeypatch):
+    model = build()
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    for call in (build, lambda: tf_instdisc.embed(model.encoder, [])):
+        with pytest.raises(UsageError, match="KERAS_BACKEND=tensorflow"):
+            call()
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_impossible_calls_are_refused_in_a_sentence(name):
     call, message = REFUSED[name]

@@ -14,6 +14,7 @@ from tests.browser import open_page
 from tests.finished_run import NASTY_NAMES, fill_folder, make_run
 from tf_instdisc.config.data import DataConfig
 from tf_instdisc.config.run import RunConfig, from_flagfile
+from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import analysis, duplicates, neighbors
 from tf_instdisc.retrieval.pages import charts, pages, run_page
 from tf_instdisc.retrieval.votes import weighted_votes
@@ -340,3 +341,10 @@ def test_the_closest_near_duplicates_come_first(tmp_path):
         ["10.png", "20.png"],
         ["20.png", "30.png"],
     ]
+
+
+def test_a_report_needs_two_images(tmp_path):
+    fill_folder(tmp_path / "images", ["a.png"])
+    run = make_run(tmp_path / "run", tmp_path / "images")
+    with pytest.raises(UsageError, match="at least 2 images"):
+        run_page.write_report(run, images.open_images(run))

@@ -1,8 +1,11 @@
 """Paths as users write them; the module imports nothing heavy."""
 
+import contextlib
 import os
 import pathlib
 import re
+import tempfile
+from collections.abc import Iterator
 from typing import Literal
 
 from tf_instdisc.errors import MissingExtraError, UsageError, require_extra
@@ -16,6 +19,9 @@ _EXTRAS = {
     **dict.fromkeys(("gs", "gcs"), ("gcs", "gcsfs")),
     **dict.fromkeys(("abfs", "abfss", "az"), ("azure", "adlfs")),
 }
+
+# TensorFlow takes the path of variables as a pattern (2.21).
+_WILDCARDS = frozenset("*?[\\")
 
 Role = Literal["input", "run", "output", "versions"]
 
@@ -129,3 +135,23 @@ def caches() -> pathlib.Path:
     """Returns `$XDG_CACHE_HOME/tf_instdisc`, or `~/.cache/tf_instdisc`."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(home) / "tf_instdisc"
+
+
+@contextlib.contextmanager
+def without_wildcards(directory: str | os.PathLike) -> Iterator[str]:
+    """Gives a directory a path from which TensorFlow can restore variables.
+
+    TensorFlow looks for the files of a checkpoint or SavedModel as if their
+    path were a pattern, in which `[`, `]` and `\\` do not stand for themselves.
+
+    Yields:
+        The path, or that of a temporary link to the directory.
+    """
+    path = os.fspath(directory)
+    if not _WILDCARDS.intersection(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "link")
+        os.symlink(os.path.abspath(path), link, target_is_directory=True)
+        yield link

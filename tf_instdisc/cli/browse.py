@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tf_instdisc.cli.embed import ModelOptions
-from tf_instdisc.cli.options import MovedImages
+from tf_instdisc.cli.options import MovedImages, make_folders, require_file
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import ServingError, UsageError
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import local_path, without_wildcards
 from tf_instdisc.text import shown
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ class BrowseOptions(Settings):
         is_path=True,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_file("ticked", self.ticked)
+
 
 SETTINGS = [ModelOptions, MovedImages, BrowseOptions]
 
@@ -56,6 +60,7 @@ def main(
     from tf_instdisc.retrieval.browse.ticked import TickedList
 
     collection = make_collection(model, moved)
+    make_folders(options.ticked)
     ticked = TickedList(options.ticked, collection.bank)
     listener = server.listen(options.port)
     pictures = pictures_of(collection.images)
@@ -129,7 +134,8 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
     from tf_instdisc.serving.versions import newest_version
 
     version = newest_version(path)
-    model = tf.saved_model.load(str(version))
+    with without_wildcards(version) as place:
+        model = tf.saved_model.load(place)
     images = _in_folder(read_bank(model), folder)
     embed = model.signatures["image_bytes"]
     title = f"{version.resolve().parent.name} {version.name}"

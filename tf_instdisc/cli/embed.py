@@ -20,7 +20,7 @@ from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.config.fields import Settings, require_one, setting
 from tf_instdisc.errors import UsageError, require_extra
-from tf_instdisc.paths import is_url, local_path
+from tf_instdisc.paths import is_url, local_path, without_wildcards
 from tf_instdisc.text import lines_of, shown
 
 if TYPE_CHECKING:
@@ -233,7 +233,8 @@ def _from_saved_model(saved_model: str) -> tuple["Embedder", str]:
     from tf_instdisc.serving.versions import newest_version
 
     path = newest_version(saved_model)
-    model = tf.saved_model.load(os.fspath(path))
+    with without_wildcards(path) as folder:
+        model = tf.saved_model.load(folder)
     if "image_bytes" not in model.signatures:
         raise UsageError(
             "`saved_model` must have the signature image_bytes. Received: "

@@ -81,6 +81,9 @@ def launch(command: Any) -> None:
             groups[kind].check()
         if getattr(command, "NEEDS_TENSORFLOW", True):
             quiet_start.start_tensorflow()
+            from tf_instdisc.keras_internals import require_tensorflow_backend
+
+            require_tensorflow_backend()
         command.main(*given, *arguments)
 
     def run_until_failure(arguments: Sequence[str]) -> None:

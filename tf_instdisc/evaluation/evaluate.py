@@ -11,6 +11,7 @@ from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.protocol import Measurement, find
 from tf_instdisc.runs import lock, opening
 from tf_instdisc.runs.directory import RunDirectory
+from tf_instdisc.training import parts
 
 
 def evaluate(
@@ -51,7 +52,12 @@ def evaluate(
         run = opening.load(os.fspath(run))
     inputs = EvaluationInputs(run, overrides or {})
     found: list[Measurement] = []
-    with lock.holding(run.path), removing(inputs.directory):
+    with (
+        lock.holding(run.path),
+        removing(inputs.directory),
+        # Not the policy of a notebook, so that results can be compared.
+        parts.precision("float32"),
+    ):
         run.load_results()  # Raises an error now, not after measuring.
         protocols = [find(name)(chosen) for name, chosen in options.items()]
         for protocol in protocols:

@@ -20,6 +20,7 @@ import tensorflow as tf
 from tf_instdisc import atomic, remote
 from tf_instdisc.checksums import sha256_of_file, sha256_of_json
 from tf_instdisc.errors import StorageError
+from tf_instdisc.paths import without_wildcards
 
 _PARTIAL = "partial"
 _MANIFEST = "manifest.json"
@@ -132,17 +133,19 @@ def restore(saved: Saved, state: Mapping[str, tf.Variable]) -> None:
     Raises:
         StorageError: If the variables do not fit.
     """
-    path = os.fspath(saved.path / _STATE)
     try:
-        stored = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-        names = {name.partition("/")[0] for name in stored}
-        found = {
-            name: variable
-            for name, variable in state.items()
-            if name in names or not name.startswith("optimizer_")
-        }
-        status = tf.train.Checkpoint(**found).read(path)
-        status.assert_existing_objects_matched()
+        with without_wildcards(saved.path) as folder:
+            path = os.path.join(folder, _STATE)
+            reader = tf.train.load_checkpoint(path)
+            stored = reader.get_variable_to_shape_map()
+            names = {name.partition("/")[0] for name in stored}
+            found = {
+                name: variable
+                for name, variable in state.items()
+                if name in names or not name.startswith("optimizer_")
+            }
+            status = tf.train.Checkpoint(**found).read(path)
+            status.assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise StorageError(
             f"{saved.path} does not fit this model: {_reason(error)}"

@@ -10,7 +10,10 @@ import tensorflow as tf
 
 from tf_instdisc import progress
 from tf_instdisc.errors import UsageError
-from tf_instdisc.keras_internals import is_functional
+from tf_instdisc.keras_internals import (
+    is_functional,
+    require_tensorflow_backend,
+)
 
 BATCH_SIZE = 256
 """Images per batch where no training depends on it."""
@@ -82,6 +85,8 @@ def inference(model: keras.Model) -> Callable[[tf.Tensor], Any]:
         `[batch, ...]`, or a structure of them.
     """
 
+    require_tensorflow_backend()
+
     # Not `predict`: each replica would embed the whole batch, and with many
     # hosts it waits for all of them.
     def encode(images: tf.Tensor) -> Any:
@@ -152,6 +157,8 @@ def embed(
     with progress.tracking("encoding images", num_images) as advance:
         for images, *rest in dataset:
             batch = np.asarray(encoder(images))
+            # NumPy's files and most of its functions have no bfloat16.
+            batch = batch.astype(np.promote_types(batch.dtype, np.float32))
             for column, value in zip(ids_and_labels, rest, strict=True):
                 column.append(np.asarray(value))
             first, size = size, size + len(batch)

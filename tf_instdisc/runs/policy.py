@@ -2,6 +2,8 @@
 
 import keras
 
+from tf_instdisc.keras_internals import all_layers
+
 # These remain float32, so that embeddings have unit length to seven digits.
 _FULL = ("pool", "projection", "embedding")
 
@@ -10,8 +12,9 @@ def with_policy(encoder: keras.Model, policy: str) -> keras.Model:
     """Returns an encoder whose layers have a dtype policy of this name.
 
     Args:
-        encoder: A functional model. Its last three layers, if it is an
-            encoder of this package, remain in float32.
+        encoder: A functional model, which may contain others. The last three
+            layers of an encoder of this package, or the last layer of any
+            other one, remain in float32.
         policy: Such as `"mixed_bfloat16"`.
 
     Returns:
@@ -19,10 +22,18 @@ def with_policy(encoder: keras.Model, policy: str) -> keras.Model:
         the policy.
     """
 
-    def policy_of(layer: keras.layers.Layer) -> str:
-        return "float32" if layer.name in _FULL else policy
+    names = {layer.name for layer in encoder.layers}
+    full = _FULL if names.issuperset(_FULL) else (encoder.layers[-1].name,)
 
-    if all(x.dtype_policy.name == policy_of(x) for x in encoder.layers):
+    def policy_of(layer: keras.layers.Layer) -> str:
+        return "float32" if layer.name in full else policy
+
+    computing = (
+        layer
+        for layer in all_layers(encoder)
+        if not isinstance(layer, keras.Model | keras.layers.InputLayer)
+    )
+    if all(x.dtype_policy.name == policy_of(x) for x in computing):
         return encoder
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -30,6 +41,8 @@ def with_policy(encoder: keras.Model, policy: str) -> keras.Model:
         config["dtype"] = keras.DTypePolicy(policy_of(layer))
         return layer.__class__.from_config(config)
 
-    converted = keras.models.clone_model(encoder, clone_function=clone)
+    converted = keras.models.clone_model(
+        encoder, clone_function=clone, recursive=True
+    )
     converted.set_weights(encoder.get_weights())
     return converted

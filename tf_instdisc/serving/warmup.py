@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from tf_instdisc.paths import without_wildcards
 from tf_instdisc.serving.signatures import Function
 
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
@@ -73,8 +74,10 @@ def replay(path: str) -> None:
             not have one row for each image.
     """
     requests = list(read_records(path))
+    load = tf.compat.v1.saved_model.load
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], path)
+        with without_wildcards(path) as folder:
+            meta_graph = load(session, ["serve"], folder)
         for request in requests:
             _replay_one(session, meta_graph, request)
 

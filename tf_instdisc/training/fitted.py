@@ -78,6 +78,7 @@ def _config_of(model: InstanceDiscrimination, source: ImageSource) -> RunConfig:
     return RunConfig(
         data=DataConfig(
             images=source.folder and remote.named(source.folder),
+            bad_images="skip" if source.unreadable else "fail",
             image_size=encoder.input_shape[1],
         ),
         encoder=EncoderConfig(

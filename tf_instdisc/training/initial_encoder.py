@@ -55,18 +55,20 @@ def initial_encoder(
                 _require_training(config)
             return _resized(model, size, config.encoder.embedding_dim)
         _require_training(config)
+        # The encoder of a run takes RGB in 0..255.
+        is_normalized = os.path.isdir(named)
     else:
         function = _function(named)
         _require_training(config)
         model, is_normalized = _call(function, named, size, weights)
-        if is_normalized:
-            _require_no_normalization(config.encoder)
-            return build_encoder(
-                model,
-                image_size=size,
-                embedding_dim=config.encoder.embedding_dim,
-                normalize=False,
-            )
+    if is_normalized:
+        _require_no_normalization(config.encoder)
+        return build_encoder(
+            model,
+            image_size=size,
+            embedding_dim=config.encoder.embedding_dim,
+            normalize=False,
+        )
     return build_encoder(
         model,
         image_size=size,

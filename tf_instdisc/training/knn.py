@@ -22,6 +22,9 @@ def table(num_neighbors: int, measured: dict[str, list[float]]) -> str:
 def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:
     """Returns whether training and test images have labels.
 
+    If they have classes and one of them has no labels, as the test images of
+    many competitions, a note says so.
+
     Raises:
         ValueError: If their classes differ.
     """
@@ -33,7 +36,26 @@ def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:
             f"Received: {test_source.class_names} for training classes "
             f"{source.class_names}"
         )
-    return source.num_classes > 0
+    if not source.num_classes:
+        return False
+    unlabeled = [s.name for s in (source, test_source) if not _has_labels(s)]
+    if unlabeled:
+        print(
+            "kNN accuracy is not measured, because all images of "
+            f"{' and '.join(unlabeled)} are unlabeled. --split and "
+            "--test_split choose other splits.",
+            flush=True,
+        )
+    return not unlabeled
+
+
+def _has_labels(source: ImageSource) -> bool:
+    # Usually the first image decides; a stream is read whole for all labels.
+    first = next(iter(source.examples(None).take(1)))
+    if first["label"] >= 0:
+        return True
+    labels = np.delete(source.labels(), source.unreadable)
+    return bool((labels >= 0).any())
 
 
 def pixels(dataset: tf.data.Dataset) -> Embedded:

@@ -126,8 +126,8 @@ def prepare(
     has_knn = knn.has_knn(source, test_source)
     if config.training.keep_best and not has_knn:
         raise UsageError(
-            "`keep_best` needs kNN accuracy: training and test images with "
-            "the same classes. Received: keep_best=True, "
+            "`keep_best` needs kNN accuracy: labeled training and test images "
+            "of the same classes. Received: keep_best=True, "
             f"{source.name} with {source.num_classes} classes, "
             f"{test_source.name if test_source else 'no test images'}"
         )
@@ -160,7 +160,8 @@ def prepare(
             seed=config.training.seed,
             **method,
         )
-        model.compile(optimizer=optimizer.optimizer_of(config.optimizer, steps))
+        used = dataclasses.replace(config.optimizer, batch_size=batch_size)
+        model.compile(optimizer=optimizer.optimizer_of(used, steps))
     return Work(
         config,
         run,

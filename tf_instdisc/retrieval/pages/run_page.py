@@ -8,6 +8,7 @@ import bokeh.embed
 import bokeh.resources
 import numpy as np
 
+from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import analysis, duplicate_lines, neighbor_rows
 from tf_instdisc.retrieval.bank_statistics import (
     bank_statistics,
@@ -49,8 +50,16 @@ def write_report(
         output: By default, the page is in the run's directory.
         max_points: If there are more rows, this number is drawn for the map,
             the classification and the pictures.
+
+    Raises:
+        UsageError: If there is only one image.
     """
     bank = images.bank
+    if len(bank.rows) < 2:
+        raise UsageError(
+            "A report needs at least 2 images. Received: "
+            f"{len(bank.rows)} in {run.path}"
+        )
     metrics = run.read_metrics()
     last = metrics[-1] if metrics else {}
     statistics = bank_statistics(bank.rows)
