@@ -192,7 +192,7 @@ def test_an_evaluation_reads_what_its_flags_say(place, moved, case):
         ),
         (
             {"test_images": "x"},
-            "`test_images` cannot be combined with `dataset`",
+            "`test_images` requires `images`",
         ),
     ),
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import keras
@@ -482,6 +483,13 @@ def test_a_disk_without_room_is_reported(run, monkeypatch):
     with pytest.raises(StorageError, match="activations need"):
         evaluate(run, options)
     assert {one.protocol for one in results.load(run)} == {"svm"}
+
+
+def test_a_run_may_be_given_as_it_is(run):
+    options = {"knn": KNNOptions(1)}
+    opened = tf_instdisc.Run(run.path)
+    expected = evaluate(os.fspath(opened), options)
+    assert evaluate(opened, options) == evaluate(run, options) == expected
 
 
 def test_a_layer_is_measured_once(run):

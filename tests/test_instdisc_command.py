@@ -160,7 +160,7 @@ def test_every_recipe_is_listed_with_what_to_expect():
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     digits = recipes.description_of("digits")
     assert digits.startswith("Handwritten digits: the recipe of `make train`.")
-    assert "\nExpected time: about 2 minutes" in digits
+    assert "\nExpected time: two or three minutes" in digits
     assert digits.endswith("0.93 for raw pixels.")
 
 

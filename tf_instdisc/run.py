@@ -49,6 +49,9 @@ class Run:
     def __init__(self, run_dir: str | os.PathLike):
         self.directory: RunDirectory = opening.load(os.fspath(run_dir))
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __repr__(self) -> str:
         return f"tf_instdisc.Run({remote.named(str(self.path))!r})"
 

@@ -37,7 +37,7 @@ NUM_ARGUMENTS = 2
 
 
 def main(options: DiffOptions, first: str, second: str) -> None:
-    """Prints the comparison, and writes the lines of all images."""
+    """Prints the comparison, and writes a line for each compared image."""
     import numpy as np
 
     from tf_instdisc import atomic

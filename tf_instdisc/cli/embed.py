@@ -1,4 +1,4 @@
-r"""Embeds a folder of images.
+r"""Embeds images: a folder or, with --runner, a dataset, table or records.
 
 After an interruption, the same command continues.
 
@@ -33,7 +33,9 @@ class ModelOptions(Settings):
     """Model"""
 
     run_dir: str | None = setting(
-        None, "Directory of a finished run to embed with.", is_path=True
+        None,
+        "Directory of a finished run, or the name of trained weights.",
+        is_path=True,
     )
     saved_model: str | None = setting(
         None,

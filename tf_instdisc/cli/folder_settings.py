@@ -102,9 +102,9 @@ def folder_defaults(
 ) -> dict[str, Any]:
     """Returns the flags in which a folder differs from the recipe `photos`.
 
-    On two CPU cores, 50 photographs then take a few minutes, 1,000 about half
-    an hour, and 100,000 a night. The batch is rounded up to a multiple of the
-    number of GPUs.
+    On two CPU cores, 50 photographs then take a few minutes, 1,000 ten
+    minutes to half an hour, and 100,000 a night. The batch is rounded up to a
+    multiple of the number of GPUs.
 
     The encoder's input has 128 pixels. Images with less than 96 pixels on
     their shorter side get 64 on a GPU, and 32 on CPUs or below 48 pixels. The

@@ -19,11 +19,14 @@ class RowsOptions(Settings):
     """Rows and output"""
 
     run_dir: str | None = setting(
-        None, "Directory of a finished run.", is_path=True
+        None,
+        "Directory of a finished run, or the name of trained weights.",
+        is_path=True,
     )
     embeddings: str | None = setting(
         None,
-        "File written by instdisc-embed: .npz or .parquet.",
+        "Written by instdisc-embed: an .npz or .parquet file, or the directory "
+        "of a --runner.",
         is_path=True,
     )
     output: str = setting(

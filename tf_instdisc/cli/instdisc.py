@@ -19,7 +19,7 @@ COMMANDS = {
     "duplicates": "Find near-duplicate images.",
     "update": "Update a run's bank after its folder has changed.",
     "diff": "Compare two runs over the same images.",
-    "embed": "Embed a folder of images into a file.",
+    "embed": "Embed images into a file, or into many by a pipeline.",
     "index": "Build an index of a run or of embeddings.",
     "export": "Write the next version of a served model.",
     "reproduce": "Reproduce the tables of the paper.",

@@ -58,7 +58,7 @@ class MovedImages(Settings):
     )
     images: str | None = setting(
         None,
-        "The run's folder of images, if it was moved.",
+        "The folder of the images, if it was moved or no run is given.",
         is_path=True,
     )
 

@@ -3,7 +3,7 @@
 It takes the flags of instdisc-train.
 
 Example:
-  instdisc plan --recipe=imagenet_resnet50 --run_dir=runs/r50
+  instdisc plan --recipe=imagenet_resnet50 --num_instances=1281167
 """
 
 import dataclasses

@@ -117,9 +117,9 @@ class DataConfig(Settings):
             require_defaults(self, OF_A_DATASET, "images")
         elif self.test_images:
             raise UsageError(
-                "`test_images` cannot be combined with `dataset`. Received: "
-                f"test_images={self.test_images} and dataset={self.dataset}. "
-                "Use `test_split`."
+                "`test_images` requires `images`. Received: "
+                f"test_images={self.test_images}, images=None and dataset="
+                f"{self.dataset}. Use `test_split` with a `dataset`."
             )
 
     def require_images(self) -> None:

@@ -52,7 +52,8 @@ class MethodConfig(Settings):
     )
     bank_init: str = setting(
         "random",
-        "Initial rows: random, or the embeddings of the untrained encoder.",
+        "Initial rows: random, or the embeddings of the encoder before "
+        "training.",
         choices=("random", "encode"),
     )
     bank_dtype: str = setting(
@@ -143,7 +144,7 @@ class OptimizerConfig(Settings):
     warmup_epochs: float = setting(
         0.0,
         "Epochs in which the learning rate rises from zero; half of the run if "
-        "it is not longer.",
+        "the run has no more epochs than that.",
         least=0,
     )
     momentum: float = setting(0.9, "Momentum of SGD.", **_MOMENTUM)

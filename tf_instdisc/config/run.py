@@ -77,7 +77,8 @@ class TrainingConfig(Settings):
     )
     baselines: bool = setting(
         False,
-        "Compare with the untrained encoder and with raw pixels at the end.",
+        "Compare with the encoder before training and with raw pixels at the "
+        "end.",
     )
     grid_every: int = setting(
         0,
@@ -95,7 +96,9 @@ class TrainingConfig(Settings):
     keep_checkpoints: int = setting(3, "Checkpoints to keep.", least=1)
     distribution: str = setting(
         "auto",
-        "auto: all visible GPUs of this host. multi_worker: the hosts in the "
+        "auto: all visible GPUs of this host. one_device: the first of them, "
+        "or the CPU. mirrored: all GPUs of this host or, without one, all "
+        "--logical_cpus. multi_worker: the hosts in the "
         "environment variable TF_CONFIG; run the same command on each.",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
     )

@@ -77,8 +77,7 @@ def array_source(
     Args:
         images: uint8 `[num_instances, height, width, 1 or 3]`. They are
             copied, and so are the labels.
-        labels: int `[num_instances]`, `NO_LABEL` for unlabeled images, or
-            None.
+        labels: int `[num_instances]`, -1 for unlabeled images, or None.
         class_names: One for each label from 0 up; by default, the numbers up
             to the highest label.
         name: A name for messages.

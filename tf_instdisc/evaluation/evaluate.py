@@ -24,8 +24,8 @@ def evaluate(
     The run, the labels and the options are checked before the first protocol
     begins. The results of a protocol are kept even if a later one fails. If
     data other than the run's is measured, the names of the results end with
-    the name of that data, so that they do not replace the results on the run's
-    own data.
+    `, to` and that data, or `, tested on` if only the test images differ, so
+    that they do not replace the results on the run's own data.
 
     ```python
     for measured in tf_instdisc.evaluate(
@@ -35,7 +35,7 @@ def evaluate(
     ```
 
     Args:
-        run: A finished run, or the path of its directory.
+        run: The path of a finished run, a `Run`, or its `directory`.
         options: The options of each protocol, such as
             `{"knn": KNNOptions()}`. The protocols run in this order.
         overrides: Fields of `DataConfig` that replace the run's, for data

@@ -47,7 +47,7 @@ class RunDirectory(RunFiles):
             checksums.write_text(self.flags, written.config.flagfile())
 
     def read_record(self) -> RunRecord:
-        """Reads settings and facts, also of a run of version 0.1."""
+        """Reads settings and facts, also of a run of the first format."""
         checksums.require_present(self.settings, self.cure(self.settings))
         content = self._read_json(self.settings) or {}
         if "format" in content:

@@ -1,7 +1,8 @@
 """The names of the files in a run's directory, and remedies for damage.
 
 run.json        settings, and facts about the images (`record.py`)
-flags.txt       the settings as a flagfile, for people; only its time is read
+flags.txt       the settings as a flagfile, for people; read only of runs of
+                the first format
 checkpoints/    what a stopped run continues from
 metrics.jsonl   one JSON object for each epoch
 tensorboard/    the same for TensorBoard

@@ -104,7 +104,7 @@ def load(path: str) -> RunDirectory:
     """
     run = RunDirectory(pathlib.Path(shipped.located(path, "run_dir")))
     checksums.require_present(run.settings, run.cure(run.settings))
-    # Some runs of version 0.1 have only the flags.
+    # Some runs of the first format have only the flags.
     if not run.settings.exists() and not run.flags.exists():
         raise RunDirectoryError(
             "`run_dir` must hold a run: "

@@ -122,7 +122,7 @@ def _current_directory() -> str | None:
 
 
 def parse_first_format(settings: Mapping[str, Any], flagfile: str) -> RunRecord:
-    """Reads a run of version 0.1, whose settings were a flagfile."""
+    """Reads a run of the first format, whose settings were a flagfile."""
     values = read_flagfile(flagfile)
     if "images" in values:
         # They had no effect with a folder, but were written along with it.
