@@ -1,4 +1,4 @@
-"""Servers that answer anything, in this process."""
+"""Servers that send anything, in this process."""
 
 import concurrent.futures
 import contextlib
@@ -10,8 +10,8 @@ import grpc
 
 
 @contextlib.contextmanager
-def raw_server(answer):
-    """Listens, and lets `answer(connection)` speak on each connection.
+def raw_server(response):
+    """Listens, and lets `response(connection)` speak on each connection.
 
     Yields:
         The port.
@@ -23,7 +23,7 @@ def raw_server(answer):
 
     def serve(connection):
         with contextlib.suppress(OSError), connection:
-            answer(connection)
+            response(connection)
 
     def accept():
         with contextlib.suppress(OSError):
@@ -66,24 +66,24 @@ def read_request(connection):
 def replying(reply):
     """Answers every request with the same bytes, then closes."""
 
-    def answer(connection):
+    def response(connection):
         read_request(connection)
         connection.sendall(reply)
 
-    return answer
+    return response
 
 
 def dripping(start, piece, seconds=10, pause=0.1):
     """Sends `start`, then a piece repeatedly for a long time."""
 
-    def answer(connection):
+    def response(connection):
         connection.sendall(start)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             connection.sendall(piece)
             time.sleep(pause)
 
-    return answer
+    return response
 
 
 def http_reply(body, status=b"200 OK"):
@@ -95,11 +95,11 @@ def http_reply(body, status=b"200 OK"):
 
 
 @contextlib.contextmanager
-def grpc_server(answers):
-    """Answers each call by the bytes that `answers` has for its method.
+def grpc_server(responses):
+    """Answers each call by the bytes that `responses` has for its method.
 
     Args:
-        answers: By the method's last name: bytes, or a function of them.
+        responses: By the method's last name: bytes, or a function of them.
 
     Yields:
         The port.
@@ -107,12 +107,12 @@ def grpc_server(answers):
 
     class Handler(grpc.GenericRpcHandler):
         def service(self, details):
-            answer = answers.get(details.method.rpartition("/")[2])
-            if answer is None:
+            response = responses.get(details.method.rpartition("/")[2])
+            if response is None:
                 return None
             return grpc.unary_unary_rpc_method_handler(
                 lambda request, context: (
-                    answer(context) if callable(answer) else answer
+                    response(context) if callable(response) else response
                 )
             )
 

@@ -179,7 +179,7 @@ class StandInRest(http.server.BaseHTTPRequestHandler):
             ]
         return {"predictions": predictions}
 
-    def _answer(self, answer):
+    def _answer(self, response):
         try:
             name, _, rest = self.path.removeprefix("/v1/models/").partition("/")
             kind, _, which = rest.partition(":")[0].partition("/")
@@ -188,7 +188,7 @@ class StandInRest(http.server.BaseHTTPRequestHandler):
                 int(which) if kind == "versions" else None,
                 which if kind == "labels" else None,
             )
-            code, content = 200, answer(version)
+            code, content = 200, response(version)
         except KeyError as error:
             code, content = 404, {"error": str(error)}
         except (tf.errors.InvalidArgumentError, ValueError) as error:

@@ -183,7 +183,7 @@ def test_help_groups_the_flags_without_tensorflow():
         ("--images=photos", ["either --dataset or --images"]),
         (
             "--test_images=x",
-            ["--test_images cannot be combined with --dataset", "test_split"],
+            ["--test_images requires --images", "test_split"],
         ),
         ("--bank_placement=host", ["bank_placement='host'", "info_nce"]),
         (

@@ -258,13 +258,15 @@ def test_parts_of_another_model_are_refused(folder, tmp_path, monkeypatch):
         embed_folder(str(folder), output, _counting([]), "other", 2)
 
 
-def test_a_wrong_answer_of_a_server_is_not_kept(folder, tmp_path, monkeypatch):
+def test_an_invalid_response_of_a_server_is_not_kept(
+    folder, tmp_path, monkeypatch
+):
     """The fourth request gets a row too few; later, longer rows."""
     monkeypatch.setattr(module, "_PART", 4)
     asked = []
     row = {"embedding": [0.6, 0.8], "valid": True}
 
-    def answer(connection):
+    def response(connection):
         read_request(connection)
         asked.append(1)
         rows = [row] * (1 if len(asked) == 4 else 2)
@@ -272,10 +274,10 @@ def test_a_wrong_answer_of_a_server_is_not_kept(folder, tmp_path, monkeypatch):
         connection.sendall(http_reply(body))
 
     output = str(tmp_path / "out.npz")
-    with raw_server(answer) as port:
+    with raw_server(response) as port:
         client = RestClient(f"http://127.0.0.1:{port}", "m", deadline=20)
         arguments = (str(folder), output, client.embed_bytes, "x", 2)
-        with pytest.raises(ServingError, match="wrong answer"):
+        with pytest.raises(ServingError, match="invalid response"):
             embed_folder(*arguments)
         parts = sorted((tmp_path / "out.npz.parts").glob("*.npz"))
         assert [part.name for part in parts] == ["000000000.npz"]
@@ -290,7 +292,7 @@ def test_a_wrong_answer_of_a_server_is_not_kept(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         {"embedding": np.ones([12]), "valid": np.ones(12, bool)},
         {"embedding": np.ones([11, 2]), "valid": np.ones(12, bool)},
@@ -300,10 +302,12 @@ def test_a_wrong_answer_of_a_server_is_not_kept(folder, tmp_path, monkeypatch):
         {"embedding": np.full([12, 2], np.nan), "valid": np.ones(12, bool)},
     ],
 )
-def test_a_wrong_answer_of_any_model_is_not_kept(folder, tmp_path, answer):
+def test_an_invalid_response_of_any_model_is_not_kept(
+    folder, tmp_path, response
+):
     output = tmp_path / "out.npz"
-    with pytest.raises(ValueError, match="Nothing of this answer"):
-        embed_folder(str(folder), str(output), lambda contents: answer, "x")
+    with pytest.raises(ValueError, match="Nothing of this response"):
+        embed_folder(str(folder), str(output), lambda contents: response, "x")
     assert not list((tmp_path / "out.npz.parts").glob("*.npz"))
 
 
@@ -347,7 +351,7 @@ def test_an_output_is_not_overwritten(folder, tmp_path):
     ("options", "words"),
     [
         ({}, "images"),
-        ({"images": "a", "dataset": "b"}, "only one"),
+        ({"images": "a", "dataset": "b"}, "Exactly one"),
         ({"dataset": "b"}, "`dataset` needs `runner`"),
         ({"table": "b.csv"}, "`table` needs `runner`"),
         ({"records": "b"}, "`records` needs `runner`"),

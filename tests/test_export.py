@@ -321,24 +321,25 @@ def test_bfloat16_stays_close(run):
     np.testing.assert_allclose(back, full, atol=1e-6)
 
 
-@pytest.mark.parametrize("nested", (False, True))
+@pytest.mark.parametrize("nested", ("none", "first", "last"))
 def test_networks_of_users_change_as_a_whole(nested):
     """Layers of nested models too, and unit length to seven digits."""
     from tf_instdisc.keras_internals import all_layers
     from tf_instdisc.runs.policy import with_policy
 
     layers = keras.layers
-    inner = [layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()]
-    if nested:
-        inner = [keras.Sequential([keras.Input((8, 8, 3)), *inner])]
-    encoder = keras.Sequential(
-        [
-            keras.Input((8, 8, 3)),
-            *inner,
-            layers.Dense(16),
-            layers.UnitNormalization(),
-        ]
-    )
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3)(image / 255.0)
+    inner = keras.Model(image, layers.GlobalAveragePooling2D()(x))
+    head = [layers.Dense(16), layers.UnitNormalization()]
+    if nested == "first":
+        encoder = keras.Sequential([keras.Input((8, 8, 3)), inner, *head])
+    elif nested == "last":
+        inner = keras.Sequential([inner, *head])
+        outer = keras.Input((8, 8, 3))
+        encoder = keras.Model(outer, inner(layers.ReLU()(outer)))
+    else:
+        encoder = keras.Model(image, head[1](head[0](inner.output)))
     converted = with_policy(encoder, "bfloat16")
     policies = {
         type(one).__name__: one.dtype_policy.name

@@ -1,4 +1,4 @@
-"""Runs of version 0.1, whose settings were a flagfile, can be continued."""
+"""Runs of the first format, with settings in a flagfile, can be continued."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ FACTS = {
 
 @pytest.fixture
 def run(tmp_path):
-    """As `instdisc-train` of version 0.1 left it, without digests."""
+    """As `instdisc-train` left the first format, without digests."""
     names = [f"{kind}/{n}.png" for kind in "ab" for n in range(6)]
     fill_folder(tmp_path / "images", names)
     run = make_run(tmp_path / "run", tmp_path / "images")

@@ -1,4 +1,4 @@
-"""Whatever a server answers: in time, within bounds, or a ServingError."""
+"""Whatever a server sends: in time, within bounds, or a ServingError."""
 
 import json
 import socket
@@ -130,7 +130,7 @@ def _require_no_threads():
         time.sleep(0.02)
 
 
-# === Wrong answers, over both ===
+# === Invalid responses, over both ===
 
 
 def embedding(*rows):
@@ -255,16 +255,16 @@ def asked(request):
 @pytest.mark.parametrize("signature", METHODS)
 def test_right_answers_arrive(asked, signature):
     _, columns = METHODS[signature]
-    answer = asked(signature, columns)
-    assert answer.keys() == columns.keys()
+    response = asked(signature, columns)
+    assert response.keys() == columns.keys()
     for name, column in columns.items():
-        np.testing.assert_array_equal(answer[name], column)
-        assert answer[name].dtype.kind == column.dtype.kind
+        np.testing.assert_array_equal(response[name], column)
+        assert response[name].dtype.kind == column.dtype.kind
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_answers_are_refused(asked, case):
-    with pytest.raises(ServingError, match="wrong answer") as error:
+    with pytest.raises(ServingError, match="invalid response") as error:
         asked(*WRONG[case])
     assert error.value.code == "INTERNAL"
 
@@ -273,29 +273,29 @@ def test_integers_in_json_are_accepted_as_floats():
     row = {"embedding": [1, 0.0], "valid": True}
     body = json.dumps({"predictions": [row, row]}).encode()
     with raw_server(replying(http_reply(body))) as port:
-        answer = rest(port, deadline=20).embed_bytes([b"a", b"b"])
-    assert answer["embedding"].dtype == np.float32
-    np.testing.assert_array_equal(answer["embedding"], [[1, 0]] * 2)
+        response = rest(port, deadline=20).embed_bytes([b"a", b"b"])
+    assert response["embedding"].dtype == np.float32
+    np.testing.assert_array_equal(response["embedding"], [[1, 0]] * 2)
 
 
 def test_batches_must_agree():
     """The second batch's embeddings are longer."""
     replies = iter([[0.6, 0.8], [0.0, 0.6, 0.8]])
 
-    def answer(connection):
+    def response(connection):
         read_request(connection)
         row = {"embedding": next(replies), "valid": True}
         connection.sendall(
             http_reply(json.dumps({"predictions": [row]}).encode())
         )
 
-    with raw_server(answer) as port:
+    with raw_server(response) as port:
         client = rest(port, deadline=20, batch_size=1)
         with pytest.raises(ServingError, match="two batches"):
             client.embed_bytes([b"a", b"b"])
 
 
-# === Replies that are not an answer ===
+# === Replies that are not HTTP ===
 
 ROW = b'{"embedding": [0.6, 0.8], "valid": true}'
 JSON = {
@@ -382,11 +382,11 @@ def test_damaged_replies_give_an_error_or_an_answer():
     errors = 0
     reply = [good]
 
-    def answer(connection):
+    def response(connection):
         read_request(connection)
         connection.sendall(reply[0])
 
-    with raw_server(answer) as port:
+    with raw_server(response) as port:
         client = rest(port, deadline=0.15)
         for _ in range(150):
             damaged = bytearray(good)
@@ -411,7 +411,7 @@ def test_damaged_replies_give_an_error_or_an_answer():
 def test_an_endless_body_is_not_read(start):
     sent = []
 
-    def answer(connection):
+    def response(connection):
         read_request(connection)
         connection.sendall(start)
         piece = b" " * 65536
@@ -421,7 +421,7 @@ def test_an_endless_body_is_not_read(start):
             connection.sendall(piece)
             sent.append(len(piece))
 
-    with raw_server(answer) as port:
+    with raw_server(response) as port:
         client = rest(port, deadline=20, max_message_bytes=2**20)
         start_time = time.monotonic()
         with pytest.raises(ServingError) as error:
@@ -553,14 +553,16 @@ def test_grpc_bytes_that_are_not_a_message():
     unknown = get_model_status_pb2.GetModelStatusResponse()
     unknown.model_version_status.add(version=1, state=77)
     empty = predict_pb2.PredictResponse()
-    for answer in (
+    for response in (
         b"\xff" * 20,
         b"",
         unknown.SerializeToString(),
         empty.SerializeToString(),
     ):
         with (
-            grpc_server({"Predict": answer, "GetModelStatus": answer}) as port,
+            grpc_server(
+                {"Predict": response, "GetModelStatus": response}
+            ) as port,
             GrpcClient(f"127.0.0.1:{port}", "m", deadline=5) as client,
         ):
             with pytest.raises(ServingError):

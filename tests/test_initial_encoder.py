@@ -90,6 +90,16 @@ def test_the_precision_is_that_of_the_run(encoder, encoder_file):
     assert cosines.min() > 0.99
 
 
+def test_an_encoder_that_ends_in_a_vector_changes_its_precision(tmp_path):
+    path = tmp_path / "encoder.keras"
+    encoder = tf_instdisc.build_encoder("vgg16", image_size=16, width=1)
+    encoder.save(path)
+    with precision("mixed_bfloat16"):
+        begun = initial_encoder(config_of(path, embedding_dim=128))
+    images = images_of(16)
+    np.testing.assert_allclose(begun(images), encoder(images), atol=0.1)
+
+
 def test_weights_that_fit_one_size_are_refused_at_another(tmp_path):
     path = tmp_path / "encoder.keras"
     tf_instdisc.build_encoder("vgg16", image_size=16, width=1).save(path)
@@ -133,9 +143,11 @@ def test_a_saved_network_of_the_user_is_not_normalized_twice(tmp_path):
     model = tf_instdisc.InstanceDiscrimination(encoder, 8, "softmax")
     source = tf_instdisc.array_source(images)
     run = tf_instdisc.save_run(model, source, tmp_path / "run")
-    begun = initial_encoder(config_of(run.path))
-    features = keras.Model(begun.inputs, begun.get_layer("projection").input)
-    np.testing.assert_allclose(features(images), encoder(images), atol=1e-6)
+    for named in (run.path, run.path / "encoder.keras"):
+        begun = initial_encoder(config_of(named))
+        end = begun.get_layer("projection").input
+        features = keras.Model(begun.inputs, end)
+        np.testing.assert_allclose(features(images), encoder(images), atol=1e-6)
     with pytest.raises(UsageError, match="normalizes its input itself"):
         initial_encoder(config_of(run.path, mean="cifar10"))
 

@@ -164,6 +164,21 @@ def test_every_recipe_is_listed_with_what_to_expect():
     assert digits.endswith("0.93 for raw pixels.")
 
 
+def test_a_backend_that_is_not_installed_is_reported():
+    # Keras knows no such backend, whatever is installed.
+    command = [sys.executable, "-m", "tf_instdisc", "plan"]
+    result = subprocess.run(
+        [*command, "--num_instances=1000"],
+        env={**os.environ, "KERAS_BACKEND": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "Set the environment variable KERAS_BACKEND" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_flags_override_the_recipe_in_any_position():
     train = ("train", "--run_dir=new")
     error = error_of(instdisc(*train, "--recipe=digits", "--images=folder"))

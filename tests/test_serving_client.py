@@ -68,9 +68,9 @@ def test_bytes_in_several_batches_with_bad_ones_between(client):
     larger = exported.random_images(9, seed=4, size=40)
     contents = [exported.encode(image) for image in larger]
     contents[5] = b"bad"
-    answer = client.embed_bytes(contents)
-    assert answer["valid"].tolist() == [i != 5 for i in range(9)]
-    assert answer["embedding"].shape == (9, 32)
+    response = client.embed_bytes(contents)
+    assert response["valid"].tolist() == [i != 5 for i in range(9)]
+    assert response["embedding"].shape == (9, 32)
     shares = client.classify_bytes(contents)
     assert shares["classes"][0].tolist() == list(exported.CLASS_NAMES)
     np.testing.assert_allclose(
@@ -99,7 +99,7 @@ def test_refusals_are_clear(server, kind, arguments, signature, code):
         pytest.raises(ServingError, match="model ") as error,
     ):
         client.predict(signature, [b"x"])
-    # What the server answers to the others depends on the server.
+    # What the server sends to the others depends on the server.
     assert error.value.code in ({code} if code else CLIENT_ERRORS)
     assert error.value.exit_status == 2
 
@@ -130,8 +130,8 @@ def test_long_answers_need_a_larger_limit(server):
         assert error.value.code == "RESOURCE_EXHAUSTED"
     # 5.6 MB each way is more than gRPC allows by itself.
     with _client("gRPC", server, batch_size=2048) as client:
-        answer = client.predict("image_bytes", [b"x" * 700] * 2048 * 4)
-    assert answer["embedding"].shape == (8192, 32)
+        response = client.predict("image_bytes", [b"x" * 700] * 2048 * 4)
+    assert response["embedding"].shape == (8192, 32)
 
 
 @pytest.mark.parametrize(
@@ -259,11 +259,11 @@ def test_load_with_a_restart_loses_nothing(server_kind, small_model_dir):
             while time.monotonic() < end:
                 at = (counts[number] * 7 + number) % 36
                 try:
-                    answer = client.embed_bytes(contents[at : at + 4])
+                    response = client.embed_bytes(contents[at : at + 4])
                 except ServingError as error:
                     failed.append(error)
                 else:
-                    difference = answer["embedding"] - expected[at : at + 4]
+                    difference = response["embedding"] - expected[at : at + 4]
                     if not np.abs(difference).max() < 1e-5:
                         wrong.append(number)
                 counts[number] += 1

@@ -1,5 +1,7 @@
 """Directories whose names TensorFlow would take as patterns."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ import tensorflow as tf
 from tests import exported
 from tests.test_finish import labeled, train
 from tf_instdisc.cli.embed import ModelOptions, worker_embedder
+from tf_instdisc.errors import StorageError
 from tf_instdisc.paths import without_wildcards
 from tf_instdisc.runs import checkpoints
 from tf_instdisc.serving import index_directory, saved_model
@@ -16,14 +19,15 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("shallow_resnet18"),
 ]
-NAMES = ["a [2020]", "a [!2]", "back\\slash", "s*r", "wh?t"]
+NAMES = ["a [2]", "a [!3]", "back\\slash", "s*r", "wh?t"]
+MATCHED = ["a 2", "a 2", "backslash", "sr", "what"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_checkpoints_are_restored(tmp_path, name):
-    (tmp_path / "a 2").mkdir()  # Some of the patterns match it.
-    written = tf.train.Checkpoint(state=tf.Variable([1.0, 2.0]))
-    checkpoints.write(tmp_path / name, written, {"epochs": 1}, keep=1)
+@pytest.mark.parametrize(("name", "matched"), zip(NAMES, MATCHED, strict=True))
+def test_checkpoints_are_restored(tmp_path, name, matched):
+    for place, value in ((name, 1.0), (matched, 5.0)):
+        written = tf.train.Checkpoint(state=tf.Variable([value, 2.0]))
+        checkpoints.write(tmp_path / place, written, {"epochs": 1}, keep=1)
     saved, damages = checkpoints.find_newest(tmp_path / name)
     assert not damages
     restored = tf.Variable([0.0, 0.0])
@@ -49,6 +53,15 @@ def test_exports_and_indexes_are_loaded(tmp_path):
     opened = index_directory.open_index(str(place / "index"))
     _, ids, _ = opened.search(bank.rows[:3], 1)
     np.testing.assert_array_equal(ids[:, 0], bank.instance_ids[:3])
+
+
+def test_a_link_that_cannot_be_created_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with (
+        pytest.raises(StorageError, match="set TMPDIR"),
+        without_wildcards(tmp_path / NAMES[0]),
+    ):
+        pass
 
 
 def test_a_usual_path_is_not_linked(tmp_path):

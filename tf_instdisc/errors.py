@@ -64,7 +64,7 @@ class WorkerLostError(RunError):
 
 
 class ServingError(RunError, RuntimeError):
-    """A server did not answer, rejected a request or gave a wrong answer.
+    """A server did not respond, rejected a request or sent an invalid response.
 
     The message begins with the code and a colon.
     """
@@ -85,7 +85,7 @@ class ServingError(RunError, RuntimeError):
 
         For example, `"UNAVAILABLE"`, `"DEADLINE_EXCEEDED"`, `"NOT_FOUND"`,
         `"INVALID_ARGUMENT"` or `"RESOURCE_EXHAUSTED"`, and `"INTERNAL"` for
-        an answer that no exported model gives.
+        a response that no exported model gives.
         """
         return str(self).partition(":")[0]
 

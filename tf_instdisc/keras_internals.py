@@ -20,9 +20,9 @@ def require_tensorflow_backend() -> None:
     backend = keras.config.backend()
     if backend != "tensorflow":
         raise UsageError(
-            "Training, evaluation and search need Keras' TensorFlow backend. "
-            f"Received: backend={backend!r}. Set the environment variable "
-            "KERAS_BACKEND=tensorflow before Keras is imported."
+            "Training, evaluation, search and export need Keras' TensorFlow "
+            f"backend. Received: backend={backend!r}. Set the environment "
+            "variable KERAS_BACKEND=tensorflow before Keras is imported."
         )
 
 

@@ -8,7 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from typing import Literal
 
-from tf_instdisc.errors import MissingExtraError, UsageError, require_extra
+from tf_instdisc.errors import (
+    MissingExtraError,
+    StorageError,
+    UsageError,
+    require_extra,
+)
 
 # `pathlib` turns `gs://bucket` into `gs:/bucket`. A single letter is a drive.
 _URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/+(.*?)/*\s*", re.DOTALL)
@@ -142,16 +147,27 @@ def without_wildcards(directory: str | os.PathLike) -> Iterator[str]:
     """Gives a directory a path from which TensorFlow can restore variables.
 
     TensorFlow looks for the files of a checkpoint or SavedModel as if their
-    path were a pattern, in which `[`, `]` and `\\` do not stand for themselves.
+    path were a pattern, in which `*`, `?`, `[` and `\\` do not stand for
+    themselves.
 
     Yields:
         The path, or that of a temporary link to the directory.
+
+    Raises:
+        StorageError: If the link cannot be created.
     """
     path = os.fspath(directory)
     if not _WILDCARDS.intersection(path):
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
-        link = os.path.join(folder, "link")
-        os.symlink(os.path.abspath(path), link, target_is_directory=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            link = os.path.join(folder, "link")
+            os.symlink(os.path.abspath(path), link, target_is_directory=True)
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be opened without a temporary link, as it "
+                f"contains one of * ? [ \\: {error}. Rename it, or set TMPDIR."
+            ) from error
         yield link

@@ -200,7 +200,7 @@ def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
     """Returns a client of one version, and text that identifies it.
 
     Raises:
-        ServingError: If the server does not answer.
+        ServingError: If the server does not respond.
     """
     from tf_instdisc.serving.client.over_grpc import GrpcClient
     from tf_instdisc.serving.client.over_rest import RestClient

@@ -81,9 +81,7 @@ def launch(command: Any) -> None:
             groups[kind].check()
         if getattr(command, "NEEDS_TENSORFLOW", True):
             quiet_start.start_tensorflow()
-            from tf_instdisc.keras_internals import require_tensorflow_backend
-
-            require_tensorflow_backend()
+            _require_tensorflow_backend()
         command.main(*given, *arguments)
 
     def run_until_failure(arguments: Sequence[str]) -> None:
@@ -100,6 +98,17 @@ def launch(command: Any) -> None:
             run_until_failure,
             flags_parser=lambda argv: _parse(argv, groups.values()),
         )
+
+
+def _require_tensorflow_backend() -> None:
+    try:
+        from tf_instdisc.keras_internals import require_tensorflow_backend
+    except (ImportError, ValueError) as error:  # Keras loads its backend.
+        raise UsageError(
+            f"Keras cannot be imported: {error}. Set the environment variable "
+            "KERAS_BACKEND=tensorflow."
+        ) from error
+    require_tensorflow_backend()
 
 
 def _parse(argv: Sequence[str], groups: Iterable[FlagGroup]) -> list[str]:

@@ -17,7 +17,7 @@ from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 _READERS = 16
 _AHEAD = 64  # Files that wait in memory.
 _LARGEST = 2**28  # Bytes; a server may send data forever.
-_DEADLINE = 60  # seconds, for each answer of a server
+_DEADLINE = 60  # seconds, for each response of a server
 
 # Pauses of up to 1, 3, 9 and 27 seconds.
 _RETRIES = 4
@@ -95,11 +95,11 @@ def read_files(
 
 def _content(path: str) -> bytes:
     if path.startswith(("http://", "https://")):
-        with urllib.request.urlopen(path, timeout=_DEADLINE) as answer:
-            content = answer.read(_LARGEST + 1)
+        with urllib.request.urlopen(path, timeout=_DEADLINE) as response:
+            content = response.read(_LARGEST + 1)
             # `read` with a size does not report a connection that breaks off.
-            if answer.length and len(content) <= _LARGEST:
-                raise http.client.IncompleteRead(content, answer.length)
+            if response.length and len(content) <= _LARGEST:
+                raise http.client.IncompleteRead(content, response.length)
             return content
     if "://" in path:
         import fsspec

@@ -158,7 +158,8 @@ def embed(
         for images, *rest in dataset:
             batch = np.asarray(encoder(images))
             # NumPy's files and most of its functions have no bfloat16.
-            batch = batch.astype(np.promote_types(batch.dtype, np.float32))
+            dtype = np.promote_types(batch.dtype, np.float32)
+            batch = batch.astype(dtype, copy=False)
             for column, value in zip(ids_and_labels, rest, strict=True):
                 column.append(np.asarray(value))
             first, size = size, size + len(batch)

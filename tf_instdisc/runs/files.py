@@ -2,7 +2,7 @@
 
 run.json        settings, and facts about the images (`record.py`)
 flags.txt       the settings as a flagfile, for people; read only of runs of
-                the first format
+                the first format, and its time by instdisc-update
 checkpoints/    what a stopped run continues from
 metrics.jsonl   one JSON object for each epoch
 tensorboard/    the same for TensorBoard

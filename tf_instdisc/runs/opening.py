@@ -38,7 +38,7 @@ def check_usable(path: str) -> None:
 def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
     """Returns whether a process killed at its start has left this file."""
     if path == run.flags:
-        # Version 0.1 wrote the flags first.
+        # The first format wrote the flags first.
         return f"--run_dir={run.path}" in path.read_text("utf-8").splitlines()
     return (
         path.name in (lock.FILE, checksums.FILE)

@@ -22,11 +22,15 @@ def with_policy(encoder: keras.Model, policy: str) -> keras.Model:
         the policy.
     """
 
-    names = {layer.name for layer in encoder.layers}
-    full = _FULL if names.issuperset(_FULL) else (encoder.layers[-1].name,)
+    full = [layer for layer in encoder.layers if layer.name in _FULL]
+    if len(full) < len(_FULL):
+        last = encoder
+        while isinstance(last, keras.Model):
+            last = last.layers[-1]
+        full = [last]
 
     def policy_of(layer: keras.layers.Layer) -> str:
-        return "float32" if layer.name in full else policy
+        return "float32" if any(layer is one for one in full) else policy
 
     computing = (
         layer
@@ -38,7 +42,9 @@ def with_policy(encoder: keras.Model, policy: str) -> keras.Model:
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
-        config["dtype"] = keras.DTypePolicy(policy_of(layer))
+        # An operator, such as `x / 255`, has no policy.
+        if isinstance(layer, keras.layers.Layer):
+            config["dtype"] = policy_of(layer)
         return layer.__class__.from_config(config)
 
     converted = keras.models.clone_model(

@@ -97,10 +97,12 @@ class BatchedEmbedder:
         texts: list[str] = []
         for batch in self._batches(contents):
             start = time.perf_counter()
-            answer = embed_contents([file for file, _ in batch], self._embedder)
+            response = embed_contents(
+                [file for file, _ in batch], self._embedder
+            )
             self._size.record(len(batch), time.perf_counter() - start)
-            rows.append(answer["embedding"])
-            valid.append(answer["valid"])
+            rows.append(response["embedding"])
+            valid.append(response["valid"])
             texts += [text for _, text in batch]
         return np.concatenate(rows), np.concatenate(valid), texts
 

@@ -78,7 +78,7 @@ def embed_folder(
         ValueError: If the output exists, a path is a URL with an unknown
             scheme, no image can be read, the parts belong to another model or
             other images, or the embedder does not return a row of finite
-            numbers for each image. A wrong answer is not kept.
+            numbers for each image. An invalid response is not kept.
         LockedError: If another process of this host is writing to the output.
         StorageError: If the parts cannot be written, a URL cannot be read or
             written, or an image cannot be read because of its disk or network.
@@ -178,8 +178,8 @@ def _write_part(
     batches = [
         names[i : i + batch_size] for i in range(0, len(names), batch_size)
     ]
-    answers = list(pool.map(lambda b: _embed(folder, b, embedder), batches))
-    dims = {answer["embedding"].shape[1] for answer in answers}
+    responses = list(pool.map(lambda b: _embed(folder, b, embedder), batches))
+    dims = {response["embedding"].shape[1] for response in responses}
     earlier = next(iter(sorted(file.parent.glob("[0-9]*.npz"))), None)
     if earlier:
         with np.load(earlier) as part:
@@ -191,10 +191,10 @@ def _write_part(
             f"{file.parent} and start again."
         )
     embedding, valid = (
-        np.concatenate([answer[key] for answer in answers])
+        np.concatenate([response[key] for response in responses])
         for key in ("embedding", "valid")
     )
-    is_whole = all(answer["is_whole"] for answer in answers)
+    is_whole = all(response["is_whole"] for response in responses)
     with atomic.replacing(file) as partial:
         np.savez(partial, embedding=embedding, valid=valid, is_whole=is_whole)
 
@@ -211,8 +211,8 @@ def _embed(
     folder: str, names: Sequence[str], embedder: Embedder
 ) -> dict[str, Any]:
     contents = [_read(pathlib.Path(folder, name)) for name in names]
-    answer = embed_contents(contents, embedder)
-    return {**answer, "is_whole": all(contents)}
+    response = embed_contents(contents, embedder)
+    return {**response, "is_whole": all(contents)}
 
 
 def _read(path: pathlib.Path) -> bytes:

@@ -13,19 +13,19 @@ Embedder = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 def embed_contents(
     contents: Sequence[bytes], embedder: Embedder
 ) -> dict[str, np.ndarray]:
-    """Embeds image files, and checks the answer of the model.
+    """Embeds image files, and checks the response of the model.
 
     Returns:
         `embedding`, float `[number, embedding_dim]`, and `valid`, bool
         `[number]`.
 
     Raises:
-        ValueError: If the answer has other shapes or types, or a valid row is
+        ValueError: If the response has other shapes or types, or a valid row is
             not finite.
     """
-    answer = embedder(contents)
-    embedding = np.asarray(answer["embedding"])
-    valid = np.asarray(answer["valid"])
+    response = embedder(contents)
+    embedding = np.asarray(response["embedding"])
+    valid = np.asarray(response["valid"])
     if (
         embedding.ndim != 2
         or embedding.dtype.kind != "f"
@@ -39,7 +39,7 @@ def embed_contents(
             "finite numbers, and `valid`, [number] of truth values. Received: "
             f"shapes {embedding.shape} and {valid.shape} of {embedding.dtype} "
             f"and {valid.dtype} for {len(contents)} images. Nothing of this "
-            "answer is kept."
+            "response is kept."
         )
     return {"embedding": embedding, "valid": valid}
 

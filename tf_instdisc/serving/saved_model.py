@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_instdisc import atomic, progress
 from tf_instdisc.errors import UsageError
+from tf_instdisc.keras_internals import require_tensorflow_backend
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
@@ -66,6 +67,7 @@ def export_run(
         UsageError: If int8 has no calibration images, or a stock server cannot
             run the graph.
     """
+    require_tensorflow_backend()
     if "int8" in tflite_types and calibration_images is None:
         raise UsageError(
             "`calibration_images` are required for TFLite in int8: a few "

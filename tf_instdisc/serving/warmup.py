@@ -70,7 +70,7 @@ def replay(path: str) -> None:
     A record that fails would prevent the server from loading the version.
 
     Raises:
-        RuntimeError: If a request fails, or if an answer is not finite or does
+        RuntimeError: If a request fails, or if a response is not finite or does
             not have one row for each image.
     """
     requests = list(read_records(path))

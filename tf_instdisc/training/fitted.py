@@ -75,10 +75,12 @@ def _config_of(model: InstanceDiscrimination, source: ImageSource) -> RunConfig:
         for name, value in model.get_config().items()
         if name in known and value is not None
     }
+    # Ids without a name are those of removed images.
+    has_bad_images = any(map(source.instance_name, source.unreadable))
     return RunConfig(
         data=DataConfig(
             images=source.folder and remote.named(source.folder),
-            bad_images="skip" if source.unreadable else "fail",
+            bad_images="skip" if has_bad_images else "fail",
             image_size=encoder.input_shape[1],
         ),
         encoder=EncoderConfig(

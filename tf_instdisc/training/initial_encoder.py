@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from tf_instdisc.method.encoders import (
 )
 from tf_instdisc.portable import make_portable
 from tf_instdisc.runs import opening, shipped
+from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
 from tf_instdisc.runs.policy import with_policy
 
@@ -56,7 +58,10 @@ def initial_encoder(
             return _resized(model, size, config.encoder.embedding_dim)
         _require_training(config)
         # The encoder of a run takes RGB in 0..255.
-        is_normalized = os.path.isdir(named)
+        file = pathlib.Path(named)
+        is_normalized = (
+            file.is_dir() or RunDirectory(file.parent).settings.exists()
+        )
     else:
         function = _function(named)
         _require_training(config)

@@ -19,11 +19,16 @@ def table(num_neighbors: int, measured: dict[str, list[float]]) -> str:
     return "\n" + markdown_table(("embeddings", *columns), rows)
 
 
-def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:
+def has_knn(
+    source: ImageSource, test_source: ImageSource | None, is_chief: bool = True
+) -> bool:
     """Returns whether training and test images have labels.
 
     If they have classes and one of them has no labels, as the test images of
     many competitions, a note says so.
+
+    Args:
+        is_chief: Whether to read labels. The other hosts measure no kNN.
 
     Raises:
         ValueError: If their classes differ.
@@ -36,8 +41,8 @@ def has_knn(source: ImageSource, test_source: ImageSource | None) -> bool:
             f"Received: {test_source.class_names} for training classes "
             f"{source.class_names}"
         )
-    if not source.num_classes:
-        return False
+    if not source.num_classes or not is_chief:
+        return source.num_classes > 0
     unlabeled = [s.name for s in (source, test_source) if not _has_labels(s)]
     if unlabeled:
         print(

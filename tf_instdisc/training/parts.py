@@ -123,7 +123,8 @@ def prepare(
     strategy: tf.distribute.Strategy,
 ) -> Work:
     """Checks that all settings fit together, and builds the model."""
-    has_knn = knn.has_knn(source, test_source)
+    is_chief = strategies.is_chief(strategy)
+    has_knn = knn.has_knn(source, test_source, is_chief)
     if config.training.keep_best and not has_knn:
         raise UsageError(
             "`keep_best` needs kNN accuracy: labeled training and test images "
@@ -132,7 +133,7 @@ def prepare(
             f"{test_source.name if test_source else 'no test images'}"
         )
     record = RunRecord(config, facts_of(source))
-    if strategies.is_chief(strategy):
+    if is_chief:
         opening.check_record(str(run.path), record)
         run.load_instances()  # Raises now instead of after training.
     train_images, test_images = (

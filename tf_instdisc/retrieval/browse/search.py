@@ -45,9 +45,9 @@ class BankSearch:
         Raises:
             NotAnImageError: If the bytes are not an image.
         """
-        answer = self.embed([contents])
-        _require_valid(answer)
-        embedding = np.asarray(answer["embedding"])
+        response = self.embed([contents])
+        _require_valid(response)
+        embedding = np.asarray(response["embedding"])
         return Neighbors(*top_k(embedding, self.bank.rows, count))
 
 
@@ -77,10 +77,10 @@ class ServedSearch:
         )
 
     def of_file(self, contents: bytes, count: int) -> Neighbors:
-        answer = self.ask([contents])
-        _require_valid(answer)
-        names = np.array([_text(n) for n in np.asarray(answer["names"])[0]])
-        scores = np.asarray(answer["scores"])[0]
+        response = self.ask([contents])
+        _require_valid(response)
+        names = np.array([_text(n) for n in np.asarray(response["names"])[0]])
+        scores = np.asarray(response["scores"])[0]
         places = np.searchsorted(self.names, names)
         places = np.minimum(places, len(self.names) - 1)
         is_here = self.names[places] == names
@@ -96,8 +96,8 @@ def _text(name: bytes | str) -> str:
     return name if isinstance(name, str) else os.fsdecode(name)
 
 
-def _require_valid(answer: Mapping[str, np.ndarray]) -> None:
-    if not np.asarray(answer["valid"])[0]:
+def _require_valid(response: Mapping[str, np.ndarray]) -> None:
+    if not np.asarray(response["valid"])[0]:
         raise NotAnImageError(
             f"This file is not an image that can be read ({FORMATS})."
         )

@@ -9,11 +9,11 @@ import numpy as np
 
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import ServingError, UsageError
-from tf_instdisc.serving.client.answers import (
-    Answer,
-    WrongAnswerError,
-    check_answer,
-    join_answers,
+from tf_instdisc.serving.client.responses import (
+    InvalidResponseError,
+    Response,
+    check_response,
+    join_responses,
 )
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
@@ -50,8 +50,8 @@ class ClientOptions(Settings):
     batch_size: int = setting(32, "Number of images in one request.", least=1)
     max_message_bytes: int | None = setting(
         None,
-        "Maximum size of an answer, and of a request over gRPC; by default 256 "
-        "MiB over gRPC and 64 MiB over REST.",
+        "Maximum size of a response, and of a request over gRPC; by default "
+        "256 MiB over gRPC and 64 MiB over REST.",
         least=1,
     )
 
@@ -96,13 +96,13 @@ class Client(abc.ABC):
             float32 `[number, embedding_dim]`.
 
         Raises:
-            ServingError: If the server does not answer, rejects the request or
-                gives a wrong answer.
+            ServingError: If the server does not respond, rejects the request or
+                sends an invalid response.
             ValueError: If there are no images.
         """
         return self.predict("serving_default", images)["embedding"]
 
-    def embed_bytes(self, contents: Sequence[bytes]) -> Answer:
+    def embed_bytes(self, contents: Sequence[bytes]) -> Response:
         """Embeds encoded images of any size.
 
         Args:
@@ -118,7 +118,7 @@ class Client(abc.ABC):
         """
         return self.predict("image_bytes", contents)
 
-    def neighbors(self, images: np.ndarray) -> Answer:
+    def neighbors(self, images: np.ndarray) -> Response:
         """Returns the nearest rows of the bank for images as in `embed`.
 
         Returns:
@@ -130,11 +130,11 @@ class Client(abc.ABC):
         """
         return self.predict("neighbors", images)
 
-    def neighbors_bytes(self, contents: Sequence[bytes]) -> Answer:
+    def neighbors_bytes(self, contents: Sequence[bytes]) -> Response:
         """Like `neighbors`, for encoded images; also returns `valid`."""
         return self.predict("neighbors_bytes", contents)
 
-    def classify_bytes(self, contents: Sequence[bytes]) -> Answer:
+    def classify_bytes(self, contents: Sequence[bytes]) -> Response:
         """Returns the weighted kNN vote for encoded images.
 
         Returns:
@@ -148,7 +148,7 @@ class Client(abc.ABC):
 
     def predict(
         self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
-    ) -> Answer:
+    ) -> Response:
         """Calls any signature in batches.
 
         Args:
@@ -169,22 +169,22 @@ class Client(abc.ABC):
                 f"Received: signature_name={signature_name!r}"
             )
         inputs = _checked_inputs(inputs)
-        answers = []
+        responses = []
         try:
             for start in range(0, len(inputs), self.options.batch_size):
                 batch = inputs[start : start + self.options.batch_size]
                 columns = self._predict_batch(signature_name, batch)
-                answers.append(
-                    check_answer(signature_name, columns, len(batch))
+                responses.append(
+                    check_response(signature_name, columns, len(batch))
                 )
-            return join_answers(answers)
-        except WrongAnswerError as error:
+            return join_responses(responses)
+        except InvalidResponseError as error:
             raise self._wrong(error) from error
 
     @abc.abstractmethod
     def _predict_batch(
         self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
-    ) -> Answer:
+    ) -> Response:
         """Sends one batch, with retries until the deadline.
 
         Returns:
@@ -192,22 +192,22 @@ class Client(abc.ABC):
 
         Raises:
             ServingError: As in `embed`.
-            WrongAnswerError: If the answer cannot be parsed.
+            InvalidResponseError: If the response cannot be parsed.
         """
 
     def status(self) -> dict[int, str]:
         """Returns the states of the versions, such as `"AVAILABLE"`.
 
         Raises:
-            ServingError: If the server does not answer, does not know the
-                model, or gives a wrong answer.
+            ServingError: If the server does not respond, does not know the
+                model, or sends an invalid response.
         """
         try:
             states = self._states()
             if not states:
-                raise WrongAnswerError("no version is named")
+                raise InvalidResponseError("no version is named")
             return states
-        except WrongAnswerError as error:
+        except InvalidResponseError as error:
             raise self._wrong(error) from error
 
     @abc.abstractmethod
@@ -226,9 +226,9 @@ class Client(abc.ABC):
     def _error(self, code: str, details: str) -> ServingError:
         at = f"{self.address}, model {shown(self.options.model_name)}"
         cure = {
-            "UNAVAILABLE": "no server answers, or the connection is "
+            "UNAVAILABLE": "no server responds, or the connection is "
             "interrupted each time",
-            "DEADLINE_EXCEEDED": "no answer within "
+            "DEADLINE_EXCEEDED": "no response within "
             f"{self.options.deadline} seconds. Is this the server's address? "
             "If so, raise `deadline` or lower `batch_size`",
             "NOT_FOUND": "the server knows no such model, version, label or "
@@ -244,11 +244,11 @@ class Client(abc.ABC):
             f"{code}: {cure} ({at}). Message of the server: {said}"
         )
 
-    def _wrong(self, error: WrongAnswerError) -> ServingError:
+    def _wrong(self, error: InvalidResponseError) -> ServingError:
         return ServingError(
-            f"INTERNAL: the server at {self.address} gives a wrong answer for "
-            f"the model {shown(self.options.model_name)}: {error}. Was this "
-            "model exported by instdisc-export?"
+            f"INTERNAL: the server at {self.address} sends an invalid response "
+            f"for the model {shown(self.options.model_name)}: {error}. Was "
+            "this model exported by instdisc-export?"
         )
 
 

@@ -18,17 +18,17 @@ from tensorflow_serving.apis import (
 )
 
 from tf_instdisc.errors import UsageError
-from tf_instdisc.serving.client.answers import (
-    Answer,
-    WrongAnswerError,
-    text_array,
-)
 from tf_instdisc.serving.client.client import (
     FIRST_BACKOFF,
     MAX_ATTEMPTS,
     MAX_BACKOFF,
     Client,
     ClientOptions,
+)
+from tf_instdisc.serving.client.responses import (
+    InvalidResponseError,
+    Response,
+    text_array,
 )
 from tf_instdisc.text import shown
 
@@ -122,7 +122,7 @@ class GrpcClient(Client):
 
     def _predict_batch(
         self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
-    ) -> Answer:
+    ) -> Response:
         request = predict_pb2.PredictRequest()
         self._address(request.model_spec)
         request.model_spec.signature_name = signature_name
@@ -145,7 +145,7 @@ class GrpcClient(Client):
                 for status in response.model_version_status
             }
         except ValueError as error:
-            raise WrongAnswerError("a state that is unknown") from error
+            raise InvalidResponseError("a state that is unknown") from error
 
     def close(self) -> None:
         self._channel.close()
@@ -175,14 +175,14 @@ def _to_array(proto: Any, max_bytes: int) -> np.ndarray:
     """
     shape = [axis.size for axis in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=1) < 1:
-        raise WrongAnswerError(f"a tensor of the shape {shape[:8]}")
+        raise InvalidResponseError(f"a tensor of the shape {shape[:8]}")
     num_values = sum(
         len(values)
         for field, values in proto.ListFields()
         if field.name.endswith("_val")
     )
     if not proto.tensor_content and num_values != math.prod(shape):
-        raise WrongAnswerError(
+        raise InvalidResponseError(
             f"a tensor of the shape {shape[:8]} with {num_values:,} values"
         )
     try:
@@ -194,6 +194,6 @@ def _to_array(proto: Any, max_bytes: int) -> np.ndarray:
             np.array(texts, object).reshape(array.shape), max_bytes
         )
     except UnicodeDecodeError as error:
-        raise WrongAnswerError("text that is not UTF-8") from error
+        raise InvalidResponseError("text that is not UTF-8") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise WrongAnswerError(shown(repr(error), 200)) from error
+        raise InvalidResponseError(shown(repr(error), 200)) from error

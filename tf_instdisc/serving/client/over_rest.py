@@ -12,12 +12,6 @@ from typing import Any
 import numpy as np
 
 from tf_instdisc.errors import UsageError
-from tf_instdisc.serving.client.answers import (
-    Answer,
-    WrongAnswerError,
-    expected_dtype,
-    from_lists,
-)
 from tf_instdisc.serving.client.client import (
     FIRST_BACKOFF,
     MAX_BACKOFF,
@@ -25,6 +19,12 @@ from tf_instdisc.serving.client.client import (
     ClientOptions,
 )
 from tf_instdisc.serving.client.exchange import ExchangeError, exchange
+from tf_instdisc.serving.client.responses import (
+    InvalidResponseError,
+    Response,
+    expected_dtype,
+    from_lists,
+)
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 _CODES = {
@@ -37,7 +37,7 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 
-# A signature with a single output answers without the name of the output.
+# A signature with a single output responds without the name of the output.
 _ONLY_OUTPUT = "embedding"
 
 
@@ -56,7 +56,7 @@ class RestClient(Client):
         root_certificates: PEM file of the authority that signed the
             certificate of an `https://` server; the system's by default.
         **options: Other fields of `ClientOptions`, such as `deadline=10`.
-            Parsing the JSON of an answer takes about ten times as much memory
+            Parsing the JSON of a response takes about ten times as much memory
             as its `max_message_bytes`.
 
     Raises:
@@ -93,7 +93,7 @@ class RestClient(Client):
 
     def _predict_batch(
         self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
-    ) -> Answer:
+    ) -> Response:
         if isinstance(inputs[0], bytes):
             instances = [
                 {"b64": base64.b64encode(content).decode()}
@@ -104,7 +104,7 @@ class RestClient(Client):
         body = {"signature_name": signature_name, "instances": instances}
         predictions = self._ask(":predict", body, "predictions")
         if not isinstance(predictions, list) or len(predictions) != len(inputs):
-            raise WrongAnswerError(
+            raise InvalidResponseError(
                 f"`predictions` must be a list of {len(inputs)} rows"
             )
         if not isinstance(predictions[0], dict):
@@ -113,7 +113,7 @@ class RestClient(Client):
             names = predictions[0].keys()
             for row in predictions:
                 if not isinstance(row, dict) or row.keys() != names:
-                    raise WrongAnswerError("rows of different outputs")
+                    raise InvalidResponseError("rows of different outputs")
             columns = {
                 name: [row[name] for row in predictions] for name in names
             }
@@ -132,16 +132,18 @@ class RestClient(Client):
             for status in self._ask("", None, "model_version_status"):
                 state, number = status["state"], int(status["version"])
                 if not isinstance(state, str) or not 0 <= number < 2**63:
-                    raise WrongAnswerError("a version without number or state")
+                    raise InvalidResponseError(
+                        "a version without number or state"
+                    )
                 states[number] = shown(state, UNTRUSTED_LIMIT)
         except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise WrongAnswerError(
+            raise InvalidResponseError(
                 "`model_version_status` must be a list of versions"
             ) from error
         return states
 
     def _ask(self, method: str, body: dict | None, key: str) -> Any:
-        """Sends POST, or GET without a body; returns a part of the answer."""
+        """Sends POST, or GET without a body; returns a part of the response."""
         verb = "GET" if body is None else "POST"
         data = None if body is None else json.dumps(body).encode()
         end = time.monotonic() + self.options.deadline
@@ -186,7 +188,7 @@ def _part_of(content: bytes, key: str) -> Any:
         MemoryError,
     ) as error:
         said = shown(_text(content), UNTRUSTED_LIMIT)
-        raise WrongAnswerError(f"no {key}, but {said}") from error
+        raise InvalidResponseError(f"no {key}, but {said}") from error
 
 
 def _text(content: bytes) -> str:

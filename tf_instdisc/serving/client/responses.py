@@ -1,4 +1,4 @@
-"""Checks the answers of a server over REST or gRPC."""
+"""Checks the responses of a server over REST or gRPC."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
-Answer = dict[str, np.ndarray]
+Response = dict[str, np.ndarray]
 
 _OUTPUTS = {
     "embedding": ("float32", 2),
@@ -30,8 +30,8 @@ _SIGNATURES = {
 """The outputs of each signature of an exported model."""
 
 
-class WrongAnswerError(Exception):
-    """A server gave an answer that no exported model gives."""
+class InvalidResponseError(Exception):
+    """A server sent a response that no exported model gives."""
 
 
 def expected_dtype(signature_name: str, output: str) -> str | None:
@@ -41,22 +41,22 @@ def expected_dtype(signature_name: str, output: str) -> str | None:
     return _OUTPUTS[output][0]
 
 
-def check_answer(
+def check_response(
     signature_name: str, columns: Mapping[str, np.ndarray], num_inputs: int
-) -> Answer:
-    """Checks the answer to one request.
+) -> Response:
+    """Checks the response to one request.
 
     For the signatures of an exported model, the names, types, ranks and common
     shapes are checked. Any signature must return one row of finite numbers,
     booleans or text for each input.
 
     Raises:
-        WrongAnswerError: If a check fails.
+        InvalidResponseError: If a check fails.
     """
     known = _SIGNATURES.get(signature_name, ())
     missing = [name for name in known if name not in columns]
     if missing or not columns:
-        raise WrongAnswerError(
+        raise InvalidResponseError(
             f"the output {', '.join(missing) or 'of any name'} is missing"
         )
     for name, column in columns.items():
@@ -65,26 +65,28 @@ def check_answer(
             _check_type(name, column)
     shapes = {columns[name].shape for name in known if _OUTPUTS[name][1] == 2}
     if len(shapes) > 1:
-        raise WrongAnswerError(f"outputs of different shapes {sorted(shapes)}")
+        raise InvalidResponseError(
+            f"outputs of different shapes {sorted(shapes)}"
+        )
     return dict(columns)
 
 
-def join_answers(answers: Sequence[Answer]) -> Answer:
-    """Concatenates the answers to the batches of one call.
+def join_responses(responses: Sequence[Response]) -> Response:
+    """Concatenates the responses to the batches of one call.
 
     Raises:
-        WrongAnswerError: If they differ in names, types or shapes.
+        InvalidResponseError: If they differ in names, types or shapes.
     """
     # NumPy would convert numbers to text next to text.
     forms = [
-        {n: (v.dtype.kind in "SU", v.shape[1:]) for n, v in answer.items()}
-        for answer in answers
+        {n: (v.dtype.kind in "SU", v.shape[1:]) for n, v in response.items()}
+        for response in responses
     ]
     if any(form != forms[0] for form in forms):
-        raise WrongAnswerError("two batches got outputs of different forms")
+        raise InvalidResponseError("two batches got outputs of different forms")
     return {
-        name: np.concatenate([answer[name] for answer in answers])
-        for name in answers[0]
+        name: np.concatenate([response[name] for response in responses])
+        for name in responses[0]
     }
 
 
@@ -97,7 +99,8 @@ def from_lists(values: list, dtype: str | None, max_bytes: int) -> np.ndarray:
         max_bytes: Maximum size of an array of text.
 
     Raises:
-        WrongAnswerError: If lengths or types differ, or a number does not fit.
+        InvalidResponseError: If lengths or types differ, or a number does not
+            fit.
     """
     # Lists of different lengths or depths remain as elements.
     array = np.array(values, object)
@@ -108,46 +111,46 @@ def from_lists(values: list, dtype: str | None, max_bytes: int) -> np.ndarray:
         return array.astype(bool)
     if not types <= {int, float}:
         names = ", ".join(sorted(kind.__name__ for kind in types))
-        raise WrongAnswerError(f"values of the types {names} in one output")
+        raise InvalidResponseError(f"values of the types {names} in one output")
     is_float = float in types or dtype == "float32"
     try:
         with np.errstate(over="ignore"):
             return array.astype(np.float32 if is_float else np.int64)
     except OverflowError as error:
-        raise WrongAnswerError("a number beyond 64 bits") from error
+        raise InvalidResponseError("a number beyond 64 bits") from error
 
 
 def text_array(texts: np.ndarray, max_bytes: int) -> np.ndarray:
     """Converts an array of str objects to one of text.
 
     Raises:
-        WrongAnswerError: If the array needs more than `max_bytes`.
+        InvalidResponseError: If the array needs more than `max_bytes`.
     """
     longest = max(map(len, texts.flat), default=0)
     # NumPy uses four bytes per character.
     if 4 * longest * texts.size > max_bytes:
-        raise WrongAnswerError(f"a text of {longest:,} characters")
+        raise InvalidResponseError(f"a text of {longest:,} characters")
     return texts.astype(f"U{max(longest, 1)}")
 
 
 def _check_column(name: str, column: np.ndarray, num_inputs: int) -> None:
     at = shown(name, UNTRUSTED_LIMIT)
     if column.dtype.kind not in "biufU":
-        raise WrongAnswerError(f"{at} of the type {column.dtype}")
+        raise InvalidResponseError(f"{at} of the type {column.dtype}")
     if column.ndim < 1 or len(column) != num_inputs or not column.size:
-        raise WrongAnswerError(
+        raise InvalidResponseError(
             f"{at} must have one row for each of {num_inputs} images, but has "
             f"the shape {column.shape}"
         )
     if column.dtype.kind == "f" and not np.isfinite(column).all():
-        raise WrongAnswerError(f"{at} holds NaN or infinity")
+        raise InvalidResponseError(f"{at} holds NaN or infinity")
 
 
 def _check_type(name: str, column: np.ndarray) -> None:
     dtype, rank = _OUTPUTS[name]
     given = "str" if column.dtype.kind == "U" else column.dtype.name
     if given != dtype or column.ndim != rank:
-        raise WrongAnswerError(
+        raise InvalidResponseError(
             f"{name} must be {dtype} with {rank} axes, but is {given} of the "
             f"shape {column.shape}"
         )
