@@ -1,13 +1,16 @@
 """Makes the figures of the README from finished runs.
 
   python docs/make_images.py --run_dir=runs/small --photos_dir=runs/photos
+  python docs/make_images.py --curve_dir=runs/evening
 
-Requires the extra `test`, chromium and chromedriver.
+The first command requires the extra `test`, chromium and chromedriver.
 """
 
 import argparse
 import io
+import json
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,10 +26,15 @@ sys.path.insert(0, str(ROOT))
 def main() -> None:
     """Writes the figures to docs/images."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run_dir", required=True, help="a CIFAR-10 run")
-    parser.add_argument("--photos_dir", required=True, help="a run on photos")
+    parser.add_argument("--run_dir", help="a CIFAR-10 run")
+    parser.add_argument("--photos_dir", help="a run on photos")
+    parser.add_argument("--curve_dir", help="a run with kNN during training")
     parsed = parser.parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
+    if parsed.curve_dir:
+        _save("curve", _curve(pathlib.Path(parsed.curve_dir)))
+    if not parsed.run_dir:
+        return
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
         for name, run_dir in (
@@ -58,6 +66,33 @@ def main() -> None:
             {"report": None, "map": ".chart"},
             760,
         )
+
+
+def _curve(run_dir: pathlib.Path) -> Image.Image:
+    """Draws the kNN accuracy of a run against its hours.
+
+    The hours are those at the median rate of its epochs, so that pauses and
+    other work on the machine do not count.
+    """
+    from matplotlib import pyplot
+
+    lines = (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    rate = statistics.median(record["images_per_second"] for record in records)
+    settings = json.loads((run_dir / "run.json").read_text("utf-8"))["config"]
+    batch_size = settings["optimizer"]["batch_size"]
+    measured = [record for record in records if "knn_top1" in record]
+    hours = [record["step"] * batch_size / rate / 3600 for record in measured]
+    accuracies = [100 * record["knn_top1"] for record in measured]
+    figure, axis = pyplot.subplots(figsize=(6, 3.5), dpi=100)
+    axis.plot(hours, accuracies, marker="o", markersize=3)
+    axis.set_xlabel(f"hours at {rate:.0f} images/s")
+    axis.set_ylabel("kNN top-1, %")
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    return Image.open(drawn)
 
 
 def _command(name: str, *arguments: str) -> None:
