@@ -81,7 +81,10 @@ def launch(command: Any) -> None:
             groups[kind].check()
         if getattr(command, "NEEDS_TENSORFLOW", True):
             quiet_start.start_tensorflow()
-            _require_tensorflow_backend()
+            # Keras takes seconds to import. A backend that its configuration
+            # file names is reported when it is used.
+            if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+                _require_tensorflow_backend()
         command.main(*given, *arguments)
 
     def run_until_failure(arguments: Sequence[str]) -> None:
