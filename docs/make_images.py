@@ -8,7 +8,6 @@ The first command requires the extra `test`, chromium and chromedriver.
 
 import argparse
 import io
-import json
 import pathlib
 import statistics
 import subprocess
@@ -76,12 +75,12 @@ def _curve(run_dir: pathlib.Path) -> Image.Image:
     """
     from matplotlib import pyplot
 
-    lines = (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    rate = statistics.median(record["images_per_second"] for record in records)
-    settings = json.loads((run_dir / "run.json").read_text("utf-8"))["config"]
-    batch_size = settings["optimizer"]["batch_size"]
-    measured = [record for record in records if "knn_top1" in record]
+    import tf_instdisc
+
+    run = tf_instdisc.Run(run_dir)
+    rate = statistics.median(line["images_per_second"] for line in run.metrics)
+    batch_size = run.config.optimizer.batch_size
+    measured = [record for record in run.metrics if "knn_top1" in record]
     hours = [record["step"] * batch_size / rate / 3600 for record in measured]
     accuracies = [100 * record["knn_top1"] for record in measured]
     figure, axis = pyplot.subplots(figsize=(6, 3.5), dpi=100)
