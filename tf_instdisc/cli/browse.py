@@ -19,7 +19,7 @@ from tf_instdisc.cli.embed import ModelOptions
 from tf_instdisc.cli.options import MovedImages, make_folders, require_file
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.errors import ServingError, UsageError
-from tf_instdisc.paths import local_path, without_wildcards
+from tf_instdisc.paths import local_path
 from tf_instdisc.text import shown
 
 if TYPE_CHECKING:
@@ -129,13 +129,12 @@ def _of_saved_model(path: str, folder: str) -> "Collection":
 
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import BankSearch
+    from tf_instdisc.serving import versions
     from tf_instdisc.serving.bank_index import read_bank
     from tf_instdisc.serving.embedder import one_by_one
-    from tf_instdisc.serving.versions import newest_version
 
-    version = newest_version(path)
-    with without_wildcards(version) as place:
-        model = tf.saved_model.load(place)
+    version = versions.newest_version(path)
+    model = versions.load(version)
     images = _in_folder(read_bank(model), folder)
     embed = model.signatures["image_bytes"]
     title = f"{version.resolve().parent.name} {version.name}"

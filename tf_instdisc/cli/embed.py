@@ -20,7 +20,7 @@ from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.config.fields import Settings, require_one, setting
 from tf_instdisc.errors import UsageError, require_extra
-from tf_instdisc.paths import is_url, local_path, without_wildcards
+from tf_instdisc.paths import is_url, local_path
 from tf_instdisc.text import lines_of, shown
 
 if TYPE_CHECKING:
@@ -232,11 +232,10 @@ def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
 def _from_saved_model(saved_model: str) -> tuple["Embedder", str]:
     import tensorflow as tf
 
-    from tf_instdisc.serving.versions import newest_version
+    from tf_instdisc.serving import versions
 
-    path = newest_version(saved_model)
-    with without_wildcards(path) as folder:
-        model = tf.saved_model.load(folder)
+    path = versions.newest_version(saved_model)
+    model = versions.load(path)
     if "image_bytes" not in model.signatures:
         raise UsageError(
             "`saved_model` must have the signature image_bytes. Received: "

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tf_instdisc import atomic
 from tf_instdisc.errors import MissingFileError, UsageError
-from tf_instdisc.paths import local_path, without_wildcards
+from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import faiss_index, saved_model, versions
 from tf_instdisc.serving.embedding_file import read_columns
@@ -259,8 +259,7 @@ def _faiss_search(directory: pathlib.Path) -> Callable:
 
 
 def _saved_model_search(directory: pathlib.Path, facts: Facts) -> Callable:
-    with without_wildcards(directory) as folder:
-        model = tf.saved_model.load(folder)
+    model = versions.load(directory)
 
     def search(
         queries: np.ndarray, num_neighbors: int

@@ -5,10 +5,11 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from tf_instdisc import atomic, remote
 from tf_instdisc.errors import MissingFileError, UsageError
-from tf_instdisc.paths import local_path
+from tf_instdisc.paths import local_path, without_wildcards
 
 
 def versions(export_dir: str) -> list[int]:
@@ -34,6 +35,14 @@ def newest_version(saved_model: str) -> pathlib.Path:
             )
         path = path / str(numbers[-1])
     return path
+
+
+def load(version: pathlib.Path) -> Any:
+    """Loads the SavedModel in the directory of a version."""
+    import tensorflow as tf
+
+    with without_wildcards(version) as folder:
+        return tf.saved_model.load(folder)
 
 
 def write_version(
