@@ -26,6 +26,20 @@ class MissingExtraError(UsageError):
     """The packages of an extra are not installed."""
 
 
+def require_tensorflow_backend(backend: str) -> None:
+    """Raises UsageError unless Keras computes with TensorFlow.
+
+    Args:
+        backend: The name of Keras' backend.
+    """
+    if backend != "tensorflow":
+        raise UsageError(
+            "Training, evaluation, search and export need Keras' TensorFlow "
+            f"backend. Received: backend={backend!r}. Set the environment "
+            "variable KERAS_BACKEND=tensorflow before Keras is imported."
+        )
+
+
 def require_extra(extra: str, *modules: str) -> None:
     """Raises MissingExtraError unless the modules of an extra are installed."""
     missing = [name for name in modules if not importlib.util.find_spec(name)]

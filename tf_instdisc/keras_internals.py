@@ -9,21 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tf_instdisc.errors import UsageError
-
 if TYPE_CHECKING:  # Encoders are built on any backend, without TensorFlow.
     import tensorflow as tf
-
-
-def require_tensorflow_backend() -> None:
-    """Raises UsageError unless Keras computes with TensorFlow."""
-    backend = keras.config.backend()
-    if backend != "tensorflow":
-        raise UsageError(
-            "Training, evaluation, search and export need Keras' TensorFlow "
-            f"backend. Received: backend={backend!r}. Set the environment "
-            "variable KERAS_BACKEND=tensorflow before Keras is imported."
-        )
 
 
 def is_functional(model: keras.Model) -> bool:

@@ -17,7 +17,7 @@ from tf_instdisc.cli import (
 from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.config import recipes
 from tf_instdisc.config.fields import split
-from tf_instdisc.errors import UsageError
+from tf_instdisc.errors import UsageError, require_tensorflow_backend
 from tf_instdisc.text import did_you_mean
 
 _HELP = {"--help", "-help", "--helpfull", "--helpshort", "-h", "-?"}
@@ -80,11 +80,11 @@ def launch(command: Any) -> None:
         for kind in unread:
             groups[kind].check()
         if getattr(command, "NEEDS_TENSORFLOW", True):
-            quiet_start.start_tensorflow()
             # Keras takes seconds to import. A backend that its configuration
             # file names is reported when it is used.
-            if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-                _require_tensorflow_backend()
+            backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+            require_tensorflow_backend(backend)
+            quiet_start.start_tensorflow()
         command.main(*given, *arguments)
 
     def run_until_failure(arguments: Sequence[str]) -> None:
@@ -101,17 +101,6 @@ def launch(command: Any) -> None:
             run_until_failure,
             flags_parser=lambda argv: _parse(argv, groups.values()),
         )
-
-
-def _require_tensorflow_backend() -> None:
-    try:
-        from tf_instdisc.keras_internals import require_tensorflow_backend
-    except (ImportError, ValueError) as error:  # Keras loads its backend.
-        raise UsageError(
-            f"Keras cannot be imported: {error}. Set the environment variable "
-            "KERAS_BACKEND=tensorflow."
-        ) from error
-    require_tensorflow_backend()
 
 
 def _parse(argv: Sequence[str], groups: Iterable[FlagGroup]) -> list[str]:

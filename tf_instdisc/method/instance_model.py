@@ -11,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc.config.method import MethodConfig
-from tf_instdisc.errors import UsageError
-from tf_instdisc.keras_internals import require_tensorflow_backend
+from tf_instdisc.errors import UsageError, require_tensorflow_backend
 from tf_instdisc.method import accepted_encoders, batches, replicas
 from tf_instdisc.method.training_loop import FitLoop
 
@@ -37,7 +36,7 @@ class InstanceModel(FitLoop):
     """
 
     def __init__(self, arguments: dict[str, Any]):
-        require_tensorflow_backend()
+        require_tensorflow_backend(keras.config.backend())
         config = {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in arguments.items()

@@ -9,11 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import progress
-from tf_instdisc.errors import UsageError
-from tf_instdisc.keras_internals import (
-    is_functional,
-    require_tensorflow_backend,
-)
+from tf_instdisc.errors import UsageError, require_tensorflow_backend
+from tf_instdisc.keras_internals import is_functional
 
 BATCH_SIZE = 256
 """Images per batch where no training depends on it."""
@@ -85,7 +82,7 @@ def inference(model: keras.Model) -> Callable[[tf.Tensor], Any]:
         `[batch, ...]`, or a structure of them.
     """
 
-    require_tensorflow_backend()
+    require_tensorflow_backend(keras.config.backend())
 
     # Not `predict`: each replica would embed the whole batch, and with many
     # hosts it waits for all of them.

@@ -4,12 +4,12 @@ import dataclasses
 import os
 import pathlib
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import atomic, progress
-from tf_instdisc.errors import UsageError
-from tf_instdisc.keras_internals import require_tensorflow_backend
+from tf_instdisc.errors import UsageError, require_tensorflow_backend
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.load import load_encoder
@@ -67,7 +67,7 @@ def export_run(
         UsageError: If int8 has no calibration images, or a stock server cannot
             run the graph.
     """
-    require_tensorflow_backend()
+    require_tensorflow_backend(keras.config.backend())
     if "int8" in tflite_types and calibration_images is None:
         raise UsageError(
             "`calibration_images` are required for TFLite in int8: a few "
