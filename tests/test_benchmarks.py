@@ -35,6 +35,7 @@ ROOT = pathlib.Path(__file__).parent.parent
         "imagenet_form",
         "index",
         "input",
+        "int8_products",
         "large_bank",
         "neighbors",
         "planted_duplicates",
