@@ -155,7 +155,7 @@ def train(config: RunConfig, images: np.ndarray) -> list[np.ndarray]:
     optimizer.build(trained)
 
     def losses_of(v, own, bank, class_weights, ids, log_z, key):
-        positive = formulas.pair_logits(v, own, method.temperature)
+        positive = formulas.positive_logits(v, own, method.temperature)
         if method.objective in ("softmax", "parametric"):
             is_bank = method.objective == "softmax"
             rows = bank if is_bank else class_weights[0]
@@ -165,7 +165,7 @@ def train(config: RunConfig, images: np.ndarray) -> list[np.ndarray]:
         if method.negatives == "per_example":
             shape = (batch, *shape)
         rows = bank[jax.random.randint(key, shape, 0, n)]
-        negative = formulas.negative_logits(v, rows, method.temperature)
+        negative = formulas.logits(v, rows, method.temperature)
         estimate = formulas.log_z_estimate(jax.lax.stop_gradient(negative), n)
         momentum = method.normalizer_momentum
         log_z = formulas.moving_average(log_z, estimate, momentum)

@@ -23,7 +23,7 @@ def make(kind: str, num_instances: int, size: int):
             return formulas.softmax_loss(
                 embeddings, ids, bank.value(), _TEMPERATURE
             )
-        positive = formulas.pair_logits(
+        positive = formulas.positive_logits(
             embeddings, tf.gather(bank, ids), _TEMPERATURE
         )
         return -positive + streamed_softmax.log_sum_exp(

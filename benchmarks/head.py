@@ -40,7 +40,9 @@ def ours(num_instances, size, num_negatives, negatives):
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
             losses = objective(
-                objectives.Batch(embeddings, ids, bank, step, training=True)
+                objectives.LossInputs(
+                    embeddings, ids, bank, step, training=True
+                )
             )
             loss = tf.reduce_mean(losses)
         gradient = tape.gradient(loss, embeddings)

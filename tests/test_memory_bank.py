@@ -102,7 +102,8 @@ def test_last_embedding_of_a_repeated_id_wins():
 def normalizer_steps(estimates, **options):
     bank = memory_bank.MemoryBank(N, DIM, **options)
     used = [
-        float(bank.normalize(tf.constant(e), training=True)) for e in estimates
+        float(bank.update_log_z(tf.constant(e), training=True))
+        for e in estimates
     ]
     return bank, used
 
@@ -145,7 +146,7 @@ def test_an_estimate_that_is_not_finite_changes_nothing(momentum, bad):
 def test_evaluation_changes_nothing(known):
     bank = memory_bank.MemoryBank(N, DIM)
     bank.log_normalizer.assign(known)
-    used = float(bank.normalize(tf.constant(7.0), training=False))
+    used = float(bank.update_log_z(tf.constant(7.0), training=False))
     assert used == (7 if math.isnan(known) else 5)
     np.testing.assert_array_equal(bank.log_normalizer, known)
 
@@ -155,7 +156,7 @@ def test_checkpoint_restores_bit_for_bit(tmp_path, steps):
     bank = memory_bank.MemoryBank(N, DIM)
     for seed in range(steps):
         update(bank, [1, 2, 1], embeddings(3, seed))
-        bank.normalize(tf.constant(3.0 + seed / 7), training=True)
+        bank.update_log_z(tf.constant(3.0 + seed / 7), training=True)
     path = tf.train.Checkpoint(bank=bank).write(str(tmp_path / "bank"))
     other = memory_bank.MemoryBank(N, DIM, seed=1)
     status = tf.train.Checkpoint(bank=other).read(path)
@@ -228,7 +229,7 @@ def test_normalizer_is_one_for_both_replicas(two_replicas):
 
     for estimate in (3.0, 110.0, -math.inf, 4.0):
         used = strategy.experimental_local_results(step(tf.constant(estimate)))
-        expected = single.normalize(tf.constant(estimate), True).numpy()
+        expected = single.update_log_z(tf.constant(estimate), True).numpy()
         assert [x.numpy() for x in used] == [expected, expected]
     copies = strategy.experimental_local_results(bank.log_normalizer)
     assert [c.numpy() for c in copies] == [single.log_normalizer.numpy()] * 2

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tf_instdisc.method import formulas
-from tf_instdisc.method.objectives import estimate_log_z
+from tf_instdisc.method.objectives import global_log_z_estimate
 
 DIM = 16
 NUM_NEGATIVES = 7
@@ -103,10 +103,8 @@ class Case:
 
     def logits(self, v, t):
         rows = tf.constant(self.rows)
-        positive = formulas.pair_logits(v, tf.gather(rows, self.ids), t)
-        negative = formulas.negative_logits(
-            v, tf.gather(rows, self.negative_ids), t
-        )
+        positive = formulas.positive_logits(v, tf.gather(rows, self.ids), t)
+        negative = formulas.logits(v, tf.gather(rows, self.negative_ids), t)
         return positive, negative
 
 
@@ -250,7 +248,7 @@ def test_log_normalizer_estimate_equals_formula(
 ):
     case = Case(dtype, n, batch, sharing, identical)
     _, negative = case.logits(tf.constant(case.v), temperature)
-    actual = estimate_log_z(negative, n)
+    actual = global_log_z_estimate(negative, n)
     expected = log_z_oracle(
         case.oracle_v, case.oracle_negatives, temperature, n
     )
@@ -263,10 +261,10 @@ def test_normalizer_of_random_rows_is_known(temperature, mean):
     rng = np.random.default_rng(0)
     n = 100_000
     v, rows = (unit(rng.normal(size=(k, 128))) for k in (64, 4096))
-    logits = formulas.negative_logits(
+    logits = formulas.logits(
         *(tf.constant(x, tf.float32) for x in (v, rows)), temperature
     )
-    estimate = estimate_log_z(logits, n)
+    estimate = global_log_z_estimate(logits, n)
     assert math.exp(estimate) == pytest.approx(n * mean, rel=0.05)
 
 
@@ -289,9 +287,9 @@ def test_float32_is_finite(temperature, rows_are, positive):
     t = temperature
 
     def all_losses(v, rows):
-        positive = formulas.pair_logits(v, tf.gather(rows, ids), t)
-        negative = formulas.negative_logits(v, rows, t)
-        estimate = estimate_log_z(negative, 50)
+        positive = formulas.positive_logits(v, tf.gather(rows, ids), t)
+        negative = formulas.logits(v, rows, t)
+        estimate = global_log_z_estimate(negative, 50)
         losses = [
             formulas.softmax_loss(v, tf.constant(ids), rows, t),
             formulas.info_nce_loss(

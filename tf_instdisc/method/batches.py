@@ -63,12 +63,15 @@ def unpack(
         ids = ids[:, 0]
     _require_integers(ids.dtype.as_numpy_dtype, ids.shape)
     ids = tf.cast(ids, tf.int64)
-    lowest, highest = tf.reduce_min(ids), tf.reduce_max(ids)
-    in_range = require(
-        (lowest >= 0) & (highest < num_instances),
-        _OUT_OF_RANGE.format(num_instances),
-        tf.where(lowest < 0, lowest, highest),
-    )
+    # The ids come from the host: checking them there, the step does not wait
+    # for a GPU.
+    with tf.device("CPU:0"):
+        lowest, highest = tf.reduce_min(ids), tf.reduce_max(ids)
+        in_range = require(
+            (lowest >= 0) & (highest < num_instances),
+            _OUT_OF_RANGE.format(num_instances),
+            tf.where(lowest < 0, lowest, highest),
+        )
     with tf.control_dependencies(in_range):
         ids = tf.identity(ids)
     if sample_weight is not None:
@@ -181,21 +184,24 @@ def warn_of_labels(ids: np.ndarray) -> None:
 # === Conditions on values, which are only known when the step runs ===
 
 
-def require_unit_length(embeddings: tf.Tensor) -> tf.Tensor:
-    """Returns embeddings `[batch, embedding_dim]` if they have unit length."""
+def unit_vectors(embeddings: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Casts embeddings `[batch, dim]`, which must have unit length.
+
+    The result does not depend on the check: a GPU would have to report its
+    outcome to the host between the forward and the backward pass.
+    """
     lengths = tf.cast(tf.norm(embeddings, axis=-1), tf.float32)
     # Zero or non-finite lengths are reported elsewhere.
     is_checked = tf.math.is_finite(lengths) & (lengths > 1e-3)
     errors = tf.where(is_checked, tf.abs(lengths - 1), 0.0)
-    is_unit = require(
+    require(
         tf.reduce_max(errors) < _LENGTH_TOLERANCE,
         "`encoder` must end in unit vectors: add keras.layers."
         "UnitNormalization() as its last layer. Received: an embedding of "
         "length",
         lengths[tf.argmax(errors)],
     )
-    with tf.control_dependencies(is_unit):
-        return tf.identity(embeddings)
+    return tf.cast(embeddings, dtype)
 
 
 _FAILED = re.compile(r"assertion failed: \[(`.*?)\] \[(.*?)\]", re.DOTALL)

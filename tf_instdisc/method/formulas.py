@@ -15,13 +15,13 @@ from keras import ops
 Tensor = Any  # A tensor of the backend.
 
 
-def pair_logits(v: Tensor, rows: Tensor, temperature: float) -> Tensor:
+def positive_logits(v: Tensor, rows: Tensor, temperature: float) -> Tensor:
     """Returns v·v_i / τ, `[batch]`, of v and its own rows `[batch, dim]`."""
     return ops.sum(v * rows, axis=-1) / temperature
 
 
-def negative_logits(v: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """Returns v·v_j / τ of each v and its negatives, `[batch, m]`.
+def logits(v: Tensor, rows: Tensor, temperature: float) -> Tensor:
+    """Returns v·v_j / τ of each v and m rows, `[batch, m]`.
 
     The rows are `[m, dim]` if the batch shares them, and `[batch, m, dim]`
     if each example has its own.
@@ -38,19 +38,21 @@ def softmax_loss(
     v: Tensor, positions: Tensor, rows: Tensor, temperature: float
 ) -> Tensor:
     """Returns -log P(i|v) over rows `[n, dim]`, with i = `positions`."""
-    logits = negative_logits(v, rows, temperature)  # [batch, n]
-    positive = ops.take_along_axis(logits, positions[:, None], axis=1)[:, 0]
-    return ops.logsumexp(logits, axis=-1) - positive
+    all_logits = logits(v, rows, temperature)  # [batch, n]
+    own = ops.take_along_axis(all_logits, positions[:, None], axis=1)[:, 0]
+    return ops.logsumexp(all_logits, axis=-1) - own
 
 
 def nce_loss(
     positive: Tensor, negative: Tensor, log_z: Tensor, n: int
 ) -> Tensor:
-    """Returns -log h(i, v) - Σ log(1 - h(i, v')), m negatives, equation 7.
+    """Returns -log h(i, v) - Σ_j log(1 - h(j, v)), equation 7.
 
-    P(i|v) = exp(v·v_i / τ) / Z and h(i, v) = P(i|v) / (P(i|v) + m P_n). With
-    a = log P(i|v) - log(m P_n), h is sigmoid(a): both terms are softplus.
+    The m rows j are drawn from P_n; the paper writes v' for a drawn row. With
+    P(i|v) = exp(v·v_i / τ) / Z, h(i, v) = P(i|v) / (P(i|v) + m P_n) is
+    sigmoid(log P(i|v) - log(m P_n)), so both terms are softplus.
     """
+    # log(Z m P_n), the logit at which h is 1/2.
     offset = log_z + math.log(negative.shape[-1]) - math.log(n)
     others = ops.sum(ops.softplus(negative - offset), axis=-1)
     return ops.softplus(offset - positive) + others
@@ -61,8 +63,8 @@ def info_nce_loss(
 ) -> Tensor:
     """Returns -log softmax of the positive, masking where `is_positive`."""
     negative = ops.where(is_positive, -math.inf, negative)
-    logits = ops.concatenate([positive[:, None], negative], axis=-1)
-    return ops.logsumexp(logits, axis=-1) - positive
+    all_logits = ops.concatenate([positive[:, None], negative], axis=-1)
+    return ops.logsumexp(all_logits, axis=-1) - positive
 
 
 def proximal_term(v: Tensor, previous: Tensor) -> Tensor:
@@ -99,7 +101,6 @@ def moving_average(log_z: Tensor, estimate: Tensor, momentum: float) -> Tensor:
         Scalar, the new log Z: the estimate itself if Z was unknown. An
         estimate that is not finite is ignored.
     """
-    # In Python's float64: in half precision, 1 - 0.99 is off by 20%.
     log_old, log_new = (
         math.log(fraction) if fraction > 0 else -math.inf
         for fraction in (momentum, 1.0 - momentum)

@@ -111,7 +111,7 @@ class MemoryBank(keras.layers.Layer):
             temperature: τ.
         """
         own = ids if ids.shape.rank == 1 else replicas.own_part(ids)
-        return formulas.negative_logits(v, self.lookup(own), temperature)
+        return formulas.logits(v, self.lookup(own), temperature)
 
     def fill(self, ids: np.ndarray, embeddings: np.ndarray) -> None:
         """Sets the rows of distinct ids, in the scope of the strategy.
@@ -149,6 +149,7 @@ class MemoryBank(keras.layers.Layer):
         """
         ids = replicas.gather_over_replicas(ids)
         v = replicas.gather_over_replicas(embeddings)
+        v = tf.cast(v, self.compute_dtype)
         replicas.update_on_all_replicas(self.rows, self._move, (ids, v))
 
     def _move(self, rows: tf.Variable, ids: Tensor, embeddings: Tensor) -> None:
@@ -157,8 +158,8 @@ class MemoryBank(keras.layers.Layer):
         new = formulas.moved_rows(old, v, self.momentum)
         _scatter(rows, ids, tf.cast(new, rows.dtype))
 
-    def normalize(self, estimate: Tensor, training: bool) -> Tensor:
-        """Returns a step's log Z from its estimate; training updates Z."""
+    def update_log_z(self, estimate: Tensor, training: bool) -> Tensor:
+        """Returns a step's log Z from its estimate; training stores it."""
         momentum = self.normalizer_momentum if training else 1.0
         old = self.log_normalizer.value()
         new = formulas.moving_average(old, estimate, momentum)

@@ -1,11 +1,17 @@
 """Instance discrimination: the whole method on one page.
 
-Source: Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), section 3. In its
-notation, f is the encoder, v = f(x) the embedding of an image x, v_i row i of
-the memory bank, n the number of instances, τ the temperature, Z the normalizer.
+For images x with instance ids i and the rows v_1 .. v_n of the memory bank:
+
+    v    =  f(x)                              encoder, |v| = 1
+    loss =  -log P(i|v) + λ |v - v_i|²        P(i|v) = exp(v·v_i / τ) / Z
+    θ    <- optimizer step                    weights of f
+    v_i  <- normalize(μ v_i + (1 - μ) v)      μ = bank_momentum
+
+Source: Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), section 3. The losses
+are in `objectives.py`, and their mathematics is in `formulas.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -44,12 +50,12 @@ class InstanceDiscrimination(InstanceModel):
         num_negatives: m, the number of negatives of `"nce"` and `"info_nce"`.
         negatives: `"shared"` by the batch, or drawn `"per_example"`.
         temperature: τ, in [0.01, 1].
-        normalizer: Z of `"nce"`: `"ema"`, or `"first_batch"` as in the
-            authors' code.
+        normalizer: Z of `"nce"`: `"ema"`, or `"first_batch"`, which keeps the
+            first estimate. The authors do so, but average over positives too.
         normalizer_momentum: Weight of the old Z in its moving average.
         bank_momentum: Weight of the old row in its update.
         proximal_weight: λ of the proximal term, at least 0.
-        bank_dtype: Type of the stored rows; by default that of the encoder.
+        bank_dtype: Type of the stored rows; by default float32.
         bank_placement: `"device"`; `"sharded"`, divided among the replicas;
             or `"host"`, in the memory of the host, not with `"softmax"`.
         jit_encoder: Whether XLA compiles the encoder. The bank is never
@@ -84,39 +90,41 @@ class InstanceDiscrimination(InstanceModel):
         absent_ids: Sequence[int] = (),
         name: str = "instance_discrimination",
     ):
+        # `InstanceModel` checks the arguments; `get_config` returns them.
         super().__init__({**locals()})
         # f in training; `self.encoder` is the same f in inference.
         self._encode = training_call(self.encoder, jit_encoder)
-        embedding_dim = self.encoder.output_shape[-1]
+        dim, dtype = (
+            self.encoder.output_shape[-1],
+            self.encoder.outputs[0].dtype,
+        )
         is_moving = normalizer == "ema"
         self.memory_bank = bank_type(bank_placement)(
             num_instances,
-            embedding_dim,
+            dim,
             momentum=bank_momentum,
+            # A momentum of 1 keeps the first estimate of Z.
             normalizer_momentum=normalizer_momentum if is_moving else 1.0,
             seed=seed,
-            dtype=self.encoder.outputs[0].dtype,
+            # The sums of a loss exceed the range and precision of float16.
+            dtype=keras.backend.result_type(dtype, "float32"),
             rows_dtype=bank_dtype,
             placement=bank_placement,
             absent_ids=absent_ids,
         )
         self.class_weights = None
-        self._losses_of: Callable[..., Tensor]
+        self._losses_of: objectives.Objective
         if objective == "softmax":
             self._losses_of = objectives.Softmax(temperature)
         elif objective == "parametric":
-            random = random_streams.class_weights(seed, embedding_dim**-0.5)
-            self.class_weights = self.add_weight(
-                (num_instances, embedding_dim), random, name="class_weights"
-            )
-            self._losses_of = objectives.Parametric(
-                temperature, self.class_weights
-            )
+            random = random_streams.class_weights(seed, dim**-0.5)
+            weights = self.add_weight((num_instances, dim), random)
+            self._losses_of = objectives.Parametric(temperature, weights)
+            self.class_weights = weights
         else:
-            is_nce = objective == "nce"
-            sampled = objectives.NCE if is_nce else objectives.InfoNCE
-            draws = num_negatives, negatives == "shared", seed
-            self._losses_of = sampled(temperature, *draws)
+            self._losses_of = objectives.SAMPLED[objective](
+                temperature, num_negatives, negatives == "shared", seed
+            )
         self.built = True
 
     def train_step(
@@ -155,16 +163,15 @@ class InstanceDiscrimination(InstanceModel):
         training: bool,
     ) -> Tensor:
         """Returns this replica's part of the global batch's mean loss."""
-        v = batches.require_unit_length(v)
         bank = self.memory_bank
-        batch = objectives.Batch(v, ids, bank, self.step, training)
-        losses = self._losses_of(batch)  # [batch]
+        v = batches.unit_vectors(v, bank.compute_dtype)
+        inputs = objectives.LossInputs(v, ids, bank, self.step, training)
+        losses = self._losses_of(inputs)  # [batch]
         if self.proximal_weight:
             distances = formulas.proximal_term(v, bank.lookup(ids))
             losses += self.proximal_weight * distances  # λ |v - v_i|²
         if sample_weight is not None:
             losses *= tf.cast(sample_weight, losses.dtype)
-        # Summed over replicas, all of which have equally many examples. In
-        # half precision, a mean has two digits.
+        # Summed over replicas, all of which have equally many examples.
         mean = tf.reduce_mean(tf.cast(losses, keras.config.floatx()))
         return mean / replicas.num_replicas()

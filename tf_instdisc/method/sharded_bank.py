@@ -231,4 +231,4 @@ class ShardedMemoryBank(MemoryBank):
         self, v: Tensor, ids: Tensor, temperature: float
     ) -> Tensor:
         rows = self._lookup_shared(ids)
-        return formulas.negative_logits(v, rows, temperature)
+        return formulas.logits(v, rows, temperature)
