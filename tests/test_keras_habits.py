@@ -21,6 +21,7 @@ from tests.test_keras_calls import (
 )
 from tf_instdisc import keras_internals
 from tf_instdisc.errors import UsageError
+from tf_instdisc.training import parts
 
 pytestmark = [
     pytest.mark.slow,
@@ -273,6 +274,27 @@ def test_weights_may_have_half_precision(policy):
     before = _sequential().get_weights()[0]
     after = np.asarray(model.encoder.get_weights()[0], np.float32)
     assert np.abs(before - after).max() > 1e-4
+
+
+def _losses_of_many_negatives(policy):
+    with parts.precision(policy):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Flatten(), keras.layers.Dense(8)]
+        layers.append(keras.layers.UnitNormalization())
+        encoder = keras.Sequential([keras.Input([8, 8, 3]), *layers])
+    model = tf_instdisc.InstanceDiscrimination(encoder, 2 * N)
+    model.compile(keras.optimizers.SGD(0.0))
+    images = np.concatenate([LARGER, LARGER[:, ::-1]]) / 255
+    batch = images, np.arange(2 * N)
+    return [model.train_on_batch(*batch) for _ in range(40)]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_an_encoder_may_end_in_half_precision(policy):
+    # The logits of a batch are more than the largest number of float16.
+    losses = _losses_of_many_negatives(policy)
+    expected = _losses_of_many_negatives("float32")
+    np.testing.assert_allclose(losses, expected, rtol=0.02)
 
 
 def _synchronized():
