@@ -115,7 +115,11 @@ class EncoderConfig(Settings):
             require_defaults(self, _OF_A_NETWORK, "init_encoder")
         channel_values("mean", self.mean)
         channel_values("std", self.std)
-        require_stem_width(self.backbone, self.stem_width)
+        if self.stem_width is not None and self.backbone not in RESNETS:
+            raise UsageError(
+                "`stem_width` applies only to ResNets. Received: stem_width="
+                f"{self.stem_width}, encoder={self.backbone}. Leave it out."
+            )
         if self.jit_encoder and self.sync_batch_norm:
             raise UsageError(
                 "`jit_encoder` cannot be combined with `sync_batch_norm`: XLA "
@@ -202,13 +206,4 @@ def require_image_size(
             f"`train_image_size` must equal `image_size` for {backbone}, whose "
             "weights fit only one size. Received: train_image_size="
             f"{train_image_size}, image_size={image_size}. Leave it out."
-        )
-
-
-def require_stem_width(backbone: str, stem_width: int | None) -> None:
-    """Raises UsageError if a stem width is given for another backbone."""
-    if stem_width is not None and backbone not in RESNETS:
-        raise UsageError(
-            "`stem_width` applies only to ResNets. Received: stem_width="
-            f"{stem_width}, encoder={backbone}. Leave it out."
         )

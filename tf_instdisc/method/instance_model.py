@@ -132,9 +132,13 @@ class InstanceModel(FitLoop):
             )
         optimizer = keras.optimizers.get(optimizer)
         self._require_usable(optimizer)
-        if auto_scale_loss and accepted_encoders.computes_in_half(self.encoder):
+        is_half = accepted_encoders.computes_in_half(self.encoder)
+        scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if auto_scale_loss and is_half and not scales:
             # Not by Keras, which asks for the policy of the session.
-            optimizer = _with_loss_scale(optimizer)
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, name="loss_scale_optimizer"
+            )
         super().compile(
             optimizer=optimizer,
             run_eagerly=run_eagerly,
@@ -281,14 +285,4 @@ def _refuse_class_weight(class_weight: object) -> None:
     _refuse(
         "There are no classes; weight examples with `sample_weight`.",
         class_weight=class_weight,
-    )
-
-
-def _with_loss_scale(
-    optimizer: keras.optimizers.Optimizer,
-) -> keras.optimizers.Optimizer:
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer
-    return keras.optimizers.LossScaleOptimizer(
-        optimizer, name="loss_scale_optimizer"
     )

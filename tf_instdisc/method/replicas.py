@@ -116,18 +116,12 @@ def update_copies(
     args: Sequence[tf.Tensor],
 ) -> None:
     """Works as `update_on_all_replicas`, outside a replica's context."""
-    if _is_on_host(variable, strategy):
+    is_distributed = isinstance(variable, tf.distribute.DistributedValues)
+    if not is_distributed and strategy.num_replicas_in_sync > 1:  # On the host.
         with tf.device(variable.device):
             update(variable, *args)
     else:
         strategy.extended.update(variable, update, args=args, group=True)
-
-
-def _is_on_host(
-    variable: tf.Variable, strategy: tf.distribute.Strategy
-) -> bool:
-    is_distributed = isinstance(variable, tf.distribute.DistributedValues)
-    return not is_distributed and strategy.num_replicas_in_sync > 1
 
 
 def create(
@@ -193,7 +187,7 @@ def in_equal_parts(
     parts = strategy.experimental_local_results(first)
     replicas, size = len(parts), sum(int(part.shape[0]) for part in parts)
     hosts = 1
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if has_many_hosts(strategy):
         hosts = strategy.num_replicas_in_sync // replicas
     if all(part.shape[0] == parts[0].shape[0] for part in parts):
         return batch, size * hosts
@@ -217,9 +211,14 @@ def in_equal_parts(
     x, ids, weights = keras.utils.unpack_x_y_sample_weight(
         keras.tree.map_structure(join, batch)
     )
-    raised = np.where(np.arange(len(order)) < size, len(order) / size, 0.0)
+    scales = np.where(np.arange(len(order)) < size, len(order) / size, 0.0)
     weights = (
-        raised if weights is None else raised * tf.cast(weights, "float64")
+        scales if weights is None else scales * tf.cast(weights, "float64")
     )
     batch = keras.tree.map_structure(divide, (x, ids, tf.constant(weights)))
     return batch, size * hosts
+
+
+def has_many_hosts(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether the replicas belong to several processes."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

@@ -26,7 +26,8 @@ class FitLoop(Accumulation):
     `test_step(data)`. They return logs that are the same on each replica.
     For `loss`, `fit` and `evaluate` show the mean over the examples. A batch
     may have any size: each replica gets an equal part of it. With many hosts,
-    all batches must have the same size.
+    all batches must have the same size. `steps_per_execution` makes callbacks
+    rarer, but does not join the steps in one graph.
 
     Attributes:
         step: int64, the number of steps taken.
@@ -40,7 +41,7 @@ class FitLoop(Accumulation):
         saving: Whether the run should be saved after this step; see `stopped`.
     """
 
-    def __init__(self, accumulate_steps: int = 1, **kwargs: Any):
+    def __init__(self, accumulate_steps: int, **kwargs: Any):
         super().__init__(accumulate_steps, **kwargs)
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self._step = add_state(self, "step", [], 0, "int64")
@@ -59,7 +60,7 @@ class FitLoop(Accumulation):
     def request_stop(self) -> None:
         """Stops training after this step; a signal handler may call it."""
         self.stop_requested = True
-        if not _has_many_hosts(self.distribute_strategy):
+        if not distribution.has_many_hosts(self.distribute_strategy):
             # Also needed if no further step comes, as at an epoch's end.
             self.stopped = True
 
@@ -69,7 +70,7 @@ class FitLoop(Accumulation):
         Rows that are divided among hosts are saved by all of them together.
         """
         self.save_requested = True
-        if not _has_many_hosts(self.distribute_strategy):
+        if not distribution.has_many_hosts(self.distribute_strategy):
             self.saving = True
 
     # === What a run saves ===
@@ -200,7 +201,11 @@ class FitLoop(Accumulation):
     def _execution(
         self, iterator: Iterator[Any]
     ) -> Iterator[tuple[Any, int, Any]]:
-        """Returns the batches of one execution, the first one at once."""
+        """Yields up to `steps_per_execution` batches.
+
+        Raises:
+            StopIteration: At once, if there is no batch left.
+        """
         first = self._next_batch(iterator)  # Its StopIteration ends the epoch.
         return itertools.chain([first], self._remaining_batches(iterator))
 
@@ -244,7 +249,7 @@ class FitLoop(Accumulation):
         with batches.named_errors():
             requests = [self.stop_requested, self.save_requested]
             logs, votes = step(batch, size, np.array(requests, np.int32))
-            if not _has_many_hosts(self.distribute_strategy):
+            if not distribution.has_many_hosts(self.distribute_strategy):
                 self.stopped = self.stop_requested
                 return logs
             # Each host's requests have reached all of them within the step.
@@ -263,7 +268,7 @@ class FitLoop(Accumulation):
             self.loss_tracker.update_state(logs["loss"], sample_weight=size)
             logs["loss"] = self.loss_tracker.result()
             votes = 0
-            if _has_many_hosts(strategy):
+            if distribution.has_many_hosts(strategy):
                 votes = distribution.sum_over_replicas(requests)
             return logs, votes
 
@@ -291,7 +296,3 @@ class FitLoop(Accumulation):
         return tf.function(
             step, input_signature=[batch_spec, number, pair], autograph=False
         )
-
-
-def _has_many_hosts(strategy: tf.distribute.Strategy) -> bool:
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
