@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 
 import tf_instdisc
-from tests import commands
 from tests.test_encoders import BLOCKS, images_of
 from tf_instdisc import build_encoder
 from tf_instdisc.method import fused_batch_norm
@@ -317,26 +316,3 @@ def test_files_load_without_the_package(tmp_path, backend):
 def test_sizes_that_do_not_fit_are_refused(backbone, size, message):
     with pytest.raises(ValueError, match=message):
         small(backbone, size)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    (
-        (
-            ["--encoder=vit_small", "--image_size=30"],
-            "multiple of 4",
-        ),
-        (
-            ["--encoder=alexnet", "--image_size=32", "--train_image_size=24"],
-            "train_image_size=24, image_size=32",
-        ),
-    ),
-)
-def test_the_command_refuses_them_at_once(flags, message, tmp_path):
-    result = commands.run(
-        "train", "--dataset=cifar10", f"--run_dir={tmp_path}/run", *flags
-    )
-    assert result.returncode != 0
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "run").exists()
