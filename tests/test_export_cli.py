@@ -1,8 +1,6 @@
 """`instdisc-export`, in real processes."""
 
 import pathlib
-import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
@@ -55,23 +53,6 @@ def test_all_options_reach_the_model(small_run, tmp_path):
     assert len(list(warmup.read_records(str(version)))) == 5
     assert (version / "tflite" / "encoder_int8.tflite").exists()
     assert "Precision: bfloat16" in (version / "model_card.md").read_text()
-
-
-def test_help_needs_no_tensorflow():
-    result = subprocess.run(
-        [
-            *(sys.executable, "-X", "importtime"),
-            *("-m", "tf_instdisc", "export", "--help"),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert result.returncode == 0
-    for words in ("Export:", "Trained run:", "--bank_dtype", "--run_dir"):
-        assert words in result.stdout
-    assert "tensorflow" not in result.stderr
 
 
 def test_a_remote_model_is_copied_to_its_server(
