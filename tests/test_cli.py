@@ -1,13 +1,8 @@
 """`instdisc-train` in real processes."""
 
-import contextlib
-import json
 import os
 import pathlib
-import re
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -21,7 +16,6 @@ from tf_instdisc.runs import directory, opening
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
-FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
 QUICK = [
     f"--flagfile={ROOT}/flags/digits.flags",
     "--split=train[:300]",
@@ -148,71 +142,6 @@ def test_changed_rate_batch_size_and_epochs_are_reported(
     assert np.isfinite(opening.load(str(copy)).load_bank().rows).all()
 
 
-def test_help_groups_the_flags_without_tensorflow():
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-X",
-            "importtime",
-            "-m",
-            "tf_instdisc",
-            "train",
-            "--help",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0
-    for group in ("Images:", "Augmentation:", "Encoder:", "Optimization:"):
-        assert f"\n{group}\n" in result.stdout
-    assert "--temperature" in result.stdout
-    assert "tensorflow" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("flag", "parts"),
-    [
-        ("--temperature=5", ["--temperature", "5", "[0.01, 1]"]),
-        ("--objective=triplet", ["--objective", "triplet", "info_nce"]),
-        ("--encoder=resnet19", ["--encoder", "resnet19", "resnet18"]),
-        ("--mean=124,116,104", ["--mean", "as fractions of 255"]),
-        ("--batch_size=0", ["--batch_size", "at least 1", "batch_size=0"]),
-        ("--schedule_epochs=160,120", ["--schedule_epochs", "increasing"]),
-        ("--images=photos", ["either --dataset or --images"]),
-        (
-            "--test_images=x",
-            ["--test_images requires --images", "test_split"],
-        ),
-        ("--bank_placement=host", ["bank_placement='host'", "info_nce"]),
-        (
-            "--jit_encoder --sync_batch_norm",
-            ["jit_encoder=True", "Leave one of them out"],
-        ),
-        ("--temperature=nan", ["--temperature", "temperature=nan"]),
-        ("--learning_rat=1", ["learning_rat", "learning_rate"]),
-    ],
-)
-def test_flags_are_refused_while_they_are_parsed(tmp_path, flag, parts):
-    result = instdisc_train(
-        *QUICK, f"--run_dir={tmp_path / 'run'}", *flag.split()
-    )
-    assert result.returncode != 0
-    for part in parts:
-        assert part in result.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_unknown_data_set_is_a_message_not_a_traceback(tmp_path):
-    run_dir = tmp_path / "run"
-    result = instdisc_train("--dataset=cifar11", f"--run_dir={run_dir}")
-    assert result.returncode == 2
-    assert "Did you mean" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not run_dir.exists()
-
-
 def test_a_missing_test_split_suggests_others(tmp_path, data_dir):
     run_dir = tmp_path / "run"
     result = instdisc_train(
@@ -242,36 +171,6 @@ def test_tensorboard_has_what_the_metrics_have(run_dir):
         np.testing.assert_allclose(
             seen, [e[name] for e in epochs], rtol=1e-6, err_msg=name
         )
-
-
-@pytest.mark.exhaustive
-def test_a_terminal_shows_speed_and_waiting(tmp_path, data_dir):
-    # The bar is for terminals only.
-    main, terminal = os.openpty()
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tf_instdisc", "train", *QUICK, data_dir),
-            *("--epochs=1", "--warmup_epochs=0", "--test_split="),
-            f"--run_dir={tmp_path / 'run'}",
-        ],
-        stdout=terminal,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-    ) as process:
-        os.close(terminal)
-        shown = b""
-        with contextlib.suppress(OSError):  # The end of a terminal.
-            while part := os.read(main, 4096):
-                shown += part
-    os.close(main)
-    assert process.returncode == 0
-    text = shown.decode().replace("\x1b[K", "")
-    # One step of four, and its values.
-    step = r"epoch 1/1  step \d/4  loss \d\S*  \S+ images/s  input \d"
-    assert re.search(step, text)
-    lines = [line.rpartition("\r")[2] for line in text.splitlines()]
-    assert sum("epoch 1/1  loss" in line for line in lines) == 1
-    assert all(len(line) < 80 for line in lines if line.startswith("epoch"))
 
 
 @pytest.mark.exhaustive
@@ -324,22 +223,3 @@ def test_a_folder_of_photographs_without_labels(tmp_path):
     bank = opening.load(str(run_dir)).load_bank()
     assert len(bank.rows) == len(os.listdir(photos))
     assert (bank.labels == -1).all()
-
-
-@pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
-def test_every_recipe_says_what_to_expect(path):
-    text = path.read_text()
-    for line in (
-        "# Source:",
-        "# Command:",
-        "# Hardware:",
-        "# Expected time:",
-        "# Expected score:",
-    ):
-        assert line in text
-    assert f"--recipe={path.stem}" in text
-
-
-def test_metrics_lines_are_json_objects(run_dir):
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    assert all(isinstance(json.loads(line), dict) for line in lines)

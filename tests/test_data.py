@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.augment import Augmentation
+from tf_instdisc.data.augment import NO_COLOR_CHANGES, Augmentation
 from tf_instdisc.data.decode import decode_whole
 from tf_instdisc.data.folder import UnreadableImageError, folder_source
 from tf_instdisc.data.sources import array_source
@@ -360,14 +360,7 @@ def test_gray_cmyk_and_misnamed_jpegs_are_cropped(tmp_path):
     smooth.save(tmp_path / "png.jpg", format="PNG")
     source = folder_source(str(tmp_path))
     assert source.num_readable == 4
-    augmentation = Augmentation(
-        8,
-        brightness=0,
-        contrast=0,
-        saturation=0,
-        hue=0,
-        grayscale_probability=0,
-    )
+    augmentation = Augmentation(8, **NO_COLOR_CHANGES)
     images, ids = next(
         iter(pipeline.training_dataset(source, augmentation, 4, epochs=1))
     )
@@ -411,9 +404,7 @@ def test_jpeg_crops_equal_crops_of_the_whole_image(tmp_path):
     source = folder_source(str(tmp_path))
     contents = (tmp_path / "smooth.jpg").read_bytes()
     whole = decode_whole(tf.constant(contents)).numpy()[None]
-    augmentation = Augmentation(
-        32, brightness=0, contrast=0, saturation=0, hue=0
-    )
+    augmentation = Augmentation(32, **NO_COLOR_CHANGES)
     for seed in range(5):
         cropped, decoded = (
             next(iter(pipeline.training_dataset(s, augmentation, 1, 1, seed)))

@@ -11,7 +11,12 @@ from PIL import Image
 
 from tests import picture_files
 from tf_instdisc.data import decode
-from tf_instdisc.data.augment import NUM_UNIFORMS, Augmentation, crop_boxes
+from tf_instdisc.data.augment import (
+    NO_COLOR_CHANGES,
+    NUM_UNIFORMS,
+    Augmentation,
+    crop_boxes,
+)
 
 CONTENTS = [tf.TensorSpec([], tf.string)]
 MATRIX = picture_files.matrix()
@@ -22,9 +27,7 @@ WITH_EXIF = {
     "webp": ("WEBP", {}),
     "lossless webp": ("WEBP", {"lossless": True}),
 }
-AUGMENTATION = Augmentation(
-    16, brightness=0, contrast=0, saturation=0, hue=0, flip=False
-)
+AUGMENTATION = Augmentation(16, **NO_COLOR_CHANGES, flip=False)
 
 
 @pytest.fixture(scope="module")

@@ -375,37 +375,3 @@ def test_an_output_is_not_overwritten(folder, tmp_path):
 def test_incompatible_options_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
         EmbedOptions(**{"output": "out.parquet", **options})
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--output=x.csv", "--run_dir=r"], ".parquet"),
-        (["--output=x.npz"], "one of --run_dir"),
-        (["--output=x.npz", "--server=a:1", "--run_dir=r"], "one of --run_dir"),
-        (["--output=x.npz", "--server=a:1"], "--model_name"),
-        (["--output=x.npz", "--run_dir=missing"], "must hold a run"),
-        (["--output=x.npz", "--saved_model=missing"], "numbered versions"),
-        (
-            [
-                "--output=x.npz",
-                "--server=localhost:9",
-                "--deadline=1",
-                "--model_name=m",
-            ],
-            "localhost:9",
-        ),
-        (
-            [
-                *("--output=x.npz", "--server=localhost:9", "--model_name=m"),
-                *("--deadline=1", "--label="),
-            ],
-            "localhost:9",
-        ),
-    ],
-)
-def test_mistakes_are_messages_without_tracebacks(folder, flags, words):
-    result = _instdisc_embed(f"--images={folder}", *flags)
-    assert result.returncode != 0
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr

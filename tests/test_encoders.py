@@ -215,26 +215,6 @@ def test_errors_name_what_is_known_and_what_was_received(options, message):
 # === Mixed precision and files ===
 
 
-def test_mixed_precision_gives_full_embeddings():
-    keras.utils.set_random_seed(0)
-    full = build_encoder(image_size=32, width=8)
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        mixed = build_encoder(image_size=32, width=8)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-    assert mixed.get_layer("conv5").output.dtype == "bfloat16"
-    mixed.set_weights(full.get_weights())
-    images = images_of(4, 32)
-    v = mixed(images).numpy()
-    assert v.dtype == np.float32
-    # In bfloat16, of 8 bits, the length would be off by 1e-3 or so.
-    np.testing.assert_allclose(np.linalg.norm(v, axis=1), 1, rtol=1e-6)
-    # 20 convolutions in 8 bits, each off by 2**-9 or so.
-    cosines = np.sum(v * full(images).numpy(), axis=1)
-    assert cosines.min() > 0.99
-
-
 LOAD_ELSEWHERE = """
 import sys
 for name in ("tf_instdisc", "keras_cv"):

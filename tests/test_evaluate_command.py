@@ -23,12 +23,11 @@ from tf_instdisc.evaluation import evaluate as evaluation
 from tf_instdisc.evaluation import results
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.evaluation.fine_tuning_protocol import FineTuneOptions
-from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.knn_protocol import KNNOptions
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.evaluation.protocol import Measurement
 from tf_instdisc.evaluation.svm_protocol import SVMOptions
-from tf_instdisc.runs import directory, update
+from tf_instdisc.runs import update
 from tf_instdisc.runs.bank import Bank
 
 pytestmark = pytest.mark.slow
@@ -344,20 +343,6 @@ def test_an_error_of_a_later_protocol_is_found_before_the_first(
         "svm": SVMOptions(folds=9),
     }
     refused(run, monkeypatch, "folds=9", options)
-
-
-def test_missing_test_images_are_named(tmp_path, monkeypatch):
-    run = make_labeled_run(tmp_path)
-    run.set_data(test_images=None)
-    refused(run, monkeypatch, "Give --test_images=FOLDER")
-
-
-@pytest.mark.exhaustive
-def test_an_unfinished_run_is_refused(tmp_path):
-    run = make_labeled_run(tmp_path)
-    run.bank.unlink()
-    with pytest.raises(directory.RunDirectoryError, match="finished"):
-        _ = EvaluationInputs(run).sources
 
 
 @pytest.mark.exhaustive

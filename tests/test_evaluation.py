@@ -39,7 +39,6 @@ from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.evaluation.newton_svm import NewtonSVC
 from tf_instdisc.evaluation.protocol import Measurement
 from tf_instdisc.evaluation.svm_protocol import SVM, SVMOptions, train_svm
-from tf_instdisc.retrieval import votes
 from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.serving import saved_model
 from tf_instdisc.training import parts
@@ -55,20 +54,6 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def inputs(run):
     return EvaluationInputs(run)
-
-
-@pytest.mark.parametrize("k", [1, 7, 500])
-def test_knn_equals_a_loop_in_ties_and_beyond_all_rows(monkeypatch, k):
-    monkeypatch.setattr(votes, "_VOTING_CHUNK", 4)
-    rng = np.random.default_rng(0)
-    # Few directions, so that cosines and votes are tied again and again. The
-    # products are exact.
-    rows = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 40)]
-    queries = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 11)]
-    row_labels, labels = rng.integers(0, 7, 40), rng.integers(0, 7, 11)
-    found = votes.knn_accuracy(rows, row_labels, queries, labels, 7, [k], 0.5)
-    expected = loop_accuracy(rows, row_labels, queries, labels, 7, k, 0.5)
-    assert found[k] == pytest.approx(expected)
 
 
 def test_knn_equals_a_loop_over_the_encoded_rows(inputs):

@@ -61,7 +61,7 @@ _OF_ALL = {
     "--flagfile=nowhere": "nowhere",
     "--flagfile=binary": "flagfile",
 }
-# The command, what is changed of its arguments, and what the sentence names.
+# The command, what is changed of its arguments, and the sentence's parts.
 _MISTAKES = [
     ("convert", ["--from=nowhere"], "nowhere"),
     ("convert", [], "torch.save"),
@@ -84,16 +84,24 @@ _MISTAKES = [
     ("embed", ["--images=broken"], "broken"),
     ("embed", ["--output=out.txt"], "out.txt"),
     ("embed", ["--output=file/out.npz"], "file/out.npz"),
-    ("embed", ["--run_dir=nowhere"], "nowhere"),
-    ("embed", ["--run_dir=", "--saved_model=nowhere"], "nowhere"),
+    ("embed", ["--run_dir=nowhere"], "nowhere", "must hold a run"),
+    ("embed", ["--run_dir=", "--saved_model=nowhere"], "numbered versions"),
+    ("embed", ["--output=x.csv"], ".parquet"),
+    ("embed", ["--run_dir="], "one of --run_dir"),
+    ("embed", ["--server=a:1"], "one of --run_dir"),
+    ("embed", ["--run_dir=", "--server=a:1"], "--model_name"),
     ("evaluate", ["--run_dir=nowhere"], "nowhere"),
-    ("evaluate", ["--run_dir=unfinished"], "unfinished"),
-    ("evaluate", [], "test_images"),
-    ("export", ["--run_dir=nowhere"], "nowhere"),
-    ("export", ["--run_dir=unfinished"], "unfinished"),
+    ("evaluate", ["--run_dir=unfinished"], "unfinished", "--finish"),
+    ("evaluate", [], "Give --test_images=FOLDER"),
+    ("export", ["--run_dir=nowhere"], "nowhere", "must hold a run"),
+    ("export", ["--run_dir=unfinished"], "unfinished", "finished?"),
     ("export", ["--export_dir=file"], "file"),
     ("export", ["--batch_sizes=0"], "batch_sizes"),
     ("export", ["--batch_sizes=many"], "batch_sizes"),
+    ("export", ["--batch_sizes=4,2"], "must be positive and increasing"),
+    ("export", ["--bank_dtype=int4"], "bank_dtype", "int8"),
+    ("export", ["--export_dir="], "export_dir"),
+    ("export", ["--tflite=int8"], "calibration_images"),
     ("export", ["--tflite=int8", "--calibration_images=nowhere"], "nowhere"),
     ("export", ["--partitions=-1"], "partitions='-1'"),
     ("index", ["--run_dir=nowhere"], "nowhere"),
@@ -126,7 +134,34 @@ _MISTAKES = [
     ("train", ["--images=nowhere"], "nowhere"),
     ("train", ["--images=empty"], "empty"),
     ("train", ["--images=broken"], "broken"),
-    ("train", ["--images=", "--dataset=cifar1000"], "cifar1000"),
+    ("train", ["--images=", "--dataset=cifar11"], "cifar11", "Did you mean"),
+    ("train", ["--temperature=5"], "--temperature", "5", "[0.01, 1]"),
+    ("train", ["--temperature=nan"], "--temperature", "temperature=nan"),
+    ("train", ["--objective=triplet"], "triplet", "info_nce"),
+    ("train", ["--encoder=resnet19"], "--encoder", "resnet19", "resnet18"),
+    ("train", ["--mean=124,116,104"], "--mean", "as fractions of 255"),
+    ("train", ["--batch_size=0"], "at least 1", "batch_size=0"),
+    ("train", ["--schedule_epochs=160,120"], "--schedule_epochs", "increasing"),
+    ("train", ["--dataset=mnist"], "either --dataset or --images"),
+    (
+        "train",
+        ["--images=", "--dataset=mnist", "--test_images=x"],
+        "--test_images requires --images",
+        "test_split",
+    ),
+    ("train", ["--bank_placement=host"], "bank_placement='host'", "info_nce"),
+    (
+        "train",
+        ["--jit_encoder", "--sync_batch_norm"],
+        "jit_encoder=True",
+        "Leave one of them out",
+    ),
+    ("train", ["--encoder=vit_small", "--image_size=30"], "multiple of 4"),
+    (
+        "train",
+        ["--encoder=alexnet", "--image_size=32", "--train_image_size=24"],
+        "train_image_size=24, image_size=32",
+    ),
     ("train", ["--run_dir=file"], "file"),
     ("train", ["--run_dir=file/run"], "file"),
     ("train", ["--run_dir=images"], "images"),
@@ -141,13 +176,16 @@ _MISTAKES = [
     ("update", ["--images=empty"], "empty"),
     ("update", ["--run_dir=unfinished"], "unfinished"),
 ]
+# Parts of mistakes that only the data shows, after the first file is written.
+_FOUND_LATE = ("8 rows", "broken")
+_NO_SERVER = ["--server=localhost:9", "--model_name=m", "--deadline=1"]
 
 
-def _case(command, arguments, part, status=2, bug=None):
+def _case(command, arguments, *parts, status=2, bug=None):
     return {
         "command": command,
         "arguments": arguments,
-        "part": part,
+        "parts": parts,
         "status": status,
         "bug": bug,
     }
@@ -165,23 +203,28 @@ def _cases():
         complete = commands.COMPLETE[command]
         for wrong, part in _OF_ALL.items():
             yield _case(command, [*complete, wrong], part)
-        yield _case(command, ["--help"], "", status=0)
-        yield _case(command, complete, "planted", 1, _BUGS[command])
+        yield _case(command, ["--help"], status=0)
+        bug = _BUGS[command]
+        yield _case(command, complete, "planted", status=1, bug=bug)
     for command, part in _MISSING:
         yield _case(command, [], part)
     for command, flag in _WRONG_VALUES:
         name = flag.partition("=")[0]
         yield _case(command, [*commands.COMPLETE[command], flag], name)
-    for command, changes, part in _MISTAKES:
+    for command, changes, *parts in _MISTAKES:
         arguments = ["run", "nowhere"]
         if changes is not None:
             arguments = _changed(commands.COMPLETE[command], changes)
-        yield _case(command, arguments, part)
+        yield _case(command, arguments, *parts)
     yield _case(
         "train",
         [*commands.COMPLETE["train"], "--learning_rat=1"],
         "--learning_rate",
     )
+    for label in ([], ["--label="]):
+        changes = ["--run_dir=", *_NO_SERVER, *label]
+        arguments = _changed(commands.COMPLETE["embed"], changes)
+        yield _case("embed", arguments, "localhost:9", status=69)
 
 
 @pytest.fixture(scope="module")
@@ -218,15 +261,20 @@ def _param(case):
 
 @pytest.mark.parametrize("case", map(_param, _cases()))
 def test_the_status_and_the_sentence(place, case):
+    before = sorted(place.rglob("*"))
     result = commands.run_all([case], place)[0]
     assert result.returncode == case["status"], result.stderr
-    assert case["part"].lstrip("-") in result.stderr
+    for part in case["parts"]:
+        assert part.lstrip("-") in result.stderr
     assert ("Traceback" in result.stderr) == (case["bug"] is not None)
     if case["status"] == 2:
         lines = result.stderr.splitlines()
         (error,) = [line for line in lines if line.startswith("error: ")]
-        assert case["part"].lstrip("-") in error
+        for part in case["parts"]:
+            assert part.lstrip("-") in error
         assert len(error) < 600
+        if not set(_FOUND_LATE).intersection(case["parts"]):
+            assert sorted(place.rglob("*")) == before
 
 
 def test_the_folder_of_an_output_is_created(place):

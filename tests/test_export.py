@@ -18,7 +18,6 @@ from tf_instdisc.data import decode
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.neighbors import top_k
 from tf_instdisc.retrieval.votes import weighted_votes
-from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.serving import graph_check, saved_model, versions, warmup
 from tf_instdisc.serving.options import ExportOptions
 
@@ -296,12 +295,6 @@ def test_a_failing_export_publishes_nothing(run, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         saved_model.export_run(run, str(tmp_path / "m"))
     assert list((tmp_path / "m").iterdir()) == []
-
-
-def test_an_unfinished_run_is_a_clear_error(tmp_path):
-    (tmp_path / "flags.txt").write_text("")
-    with pytest.raises(RunDirectoryError, match="finished"):
-        saved_model.export_run(RunDirectory(tmp_path), str(tmp_path / "m"))
 
 
 @pytest.mark.exhaustive

@@ -1,8 +1,6 @@
 """`instdisc-export`, in real processes."""
 
 import pathlib
-import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
@@ -55,55 +53,6 @@ def test_all_options_reach_the_model(small_run, tmp_path):
     assert len(list(warmup.read_records(str(version)))) == 5
     assert (version / "tflite" / "encoder_int8.tflite").exists()
     assert "Precision: bfloat16" in (version / "model_card.md").read_text()
-
-
-def test_help_needs_no_tensorflow():
-    result = subprocess.run(
-        [
-            *(sys.executable, "-X", "importtime"),
-            *("-m", "tf_instdisc", "export", "--help"),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert result.returncode == 0
-    for words in ("Export:", "Trained run:", "--bank_dtype", "--run_dir"):
-        assert words in result.stdout
-    assert "tensorflow" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--run_dir=r"], "export_dir"),
-        (["--export_dir=m"], "run_dir"),
-        (["--export_dir=m", "--run_dir=missing"], "must hold a run"),
-        (
-            ["--export_dir=m", "--run_dir=r", "--batch_sizes=4,2"],
-            "must be positive and increasing",
-        ),
-        (["--export_dir=m", "--run_dir=r", "--bank_dtype=int4"], "int8"),
-    ],
-)
-def test_mistakes_are_messages_without_tracebacks(flags, words):
-    result = _instdisc_export(*flags)
-    assert result.returncode != 0
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (ROOT / "m").exists()
-
-
-def test_int8_needs_calibration_images(small_run, tmp_path):
-    target = tmp_path / "m"
-    result = _instdisc_export(
-        f"--run_dir={small_run.path}", f"--export_dir={target}", "--tflite=int8"
-    )
-    assert result.returncode == 2
-    assert "calibration_images" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not target.exists()
 
 
 def test_a_remote_model_is_copied_to_its_server(

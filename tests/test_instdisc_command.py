@@ -83,18 +83,24 @@ def test_the_help_is_that_of_the_program(name):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "groups"),
     (
-        (),
-        ("--version",),
-        ("train", "--help"),
-        ("recipes",),
-        ("completion", "bash"),
-        ("trian",),
+        ((), ()),
+        (("--version",), ()),
+        (
+            ("train", "--help"),
+            ("Images:", "Augmentation:", "Encoder:", "Optimization:"),
+        ),
+        (("export", "--help"), ("Export:", "Trained run:")),
+        (("recipes",), ()),
+        (("completion", "bash"), ()),
+        (("trian",), ()),
     ),
 )
-def test_nothing_heavy_is_imported(arguments):
+def test_nothing_heavy_is_imported(arguments, groups):
     result = instdisc(*arguments, options=("-X", "importtime"))
+    for group in groups:
+        assert f"\n{group}\n" in result.stdout
     assert "tf_instdisc" in result.stderr
     for heavy in ("tensorflow", "keras", "numpy"):
         assert not re.search(rf"\| +{heavy}\b", result.stderr)
@@ -156,6 +162,10 @@ def test_every_recipe_is_listed_with_what_to_expect():
         assert what
         assert time
         assert score
+        file = recipes.path_of(name).read_text()
+        for line in ("# Source:", "# Command:", "# Hardware:"):
+            assert line in file
+        assert f"--recipe={name}" in file
         assert f"{name}\n{textwrap.indent(text, '  ')}\n" in result.stdout
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     digits = recipes.description_of("digits")

@@ -332,6 +332,32 @@ def test_data_sets_of_many_forms_are_the_same_to_fit(number):
     )
 
 
+def generator_of(parts):
+    return ((IMAGES[part], IDS[part]) for part in parts)
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def __len__(self):
+        return len(self.parts)
+
+    def __getitem__(self, index):
+        part = self.parts[index]
+        return IMAGES[part], IDS[part]
+
+
+@pytest.mark.parametrize("form", (generator_of, Batches))
+def test_generators_are_the_same_to_fit_as_arrays(form):
+    parts = [slice(i, i + 4) for i in range(0, N, 4)]
+    model = build()
+    model.fit(form(parts), shuffle=False, verbose=0)
+    assert int(model.step) == 3
+    assert_same(model.get_weights(), fitted().get_weights(), atol=1e-6)
+
+
 def test_an_array_of_all_images_needs_no_ids():
     model = build()
     model.fit(IMAGES, batch_size=4, shuffle=False, verbose=0)

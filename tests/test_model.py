@@ -37,38 +37,6 @@ def fitted(strategy=None, epochs=2, **arguments):
     return model, history.history
 
 
-def test_a_step_equals_numpy():
-    model = tf_instdisc.InstanceDiscrimination(
-        linear_encoder(),
-        5,
-        objective="softmax",
-        temperature=0.5,
-        bank_momentum=0.25,
-        proximal_weight=3.0,
-    )
-    model.compile(optimizer=keras.optimizers.SGD(0.0))
-    rng = np.random.default_rng(0)
-    images = rng.uniform(0, 255, (3, 2, 2, 3)).astype(np.float32)
-    ids = np.array([4, 1, 2])
-    bank = model.memory_bank.rows.numpy()
-    v = model.encoder(images).numpy()
-    history = model.fit(
-        tf.data.Dataset.from_tensors((images, ids)), verbose=0
-    ).history
-
-    losses = []
-    for embedding, i in zip(v, ids, strict=True):
-        exponentials = [np.exp(embedding @ row / 0.5) for row in bank]
-        softmax = -np.log(exponentials[i] / sum(exponentials))
-        losses.append(softmax + 3.0 * np.sum((embedding - bank[i]) ** 2))
-    assert history["loss"][0] == pytest.approx(np.mean(losses), rel=1e-5)
-
-    for embedding, i in zip(v, ids, strict=True):
-        row = 0.25 * bank[i] + 0.75 * embedding
-        bank[i] = row / np.linalg.norm(row)
-    np.testing.assert_allclose(model.memory_bank.rows, bank, atol=1e-6)
-
-
 def test_accumulated_gradients_are_averaged_and_rows_written_in_each_step():
     model = tf_instdisc.InstanceDiscrimination(
         linear_encoder(),
@@ -177,46 +145,6 @@ def test_learning_rate_is_that_of_the_epochs_last_step():
     assert history.history["learning_rate"] == pytest.approx([0.3, 0.2, 0.1])
 
 
-def batches_of(kind, images, ids):
-    """The same batches of four in each form that Keras' `fit` takes."""
-    parts = [slice(i, i + 4) for i in range(0, len(ids), 4)]
-    if kind == "arrays":
-        return {"x": images, "y": ids, "batch_size": 4}
-    if kind == "dataset":
-        dataset = tf.data.Dataset.from_tensor_slices((images, ids))
-        return {"x": dataset.batch(4)}
-    if kind == "generator":
-        return {"x": ((images[part], ids[part]) for part in parts)}
-
-    class Batches(keras.utils.PyDataset):
-        def __len__(self):
-            return len(parts)
-
-        def __getitem__(self, index):
-            return images[parts[index]], ids[parts[index]]
-
-    return {"x": Batches()}
-
-
-@pytest.mark.filterwarnings("ignore:.*ran out of data:UserWarning")
-def test_fit_takes_whatever_yields_images_and_ids():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (10, 2, 2, 3), np.uint8)
-    ids = rng.permutation(10)
-    rows = []
-    for kind in ("arrays", "dataset", "generator", "PyDataset"):
-        keras.utils.set_random_seed(0)
-        model = tf_instdisc.InstanceDiscrimination(
-            linear_encoder(), 10, num_negatives=6
-        )
-        model.compile(optimizer=keras.optimizers.SGD(0.1))
-        model.fit(**batches_of(kind, images, ids), shuffle=False, verbose=0)
-        assert int(model.step) == 3
-        rows.append(model.memory_bank.rows.numpy())
-    for other in rows[1:]:
-        np.testing.assert_allclose(other, rows[0], atol=1e-6)
-
-
 def test_a_later_fit_may_use_batches_of_another_form():
     encoder = keras.Sequential(
         [
@@ -258,16 +186,6 @@ def test_encode_bank_fills_rows_with_embeddings():
     np.testing.assert_allclose(model.memory_bank.rows, expected, atol=1e-6)
 
 
-def test_the_whole_model_survives_a_keras_file(tmp_path):
-    model, _ = fitted()
-    model.save(tmp_path / "model.keras")
-    copy = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(copy.memory_bank.rows, model.memory_bank.rows)
-    assert int(copy.step) == int(model.step) == 4
-    image = np.full((1, 2, 2, 3), 7, np.float32)
-    np.testing.assert_array_equal(copy(image), model(image))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -288,9 +206,10 @@ def test_wrong_arguments_are_refused(arguments, message):
         )
 
 
-def test_fused_batch_norm_equals_keras_layers():
+@pytest.mark.parametrize("backbone", ["resnet18", "alexnet"])
+def test_fused_batch_norm_equals_keras_layers(backbone):
     keras.utils.set_random_seed(0)
-    encoder = tf_instdisc.build_encoder(image_size=32, width=4)
+    encoder = tf_instdisc.build_encoder(backbone, image_size=32, width=4)
     weights = encoder.get_weights()
     images = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3))
     images = images.astype(np.float32)
@@ -312,5 +231,6 @@ def test_fused_batch_norm_equals_keras_layers():
     assert all(
         type(layer).__module__.startswith("keras.") for layer in encoder.layers
     )
-    smaller = training_call(encoder)(np.zeros((2, 24, 24, 3), np.float32))
-    assert smaller.shape == (2, 128)
+    if backbone == "resnet18":  # AlexNet's dense layers fix the size.
+        smaller = training_call(encoder)(np.zeros((2, 24, 24, 3), np.float32))
+        assert smaller.shape == (2, 128)

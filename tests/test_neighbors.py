@@ -88,11 +88,18 @@ def test_more_neighbors_than_rows_gives_all_rows():
     np.testing.assert_array_equal(positions[:, 0], np.arange(5))
 
 
-@pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
-@pytest.mark.parametrize("k", [1, 20, 500])
-def test_accuracy_equals_loops(temperature, k):
+def exact_rows(rng, number, dim):
+    """Few directions with exact products, for ties of cosines and of votes."""
+    return np.eye(dim, dtype=np.float32)[rng.integers(0, dim, number)]
+
+
+@pytest.mark.parametrize("make_rows", [unit_rows, exact_rows])
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 0.5, 1.0])
+@pytest.mark.parametrize("k", [1, 7, 20, 500])
+def test_accuracy_equals_loops(monkeypatch, make_rows, temperature, k):
+    monkeypatch.setattr(votes, "_VOTING_CHUNK", 16)
     rng = np.random.default_rng(2)
-    rows, queries = unit_rows(rng, 60, 6), unit_rows(rng, 40, 6)
+    rows, queries = make_rows(rng, 60, 6), make_rows(rng, 40, 6)
     row_labels, labels = rng.integers(0, 8, 60), rng.integers(0, 8, 40)
     found = votes.knn_accuracy(
         rows, row_labels, queries, labels, 8, [k], temperature

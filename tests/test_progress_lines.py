@@ -15,7 +15,14 @@ class Terminal(io.StringIO):
 
 
 def printed(
-    output, seconds_a_step, epochs, steps, first_epoch=0, skip_steps=0, **logs
+    output,
+    seconds_a_step,
+    epochs,
+    steps,
+    first_epoch=0,
+    skip_steps=0,
+    step_logs=None,
+    **logs,
 ):
     """Returns what a training prints, by a clock that counts its steps."""
     now = [0.0]
@@ -27,7 +34,7 @@ def printed(
         lines.on_epoch_begin(epoch)
         for batch in range(lines.model.skip_steps, steps):
             now[0] += seconds_a_step
-            lines.on_train_batch_end(batch, {"loss": 1.0})
+            lines.on_train_batch_end(batch, {"loss": 1.0, **(step_logs or {})})
         lines.model.skip_steps = 0
         lines.on_epoch_end(epoch, {"loss": 2.5, **logs})
     return output.getvalue()
@@ -72,10 +79,11 @@ def test_a_long_epoch_has_a_line_every_five_minutes():
 
 @pytest.mark.parametrize("seconds", [0.1, 1, 4000])
 def test_a_terminal_shows_steps_and_keeps_one_line(seconds):
-    text = printed(Terminal(), seconds, 1, 10, knn_top1=0.5)
+    speed = {"images_per_second": 1234.5, "input_wait": 0.25}
+    text = printed(Terminal(), seconds, 1, 10, step_logs=speed, knn_top1=0.5)
     assert text.endswith("\r\033[Kepoch 1/1  loss 2.5000  kNN 50.0%\n")
     assert text.count("\n") == 1
-    assert "step 4/10" in text
+    assert "step 4/10  loss 1.0000  1,234 images/s  input 25%" in text
     assert all(len(part) < 80 for part in text.split("\r"))
 
 

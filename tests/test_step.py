@@ -199,22 +199,6 @@ def test_two_steps_equal_the_formulas(
             assert log_z == pytest.approx(math.log(expected.z), abs=atol)
 
 
-# On the sphere in 128 dimensions, E exp(cos / t) by numerical integration.
-@pytest.mark.parametrize(("temperature", "mean"), ((0.07, 2.209), (0.1, 1.476)))
-def test_first_normalizer_of_a_random_bank_is_known(temperature, mean):
-    n = 20_000
-    model = tf_instdisc.InstanceDiscrimination(
-        matrix_encoder(128, 128), n, temperature=temperature
-    )
-    model.encoder.set_weights([np.eye(128)])
-    model.compile(optimizer=keras.optimizers.SGD(0.0))
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(128, 128)).astype(np.float32)
-    model.fit(x, np.arange(128), batch_size=128, verbose=0)
-    z = math.exp(float(model.memory_bank.log_normalizer))
-    assert z == pytest.approx(n * mean, rel=0.05)
-
-
 def test_absent_ids_survive_a_file_and_are_checked(tmp_path):
     model = tf_instdisc.InstanceDiscrimination(
         matrix_encoder(), 9, absent_ids=np.array([3, 4])

@@ -12,7 +12,7 @@ from tests import tfds_forms
 from tests.tfds_forms import features, write
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline, tfds_builder, tfds_source
-from tf_instdisc.data.augment import Augmentation
+from tf_instdisc.data.augment import NO_COLOR_CHANGES, Augmentation
 from tf_instdisc.data.subset import subset
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank
@@ -125,15 +125,7 @@ def test_images_of_different_sizes_are_trained_on(many_forms, form):
     source = tfds_source.tfds_source(
         "forms", "train", data_dir, image_key=form, label_key="number"
     )
-    plain = Augmentation(
-        8,
-        min_crop_area=1,
-        brightness=0,
-        contrast=0,
-        saturation=0,
-        hue=0,
-        grayscale_probability=0,
-    )
+    plain = Augmentation(8, min_crop_area=1, **NO_COLOR_CHANGES)
     augmented, ids = next(
         iter(pipeline.training_dataset(source, plain, 4, epochs=1))
     )
