@@ -8,7 +8,6 @@ Example:
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -87,9 +86,8 @@ def main(
         num_instances,
     )
     steps = made.steps_per_epoch
-    total = math.ceil(
-        steps * config.optimizer.epochs / config.optimizer.accumulate_steps
-    )
+    optimizer = config.optimizer
+    total = steps * optimizer.epochs // optimizer.accumulate_steps
     rows = (
         ("images", f"{num_instances:,}"),
         ("hosts x replicas", f"{hosts} x {replicas}"),

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc import remote
-from tf_instdisc.config import RunConfig
+from tf_instdisc.config import OptimizerConfig, RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.folder_listing import require_folder
 from tf_instdisc.data.sources import ImageSource, fingerprint
@@ -150,6 +150,7 @@ def prepare(
         source, config.optimizer.batch_size, strategy.num_replicas_in_sync
     )
     steps = pipeline.steps_per_epoch(source, batch_size)
+    _require_update(config.optimizer, steps)
     method = {n: v for n, v in vars(config.method).items() if n != "bank_init"}
     with strategy.scope():
         model = InstanceDiscrimination(
@@ -175,6 +176,18 @@ def prepare(
         batch_size,
         steps,
     )
+
+
+def _require_update(settings: OptimizerConfig, steps: int) -> None:
+    """Raises UsageError unless a run with epochs updates its weights."""
+    epochs, total = settings.epochs, settings.epochs * steps
+    if epochs and total < settings.accumulate_steps:
+        raise UsageError(
+            "`accumulate_steps` must be at most the number of steps of the "
+            "run, which would otherwise train nothing. Received: "
+            f"accumulate_steps={settings.accumulate_steps}, and {total} steps "
+            f"in epochs={epochs}. Use a smaller one, or more `epochs`."
+        )
 
 
 def facts_of(source: ImageSource) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""How a run begins, and what its command says when it is given again."""
+
+import dataclasses
+
+import pytest
+
+from tests.test_finish import NUM_IMAGES, SIZE, labeled
+from tf_instdisc.config import (
+    DataConfig,
+    EncoderConfig,
+    MethodConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from tf_instdisc.errors import UsageError
+from tf_instdisc.training import train as training
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("shallow_resnet18"),
+]
+
+CONFIG = RunConfig(
+    data=DataConfig(image_size=SIZE),
+    encoder=EncoderConfig(width=4, embedding_dim=16),
+    method=MethodConfig(objective="softmax"),
+    optimizer=OptimizerConfig(epochs=1, batch_size=NUM_IMAGES // 2),
+    training=TrainingConfig(num_neighbors=3),
+)
+
+
+def changed(config=CONFIG, **groups):
+    """Changes settings: `changed(optimizer={"epochs": 2})`."""
+    return dataclasses.replace(
+        config,
+        **{
+            name: dataclasses.replace(getattr(config, name), **settings)
+            for name, settings in groups.items()
+        },
+    )
+
+
+@pytest.mark.parametrize(("epochs", "fits"), [(1, False), (2, True)])
+def test_a_run_that_would_update_nothing_is_refused(tmp_path, epochs, fits):
+    config = changed(optimizer={"epochs": epochs, "accumulate_steps": 3})
+    if fits:
+        training.train(config, str(tmp_path / "run"), labeled())
+        return
+    with pytest.raises(UsageError, match=r"accumulate_steps=3, and 2 steps"):
+        training.train(config, str(tmp_path / "run"), labeled())
+    assert not (tmp_path / "run").exists()
