@@ -79,15 +79,14 @@ def precision(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def require_one_state(
+def refresh_other_hosts(
     run: RunDirectory, strategy: tf.distribute.Strategy
 ) -> None:
-    """Brings the copies of all hosts up to date if the run is at a URL."""
+    """Brings the other hosts' copies of a run at a URL up to date."""
     if strategies.num_hosts(strategy) == 1 or not remote.copy_of(run.path):
         return
     # The chief has pushed what a killed process of its host had not.
-    with strategies.lost_workers_named(strategy):
-        strategies.sum_over_hosts(strategy, [1])
+    strategies.barrier(strategy)
     if not strategies.is_chief(strategy):
         remote.refresh(run.path)
 

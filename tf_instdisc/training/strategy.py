@@ -79,10 +79,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def sum_over_hosts(
     strategy: tf.distribute.Strategy, value: list[int]
 ) -> list[int]:
-    """Sums integers over all hosts; each host must call it.
-
-    It also waits until all hosts have called it.
-    """
+    """Sums integers over all hosts; each host must call it."""
     per_host = strategy.num_replicas_in_sync // num_hosts(strategy)
 
     @tf.function(autograph=False)
@@ -101,8 +98,18 @@ def num_hosts(strategy: tf.distribute.Strategy) -> int:
     return sum(len(spec.get(job, ())) for job in ("chief", "worker"))
 
 
+def barrier(strategy: tf.distribute.Strategy) -> None:
+    """Waits until all hosts have called it.
+
+    Raises:
+        WorkerLostError: If one of them was lost.
+    """
+    with raising_worker_lost(strategy):
+        sum_over_hosts(strategy, [1])
+
+
 @contextlib.contextmanager
-def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def raising_worker_lost(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Converts the various errors of a broken collective operation to one.
 
     Raises:

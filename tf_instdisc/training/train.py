@@ -91,24 +91,24 @@ def train(
         lock.holding(run_dir) if is_chief else contextlib.nullcontext(),
         parts.precision(config.encoder.precision),
     ):
-        parts.require_one_state(run, strategy)
+        parts.refresh_other_hosts(run, strategy)
         if source is None:
             source, test_source = parts.open_sources(config, run, is_chief)
         # Not earlier: preparing a dataset uses Python's random numbers.
         keras.utils.set_random_seed(config.training.seed)
         work = parts.prepare(config, run, source, test_source, strategy)
         progress = _begin(work, finish)
-        if progress is not None:
-            if is_chief and config.training.keep_best:
-                best.catch_up(run, work.model.encoder, progress)
-            if progress.epochs < config.optimizer.epochs and not finish:
-                progress = _fit(work, progress)
-            work.model.memory_bank.gather_to_host()
-            if is_chief:
-                _write_results(work, progress)
-            # No host ends while the chief is still writing.
-            with strategies.lost_workers_named(strategy):
-                strategies.sum_over_hosts(strategy, [1])
+        if progress is None:
+            return run
+        if is_chief and config.training.keep_best:
+            best.catch_up(run, work.model.encoder, progress)
+        if progress.epochs < config.optimizer.epochs and not finish:
+            progress = _fit(work, progress)
+        work.model.memory_bank.gather_to_host()
+        if is_chief:
+            _write_results(work, progress)
+        # No host ends while the chief is still writing.
+        strategies.barrier(strategy)
     return run
 
 
@@ -130,24 +130,35 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
             run.save_record(work.record)
     if progress is None:
         progress = saving.Progress(baselines=_baselines(work))
-        if config.training.init_run:
-            initial_run.begin_with(config.training.init_run, model)
-        elif config.method.bank_init == "encode" and epochs:
-            model.encode_bank(work.train_images)
+        _fill_bank(work)
     elif progress.batch_size != work.batch_size:
-        # The learning rate depends on the completed fraction of the run.
-        images = work.source.num_readable - progress.images
-        left = images // work.batch_size
-        done = (progress.epochs + 1) * work.steps - left
-        model.optimizer.iterations.assign(
-            done // config.optimizer.accumulate_steps
-        )
-    saving.require_one_beginning(work.strategy, progress, model)
+        _rescale_iterations(work, progress)
+    saving.require_same_checkpoint(work.strategy, progress, model)
     # The chief may write results before another host has checked for them.
     if any(strategies.sum_over_hosts(work.strategy, [int(is_finished)])):
         print(progress_lines.finished_line(str(run.path), progress, epochs))
         return None
     return progress
+
+
+def _fill_bank(work: Work) -> None:
+    """Fills the bank of a new run with other than random rows, if wanted."""
+    config, model = work.config, work.model
+    if config.training.init_run:
+        initial_run.begin_with(config.training.init_run, model)
+    elif config.method.bank_init == "encode" and config.optimizer.epochs:
+        model.encode_bank(work.train_images)
+
+
+def _rescale_iterations(work: Work, progress: saving.Progress) -> None:
+    """Counts the updates that were made in those of the new batch size."""
+    # The learning rate depends on the completed fraction of the run.
+    images = work.source.num_readable - progress.images
+    left = images // work.batch_size
+    done = (progress.epochs + 1) * work.steps - left
+    work.model.optimizer.iterations.assign(
+        done // work.config.optimizer.accumulate_steps
+    )
 
 
 def _baselines(work: Work) -> dict[str, list[float]]:
@@ -191,7 +202,7 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
         progress_lines.print_summary(work)
     with (
         saving.stop_on_signals(work.model),
-        strategies.lost_workers_named(work.strategy),
+        strategies.raising_worker_lost(work.strategy),
         contextlib.closing(lines),
     ):
         work.model.fit(
