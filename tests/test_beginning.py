@@ -50,3 +50,21 @@ def test_a_run_that_would_update_nothing_is_refused(tmp_path, epochs, fits):
     with pytest.raises(UsageError, match=r"accumulate_steps=3, and 2 steps"):
         training.train(config, str(tmp_path / "run"), labeled())
     assert not (tmp_path / "run").exists()
+
+
+def test_after_a_failed_first_start_any_setting_may_change(
+    tmp_path, monkeypatch, capsys
+):
+    path = str(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_fit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            training.train(CONFIG, path, labeled())
+    config = changed(encoder={"width": 2}, training={"seed": 1})
+    run = training.train(config, path, labeled())
+    said = capsys.readouterr().out
+    assert "Nothing was trained yet" in said
+    assert "width: 4 -> 2" in said
+    assert run.read_config() == config
+    with pytest.raises(UsageError, match="width: 2 -> 4"):
+        training.train(CONFIG, path, labeled())

@@ -59,7 +59,7 @@ def open_run(path: str, wanted: RunRecord) -> RunDirectory:
 
     Raises:
         RunDirectoryError: If the directory holds something else, or a run
-            with other settings.
+            with other settings in which something was trained.
         StorageError: If it cannot be written.
     """
     run = check_record(path, wanted)
@@ -74,6 +74,13 @@ def check_record(path: str, wanted: RunRecord) -> RunDirectory:
     if not run.settings.exists():
         return run
     changed, refused = record.changes(run.read_record(), wanted)
+    if not run.holds_results():
+        if refused or changed:
+            _print_changes(
+                "Nothing was trained yet; the run starts with the new settings",
+                {**changed, **refused},
+            )
+        return run
     if refused:
         raise RunDirectoryError(
             f"`run_dir` holds a run with other settings. Received: "
@@ -81,9 +88,12 @@ def check_record(path: str, wanted: RunRecord) -> RunDirectory:
             "them to continue the run, or choose another directory."
         )
     if changed:
-        message = "The run continues with new settings:\n" + _listed(changed)
-        print(shown_message(message))
+        _print_changes("The run continues with new settings", changed)
     return run
+
+
+def _print_changes(sentence: str, changes: dict) -> None:
+    print(shown_message(f"{sentence}:\n{_listed(changes)}"))
 
 
 def _listed(changes: dict) -> str:
