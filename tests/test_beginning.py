@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from tests.finished_run import fill_folder
 from tests.test_finish import NUM_IMAGES, SIZE, labeled
 from tf_instdisc.config import (
     DataConfig,
@@ -14,6 +15,7 @@ from tf_instdisc.config import (
     TrainingConfig,
 )
 from tf_instdisc.errors import UsageError
+from tf_instdisc.runs import update
 from tf_instdisc.training import train as training
 
 pytestmark = [
@@ -68,3 +70,39 @@ def test_after_a_failed_first_start_any_setting_may_change(
     assert run.read_config() == config
     with pytest.raises(UsageError, match="width: 2 -> 4"):
         training.train(CONFIG, path, labeled())
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_images_that_were_moved_are_found_again(tmp_path, capsys, epochs):
+    """After the first epoch of one, and of two with `finish`."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    fill_folder(old, [f"{number}.png" for number in range(NUM_IMAGES)])
+    path = str(tmp_path / "run")
+    first = changed(data={"images": str(old)})
+    training.train(first, path)
+    old.rename(new)
+    capsys.readouterr()
+    again = changed(
+        first,
+        data={"images": str(new)},
+        optimizer={"epochs": epochs, "learning_rate": 0.5},
+    )
+    for is_moved in (True, False):
+        run = training.train(again, path, finish=epochs > 1)
+        said = capsys.readouterr().out
+        assert (f"images: {old} -> {new}" in said) == is_moved
+        assert "learning_rate" not in said
+        assert run.read_config() == changed(first, data={"images": str(new)})
+
+
+def test_a_bank_that_was_updated_keeps_its_folder(tmp_path, capsys):
+    old, grown = tmp_path / "old", tmp_path / "grown"
+    names = [f"{number}.png" for number in range(NUM_IMAGES)]
+    fill_folder(old, names)
+    fill_folder(grown, [*names, "more.png"])
+    config = changed(data={"images": str(old)})
+    run = training.train(config, str(tmp_path / "run"))
+    update.update_run(run, str(grown))
+    training.train(config, str(tmp_path / "run"))
+    assert "is finished after 1 epoch" in capsys.readouterr().out
+    assert run.read_config().data.images == str(grown)

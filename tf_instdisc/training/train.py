@@ -127,7 +127,9 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
             run, work.source, model.encoder, progress, epochs, finish
         )
         if not finish and not is_finished:
-            run.save_record(work.record)
+            opening.save_record(run, work.record)
+        elif not is_finished or finishing.holds_rows_of(run, work.source):
+            opening.save_places(run, work.record)
     if progress is None:
         progress = saving.Progress(baselines=_baselines(work))
         _fill_bank(work)
