@@ -15,7 +15,7 @@ from tf_instdisc.config import (
     TrainingConfig,
 )
 from tf_instdisc.errors import UsageError
-from tf_instdisc.runs import update
+from tf_instdisc.runs import checkpoints, update
 from tf_instdisc.training import train as training
 
 pytestmark = [
@@ -106,3 +106,28 @@ def test_a_bank_that_was_updated_keeps_its_folder(tmp_path, capsys):
     training.train(config, str(tmp_path / "run"))
     assert "is finished after 1 epoch" in capsys.readouterr().out
     assert run.read_config().data.images == str(grown)
+
+
+def test_baselines_of_a_run_that_continues_are_those_of_its_beginning(
+    tmp_path, capsys
+):
+    def baselines(name, epochs, wanted):
+        config = changed(
+            optimizer={"epochs": epochs}, training={"baselines": wanted}
+        )
+        path = str(tmp_path / name)
+        run = training.train(config, path, labeled(), labeled())
+        lines = capsys.readouterr().out.splitlines()
+        parts = ("| untrained encoder", "| raw pixels", "note: --baselines")
+        shown = [line for line in lines if line.startswith(parts)]
+        progress = checkpoints.newest_progress(run.checkpoints)
+        return shown, progress["baselines"]
+
+    expected = baselines("whole", 2, True)
+    assert len(expected[0]) == len(expected[1]) == 2
+    assert baselines("run", 1, False) == ([], {})
+    (note,), found = baselines("run", 1, True)
+    assert "instdisc evaluate" in note
+    assert not found
+    assert baselines("run", 2, True) == expected
+    assert baselines("run", 2, True) == ([], expected[1])

@@ -23,9 +23,9 @@ from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.training import (
     auto_precision,
+    baselines,
     best,
     finishing,
-    initial_encoder,
     initial_run,
     knn,
     parts,
@@ -100,6 +100,10 @@ def train(
         progress = _begin(work, finish)
         if progress is None:
             return run
+        if not progress.baselines:
+            progress = dataclasses.replace(
+                progress, baselines=baselines.measure(work)
+            )
         if is_chief and config.training.keep_best:
             best.catch_up(run, work.model.encoder, progress)
         if progress.epochs < config.optimizer.epochs and not finish:
@@ -131,7 +135,9 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
         elif not is_finished or finishing.holds_rows_of(run, work.source):
             opening.save_places(run, work.record)
     if progress is None:
-        progress = saving.Progress(baselines=_baselines(work))
+        progress = saving.Progress(
+            baselines=baselines.measure(work, work.encode)
+        )
         _fill_bank(work)
     elif progress.batch_size != work.batch_size:
         _rescale_iterations(work, progress)
@@ -139,6 +145,8 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
     # The chief may write results before another host has checked for them.
     if any(strategies.sum_over_hosts(work.strategy, [int(is_finished)])):
         print(progress_lines.finished_line(str(run.path), progress, epochs))
+        if not progress.baselines:
+            baselines.print_missing(work)
         return None
     return progress
 
@@ -161,20 +169,6 @@ def _rescale_iterations(work: Work, progress: saving.Progress) -> None:
     work.model.optimizer.iterations.assign(
         done // work.config.optimizer.accumulate_steps
     )
-
-
-def _baselines(work: Work) -> dict[str, list[float]]:
-    """Returns the kNN of raw pixels and of the encoder now, if wanted."""
-    is_wanted = work.config.training.baselines and work.is_chief
-    if not is_wanted or work.test_images is None:
-        return {}
-    train, test = work.train_images, work.test_images
-    is_trained = initial_encoder.trained_before(work.config) is not None
-    name = "initial encoder" if is_trained else "untrained encoder"
-    return {
-        "raw pixels": work.measure(knn.pixels(train), knn.pixels(test)),
-        name: work.measure(embed(work.encode, train), embed(work.encode, test)),
-    }
 
 
 def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
@@ -302,10 +296,6 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
         run, model.encoder, embedded, source, progress, encoded_at, init_run
     )
     print(progress_lines.finished_line(str(run.path), progress, epochs))
-    if training.keep_best and (kept := run.load_best()):
-        print(
-            f"best encoder: {remote.shown_path(run.best_encoder)}, "
-            f"epoch {kept['epoch']}, "
-            f"kNN top-1 {kept['knn_top1']:.3f}"
-        )
+    if training.keep_best:
+        best.print_kept(run)
     progress_lines.print_next(remote.named(str(run.path)))
