@@ -16,6 +16,7 @@ from tf_instdisc.config import (
 )
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs import checkpoints, update
+from tf_instdisc.training import strategy as strategies
 from tf_instdisc.training import train as training
 
 pytestmark = [
@@ -131,3 +132,16 @@ def test_baselines_of_a_run_that_continues_are_those_of_its_beginning(
     assert not found
     assert baselines("run", 2, True) == expected
     assert baselines("run", 2, True) == ([], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("distribution", "logical_cpus", "replicas"),
+    [("auto", 4, 4), ("auto", 1, 1), ("one_device", 4, 1), ("mirrored", 4, 4)],
+)
+def test_logical_cpus_are_used(distribution, logical_cpus, replicas):
+    """The tests have split the CPU into four."""
+    settings = TrainingConfig(
+        distribution=distribution, logical_cpus=logical_cpus
+    )
+    found = strategies.strategy_of(settings).num_replicas_in_sync
+    assert found == replicas

@@ -277,6 +277,17 @@ def test_the_command_counts_whole_updates(epochs, updates):
     assert (warning in result.stdout) == (updates == 0)
 
 
+@pytest.mark.parametrize(
+    ("distribution", "replicas"), [("auto", 2), ("one_device", 1)]
+)
+def test_the_command_counts_logical_cpus(distribution, replicas):
+    result = commands.run(
+        *("plan", "--dataset=cifar10", "--num_instances=9", "--width=2"),
+        *("--logical_cpus=2", f"--distribution={distribution}"),
+    )
+    assert f"hosts x replicas             1 x {replicas}\n" in result.stdout
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"cluster": {}}'])
 def test_the_command_needs_hosts_in_tf_config(text, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)

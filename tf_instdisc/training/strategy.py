@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from tf_instdisc.config import TrainingConfig
 from tf_instdisc.data.pipeline import HostShare
 from tf_instdisc.errors import UsageError, WorkerLostError
 from tf_instdisc.method import replicas as distribution
@@ -30,6 +31,15 @@ def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
         return tf.distribute.MirroredStrategy()
     cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
     return mirrored_cpus(cpus)
+
+
+def strategy_of(config: TrainingConfig) -> tf.distribute.Strategy:
+    """Builds the strategy of a run from its settings, as `build_strategy`."""
+    name = config.distribution
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    if name == "auto" and config.logical_cpus > 1 and not has_gpu:
+        name = "mirrored"
+    return build_strategy(name)
 
 
 def split_cpu(num_devices: int) -> None:

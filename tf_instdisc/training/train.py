@@ -79,9 +79,7 @@ def train(
     # This comes first, because it configures the devices.
     if config.training.logical_cpus > 1:
         strategies.split_cpu(config.training.logical_cpus)
-    strategy = strategy or strategies.build_strategy(
-        config.training.distribution
-    )
+    strategy = strategy or strategies.strategy_of(config.training)
     batch_size = config.optimizer.batch_size
     parts.require_multiple(batch_size, strategy.num_replicas_in_sync)
     is_chief = strategies.is_chief(strategy)
