@@ -26,7 +26,10 @@ from tf_instdisc.runs.embedding import BATCH_SIZE, Embedded, inference
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.training import knn, optimizer
 from tf_instdisc.training import strategy as strategies
-from tf_instdisc.training.initial_encoder import initial_encoder
+from tf_instdisc.training.initial_encoder import (
+    initial_encoder,
+    require_train_size,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +166,7 @@ def prepare(
         )
         used = dataclasses.replace(config.optimizer, batch_size=batch_size)
         model.compile(optimizer=optimizer.optimizer_of(used, steps))
+    require_train_size(model.encoder, config)
     return Work(
         config,
         run,
