@@ -96,7 +96,7 @@ def run(run_dir, **changes):
         opening.open_run(str(run_dir), RunRecord(RunConfig(), facts))
     progress = saving.restore_newest(directory, model) or saving.Progress()
     progress = progress.in_whole_batches(source.num_readable, batch_size)
-    saving.require_one_beginning(built, progress, model)
+    saving.require_same_checkpoint(built, progress, model)
 
     class Slow(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -139,7 +139,7 @@ def run(run_dir, **changes):
     if is_chief:
         directory.keep_metrics(progress.epochs)
         callbacks.insert(0, MetricsFile(directory))
-    with saving.stop_on_signals(model), strategy.lost_workers_named(built):
+    with saving.stop_on_signals(model), strategy.raising_worker_lost(built):
         model.fit(
             strategy.distribute(built, batches),
             steps_per_epoch=pipeline.steps_per_epoch(source, batch_size),
@@ -149,7 +149,7 @@ def run(run_dir, **changes):
             shuffle=False,
             callbacks=callbacks,
         )
-    strategy.sum_over_hosts(built, [1])
+    strategy.barrier(built)
     copies = {
         f"{name}.{number}": copy.numpy()
         for name, variable in model.training_state().items()

@@ -107,6 +107,28 @@ def test_weights_that_fit_one_size_are_refused_at_another(tmp_path):
         initial_encoder(config_of(path, 32))
 
 
+@pytest.mark.parametrize("backbone", ["vgg16", "vit_small", "resnet18"])
+def test_training_crops_must_fit_the_network(tmp_path, backbone):
+    path = tmp_path / "encoder.keras"
+    tf_instdisc.build_encoder(
+        backbone, image_size=16, width=1, embedding_dim=8
+    ).save(path)
+    config = config_of(path, embedding_dim=8)
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, train_image_size=12),
+        optimizer=tf_instdisc.OptimizerConfig(epochs=1, batch_size=4),
+        method=tf_instdisc.MethodConfig(objective="softmax"),
+    )
+    source = tf_instdisc.array_source(images_of(16, 8).astype("uint8"))
+    if backbone == "resnet18":
+        tf_instdisc.train(config, tmp_path / "run", source)
+        return
+    with pytest.raises(UsageError, match=r"train_image_size=12.*Leave it out"):
+        tf_instdisc.train(config, tmp_path / "run", source)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_begins_with_the_encoder_of_another(small_run, tmp_path):
     source = tf_instdisc.array_source(images_of(16, 8).astype("uint8"))
     before = tf_instdisc.load_encoder(small_run.path)

@@ -265,6 +265,29 @@ def test_the_command_takes_the_width_of_the_stem(backbone, status):
         assert wide.stdout != result().stdout
 
 
+@pytest.mark.parametrize(("epochs", "updates"), [(1, 0), (3, 1)])
+def test_the_command_counts_whole_updates(epochs, updates):
+    result = commands.run(
+        *("plan", "--dataset=cifar10", "--num_instances=9", "--width=2"),
+        *("--batch_size=3", "--accumulate_steps=8", f"--epochs={epochs}"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"updates of the run           {updates}\n" in result.stdout
+    warning = "--accumulate_steps=8 is more than the 3 steps of the run"
+    assert (warning in result.stdout) == (updates == 0)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "replicas"), [("auto", 2), ("one_device", 1)]
+)
+def test_the_command_counts_logical_cpus(distribution, replicas):
+    result = commands.run(
+        *("plan", "--dataset=cifar10", "--num_instances=9", "--width=2"),
+        *("--logical_cpus=2", f"--distribution={distribution}"),
+    )
+    assert f"hosts x replicas             1 x {replicas}\n" in result.stdout
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"cluster": {}}'])
 def test_the_command_needs_hosts_in_tf_config(text, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)

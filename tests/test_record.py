@@ -116,7 +116,7 @@ def test_a_folder_may_be_renamed(places, names, is_same, capsys):
     old = RunRecord(
         config.RunConfig(data=config.DataConfig(images="photos")), facts
     )
-    opening.open_run("renamed", old)
+    opening.open_run("renamed", old).append_metrics({"epoch": 1})
     facts = {**facts, "images": "pictures"}
     if names:
         facts["names_of_images"] = names
@@ -129,6 +129,31 @@ def test_a_folder_may_be_renamed(places, names, is_same, capsys):
     else:
         with pytest.raises(RunDirectoryError, match="photos -> pictures"):
             opening.open_run("renamed", new)
+
+
+def test_settings_may_change_until_something_is_trained(places, capsys):
+    facts = {"images": "photos", "num_instances": 3}
+    first, other = (
+        RunRecord(
+            config.RunConfig(training=config.TrainingConfig(seed=seed)),
+            {**facts, "num_instances": 3 + seed},
+        )
+        for seed in range(2)
+    )
+    run = opening.open_run("failed", first)
+    assert opening.open_run("failed", other).read_record() == other
+    said = capsys.readouterr().out
+    assert "Nothing was trained yet" in said
+    assert "seed: 0 -> 1" in said
+    assert "num_instances: 3 -> 4" in said
+    opening.open_run("failed", other)
+    assert not capsys.readouterr().out
+    results = (run.encoder, run.bank, run.checkpoints / "checkpoint-000001")
+    for result in results:
+        result.mkdir(parents=True)
+        with pytest.raises(RunDirectoryError, match="seed: 1 -> 0"):
+            opening.open_run("failed", first)
+        result.rmdir()
 
 
 @pytest.mark.parametrize(

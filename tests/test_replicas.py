@@ -343,3 +343,52 @@ def test_a_batch_that_does_not_divide_is_refused():
 
     with pytest.raises(ValueError, match="multiple of the 4 replicas"):
         parts.require_multiple(10, 4)
+
+
+class Spare(keras.layers.Layer):
+    """Has a weight that it does not use."""
+
+    def build(self, shape):
+        self.spare = self.add_weight((3,), "ones", name="spare")
+
+    def call(self, x):
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize(
+    ("replicas", "accumulate_steps", "scales_loss", "clipping"),
+    [
+        (1, 1, False, {}),
+        (1, 2, False, {"clipnorm": 0.1}),
+        (1, 2, True, {}),
+        (2, 1, False, {"clipnorm": 0.1}),
+        (2, 1, False, {"global_clipnorm": 0.1}),
+        (2, 1, True, {}),
+        (2, 2, True, {"clipvalue": 0.01}),
+    ],
+)
+def test_a_weight_without_a_gradient_stays_as_it_is(
+    two_replicas, replicas, accumulate_steps, scales_loss, clipping
+):
+    def trained(trainable):
+        keras.utils.set_random_seed(0)
+        inner = linear_encoder()
+        spare = Spare()
+        x = spare(inner.output)
+        spare.trainable = trainable
+        model = tf_instdisc.InstanceDiscrimination(
+            keras.Model(inner.input, x), 8, accumulate_steps=accumulate_steps
+        )
+        optimizer = keras.optimizers.SGD(0.1, weight_decay=0.1, **clipping)
+        if scales_loss:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer=optimizer)
+        images = np.random.default_rng(0).uniform(0, 255, (8, 2, 2, 3))
+        model.fit(images, np.arange(8), batch_size=4, epochs=2, verbose=0)
+        return [w.numpy() for w in model.encoder.weights]
+
+    one = tf.distribute.get_strategy()
+    with two_replicas.scope() if replicas > 1 else one.scope():
+        for found, frozen in zip(trained(True), trained(False), strict=True):
+            np.testing.assert_allclose(found, frozen, rtol=1e-5, atol=1e-6)

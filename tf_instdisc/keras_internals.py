@@ -64,8 +64,9 @@ def add_state(
 
 
 def clip_gradients(
-    optimizer: keras.optimizers.Optimizer, gradients: Sequence["tf.Tensor"]
-) -> list["tf.Tensor"]:
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence["tf.Tensor | None"],
+) -> list["tf.Tensor | None"]:
     """Clips gradients that are summed over replicas.
 
     The optimizer (3.15) clips the part of each replica, and then sums the
@@ -74,20 +75,23 @@ def clip_gradients(
 
     Args:
         optimizer: The optimizer that will apply the gradients.
-        gradients: As `optimizer.scale_loss` scales them.
+        gradients: As `optimizer.scale_loss` scales them; None is kept.
     """
     scale = 1.0
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         scale = keras.ops.convert_to_tensor(optimizer.dynamic_scale)
         optimizer = optimizer.inner_optimizer
     ops = keras.ops  # They accept float16 times a float32 scale.
-    clipped = optimizer._clip_gradients(
-        [ops.divide(gradient, scale) for gradient in gradients]
+    known = [gradient for gradient in gradients if gradient is not None]
+    clipped = iter(
+        optimizer._clip_gradients([ops.divide(g, scale) for g in known])
     )
     # The optimizer halves the scale if it finds an infinite gradient.
     return [
-        ops.where(ops.isfinite(gradient), ops.multiply(short, scale), gradient)
-        for gradient, short in zip(gradients, clipped, strict=True)
+        g
+        if g is None
+        else ops.where(ops.isfinite(g), ops.multiply(next(clipped), scale), g)
+        for g in gradients
     ]
 
 

@@ -8,7 +8,6 @@ Example:
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 from tf_instdisc.cli import train
 from tf_instdisc.cli.folder_settings import config_of, default_run_dir
 from tf_instdisc.cli.options import require_images
-from tf_instdisc.config import DataConfig
+from tf_instdisc.config import DataConfig, TrainingConfig
 from tf_instdisc.config.fields import Settings, setting
 from tf_instdisc.data.folder_listing import image_paths
 from tf_instdisc.errors import UsageError
@@ -63,9 +62,8 @@ def main(
     from tf_instdisc.training import plan
 
     gpus = _gpu_bytes()
-    is_one_device = config.training.distribution == "one_device"
-    replicas = options.replicas_per_host or (
-        1 if is_one_device else len(gpus) or 1
+    replicas = options.replicas_per_host or _replicas_here(
+        config.training, len(gpus)
     )
     device_memory = gpus[0] if gpus else None
     if options.device_gib:
@@ -87,9 +85,8 @@ def main(
         num_instances,
     )
     steps = made.steps_per_epoch
-    total = math.ceil(
-        steps * config.optimizer.epochs / config.optimizer.accumulate_steps
-    )
+    optimizer = config.optimizer
+    total = steps * optimizer.epochs // optimizer.accumulate_steps
     rows = (
         ("images", f"{num_instances:,}"),
         ("hosts x replicas", f"{hosts} x {replicas}"),
@@ -149,6 +146,15 @@ def _gpu_bytes() -> list[int]:
             break  # Like CUDA, ignore everything after it.
         sizes.append(found[0])
     return sizes
+
+
+def _replicas_here(config: TrainingConfig, num_gpus: int) -> int:
+    """Returns the number of replicas on a host such as this one."""
+    if config.distribution == "one_device":
+        return 1
+    if num_gpus or config.distribution == "multi_worker":
+        return num_gpus or 1
+    return config.logical_cpus
 
 
 def _num_hosts(distribution: str) -> int:

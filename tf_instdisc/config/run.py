@@ -96,16 +96,16 @@ class TrainingConfig(Settings):
     keep_checkpoints: int = setting(3, "Checkpoints to keep.", least=1)
     distribution: str = setting(
         "auto",
-        "auto: all visible GPUs of this host. one_device: the first of them, "
-        "or the CPU. mirrored: all GPUs of this host or, without one, all "
-        "--logical_cpus. multi_worker: the hosts in the "
+        "auto: all visible GPUs of this host or, without one, all "
+        "--logical_cpus. one_device: the first of them. mirrored: as auto, but "
+        "a MirroredStrategy even on one device. multi_worker: the hosts in the "
         "environment variable TF_CONFIG; run the same command on each.",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
     )
     logical_cpus: int = setting(
         1,
-        "Number of devices into which the CPU is split, to try "
-        "--distribution=mirrored without GPUs.",
+        "Number of devices into which the CPU is split, to try several "
+        "replicas without GPUs by --distribution=auto or mirrored.",
         least=1,
     )
 

@@ -1,7 +1,7 @@
 """Gradients: sums over replicas and steps, and the update."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -10,6 +10,8 @@ from tf_instdisc import keras_internals
 from tf_instdisc.errors import UsageError
 from tf_instdisc.keras_internals import CustomLoopModel
 from tf_instdisc.method import replicas
+
+_Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | None
 
 
 class Accumulation(CustomLoopModel):
@@ -73,58 +75,70 @@ class Accumulation(CustomLoopModel):
         return sum(losses, tf.zeros([], dtype)) / replicas.num_replicas()
 
     def take_gradients(
-        self,
-        gradients: Sequence[tf.Tensor | tf.IndexedSlices],
-        applies_gradients: bool,
+        self, gradients: Sequence[_Gradient], applies_gradients: bool
     ) -> None:
         """Applies gradients, or adds them to the sums for a later step.
 
-        There is one for each trainable variable. The gradient of the batch is
-        their sum over the replicas.
+        There is one for each trainable variable, None for a variable that the
+        loss does not depend on: the optimizer warns and leaves it unchanged.
+        The gradient of the batch is their sum over the replicas.
         """
-        variables = self.trainable_variables
-        if not variables:
+        if not self.trainable_variables:
             return
-        num_replicas = self.distribute_strategy.num_replicas_in_sync
+        is_summed = self._needs_sums()
+        if is_summed:
+            gradients = _each(_summed_over_replicas, gradients)
+        if self.gradient_sums:
+            gradients = self._with_accumulated(gradients, applies_gradients)
+        if applies_gradients:
+            self._apply(gradients, is_summed)
+
+    def _needs_sums(self) -> bool:
+        """Returns whether gradients are summed before Keras sums them."""
+        # The sums of several steps must be the same on all replicas so that
+        # they can be saved, and restored on another number of replicas. Keras'
+        # loss scaling (3.15) checks only the first replica for finite values.
         scales_loss = isinstance(
             self.optimizer, keras.optimizers.LossScaleOptimizer
         )
-        is_clipped = _clips(self.optimizer)
-        if num_replicas > 1 and (
-            self.gradient_sums or scales_loss or is_clipped
-        ):
-            # The sums must be the same on all replicas so that they can be
-            # saved, and restored on another number of replicas. Keras' loss
-            # scaling (3.15) checks only the first replica for finite values.
-            gradients = [
-                replicas.sum_over_replicas(tf.convert_to_tensor(gradient))
-                for gradient in gradients
-            ]
-        else:
-            num_replicas = 1
-        if self.gradient_sums:
-            gradients = [
-                tf.convert_to_tensor(gradient) + total
-                for gradient, total in zip(
-                    gradients, self.gradient_sums, strict=True
-                )
-            ]
-            for total, gradient in zip(
-                self.gradient_sums, gradients, strict=True
-            ):
-                kept = tf.zeros_like(gradient)
-                total.assign(kept if applies_gradients else gradient)
-        if applies_gradients:
-            gradients = _divided(gradients, self.accumulate_steps)
-            if num_replicas > 1 and is_clipped:
+        return self.distribute_strategy.num_replicas_in_sync > 1 and (
+            bool(self.gradient_sums) or scales_loss or _clips(self.optimizer)
+        )
+
+    def _with_accumulated(
+        self, gradients: Sequence[_Gradient], applies_gradients: bool
+    ) -> list[_Gradient]:
+        """Adds the gradients of earlier steps, and keeps the new sums.
+
+        If they are applied, the sums start again at zero.
+        """
+        summed: list[_Gradient] = []
+        for total, gradient in zip(self.gradient_sums, gradients, strict=True):
+            if gradient is not None:
+                gradient = tf.convert_to_tensor(gradient) + total
+                zeros = tf.zeros_like(gradient)
+                total.assign(zeros if applies_gradients else gradient)
+            summed.append(gradient)
+        return summed
+
+    def _apply(self, gradients: Sequence[_Gradient], is_summed: bool) -> None:
+        """Applies the mean of the steps' gradients."""
+        gradients = _divided(gradients, self.accumulate_steps)
+        if is_summed:
+            if _clips(self.optimizer):
                 gradients = keras_internals.clip_gradients(
                     self.optimizer, gradients
                 )
             # Keras sums over the replicas a second time.
+            num_replicas = self.distribute_strategy.num_replicas_in_sync
             gradients = _divided(gradients, num_replicas)
-            self.optimizer.apply_gradients(
-                zip(gradients, variables, strict=True)
-            )
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True)
+        )
+
+
+def _summed_over_replicas(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    return replicas.sum_over_replicas(tf.convert_to_tensor(gradient))
 
 
 def _clips(optimizer: keras.optimizers.Optimizer) -> bool:
@@ -138,9 +152,16 @@ def _clips(optimizer: keras.optimizers.Optimizer) -> bool:
     return any(settings)
 
 
+def _each(
+    function: Callable[[Any], Any], gradients: Sequence[_Gradient]
+) -> list[_Gradient]:
+    """Returns `function` of each gradient; None stays None."""
+    return [g if g is None else function(g) for g in gradients]
+
+
 def _divided(
-    gradients: Sequence[tf.Tensor | tf.IndexedSlices], divisor: int
-) -> Sequence[tf.Tensor | tf.IndexedSlices]:
+    gradients: Sequence[_Gradient], divisor: int
+) -> Sequence[_Gradient]:
     if divisor == 1:
         return gradients
-    return [gradient * (1.0 / divisor) for gradient in gradients]
+    return _each(lambda gradient: gradient * (1.0 / divisor), gradients)

@@ -95,6 +95,13 @@ class RunFiles:
         path = pathlib.Path(local_path(self.path, "run_dir", "run"))
         object.__setattr__(self, "path", path)
 
+    def holds_results(self) -> bool:
+        """Returns whether something was trained, converted or saved."""
+        files = (self.encoder, self.best_encoder, self.bank, self.metrics)
+        return any(file.exists() for file in files) or any(
+            self.checkpoints.glob("checkpoint-*")
+        )
+
     def cure(self, file: pathlib.Path) -> str:
         """Returns what to do if a file of the run is not what was written."""
         if self.path.parent == caches():

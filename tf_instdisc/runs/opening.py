@@ -59,11 +59,11 @@ def open_run(path: str, wanted: RunRecord) -> RunDirectory:
 
     Raises:
         RunDirectoryError: If the directory holds something else, or a run
-            with other settings.
+            with other settings in which something was trained.
         StorageError: If it cannot be written.
     """
     run = check_record(path, wanted)
-    run.save_record(wanted)
+    save_record(run, wanted)
     return run
 
 
@@ -73,17 +73,39 @@ def check_record(path: str, wanted: RunRecord) -> RunDirectory:
     run = RunDirectory(pathlib.Path(path))
     if not run.settings.exists():
         return run
-    changed, refused = record.changes(run.read_record(), wanted)
-    if refused:
+    _, refused = record.changes(run.read_record(), wanted)
+    if refused and run.holds_results():
         raise RunDirectoryError(
             f"`run_dir` holds a run with other settings. Received: "
             f"run_dir={path}, with\n" + _listed(refused) + "\nRestore "
             "them to continue the run, or choose another directory."
         )
-    if changed:
-        message = "The run continues with new settings:\n" + _listed(changed)
-        print(shown_message(message))
     return run
+
+
+def save_record(run: RunDirectory, wanted: RunRecord) -> None:
+    """Writes settings that `check_record` accepts, and prints what changes."""
+    if run.settings.exists():
+        changed, others = record.changes(run.read_record(), wanted)
+        sentence = "The run continues with new settings:\n"
+        if not run.holds_results():
+            sentence = (
+                "Nothing was trained yet; it starts with the new settings:\n"
+            )
+        if changes := {**changed, **others}:
+            print(shown_message(sentence + _listed(changes)))
+    run.save_record(wanted)
+
+
+def save_places(run: RunDirectory, wanted: RunRecord) -> None:
+    """Writes and prints where a run's images are now; keeps other settings."""
+    before = run.read_record()
+    moved = before.moved_to(wanted)
+    if moved != before:
+        old, new = (vars(r.config.data) for r in (before, moved))
+        changes = {n: (old[n], new[n]) for n in old if old[n] != new[n]}
+        print(shown_message("The images were moved:\n" + _listed(changes)))
+        run.save_record(moved)
 
 
 def _listed(changes: dict) -> str:

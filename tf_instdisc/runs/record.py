@@ -49,6 +49,13 @@ class RunRecord:
         config = dataclasses.replace(self.config, data=data)
         return dataclasses.replace(self, config=config)
 
+    def moved_to(self, other: "RunRecord") -> "RunRecord":
+        """Returns a copy with the places of another record's images."""
+        places = {n: getattr(other.config.data, n) for n in _FOLDERS}
+        given = {n: place for n, place in places.items() if place is not None}
+        facts = {**self.facts, **other.facts}
+        return dataclasses.replace(self.with_data(**given), facts=facts)
+
     def text(self) -> str:
         """Returns the content of `run.json`."""
         content = {

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from tf_instdisc import remote
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.training.saving import Progress
 
@@ -35,6 +36,16 @@ def catch_up(
     for line in run.read_metrics():
         if line["epoch"] == progress.epochs and "knn_top1" in line:
             _keep(run, encoder, progress.epochs, line["knn_top1"])
+
+
+def print_kept(run: RunDirectory) -> None:
+    """Prints the best encoder's file, epoch and accuracy, if there is one."""
+    if kept := run.load_best():
+        print(
+            f"best encoder: {remote.shown_path(run.best_encoder)}, "
+            f"epoch {kept['epoch']}, "
+            f"kNN top-1 {kept['knn_top1']:.3f}"
+        )
 
 
 def _keep(

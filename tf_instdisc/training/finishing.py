@@ -135,15 +135,11 @@ def is_finished(
             f"instdisc-train --init_encoder={run.path} --run_dir=NEW."
         )
     try:
-        ids, names, encoded_by = run.read_bank_ids()
+        is_own = holds_rows_of(run, source)
+        _, _, encoded_by = run.read_bank_ids()
     except DamagedFileError as error:
         print(f"warning: {error} It is written again.", file=sys.stderr)
         return False
-    own_ids = readable_ids(source)
-    is_own = np.array_equal(ids, own_ids) and all(
-        source.instance_name(int(i)) == name
-        for i, name in zip(own_ids, names, strict=True)
-    )
     is_trained = finish or progress.epochs >= epochs
     is_of_checkpoint = (
         is_trained
@@ -161,6 +157,16 @@ def is_finished(
         f"on. Received: run_dir={run.path}, whose bank instdisc-update has "
         "changed. To train on its current images, start a new run from it: "
         f"instdisc-train --init_run={run.path} --run_dir=NEW."
+    )
+
+
+def holds_rows_of(run: RunDirectory, source: ImageSource) -> bool:
+    """Returns whether the bank has rows of exactly these images."""
+    ids, names, _ = run.read_bank_ids()
+    own_ids = readable_ids(source)
+    return np.array_equal(ids, own_ids) and all(
+        source.instance_name(int(i)) == name
+        for i, name in zip(own_ids, names, strict=True)
     )
 
 

@@ -93,6 +93,26 @@ def trained_before(config: RunConfig) -> str | None:
     return named
 
 
+def require_train_size(encoder: keras.Model, config: RunConfig) -> None:
+    """Raises UsageError unless an encoder also takes the training crops.
+
+    The settings of a new network have been checked already.
+    """
+    size, train_size = config.data.image_size, config.data.train_image_size
+    if train_size in (None, size) or trained_before(config) is None:
+        return
+    crops = keras.Input((train_size, train_size, 3))
+    try:
+        given.apply(encoder, crops, crops)
+    except ValueError as error:
+        raise UsageError(
+            "`train_image_size` must equal `image_size` for a network whose "
+            f"weights fit only one size. Received: train_image_size="
+            f"{train_size}, image_size={size}, and {encoder.name}. Leave it "
+            "out."
+        ) from error
+
+
 # === Encoders of this package ===
 
 

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tf_instdisc import remote
-from tf_instdisc.config import RunConfig
+from tf_instdisc.config import OptimizerConfig, RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.folder_listing import require_folder
 from tf_instdisc.data.sources import ImageSource, fingerprint
@@ -26,7 +26,10 @@ from tf_instdisc.runs.embedding import BATCH_SIZE, Embedded, inference
 from tf_instdisc.runs.record import RunRecord
 from tf_instdisc.training import knn, optimizer
 from tf_instdisc.training import strategy as strategies
-from tf_instdisc.training.initial_encoder import initial_encoder
+from tf_instdisc.training.initial_encoder import (
+    initial_encoder,
+    require_train_size,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +82,14 @@ def precision(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def require_one_state(
+def refresh_other_hosts(
     run: RunDirectory, strategy: tf.distribute.Strategy
 ) -> None:
-    """Brings the copies of all hosts up to date if the run is at a URL."""
+    """Brings the other hosts' copies of a run at a URL up to date."""
     if strategies.num_hosts(strategy) == 1 or not remote.copy_of(run.path):
         return
     # The chief has pushed what a killed process of its host had not.
-    with strategies.lost_workers_named(strategy):
-        strategies.sum_over_hosts(strategy, [1])
+    strategies.barrier(strategy)
     if not strategies.is_chief(strategy):
         remote.refresh(run.path)
 
@@ -150,6 +152,7 @@ def prepare(
         source, config.optimizer.batch_size, strategy.num_replicas_in_sync
     )
     steps = pipeline.steps_per_epoch(source, batch_size)
+    _require_update(config.optimizer, steps)
     method = {n: v for n, v in vars(config.method).items() if n != "bank_init"}
     with strategy.scope():
         model = InstanceDiscrimination(
@@ -163,6 +166,7 @@ def prepare(
         )
         used = dataclasses.replace(config.optimizer, batch_size=batch_size)
         model.compile(optimizer=optimizer.optimizer_of(used, steps))
+    require_train_size(model.encoder, config)
     return Work(
         config,
         run,
@@ -175,6 +179,18 @@ def prepare(
         batch_size,
         steps,
     )
+
+
+def _require_update(settings: OptimizerConfig, steps: int) -> None:
+    """Raises UsageError unless a run with epochs updates its weights."""
+    epochs, total = settings.epochs, settings.epochs * steps
+    if epochs and total < settings.accumulate_steps:
+        raise UsageError(
+            "`accumulate_steps` must be at most the number of steps of the "
+            "run, which would otherwise train nothing. Received: "
+            f"accumulate_steps={settings.accumulate_steps}, and {total} steps "
+            f"in epochs={epochs}. Use a smaller one, or more `epochs`."
+        )
 
 
 def facts_of(source: ImageSource) -> dict[str, Any]:

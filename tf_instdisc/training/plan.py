@@ -185,6 +185,13 @@ def _warnings(
             f"--batch_size={batch_size} is not a multiple of the {replicas} "
             "replicas and will be rejected."
         )
+    steps = plan.steps_per_epoch * config.optimizer.epochs
+    accumulate_steps = config.optimizer.accumulate_steps
+    if 0 < steps < accumulate_steps:
+        yield (
+            f"--accumulate_steps={accumulate_steps} is more than the {steps} "
+            "steps of the run and will be rejected."
+        )
     is_shared = config.method.negatives == "shared"
     placement = "sharded" if replicas > 1 and is_shared else "host"
     smaller = "Use --bank_dtype=bfloat16"

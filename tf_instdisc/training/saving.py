@@ -107,13 +107,13 @@ def _in_present_format(progress: Progress, model: FitLoop) -> Progress:
     return dataclasses.replace(progress, format_version=_FORMAT_VERSION)
 
 
-def require_one_beginning(
+def require_same_checkpoint(
     strategy: tf.distribute.Strategy, progress: Progress, model: FitLoop
 ) -> None:
     """Raises StorageError unless all hosts have read the same checkpoint."""
     mine = [progress.epochs, progress.images, int(model.step.numpy())]
     hosts = strategies.num_hosts(strategy)
-    with strategies.lost_workers_named(strategy):
+    with strategies.raising_worker_lost(strategy):
         total = strategies.sum_over_hosts(strategy, mine)
     if total != [hosts * value for value in mine]:
         raise StorageError(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from tf_instdisc.config import TrainingConfig
 from tf_instdisc.data.pipeline import HostShare
 from tf_instdisc.errors import UsageError, WorkerLostError
 from tf_instdisc.method import replicas as distribution
@@ -30,6 +31,15 @@ def build_strategy(name: str = "auto") -> tf.distribute.Strategy:
         return tf.distribute.MirroredStrategy()
     cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
     return mirrored_cpus(cpus)
+
+
+def strategy_of(config: TrainingConfig) -> tf.distribute.Strategy:
+    """Builds the strategy of a run from its settings, as `build_strategy`."""
+    name = config.distribution
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    if name == "auto" and config.logical_cpus > 1 and not has_gpu:
+        name = "mirrored"
+    return build_strategy(name)
 
 
 def split_cpu(num_devices: int) -> None:
@@ -79,10 +89,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def sum_over_hosts(
     strategy: tf.distribute.Strategy, value: list[int]
 ) -> list[int]:
-    """Sums integers over all hosts; each host must call it.
-
-    It also waits until all hosts have called it.
-    """
+    """Sums integers over all hosts; each host must call it."""
     per_host = strategy.num_replicas_in_sync // num_hosts(strategy)
 
     @tf.function(autograph=False)
@@ -101,8 +108,18 @@ def num_hosts(strategy: tf.distribute.Strategy) -> int:
     return sum(len(spec.get(job, ())) for job in ("chief", "worker"))
 
 
+def barrier(strategy: tf.distribute.Strategy) -> None:
+    """Waits until all hosts have called it.
+
+    Raises:
+        WorkerLostError: If one of them was lost.
+    """
+    with raising_worker_lost(strategy):
+        sum_over_hosts(strategy, [1])
+
+
 @contextlib.contextmanager
-def lost_workers_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def raising_worker_lost(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Converts the various errors of a broken collective operation to one.
 
     Raises:

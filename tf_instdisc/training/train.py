@@ -23,9 +23,9 @@ from tf_instdisc.runs.embedding import Embedded, embed
 from tf_instdisc.runs.images import RunImages
 from tf_instdisc.training import (
     auto_precision,
+    baselines,
     best,
     finishing,
-    initial_encoder,
     initial_run,
     knn,
     parts,
@@ -79,9 +79,7 @@ def train(
     # This comes first, because it configures the devices.
     if config.training.logical_cpus > 1:
         strategies.split_cpu(config.training.logical_cpus)
-    strategy = strategy or strategies.build_strategy(
-        config.training.distribution
-    )
+    strategy = strategy or strategies.strategy_of(config.training)
     batch_size = config.optimizer.batch_size
     parts.require_multiple(batch_size, strategy.num_replicas_in_sync)
     is_chief = strategies.is_chief(strategy)
@@ -91,24 +89,28 @@ def train(
         lock.holding(run_dir) if is_chief else contextlib.nullcontext(),
         parts.precision(config.encoder.precision),
     ):
-        parts.require_one_state(run, strategy)
+        parts.refresh_other_hosts(run, strategy)
         if source is None:
             source, test_source = parts.open_sources(config, run, is_chief)
         # Not earlier: preparing a dataset uses Python's random numbers.
         keras.utils.set_random_seed(config.training.seed)
         work = parts.prepare(config, run, source, test_source, strategy)
         progress = _begin(work, finish)
-        if progress is not None:
-            if is_chief and config.training.keep_best:
-                best.catch_up(run, work.model.encoder, progress)
-            if progress.epochs < config.optimizer.epochs and not finish:
-                progress = _fit(work, progress)
-            work.model.memory_bank.gather_to_host()
-            if is_chief:
-                _write_results(work, progress)
-            # No host ends while the chief is still writing.
-            with strategies.lost_workers_named(strategy):
-                strategies.sum_over_hosts(strategy, [1])
+        if progress is None:
+            return run
+        if not progress.baselines:
+            progress = dataclasses.replace(
+                progress, baselines=baselines.measure(work)
+            )
+        if is_chief and config.training.keep_best:
+            best.catch_up(run, work.model.encoder, progress)
+        if progress.epochs < config.optimizer.epochs and not finish:
+            progress = _fit(work, progress)
+        work.model.memory_bank.gather_to_host()
+        if is_chief:
+            _write_results(work, progress)
+        # No host ends while the chief is still writing.
+        strategies.barrier(strategy)
     return run
 
 
@@ -127,41 +129,44 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
             run, work.source, model.encoder, progress, epochs, finish
         )
         if not finish and not is_finished:
-            run.save_record(work.record)
+            opening.save_record(run, work.record)
+        elif not is_finished or finishing.holds_rows_of(run, work.source):
+            opening.save_places(run, work.record)
     if progress is None:
-        progress = saving.Progress(baselines=_baselines(work))
-        if config.training.init_run:
-            initial_run.begin_with(config.training.init_run, model)
-        elif config.method.bank_init == "encode" and epochs:
-            model.encode_bank(work.train_images)
-    elif progress.batch_size != work.batch_size:
-        # The learning rate depends on the completed fraction of the run.
-        images = work.source.num_readable - progress.images
-        left = images // work.batch_size
-        done = (progress.epochs + 1) * work.steps - left
-        model.optimizer.iterations.assign(
-            done // config.optimizer.accumulate_steps
+        progress = saving.Progress(
+            baselines=baselines.measure(work, work.encode)
         )
-    saving.require_one_beginning(work.strategy, progress, model)
+        _fill_bank(work)
+    elif progress.batch_size != work.batch_size:
+        _rescale_iterations(work, progress)
+    saving.require_same_checkpoint(work.strategy, progress, model)
     # The chief may write results before another host has checked for them.
     if any(strategies.sum_over_hosts(work.strategy, [int(is_finished)])):
         print(progress_lines.finished_line(str(run.path), progress, epochs))
+        if not progress.baselines:
+            baselines.print_missing(work)
         return None
     return progress
 
 
-def _baselines(work: Work) -> dict[str, list[float]]:
-    """Returns the kNN of raw pixels and of the encoder now, if wanted."""
-    is_wanted = work.config.training.baselines and work.is_chief
-    if not is_wanted or work.test_images is None:
-        return {}
-    train, test = work.train_images, work.test_images
-    is_trained = initial_encoder.trained_before(work.config) is not None
-    name = "initial encoder" if is_trained else "untrained encoder"
-    return {
-        "raw pixels": work.measure(knn.pixels(train), knn.pixels(test)),
-        name: work.measure(embed(work.encode, train), embed(work.encode, test)),
-    }
+def _fill_bank(work: Work) -> None:
+    """Fills the bank of a new run with other than random rows, if wanted."""
+    config, model = work.config, work.model
+    if config.training.init_run:
+        initial_run.begin_with(config.training.init_run, model)
+    elif config.method.bank_init == "encode" and config.optimizer.epochs:
+        model.encode_bank(work.train_images)
+
+
+def _rescale_iterations(work: Work, progress: saving.Progress) -> None:
+    """Counts the updates that were made in those of the new batch size."""
+    # The learning rate depends on the completed fraction of the run.
+    images = work.source.num_readable - progress.images
+    left = images // work.batch_size
+    done = (progress.epochs + 1) * work.steps - left
+    work.model.optimizer.iterations.assign(
+        done // work.config.optimizer.accumulate_steps
+    )
 
 
 def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
@@ -191,7 +196,7 @@ def _fit(work: Work, progress: saving.Progress) -> saving.Progress:
         progress_lines.print_summary(work)
     with (
         saving.stop_on_signals(work.model),
-        strategies.lost_workers_named(work.strategy),
+        strategies.raising_worker_lost(work.strategy),
         contextlib.closing(lines),
     ):
         work.model.fit(
@@ -289,10 +294,6 @@ def _write_results(work: Work, progress: saving.Progress) -> None:
         run, model.encoder, embedded, source, progress, encoded_at, init_run
     )
     print(progress_lines.finished_line(str(run.path), progress, epochs))
-    if training.keep_best and (kept := run.load_best()):
-        print(
-            f"best encoder: {remote.shown_path(run.best_encoder)}, "
-            f"epoch {kept['epoch']}, "
-            f"kNN top-1 {kept['knn_top1']:.3f}"
-        )
+    if training.keep_best:
+        best.print_kept(run)
     progress_lines.print_next(remote.named(str(run.path)))
