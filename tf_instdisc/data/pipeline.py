@@ -273,7 +273,8 @@ def evaluation_dataset(
         return image, example["instance_id"], example["label"]
 
     images = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    batches = images.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _take_share(

@@ -73,7 +73,7 @@ class MemoryBank(keras.layers.Layer):
     def _create_rows(
         self, shape: tuple[int, int], dtype: str
     ) -> keras.Variable:
-        return replicas.create(
+        return replicas.create_variable(
             lambda: add_state(self, "rows", [*shape], 0.0, dtype),
             self.placement,
         )

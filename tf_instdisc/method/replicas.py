@@ -124,7 +124,7 @@ def update_copies(
         strategy.extended.update(variable, update, args=args, group=True)
 
 
-def create(
+def create_variable(
     make: Callable[[], keras.Variable], placement: str
 ) -> keras.Variable:
     """Creates a weight, once on the `"host"` or else on each device.

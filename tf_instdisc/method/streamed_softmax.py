@@ -1,8 +1,9 @@
-"""Exact softmax over a bank of any size, without the [batch, n] matrix.
+"""Exact softmax in chunks of the bank, without the [batch, n] matrix.
 
 The gradient of log Σ_j exp(v·v_j/τ) is the softmax-weighted mean of the rows
 over τ. One pass over the rows computes both, from a running maximum, the sum
-of the exponentials and the sum of the rows weighted by them.
+of the exponentials and the sum of the rows weighted by them, as the online
+softmax of Milakov and Gimelshein 2018 (arXiv 1805.02867).
 """
 
 from collections.abc import Callable
@@ -10,8 +11,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# On a CPU, a chunk of logits (4 MiB in float32) stays in the cache. A GPU
-# gains from large products: 10 of them for ImageNet with a batch of 256.
+# On a CPU, a chunk of logits (4 MiB in float32) stays in the cache. On a GPU,
+# chunks are large, so that ImageNet with a batch of 256 has 10 of them.
 _LOGITS_PER_CHUNK = {"CPU": 2**20, "GPU": 2**25}
 _MIN_ROWS = 1024
 

@@ -17,7 +17,7 @@ from tf_instdisc.config.encoder import PRECISIONS
 from tf_instdisc.data.pipeline import evaluation_dataset
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import UsageError
-from tf_instdisc.method.encoders import given
+from tf_instdisc.method.encoders import custom_backbone
 from tf_instdisc.method.model import InstanceDiscrimination
 from tf_instdisc.runs import checkpoints, lock, opening
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
@@ -94,7 +94,7 @@ def _config_of(model: InstanceDiscrimination, source: ImageSource) -> RunConfig:
 def _require_fitting(encoder: keras.Model, image_size: int | None) -> None:
     """Raises unless an encoder takes RGB images of this size."""
     shape = encoder.input_shape
-    if image_size is None or not given.fits_images(shape, image_size):
+    if image_size is None or not custom_backbone.fits_images(shape, image_size):
         raise UsageError(
             "The encoder must take square RGB images of the settings' size. "
             f"Received: encoder.input_shape={shape}, image_size={image_size}. "

@@ -15,8 +15,8 @@ from tf_instdisc.config.encoder import channel_values
 from tf_instdisc.errors import UsageError
 from tf_instdisc.method.encoders import (
     build_encoder,
+    custom_backbone,
     encoder_of,
-    given,
 )
 from tf_instdisc.portable import make_portable
 from tf_instdisc.runs import opening, shipped
@@ -103,7 +103,7 @@ def require_train_size(encoder: keras.Model, config: RunConfig) -> None:
         return
     crops = keras.Input((train_size, train_size, 3))
     try:
-        given.apply(encoder, crops, crops)
+        custom_backbone.apply(encoder, crops, crops)
     except ValueError as error:
         raise UsageError(
             "`train_image_size` must equal `image_size` for a network whose "
@@ -122,7 +122,7 @@ def _resized(
     """Returns a copy for images and embeddings of other sizes."""
     inputs = keras.Input((image_size, image_size, 3), name="image")
     try:
-        outputs = given.apply(encoder, inputs, inputs)
+        outputs = custom_backbone.apply(encoder, inputs, inputs)
     except ValueError as error:
         raise UsageError(
             "`init_encoder` must fit images of this size. Received: "
@@ -259,4 +259,6 @@ def _preprocessed(
         )
         x = preprocess(inputs)
         preprocess.set_weights([columns[None, None], offset])
-    return keras.Model(inputs, given.apply(model, inputs, x), name=model.name)
+    return keras.Model(
+        inputs, custom_backbone.apply(model, inputs, x), name=model.name
+    )

@@ -17,7 +17,13 @@ from tf_instdisc.config.encoder import (
     require_image_size,
 )
 from tf_instdisc.errors import UsageError
-from tf_instdisc.method.encoders import alexnet, given, resnet, vgg, vit
+from tf_instdisc.method.encoders import (
+    alexnet,
+    custom_backbone,
+    resnet,
+    vgg,
+    vit,
+)
 from tf_instdisc.portable import make_portable
 
 
@@ -107,7 +113,7 @@ def build_encoder(
     )
     if is_model:
         _require_defaults(settings)
-        given.require_usable(backbone, image_size)
+        custom_backbone.require_usable(backbone, image_size)
     else:
         require_image_size(backbone, image_size, stem)
     defaults = (
@@ -128,7 +134,7 @@ def build_encoder(
             name="normalize",
         )(inputs)
     if isinstance(backbone, keras.Model):
-        x, name = given.apply(backbone, inputs, x), backbone.name
+        x, name = custom_backbone.apply(backbone, inputs, x), backbone.name
     else:
         x, name = _apply(settings, x, image_size), backbone
     # Even with mixed precision, the embedding is computed in full precision.
