@@ -1,6 +1,7 @@
 """Settings: ranges, their forms as JSON and flags, and what may change."""
 
 import dataclasses
+import importlib
 import json
 import pathlib
 import subprocess
@@ -266,3 +267,46 @@ def test_lists_are_split_at_commas():
     assert fields.split("a\nb,c") == ["a\nb", "c"]
     assert fields.split('"old" photos,b') == ['"old" photos', "b"]
     assert fields.split('"a') == ['"a']
+
+
+def all_settings(kind=fields.Settings):
+    for module in ("evaluation.protocol", "serving.options", "cli.train"):
+        importlib.import_module(f"tf_instdisc.{module}")
+    for subclass in kind.__subclasses__():
+        yield from (subclass, *all_settings(subclass))
+
+
+def test_all_paths_may_be_path_objects():
+    found = []
+    for kind in all_settings():
+        for field in dataclasses.fields(kind):
+            if (
+                not fields.is_setting(field)
+                or not fields.rule_of(field).is_path
+            ):
+                continue
+            found.append(field.name)
+            path = pathlib.Path("~/photos")
+            texts = str(path), str(path.expanduser())
+            _, is_tuple = fields.kind_of(kind, field)
+            given, _, stored = (
+                (value,) if is_tuple else value for value in (path, *texts)
+            )
+            assert fields.checked(kind, field, given) == stored, field.name
+    names = {"images", "test_images", "data_dir", "init_run", "run_dir"}
+    assert names <= set(found)
+    with pytest.raises(UsageError, match="`dataset` must be of type str"):
+        config.DataConfig(dataset=pathlib.Path("cifar10"))
+
+
+def test_settings_of_path_objects_are_those_of_their_texts():
+    one, other = (
+        config.RunConfig(
+            data=config.DataConfig(images=kind("photos")),
+            encoder=config.EncoderConfig(init_encoder=kind("a/encoder.keras")),
+        )
+        for kind in (str, pathlib.Path)
+    )
+    assert one == other
+    content = json.loads(json.dumps(dataclasses.asdict(other)))
+    assert from_json(content) == one

@@ -404,6 +404,13 @@ def test_a_run_is_never_saved_over(tmp_path):
         assert contents(run.path) == before
 
 
+def test_images_of_another_number_are_not_saved(tmp_path):
+    source = array_source(pictures(NUM_IMAGES + 1))
+    with pytest.raises(UsageError, match=r"num_instances=15, and a model of"):
+        save_run(fitted(), source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("place", ("local", "url"))
 def test_a_run_that_only_has_a_checkpoint_is_not_saved_over(

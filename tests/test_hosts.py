@@ -184,6 +184,35 @@ def test_other_hosts_read_what_the_chief_has_checked(tmp_path, monkeypatch):
     }
 
 
+def test_all_hosts_end_alike_without_labels(tmp_path):
+    code = """if True:
+        import sys
+        import numpy as np
+        import tf_instdisc
+        from tf_instdisc.errors import UsageError
+        from tf_instdisc.training import strategy, train
+
+        # Before anything else uses TensorFlow.
+        hosts = strategy.build_strategy("multi_worker")
+        images = np.zeros((8, 8, 8, 3), np.uint8)
+        source = tf_instdisc.array_source(images, np.full(8, -1), ("a", "b"))
+        config = tf_instdisc.RunConfig(
+            data=tf_instdisc.DataConfig(image_size=8),
+            optimizer=tf_instdisc.OptimizerConfig(batch_size=4),
+            training=tf_instdisc.TrainingConfig(keep_best=True),
+        )
+        try:
+            train.train(config, sys.argv[1], source, source, strategy=hosts)
+        except UsageError as error:
+            sys.exit(str(error))
+    """
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    codes, outputs = wait(start_command(command, 2))
+    assert codes == [1, 1], outputs
+    for output in outputs:
+        assert "`keep_best` needs kNN accuracy" in output
+
+
 @pytest.mark.exhaustive
 def test_sigterm_on_one_host_saves_and_stops_all(tmp_path):
     run_dir = tmp_path / "run"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tf_instdisc
+from tests import commands
 from tf_instdisc.config import EncoderConfig, RunConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.evaluation.untrained import fresh_copy
@@ -225,6 +226,23 @@ def test_images_of_a_user_function_are_normalized_by_mean_and_std():
     layer = begun.get_layer("normalize")
     assert np.asarray(layer.scale)[0] == pytest.approx(1 / (255 * 0.2023))
     assert begun.get_layer("features").kernel.shape == (3, 3, 3, 4)
+
+
+def test_a_command_finds_a_function_in_the_current_directory(tmp_path):
+    (tmp_path / "my_networks.py").write_text(
+        "import keras\n\n\n"
+        "def backbone():\n"
+        "    image = keras.Input((None, None, 3))\n"
+        "    x = keras.layers.Conv2D(4, 3)(image)\n"
+        "    return keras.Model(image, x)\n"
+    )
+    plan = ["--dataset=cifar10", "--num_instances=9", "--batch_size=3"]
+    function = "--init_encoder=my_networks.backbone"
+    found = commands.run("plan", *plan, function, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    elsewhere = commands.run("plan", *plan, function)
+    assert elsewhere.returncode == 2
+    assert "No module named 'my_networks'" in elsewhere.stderr
 
 
 # === Errors ===

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import tf_instdisc
 from tests import commands
 from tf_instdisc import config
 from tf_instdisc.runs import opening
@@ -89,6 +90,17 @@ def test_a_new_folder_is_that_of_the_directory_where_it_is_set(
     one, two = places / "one", places / "two"
     expected = [str(two / "new"), str(one / "photos_test")]
     assert folders_of("one/run") == expected
+
+
+def test_a_run_is_found_after_a_change_of_directory(places, monkeypatch):
+    run = tf_instdisc.Run("run")
+    config_before = run.config
+    assert repr(run) == "tf_instdisc.Run('run')"
+    assert run.path == places / "one" / "run"
+    monkeypatch.chdir(places)
+    data = run.config.data
+    assert data.images == str(places / "one" / config_before.data.images)
+    assert run.metrics == []
 
 
 def test_urls_full_paths_and_records_without_a_directory(places, monkeypatch):

@@ -47,17 +47,20 @@ class Run:
     """
 
     def __init__(self, run_dir: str | os.PathLike):
-        self.directory: RunDirectory = opening.load(os.fspath(run_dir))
+        opened = opening.load(os.fspath(run_dir))
+        # The current directory may change.
+        self.directory = RunDirectory(opened.path.absolute())
+        self._shown = remote.named(str(opened.path))
 
     def __fspath__(self) -> str:
         return str(self.path)
 
     def __repr__(self) -> str:
-        return f"tf_instdisc.Run({remote.named(str(self.path))!r})"
+        return f"tf_instdisc.Run({self._shown!r})"
 
     @property
     def path(self) -> pathlib.Path:
-        """The directory of the run."""
+        """The directory of the run, an absolute path."""
         return self.directory.path
 
     @property
@@ -251,7 +254,8 @@ def save_run(
 
     Raises:
         RunDirectoryError: If the directory holds something else.
-        UsageError: If the encoder does not take the images of the settings.
+        UsageError: If the encoder does not take the images of the settings,
+            or the source has another number of ids than the model.
     """
     from tf_instdisc.training import fitted
 

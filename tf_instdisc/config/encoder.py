@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 
 from tf_instdisc.config.fields import Settings, require_defaults, setting
@@ -110,6 +111,9 @@ class EncoderConfig(Settings):
             if isinstance(value, list | tuple):
                 text = ",".join(map(str, value))
                 object.__setattr__(self, name, text)
+        if isinstance(self.init_encoder, os.PathLike):
+            named = os.fspath(self.init_encoder)
+            object.__setattr__(self, "init_encoder", named)
         super().__post_init__()
         if self.init_encoder is not None:
             require_defaults(self, _OF_A_NETWORK, "init_encoder")

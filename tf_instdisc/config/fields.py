@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import math
+import os
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -33,7 +34,8 @@ class Rule:
         is_filled: Whether an empty tuple is rejected.
         is_rising: Whether the values of a tuple must be positive and
             strictly increasing.
-        is_path: Whether the text is a path, in which `~` is expanded.
+        is_path: Whether the text is a path, in which `~` is expanded. A
+            `os.PathLike`, such as `pathlib.Path`, is stored as its text.
         is_required: Whether None, the default, is rejected.
         is_repeatable: Whether the flag takes one member of a tuple, and is
             given once for each.
@@ -65,8 +67,9 @@ def setting(default: Any, help: str, **rule: Any) -> Any:
 class Settings:
     """The base of frozen dataclasses whose fields are created by `setting`.
 
-    The fields of an object are checked, and `~` in paths is expanded. A
-    subclass that checks more calls `super().__post_init__()` first.
+    The fields of an object are checked, and `~` in paths is expanded. Paths
+    may be `os.PathLike`. A subclass that checks more calls
+    `super().__post_init__()` first.
 
     Raises:
         UsageError: If a value is of the wrong type or out of range.
@@ -141,6 +144,8 @@ def _checked(name: str, value: Any, kind: type, rule: Rule) -> Any:
     number = {int: Integral, float: Real}.get(kind)
     if number and isinstance(value, number) and not isinstance(value, bool):
         value = kind(value)  # A NumPy number, or an int for a float.
+    if rule.is_path and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     _require_type(name, value, (kind,))
     if rule.choices:
         require_choice(name, value, rule.choices)

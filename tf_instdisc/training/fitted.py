@@ -35,6 +35,13 @@ def save(
     config: RunConfig | None,
 ) -> None:
     """Implements `tf_instdisc.save_run`."""
+    if source.num_instances != model.num_instances:
+        raise UsageError(
+            "`source` must hold the images that the model was trained on. "
+            f"Received: source.num_instances={source.num_instances}, and a "
+            f"model of num_instances={model.num_instances}. Give the source "
+            "whose ids `fit` was given."
+        )
     encoder = model.encoder
     _require_fitting(
         encoder, config.data.image_size if config else encoder.input_shape[1]

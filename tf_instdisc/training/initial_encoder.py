@@ -1,10 +1,11 @@
 """The encoder with which a run begins: new, trained before, or from Keras."""
 
+import contextlib
 import importlib
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -176,10 +177,14 @@ def _load(path: str) -> keras.Model:
 
 
 def _function(named: str) -> Callable:
-    """Returns a function by its dotted name."""
+    """Returns a function by its dotted name, also from the current directory.
+
+    An installed module takes precedence over one in the current directory.
+    """
     module_name, _, name = named.rpartition(".")
     try:
-        function = getattr(importlib.import_module(module_name), name)
+        with _importing_from_here():
+            function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(
             "`init_encoder` must be a run, an encoder.keras, or the name of a "
@@ -193,6 +198,20 @@ def _function(named: str) -> Callable:
             f"{named!r}, a {type(function).__name__}"
         )
     return function
+
+
+@contextlib.contextmanager
+def _importing_from_here() -> Iterator[None]:
+    """Imports from the current directory, too, within the context."""
+    # A console script has its own directory on the path instead.
+    is_missing = "" not in sys.path
+    if is_missing:
+        sys.path.append("")
+    try:
+        yield
+    finally:
+        if is_missing:
+            sys.path.remove("")
 
 
 def _call(

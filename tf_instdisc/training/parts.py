@@ -126,7 +126,10 @@ def prepare(
 ) -> Work:
     """Checks that all settings fit together, and builds the model."""
     is_chief = strategies.is_chief(strategy)
-    has_knn = knn.has_knn(source, test_source, is_chief)
+    # Only the chief reads the labels.
+    has_knn = strategies.from_chief(
+        strategy, knn.has_knn(source, test_source, is_chief)
+    )
     if config.training.keep_best and not has_knn:
         raise UsageError(
             "`keep_best` needs kNN accuracy: labeled training and test images "

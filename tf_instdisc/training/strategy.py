@@ -108,6 +108,17 @@ def num_hosts(strategy: tf.distribute.Strategy) -> int:
     return sum(len(spec.get(job, ())) for job in ("chief", "worker"))
 
 
+def from_chief(strategy: tf.distribute.Strategy, value: bool) -> bool:
+    """Returns the chief's value on all hosts; each host must call it.
+
+    Raises:
+        WorkerLostError: If one of them was lost.
+    """
+    own = int(value and is_chief(strategy))
+    with raising_worker_lost(strategy):
+        return sum_over_hosts(strategy, [own]) == [1]
+
+
 def barrier(strategy: tf.distribute.Strategy) -> None:
     """Waits until all hosts have called it.
 

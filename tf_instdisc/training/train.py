@@ -141,7 +141,7 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
         _rescale_iterations(work, progress)
     saving.require_same_checkpoint(work.strategy, progress, model)
     # The chief may write results before another host has checked for them.
-    if any(strategies.sum_over_hosts(work.strategy, [int(is_finished)])):
+    if strategies.from_chief(work.strategy, is_finished):
         print(progress_lines.finished_line(str(run.path), progress, epochs))
         if not progress.baselines:
             baselines.print_missing(work)
