@@ -7,6 +7,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import (
@@ -48,6 +49,27 @@ def test_split_of(
     elif found != "test":
         print(f"{dataset} has no split test: {found} is used.", flush=True)
     return found
+
+
+def count_shared(
+    dataset: str, data_dir: str | None, split: str, test_split: str
+) -> int:
+    """Returns how many images of a test split are also in another split."""
+    builder = open_builder(dataset, data_dir)
+    prepare(builder, dataset)
+    trained, tested = (
+        require_split(builder, name).file_instructions
+        for name in (split, test_split)
+    )
+    count = 0
+    for test in tested:
+        is_shared = np.zeros([test.take], bool)
+        for train in trained:
+            if train.filename == test.filename:
+                start = train.skip - test.skip
+                is_shared[max(0, start) : max(0, start + train.take)] = True
+        count += int(is_shared.sum())
+    return count
 
 
 def open_builder(
