@@ -13,6 +13,7 @@ from tf_instdisc.evaluation.detection_protocol import (
     Detection,
     DetectionOptions,
 )
+from tf_instdisc.evaluation.detector_training import DetectionInputs
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.runs import directory, opening
@@ -211,7 +212,8 @@ def test_both_detectors_learn(plain_run, folder, capsys):
         assert own[-1]["loss"] < 0.75 * own[0]["loss"]
         best = max(line["voc_map"] for line in own)
         assert best > 0.1 + own[0]["voc_map"]
-        last = {m.metric: m.value for m in measured if m.name == name}
+        title = f"{name}, to {folder}/trainval"
+        last = {m.metric: m.value for m in measured if m.name == title}
         assert last == {metric: own[-1][metric] for metric in last}
         assert set(last) == {
             *("coco_map", "coco_ap50", "coco_ap75", "voc_map", "voc07_map")
@@ -223,6 +225,20 @@ def test_both_detectors_learn(plain_run, folder, capsys):
     # The paper's detectors are others.
     assert not any(m.paper for m in measured)
     assert "8 images to train on" in capsys.readouterr().out
+
+
+def test_results_on_other_data_have_their_own_names(plain_run):
+    def end(**options):
+        options = DetectionOptions(**options)
+        return DetectionInputs(plain_run, options).end
+
+    assert end(dataset="voc/2007") == ", to voc/2007/train+validation"
+    assert end(images="VOC", test_split="val", train_split="train") == (
+        ", to VOC/train, tested on val"
+    )
+    assert end(dataset="coco", train_split="train", label_key="kind") == (
+        ", to coco/train, label_key=kind"
+    )
 
 
 def test_wrong_use_ends_before_any_training(run, folder, monkeypatch, tmp_path):

@@ -48,10 +48,28 @@ class DetectionInputs:
                 missing.
             UsageError: If the data cannot be used.
         """
+        train = self._open("train", self._train_split)
+        test_split = self.options.test_split
+        return train, self._open("test", test_split, train.class_names)
+
+    @property
+    def end(self) -> str:
+        """The end of measurement names: the data, and what is not default."""
+        options = self.options
+        place = options.images or options.dataset
+        end = f", to {place}/{self._train_split}"
+        for key, default in (("image_key", "image"), ("label_key", "label")):
+            if (value := getattr(options, key)) != default:
+                end += f", {key}={value}"
+        if options.test_split != "test":
+            end += f", tested on {options.test_split}"
+        return end
+
+    @property
+    def _train_split(self) -> str:
         options = self.options
         default = "trainval" if options.images else "train+validation"
-        train = self._open("train", options.train_split or default)
-        return train, self._open("test", options.test_split, train.class_names)
+        return options.train_split or default
 
     def _open(
         self, part: str, split: str, class_names: Sequence[str] | None = None

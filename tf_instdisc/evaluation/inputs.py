@@ -15,6 +15,7 @@ from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource
 from tf_instdisc.errors import DamagedFileError, UsageError
+from tf_instdisc.evaluation import results
 from tf_instdisc.evaluation.features import (
     EMBEDDING,
     Activations,
@@ -170,18 +171,12 @@ class EvaluationInputs:
             and self._is_of_folder
             and any(self.run.load_instances().digests.values())
         )
-        if (
-            not _agree(own, data, ("dataset", "split", "image_key"))
-            or self.source.class_names != self.bank.class_names
-            or not (is_same or was_moved)
-        ):
-            # Folders of different datasets often have the same name.
-            return f", to {data.images or self.source.name}"
-        if is_same and own.test_images not in (None, data.test_images):
-            return f", tested on {data.test_images}"
-        if own.test_split != data.test_split:
-            return f", tested on {self.test_source.name}"
-        return ""
+        is_own = (
+            _agree(own, data, ("dataset", "split"))
+            and self.source.class_names == self.bank.class_names
+            and (is_same or was_moved)
+        )
+        return results.suffix(own, data, is_own, self.test_source.name)
 
     @property
     def image_size(self) -> int:
