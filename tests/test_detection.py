@@ -9,6 +9,7 @@ import pytest
 from tests import voc_form
 from tf_instdisc import build_encoder, load_encoder
 from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.errors import NonFiniteError
 from tf_instdisc.evaluation.detection_protocol import (
     Detection,
     DetectionOptions,
@@ -239,6 +240,14 @@ def test_results_on_other_data_have_their_own_names(plain_run):
     assert end(dataset="coco", train_split="train", label_key="kind") == (
         ", to coco/train, label_key=kind"
     )
+
+
+def test_a_training_that_diverges_is_not_a_result(plain_run, folder):
+    options = DetectionOptions(
+        images=str(folder), learning_rate=1e30, batch_size=2, **SMALL
+    )
+    with pytest.raises(NonFiniteError, match="detection_learning_rate=1e"):
+        measure(plain_run, options)
 
 
 def test_wrong_use_ends_before_any_training(run, folder, monkeypatch, tmp_path):

@@ -18,7 +18,7 @@ from tf_instdisc.evaluation import average_precision
 from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.training.optimizer import build_schedule
-from tf_instdisc.training.supervised import advancing
+from tf_instdisc.training.supervised import advancing, require_finite
 
 _GRADIENT_NORM = 10.0
 _WEIGHT_DECAY = 1e-4
@@ -95,7 +95,11 @@ class DetectionInputs:
     def train(
         self, model: keras.Model
     ) -> Iterator[tuple[int, dict[str, float]]]:
-        """Trains; yields each epoch, from 1, with its loss and metrics."""
+        """Trains; yields each epoch, from 1, with its loss and metrics.
+
+        Raises:
+            NonFiniteError: If the training diverges.
+        """
         options = self.options
         train, test = self.sources
         steps_per_epoch = math.ceil(train.num_images / options.batch_size)
@@ -137,12 +141,19 @@ class DetectionInputs:
                     shuffle=False,
                     callbacks=[advancing(advance)],
                 )
+                (loss,) = fitted.history["loss"]
+                require_finite(
+                    loss,
+                    "a detector",
+                    "detection_learning_rate",
+                    options.learning_rate,
+                )
                 predicted = model.predict(images, verbose=0)
                 found = _detections(predicted, test.sizes, options.image_size)
                 yield (
                     epoch + 1,
                     {
-                        "loss": fitted.history["loss"][0],
+                        "loss": loss,
                         **metrics_of(test, found),
                     },
                 )
