@@ -13,14 +13,13 @@ import tensorflow as tf
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.data.sources import ImageSource, known_labels
 from tf_instdisc.errors import DamagedFileError, UsageError
 from tf_instdisc.evaluation import results
 from tf_instdisc.evaluation.features import (
     EMBEDDING,
     Activations,
     Layer,
-    labels_of,
 )
 from tf_instdisc.evaluation.untrained import encoder_like
 from tf_instdisc.runs.bank import Bank
@@ -119,7 +118,7 @@ class EvaluationInputs:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """The int64 labels of the labeled training images."""
-        return labels_of(self.source)
+        return known_labels(self.source)
 
     @functools.cached_property
     def encoder(self) -> keras.Model:
@@ -264,7 +263,7 @@ def open_labeled(
         )
     source = open_train(data, memory=memory.get("train"))
     for what, part in (("training", source), ("test", test_source)):
-        if part.class_names is None or not len(labels_of(part)):
+        if part.class_names is None or not len(known_labels(part)):
             raise UsageError(
                 f"An evaluation needs labels, and the {what} images have "
                 f"none. Received: {part.name}. Labels are the subfolders of "
@@ -276,7 +275,7 @@ def open_labeled(
             "Training and test images must have the same classes. Received: "
             f"{_named(source)} to learn from, {_named(test_source)} to test"
         )
-    found = len(np.unique(labels_of(source)))
+    found = len(np.unique(known_labels(source)))
     if found < 2:
         raise UsageError(
             "An evaluation needs images of at least two classes. Received: "
