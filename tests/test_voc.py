@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tests import commands, picture_files, test_detection, voc_form
+from tests.tfds_forms import write
 from tf_instdisc.data import detection_pipeline, voc
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
@@ -183,6 +184,30 @@ def test_a_split_without_anything_to_find(folder):
         (folder / f"Annotations/{i}.xml").write_text(text)
     with pytest.raises(ValueError, match="whose 4 images have none"):
         voc.voc_folder(str(folder), "train")
+
+
+def test_crowds_of_coco_are_ignored_by_evaluation(tmp_path):
+    box = tfds.features.BBox(0.0, 0.0, 0.5, 0.5)
+    objects = [
+        {"bbox": box, "label": 0, "is_crowd": flag} for flag in (False, True)
+    ]
+    write(
+        tmp_path,
+        "crowded",
+        {
+            "image": tfds.features.Image(),
+            "objects": tfds.features.Sequence(
+                {
+                    "bbox": tfds.features.BBoxFeature(),
+                    "label": tfds.features.ClassLabel(names=["person"]),
+                    "is_crowd": np.bool_,
+                }
+            ),
+        },
+        {"train": [{"image": MADE[0][0], "objects": objects}]},
+    )
+    (found,) = voc.voc_tfds("crowded", "train", str(tmp_path)).objects
+    assert found.difficult.tolist() == [False, True]
 
 
 def test_a_folder_of_another_form(tmp_path):

@@ -26,6 +26,9 @@ from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.text import listed
 
+# Flags of objects in TFDS datasets.
+_IGNORED = "is_difficult", "is_crowd"
+
 
 def voc_folder(
     folder: str, split: str, class_names: Sequence[str] | None = None
@@ -107,7 +110,8 @@ def voc_tfds(
 
     Args:
         dataset: Name of a builder whose `objects` have `bbox` and `label`,
-            such as `"voc/2007"`; `is_difficult` is used if it exists.
+            such as `"voc/2007"`. Evaluation ignores objects with
+            `is_difficult`, or `is_crowd` as in COCO.
         split: A split or a sum of splits: `"train+validation"`.
         data_dir: Directory in which TFDS keeps its data; by default, TFDS
             chooses it.
@@ -152,7 +156,8 @@ def voc_tfds(
     objects = []
     for entry, size in zip(found, sizes, strict=True):
         boxes = _edges(entry["bbox"], size, first)
-        difficult = entry.get("is_difficult", np.zeros(len(boxes), bool))
+        flags = [entry[name] for name in _IGNORED if name in entry]
+        difficult = np.any([np.zeros(len(boxes), bool), *flags], axis=0)
         objects.append(_objects(boxes, entry[label_key], difficult))
     return DetectionSource(
         name, class_names, sizes, within_images(name, objects, sizes), images
