@@ -49,6 +49,20 @@ def test_a_folder_gives_edges_classes_and_images(folder):
         np.testing.assert_array_equal(image, expected)
 
 
+def test_names_may_contain_spaces(folder):
+    names = ("my photo", "scan 1")
+    for i, name in enumerate(names):
+        (folder / f"JPEGImages/{i}.png").rename(
+            folder / f"JPEGImages/{name}.png"
+        )
+        (folder / f"Annotations/{i}.xml").rename(
+            folder / f"Annotations/{name}.xml"
+        )
+    lines = "".join(f"{name}\n" for name in (*names, 2, 3))
+    (folder / "ImageSets/Main/train.txt").write_text(lines)
+    assert_objects(voc.voc_folder(str(folder), "train"), MADE[:4])
+
+
 def test_flags_empty_annotations_and_boxes_beyond_the_edge(folder):
     objects = [("red", 5, 5, 20, 20), ("blue", 30, -1, 90, 20)]
     (folder / "Annotations/0.xml").write_text(
@@ -105,7 +119,11 @@ _NO_NAME = "<annotation><object><bndbox/></object></annotation>"
             "one of test. Received: split='train'",
         ),
         (_write("ImageSets/Main/train.txt", ""), ValueError, "0 lines"),
-        (_write("ImageSets/Main/train.txt", "0 -1\n"), ValueError, "'0 -1'"),
+        (
+            _write("ImageSets/Main/train.txt", "0 -1\n"),
+            ValueError,
+            "are: 0 -1",
+        ),
         (
             lambda folder: (folder / "ImageSets/Main/train.txt").write_bytes(
                 b"0\n\xff\n"
