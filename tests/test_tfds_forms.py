@@ -345,6 +345,41 @@ def test_datasets_without_labels_have_none_and_are_reported(tmp_path, capsys):
         read("size")
 
 
+@pytest.mark.parametrize("cache", ("memory", "none"))
+@pytest.mark.parametrize("image_key", ("image/file", "in/image/file"))
+def test_names_of_features_may_contain_a_slash(tmp_path, cache, image_key):
+    image = features.Image(shape=(8, 8, 3))
+    kind = {"label/kind": features.ClassLabel(names=["a", "b"])}
+    text = {"label/text": features.Text()}
+    write(
+        tmp_path,
+        "slashes",
+        {"image/file": image, "in": {"image/file": image, **kind}, **text},
+        {
+            "train": [
+                {
+                    "image/file": PICTURE,
+                    "in": {"image/file": PICTURE, "label/kind": number},
+                    "label/text": "odd" if number else "even",
+                }
+                for number in range(2)
+            ]
+        },
+    )
+    for label_key in ("label/text", "in/label/kind"):
+        source = tfds_source.tfds_source(
+            "slashes",
+            "train",
+            str(tmp_path),
+            cache,
+            image_key=image_key,
+            label_key=label_key,
+        )
+        assert sorted(source.labels().tolist()) == [0, 1]
+        for image in pixels(source).values():
+            np.testing.assert_array_equal(image, PICTURE)
+
+
 def test_unusable_labels_are_ignored(tmp_path, capsys):
     write(
         tmp_path,

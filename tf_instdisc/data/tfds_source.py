@@ -103,7 +103,7 @@ def _in_memory(
 ) -> ImageSource:
     examples = builder.as_dataset(
         split=split,
-        decoders=_partial_decoding(image, label),
+        decoders=_partial_decoding(builder, image, label),
         # Shards are read one after the other, as the position is the id.
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
@@ -118,11 +118,14 @@ def _in_memory(
 
 
 def _partial_decoding(
-    image: ImageFeature, label: LabelFeature | None
+    builder: tfds.core.DatasetBuilder,
+    image: ImageFeature,
+    label: LabelFeature | None,
 ) -> tfds.decode.PartialDecoding:
     keys = [image.key] if label is None else [image.key, label.key]
+    chosen = dict.fromkeys(keys, True)
     return tfds.decode.PartialDecoding(
-        tfds_features.nested(dict.fromkeys(keys, True))
+        tfds_features.nested(chosen, builder.info.features)
     )
 
 
@@ -267,13 +270,13 @@ def record_parser(
             f"shard. Received: file_format={builder.info.file_format}. "
             "Prepare it with file_format='tfrecord'."
         )
-    partial = _partial_decoding(image, label)
+    partial = _partial_decoding(builder, image, label)
     features = partial.extract_features(builder.info.features)
     decoders = None
     if image.is_file:
         # The pipeline decodes only the cropped part of a file.
         skipped = {image.key: tfds.decode.SkipDecoding()}
-        decoders = tfds_features.nested(skipped)
+        decoders = tfds_features.nested(skipped, features)
 
     def decode(record: tf.Tensor) -> dict[str, Any]:
         return features.deserialize_example(record, decoders=decoders)

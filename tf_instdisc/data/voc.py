@@ -135,7 +135,7 @@ def voc_tfds(
         return builder.as_dataset(
             split=split,
             decoders=tfds_features.nested(
-                {image_key: tfds.decode.SkipDecoding()}
+                {image_key: tfds.decode.SkipDecoding()}, features
             ),
             # Shards are read one after the other, for a fixed order.
             read_config=tfds.ReadConfig(interleave_cycle_length=1),
