@@ -175,6 +175,18 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
         ) from error
 
 
+def require_tfrecord(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises UsageError unless a prepared dataset can be read by tf.data."""
+    file_format = builder.info.file_format
+    if file_format != tfds.core.FileFormat.TFRECORD:
+        raise UsageError(
+            f"{builder.name} must be stored as tfrecord. Received: "
+            f"file_format={file_format and file_format.value} in "
+            f"{builder.data_dir}. Prepare it with file_format='tfrecord' in "
+            "another --data_dir."
+        )
+
+
 def is_available(dataset: str, data_dir: str | None) -> bool:
     """Returns whether a dataset can be read without a download."""
     builder = open_builder(dataset, data_dir)

@@ -21,7 +21,12 @@ from tf_instdisc.data.sources import (
     buffer_shuffled,
     shuffled,
 )
-from tf_instdisc.data.tfds_builder import open_builder, prepare, require_split
+from tf_instdisc.data.tfds_builder import (
+    open_builder,
+    prepare,
+    require_split,
+    require_tfrecord,
+)
 from tf_instdisc.data.tfds_features import ImageFeature
 from tf_instdisc.data.tfds_labels import LabelFeature, find_label, kept
 from tf_instdisc.errors import UsageError
@@ -78,6 +83,7 @@ def tfds_source(
     require_choice("cache", cache, CACHES)
     builder = open_builder(dataset, data_dir)
     prepare(builder, dataset)
+    require_tfrecord(builder)
     split_info = require_split(builder, split)
     image = tfds_features.find_image(builder.info.features, image_key, dataset)
     label = find_label(builder, label_key, memory)
@@ -264,12 +270,6 @@ def record_parser(
     Returns:
         A function from a scalar string to what `_parser` describes.
     """
-    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise UsageError(
-            f"{builder.name} must be stored as tfrecord to be read shard by "
-            f"shard. Received: file_format={builder.info.file_format}. "
-            "Prepare it with file_format='tfrecord'."
-        )
     partial = _partial_decoding(builder, image, label)
     features = partial.extract_features(builder.info.features)
     decoders = None

@@ -129,6 +129,7 @@ def voc_tfds(
             f"image_key={image_key!r}, of {image.dtype}"
         )
     tfds_builder.prepare(builder, dataset)
+    tfds_builder.require_tfrecord(builder)
     tfds_builder.require_split(builder, split)
 
     def read() -> tf.data.Dataset:
