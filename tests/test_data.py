@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from tf_instdisc.config import DataConfig
 from tf_instdisc.data import pipeline
 from tf_instdisc.data.augment import NO_COLOR_CHANGES, Augmentation
 from tf_instdisc.data.decode import decode_whole
@@ -16,6 +17,7 @@ from tf_instdisc.data.sources import array_source
 from tf_instdisc.data.subset import subset
 from tf_instdisc.data.tfds_source import tfds_source
 from tf_instdisc.errors import UsageError
+from tf_instdisc.runs.sources import open_test
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +312,48 @@ def test_tfds_errors_name_what_is_known(data_dir, arguments, message):
     defaults = {"dataset": "instdisc_digits", "data_dir": data_dir}
     with pytest.raises(ValueError, match=message):
         tfds_source(**{**defaults, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("split", "test_split", "shared"),
+    [
+        ("train+test", None, 360),
+        ("all", "test[:100]", 100),
+        ("train", "train[-37:]", 37),
+        ("train[:80]+train[:50]", "train[70:90]", 10),
+        ("train[:80%]", None, 0),
+        ("train[:80%]", "train[80%:]", 0),
+    ],
+)
+def test_test_images_of_the_training_split_are_reported(
+    data_dir, capsys, split, test_split, shared
+):
+    open_test(
+        DataConfig(
+            "instdisc_digits", split, test_split=test_split, data_dir=data_dir
+        )
+    )
+    out = capsys.readouterr().out
+    assert ("test images are also training images" in out) == bool(shared)
+    assert not shared or f"{shared} of the " in out
+
+
+@pytest.mark.parametrize(
+    ("images", "test_images", "shared"),
+    [(".", "b", 2), ("b", ".", 4), ("link", "b", 2), ("a", "b", 0)],
+)
+def test_test_images_in_the_training_folder_are_reported(
+    folder, capsys, images, test_images, shared
+):
+    (folder / "link").symlink_to("b")
+    open_test(
+        DataConfig(
+            images=str(folder / images), test_images=str(folder / test_images)
+        )
+    )
+    out = capsys.readouterr().out
+    assert ("test images are also training images" in out) == bool(shared)
+    assert not shared or f"{shared} of the " in out
 
 
 def test_folder_sorts_names_and_takes_classes_from_subfolders(folder):

@@ -46,7 +46,7 @@ def examples(count, brightness, other=OTHER_KEY):
         }
 
 
-def write_named(data_dir, name, train, test):
+def write_named(data_dir, name, train, test, **kwargs):
     image = features.Image(shape=(SIZE, SIZE, 3))
     write(
         data_dir,
@@ -62,6 +62,7 @@ def write_named(data_dir, name, train, test):
             "validation": examples(6, test),
             "dev": examples(6, DEV),
         },
+        **kwargs,
     )
 
 
@@ -71,6 +72,8 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
     write_named(root / "tfds", "named", OWN, TEST)
     write_named(root / "tfds", "other", TRANSFER, TRANSFER)
+    for config in ("one", "five"):
+        write_named(root / "tfds", "noise", OWN, TEST, config=config)
     write_named(root / "elsewhere", "named", ELSEWHERE, ELSEWHERE)
     fill_labeled_folder(root / "train", 4)
     fill_labeled_folder(root / "test", 2, seed=1)
@@ -212,7 +215,23 @@ def test_results_of_another_data_set_or_split_have_their_own_names(
         "": own,
         ", to other/train": {**other, "label_key": "kind"},
         ", to named/dev": {**own, "split": "dev"},
-        ", to named/train": {**own, "label_key": "word"},
+        ", to named/train, label_key=word": {**own, "label_key": "word"},
+        ", to named/train, image_key=second": {**own, "image_key": "second"},
+        ", tested on named/dev": {**own, "test_split": "dev"},
+        ", tested on named/dev[:3]": {**own, "test_split": "dev[:3]"},
+        **{
+            f", to noise/{config}/train": {
+                **other,
+                "dataset": f"noise/{config}",
+                "label_key": "kind",
+            }
+            for config in ("one", "five")
+        },
+        ", to other/train, tested on other/dev": {
+            **other,
+            "label_key": "kind",
+            "test_split": "dev",
+        },
     }
     for end, overrides in cases.items():
         evaluate(moved, options, in_place(place, overrides))

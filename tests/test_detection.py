@@ -9,10 +9,12 @@ import pytest
 from tests import voc_form
 from tf_instdisc import build_encoder, load_encoder
 from tf_instdisc.config.run import from_flagfile
+from tf_instdisc.errors import NonFiniteError
 from tf_instdisc.evaluation.detection_protocol import (
     Detection,
     DetectionOptions,
 )
+from tf_instdisc.evaluation.detector_training import DetectionInputs
 from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.retinanet import build_retinanet
 from tf_instdisc.runs import directory, opening
@@ -211,7 +213,8 @@ def test_both_detectors_learn(plain_run, folder, capsys):
         assert own[-1]["loss"] < 0.75 * own[0]["loss"]
         best = max(line["voc_map"] for line in own)
         assert best > 0.1 + own[0]["voc_map"]
-        last = {m.metric: m.value for m in measured if m.name == name}
+        title = f"{name}, to {folder}/trainval"
+        last = {m.metric: m.value for m in measured if m.name == title}
         assert last == {metric: own[-1][metric] for metric in last}
         assert set(last) == {
             *("coco_map", "coco_ap50", "coco_ap75", "voc_map", "voc07_map")
@@ -223,6 +226,28 @@ def test_both_detectors_learn(plain_run, folder, capsys):
     # The paper's detectors are others.
     assert not any(m.paper for m in measured)
     assert "8 images to train on" in capsys.readouterr().out
+
+
+def test_results_on_other_data_have_their_own_names(plain_run):
+    def end(**options):
+        options = DetectionOptions(**options)
+        return DetectionInputs(plain_run, options).end
+
+    assert end(dataset="voc/2007") == ", to voc/2007/train+validation"
+    assert end(images="VOC", test_split="val", train_split="train") == (
+        ", to VOC/train, tested on val"
+    )
+    assert end(dataset="coco", train_split="train", label_key="kind") == (
+        ", to coco/train, label_key=kind"
+    )
+
+
+def test_a_training_that_diverges_is_not_a_result(plain_run, folder):
+    options = DetectionOptions(
+        images=str(folder), learning_rate=1e30, batch_size=2, **SMALL
+    )
+    with pytest.raises(NonFiniteError, match="detection_learning_rate=1e"):
+        measure(plain_run, options)
 
 
 def test_wrong_use_ends_before_any_training(run, folder, monkeypatch, tmp_path):

@@ -254,6 +254,26 @@ def test_results_of_other_data_do_not_replace_those_of_the_run(tmp_path):
     assert [one.name for one in results.load(run)] == [one.name for one in kept]
 
 
+def test_results_on_other_test_images_have_their_own_names(tmp_path):
+    run = make_labeled_run(tmp_path)
+    for name in "abc":
+        fill_labeled_folder(tmp_path / name, 3)
+    folders = {name: str(tmp_path / name) for name in "abc"}
+
+    def end_of(**images):
+        images = {name: folders[path] for name, path in images.items()}
+        (measured,) = evaluation.evaluate(run, {"knn": KNNOptions(1)}, images)
+        return measured.name.removeprefix("kNN, encoded, k = 1")
+
+    for test in "bc":
+        end = f", to {folders['a']}, tested on {folders[test]}"
+        assert end_of(images="a", test_images=test) == end
+    run.set_data(test_images=None)
+    for test in "bc":
+        assert end_of(test_images=test) == f", tested on {folders[test]}"
+    assert len(results.load(run)) == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

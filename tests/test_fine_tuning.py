@@ -11,15 +11,20 @@ from tests.labeled_run import (
 from tf_instdisc import Augmentation, array_source, training_dataset
 from tf_instdisc.data import subset as subsets
 from tf_instdisc.data.folder import folder_source
+from tf_instdisc.errors import NonFiniteError
+from tf_instdisc.evaluation import results
+from tf_instdisc.evaluation.evaluate import evaluate
 from tf_instdisc.evaluation.fine_tuning_protocol import (
     FineTuneOptions,
     SemiSupervised,
 )
 from tf_instdisc.evaluation.inputs import EvaluationInputs
+from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.evaluation.network_tuning import (
     NetworkTuning,
     class_balanced_ids,
 )
+from tf_instdisc.evaluation.protocol import Measurement
 
 pytestmark = pytest.mark.slow
 
@@ -168,6 +173,21 @@ def test_fine_tuning_learns_colors(inputs):
     }
     assert found["50% of the labels, pre-trained", "top1"] > 0.8
     assert found["50% of the labels, from scratch", "top1"] > 0.8
+
+
+def test_a_training_that_diverges_is_not_a_result(inputs):
+    run = inputs.run
+    results.save(run, [Measurement("knn", "kNN", "top1", 0.5)])
+    kept = run.results.read_bytes()
+    steep = {"learning_rate": 1e38, "epochs": 2, "batch_size": 8}
+    options = {
+        "linear": LinearOptions(("embedding",), **steep),
+        "finetune": FineTuneOptions(scratch=False, **steep),
+    }
+    for name, chosen in options.items():
+        with pytest.raises(NonFiniteError, match=f"{name}_learning_rate=1e"):
+            evaluate(run, {name: chosen})
+    assert run.results.read_bytes() == kept
 
 
 @pytest.mark.exhaustive

@@ -528,6 +528,15 @@ def test_classes_without_labels_train_without_knn(tmp_path, capsys, unlabeled):
         )
 
 
+def test_a_single_class_trains_without_knn(tmp_path, capsys):
+    """As a folder of one subfolder, or labels of which only one occurs."""
+    labels = np.where(np.arange(NUM_IMAGES) < 3, 1, -1)
+    source = array_source(pictures(), labels, ("2022", "2023"), name="photos")
+    run = train(tmp_path / "run", source, test_source=source)
+    assert "knn_top1" not in run.read_metrics()[-1]
+    assert "images of photos are of one class" in capsys.readouterr().out
+
+
 def test_a_few_labels_are_enough_for_knn(tmp_path):
     labels = np.full(NUM_IMAGES, -1)
     labels[-3:] = 0, 1, 0

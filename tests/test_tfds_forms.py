@@ -13,7 +13,9 @@ from tests.tfds_forms import features, write
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline, tfds_builder, tfds_source
 from tf_instdisc.data.augment import NO_COLOR_CHANGES, Augmentation
+from tf_instdisc.data.record_files import SplitFiles
 from tf_instdisc.data.subset import subset
+from tf_instdisc.data.voc import voc_tfds
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.images import RunImages, is_available
@@ -335,6 +337,69 @@ def test_datasets_without_labels_have_none_and_are_reported(tmp_path, capsys):
         read("label")
     with pytest.raises(ValueError, match=r"an integer or a string.*float32"):
         read("size")
+
+
+@pytest.mark.parametrize("cache", ("memory", "none"))
+@pytest.mark.parametrize("image_key", ("image/file", "in/image/file"))
+def test_names_of_features_may_contain_a_slash(tmp_path, cache, image_key):
+    image = features.Image(shape=(8, 8, 3))
+    kind = {"label/kind": features.ClassLabel(names=["a", "b"])}
+    text = {"label/text": features.Text()}
+    write(
+        tmp_path,
+        "slashes",
+        {"image/file": image, "in": {"image/file": image, **kind}, **text},
+        {
+            "train": [
+                {
+                    "image/file": PICTURE,
+                    "in": {"image/file": PICTURE, "label/kind": number},
+                    "label/text": "odd" if number else "even",
+                }
+                for number in range(2)
+            ]
+        },
+    )
+    for label_key in ("label/text", "in/label/kind"):
+        source = tfds_source.tfds_source(
+            "slashes",
+            "train",
+            str(tmp_path),
+            cache,
+            image_key=image_key,
+            label_key=label_key,
+        )
+        assert sorted(source.labels().tolist()) == [0, 1]
+        for image in pixels(source).values():
+            np.testing.assert_array_equal(image, PICTURE)
+
+
+def test_another_file_format_is_refused(tmp_path):
+    box = {"bbox": features.BBox(0.0, 0.0, 1.0, 1.0), "label": 0}
+    write(
+        tmp_path,
+        "arrays",
+        {
+            "image": features.Image(shape=(8, 8, 3)),
+            "objects": features.Sequence(
+                {
+                    "bbox": features.BBoxFeature(),
+                    "label": features.ClassLabel(names=["a"]),
+                }
+            ),
+        },
+        {"train": [{"image": PICTURE, "objects": [box]}]},
+        file_format="array_record",
+    )
+    place = str(tmp_path)
+    for read in (
+        lambda: tfds_source.tfds_source("arrays", "train", place),
+        lambda: tfds_source.tfds_source("arrays", "train", place, "none"),
+        lambda: voc_tfds("arrays", "train", place),
+        lambda: SplitFiles("arrays", "train", place, None),
+    ):
+        with pytest.raises(UsageError, match="file_format=array_record in"):
+            read()
 
 
 def test_unusable_labels_are_ignored(tmp_path, capsys):

@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tests import commands, picture_files, test_detection, voc_form
+from tests.tfds_forms import write
 from tf_instdisc.data import detection_pipeline, voc
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
@@ -46,6 +47,20 @@ def test_a_folder_gives_edges_classes_and_images(folder):
     images = [tf.io.decode_image(contents) for contents in test.images()]
     for image, (expected, _) in zip(images, MADE[4:], strict=True):
         np.testing.assert_array_equal(image, expected)
+
+
+def test_names_may_contain_spaces(folder):
+    names = ("my photo", "scan 1")
+    for i, name in enumerate(names):
+        (folder / f"JPEGImages/{i}.png").rename(
+            folder / f"JPEGImages/{name}.png"
+        )
+        (folder / f"Annotations/{i}.xml").rename(
+            folder / f"Annotations/{name}.xml"
+        )
+    lines = "".join(f"{name}\n" for name in (*names, 2, 3))
+    (folder / "ImageSets/Main/train.txt").write_text(lines)
+    assert_objects(voc.voc_folder(str(folder), "train"), MADE[:4])
 
 
 def test_flags_empty_annotations_and_boxes_beyond_the_edge(folder):
@@ -104,7 +119,11 @@ _NO_NAME = "<annotation><object><bndbox/></object></annotation>"
             "one of test. Received: split='train'",
         ),
         (_write("ImageSets/Main/train.txt", ""), ValueError, "0 lines"),
-        (_write("ImageSets/Main/train.txt", "0 -1\n"), ValueError, "'0 -1'"),
+        (
+            _write("ImageSets/Main/train.txt", "0 -1\n"),
+            ValueError,
+            "are: 0 -1",
+        ),
         (
             lambda folder: (folder / "ImageSets/Main/train.txt").write_bytes(
                 b"0\n\xff\n"
@@ -183,6 +202,30 @@ def test_a_split_without_anything_to_find(folder):
         (folder / f"Annotations/{i}.xml").write_text(text)
     with pytest.raises(ValueError, match="whose 4 images have none"):
         voc.voc_folder(str(folder), "train")
+
+
+def test_crowds_of_coco_are_ignored_by_evaluation(tmp_path):
+    box = tfds.features.BBox(0.0, 0.0, 0.5, 0.5)
+    objects = [
+        {"bbox": box, "label": 0, "is_crowd": flag} for flag in (False, True)
+    ]
+    write(
+        tmp_path,
+        "crowded",
+        {
+            "image": tfds.features.Image(),
+            "objects": tfds.features.Sequence(
+                {
+                    "bbox": tfds.features.BBoxFeature(),
+                    "label": tfds.features.ClassLabel(names=["person"]),
+                    "is_crowd": np.bool_,
+                }
+            ),
+        },
+        {"train": [{"image": MADE[0][0], "objects": objects}]},
+    )
+    (found,) = voc.voc_tfds("crowded", "train", str(tmp_path)).objects
+    assert found.difficult.tolist() == [False, True]
 
 
 def test_a_folder_of_another_form(tmp_path):

@@ -10,7 +10,12 @@ import tensorflow as tf
 from google.protobuf import message
 
 from tf_instdisc.data import tfds_features
-from tf_instdisc.data.tfds_builder import open_builder, prepare, require_split
+from tf_instdisc.data.tfds_builder import (
+    open_builder,
+    prepare,
+    require_split,
+    require_tfrecord,
+)
 from tf_instdisc.data.tfds_source import record_parser, record_reader
 from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
@@ -49,6 +54,7 @@ class SplitFiles:
     ):
         builder = open_builder(dataset, data_dir)
         prepare(builder, dataset)
+        require_tfrecord(builder)
         info = require_split(builder, split)
         image = tfds_features.find_image(
             builder.info.features, image_key, dataset

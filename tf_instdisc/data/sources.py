@@ -218,6 +218,12 @@ def selected(
     return select(source.examples(shuffle_seed))
 
 
+def known_labels(source: ImageSource) -> np.ndarray:
+    """Returns the int64 labels of the readable, labeled images."""
+    labels = np.delete(source.labels(), source.unreadable)
+    return labels[labels >= 0]
+
+
 def fingerprint(source: ImageSource) -> str:
     """Returns a checksum of the names of all images, in id order."""
     digest = hashlib.sha256()

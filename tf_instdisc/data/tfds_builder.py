@@ -7,6 +7,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import (
@@ -48,6 +49,27 @@ def test_split_of(
     elif found != "test":
         print(f"{dataset} has no split test: {found} is used.", flush=True)
     return found
+
+
+def count_shared(
+    dataset: str, data_dir: str | None, split: str, test_split: str
+) -> int:
+    """Returns how many images of a test split are also in another split."""
+    builder = open_builder(dataset, data_dir)
+    prepare(builder, dataset)
+    trained, tested = (
+        require_split(builder, name).file_instructions
+        for name in (split, test_split)
+    )
+    count = 0
+    for test in tested:
+        is_shared = np.zeros([test.take], bool)
+        for train in trained:
+            if train.filename == test.filename:
+                start = train.skip - test.skip
+                is_shared[max(0, start) : max(0, start + train.take)] = True
+        count += int(is_shared.sum())
+    return count
 
 
 def open_builder(
@@ -151,6 +173,18 @@ def prepare(builder: tfds.core.DatasetBuilder, dataset: str) -> None:
             f"Received: dataset={dataset!r}, which is not in "
             f"{builder.data_dir} ({reason}). {cure}"
         ) from error
+
+
+def require_tfrecord(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises UsageError unless a prepared dataset can be read by tf.data."""
+    file_format = builder.info.file_format
+    if file_format != tfds.core.FileFormat.TFRECORD:
+        raise UsageError(
+            f"{builder.name} must be stored as tfrecord. Received: "
+            f"file_format={file_format and file_format.value} in "
+            f"{builder.data_dir}. Prepare it with file_format='tfrecord' in "
+            "another --data_dir."
+        )
 
 
 def is_available(dataset: str, data_dir: str | None) -> bool:

@@ -1,6 +1,7 @@
 """Features of a TFDS dataset, and the images among them.
 
-A key is the name of a feature; `/` separates the levels of nested features.
+A key is the name of a feature; `/` separates the levels of nested features,
+but may also be a part of a name, as in TFDS' `image/filename`.
 """
 
 import dataclasses
@@ -85,20 +86,36 @@ def find_image(
 def at(example: Mapping[str, Any], key: str) -> Any:
     """Returns the value of a key in nested dictionaries."""
     return functools.reduce(
-        lambda tree, part: tree[part], key.split("/"), example
+        lambda tree, part: tree[part], _path(example, key), example
     )
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts values by key to nested dictionaries."""
+def nested(
+    values: Mapping[str, Any], features: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Converts values by key to nested dictionaries.
+
+    Args:
+        features: The features of the dataset, among which the keys are.
+    """
     tree: dict[str, Any] = {}
     for key, value in values.items():
-        *parts, last = key.split("/")
+        *parts, last = _path(features, key)
         branch = tree
         for part in parts:
             branch = branch.setdefault(part, {})
         branch[last] = value
     return tree
+
+
+def _path(tree: Mapping[str, Any], key: str) -> list[str]:
+    """Returns the names on the levels of a key; a name may contain a `/`."""
+    if key in tree:
+        return [key]
+    for name in tree:
+        if key.startswith(f"{name}/"):
+            return [name, *_path(tree[name], key.removeprefix(f"{name}/"))]
+    raise KeyError(key)
 
 
 def value_range(

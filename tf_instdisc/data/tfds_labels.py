@@ -152,10 +152,11 @@ def _values(
 def _read_values(directory: str, key: str) -> list[int | bytes]:
     found: set = set()
     builder = tfds.builder_from_directory(directory)
+    chosen = nested({key: True}, builder.info.features)
     for split in builder.info.splits:
         labels = builder.as_dataset(
             split=split,
-            decoders=tfds.decode.PartialDecoding(nested({key: True})),
+            decoders=tfds.decode.PartialDecoding(chosen),
         ).map(lambda example: _plain(at(example, key)))
         for batch in labels.batch(4096).as_numpy_iterator():
             found.update(np.unique(batch).tolist())

@@ -21,7 +21,12 @@ from tf_instdisc.data.sources import (
     buffer_shuffled,
     shuffled,
 )
-from tf_instdisc.data.tfds_builder import open_builder, prepare, require_split
+from tf_instdisc.data.tfds_builder import (
+    open_builder,
+    prepare,
+    require_split,
+    require_tfrecord,
+)
 from tf_instdisc.data.tfds_features import ImageFeature
 from tf_instdisc.data.tfds_labels import LabelFeature, find_label, kept
 from tf_instdisc.errors import UsageError
@@ -78,6 +83,7 @@ def tfds_source(
     require_choice("cache", cache, CACHES)
     builder = open_builder(dataset, data_dir)
     prepare(builder, dataset)
+    require_tfrecord(builder)
     split_info = require_split(builder, split)
     image = tfds_features.find_image(builder.info.features, image_key, dataset)
     label = find_label(builder, label_key, memory)
@@ -103,7 +109,7 @@ def _in_memory(
 ) -> ImageSource:
     examples = builder.as_dataset(
         split=split,
-        decoders=_partial_decoding(image, label),
+        decoders=_partial_decoding(builder, image, label),
         # Shards are read one after the other, as the position is the id.
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
@@ -118,11 +124,14 @@ def _in_memory(
 
 
 def _partial_decoding(
-    image: ImageFeature, label: LabelFeature | None
+    builder: tfds.core.DatasetBuilder,
+    image: ImageFeature,
+    label: LabelFeature | None,
 ) -> tfds.decode.PartialDecoding:
     keys = [image.key] if label is None else [image.key, label.key]
+    chosen = dict.fromkeys(keys, True)
     return tfds.decode.PartialDecoding(
-        tfds_features.nested(dict.fromkeys(keys, True))
+        tfds_features.nested(chosen, builder.info.features)
     )
 
 
@@ -261,19 +270,13 @@ def record_parser(
     Returns:
         A function from a scalar string to what `_parser` describes.
     """
-    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise UsageError(
-            f"{builder.name} must be stored as tfrecord to be read shard by "
-            f"shard. Received: file_format={builder.info.file_format}. "
-            "Prepare it with file_format='tfrecord'."
-        )
-    partial = _partial_decoding(image, label)
+    partial = _partial_decoding(builder, image, label)
     features = partial.extract_features(builder.info.features)
     decoders = None
     if image.is_file:
         # The pipeline decodes only the cropped part of a file.
         skipped = {image.key: tfds.decode.SkipDecoding()}
-        decoders = tfds_features.nested(skipped)
+        decoders = tfds_features.nested(skipped, features)
 
     def decode(record: tf.Tensor) -> dict[str, Any]:
         return features.deserialize_example(record, decoders=decoders)

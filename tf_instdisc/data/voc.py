@@ -6,6 +6,7 @@ those of VOC's own evaluation.
 """
 
 import os
+import re
 import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,10 +48,8 @@ def voc_folder(
             the split has no objects.
     """
     folder = local_path(folder, "folder")
-    names = _split_names(folder, split)
-    images = _image_files(folder)
+    names, paths = _split_images(folder, split)
     annotations = os.path.join(folder, "Annotations")
-    paths = [images.get(name, "") for name in names]
     require_none(
         [n for n, path in zip(names, paths, strict=True) if not path],
         f"Each name in {split}.txt must have an image in "
@@ -107,7 +106,8 @@ def voc_tfds(
 
     Args:
         dataset: Name of a builder whose `objects` have `bbox` and `label`,
-            such as `"voc/2007"`; `is_difficult` is used if it exists.
+            such as `"voc/2007"`. Evaluation ignores objects with
+            `is_difficult`, or `is_crowd` as in COCO.
         split: A split or a sum of splits: `"train+validation"`.
         data_dir: Directory in which TFDS keeps its data; by default, TFDS
             chooses it.
@@ -129,13 +129,14 @@ def voc_tfds(
             f"image_key={image_key!r}, of {image.dtype}"
         )
     tfds_builder.prepare(builder, dataset)
+    tfds_builder.require_tfrecord(builder)
     tfds_builder.require_split(builder, split)
 
     def read() -> tf.data.Dataset:
         return builder.as_dataset(
             split=split,
             decoders=tfds_features.nested(
-                {image_key: tfds.decode.SkipDecoding()}
+                {image_key: tfds.decode.SkipDecoding()}, features
             ),
             # Shards are read one after the other, for a fixed order.
             read_config=tfds.ReadConfig(interleave_cycle_length=1),
@@ -152,7 +153,8 @@ def voc_tfds(
     objects = []
     for entry, size in zip(found, sizes, strict=True):
         boxes = _edges(entry["bbox"], size, first)
-        difficult = entry.get("is_difficult", np.zeros(len(boxes), bool))
+        none = np.zeros(len(boxes), bool)
+        difficult = entry.get("is_difficult", entry.get("is_crowd", none))
         objects.append(_objects(boxes, entry[label_key], difficult))
     return DetectionSource(
         name, class_names, sizes, within_images(name, objects, sizes), images
@@ -203,7 +205,8 @@ def _edges(relative: np.ndarray, size: np.ndarray, first: float) -> np.ndarray:
     )
 
 
-def _split_names(folder: str, split: str) -> list[str]:
+def _split_images(folder: str, split: str) -> tuple[list[str], list[str]]:
+    """Returns names of images and their paths, empty where one is missing."""
     splits = os.path.join(folder, "ImageSets", "Main")
     for path in (os.path.join(folder, "JPEGImages"), splits):
         if not os.path.isdir(path):
@@ -224,13 +227,16 @@ def _split_names(folder: str, split: str) -> list[str]:
         )
     with open(path, encoding="utf-8", errors="replace") as file:
         names = [line.strip() for line in file if line.strip()]
-    if not names or any(len(name.split()) > 1 for name in names):
+    images = _image_files(folder)
+    of_class = re.compile(r".*\s(-1|0|1)")  # "name -1": in a class's list.
+    strange = [n for n in names if n not in images and of_class.fullmatch(n)]
+    if not names or strange:
         raise UsageError(
             f"{path} must list at least one image, with one name in each "
-            f"line. Received: {len(names)} lines, of which "
-            f"{names[0] if names else ''!r} is the first"
+            f"line. Received: {len(names)} lines, of which the wrong ones are: "
+            f"{listed(strange) or 'none'}. Name the split of all classes."
         )
-    return names
+    return names, [images.get(name, "") for name in names]
 
 
 def _image_files(folder: str) -> dict[str, str]:

@@ -124,9 +124,10 @@ class Detection(Protocol):
 
     Both start from the same heads and are trained on the same batches. The
     metrics of each epoch are kept in the run directory. The results are those
-    after the last epoch: COCO's mean average precision (`coco_map`,
-    `coco_ap50`, `coco_ap75`) and VOC's, both as the area under the curve
-    (`voc_map`) and with eleven points as in VOC 2007 (`voc07_map`).
+    after the last epoch, and their names end with the data: COCO's mean
+    average precision (`coco_map`, `coco_ap50`, `coco_ap75`) and VOC's, both as
+    the area under the curve (`voc_map`) and with eleven points as in VOC 2007
+    (`voc07_map`).
     """
 
     name = "detection"
@@ -176,8 +177,11 @@ class Detection(Protocol):
                     f"{values['voc_map']:.3f}",
                     flush=True,
                 )
+        end = self._inputs.end
         return [
-            Measurement(self.name, line["detector"], metric, line[metric])
+            Measurement(
+                self.name, f"{line['detector']}{end}", metric, line[metric]
+            )
             for line in lines
             if line["epoch"] == self.options.epochs
             for metric in _METRICS

@@ -18,7 +18,7 @@ from tf_instdisc.evaluation import average_precision
 from tf_instdisc.evaluation.average_precision import Detections
 from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.training.optimizer import build_schedule
-from tf_instdisc.training.supervised import advancing
+from tf_instdisc.training.supervised import advancing, require_finite
 
 _GRADIENT_NORM = 10.0
 _WEIGHT_DECAY = 1e-4
@@ -48,10 +48,28 @@ class DetectionInputs:
                 missing.
             UsageError: If the data cannot be used.
         """
+        train = self._open("train", self._train_split)
+        test_split = self.options.test_split
+        return train, self._open("test", test_split, train.class_names)
+
+    @property
+    def end(self) -> str:
+        """The end of measurement names: the data, and what is not default."""
+        options = self.options
+        place = options.images or options.dataset
+        end = f", to {place}/{self._train_split}"
+        for key, default in (("image_key", "image"), ("label_key", "label")):
+            if (value := getattr(options, key)) != default:
+                end += f", {key}={value}"
+        if options.test_split != "test":
+            end += f", tested on {options.test_split}"
+        return end
+
+    @property
+    def _train_split(self) -> str:
         options = self.options
         default = "trainval" if options.images else "train+validation"
-        train = self._open("train", options.train_split or default)
-        return train, self._open("test", options.test_split, train.class_names)
+        return options.train_split or default
 
     def _open(
         self, part: str, split: str, class_names: Sequence[str] | None = None
@@ -77,7 +95,11 @@ class DetectionInputs:
     def train(
         self, model: keras.Model
     ) -> Iterator[tuple[int, dict[str, float]]]:
-        """Trains; yields each epoch, from 1, with its loss and metrics."""
+        """Trains; yields each epoch, from 1, with its loss and metrics.
+
+        Raises:
+            NonFiniteError: If the training diverges.
+        """
         options = self.options
         train, test = self.sources
         steps_per_epoch = math.ceil(train.num_images / options.batch_size)
@@ -119,12 +141,19 @@ class DetectionInputs:
                     shuffle=False,
                     callbacks=[advancing(advance)],
                 )
+                (loss,) = fitted.history["loss"]
+                require_finite(
+                    loss,
+                    "a detector",
+                    "detection_learning_rate",
+                    options.learning_rate,
+                )
                 predicted = model.predict(images, verbose=0)
                 found = _detections(predicted, test.sizes, options.image_size)
                 yield (
                     epoch + 1,
                     {
-                        "loss": fitted.history["loss"][0],
+                        "loss": loss,
                         **metrics_of(test, found),
                     },
                 )

@@ -24,8 +24,8 @@ def evaluate(
     The run, the labels and the options are checked before the first protocol
     begins. The results of a protocol are kept even if a later one fails. If
     data other than the run's is measured, the names of the results end with
-    `, to` and that data, or `, tested on` if only the test images differ, so
-    that they do not replace the results on the run's own data.
+    `, to` and the training images, `, tested on` and the test images, or both,
+    so that results on different data do not replace each other.
 
     ```python
     for measured in tf_instdisc.evaluate(

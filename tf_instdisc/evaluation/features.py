@@ -17,7 +17,7 @@ from tf_instdisc import progress
 from tf_instdisc.config import DataConfig
 from tf_instdisc.config.encoder import LAYERS
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.data.sources import ImageSource, known_labels
 from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.runs.embedding import (
     BATCH_SIZE,
@@ -213,7 +213,7 @@ def extract(
     """
     if not wanted:
         return {}
-    labels = labels_of(source)
+    labels = known_labels(source)
     model = feature_model(encoder, wanted)
     columns = _columns(model, wanted, len(labels), directory)
     encode = inference(on_devices(model))
@@ -240,12 +240,6 @@ def extract(
         one: Embedded(column, ids, labels)
         for one, column in zip(wanted, columns, strict=True)
     }
-
-
-def labels_of(source: ImageSource) -> np.ndarray:
-    """Returns the int64 labels of the readable, labeled images."""
-    labels = np.delete(source.labels(), source.unreadable)
-    return labels[labels >= 0]
 
 
 def _columns(

@@ -13,13 +13,13 @@ import tensorflow as tf
 from tf_instdisc.checksums import sha256_of_file
 from tf_instdisc.config import DataConfig, RunConfig
 from tf_instdisc.data import pipeline
-from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.data.sources import ImageSource, known_labels
 from tf_instdisc.errors import DamagedFileError, UsageError
+from tf_instdisc.evaluation import results
 from tf_instdisc.evaluation.features import (
     EMBEDDING,
     Activations,
     Layer,
-    labels_of,
 )
 from tf_instdisc.evaluation.untrained import encoder_like
 from tf_instdisc.runs.bank import Bank
@@ -118,7 +118,7 @@ class EvaluationInputs:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """The int64 labels of the labeled training images."""
-        return labels_of(self.source)
+        return known_labels(self.source)
 
     @functools.cached_property
     def encoder(self) -> keras.Model:
@@ -170,18 +170,12 @@ class EvaluationInputs:
             and self._is_of_folder
             and any(self.run.load_instances().digests.values())
         )
-        if (
-            not _agree(own, data, ("dataset", "split", "image_key"))
-            or self.source.class_names != self.bank.class_names
-            or not (is_same or was_moved)
-        ):
-            # Folders of different datasets often have the same name.
-            return f", to {data.images or self.source.name}"
-        if is_same and own.test_images not in (None, data.test_images):
-            return f", tested on {data.test_images}"
-        if own.test_split != data.test_split:
-            return f", tested on {self.test_source.name}"
-        return ""
+        is_own = (
+            _agree(own, data, ("dataset", "split"))
+            and self.source.class_names == self.bank.class_names
+            and (is_same or was_moved)
+        )
+        return results.suffix(own, data, is_own, self.test_source.name)
 
     @property
     def image_size(self) -> int:
@@ -269,7 +263,7 @@ def open_labeled(
         )
     source = open_train(data, memory=memory.get("train"))
     for what, part in (("training", source), ("test", test_source)):
-        if part.class_names is None or not len(labels_of(part)):
+        if part.class_names is None or not len(known_labels(part)):
             raise UsageError(
                 f"An evaluation needs labels, and the {what} images have "
                 f"none. Received: {part.name}. Labels are the subfolders of "
@@ -281,7 +275,7 @@ def open_labeled(
             "Training and test images must have the same classes. Received: "
             f"{_named(source)} to learn from, {_named(test_source)} to test"
         )
-    found = len(np.unique(labels_of(source)))
+    found = len(np.unique(known_labels(source)))
     if found < 2:
         raise UsageError(
             "An evaluation needs images of at least two classes. Received: "

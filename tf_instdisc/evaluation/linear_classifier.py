@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from tf_instdisc.evaluation.linear_protocol import LinearOptions
 from tf_instdisc.runs.embedding import Embedded
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
-from tf_instdisc.training.supervised import fit
+from tf_instdisc.training.supervised import fit, require_finite
 
 _CHUNK = 1024
 _EPSILON = 1e-5  # As in batch normalization.
@@ -16,7 +16,11 @@ _EPSILON = 1e-5  # As in batch normalization.
 def accuracy(
     train: Embedded, test: Embedded, options: LinearOptions
 ) -> dict[str, float]:
-    """Returns `{"top1", "top5"}` of a linear classifier on one layer."""
+    """Returns `{"top1", "top5"}` of a linear classifier on one layer.
+
+    Raises:
+        NonFiniteError: If the classifier diverges.
+    """
     num_classes = 1 + int(max(train.labels.max(), test.labels.max()))
     classifier = train_classifier(
         train.embeddings, train.labels, num_classes, options
@@ -28,6 +32,12 @@ def accuracy(
             ).numpy()
             for i in range(0, len(test.labels), _CHUNK)
         ]
+    )
+    require_finite(
+        logits,
+        "a linear classifier",
+        "linear_learning_rate",
+        options.learning_rate,
     )
     return top_accuracies(logits, test.labels)
 
@@ -91,8 +101,8 @@ def top_accuracies(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Returns the top-1 and top-5 accuracy.
 
     Args:
-        logits: float `[size, num_classes]`. Ties are broken in favor of the
-            lower label.
+        logits: float `[size, num_classes]`, without NaN. Ties are broken in
+            favor of the lower label.
         labels: int `[size]`.
 
     Returns:

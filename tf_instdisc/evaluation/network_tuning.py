@@ -15,7 +15,7 @@ from tf_instdisc.evaluation.inputs import EvaluationInputs
 from tf_instdisc.evaluation.linear_classifier import top_accuracies
 from tf_instdisc.runs.embedding import embed, inference
 from tf_instdisc.training.optimizer import build_optimizer, build_schedule
-from tf_instdisc.training.supervised import FusedTraining, fit
+from tf_instdisc.training.supervised import FusedTraining, fit, require_finite
 
 
 def class_balanced_ids(
@@ -125,8 +125,18 @@ class NetworkTuning:
         )
 
     def accuracies(self, dataset: tf.data.Dataset) -> dict[str, float]:
-        """Returns `{"top1", "top5"}` on (images, instance_ids, labels)."""
+        """Returns `{"top1", "top5"}` on (images, instance_ids, labels).
+
+        Raises:
+            NonFiniteError: If the training diverged.
+        """
         found = embed(self._classify, dataset)
+        require_finite(
+            found.embeddings,
+            "the network",
+            "finetune_learning_rate",
+            self._options.learning_rate,
+        )
         is_labeled = found.labels >= 0
         return top_accuracies(
             found.embeddings[is_labeled], found.labels[is_labeled]

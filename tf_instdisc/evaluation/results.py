@@ -1,10 +1,12 @@
 """Writes measurements to a table, a file and TensorBoard."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_instdisc.config import DataConfig
 from tf_instdisc.evaluation.protocol import Measurement
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.text import markdown_table, shown
@@ -27,6 +29,48 @@ def table(measurements: Sequence[Measurement]) -> str:
         ("protocol", "what", "metric", "here", "paper", "the paper's setting"),
         rows,
     )
+
+
+def suffix(
+    own: DataConfig, data: DataConfig, is_own: bool, test_name: str
+) -> str:
+    """Returns the end of measurement names, which tells what was measured.
+
+    It is empty for the run's own data, and differs between other data.
+
+    Args:
+        own: The images of the run.
+        data: The images that were measured.
+        is_own: Whether the training images are the same, if their keys are.
+        test_name: The name of the test images of a dataset.
+    """
+    place, keys = data.images, ""
+    if data.images:
+        test_name = data.test_images or ""
+        is_usual = _beside(own, data.images) == os.path.normpath(test_name) or (
+            is_own and test_name == own.test_images
+        )
+    else:
+        # Folders of different datasets often have the same name, and the
+        # name of a source lacks the configuration of its dataset.
+        place = f"{data.dataset}/{data.split}"
+        for key, default in (("image_key", "image"), ("label_key", "label")):
+            value = getattr(data, key) or default
+            if value != (getattr(own, key) or default):
+                keys += f", {key}={value}"
+        is_usual = data.test_split == (
+            own.test_split if data.dataset == own.dataset else None
+        )
+    end = "" if is_own and not keys else f", to {place}{keys}"
+    return end if is_usual else f"{end}, tested on {test_name}"
+
+
+def _beside(own: DataConfig, images: str) -> str | None:
+    """Returns where a folder's test images are, if placed as the run's own."""
+    if not own.images or not own.test_images:
+        return None
+    path = os.path.relpath(own.test_images, own.images)
+    return os.path.normpath(os.path.join(images, path))
 
 
 def save(run: RunDirectory, measurements: Sequence[Measurement]) -> None:

@@ -1,6 +1,7 @@
 """The only module that opens a run's training and test images."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -57,6 +58,8 @@ def open_test(
 ) -> ImageSource | None:
     """Opens the images to test on.
 
+    A line says how many of them are also training images.
+
     Returns:
         The source, or None if there are no test images.
 
@@ -70,19 +73,31 @@ def open_test(
 
         if not data.test_images:
             return None
-        return folder_source(data.test_images, data.bad_images, memory=memory)
-    from tf_instdisc.data.tfds_builder import test_split_of
+        source = folder_source(data.test_images, data.bad_images, memory=memory)
+        _report_shared(
+            _count_below(data.images, data.test_images, source),
+            source,
+            f"Give --test_images that share no file with {data.images}.",
+        )
+        return source
+    from tf_instdisc.data.tfds_builder import count_shared, test_split_of
 
     split = test_split_of(data.dataset or "", data.data_dir, data.test_split)
     if split is None:
         return None
     try:
-        return _from_tfds(data, split, memory)
+        source = _from_tfds(data, split, memory)
     except UsageError as error:
         raise UsageError(
             f"--test_split={split} cannot be read; an empty --test_split= "
             f"disables test images. {error}"
         ) from error
+    _report_shared(
+        count_shared(data.dataset or "", data.data_dir, data.split, split),
+        source,
+        f"Give a --test_split without images of --split={data.split}.",
+    )
+    return source
 
 
 def with_overrides(
@@ -126,3 +141,25 @@ def _from_tfds(
         data.label_key,
         memory,
     )
+
+
+def _count_below(
+    folder: str, test_folder: str, test_source: ImageSource
+) -> int:
+    """Returns how many test images are files below the training folder."""
+    folder = os.path.join(os.path.realpath(folder), "")
+    files = (
+        os.path.join(test_folder, test_source.instance_name(i))
+        for i in range(test_source.num_instances)
+    )
+    return sum(os.path.realpath(file).startswith(folder) for file in files)
+
+
+def _report_shared(count: int, test_source: ImageSource, cure: str) -> None:
+    if count:
+        print(
+            f"{count} of the {test_source.num_instances} test images are also "
+            "training images, so that kNN finds them themselves and all "
+            f"accuracies are too high. {cure}",
+            flush=True,
+        )

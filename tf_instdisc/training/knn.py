@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_instdisc.data.sources import ImageSource
+from tf_instdisc.data.sources import ImageSource, known_labels
 from tf_instdisc.errors import UsageError
 from tf_instdisc.runs.embedding import Embedded
 from tf_instdisc.text import markdown_table
@@ -22,10 +22,11 @@ def table(num_neighbors: int, measured: dict[str, list[float]]) -> str:
 def has_knn(
     source: ImageSource, test_source: ImageSource | None, is_chief: bool = True
 ) -> bool:
-    """Returns whether training and test images have labels.
+    """Returns whether training and test images have labels, of two classes.
 
     If they have classes and one of them has no labels, as the test images of
-    many competitions, a note says so.
+    many competitions, or the training images have labels of one class only, a
+    note says so.
 
     Args:
         is_chief: Whether to read labels. The other hosts measure no kNN.
@@ -51,16 +52,23 @@ def has_knn(
             "--test_split choose other splits.",
             flush=True,
         )
-    return not unlabeled
+        return False
+    if len(np.unique(known_labels(source))) < 2:
+        print(
+            "kNN accuracy is not measured, because all labeled images of "
+            f"{source.name} are of one class. Each subfolder of a folder is a "
+            "class; --split and --label_key choose other images or labels of "
+            "a dataset.",
+            flush=True,
+        )
+        return False
+    return True
 
 
 def _has_labels(source: ImageSource) -> bool:
     # Usually the first image decides; a stream is read whole for all labels.
     first = next(iter(source.examples(None).take(1)))
-    if first["label"] >= 0:
-        return True
-    labels = np.delete(source.labels(), source.unreadable)
-    return bool((labels >= 0).any())
+    return bool(first["label"] >= 0) or len(known_labels(source)) > 0
 
 
 def pixels(dataset: tf.data.Dataset) -> Embedded:

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_instdisc import progress
+from tf_instdisc.errors import NonFiniteError
 from tf_instdisc.method.fused_batch_norm import training_call
 
 
@@ -51,3 +53,22 @@ def advancing(advance: Callable[[int], object]) -> keras.callbacks.Callback:
     return keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: advance(1)
     )
+
+
+def require_finite(
+    values: np.ndarray, what: str, flag: str, learning_rate: float
+) -> None:
+    """Raises NonFiniteError if a training has diverged.
+
+    Args:
+        values: Losses, or outputs of the trained network.
+        what: What was trained, such as "the network".
+        flag: The flag of the learning rate.
+        learning_rate: Its value.
+    """
+    if not np.isfinite(values).all():
+        raise NonFiniteError(
+            f"The training of {what} must not diverge. Received: "
+            f"{flag}={learning_rate}, after which outputs are not finite. "
+            f"Give a lower --{flag}."
+        )
