@@ -235,7 +235,10 @@ async function openFile(file) {
   say(`Searching for the neighbors of ${file.name}.`);
   const { items } = await askJson(`api/neighbors?count=${PAGE}`, {
     method: "POST",
-    headers: { "Content-Type": "application/octet-stream" },
+    headers: {
+      "Content-Type": "application/octet-stream",
+      "X-Version": about.version,
+    },
     body: file,
   });
   files.push({ name: file.name, url: URL.createObjectURL(file), items });
@@ -283,7 +286,7 @@ function pairOf({ first, second, score }) {
 async function tick(position) {
   const answer = await askJson("api/ticked", {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { "Content-Type": "application/json", "X-Version": about.version },
     body: JSON.stringify({ position, ticked: !ticked.has(position) }),
   });
   ticked.clear();
