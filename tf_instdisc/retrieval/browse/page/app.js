@@ -272,6 +272,11 @@ function pairOf({ first, second, score }) {
   row.append(element("p", "faint", `cosine ${score.toFixed(3)}`));
   for (const item of [first, second]) {
     const button = tile(item, () => attempt(() => tick(item.position)));
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault(); // It would tick the image, as Space does.
+      goToImage(item.position);
+    });
     button.setAttribute("role", "checkbox");
     button.setAttribute("aria-label", `Remove ${item.name}`);
     const link = element("a", "", "neighbors");
