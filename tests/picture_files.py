@@ -5,9 +5,19 @@ import struct
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 ORIENTATION = 0x0112
+
+
+def icon(color: tuple[int, int, int], shape: str) -> Image.Image:
+    """A figure whose color is opaque, on black without opacity."""
+    image = Image.new("RGBA", (61, 45))
+    draw = ImageDraw.Draw(image)
+    {"disk": draw.ellipse, "box": draw.rectangle}[shape](
+        (9, 9, 30, 30), (*color, 255)
+    )
+    return image
 
 
 def smooth(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -23,10 +33,13 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def seen(contents: bytes) -> np.ndarray:
-    """uint8 `[height, width, 3]`: what Pillow shows."""
+    """uint8 `[height, width, 3]`: what Pillow shows, on white."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
+        if image.has_transparency_data and not contents.startswith(b"GIF"):
+            shown = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(shown, image.convert("RGBA"))
         return np.asarray(image.convert("RGB"))
 
 
@@ -99,6 +112,9 @@ def matrix() -> dict[str, bytes]:
         "png P": encode(colors, "PNG"),
         "png P of 1 bit": encode(image.quantize(2), "PNG", bits=1),
         "png P of 2 bits": encode(image.quantize(4), "PNG", bits=2),
+        "png P of 4 bits, a color is transparent": encode(
+            image.quantize(13), "PNG", bits=4, transparency=3
+        ),
         "png P of 4 bits": encode(image.quantize(13), "PNG", bits=4),
         "png P, a color is transparent": encode(colors, "PNG", transparency=3),
         "png P, alphas": encode(colors, "PNG", transparency=bytes(range(64))),

@@ -80,7 +80,9 @@ def client_of(collection, ticked, **settings):
         pictures_of(collection.images),
         TickedList(ticked, collection.bank),
     )
-    return TestClient(built, "http://127.0.0.1:8410", **settings)
+    client = TestClient(built, "http://127.0.0.1:8410", **settings)
+    client.headers["X-Version"] = client.get("/api/about").json()["version"]
+    return client
 
 
 def wait_for(client, path):
@@ -282,6 +284,39 @@ def test_a_malformed_tick_is_refused(client, wanted):
     assert client.post("/api/ticked", json=wanted).status_code == 400
     wanted = {"position": len(ALL), "ticked": True}
     assert client.post("/api/ticked", json=wanted).status_code == 404
+
+
+def test_a_page_of_an_earlier_start_is_refused(collection, tmp_path):
+    path = tmp_path / "ticked.tsv"
+    earlier = client_of(collection, path).headers["X-Version"]
+    client = client_of(collection, path)
+    for version in (earlier, ""):
+        client.headers["X-Version"] = version
+        for answer in (
+            client.post("/api/ticked", json={"position": 0, "ticked": True}),
+            client.post("/api/neighbors", content=b"file"),
+        ):
+            assert answer.status_code == 409
+            assert "Reload the page." in answer.json()["error"]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("ticked", ([1], [1, 2], [1, 3]))
+def test_images_that_were_removed_are_dropped_from_the_list(tmp_path, ticked):
+    """They are ticked, their files deleted, and the run updated."""
+    path = tmp_path / "ticked.tsv"
+    names = np.array([f"{i}.png" for i in range(4)])
+    bank = Bank(np.eye(4), np.arange(4), names, np.zeros(4, int))
+    for position in ticked:
+        TickedList(path, bank).tick(position, True)
+    kept = [0, 2]
+    found = TickedList(
+        path, Bank(np.eye(4)[kept], np.array(kept), names[kept], np.zeros(2))
+    )
+    assert found.positions == ([1] if 2 in ticked else [])
+    assert found.num_removed == len({1, 3} & {*ticked})
+    found.tick(0, True)
+    assert "1.png" not in path.read_text("utf-8")
 
 
 def test_the_list_may_be_at_a_url(collection, tmp_path, monkeypatch):
@@ -706,6 +741,9 @@ def test_the_keyboard_does_everything(page):
     assert COPIES[1] in page.ticked.read_text("utf-8")
     page.press(Keys.SPACE)
     page.wait("document.querySelector('#ticked-count').textContent === '0'")
+    assert COPIES[1] not in page.ticked.read_text("utf-8")
+    page.press(Keys.ENTER)
+    page.wait_for_heading(COPIES[1])
     assert COPIES[1] not in page.ticked.read_text("utf-8")
     page.press("?")
     page.wait("document.querySelector('#help').open")

@@ -85,8 +85,53 @@ def test_the_upper_8_of_16_bits_are_shown(whole, mode):
     )
     # Pillow clips what is above 255.
     expected = values[..., : 3 if count > 2 else 1] // 256
+    if mode.endswith("A"):
+        alpha = values[..., count - 1 : count] // 256 / 255
+        expected = np.round(expected * alpha + 255 * (1 - alpha))
     actual = whole(bytes(contents))
     np.testing.assert_array_equal(actual, np.broadcast_to(expected, (9, 7, 3)))
+
+
+TRANSPARENT = {
+    "png": ("PNG", {}),
+    "webp": ("WEBP", {"quality": 99}),
+    "lossless webp": ("WEBP", {"lossless": True}),
+    "animated webp": ("WEBP", {"save_all": True, "lossless": True}),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_transparent_images_are_shown_on_white(whole, center, crop, kind):
+    """They differ in their alpha only, as icons do."""
+    suffix, options = TRANSPARENT[kind]
+    pictures = []
+    for shape in ("disk", "box"):
+        icon = picture_files.icon((0, 0, 0), shape)
+        if "animated" in kind:
+            options = options | {"append_images": [icon.rotate(90)]}
+        contents = picture_files.encode(icon, suffix, **options)
+        pictures.append(whole(contents).numpy())
+        np.testing.assert_array_equal(
+            pictures[-1], picture_files.seen(contents)
+        )
+        assert (pictures[-1][0, 0] == 255).all()
+        assert (pictures[-1][20, 20] == 0).all()
+        assert np.max(center(contents)) > 250
+        assert np.max(crop(contents, tf.zeros([NUM_UNIFORMS]))) > 250
+    assert (pictures[0] != pictures[1]).any()
+
+
+def test_all_colors_and_opacities_are_rounded_on_white(whole):
+    values = np.arange(256, dtype=np.uint8)
+    image = np.stack(np.meshgrid(values, values), axis=-1)
+    contents = picture_files.encode(Image.fromarray(image, "LA"), "PNG")
+    gray, alpha = image[..., :1].astype(float), image[..., 1:] / 255
+    expected = np.round(gray * alpha + 255 * (1 - alpha))
+    actual = whole(contents)
+    np.testing.assert_array_equal(
+        actual, np.broadcast_to(expected, (256, 256, 3))
+    )
+    np.testing.assert_array_equal(actual, picture_files.seen(contents))
 
 
 @pytest.mark.parametrize("order", "<>")

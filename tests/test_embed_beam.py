@@ -139,7 +139,7 @@ def test_rows_are_those_of_one_machine(
     assert len(manifest["files"]) == 6
     for column in ("id", "name", "digest"):
         assert table[column].equals(expected[column])
-    bank = index_directory.read_embeddings(str(output))
+    bank, _ = index_directory.read_embeddings(str(output))
     rows = np.stack(expected["embedding"].to_numpy())
     np.testing.assert_allclose(bank.rows, rows, atol=atol)
     assert bank.instance_ids.tolist() == expected["id"].to_pylist()

@@ -1,5 +1,6 @@
 """A folder of images to a file, through each kind of model."""
 
+import io
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from pyarrow import parquet
 
 from tests import commands, exported
@@ -51,6 +53,13 @@ def folder(tmp_path_factory):
 
 def _instdisc_embed(*flags):
     return commands.run("embed", *flags, cwd=ROOT)
+
+
+def test_a_run_embeds_the_largest_images_that_it_is_trained_on(small_run):
+    file = io.BytesIO()
+    Image.new("1", (2**14, 2**13)).save(file, "PNG")
+    embed, _ = run_embedder(str(small_run.path))
+    assert embed([file.getvalue()])["valid"].numpy().tolist() == [True]
 
 
 @pytest.mark.exhaustive

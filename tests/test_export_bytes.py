@@ -187,6 +187,8 @@ def test_error_mode_fails_the_bad_request_only(small_run, good, tmp_path):
         ExportOptions(bad_bytes="error", batch_sizes=(1, 4)),
         with_bank=False,
     )
+    card = (path / "model_card.md").read_text()
+    assert "A request may have at most 1,024 images." in card
     with commands.session() as session, session.graph.as_default():
         meta = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
         signature = meta.signature_def["image_bytes"]
@@ -198,6 +200,15 @@ def test_error_mode_fails_the_bad_request_only(small_run, good, tmp_path):
                 return session.run(fetch, {feed: [content]})
             except tf.errors.InvalidArgumentError:
                 return None
+
+        # A large request is divided.
+        found = session.run(fetch, {feed: [good] * 13})
+        assert len(found) == 13
+        np.testing.assert_allclose(found, found[:1].repeat(13, 0), atol=1e-5)
+        # More requests at once than batches that wait by default.
+        with concurrent.futures.ThreadPoolExecutor(64) as pool:
+            found = list(pool.map(ask, [good] * 256))
+        assert all(answer is not None for answer in found)
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             bad = {3: b"bad", 5: GOES_ON}

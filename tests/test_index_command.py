@@ -1,5 +1,6 @@
 """`instdisc-index` and `instdisc-neighbors --index`."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -8,9 +9,11 @@ import sys
 import faiss
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from tests import commands
 from tests.finished_run import fill_folder, make_run
+from tf_instdisc.cli import neighbors
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval import neighbor_rows
 from tf_instdisc.retrieval import queries as search
@@ -20,6 +23,7 @@ from tf_instdisc.runs import opening
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import index_directory
 from tf_instdisc.serving.embed_folder import embed_folder
+from tf_instdisc.serving.embedding_file import table_of
 from tf_instdisc.serving.options import INDEX_KINDS, IndexOptions
 
 pytestmark = pytest.mark.slow
@@ -167,11 +171,41 @@ def test_embeddings_are_read_from_the_file_of_a_folder(place, tmp_path, ending):
 
     file = str(tmp_path / f"embedded.{ending}")
     embed_folder(str(place / "images"), file, embedder, "model", batch_size=64)
-    bank = index_directory.read_embeddings(file)
+    bank, digest = index_directory.read_embeddings(file)
+    assert digest == "model"
     assert bank.names.tolist() == sorted(NAMES)
     assert bank.instance_ids.tolist() == list(range(len(NAMES)))
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(bank.rows, rows / norms, rtol=1e-5)
+
+
+def test_rows_that_another_encoder_embedded_are_refused(place, tmp_path):
+    run = opening.load(str(place / "run"))
+    bank = run.load_bank()
+    for source, is_accepted in (
+        (f"encoder {run.encoder_digest()}", True),
+        ("SavedModel 12ab", True),  # It may be an export of the run.
+        ("", True),
+        ("encoder 12ab", False),
+    ):
+        index_directory.write_index(
+            bank, str(tmp_path), IndexOptions(kind="exact"), source=source
+        )
+        index = index_directory.open_index(str(tmp_path))
+        outcome = contextlib.nullcontext()
+        if not is_accepted:
+            outcome = pytest.raises(UsageError, match="of another encoder")
+        with outcome:
+            neighbors._require_same_encoder("index", index, run, bank)
+
+
+def test_rows_of_several_models_are_refused(tmp_path):
+    for source in ("encoder 1", "encoder 2"):
+        ids = np.arange(2)
+        table = table_of(ids, ["a", "b"], np.eye(2, dtype=np.float32), source)
+        parquet.write_table(table, tmp_path / f"{source}.parquet")
+    with pytest.raises(UsageError, match="rows are of 2 models"):
+        index_directory.read_embeddings(str(tmp_path))
 
 
 def _bank(rows):

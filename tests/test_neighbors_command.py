@@ -280,6 +280,22 @@ def test_the_command_writes_pictures_of_a_folder(run, tmp_path):
     assert {"query", "right", "wrong", "unknown"} == set(classes)
 
 
+def test_a_picture_shows_at_most_100_queries(run, tmp_path, capsys):
+    fill_folder(tmp_path / "new", [f"{i}.png" for i in range(101)])
+    path = str(tmp_path / "grid.png")
+    command.main(
+        options.FinishedRun(run_dir=str(run.path)),
+        command.NeighborsOptions(
+            query=str(tmp_path / "new"), output=(path,), num_neighbors=1
+        ),
+        options.MovedImages(),
+    )
+    found = capsys.readouterr().out
+    assert f"{path} shows the first 100 of 101 queries\n" in found
+    height = Image.open(path).height
+    assert height < 101 * grid.PICTURE * 1.5
+
+
 @pytest.mark.parametrize(
     ("query", "part"),
     [

@@ -3,6 +3,8 @@
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -246,6 +248,22 @@ def test_each_row_is_classified_by_the_others():
         assert votes.nearest[i] == pytest.approx(scores[0, 0])
         own = tally[bank.labels[position]] / tally.sum()
         assert votes.own_fraction[i] == pytest.approx(own)
+
+
+@pytest.mark.parametrize("spread", [0, 1e-7, 2e-6])
+def test_a_bank_of_equal_rows_has_a_map(spread):
+    """In a subprocess, which t-SNE would kill."""
+    code = (
+        "import sys, numpy as np\n"
+        "from tf_instdisc.retrieval.analysis import map_of_all\n"
+        "rng = np.random.default_rng(0)\n"
+        "rows = 0.25 + float(sys.argv[1]) * rng.random([200, 16])\n"
+        "places = map_of_all(rows.astype(np.float32))\n"
+        "assert places.shape == (200, 2) and np.isfinite(places).all()\n"
+    )
+    command = [sys.executable, "-c", code, str(spread)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("classes", (1, 3))

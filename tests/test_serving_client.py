@@ -18,6 +18,7 @@ import pytest
 import tf_instdisc
 from tests import exported
 from tests.servers import KINDS, Server, need, running
+from tf_instdisc.errors import UsageError
 from tf_instdisc.serving import saved_model
 from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving_client import GrpcClient, RestClient, ServingError
@@ -187,6 +188,73 @@ def test_a_client_s_own_key_without_tls_is_refused():
         GrpcClient("localhost:1", "m", private_key="key.pem")
 
 
+def _make_certificate(folder):
+    """Writes a key and its certificate for localhost; returns their paths."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl on the PATH to make a certificate")
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+        " -addext subjectAltName=DNS:localhost"
+        f" -keyout {key} -out {certificate}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return str(key), str(certificate)
+
+
+def test_wrong_certificates_are_refused_at_once(tmp_path):
+    """Otherwise, gRPC ends the process, or tries until the deadline."""
+    key, certificate = _make_certificate(tmp_path)
+    text = tmp_path / "text.pem"
+    text.write_text("no certificate")
+    trusting = {"root_certificates": certificate}
+    for arguments, part in (
+        ({"root_certificates": str(text)}, "PEM file of certificates"),
+        ({**trusting, "private_key": key}, "given together"),
+        ({**trusting, "certificate_chain": certificate}, "given together"),
+        (
+            {
+                **trusting,
+                "private_key": str(text),
+                "certificate_chain": certificate,
+            },
+            "PEM files of a key",
+        ),
+    ):
+        with pytest.raises(UsageError, match=part) as caught:
+            GrpcClient("localhost:1", "m", **arguments)
+        assert "Received: " in str(caught.value)
+    pair = {"private_key": key, "certificate_chain": certificate}
+    GrpcClient("localhost:1", "m", **trusting, **pair).close()
+
+
+@pytest.mark.parametrize(
+    "target",
+    (
+        "",
+        None,
+        "http://localhost:8500",
+        "https://localhost:8500",
+        "local host:8500",
+        "localhost:8500\n",
+        "localhost:65536",
+        "localhost:0",
+        "[::1]:99999",
+    ),
+)
+def test_wrong_targets_are_refused_at_once(target):
+    with pytest.raises(UsageError, match=r"host:port.*Received: target="):
+        GrpcClient(target, "m")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ("localhost:65535", "dns:///localhost:1", "[::1]:8500", "unix:99999"),
+)
+def test_the_forms_of_a_target_are_accepted(target):
+    GrpcClient(target, "m", max_message_bytes=2**31).close()
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("server_kind", KINDS)
 def test_labels_lead_to_their_versions(server_kind, small_run, tmp_path):
@@ -218,19 +286,7 @@ def test_labels_lead_to_their_versions(server_kind, small_run, tmp_path):
 @pytest.mark.parametrize("server_kind", KINDS)
 def test_tls(server_kind, small_model_dir, tmp_path):
     need(server_kind)
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl on the PATH to make a certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-        " -addext subjectAltName=DNS:localhost"
-        f" -keyout {key} -out {certificate}"
-    )
-    subprocess.run(
-        command.split(),
-        check=True,
-        capture_output=True,
-    )
+    key, certificate = _make_certificate(tmp_path)
     with running(server_kind, small_model_dir, (key, certificate)) as server:
         trusting = {"root_certificates": str(certificate)}
         with _client("gRPC", server, **trusting) as client:

@@ -62,6 +62,12 @@ def main(
     collection = make_collection(model, moved)
     make_folders(options.ticked)
     ticked = TickedList(options.ticked, collection.bank)
+    if ticked.num_removed:
+        print(
+            f"{ticked.num_removed:,} images in {shown(ticked.path)} are no "
+            "longer in the bank. Their lines are dropped.",
+            file=sys.stderr,
+        )
     listener = server.listen(options.port)
     pictures = pictures_of(collection.images)
     in_background(lambda: collection.warm_up(pictures))

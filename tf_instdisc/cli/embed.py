@@ -261,13 +261,15 @@ def run_embedder(run_dir: str) -> tuple["Embedder", str]:
 
     import tensorflow as tf
 
+    from tf_instdisc.config.data import MAX_PIXELS
     from tf_instdisc.runs.embedding import gpus
     from tf_instdisc.runs.load import load_encoder
     from tf_instdisc.serving.options import ExportOptions
     from tf_instdisc.serving.signatures import build_serving
 
     crop_fraction = run.read_config().data.crop_fraction
-    options = ExportOptions(crop_fraction=crop_fraction)
+    # As in training; the default of an export protects a server.
+    options = ExportOptions(crop_fraction=crop_fraction, max_pixels=MAX_PIXELS)
     copies = []
     devices: list[str | None] = [*gpus()]
     for device in devices or [None]:

@@ -54,14 +54,19 @@ def main(given: RowsOptions, options: IndexOptions) -> None:
     from tf_instdisc.runs import opening
     from tf_instdisc.serving import index_directory
 
-    digests: tuple[str, ...] = ()
+    digests = {}
     if given.run_dir is not None:
         run = opening.load(given.run_dir)
         bank = run.load_bank()
-        digests = (run.encoder_digest(), run.bank_digest())
+        digests["encoder"] = run.encoder_digest()
+        digests["bank_digest"] = run.bank_digest()
     else:
-        bank = index_directory.read_embeddings(given.embeddings or "")
-    version = index_directory.write_index(bank, given.output, options, *digests)
+        bank, digests["source"] = index_directory.read_embeddings(
+            given.embeddings or ""
+        )
+    version = index_directory.write_index(
+        bank, given.output, options, **digests
+    )
     facts = index_directory.read_facts(version)
     print(
         f"index: {remote.shown_path(version)}\n"

@@ -56,7 +56,7 @@ class NeighborsOptions(Settings):
     )
     output: tuple[str, ...] = setting(
         ("neighbors.png", "neighbors.html"),
-        "Files to write: .png, .html or both.",
+        "Files to write: .png, which shows at most 100 queries, .html or both.",
         is_filled=True,
         is_path=True,
     )
@@ -123,6 +123,11 @@ def main(
     for path in options.output:
         if path.endswith(".png"):
             grid.save_png(path, rows)
+            if len(rows) > grid.MAX_ROWS:
+                print(
+                    f"{shown(str(path))} shows the first {grid.MAX_ROWS} of "
+                    f"{len(rows):,} queries"
+                )
         else:
             pages.write(
                 path, pages.neighbor_page(rows, run.path.resolve().name)
@@ -134,9 +139,8 @@ def _require_same_encoder(
     path: str, index: "OpenedIndex", run: "RunDirectory", bank: "Bank"
 ) -> None:
     facts = index.facts
-    if facts.dim != bank.rows.shape[1] or (
-        facts.encoder and facts.encoder != run.encoder_digest()
-    ):
+    is_of_encoder = facts.is_of_encoder(run.encoder_digest())
+    if facts.dim != bank.rows.shape[1] or not is_of_encoder:
         raise UsageError(
             "`index` must have rows of the run's encoder. Received: "
             f"index={path!r} of another encoder. Build it again."

@@ -25,8 +25,9 @@ _MARGIN = 8
 def decode_whole(contents: tf.Tensor) -> tf.Tensor:
     """Decodes an image as viewers show it.
 
-    EXIF orientation is applied and alpha is dropped. Of 16-bit images the
-    upper 8 bits are used, and of an animation the first frame.
+    EXIF orientation is applied, and a PNG or WebP with alpha is composited on
+    white. Of 16-bit images the upper 8 bits are used, and of an animation the
+    first frame.
 
     Args:
         contents: Scalar string, one of `FORMATS`.

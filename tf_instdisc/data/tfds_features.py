@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tf_instdisc.data.formats.image_file import on_white
 from tf_instdisc.errors import UsageError
 from tf_instdisc.text import listed
 
@@ -151,18 +152,23 @@ def value_range(
     return 0.0, 1.0 if high <= 1 else 255.0
 
 
-def to_uint8(image: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
-    """Scales and rounds an image to 0..255, and drops its alpha channel.
+def to_uint8(
+    image: tf.Tensor, limits: tuple[float, float], is_file: bool
+) -> tf.Tensor:
+    """Scales and rounds an image to 0..255, in at most three channels.
 
     Args:
         image: `[height, width, 1, 3 or 4]`.
         limits: From `value_range`.
+        is_file: Whether it was stored as an 8-bit image file, in which case the
+            fourth channel is alpha, and the image is composited on white.
+            Otherwise, the fourth channel is dropped.
 
     Returns:
         uint8 `[height, width, 1 or 3]`.
     """
     if image.shape[-1] == 4:
-        image = image[..., :3]
+        image = on_white(image) if is_file else image[..., :3]
     if image.dtype == tf.uint8:
         return image
     low, high = limits

@@ -47,7 +47,8 @@ def tfds_source(
 ) -> ImageSource:
     """Reads a split of a TFDS dataset; prepares it first if necessary.
 
-    Images have one, three or four channels, of which the fourth is dropped.
+    Images have one, three or four channels. 8-bit `Image` features with alpha
+    are composited on white; of others, the fourth channel is dropped.
     16-bit images are scaled from 0..65535 to 0..255. The range of float images
     depends on their values: it is [0, 1] if the first 1,000 images of the
     split are in that range, and otherwise [0, 255].
@@ -160,7 +161,7 @@ def _parser(
     def parse(example: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         pixels = image_of(example)
         if limits is not None:
-            pixels = tfds_features.to_uint8(pixels, limits)
+            pixels = tfds_features.to_uint8(pixels, limits, image.is_file)
         index = tf.constant(NO_LABEL, tf.int64)
         if label is not None:
             index = label.index(tfds_features.at(example, label.key))

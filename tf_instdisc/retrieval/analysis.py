@@ -12,6 +12,7 @@ from tf_instdisc.runs.bank import Bank, sample_rows
 _CLUSTERS = 12
 _LANDMARKS = 3000  # t-SNE of more rows takes minutes.
 _NEAREST_LANDMARKS = 5
+_LEAST_SPREAD = 1e-6  # Embeddings that differ less are equal but for rounding.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +70,14 @@ def most_confused(matrix: np.ndarray, count: int) -> np.ndarray:
 
 
 def map_of(rows: np.ndarray) -> np.ndarray:
-    """Returns a t-SNE map, float `[num_rows, 2]`; similar rows are close."""
+    """Returns a t-SNE map, float `[num_rows, 2]`; similar rows are close.
+
+    Equal rows are all at the origin.
+    """
     from sklearn.manifold import TSNE
 
-    if len(rows) < 3:
+    # The initial places are divided by their spread; of NaN, t-SNE crashes.
+    if len(rows) < 3 or np.ptp(rows, axis=0).max() < _LEAST_SPREAD:
         return np.zeros([len(rows), 2])
     perplexity = min(30.0, (len(rows) - 1) / 3)
     method = TSNE(

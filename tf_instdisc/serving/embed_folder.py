@@ -58,14 +58,14 @@ def embed_folder(
 
     Args:
         folder: The folder, including its subfolders.
-        output: `.npz` with `ids`, `names` and `embeddings`, or `.parquet`
-            with the columns of `table_of`; must not exist. Names are paths
-            relative to the folder, and ids their positions among all sorted
-            names.
+        output: `.npz` with `ids`, `names`, `embeddings` and one `digest`, or
+            `.parquet` with the columns of `table_of`; must not exist. Names are
+            paths relative to the folder, and ids their positions among all
+            sorted names.
         embedder: Takes files as bytes and returns `embedding` and `valid`,
             like the signature `image_bytes`.
-        source: Identifies the model, as the digest of a Parquet file;
-            parts of another model are rejected.
+        source: Identifies the model, as the digest of the output; parts
+            of another model are rejected.
         batch_size: Number of images in each call of the embedder.
         num_workers: Number of batches that are read or embedded at a time.
 
@@ -249,7 +249,11 @@ def _write_output(
     if target.suffix == ".npz":
         with atomic.replacing(target) as partial:
             np.savez(
-                partial, ids=ids, names=np.array(names), embeddings=embeddings
+                partial,
+                ids=ids,
+                names=np.array(names),
+                embeddings=embeddings,
+                digest=source,
             )
         return
     from pyarrow import parquet

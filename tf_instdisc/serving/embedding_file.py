@@ -48,21 +48,28 @@ def table_of(
     return pyarrow.table(columns)
 
 
-def read_columns(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads ids, names and embeddings.
+def read_columns(
+    path: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Reads ids, names, embeddings and the digest of their model.
 
     Args:
         path: `.npz`, or a Parquet file or a directory of Parquet files.
 
     Returns:
-        int64 `[size]`, str `[size]` and float `[size, embedding_dim]`. Files
-        without ids, as earlier versions wrote them, are numbered.
+        int64 `[size]`, str `[size]`, float `[size, embedding_dim]` and a
+        string. Rows without ids, as earlier versions wrote them, are numbered,
+        and a missing digest is empty.
+
+    Raises:
+        ValueError: If the rows are of several models.
     """
     if path.endswith(".npz"):
         with np.load(path) as file:
             names, rows = file["names"], file["embeddings"]
             ids = file["ids"] if "ids" in file else np.arange(len(names))
-            return ids, names, rows
+            digest = str(file["digest"]) if "digest" in file else ""
+            return ids, names, rows, digest
     require_extra("parquet", "pyarrow")
     from pyarrow import parquet
 
@@ -75,4 +82,9 @@ def read_columns(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ids = np.arange(len(names))
     if "id" in table.column_names:
         ids = table["id"].to_numpy()
-    return ids, names, rows
+    digests = [""]
+    if "digest" in table.column_names:
+        digests = table["digest"].unique().to_pylist() or digests
+    if len(digests) > 1:
+        raise ValueError(f"its rows are of {len(digests)} models")
+    return ids, names, rows, digests[0]

@@ -54,6 +54,8 @@ class Facts:
         encoder: SHA-256 of `encoder.keras` of the run; empty for rows of a
             file.
         bank: SHA-256 of `bank.npz` of the run; empty for rows of a file.
+        source: For rows of a file, identifies the model that embedded them, if
+            the file does.
     """
 
     kind: str
@@ -64,6 +66,13 @@ class Facts:
     recall: float
     encoder: str = ""
     bank: str = ""
+    source: str = ""
+
+    def is_of_encoder(self, digest: str) -> bool:
+        """Returns whether the rows may be of the encoder of a run."""
+        if self.source.startswith("encoder "):
+            return self.source == f"encoder {digest}"
+        return self.encoder in ("", digest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +91,11 @@ class OpenedIndex:
     ]
 
 
-def read_embeddings(path: str) -> Bank:
+def read_embeddings(path: str) -> tuple[Bank, str]:
     """Reads the output of `embed_folder` as a bank without labels.
+
+    Returns:
+        The bank, and the digest of its model.
 
     Args:
         path: A file or directory, as in `read_columns`. Rows are scaled to
@@ -98,7 +110,7 @@ def read_embeddings(path: str) -> Bank:
             f"`embeddings` must exist. Received: embeddings={path!r}"
         )
     try:
-        ids, names, rows = read_columns(path)
+        ids, names, rows, digest = read_columns(path)
         rows = rows.astype(np.float32)
     except (*_UNREADABLE, KeyError, OSError) as error:
         raise UsageError(
@@ -114,7 +126,7 @@ def read_embeddings(path: str) -> Bank:
             f"{'' if np.isfinite(rows).all() else ', some not finite'}."
         )
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return Bank(rows, ids, names, np.full(len(rows), -1))
+    return Bank(rows, ids, names, np.full(len(rows), -1)), digest
 
 
 def write_index(
@@ -123,10 +135,11 @@ def write_index(
     options: IndexOptions,
     encoder: str = "",
     bank_digest: str = "",
+    source: str = "",
 ) -> pathlib.Path:
     """Writes the next version of an index, and returns its directory.
 
-    `encoder` and `bank_digest` are `encoder` and `bank` of `Facts`.
+    `encoder`, `bank_digest` and `source` are those of `Facts`.
 
     Raises:
         UsageError: If `output` is a file, there are too few rows, or faiss is
@@ -154,6 +167,7 @@ def write_index(
             recall=round(probes.recall, 4),
             encoder=encoder,
             bank=bank_digest,
+            source=source,
         )
         text = json.dumps(dataclasses.asdict(facts), indent=1)
         atomic.write_text(version / _FACTS, text + "\n")

@@ -11,7 +11,7 @@ from tf_instdisc.serving.bank_index import BankIndex
 from tf_instdisc.serving.options import ExportOptions
 from tf_instdisc.serving.partitioned_index import PartitionedIndex
 from tf_instdisc.serving.partitions import Probes
-from tf_instdisc.serving.signatures import Function
+from tf_instdisc.serving.signatures import Function, most_in_request
 from tf_instdisc.text import markdown_table
 
 _RANGES = {
@@ -82,7 +82,7 @@ def model_card(
         f"Bytes: the shorter side is resized to {encoder.input_shape[1]} / "
         f"{options.crop_fraction} pixels, and the center cut out, as in",
         f"evaluation. Images of more than {options.max_pixels:,} pixels are "
-        "refused.",
+        f"refused.{_request_limit(options)}",
         "",
         "## Options",
         "",
@@ -95,6 +95,12 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _request_limit(options: ExportOptions) -> str:
+    if options.bad_bytes != "error":
+        return ""
+    return f"\nA request may have at most {most_in_request(options):,} images."
 
 
 def _bank(index: BankIndex | None, options: ExportOptions) -> str:

@@ -18,6 +18,18 @@ graph_function = functools.partial(tf.function, autograph=False)
 _BATCH_TIMEOUT_MICROS = 2000
 
 
+# Batches that wait; the request after them is refused.
+_MAX_WAITING = 1000
+
+
+def most_in_request(options: ExportOptions) -> int:
+    """Returns the most images in a request, if the graph batches requests.
+
+    They are divided into batches of the allowed sizes.
+    """
+    return max(1024, options.batch_sizes[-1])
+
+
 def build_serving(
     encoder: keras.Model, index: BankIndex | None, options: ExportOptions
 ) -> tuple[dict[str, Function], tf.Module]:
@@ -73,9 +85,11 @@ def _functions(
         decode_batch = image_bytes.decode_batch_or_fail
         embed_decoded = tf.nondifferentiable_batch_function(
             num_batch_threads=2,
-            max_batch_size=options.batch_sizes[-1],
+            max_batch_size=most_in_request(options),
             batch_timeout_micros=_BATCH_TIMEOUT_MICROS,
             allowed_batch_sizes=list(options.batch_sizes),
+            max_enqueued_batches=_MAX_WAITING,
+            enable_large_batch_splitting=True,
             autograph=False,
         )(embed)
 

@@ -176,15 +176,15 @@ def place(
     """Places a frame on a canvas.
 
     Args:
-        image: uint8 `[frame_height, frame_width, 3]`.
+        image: uint8 `[frame_height, frame_width, channels]`.
         top: int32, row of the canvas at which the frame begins.
         left: int32, column of the canvas at which the frame begins.
         height: Height of the canvas.
         width: Width of the canvas.
-        background: uint8 `[3]`, color of the rest.
+        background: uint8 `[channels]` or scalar, color of the rest.
 
     Returns:
-        uint8 `[height, width, 3]`.
+        uint8 `[height, width, channels]`.
     """
     shape = tf.shape(image)
 

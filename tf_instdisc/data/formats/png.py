@@ -24,8 +24,11 @@ _COUNTED_CHUNKS = 20_000
 
 
 def read(file: FileBytes, max_pixels: int, is_trusted: bool) -> Stored:
-    """Keeps header, palette and pixel data; reads the EXIF chunk."""
-    palette, pixels, exif_at, is_whole = _chunks(file)
+    """Keeps header, palette, alpha and pixel data; reads the EXIF chunk.
+
+    Whether the image has alpha is stored at the end, for `decode`.
+    """
+    palette, alphas, pixels, exif_at, is_whole = _chunks(file)
     width, height = file.big(16, 4), file.big(20, 4)
     depth, color_type = tf.unstack(file.at(24, 2))
     channels = tf.gather(_CHANNELS, tf.clip_by_value(color_type, 0, 6))
@@ -58,14 +61,17 @@ def read(file: FileBytes, max_pixels: int, is_trusted: bool) -> Stored:
             lambda: ~zlib_stream.exceeds(_joined(file, pixels), most_inflated),
             lambda: tf.constant(True),
         )
+    has_alpha = (color_type == 4) | (color_type == 6) | (alphas[1] > 0)
     message = "The pixel data of a PNG must end with its last row."
     with tf.control_dependencies(require(ends, message, [])):
         contents = tf.strings.join(
             [
                 file.slice(0, _HEADER_END),
                 file.slice(palette[0], palette[1]),
+                file.slice(alphas[0], alphas[1]),
                 file.slice(pixels[0], pixels[1]),
                 _END,
+                tf.where(has_alpha, b"\1", b"\0"),
             ]
         )
     orientation = exif.orientation(file, exif_at[0], exif_at[1])
@@ -74,8 +80,8 @@ def read(file: FileBytes, max_pixels: int, is_trusted: bool) -> Stored:
 
 def _chunks(
     file: FileBytes,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the start and end of palette, pixel data and EXIF data.
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns start and end of palette, alphas, pixel data and EXIF data.
 
     The last value is whether all chunks were read.
     """
@@ -87,6 +93,7 @@ def _chunks(
         count: tf.Tensor,
         position: tf.Tensor,
         palette: tf.Tensor,
+        alphas: tf.Tensor,
         pixels: tf.Tensor,
         exif_at: tf.Tensor,
         done: tf.Tensor,
@@ -104,6 +111,8 @@ def _chunks(
 
         is_pixels = is_kind(b"IDAT")
         palette = tf.where(is_kind(b"PLTE") & (palette[1] == 0), chunk, palette)
+        is_alphas = is_kind(b"tRNS") & (alphas[1] == 0) & (pixels[1] == 0)
+        alphas = tf.where(is_alphas, chunk, alphas)
         body = tf.stack([position + 8, position + size - 4])
         exif_at = tf.where(is_kind(b"eXIf"), body, exif_at)
 
@@ -121,7 +130,8 @@ def _chunks(
         end = position + size * alike
         begin = tf.where(pixels[1] == 0, position, pixels[0])
         pixels = tf.where(is_first, tf.stack([begin, end]), pixels)
-        return count + 1, end, palette, pixels, exif_at, is_kind(b"IEND")
+        is_end = is_kind(b"IEND")
+        return count + 1, end, palette, alphas, pixels, exif_at, is_end
 
     def condition(
         count: tf.Tensor, position: tf.Tensor, *others: tf.Tensor
@@ -129,7 +139,7 @@ def _chunks(
         done = others[-1]
         return ~done & (count < _CHUNKS) & (position < file.length)
 
-    count, _, palette, pixels, exif_at, _ = tf.while_loop(
+    count, _, palette, alphas, pixels, exif_at, _ = tf.while_loop(
         condition,
         step,
         [
@@ -138,11 +148,12 @@ def _chunks(
             nothing,
             nothing,
             nothing,
+            nothing,
             tf.constant(False),
         ],
         parallel_iterations=1,
     )
-    return palette, pixels, exif_at, count < _CHUNKS
+    return palette, alphas, pixels, exif_at, count < _CHUNKS
 
 
 def _joined(file: FileBytes, pixels: tf.Tensor) -> tf.Tensor:
@@ -173,5 +184,10 @@ def _joined(file: FileBytes, pixels: tf.Tensor) -> tf.Tensor:
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """Returns uint8 `[height, width, 3]`, the upper 8 bits, without alpha."""
-    return tf.io.decode_png(contents, channels=3)
+    """Returns uint8 `[height, width, 3 or 4]`, the upper 8 bits."""
+    # Libpng ignores the byte after the last chunk.
+    return tf.cond(
+        tf.strings.substr(contents, -1, 1) == b"\1",
+        lambda: tf.io.decode_png(contents, channels=4),
+        lambda: tf.io.decode_png(contents, channels=3),
+    )

@@ -9,26 +9,22 @@ from tf_instdisc.data.formats.file_bytes import (
     little_endian,
     little_string,
     require,
-    to_string,
 )
 
 _CHUNKS = 1000
 _FRAME_BYTES = 16  # Of an animation's frame, before its chunks.
 _CANVAS_FIELDS = 4
-_ALPHA_BIT = 16
 
 
 def read(file: FileBytes) -> Stored:
-    """Creates a still and opaque file of the image, or of the first frame.
+    """Creates a still file of the image, or of the first frame.
 
     The frame's position on its canvas is stored at the end, for `decode`.
     """
-    bits, canvas, frame, exif_at = _chunks(file)
+    bits, alphas, canvas, frame, exif_at = _chunks(file)
     is_lossless = file.at(bits[0] + 3, 1)[0] == ord("L")
     body = bits[0] + 8
-    # A lossless image only states that it has alpha, which changes no color.
-    packed = file.at(body, 5)
-    sides = little_endian(packed[1:])
+    sides = file.little(body + 1, 4)
     lossless_size = tf.stack([sides // 2**14, sides]) % 2**14 + 1
     lossy_size = (
         tf.stack([file.little(body + 8, 2), file.little(body + 6, 2)]) % 2**14
@@ -53,29 +49,28 @@ def read(file: FileBytes) -> Stored:
             [],
         ),
     ]
-    opaque = packed[4:] - tf.bitwise.bitwise_and(packed[4:], _ALPHA_BIT)
     with tf.control_dependencies(checks):
-        length = bits[1] - body
-        pixels = tf.cond(
-            is_lossless,
-            lambda: tf.strings.join(
-                [
-                    file.slice(body, body + 4),
-                    to_string(opaque),
-                    file.slice(body + 5, bits[1]),
-                ]
-            ),
-            lambda: file.slice(body, bits[1]),
-        )
-    even = length + length % 2
+        chunks = _even(file.slice(bits[0], bits[1]))
+    # Lossless pixels contain their alpha.
+    chunks = tf.cond(
+        (alphas[1] > 0) & ~is_lossless,
+        lambda: tf.strings.join(
+            [
+                b"VP8X\x0a\0\0\0\x10\0\0\0",
+                little_string(size[1] - 1, 3),
+                little_string(size[0] - 1, 3),
+                _even(file.slice(alphas[0], alphas[1])),
+                chunks,
+            ]
+        ),
+        lambda: chunks,
+    )
     contents = tf.strings.join(
         [
             b"RIFF",
-            little_string(even + 12, 4),
+            little_string(tf.strings.length(chunks) + 4, 4),
             b"WEBP",
-            file.slice(bits[0], body),
-            pixels,
-            tf.where(even > length, b"\0", b""),
+            chunks,
             little_string(corner[1] // 2, 2),
             little_string(corner[0] // 2, 2),
         ]
@@ -84,15 +79,22 @@ def read(file: FileBytes) -> Stored:
     return Stored(contents, canvas_size[0], canvas_size[1], orientation)
 
 
+def _even(chunk: tf.Tensor) -> tf.Tensor:
+    """Returns a chunk, scalar string, padded to an even length."""
+    is_odd = tf.strings.length(chunk) % 2 == 1
+    return tf.strings.join([chunk, tf.where(is_odd, b"\0", b"")])
+
+
 def _chunks(
     file: FileBytes,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns image chunk, canvas, first frame and EXIF chunk."""
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns image chunk, alpha, canvas, first frame and EXIF chunk."""
 
     def step(
         count: tf.Tensor,
         position: tf.Tensor,
         bits: tf.Tensor,
+        alphas: tf.Tensor,
         canvas: tf.Tensor,
         frame: tf.Tensor,
         exif_at: tf.Tensor,
@@ -109,6 +111,8 @@ def _chunks(
 
         body = position + 8
         chunk = tf.stack([position, body + length])
+        is_alphas = is_kind(b"ALPH") & (alphas[0] == 0) & (bits[0] == 0)
+        alphas = tf.where(is_alphas, chunk, alphas)
         is_image = (is_kind(b"VP8 ") | is_kind(b"VP8L")) & (bits[0] == 0)
         bits = tf.where(is_image, chunk, bits)
         canvas = tf.where(is_kind(b"VP8X"), position, canvas)
@@ -119,7 +123,7 @@ def _chunks(
         )
         moved = 8 + length + length % 2
         position += tf.where(is_first_frame, 8 + _FRAME_BYTES, moved)
-        return count + 1, position, bits, canvas, frame, exif_at
+        return count + 1, position, bits, alphas, canvas, frame, exif_at
 
     def condition(
         count: tf.Tensor, position: tf.Tensor, *_: tf.Tensor
@@ -127,12 +131,13 @@ def _chunks(
         return (count < _CHUNKS) & (position < file.length)
 
     nothing = tf.constant([0, 0])
-    _, _, bits, canvas, frame, exif_at = tf.while_loop(
+    _, _, bits, alphas, canvas, frame, exif_at = tf.while_loop(
         condition,
         step,
         [
             tf.constant(0),
             tf.constant(12),
+            nothing,
             nothing,
             tf.constant(0),
             tf.constant(0),
@@ -140,22 +145,23 @@ def _chunks(
         ],
         parallel_iterations=1,
     )
-    return bits, canvas, frame, exif_at
+    return bits, alphas, canvas, frame, exif_at
 
 
 def decode(
     contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
-    """Returns uint8 `[height, width, 3]`: the image on its canvas, opaque."""
+    """Returns uint8 `[height, width, 3 or 4]`: the image on its canvas."""
     fields = tf.strings.substr(contents, -_CANVAS_FIELDS, _CANVAS_FIELDS)
     corner = tf.ensure_shape(tf.io.decode_raw(fields, tf.uint16), [2])
     left, top = tf.unstack(2 * tf.cast(corner, tf.int32))
     length = tf.strings.length(contents) - _CANVAS_FIELDS
+    # Another number of channels than that of the file is an error.
     image = tf.io.decode_image(
         tf.strings.substr(contents, 0, length),
-        channels=3,
+        channels=0,
         expand_animations=False,
     )
-    image = tf.ensure_shape(image, [None, None, 3])
-    black = tf.zeros([3], tf.uint8)
+    image = tf.ensure_shape(image, [None, None, None])
+    black = tf.zeros([], tf.uint8)
     return gif.place(image, top, left, height, width, black)

@@ -69,7 +69,8 @@ class _Server:
         self._collection = collection
         self._pictures = pictures
         self._ticked = ticked
-        # Browsers keep pictures until the server is started again.
+        # Browsers keep pictures and pages, whose positions may be of another
+        # run, until the server is started again.
         self._version = secrets.token_hex(4)
 
     def about(self, request: Request) -> Response:
@@ -112,6 +113,7 @@ class _Server:
         )
 
     async def neighbors_of_file(self, request: Request) -> Response:
+        self._require_same_start(request)
         contents = bytearray()
         async for chunk in request.stream():
             contents += chunk
@@ -169,6 +171,7 @@ class _Server:
         )
 
     async def tick(self, request: Request) -> Response:
+        self._require_same_start(request)
         try:
             wanted = await request.json()
             position = wanted["position"]
@@ -236,6 +239,13 @@ class _Server:
     def _require_position(self, position: int) -> None:
         if not 0 <= position < len(self._collection.bank.names):
             raise HTTPException(404, "There is no image of this number.")
+
+    def _require_same_start(self, request: Request) -> None:
+        """Refuses a page that shows the images of an earlier start."""
+        if request.headers.get("x-version") != self._version:
+            raise HTTPException(
+                409, "The server was started again. Reload the page."
+            )
 
     def _require_rows(self) -> None:
         if not self._collection.has_rows:

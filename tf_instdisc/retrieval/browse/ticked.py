@@ -18,7 +18,11 @@ class TickedList:
 
     Args:
         path: The file or its URL; it is written when the first image is
-            ticked. The images of an existing file are ticked at the start.
+            ticked. The images of an existing file are ticked at the start,
+            except those that were removed from the bank since.
+
+    Attributes:
+        num_removed: Number of images of the file that were removed.
 
     Raises:
         UsageError: If the file is not such a list, or one of other images.
@@ -28,6 +32,7 @@ class TickedList:
         self.path = os.fspath(path)
         self._bank = bank
         self._lock = threading.Lock()
+        self.num_removed = 0
         self._positions = self._read()
 
     @property
@@ -66,15 +71,30 @@ class TickedList:
             )
         ids = self._bank.instance_ids.tolist()
         place_of = {str(number): place for place, number in enumerate(ids)}
-        positions = set()
+        positions, removed = set(), []
         for line in filter(None, lines):
             number, _, name = line.partition("\t")
             place = place_of.get(number)
+            if place is None and number.isdecimal():
+                removed.append(line)
+                continue
             if place is None or shown(str(self._bank.names[place])) != name:
-                raise UsageError(
-                    "`ticked` must be a list of these images. Received: "
-                    f"ticked={self.path}, which has the line "
-                    f"{shown(line, UNTRUSTED_LIMIT)}. Give another file."
-                )
+                raise self._refused(line)
             positions.add(place)
+        # Ids are not given again, so an id below others was of an image here.
+        # A higher one may be of another run.
+        last = max(ids, default=-1)
+        are_others = all(
+            int(line.partition("\t")[0]) > last for line in removed
+        )
+        if removed and not positions and are_others:
+            raise self._refused(removed[0])
+        self.num_removed = len(removed)
         return positions
+
+    def _refused(self, line: str) -> UsageError:
+        return UsageError(
+            "`ticked` must be a list of these images. Received: "
+            f"ticked={self.path}, which has the line "
+            f"{shown(line, UNTRUSTED_LIMIT)}. Give another file."
+        )

@@ -9,6 +9,8 @@ from tf_instdisc.retrieval.pages import captions
 
 PICTURE = 64
 """Side of a picture, in pixels."""
+MAX_ROWS = 100
+"""The most queries in a PNG file; viewers refuse pictures of any height."""
 _FRAME_COLORS = {
     RIGHT: (26, 150, 65),
     WRONG: (215, 48, 39),
@@ -76,6 +78,7 @@ def draw(rows: list[Row]) -> np.ndarray:
 
 
 def save_png(path: str, rows: list[Row]) -> None:
-    """Draws a grid into a PNG file."""
+    """Draws a grid of the first `MAX_ROWS` rows into a PNG file."""
     with atomic.replacing(path) as partial:
-        Image.fromarray(draw(rows)).save(partial, "PNG", optimize=True)
+        grid = Image.fromarray(draw(rows[:MAX_ROWS]))
+        grid.save(partial, "PNG", optimize=True)

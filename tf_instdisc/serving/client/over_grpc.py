@@ -30,7 +30,10 @@ from tf_instdisc.serving.client.responses import (
     Response,
     text_array,
 )
+from tf_instdisc.serving.client.tls import check_pem_files
 from tf_instdisc.text import shown
+
+_MAX_INT = 2**31 - 1  # The largest value of an option of gRPC.
 
 
 class GrpcClient(Client):
@@ -51,9 +54,10 @@ class GrpcClient(Client):
 
     Raises:
         FileNotFoundError: If a PEM file is missing.
-        ValueError: If an option is out of its range, or if the client's files
-            are given without `root_certificates`, in which case nothing would
-            be encrypted.
+        ValueError: If an option is out of its range, `target` is not
+            `host:port`, a PEM file has other contents, only one of the client's
+            files is given, or they are given without `root_certificates`, in
+            which case nothing would be encrypted.
     """
 
     def __init__(
@@ -69,16 +73,15 @@ class GrpcClient(Client):
         super().__init__(
             target, ClientOptions(model_name, **options), 256 * 2**20
         )
-        if not isinstance(target, str) or not target:
-            raise UsageError(
-                f"`target` must be host:port. Received: target={target!r}"
-            )
+        _require_target(target)
         if root_certificates is None and (private_key or certificate_chain):
             raise UsageError(
                 "`private_key` and `certificate_chain` go with "
                 "`root_certificates`, which enables TLS. Received: "
                 "root_certificates=None"
             )
+        if root_certificates is not None:
+            check_pem_files(root_certificates, private_key, certificate_chain)
         retry = {
             "maxAttempts": MAX_ATTEMPTS,
             "initialBackoff": f"{FIRST_BACKOFF}s",
@@ -89,12 +92,13 @@ class GrpcClient(Client):
         services = ("PredictionService", "ModelService")
         names = [{"service": f"tensorflow.serving.{s}"} for s in services]
         config = {"methodConfig": [{"name": names, "retryPolicy": retry}]}
+        max_bytes = min(self.max_message_bytes, _MAX_INT)
         channel_options = [
-            ("grpc.max_send_message_length", self.max_message_bytes),
-            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", max_bytes),
+            ("grpc.max_receive_message_length", max_bytes),
             # Requests larger than this buffer, 256 KiB by default, would
             # silently not be retried.
-            ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
+            ("grpc.per_rpc_retry_buffer_size", max_bytes),
             ("grpc.service_config", json.dumps(config)),
             ("grpc.initial_reconnect_backoff_ms", int(1000 * FIRST_BACKOFF)),
             ("grpc.max_reconnect_backoff_ms", int(1000 * MAX_BACKOFF)),
@@ -166,6 +170,22 @@ class GrpcClient(Client):
             raise self._error(
                 error.code().name, error.details() or ""
             ) from error
+
+
+def _require_target(target: str) -> None:
+    message = (
+        "`target` must be host:port, with a port of at most 65535 and without "
+        f"spaces or http://. Received: target={target!r}"
+    )
+    if not isinstance(target, str) or not target or not target.isprintable():
+        raise UsageError(message)
+    port = target.rpartition(":")[2]
+    is_wrong_port = port.isdecimal() and not 0 < int(port) < 2**16
+    if target.startswith("unix:"):  # Ends with a path, which may be a number.
+        is_wrong_port = False
+    is_url = target.lower().startswith(("http://", "https://"))
+    if " " in target or is_url or is_wrong_port:
+        raise UsageError(message)
 
 
 def _to_array(proto: Any, max_bytes: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 import base64
 import json
 import random
-import ssl
 import time
 import urllib.parse
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from tf_instdisc.serving.client.responses import (
     expected_dtype,
     from_lists,
 )
+from tf_instdisc.serving.client.tls import tls_context
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
 
 _CODES = {
@@ -89,7 +89,7 @@ class RestClient(Client):
             self._url += f"/labels/{_quote(self.options.label)}"
         self._context = None
         if url.startswith("https://"):
-            self._context = _tls_context(root_certificates)
+            self._context = tls_context(root_certificates)
 
     def _predict_batch(
         self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
@@ -208,16 +208,6 @@ def _require_url(url: str) -> None:
         raise UsageError(message)
     if " " in url or parts.query or parts.fragment or parts.username:
         raise UsageError(message)
-
-
-def _tls_context(root_certificates: str | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=root_certificates)
-    except ssl.SSLError as error:
-        raise UsageError(
-            "`root_certificates` must be a PEM file of certificates. Received: "
-            f"root_certificates={root_certificates!r} ({error})"
-        ) from error
 
 
 def _quote(name: str) -> str:

@@ -235,7 +235,10 @@ async function openFile(file) {
   say(`Searching for the neighbors of ${file.name}.`);
   const { items } = await askJson(`api/neighbors?count=${PAGE}`, {
     method: "POST",
-    headers: { "Content-Type": "application/octet-stream" },
+    headers: {
+      "Content-Type": "application/octet-stream",
+      "X-Version": about.version,
+    },
     body: file,
   });
   files.push({ name: file.name, url: URL.createObjectURL(file), items });
@@ -269,6 +272,11 @@ function pairOf({ first, second, score }) {
   row.append(element("p", "faint", `cosine ${score.toFixed(3)}`));
   for (const item of [first, second]) {
     const button = tile(item, () => attempt(() => tick(item.position)));
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault(); // It would tick the image, as Space does.
+      goToImage(item.position);
+    });
     button.setAttribute("role", "checkbox");
     button.setAttribute("aria-label", `Remove ${item.name}`);
     const link = element("a", "", "neighbors");
@@ -283,7 +291,7 @@ function pairOf({ first, second, score }) {
 async function tick(position) {
   const answer = await askJson("api/ticked", {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { "Content-Type": "application/json", "X-Version": about.version },
     body: JSON.stringify({ position, ticked: !ticked.has(position) }),
   });
   ticked.clear();
