@@ -149,3 +149,25 @@ def test_only_leftovers_of_dead_processes_are_removed(tmp_path):
     others.add(recent)
     atomic.write_text(tmp_path / "page.html", "whole")
     assert set(os.listdir(tmp_path)) == {"page.html", *others}
+
+
+def test_a_directory_is_hidden_until_it_is_filled(tmp_path):
+    target = tmp_path / "run"
+
+    def fail():
+        with atomic.filling(target) as partial:
+            (partial / "half").touch()
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert os.listdir(tmp_path) == []
+    with atomic.filling(target) as partial, atomic.filling(target) as other:
+        assert partial != other
+        assert partial.name.startswith(atomic.PREFIX)
+        target.with_name("plain").mkdir()
+        assert partial.stat().st_mode == (tmp_path / "plain").stat().st_mode
+        (partial / "file").touch()
+        atomic.rename_directory(partial, target)
+    assert sorted(os.listdir(tmp_path)) == ["plain", "run"]
+    assert os.listdir(target) == ["file"]

@@ -89,11 +89,21 @@ def test_equal_rows_stop_the_search_at_its_limit():
     assert len(found.first) == 500
 
 
+def test_rows_need_not_have_exactly_unit_length():
+    rows = crowded_rows(0, 300, 24).astype(np.float16).astype(np.float32)
+    radii = np.full(len(rows), 0.2)
+    # The distance of this pair is the radius, up to its rounding.
+    close = np.linalg.norm(rows[:, None] - rows, axis=-1)
+    radii[:] = np.sort(close[np.triu_indices(len(rows), 1)])[40] + 1e-6
+    found = near_pairs.pairs_within(rows, radii)
+    expected = np.argwhere(np.triu(close <= radii[0], 1)).tolist()
+    assert as_set(found) == {tuple(pair) for pair in expected}
+
+
 @pytest.mark.parametrize("dim", [3, 8, 40])
 def test_every_row_has_a_radius_of_its_own(monkeypatch, dim):
     monkeypatch.setattr(near_pairs, "_BLOCK", 50)
     monkeypatch.setattr(near_pairs, "_OTHER_BLOCK", 70)
-    monkeypatch.setattr(near_pairs, "_PREFIX", 4)
     rows = np.concatenate([crowded_rows(0, 200, dim), crowded_rows(1, 90, dim)])
     radii = np.random.default_rng(2).random(len(rows))
     for split in (None, 266, 0, len(rows)):

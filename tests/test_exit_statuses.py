@@ -1,8 +1,11 @@
 """A user error is reported in one sentence, a bug with a traceback."""
 
+import errno
+
 import pytest
 
 from tests import commands, finished_run
+from tf_instdisc.cli import failures
 
 pytestmark = pytest.mark.slow
 
@@ -283,3 +286,24 @@ def test_the_folder_of_an_output_is_created(place):
     )
     assert written.returncode == 0, written.stderr
     assert (place / "new" / "a.tsv").read_text().startswith("name\tshared")
+
+
+@pytest.mark.parametrize(
+    ("error", "described"),
+    [
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "/a/b"),
+            ("/a/b: No such file.", 2),
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", b"/a/b"),
+            ("/a/b: Permission denied.", 74),
+        ),
+        (OSError(errno.ENOSPC, "No space left"), ("No space left.", 74)),
+        (OSError(errno.EINVAL, "Invalid argument"), None),
+        (PermissionError(errno.EPERM, "Not permitted", 3), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_failure_of_any_file_is_one_sentence(error, described):
+    assert failures.describe(error) == described

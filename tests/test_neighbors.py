@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_instdisc.retrieval import neighbors, votes
+from tf_instdisc.retrieval import near_pairs, neighbors, votes
 
 
 def unit_rows(rng, *shape):
@@ -169,3 +169,51 @@ def test_top_k_refuses_wrong_arguments():
         neighbors.top_k(rows, rows, 0)
     with pytest.raises(ValueError, match=r"queries.shape=\(3, 3\)"):
         neighbors.top_k(np.zeros([3, 3], np.float32), rows, 1)
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_products_are_not_rounded_to_tf32(monkeypatch, is_allowed):
+    setting = tf.config.experimental
+    before = setting.tensor_float_32_execution_enabled()
+    seen = []
+    matmul = tf.matmul
+
+    def spy(*arguments, **options):
+        seen.append(setting.tensor_float_32_execution_enabled())
+        return matmul(*arguments, **options)
+
+    monkeypatch.setattr(tf, "matmul", spy)
+    rows = np.random.default_rng(0).normal(size=[1200, 8]).astype(np.float32)
+    try:
+        setting.enable_tensor_float_32_execution(is_allowed)
+        neighbors.top_k(rows, rows, 3)
+        near_pairs.pairs_within(rows, np.ones(len(rows)))
+        with neighbors.full_precision():
+            with neighbors.full_precision():
+                pass
+            seen.append(setting.tensor_float_32_execution_enabled())
+        assert setting.tensor_float_32_execution_enabled() == is_allowed
+    finally:
+        setting.enable_tensor_float_32_execution(before)
+    assert len(seen) > 3
+    assert not any(seen)
+
+
+def test_rows_are_copied_to_a_gpu_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=[300, 8]), rng.integers(0, 3, 300)
+    expected = votes.knn_accuracy(rows, labels, rows[:99], labels[:99], 3, 9)
+    seen = []
+    monkeypatch.setattr(votes, "gpus", lambda: ["/GPU:0"])
+    monkeypatch.setattr(votes, "_VOTING_CHUNK", 40)
+    monkeypatch.setattr(
+        votes,
+        "top_k",
+        lambda queries, rows, k: (
+            seen.append(rows) or neighbors.top_k(queries, rows, k)
+        ),
+    )
+    found = votes.knn_accuracy(rows, labels, rows[:99], labels[:99], 3, 9)
+    assert found == expected
+    assert isinstance(seen[0], tf.Tensor)
+    assert seen[0] is seen[1] is seen[2]

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import subprocess
 
 import keras
 import numpy as np
@@ -126,10 +127,12 @@ def test_a_run_that_was_interrupted_is_unpacked_again(packed, monkeypatch):
 def test_removed_and_leftover_files_are_no_obstacle(packed):
     unpacked = shipped.unpack(NAME)
     (unpacked / "bank.npz").unlink()
-    left = unpacked.with_name(".partial-1")
+    done = subprocess.Popen(["true"])
+    done.wait()
+    left = unpacked.with_name(f".partial-{done.pid}-1-{unpacked.name}")
     left.mkdir()
     os.utime(left, (0, 0))
-    new = unpacked.with_name(".partial-2")
+    new = unpacked.with_name(f".partial-{done.pid}-2-{unpacked.name}")
     new.mkdir()
     assert len(opening.load(NAME).load_bank().rows) == 12
     assert not left.exists()

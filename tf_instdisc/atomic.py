@@ -12,6 +12,7 @@ import re
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 
 from tf_instdisc.errors import StorageError
@@ -91,6 +92,33 @@ def replacing(
         from tf_instdisc import remote
 
         remote.send(target)
+
+
+@contextlib.contextmanager
+def filling(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Makes a hidden directory, which the block fills and renames.
+
+    It is beside the target, whose name remains free until then. What processes
+    that no longer exist left behind for the target is removed.
+
+    Args:
+        target: A path in an existing directory.
+
+    Yields:
+        The directory; it is removed unless the block has renamed it.
+
+    Raises:
+        OSError: If the directory cannot be made.
+    """
+    remove_left_over(target)
+    own = f"{PREFIX}{os.getpid()}-{uuid.uuid4().hex}-"
+    # The mode of `tempfile.TemporaryDirectory` would hide it from a server.
+    partial = target.with_name(own + target.name)
+    partial.mkdir()
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_left_over(target: pathlib.Path) -> None:

@@ -123,7 +123,7 @@ class Copy:
             name
             for folder, _, files in os.walk(self.path)
             for file in files
-            if not file.startswith(".partial-")
+            if not file.startswith(atomic.PREFIX)
             for path in [os.path.join(folder, file)]
             for name in [os.path.relpath(path, self.path)]
             if not is_private(name)

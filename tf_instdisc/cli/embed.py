@@ -88,8 +88,8 @@ def main(options: EmbedOptions, model: ModelOptions) -> None:
         require_extra("parquet", "pyarrow")
 
     from tf_instdisc.runs.embedding import gpus
-    from tf_instdisc.serving.embed_folder import BATCH_SIZE, embed_folder
-    from tf_instdisc.serving.embedder import one_by_one
+    from tf_instdisc.serving.embed_folder import embed_folder
+    from tf_instdisc.serving.embedder import BATCH_SIZE, one_by_one
 
     batch_size = options.batch_size or BATCH_SIZE
     embedder, source = _embedder(model, batch_size)
@@ -114,7 +114,8 @@ def main(options: EmbedOptions, model: ModelOptions) -> None:
 def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
     require_extra("beam", "apache_beam", "pyarrow")
 
-    from tf_instdisc.serving import embed_batches, embed_beam, embed_inputs
+    from tf_instdisc.serving import embed_beam, embed_inputs
+    from tf_instdisc.serving.embedder import BATCH_SIZE
 
     images: embed_inputs.Images
     if options.images is not None:
@@ -133,15 +134,15 @@ def _embed_by_pipeline(options: EmbedOptions, model: ModelOptions) -> None:
             options.image_key,
         )
     # A model that cannot be loaded fails here, not on all workers.
-    most = options.batch_size or embed_batches.LARGEST
+    batch_size = options.batch_size or BATCH_SIZE
     model = _with_absolute_paths(model)
-    _, digest = _embedder(model, most)
+    _, digest = _embedder(model, batch_size)
     task = embed_beam.Task(
         images=images,
         output=_absolute(options.output),
-        load=functools.partial(worker_embedder, model, most),
+        load=functools.partial(worker_embedder, model, batch_size),
         digest=digest,
-        batch_size=options.batch_size,
+        batch_size=batch_size,
         dtype=options.dtype,
         images_per_file=options.images_per_file,
     )

@@ -39,8 +39,7 @@ class EmbedOptions(Settings):
     )
     batch_size: int | None = setting(
         None,
-        "Images per batch: 32. With --runner, up to 256, as many as take the "
-        "least time per image.",
+        "Images per batch: 32.",
         least=1,
     )
     runner: str | None = setting(

@@ -5,7 +5,6 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterable
 from typing import NoReturn, TextIO
 
 from tf_instdisc import remote
@@ -65,15 +64,12 @@ def _is_closed(stream: TextIO | None) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def describe(
-    error: Exception, named_paths: Iterable[str]
-) -> tuple[str, int] | None:
+def describe(error: Exception) -> tuple[str, int] | None:
     """Returns one sentence and the exit status of an expected failure.
 
     Args:
-        error: The exception that ended a command.
-        named_paths: Values from the user that may be paths. An OSError is
-            only expected at these, or if the disk is full or broken.
+        error: The exception that ended a command. An OSError is expected if it
+            names a file, or if the disk is full or broken.
 
     Returns:
         The message and the status; None for a bug in the program.
@@ -83,13 +79,11 @@ def describe(
     if isinstance(error, MemoryError):
         return _OUT_OF_MEMORY, UsageError.exit_status
     if isinstance(error, OSError):
-        return _describe_os_error(error, named_paths)
+        return _describe_os_error(error)
     return _describe_tensorflow_error(error)
 
 
-def _describe_os_error(
-    error: OSError, named_paths: Iterable[str]
-) -> tuple[str, int] | None:
+def _describe_os_error(error: OSError) -> tuple[str, int] | None:
     where = error.filename2 or error.filename
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):
         message = "The output was closed before the command had ended."
@@ -100,22 +94,10 @@ def _describe_os_error(
     if not isinstance(where, str | bytes | os.PathLike):
         return None
     where = os.path.abspath(os.fsdecode(where))
-    if not any(_is_near(where, path) for path in named_paths):
-        return None
     status = StorageError.exit_status
     if error.errno in _WRONG_PATH:
         status = UsageError.exit_status
     return f"{where}: {error.strerror}.", status
-
-
-def _is_near(where: str, named: str) -> bool:
-    """Returns whether a file is at, next to, below or above a named one."""
-    named = os.path.abspath(os.path.expanduser(named))
-    return (
-        os.path.dirname(where) == os.path.dirname(named)
-        or f"{where}{os.sep}".startswith(f"{named.rstrip(os.sep)}{os.sep}")
-        or f"{named}{os.sep}".startswith(f"{where.rstrip(os.sep)}{os.sep}")
-    )
 
 
 def _describe_tensorflow_error(error: Exception) -> tuple[str, int] | None:

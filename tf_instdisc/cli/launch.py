@@ -16,7 +16,6 @@ from tf_instdisc.cli import (
 )
 from tf_instdisc.cli.setting_flags import FlagGroup
 from tf_instdisc.config import recipes
-from tf_instdisc.config.fields import split
 from tf_instdisc.errors import UsageError, require_tensorflow_backend
 from tf_instdisc.text import did_you_mean
 
@@ -91,7 +90,7 @@ def launch(command: Any) -> None:
         try:
             run(arguments)
         except Exception as error:
-            end = failures.describe(error, _named_paths(arguments))
+            end = failures.describe(error)
             if end is None:
                 raise
             failures.end(*end)
@@ -131,21 +130,6 @@ def _parse(argv: Sequence[str], groups: Iterable[FlagGroup]) -> list[str]:
         failures.end(str(error).replace("`recipe`", "--recipe"), 2)
     except (OSError, UnicodeDecodeError) as error:
         failures.end(f"A --flagfile cannot be read: {error}", 2)
-
-
-def _named_paths(arguments: Sequence[str]) -> list[str]:
-    """Returns all given values that may be paths."""
-    found = list(arguments)
-    for name in flags.FLAGS:
-        flag = flags.FLAGS[name]
-        if flag.present:
-            values = (
-                flag.value if isinstance(flag.value, list) else [flag.value]
-            )
-            texts = [value for value in values if isinstance(value, str)]
-            # A flag may hold several paths.
-            found += [part for text in texts for part in (text, *split(text))]
-    return found
 
 
 def _help(summary: str, groups: Iterable[FlagGroup]) -> str:

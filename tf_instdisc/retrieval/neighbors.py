@@ -1,6 +1,8 @@
 """Exact nearest-neighbor search in the rows of a bank."""
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 
@@ -15,6 +17,9 @@ _BLOCK = 32
 _FEW = 4  # Up to this number of queries, NumPy computes the products.
 _COPY = 2**22  # Values of NumPy rows that are copied at a time.
 _PART = 2**21  # Values of rows that a thread processes at a time.
+_changing_precision = threading.Lock()
+_num_precise = 0  # Blocks that currently need the full precision.
+_was_allowed = True  # Whether TensorFlow could use TF32 before them.
 
 
 def top_k(
@@ -67,7 +72,10 @@ def top_k(
         rows = tf.constant(rows, tf.float32)  # Copied once for all queries.
     # With two threads, NumPy selects rows for one chunk while TensorFlow
     # multiplies for the other.
-    with futures.ThreadPoolExecutor(max_workers=2) as pool:
+    with (
+        full_precision(),
+        futures.ThreadPoolExecutor(max_workers=2) as pool,
+    ):
         found = pool.map(
             lambda c: _top_k_of_chunk(c, rows, num_neighbors, multiply), chunks
         )
@@ -92,6 +100,30 @@ def without_self(
     is_self[~is_self.any(axis=1), -1] = True
     shape = [len(positions), positions.shape[1] - 1]
     return scores[~is_self].reshape(shape), positions[~is_self].reshape(shape)
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Lets GPUs multiply float32 matrices in float32 within the block.
+
+    By default, TensorFlow lets them use TF32, whose cosines have errors of up
+    to 2e-4: some nearest neighbors and pairs would be missed. The setting is
+    global, so that it is restored after the last of several threads.
+    """
+    global _num_precise, _was_allowed
+    setting = tf.config.experimental
+    with _changing_precision:
+        if not _num_precise:
+            _was_allowed = setting.tensor_float_32_execution_enabled()
+            setting.enable_tensor_float_32_execution(False)
+        _num_precise += 1
+    try:
+        yield
+    finally:
+        with _changing_precision:
+            _num_precise -= 1
+            if not _num_precise:
+                setting.enable_tensor_float_32_execution(_was_allowed)
 
 
 def _multiply(queries: np.ndarray, rows: np.ndarray | tf.Tensor) -> tf.Tensor:

@@ -6,10 +6,12 @@ Monitoring and evaluation both use this implementation.
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from tf_instdisc.config import MethodConfig
 from tf_instdisc.errors import UsageError
 from tf_instdisc.retrieval.neighbors import top_k
+from tf_instdisc.runs.embedding import gpus
 
 _VOTING_CHUNK = 4096  # Queries whose votes are held at a time.
 
@@ -104,10 +106,13 @@ def knn_accuracy(
             f"{len(queries)} labeled queries, num_classes={num_classes}, "
             f"highest label {highest}"
         )
+    on_device: np.ndarray | tf.Tensor = rows
+    if gpus():
+        on_device = tf.constant(rows, tf.float32)  # Copied to the GPU once.
     hits = {number: np.zeros([2], np.int64) for number in num_neighbors}
     for start in range(0, len(queries), _VOTING_CHUNK):
         chunk = slice(start, start + _VOTING_CHUNK)
-        scores, positions = top_k(queries[chunk], rows, max(num_neighbors))
+        scores, positions = top_k(queries[chunk], on_device, max(num_neighbors))
         neighbor_labels = row_labels[positions]
         for number in num_neighbors:
             votes = weighted_votes(

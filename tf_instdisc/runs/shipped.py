@@ -7,14 +7,11 @@ an ordinary run directory among the user's caches, which every command reads.
 is unpacked.
 """
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import shutil
 import sys
-import tempfile
-import time
 
 import numpy as np
 
@@ -30,8 +27,6 @@ FOLDER = pathlib.Path(__file__).parent.parent / "weights"
 WEIGHTS = "weights.npz"
 
 _CURE = "Install tf_instdisc again."
-_PREFIX = ".partial-"
-_SECONDS_OF_UNPACKING = 3600  # At most, on any machine.
 
 
 def names() -> tuple[str, ...]:
@@ -85,28 +80,16 @@ def unpack(name: str) -> pathlib.Path:
     print(f"Unpacking {name} into {shown(str(target))}", file=sys.stderr)
     with atomic.reporting(str(target.parent), CACHE_CURE):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target.parent)
-        with tempfile.TemporaryDirectory(
-            prefix=_PREFIX, dir=target.parent
-        ) as folder:
-            partial = RunDirectory(pathlib.Path(folder, name))
-            _write_run(packed, partial)
+        with atomic.filling(target) as partial:
+            _write_run(packed, RunDirectory(partial))
             try:
-                atomic.rename_directory(partial.path, target)
+                atomic.rename_directory(partial, target)
             except OSError:
                 # Otherwise, another process has unpacked it in the meantime.
                 if not _is_complete(files):
                     shutil.rmtree(target, ignore_errors=True)
-                    atomic.rename_directory(partial.path, target)
+                    atomic.rename_directory(partial, target)
     return target
-
-
-def _remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what processes that were killed have left."""
-    for path in folder.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _SECONDS_OF_UNPACKING:
-                shutil.rmtree(path)
 
 
 def _is_complete(run: RunDirectory) -> bool:

@@ -34,9 +34,12 @@ from tf_instdisc import errors
 from tf_instdisc.data.image_files import read_files
 from tf_instdisc.errors import UsageError
 from tf_instdisc.serving import beam_files
-from tf_instdisc.serving.embed_batches import BatchedEmbedder
 from tf_instdisc.serving.embed_inputs import Images, Numbered
-from tf_instdisc.serving.embedder import Embedder
+from tf_instdisc.serving.embedder import (
+    BATCH_SIZE,
+    Embedder,
+    embed_in_batches,
+)
 from tf_instdisc.serving.embedding_file import table_of
 from tf_instdisc.text import shown
 
@@ -61,8 +64,7 @@ class Task:
         load: Returns the model, which marks bad images, as `one_by_one` does;
             called once in each process.
         digest: Identifies the model.
-        batch_size: Number of images in each call of the model, or None for one
-            that follows from the time that calls take.
+        batch_size: Number of images in each call of the model.
         dtype: As in `table_of`.
         images_per_file: Number of images in each file of the output.
         num_images: Number of images in all.
@@ -73,7 +75,7 @@ class Task:
     output: str
     load: Callable[[], Embedder]
     digest: str
-    batch_size: int | None = None
+    batch_size: int = BATCH_SIZE
     dtype: str = "float32"
     images_per_file: int = 4096
     num_images: int = 0
@@ -212,9 +214,7 @@ class _EmbedFile(beam.DoFn):
         name = f"part-{number:05d}-of-{task.num_files:05d}.parquet"
         facts = _facts_of(task.path(name))
         if facts is None or facts["identity"] != task.identity:
-            embedder = self._shared.acquire(
-                lambda: BatchedEmbedder(task.load(), task.batch_size)
-            )
+            embedder = self._shared.acquire(task.load)
             facts = _write_file(task, number, task.path(name), embedder)
         del facts["identity"]
         return {"name": name, **facts}
@@ -233,11 +233,11 @@ def _facts_of(path: str) -> dict[str, Any] | None:
 
 
 def _write_file(
-    task: Task, number: int, path: str, embedder: BatchedEmbedder
+    task: Task, number: int, path: str, embedder: Embedder
 ) -> dict[str, Any]:
     first = number * task.images_per_file
     names, contents = _inputs(task, number)
-    rows, kept, reasons = embedder(contents)
+    rows, kept, reasons = embed_in_batches(contents, embedder, task.batch_size)
     failed = "".join(
         f"{first + i}\t{shown(names[i])}\t"
         f"{shown(reasons[i]) or 'not an image that can be decoded'}\n"

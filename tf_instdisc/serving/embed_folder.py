@@ -16,7 +16,7 @@ from tf_instdisc.data.image_files import require_lasting
 from tf_instdisc.errors import UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs import lock
-from tf_instdisc.serving.embedder import Embedder, embed_contents
+from tf_instdisc.serving.embedder import BATCH_SIZE, Embedder, embed_contents
 from tf_instdisc.serving.embedding_file import table_of
 from tf_instdisc.text import shown
 
@@ -24,9 +24,6 @@ from tf_instdisc.text import shown
 _PART = 512
 
 _TASK = "task.json"
-
-BATCH_SIZE = 32
-"""The default number of images in each call of the embedder."""
 
 
 @dataclasses.dataclass(frozen=True)

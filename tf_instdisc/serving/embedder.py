@@ -1,6 +1,6 @@
 """Models as functions from image files to embeddings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -8,6 +8,12 @@ import tensorflow as tf
 from tf_instdisc.errors import UsageError
 
 Embedder = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
+
+BATCH_SIZE = 32
+"""The default number of images in each call of an embedder."""
+
+# Camera photographs fill the memory before they fill a batch.
+_MAX_BYTES = 64 * 2**20
 
 
 def embed_contents(
@@ -42,6 +48,48 @@ def embed_contents(
             "response is kept."
         )
     return {"embedding": embedding, "valid": valid}
+
+
+def embed_in_batches(
+    contents: Iterator[tuple[bytes, str]],
+    embedder: Embedder,
+    batch_size: int = BATCH_SIZE,
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Embeds any number of image files, in batches of at most 64 MiB.
+
+    Args:
+        contents: Pairs of the bytes of a file and a text; at least one.
+        embedder: As in `embed_contents`.
+        batch_size: Largest number of images in each call of the embedder.
+
+    Returns:
+        Embeddings, float `[number, embedding_dim]`; whether each is valid,
+        bool `[number]`; and the texts.
+    """
+    responses, texts = [], []
+    for batch in _batches(contents, batch_size):
+        responses.append(embed_contents([file for file, _ in batch], embedder))
+        texts += [text for _, text in batch]
+    rows, valid = (
+        np.concatenate([response[key] for response in responses])
+        for key in ("embedding", "valid")
+    )
+    return rows, valid, texts
+
+
+def _batches(
+    contents: Iterator[tuple[bytes, str]], batch_size: int
+) -> Iterator[list[tuple[bytes, str]]]:
+    batch: list[tuple[bytes, str]] = []
+    num_bytes = 0
+    for pair in contents:
+        is_full = num_bytes + len(pair[0]) > _MAX_BYTES
+        if batch and (is_full or len(batch) == batch_size):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(pair)
+        num_bytes += len(pair[0])
+    yield batch
 
 
 def one_by_one(embedder: Embedder) -> Embedder:

@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import shutil
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -72,16 +70,9 @@ def write_version(
             f"Received: {argument}={export_dir!r}, a file"
         )
     os.makedirs(export_dir, exist_ok=True)
-    hidden = pathlib.Path(export_dir, "version")
-    atomic.remove_left_over(hidden)
-    own = f"{atomic.PREFIX}{os.getpid()}-{uuid.uuid4().hex}-"
-    hidden = hidden.with_name(own + hidden.name)
-    hidden.mkdir()
-    try:
+    with atomic.filling(pathlib.Path(export_dir, "version")) as hidden:
         write(hidden)
         version = _publish(hidden)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
     remote.send(version)
     return version
 
