@@ -13,6 +13,7 @@ from tf_instdisc.data import subset as subsets
 from tf_instdisc.data.folder import folder_source
 from tf_instdisc.errors import NonFiniteError
 from tf_instdisc.evaluation import results
+from tf_instdisc.evaluation.detection_protocol import DetectionOptions
 from tf_instdisc.evaluation.evaluate import evaluate
 from tf_instdisc.evaluation.fine_tuning_protocol import (
     FineTuneOptions,
@@ -25,6 +26,8 @@ from tf_instdisc.evaluation.network_tuning import (
     class_balanced_ids,
 )
 from tf_instdisc.evaluation.protocol import Measurement
+from tf_instdisc.evaluation.retinanet import build_retinanet
+from tf_instdisc.runs.policy import with_policy
 
 pytestmark = pytest.mark.slow
 
@@ -173,6 +176,28 @@ def test_fine_tuning_learns_colors(inputs):
     }
     assert found["50% of the labels, pre-trained", "top1"] > 0.8
     assert found["50% of the labels, from scratch", "top1"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("policy", "found"),
+    (("mixed_float16", "float32"), ("mixed_bfloat16", "bfloat16")),
+)
+def test_networks_are_not_trained_in_float16(inputs, policy, found):
+    half = EvaluationInputs(inputs.run)
+    vars(half)["encoder"] = with_policy(inputs.encoder, policy)
+    tuning = NetworkTuning(half, FineTuneOptions())
+    detector = build_retinanet(
+        half.trainable_encoder,
+        DetectionOptions(images="x", image_size=64, head_filters=8),
+        num_classes=1,
+        pretrained=True,
+    )
+    for network in (tuning.network, detector.backbone):
+        layer = network.get_layer("conv3_conv")
+        assert layer.compute_dtype == found
+        np.testing.assert_array_equal(
+            layer.kernel, inputs.encoder.get_layer("conv3_conv").kernel
+        )
 
 
 def test_a_training_that_diverges_is_not_a_result(inputs):
