@@ -143,9 +143,10 @@ class Detection(Protocol):
 
         own = inputs.run.read_config().data
         data_dir = inputs.overrides.get("data_dir", own.data_dir)
-        self._inputs = DetectionInputs(inputs.encoder, self.options, data_dir)
+        encoder = inputs.trainable_encoder
+        self._inputs = DetectionInputs(encoder, self.options, data_dir)
         # Checks sizes and layer names before any image is read.
-        build_retinanet(inputs.encoder, self.options, 1, pretrained=True)
+        build_retinanet(encoder, self.options, 1, pretrained=True)
         _ = self._inputs.sources
 
     def measure(self, inputs: "EvaluationInputs") -> list[Measurement]:
@@ -163,7 +164,7 @@ class Detection(Protocol):
         for arm, pretrained in _ARMS:
             keras.utils.set_random_seed(self.options.seed)
             model = build_retinanet(
-                inputs.encoder,
+                inputs.trainable_encoder,
                 self.options,
                 len(train.class_names),
                 pretrained,

@@ -16,16 +16,13 @@ from tf_instdisc.data import pipeline
 from tf_instdisc.data.sources import ImageSource, known_labels
 from tf_instdisc.errors import DamagedFileError, UsageError
 from tf_instdisc.evaluation import results
-from tf_instdisc.evaluation.features import (
-    EMBEDDING,
-    Activations,
-    Layer,
-)
+from tf_instdisc.evaluation.features import EMBEDDING, Activations, Layer
 from tf_instdisc.evaluation.untrained import encoder_like
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.runs.directory import RunDirectory
 from tf_instdisc.runs.embedding import BATCH_SIZE, Embedded
 from tf_instdisc.runs.load import load_encoder
+from tf_instdisc.runs.policy import without_float16
 from tf_instdisc.runs.sources import (
     image_caches,
     open_test,
@@ -124,6 +121,11 @@ class EvaluationInputs:
     def encoder(self) -> keras.Model:
         """The trained encoder."""
         return load_encoder(self.run.path)
+
+    @functools.cached_property
+    def trainable_encoder(self) -> keras.Model:
+        """The trained encoder, to be trained further with labels."""
+        return without_float16(self.encoder)
 
     @functools.cached_property
     def bank(self) -> Bank:

@@ -71,13 +71,14 @@ class NetworkTuning:
             **NO_COLOR_CHANGES,
             flip=config.augmentation.flip,
         )
-        backbone = untrained.fresh_copy(inputs.encoder, options.seed)
+        encoder = inputs.trainable_encoder
+        backbone = untrained.fresh_copy(encoder, options.seed)
         logits = keras.layers.Dense(inputs.source.num_classes, dtype="float32")
         self.network = keras.Model(
             backbone.inputs[0], logits(_last_features(backbone))
         )
         self._scratch = self.network.get_weights()
-        backbone.set_weights(inputs.encoder.get_weights())
+        backbone.set_weights(encoder.get_weights())
         self._pretrained = self.network.get_weights()
         self._model = FusedTraining(self.network)
         self._classify = inference(self.network)

@@ -52,3 +52,14 @@ def with_policy(encoder: keras.Model, policy: str) -> keras.Model:
     )
     converted.set_weights(encoder.get_weights())
     return converted
+
+
+def without_float16(encoder: keras.Model) -> keras.Model:
+    """Returns an encoder that can be trained without loss scaling.
+
+    It is in float32 if a layer of the given one computes in float16, and
+    otherwise the given one.
+    """
+    if any(x.compute_dtype == "float16" for x in all_layers(encoder)):
+        return with_policy(encoder, "float32")
+    return encoder
