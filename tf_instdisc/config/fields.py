@@ -32,13 +32,10 @@ class Rule:
         excludes_least: Whether `least` itself is out of range.
         excludes_most: Whether `most` itself is out of range.
         is_filled: Whether an empty tuple is rejected.
-        is_rising: Whether the values of a tuple must be positive and
-            strictly increasing.
-        is_path: Whether the text is a path, in which `~` is expanded. A
-            `os.PathLike`, such as `pathlib.Path`, is stored as its text.
+        is_rising: Whether a tuple must be positive and strictly increasing.
+        is_path: Whether it is a path, stored as text, with `~` expanded.
         is_required: Whether None, the default, is rejected.
-        is_repeatable: Whether the flag takes one member of a tuple, and is
-            given once for each.
+        is_repeatable: Whether the flag is given once for each member.
         flag: The name of the flag; by default the name of the field.
     """
 
@@ -67,9 +64,8 @@ def setting(default: Any, help: str, **rule: Any) -> Any:
 class Settings:
     """The base of frozen dataclasses whose fields are created by `setting`.
 
-    The fields of an object are checked, and `~` in paths is expanded. Paths
-    may be `os.PathLike`. A subclass that checks more calls
-    `super().__post_init__()` first.
+    The fields of an object are checked, and `~` in paths is expanded. A
+    subclass that checks more calls `super().__post_init__()` first.
 
     Raises:
         UsageError: If a value is of the wrong type or out of range.
