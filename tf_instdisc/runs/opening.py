@@ -97,15 +97,20 @@ def save_record(run: RunDirectory, wanted: RunRecord) -> None:
     run.save_record(wanted)
 
 
+def has_moved(run: RunDirectory, wanted: RunRecord) -> bool:
+    """Returns whether the images are no longer where a run's record says."""
+    before = run.read_record()
+    return before.moved_to(wanted).places() != before.places()
+
+
 def save_places(run: RunDirectory, wanted: RunRecord) -> None:
     """Writes and prints where a run's images are now; keeps other settings."""
     before = run.read_record()
     moved = before.moved_to(wanted)
-    if moved != before:
-        old, new = (vars(r.config.data) for r in (before, moved))
-        changes = {n: (old[n], new[n]) for n in old if old[n] != new[n]}
-        print(shown_message("The images were moved:\n" + _listed(changes)))
-        run.save_record(moved)
+    old, new = (r.places() for r in (before, moved))
+    changes = {n: (old.get(n), p) for n, p in new.items() if old.get(n) != p}
+    print(shown_message("The images were moved:\n" + _listed(changes)))
+    run.save_record(moved)
 
 
 def _listed(changes: dict) -> str:

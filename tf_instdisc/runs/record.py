@@ -49,12 +49,16 @@ class RunRecord:
         config = dataclasses.replace(self.config, data=data)
         return dataclasses.replace(self, config=config)
 
+    def places(self) -> dict[str, str]:
+        """Returns the folders of the images by setting, without None."""
+        places = {n: getattr(self.config.data, n) for n in _FOLDERS}
+        return {n: place for n, place in places.items() if place is not None}
+
     def moved_to(self, other: "RunRecord") -> "RunRecord":
-        """Returns a copy with the places of another record's images."""
-        places = {n: getattr(other.config.data, n) for n in _FOLDERS}
-        given = {n: place for n, place in places.items() if place is not None}
-        facts = {**self.facts, **other.facts}
-        return dataclasses.replace(self.with_data(**given), facts=facts)
+        """Returns a copy with the places and the name of another's images."""
+        moved = self.with_data(**other.places())
+        facts = {**self.facts, "images": other.facts.get("images")}
+        return dataclasses.replace(moved, facts=facts)
 
     def text(self) -> str:
         """Returns the content of `run.json`."""

@@ -135,11 +135,11 @@ def is_finished(
             f"instdisc-train --init_encoder={run.path} --run_dir=NEW."
         )
     try:
-        is_own = holds_rows_of(run, source)
-        _, _, encoded_by = run.read_bank_ids()
+        ids, names, encoded_by = run.read_bank_ids()
     except DamagedFileError as error:
         print(f"warning: {error} It is written again.", file=sys.stderr)
         return False
+    is_own = _are_of(source, ids, names)
     is_trained = finish or progress.epochs >= epochs
     is_of_checkpoint = (
         is_trained
@@ -163,6 +163,10 @@ def is_finished(
 def holds_rows_of(run: RunDirectory, source: ImageSource) -> bool:
     """Returns whether the bank has rows of exactly these images."""
     ids, names, _ = run.read_bank_ids()
+    return _are_of(source, ids, names)
+
+
+def _are_of(source: ImageSource, ids: np.ndarray, names: np.ndarray) -> bool:
     own_ids = readable_ids(source)
     return np.array_equal(ids, own_ids) and all(
         source.instance_name(int(i)) == name

@@ -116,8 +116,7 @@ def train(
 
 def _begin(work: Work, finish: bool) -> saving.Progress | None:
     """Restores or starts the run; returns None if nothing is left to do."""
-    config, run, model = work.config, work.run, work.model
-    epochs = config.optimizer.epochs
+    run, model, epochs = work.run, work.model, work.config.optimizer.epochs
     progress = saving.restore_newest(run, model)
     if progress is not None:
         progress = progress.in_whole_batches(
@@ -130,7 +129,9 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
         )
         if not finish and not is_finished:
             opening.save_record(run, work.record)
-        elif not is_finished or finishing.holds_rows_of(run, work.source):
+        elif opening.has_moved(run, work.record) and (
+            not is_finished or finishing.holds_rows_of(run, work.source)
+        ):
             opening.save_places(run, work.record)
     if progress is None:
         progress = saving.Progress(
