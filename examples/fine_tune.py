@@ -2,7 +2,8 @@
 
     python examples/fine_tune.py ENCODER.keras FOLDER [EPOCHS]
 
-FOLDER has one subfolder for each class.
+FOLDER has one subfolder for each class. Keras leaves out files that end in
+`.webp`.
 """
 
 import sys
@@ -14,7 +15,10 @@ def main(encoder_file: str, folder: str, epochs: str = "20") -> None:
     encoder = keras.saving.load_model(encoder_file)
     size = encoder.input_shape[1]
     images = keras.utils.image_dataset_from_directory(
-        folder, image_size=(size, size), batch_size=16
+        folder,
+        image_size=(size, size),
+        batch_size=16,
+        crop_to_aspect_ratio=True,
     )
     features = encoder.get_layer("pool").output
     classes = keras.layers.Dense(len(images.class_names))(features)

@@ -64,6 +64,11 @@ if __name__ == "__main__":
     rows, queries_file, output, *flags = sys.argv[1:]
     queries = np.load(queries_file)["embeddings"]
     (match,) = FileSystems.match([f"{rows}/part-*"])
+    if not match.metadata_list:
+        sys.exit(
+            f"No file matches {rows}/part-*. Give a directory that `instdisc "
+            "embed --runner` wrote."
+        )
     with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
         _ = (
             pipeline

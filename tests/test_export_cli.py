@@ -1,6 +1,8 @@
 """`instdisc-export`, in real processes."""
 
+import csv
 import pathlib
+import shlex
 
 import pytest
 import tensorflow as tf
@@ -69,3 +71,21 @@ def test_a_remote_model_is_copied_to_its_server(
     assert said.startswith("s3://bucket/m to /models/m on the host")
     assert "source=/models/m,target=/models/m" in said
     assert str(tmp_path) not in said
+
+
+def test_the_path_of_the_mount_may_have_commas(
+    small_run, tmp_path, monkeypatch, capsys
+):
+    """Docker reads the mount as a row of CSV."""
+    target = tmp_path / 'a, b "c"'
+    monkeypatch.setattr(saved_model, "export_run", lambda *a, **k: target / "1")
+    cli_export.main(
+        FinishedRun(run_dir=str(small_run.path)),
+        cli_export.WrittenOptions(export_dir=str(target)),
+        ExportOptions(),
+    )
+    command = capsys.readouterr().out.partition("docker run")[2]
+    words = shlex.split(command.replace("\\\n", ""))
+    mount = words[words.index("--mount") + 1]
+    (fields,) = csv.reader([mount])
+    assert fields[1:] == [f"source={target}", f"target=/models/{target.name}"]

@@ -42,6 +42,7 @@ def server():
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.server.asked += 1
+            self.server.path = self.path
             status = self.server.statuses[0]
             self.server.statuses = self.server.statuses[1:] or [status]
             self.send_response(status or 200)
@@ -60,6 +61,21 @@ def server():
         ).start()
         yield server
         server.shutdown()
+
+
+def test_urls_are_sent_as_browsers_send_them(server):
+    server.statuses = [200]
+    base = server.url.removesuffix("a.png")
+    for name, sent in (
+        ("my cat.png", "/my%20cat.png"),
+        ("é.png?q=ü&n=1", "/%C3%A9.png?q=%C3%BC&n=1"),
+        ("a%20b+c.png", "/a%20b+c.png"),
+    ):
+        assert read(base + name) == (b"picture", "")
+        assert server.path == sent
+    # The name of a host has another encoding.
+    found = image_files._ascii_url("https://bücher.example:80/é")
+    assert found == "https://xn--bcher-kva.example:80/%C3%A9"
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])

@@ -104,6 +104,14 @@ def test_pgvector(rows, tmp_path, monkeypatch):
     np.testing.assert_allclose([c for _, c in found], cosines, atol=1e-5)
 
 
+def test_a_search_without_files_says_so(rows, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam", reason="no '.[beam]' is installed")
+    np.savez(tmp_path / "queries.npz", embeddings=rows[:3])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"No file matches missing/part-\*"):
+        run_script("search_shards.py", "missing", "queries.npz", "found.npz")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_search_by_beam(dtype, rows, tmp_path, monkeypatch):
     pytest.importorskip("apache_beam", reason="no '.[beam]' is installed")

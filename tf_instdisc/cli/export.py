@@ -4,7 +4,9 @@ Example:
   instdisc-export --run_dir=runs/digits --export_dir=models/digits
 """
 
+import csv
 import dataclasses
+import io
 import pathlib
 import shlex
 
@@ -84,9 +86,13 @@ def main(
             f"Copy {shown(written.export_dir)} to {shown(str(directory))} on "
             "the host of the server, then run there:"
         )
-    mount = f"type=bind,source={directory},target=/models/{name}"
+    # Docker reads it as a row of CSV, in which a path may contain commas.
+    mount = io.StringIO()
+    fields = ["type=bind", f"source={directory}", f"target=/models/{name}"]
+    csv.writer(mount, lineterminator="").writerow(fields)
     print(
         _DOCKER.format(
-            mount=shlex.quote(mount), name=shlex.quote(f"MODEL_NAME={name}")
+            mount=shlex.quote(mount.getvalue()),
+            name=shlex.quote(f"MODEL_NAME={name}"),
         )
     )

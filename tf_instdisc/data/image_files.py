@@ -6,8 +6,10 @@ import errno
 import http.client
 import logging
 import os
+import re
 import socket
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
 
@@ -23,6 +25,8 @@ _DEADLINE = 60  # seconds, for each response of a server
 _RETRIES = 4
 _PAUSE = 1.0
 _FACTOR = 3
+
+_URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"
 
 # HTTP statuses that concern a single file: forbidden, not found, gone.
 _FINAL_STATUSES = (403, 404, 410)
@@ -95,7 +99,8 @@ def read_files(
 
 def _content(path: str) -> bytes:
     if path.startswith(("http://", "https://")):
-        with urllib.request.urlopen(path, timeout=_DEADLINE) as response:
+        url = _ascii_url(path)
+        with urllib.request.urlopen(url, timeout=_DEADLINE) as response:
             content = response.read(_LARGEST + 1)
             # `read` with a size does not report a connection that breaks off.
             if response.length and len(content) <= _LARGEST:
@@ -108,6 +113,14 @@ def _content(path: str) -> bytes:
             return file.read(_LARGEST + 1)
     with open(path, "rb") as file:
         return file.read(_LARGEST + 1)
+
+
+def _ascii_url(url: str) -> str:
+    """Returns a URL as browsers send it; what is quoted already stays so."""
+    scheme, host, path = re.split(r"(?<=://)([^/?#]*)", url, maxsplit=1)
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    return scheme + host + urllib.parse.quote(path, safe=_URL_CHARACTERS)
 
 
 def require_lasting(error: Exception, path: str, rest: str) -> None:
