@@ -18,7 +18,7 @@ import pytest
 
 from tests.buckets import gs_server, machine, objects, s3_server
 from tf_instdisc import atomic, paths, remote, remote_store
-from tf_instdisc.checksums import sha256_of_json
+from tf_instdisc.checksums import sealed
 from tf_instdisc.errors import (
     LockedError,
     MissingExtraError,
@@ -142,7 +142,7 @@ def test_checkpoints_are_downloaded_only_when_they_are_needed(url, on):
     name = "checkpoints/checkpoint-000001/state.index"
     with on("a"):
         text = {"progress": {"epochs": 1}, "files": {}}
-        text = json.dumps({**text, "sha256": sha256_of_json(text)})
+        text = sealed(text)
         manifest = {"checkpoints/checkpoint-000001/manifest.json": text}
         save(url, {**OLD, **manifest, name: "state"})
     with on("b"):

@@ -18,7 +18,7 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tf_instdisc import atomic
@@ -203,15 +203,31 @@ def _load(directory: pathlib.Path) -> dict[str, list[str | None]]:
         "be, you can also remove it; they are then not checked."
     )
     with parsing(path, cure):
-        content = json.loads(text)
-        if content.pop("sha256") != sha256_of_json(content):
-            raise ValueError
-        return content["files"]
+        return unsealed(text)["files"]
 
 
 def _save(directory: pathlib.Path, files: dict) -> None:
-    content = {"files": files, "sha256": sha256_of_json({"files": files})}
-    atomic.write_text(directory / FILE, json.dumps(content, indent=1) + "\n")
+    atomic.write_text(directory / FILE, sealed({"files": files}) + "\n")
+
+
+def sealed(content: Mapping[str, Any]) -> str:
+    """Returns JSON that holds its own checksum, for `unsealed`."""
+    seal = {"sha256": _sha256_of_json(content)}
+    return json.dumps({**content, **seal}, indent=1)
+
+
+def unsealed(text: str | bytes) -> dict[str, Any]:
+    """Returns the content of `sealed`.
+
+    Raises:
+        ValueError: If the text is not complete.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict) or (
+        content.pop("sha256", None) != _sha256_of_json(content)
+    ):
+        raise ValueError("the JSON has the wrong checksum")
+    return content
 
 
 def sha256_of_file(path: str | os.PathLike) -> str:
@@ -220,8 +236,7 @@ def sha256_of_file(path: str | os.PathLike) -> str:
         return _sha256(file)
 
 
-def sha256_of_json(content: Any) -> str:
-    """Returns the SHA-256 of a value's JSON, with sorted keys."""
+def _sha256_of_json(content: Any) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

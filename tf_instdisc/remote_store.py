@@ -1,7 +1,6 @@
 """The objects below a URL, through fsspec."""
 
 import contextlib
-import json
 import os
 import pathlib
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tf_instdisc import remote_manifest
-from tf_instdisc.checksums import sha256_of_json
+from tf_instdisc.checksums import sealed
 from tf_instdisc.errors import RunError, StorageError, UsageError
 from tf_instdisc.paths import is_web
 from tf_instdisc.text import UNTRUSTED_LIMIT, shown
@@ -250,15 +249,16 @@ class Store:
             identity: The id of the manifest, which no other one has.
         """
         number = max(remote_manifest.numbers(objects), default=0) + 1
-        content: dict[str, Any] = {
-            "format": remote_manifest.FORMAT,
-            "id": identity,
-            "files": files,
-        }
-        text = {**content, "sha256": sha256_of_json(content)}
+        text = sealed(
+            {
+                "format": remote_manifest.FORMAT,
+                "id": identity,
+                "files": files,
+            }
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, remote_manifest.name_of(number))
-            path.write_text(json.dumps(text, indent=1))
+            path.write_text(text)
             self.upload([path], [self.path(path.name)])
 
     def remove_unused(

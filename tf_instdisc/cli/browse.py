@@ -24,8 +24,6 @@ from tf_instdisc.text import shown
 
 if TYPE_CHECKING:
     from tf_instdisc.retrieval.browse.collection import Collection
-    from tf_instdisc.runs.bank import Bank
-    from tf_instdisc.runs.images import RunImages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,15 +131,18 @@ def _of_run(run_dir: str, moved: MovedImages) -> "Collection":
 def _of_saved_model(path: str, folder: str) -> "Collection":
     import tensorflow as tf
 
+    from tf_instdisc.config import DataConfig, RunConfig
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import BankSearch
+    from tf_instdisc.runs.images import RunImages
     from tf_instdisc.serving import versions
     from tf_instdisc.serving.bank_index import read_bank
     from tf_instdisc.serving.embedder import one_by_one
 
     version = versions.newest_version(path)
     model = versions.load(version)
-    images = _in_folder(read_bank(model), folder)
+    config = RunConfig(data=DataConfig(images=folder))
+    images = RunImages(read_bank(model), config)
     embed = model.signatures["image_bytes"]
     title = f"{version.resolve().parent.name} {version.name}"
     search = BankSearch(
@@ -155,11 +156,12 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     import numpy as np
 
     from tf_instdisc.cli.embed import open_client
-    from tf_instdisc.data.folder import class_names, labels_of
+    from tf_instdisc.config import RunConfig
+    from tf_instdisc.data.folder import class_names
     from tf_instdisc.data.folder_listing import image_paths
     from tf_instdisc.retrieval.browse.collection import Collection
     from tf_instdisc.retrieval.browse.search import ServedSearch
-    from tf_instdisc.runs.bank import Bank
+    from tf_instdisc.runs.encoding import files_as_images
     from tf_instdisc.serving.embedder import good_image
 
     client, title = open_client(model, batch_size=1)
@@ -177,22 +179,6 @@ def _of_server(model: ModelOptions, folder: str) -> "Collection":
     folder = local_path(folder, "images")
     names = image_paths(folder)
     classes = tuple(class_names(names, folder))
-    bank = Bank(
-        np.empty([len(names), 0], np.float32),
-        np.arange(len(names)),
-        np.array(names),
-        labels_of(names, classes),
-        classes,
-    )
-    return Collection(
-        title,
-        _in_folder(bank, folder),
-        ServedSearch(folder, bank.names, ask),
-    )
-
-
-def _in_folder(bank: "Bank", folder: str) -> "RunImages":
-    from tf_instdisc.config import DataConfig, RunConfig
-    from tf_instdisc.runs.images import RunImages
-
-    return RunImages(bank, RunConfig(data=DataConfig(images=folder)))
+    images = files_as_images(folder, names, RunConfig(), classes)
+    search = ServedSearch(folder, images.bank.names, ask)
+    return Collection(title, images, search)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from tf_instdisc.retrieval import pixel_similarity
 from tf_instdisc.retrieval.local_scale import local_scale
@@ -72,17 +73,11 @@ def _is_significant(
     The expected number of pairs by chance is compared with the number of all
     pairs (Benjamini and Hochberg, 1995).
     """
-    order = np.argsort(expected_closer, kind="stable")
-    count = np.arange(1, len(order) + 1)
-    if split is None:
-        by_chance = expected_closer[order] * num_rows / 2
-    else:
-        sizes = split, num_rows - split
-        by_chance = expected_closer[order] * sizes[0] * sizes[1] / num_rows
-    enough = np.flatnonzero(by_chance <= _BY_CHANCE * count)
-    is_near = np.zeros([len(order)], bool)
-    is_near[order[: enough.max(initial=-1) + 1]] = True
-    return is_near
+    by_chance = expected_closer * num_rows / 2
+    if split is not None:
+        by_chance = expected_closer * split * (num_rows - split) / num_rows
+    p_values = np.minimum(by_chance / max(len(by_chance), 1), 1)
+    return stats.false_discovery_control(p_values) <= _BY_CHANCE
 
 
 def _thumbnails(

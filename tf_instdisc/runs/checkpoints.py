@@ -7,7 +7,6 @@ directory gets its name once all of it is on disk.
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -18,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_instdisc import atomic, remote
-from tf_instdisc.checksums import sha256_of_file, sha256_of_json
+from tf_instdisc.checksums import sealed, sha256_of_file, unsealed
 from tf_instdisc.errors import StorageError
 from tf_instdisc.paths import without_wildcards
 
@@ -66,8 +65,7 @@ def write(
         state.write(os.fspath(partial / _STATE))
         files = {f.name: sha256_of_file(f) for f in partial.iterdir()}
         manifest = {"progress": progress, "files": files}
-        text = {**manifest, "sha256": sha256_of_json(manifest)}
-        (partial / _MANIFEST).write_text(json.dumps(text, indent=1))
+        (partial / _MANIFEST).write_text(sealed(manifest))
         atomic.rename_directory(partial, path)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -120,7 +118,7 @@ def newest_progress(directory: pathlib.Path) -> dict[str, Any]:
     """
     for path in reversed(_list(directory)):
         with contextlib.suppress(OSError, ValueError):
-            return _read_manifest(path)["progress"]
+            return unsealed((path / _MANIFEST).read_text())["progress"]
     return {}
 
 
@@ -163,15 +161,8 @@ def _number(path: pathlib.Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
-    manifest = json.loads((path / _MANIFEST).read_text())
-    if manifest.pop("sha256", None) != sha256_of_json(manifest):
-        raise ValueError(f"{_MANIFEST} has the wrong checksum")
-    return manifest
-
-
 def _verified_progress(path: pathlib.Path) -> dict[str, Any]:
-    manifest = _read_manifest(path)
+    manifest = unsealed((path / _MANIFEST).read_text())
     for name, checksum in manifest["files"].items():
         if sha256_of_file(path / name) != checksum:
             raise ValueError(f"{name} has the wrong checksum")

@@ -37,6 +37,32 @@ def encode(
     return rows, found
 
 
+def files_as_images(
+    folder: str,
+    names: Sequence[str],
+    config: RunConfig,
+    class_names: tuple[str, ...] = (),
+) -> RunImages:
+    """Returns files as images without rows, numbered by their place.
+
+    Args:
+        folder: The folder or its URL.
+        names: Paths relative to the folder.
+        config: Settings of a run, which say how images are read.
+        class_names: Names of the classes, which are subfolders.
+    """
+    size = len(names)
+    bank = Bank(
+        np.zeros([size, 0], np.float32),
+        np.arange(size),
+        np.array(names, str),
+        labels_of(names, class_names),
+        class_names,
+    )
+    data = sources.with_overrides(config.data, {"images": folder})
+    return RunImages(bank, dataclasses.replace(config, data=data))
+
+
 def encode_files(
     folder: str,
     names: Sequence[str],
@@ -47,27 +73,18 @@ def encode_files(
     """Encodes files as a run encodes its images.
 
     Args:
-        folder: The folder or its URL.
-        names: Paths relative to the folder.
+        folder: As in `files_as_images`.
+        names: As in `files_as_images`.
         config: The settings of the run.
         encoder: The encoder of the run.
-        class_names: Names of the classes, which are subfolders.
+        class_names: As in `files_as_images`.
 
     Returns:
         The images that can be read, numbered by their place in `names`.
     """
-    size = len(names)
-    bank = Bank(
-        np.zeros([size, 0]),
-        np.arange(size),
-        np.array(names, str),
-        labels_of(names, class_names),
-        class_names,
-    )
-    data = sources.with_overrides(config.data, {"images": folder})
-    images = RunImages(bank, dataclasses.replace(config, data=data))
+    images = files_as_images(folder, names, config, class_names)
     rows, found = encode(images, encoder)
-    bank = dataclasses.replace(bank, rows=rows).take(found)
+    bank = dataclasses.replace(images.bank, rows=rows).take(found)
     return dataclasses.replace(images, bank=bank)
 
 
@@ -83,7 +100,7 @@ def encode_folder(
         folder: The folder or its URL, which is the title of the images.
         config: As in `encode_files`.
         encoder: As in `encode_files`.
-        class_names: As in `encode_files`.
+        class_names: As in `files_as_images`.
 
     Raises:
         FileNotFoundError: If the folder is missing or contains no image.

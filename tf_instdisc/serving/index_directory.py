@@ -20,6 +20,7 @@ from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import faiss_index, saved_model, versions
+from tf_instdisc.serving.bank_index import decoded
 from tf_instdisc.serving.embedding_file import read_columns
 from tf_instdisc.serving.options import IndexOptions
 from tf_instdisc.serving.partitioned_index import (
@@ -247,11 +248,7 @@ def open_index(path: str) -> OpenedIndex:
     Raises:
         UsageError: If there is none.
     """
-    path = local_path(path, "index")
-    directory = pathlib.Path(path)
-    numbers = versions.versions(path)
-    if numbers:
-        directory = directory / str(numbers[-1])
+    directory = versions.newest_version(path, "index", _FACTS)
     facts = read_facts(directory)
     if facts.kind in faiss_index.KINDS:
         return OpenedIndex(facts, _faiss_search(directory))
@@ -292,6 +289,6 @@ def _saved_model_search(directory: pathlib.Path, facts: Facts) -> Callable:
             found[name].numpy()[:, :num_neighbors]
             for name in ("scores", "instance_ids", "names")
         )
-        return scores, ids, np.char.decode(names.astype(bytes), "utf-8")
+        return scores, ids, decoded(names)
 
     return search
