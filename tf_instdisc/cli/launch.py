@@ -91,7 +91,9 @@ def launch(command: Any) -> None:
         try:
             run(arguments)
         except Exception as error:
-            end = failures.describe(error, _named_paths(arguments))
+            end = failures.describe(
+                error, _named_paths(arguments), _named_data()
+            )
             if end is None:
                 raise
             failures.end(*end)
@@ -146,6 +148,16 @@ def _named_paths(arguments: Sequence[str]) -> list[str]:
             # A flag may hold several paths.
             found += [part for text in texts for part in (text, *split(text))]
     return found
+
+
+def _named_data() -> str:
+    """Returns the given flags that name images."""
+    names = ("run_dir", "dataset", "images", "test_images")
+    return ", ".join(
+        f"--{name}={flags.FLAGS[name].value}"
+        for name in names
+        if name in flags.FLAGS and flags.FLAGS[name].value
+    )
 
 
 def _help(summary: str, groups: Iterable[FlagGroup]) -> str:
