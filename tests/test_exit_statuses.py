@@ -1,11 +1,15 @@
 """A user error is reported in one sentence, a bug with a traceback."""
 
 import errno
+import io
 
 import pytest
+import tensorflow as tf
 
-from tests import commands, finished_run
+from tests import commands, finished_run, tfds_forms
 from tf_instdisc.cli import failures
+from tf_instdisc.data.folder import folder_source
+from tf_instdisc.data.pipeline import evaluation_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -307,3 +311,44 @@ def test_the_folder_of_an_output_is_created(place):
 )
 def test_a_failure_of_any_file_is_one_sentence(error, described):
     assert failures.describe(error) == described
+
+
+@pytest.mark.parametrize("cache", ("memory", "none"))
+def test_a_dataset_with_an_undecodable_image_is_named(tmp_path, cache):
+    files = [tfds_forms.jpeg(20, 20, seed) for seed in range(4)]
+    files[2] = files[2][: len(files[2]) // 3]
+    tfds_forms.write(
+        tmp_path,
+        "cut",
+        {
+            "image": tfds_forms.features.Image(
+                shape=(20, 20, 3), encoding_format="jpeg"
+            )
+        },
+        {"train": [{"image": io.BytesIO(file)} for file in files]},
+    )
+    ended = commands.run(
+        *("train", "--dataset=cut", f"--data_dir={tmp_path}"),
+        *("--encoder=resnet18", "--width=4", "--epochs=1", "--batch_size=2"),
+        *(f"--run_dir={tmp_path}/run", f"--cache={cache}", "--image_size=16"),
+    )
+    assert ended.returncode == 74, ended.stderr
+    assert "Traceback" not in ended.stderr
+    said = ended.stderr.splitlines()[-1]
+    assert "--dataset=cut, with an image that cannot be: " in said
+    assert "{{" not in said
+    assert "[Op:" not in said
+
+
+@pytest.mark.parametrize("wrap", (lambda step: step, tf.function))
+def test_a_file_that_vanishes_is_named(tmp_path, wrap):
+    finished_run.fill_folder(tmp_path, ["a.png", "b.png"])
+    images = evaluation_dataset(folder_source(str(tmp_path)), 16, 2)
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(tf.errors.NotFoundError) as caught:
+        wrap(lambda iterator: next(iterator))(iter(images))
+    message, status = failures.describe(caught.value)
+    assert status == 74
+    assert message.startswith(
+        f"A file has vanished: {tmp_path}/b.png; No such file or directory. "
+    )

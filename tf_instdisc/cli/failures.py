@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -30,6 +31,14 @@ _FULL_OR_BROKEN_DISK = {
 _OUT_OF_MEMORY = (
     "There is not enough memory. Try a smaller --batch_size, --image_size or "
     "--width; instdisc-plan prints what a run needs."
+)
+_DECODES = re.compile(r"\{\{node [^}]*(Assert|[Dd]ecode)")
+# What TensorFlow adds to a reason: lines of their own, and parts of its line.
+_ABOUT_GRAPHS = re.compile(
+    r"\s|$|Graph execution error|Detected at|<stack|Node: |\d+ root error"
+)
+_OPERATIONS = re.compile(
+    r"\{\{.*?\}\}|Error in user-defined function.*?iterator: \S+:|\[Op:.*"
 )
 
 
@@ -64,12 +73,13 @@ def _is_closed(stream: TextIO | None) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def describe(error: Exception) -> tuple[str, int] | None:
+def describe(error: Exception, data: str = "") -> tuple[str, int] | None:
     """Returns one sentence and the exit status of an expected failure.
 
     Args:
         error: The exception that ended a command. An OSError is expected if it
             names a file, or if the disk is full or broken.
+        data: The flags that name the images.
 
     Returns:
         The message and the status; None for a bug in the program.
@@ -80,7 +90,7 @@ def describe(error: Exception) -> tuple[str, int] | None:
         return _OUT_OF_MEMORY, UsageError.exit_status
     if isinstance(error, OSError):
         return _describe_os_error(error)
-    return _describe_tensorflow_error(error)
+    return _describe_tensorflow_error(error, data)
 
 
 def _describe_os_error(error: OSError) -> tuple[str, int] | None:
@@ -100,22 +110,46 @@ def _describe_os_error(error: OSError) -> tuple[str, int] | None:
     return f"{where}: {error.strerror}.", status
 
 
-def _describe_tensorflow_error(error: Exception) -> tuple[str, int] | None:
+def _describe_tensorflow_error(
+    error: Exception, data: str
+) -> tuple[str, int] | None:
     """Describes TensorFlow's errors that are not bugs in the program."""
     # If TensorFlow has not been imported, its errors cannot occur.
     errors = getattr(sys.modules.get("tensorflow"), "errors", None)
     if errors is None or not isinstance(error, errors.OpError):
         return None
-    first_line = error.message.partition("\n")[0]
+    reason = _reason(error.message)
     if "No space left on device" in error.message:
-        return f"No space left on device: {first_line}", 74
+        return f"No space left on device: {reason}", 74
     if isinstance(error, errors.ResourceExhaustedError):
-        return f"{_OUT_OF_MEMORY} ({first_line})", UsageError.exit_status
+        return f"{_OUT_OF_MEMORY} ({reason})", UsageError.exit_status
     if isinstance(error, errors.PermissionDeniedError):
-        return f"Permission denied: {first_line}", StorageError.exit_status
+        return f"Permission denied: {reason}", StorageError.exit_status
     if isinstance(error, errors.DataLossError):
         return (
-            f"A data file is damaged: {first_line}. Remove the prepared "
+            f"A data file is damaged: {reason}. Remove the prepared "
             "dataset, so that it is prepared again."
         ), StorageError.exit_status
+    if "IteratorGetNext" not in error.message:  # It does not read images.
+        return None
+    if isinstance(error, errors.NotFoundError):
+        return (
+            f"A file has vanished: {reason}. Restore it, and run the same "
+            "command again."
+        ), StorageError.exit_status
+    is_invalid = isinstance(error, errors.InvalidArgumentError)
+    if is_invalid and _DECODES.search(error.message):
+        return (
+            f"Images must be files that can be decoded. Received: {data}, "
+            f"with an image that cannot be: {reason}. Repair or remove it; of "
+            "a dataset, leave it out by the split, or prepare the dataset "
+            "again."
+        ), StorageError.exit_status
     return None
+
+
+def _reason(message: str) -> str:
+    """Returns what TensorFlow says, without its graph and operations."""
+    lines = message.splitlines()
+    reasons = (line for line in lines if not _ABOUT_GRAPHS.match(line))
+    return _OPERATIONS.sub("", next(reasons, lines[0])).strip(" .")

@@ -90,7 +90,7 @@ def launch(command: Any) -> None:
         try:
             run(arguments)
         except Exception as error:
-            end = failures.describe(error)
+            end = failures.describe(error, _named_data())
             if end is None:
                 raise
             failures.end(*end)
@@ -130,6 +130,16 @@ def _parse(argv: Sequence[str], groups: Iterable[FlagGroup]) -> list[str]:
         failures.end(str(error).replace("`recipe`", "--recipe"), 2)
     except (OSError, UnicodeDecodeError) as error:
         failures.end(f"A --flagfile cannot be read: {error}", 2)
+
+
+def _named_data() -> str:
+    """Returns the given flags that name images."""
+    names = ("run_dir", "dataset", "images", "test_images")
+    return ", ".join(
+        f"--{name}={flags.FLAGS[name].value}"
+        for name in names
+        if name in flags.FLAGS and flags.FLAGS[name].value
+    )
 
 
 def _help(summary: str, groups: Iterable[FlagGroup]) -> str:
