@@ -37,6 +37,7 @@ class StandInVersion:
     """A version of a model in a session."""
 
     def __init__(self, model_dir, version):
+        self.number = version
         self.session = commands.session()
         with self.session.graph.as_default():
             meta_graph = tf.compat.v1.saved_model.load(
@@ -111,6 +112,7 @@ class StandInPredictionService(
         except (tf.errors.InvalidArgumentError, ValueError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         response = predict_pb2.PredictResponse()
+        response.model_spec.version.value = version.number
         for name, value in outputs.items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
         return response

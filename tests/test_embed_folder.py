@@ -18,7 +18,7 @@ from pyarrow import parquet
 from tests import commands, exported
 from tests.hostile_server import http_reply, raw_server, read_request
 from tests.servers import KINDS, need, running
-from tf_instdisc.cli.embed import run_embedder
+from tf_instdisc.cli.embed import ModelOptions, open_client, run_embedder
 from tf_instdisc.cli.embed_settings import EmbedOptions
 from tf_instdisc.errors import StorageError, UsageError
 from tf_instdisc.runs import embedding
@@ -130,6 +130,34 @@ def test_run_saved_model_and_server_agree(
     assert left == sorted(
         name for o in outputs for name in (o.name, f"{o.name}.failed.txt")
     )
+
+
+def test_a_label_is_pinned_to_its_version(small_model_dir, tmp_path, capsys):
+    need(KINDS[0])
+    config = tmp_path / "models.config"
+    config.write_text(
+        'model_config_list { config { name: "pictures" '
+        f'base_path: "{small_model_dir}" model_platform: "tensorflow" '
+        "model_version_policy { latest { num_versions: 2 } } "
+        'version_labels { key: "stable" value: 1 } } }'
+    )
+    with running(KINDS[0], small_model_dir, config=config) as server:
+        options = {"model_name": "pictures", "label": "stable"}
+        address = f"localhost:{server.grpc_port}"
+        client, source = open_client(
+            ModelOptions(server=address, **options), batch_size=4
+        )
+        with client:
+            assert client.options.version == 1
+            assert client.options.label is None
+        assert source == f"{address} pictures 1"
+        assert capsys.readouterr().err == ""
+        address = f"http://localhost:{server.rest_port}"
+        client, _ = open_client(
+            ModelOptions(rest=address, **options), batch_size=4
+        )
+        assert client.options.label == "stable"
+        assert "mixes two versions" in capsys.readouterr().err
 
 
 @pytest.mark.exhaustive

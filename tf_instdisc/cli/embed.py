@@ -52,7 +52,9 @@ class ModelOptions(Settings):
         None, "Name of the model on --server or --rest."
     )
     label: str | None = setting(
-        None, "Label of the version on --server or --rest."
+        None,
+        "Label of the version on --server or --rest. All images use the "
+        "version that it names at the start; over REST, do not move it.",
     )
     root_certificates: str | None = setting(
         None,
@@ -225,6 +227,19 @@ def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
         version = max(
             (v for v, state in states.items() if state == "AVAILABLE"),
             default=None,
+        )
+    elif options.server:
+        with client_of(label=label) as client:
+            assert isinstance(client, GrpcClient)
+            version = client.version_of_label()
+    if version is not None:
+        label = None
+    elif label is not None:
+        print(
+            f"The server does not say which version is {shown(label)}. If the "
+            "label is moved meanwhile, the output mixes two versions. "
+            "--server, over gRPC, keeps to one.",
+            file=sys.stderr,
         )
     client = client_of(version=version, label=label)
     return client, f"{address} {options.model_name} {label or version}"

@@ -33,6 +33,11 @@ from tf_instdisc.serving.client.responses import (
 from tf_instdisc.serving.client.tls import check_pem_files
 from tf_instdisc.text import shown
 
+# A GIF of one pixel, which every exported model reads.
+_PIXEL = (
+    b"GIF87a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+)
+
 _MAX_INT = 2**31 - 1  # The largest value of an option of gRPC.
 
 
@@ -124,19 +129,40 @@ class GrpcClient(Client):
         )
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
+    def version_of_label(self) -> int | None:
+        """Returns the version that `label` names now.
+
+        A server says so with its predictions only, so a pixel is embedded.
+
+        Returns:
+            None if the server does not say it.
+
+        Raises:
+            ServingError: As in `embed`.
+        """
+        return (
+            self._predict("image_bytes", [_PIXEL]).model_spec.version.value
+            or None
+        )
+
     def _predict_batch(
         self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
     ) -> Response:
+        response = self._predict(signature_name, inputs)
+        return {
+            name: _to_array(proto, self.max_message_bytes)
+            for name, proto in response.outputs.items()
+        }
+
+    def _predict(
+        self, signature_name: str, inputs: np.ndarray | Sequence[bytes]
+    ) -> predict_pb2.PredictResponse:
         request = predict_pb2.PredictRequest()
         self._address(request.model_spec)
         request.model_spec.signature_name = signature_name
         name = "image_bytes" if isinstance(inputs[0], bytes) else "images"
         request.inputs[name].CopyFrom(tf.make_tensor_proto(inputs))
-        response = self._call(self._predictions.Predict, request)
-        return {
-            name: _to_array(proto, self.max_message_bytes)
-            for name, proto in response.outputs.items()
-        }
+        return self._call(self._predictions.Predict, request)
 
     def _states(self) -> dict[int, str]:
         request = get_model_status_pb2.GetModelStatusRequest()
