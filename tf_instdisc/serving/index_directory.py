@@ -233,11 +233,7 @@ def open_index(path: str) -> OpenedIndex:
     Raises:
         UsageError: If there is none.
     """
-    path = local_path(path, "index")
-    directory = pathlib.Path(path)
-    numbers = versions.versions(path)
-    if numbers:
-        directory = directory / str(numbers[-1])
+    directory = versions.newest_version(path, "index", _FACTS)
     facts = read_facts(directory)
     if facts.kind in faiss_index.KINDS:
         return OpenedIndex(facts, _faiss_search(directory))

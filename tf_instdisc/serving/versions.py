@@ -17,19 +17,25 @@ def versions(export_dir: str) -> list[int]:
     return sorted(int(n) for n in os.listdir(export_dir) if n.isdecimal())
 
 
-def newest_version(saved_model: str) -> pathlib.Path:
-    """Returns the directory of an exported model's newest version.
+def newest_version(
+    path: str | os.PathLike,
+    argument: str = "saved_model",
+    marker: str = "saved_model.pb",
+) -> pathlib.Path:
+    """Returns the newest version in a directory, or the directory itself.
+
+    Each version holds the file `marker`; `argument` is for error messages.
 
     Raises:
-        FileNotFoundError: If `saved_model` is neither a version nor holds one.
+        FileNotFoundError: If `path` is neither a version nor holds one.
     """
-    path = pathlib.Path(local_path(saved_model, "saved_model"))
-    if not (path / "saved_model.pb").exists():
+    path = pathlib.Path(local_path(path, argument))
+    if not (path / marker).exists():
         numbers = versions(os.fspath(path))
         if not numbers:
             raise MissingFileError(
-                "`saved_model` must hold saved_model.pb or numbered versions. "
-                f"Received: saved_model={os.fspath(path)!r}"
+                f"`{argument}` must hold {marker} or numbered versions. "
+                f"Received: {argument}={os.fspath(path)!r}"
             )
         path = path / str(numbers[-1])
     return path
