@@ -165,6 +165,11 @@ def _fixed_text(texts: Sequence[str] | np.ndarray, name: str) -> tf.Variable:
     return tf.Variable(encoded, trainable=False, dtype=tf.string, name=name)
 
 
+def decoded(texts: np.ndarray) -> np.ndarray:
+    """Returns the text of UTF-8 bytes, such as a variable of text has."""
+    return np.char.decode(texts.astype(bytes), "utf-8")
+
+
 def read_bank(model: Any) -> Bank:
     """Returns the bank that a model was exported with.
 
@@ -192,17 +197,15 @@ def read_bank(model: Any) -> Bank:
     instance_ids = stored.instance_ids.numpy()
     # An index keeps rows without labels at the end.
     order = np.argsort(instance_ids)
-    names = np.char.decode(stored.names.numpy().astype(bytes), "utf-8")
     labels = np.full(len(order), NO_LABEL)
     class_names: tuple[str, ...] = ()
     if getattr(stored, "class_names", None) is not None:
         labels = stored.labels.numpy()[order]
-        encoded = stored.class_names.numpy()
-        class_names = tuple(name.decode("utf-8") for name in encoded)
+        class_names = tuple(decoded(stored.class_names.numpy()).tolist())
     return Bank(
         rows[order],
         instance_ids[order],
-        names[order],
+        decoded(stored.names.numpy())[order],
         labels,
         class_names,
     )

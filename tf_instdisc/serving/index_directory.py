@@ -20,6 +20,7 @@ from tf_instdisc.errors import MissingFileError, UsageError
 from tf_instdisc.paths import local_path
 from tf_instdisc.runs.bank import Bank
 from tf_instdisc.serving import faiss_index, saved_model, versions
+from tf_instdisc.serving.bank_index import decoded
 from tf_instdisc.serving.embedding_file import read_columns
 from tf_instdisc.serving.options import IndexOptions
 from tf_instdisc.serving.partitioned_index import (
@@ -274,6 +275,6 @@ def _saved_model_search(directory: pathlib.Path, facts: Facts) -> Callable:
             found[name].numpy()[:, :num_neighbors]
             for name in ("scores", "instance_ids", "names")
         )
-        return scores, ids, np.char.decode(names.astype(bytes), "utf-8")
+        return scores, ids, decoded(names)
 
     return search
