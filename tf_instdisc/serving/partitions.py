@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from tf_instdisc.errors import require_extra
-from tf_instdisc.retrieval.neighbors import top_k
 from tf_instdisc.runs.bank import sample_rows
 
 # With fewer rows, exhaustive search takes a few milliseconds.
@@ -145,5 +144,10 @@ def sample_neighbors(
         their nearest rows, int64 `[sample, min(num_neighbors + 1, num_rows)]`,
         one of which is usually the row itself.
     """
+    faiss = import_faiss()
     sample = sample_rows(len(rows), _SAMPLE)
-    return sample, top_k(rows[sample], rows, num_neighbors + 1)[1]
+    number = min(num_neighbors + 1, len(rows))
+    _, nearest = faiss.knn(
+        rows[sample], rows, number, metric=faiss.METRIC_INNER_PRODUCT
+    )
+    return sample, nearest
