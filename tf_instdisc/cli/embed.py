@@ -53,8 +53,7 @@ class ModelOptions(Settings):
     )
     label: str | None = setting(
         None,
-        "Label of the version on --server or --rest. All images use the "
-        "version that it names at the start; over REST, do not move it.",
+        "Label of the version; over REST, do not move it meanwhile.",
     )
     root_certificates: str | None = setting(
         None,
@@ -236,9 +235,8 @@ def open_client(options: ModelOptions, batch_size: int) -> tuple["Client", str]:
         label = None
     elif label is not None:
         print(
-            f"The server does not say which version is {shown(label)}. If the "
-            "label is moved meanwhile, the output mixes two versions. "
-            "--server, over gRPC, keeps to one.",
+            f"The server does not say which version is {shown(label)}. Do not "
+            "move it meanwhile; otherwise, the output mixes two versions.",
             file=sys.stderr,
         )
     client = client_of(version=version, label=label)
