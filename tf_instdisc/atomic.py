@@ -98,8 +98,8 @@ def replacing(
 def filling(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """Makes a hidden directory, which the block fills and renames.
 
-    It is beside the target, whose name remains free until then. What processes
-    that no longer exist left behind for the target is removed.
+    It is beside the target, whose name remains free until then. Directories of
+    processes that no longer exist are removed first.
 
     Args:
         target: A path in an existing directory.

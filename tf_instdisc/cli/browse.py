@@ -56,14 +56,19 @@ def main(
     from tf_instdisc.retrieval.browse import app, server
     from tf_instdisc.retrieval.browse.pictures import in_background, pictures_of
     from tf_instdisc.retrieval.browse.ticked import TickedList
+    from tf_instdisc.runs import bank, opening
 
     collection = make_collection(model, moved)
     make_folders(options.ticked)
-    ticked = TickedList(options.ticked, collection.bank)
+    next_id = None
+    if model.run_dir:
+        removed_ids = opening.load(model.run_dir).load_instances().removed_ids
+        next_id = bank.next_id(collection.bank, removed_ids)
+    ticked = TickedList(options.ticked, collection.bank, next_id)
     if ticked.num_removed:
         print(
             f"{ticked.num_removed:,} images in {shown(ticked.path)} are no "
-            "longer in the bank. Their lines are dropped.",
+            "longer in the bank. The next tick removes their lines.",
             file=sys.stderr,
         )
     listener = server.listen(options.port)

@@ -10,6 +10,7 @@ from typing import NoReturn, TextIO
 
 from tf_instdisc import remote
 from tf_instdisc.errors import RunError, StorageError, UsageError
+from tf_instdisc.paths import is_url
 from tf_instdisc.text import shown_message
 
 _WRONG_PATH = {
@@ -101,9 +102,11 @@ def _describe_os_error(error: OSError) -> tuple[str, int] | None:
     if error.errno in _FULL_OR_BROKEN_DISK:
         place = f" ({where})" if where else ""
         return f"{error.strerror}{place}.", StorageError.exit_status
-    if not isinstance(where, str | bytes | os.PathLike):
+    if not isinstance(where, str | bytes | os.PathLike) or not error.strerror:
         return None
-    where = os.path.abspath(os.fsdecode(where))
+    where = os.fsdecode(where)
+    if not is_url(where):
+        where = os.path.abspath(where)
     status = StorageError.exit_status
     if error.errno in _WRONG_PATH:
         status = UsageError.exit_status

@@ -41,7 +41,8 @@ def suffix(
     Args:
         own: The images of the run.
         data: The images that were measured.
-        is_own: Whether the training images are the same, if their keys are.
+        is_own: Whether these are the run's training images, apart from their
+            keys.
         test_name: The name of the test images of a dataset.
     """
     place, keys = data.images, ""
@@ -54,13 +55,12 @@ def suffix(
         # Folders of different datasets often have the same name, and the
         # name of a source lacks the configuration of its dataset.
         place = f"{data.dataset}/{data.split}"
+        usual = own if data.dataset == own.dataset else DataConfig()
         for key, default in (("image_key", "image"), ("label_key", "label")):
             value = getattr(data, key) or default
-            if value != (getattr(own, key) or default):
+            if value != (getattr(usual, key) or default):
                 keys += f", {key}={value}"
-        is_usual = data.test_split == (
-            own.test_split if data.dataset == own.dataset else None
-        )
+        is_usual = data.test_split == usual.test_split
     end = "" if is_own and not keys else f", to {place}{keys}"
     return end if is_usual else f"{end}, tested on {test_name}"
 

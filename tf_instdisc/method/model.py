@@ -55,7 +55,7 @@ class InstanceDiscrimination(InstanceModel):
         normalizer_momentum: Weight of the old Z in its moving average.
         bank_momentum: Weight of the old row in its update.
         proximal_weight: λ of the proximal term, at least 0.
-        bank_dtype: Type of the stored rows; by default float32.
+        bank_dtype: Type of the stored rows; by default at least float32.
         bank_placement: `"device"`; `"sharded"`, divided among the replicas;
             or `"host"`, in the memory of the host, not with `"softmax"`.
         jit_encoder: Whether XLA compiles the encoder. The bank is never
@@ -106,7 +106,7 @@ class InstanceDiscrimination(InstanceModel):
             # A momentum of 1 keeps the first estimate of Z.
             normalizer_momentum=normalizer_momentum if is_moving else 1.0,
             seed=seed,
-            # The sums of a loss exceed the range and precision of float16.
+            # The sums of a loss exceed what half precision can represent.
             dtype=keras.backend.result_type(dtype, "float32"),
             rows_dtype=bank_dtype,
             placement=bank_placement,
@@ -118,9 +118,12 @@ class InstanceDiscrimination(InstanceModel):
             self._losses_of = objectives.Softmax(temperature)
         elif objective == "parametric":
             random = random_streams.class_weights(seed, dim**-0.5)
-            weights = self.add_weight((num_instances, dim), random)
-            self._losses_of = objectives.Parametric(temperature, weights)
-            self.class_weights = weights
+            self.class_weights = self.add_weight(
+                (num_instances, dim), random, name="class_weights"
+            )
+            self._losses_of = objectives.Parametric(
+                temperature, self.class_weights
+            )
         else:
             self._losses_of = objectives.SAMPLED[objective](
                 temperature, num_negatives, negatives == "shared", seed

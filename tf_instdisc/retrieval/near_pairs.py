@@ -59,7 +59,7 @@ def pairs_within(
 ) -> Pairs:
     """Finds pairs of rows that are within the radius of each other.
 
-    Besides its arguments, it holds one value for each row, blocks of 1024 x
+    Besides its arguments, it holds two values for each row, blocks of 1024 x
     4096 similarities, and the pairs.
 
     Args:

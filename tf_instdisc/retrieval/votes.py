@@ -14,6 +14,8 @@ from tf_instdisc.retrieval.neighbors import top_k
 from tf_instdisc.runs.embedding import gpus
 
 _VOTING_CHUNK = 4096  # Queries whose votes are held at a time.
+# More numbers are copied in parts: the training needs the memory of a GPU, too.
+_ON_GPU = 2**28
 
 
 def weighted_votes(
@@ -107,7 +109,7 @@ def knn_accuracy(
             f"highest label {highest}"
         )
     on_device: np.ndarray | tf.Tensor = rows
-    if gpus():
+    if gpus() and rows.size <= _ON_GPU:
         on_device = tf.constant(rows, tf.float32)  # Copied to the GPU once.
     hits = {number: np.zeros([2], np.int64) for number in num_neighbors}
     for start in range(0, len(queries), _VOTING_CHUNK):

@@ -1,8 +1,10 @@
 """Opens the directory of a new run, or of an existing one."""
 
+import os
 import pathlib
 
-from tf_instdisc import checksums, remote
+from tf_instdisc import atomic, checksums, remote
+from tf_instdisc.paths import is_url
 from tf_instdisc.runs import lock, record, shipped
 from tf_instdisc.runs.directory import RunDirectory, RunDirectoryError
 from tf_instdisc.runs.record import RunRecord
@@ -43,7 +45,7 @@ def _is_left_over(run: RunDirectory, path: pathlib.Path) -> bool:
     return (
         path.name in (lock.FILE, checksums.FILE)
         or path in (run.checked_images, run.checked_test_images, run.labels)
-        or path.name.startswith(".partial-")
+        or path.name.startswith(atomic.PREFIX)
         or path.name.endswith(".partial")
     )
 
@@ -100,7 +102,14 @@ def save_record(run: RunDirectory, wanted: RunRecord) -> None:
 def has_moved(run: RunDirectory, wanted: RunRecord) -> bool:
     """Returns whether the images are no longer where a run's record says."""
     before = run.read_record()
-    return before.moved_to(wanted).places() != before.places()
+    old, new = before.places(), before.moved_to(wanted).places()
+    return old.keys() != new.keys() or any(
+        _real(old[name]) != _real(place) for name, place in new.items()
+    )
+
+
+def _real(place: str) -> str:
+    return place if is_url(place) else os.path.realpath(place)
 
 
 def save_places(run: RunDirectory, wanted: RunRecord) -> None:
@@ -110,7 +119,10 @@ def save_places(run: RunDirectory, wanted: RunRecord) -> None:
     old, new = (r.places() for r in (before, moved))
     changes = {n: (old.get(n), p) for n, p in new.items() if old.get(n) != p}
     print(shown_message("The images were moved:\n" + _listed(changes)))
+    times = run.flags.stat() if run.flags.exists() else None
     run.save_record(moved)
+    if times:  # `update` reads when the training began.
+        os.utime(run.flags, (times.st_atime, times.st_mtime))
 
 
 def _listed(changes: dict) -> str:

@@ -159,7 +159,7 @@ def _report_shared(count: int, test_source: ImageSource, cure: str) -> None:
     if count:
         print(
             f"{count} of the {test_source.num_instances} test images are also "
-            "training images, so that kNN finds them themselves and all "
+            "training images, so kNN finds each of them in the bank, and all "
             f"accuracies are too high. {cure}",
             flush=True,
         )

@@ -21,7 +21,7 @@ def resolved(config: RunConfig, run: RunDirectory) -> RunConfig:
     """
     if config.encoder.precision != "auto":
         return config
-    if run.settings.exists():
+    if run.settings.exists() and run.holds_results():
         chosen = run.read_config().encoder.precision
     else:
         ratio = seconds_in(tf.bfloat16) / seconds_in(tf.float32)

@@ -22,7 +22,7 @@ def table(num_neighbors: int, measured: dict[str, list[float]]) -> str:
 def has_knn(
     source: ImageSource, test_source: ImageSource | None, is_chief: bool = True
 ) -> bool:
-    """Returns whether training and test images have labels, of two classes.
+    """Returns whether both have labels, and the training images two classes.
 
     If they have classes and one of them has no labels, as the test images of
     many competitions, or the training images have labels of one class only, a

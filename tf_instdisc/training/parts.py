@@ -126,6 +126,10 @@ def prepare(
 ) -> Work:
     """Checks that all settings fit together, and builds the model."""
     is_chief = strategies.is_chief(strategy)
+    record = RunRecord(config, facts_of(source))
+    if is_chief:
+        opening.check_record(str(run.path), record)
+        run.load_instances()  # Raises now instead of after training.
     # Only the chief reads the labels.
     has_knn = strategies.from_chief(
         strategy, knn.has_knn(source, test_source, is_chief)
@@ -137,10 +141,6 @@ def prepare(
             f"{source.name} with {source.num_classes} classes, "
             f"{test_source.name if test_source else 'no test images'}"
         )
-    record = RunRecord(config, facts_of(source))
-    if is_chief:
-        opening.check_record(str(run.path), record)
-        run.load_instances()  # Raises now instead of after training.
     train_images, test_images = (
         s
         and pipeline.evaluation_dataset(

@@ -90,6 +90,8 @@ def sum_over_hosts(
     strategy: tf.distribute.Strategy, value: list[int]
 ) -> list[int]:
     """Sums integers over all hosts; each host must call it."""
+    if num_hosts(strategy) == 1:
+        return value
     per_host = strategy.num_replicas_in_sync // num_hosts(strategy)
 
     @tf.function(autograph=False)

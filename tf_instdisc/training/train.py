@@ -151,7 +151,7 @@ def _begin(work: Work, finish: bool) -> saving.Progress | None:
 
 
 def _fill_bank(work: Work) -> None:
-    """Fills the bank of a new run with other than random rows, if wanted."""
+    """Replaces the random rows of a new run, if its settings say so."""
     config, model = work.config, work.model
     if config.training.init_run:
         initial_run.begin_with(config.training.init_run, model)
@@ -160,7 +160,7 @@ def _fill_bank(work: Work) -> None:
 
 
 def _rescale_iterations(work: Work, progress: saving.Progress) -> None:
-    """Counts the updates that were made in those of the new batch size."""
+    """Converts the number of updates so far to the new batch size."""
     # The learning rate depends on the completed fraction of the run.
     images = work.source.num_readable - progress.images
     left = images // work.batch_size

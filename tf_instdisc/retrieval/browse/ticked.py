@@ -20,6 +20,8 @@ class TickedList:
         path: The file or its URL; it is written when the first image is
             ticked. The images of an existing file are ticked at the start,
             except those that were removed from the bank since.
+        next_id: One more than the highest id that an image of the bank ever
+            had; by default, that an image has now.
 
     Attributes:
         num_removed: Number of images of the file that were removed.
@@ -28,9 +30,12 @@ class TickedList:
         UsageError: If the file is not such a list, or one of other images.
     """
 
-    def __init__(self, path: str | os.PathLike, bank: Bank):
+    def __init__(
+        self, path: str | os.PathLike, bank: Bank, next_id: int | None = None
+    ):
         self.path = os.fspath(path)
         self._bank = bank
+        self._next_id = next_id or 1 + int(bank.instance_ids.max(initial=-1))
         self._lock = threading.Lock()
         self.num_removed = 0
         self._positions = self._read()
@@ -81,11 +86,10 @@ class TickedList:
             if place is None or shown(str(self._bank.names[place])) != name:
                 raise self._refused(line)
             positions.add(place)
-        # Ids are not given again, so an id below others was of an image here.
-        # A higher one may be of another run.
-        last = max(ids, default=-1)
+        # Ids are not given again, so a lower id was of an image here. A higher
+        # one is of another run.
         are_others = all(
-            int(line.partition("\t")[0]) > last for line in removed
+            int(line.partition("\t")[0]) >= self._next_id for line in removed
         )
         if removed and not positions and are_others:
             raise self._refused(removed[0])

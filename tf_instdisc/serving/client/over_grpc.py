@@ -207,7 +207,7 @@ def _require_target(target: str) -> None:
         raise UsageError(message)
     port = target.rpartition(":")[2]
     is_wrong_port = port.isdecimal() and not 0 < int(port) < 2**16
-    if target.startswith("unix:"):  # Ends with a path, which may be a number.
+    if target.startswith(("unix:", "unix-abstract:", "vsock:")):  # No port.
         is_wrong_port = False
     is_url = target.lower().startswith(("http://", "https://"))
     if " " in target or is_url or is_wrong_port:
