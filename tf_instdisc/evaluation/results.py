@@ -55,12 +55,13 @@ def suffix(
         # Folders of different datasets often have the same name, and the
         # name of a source lacks the configuration of its dataset.
         place = f"{data.dataset}/{data.split}"
-        usual = own if data.dataset == own.dataset else DataConfig()
         for key, default in (("image_key", "image"), ("label_key", "label")):
             value = getattr(data, key) or default
-            if value != (getattr(usual, key) or default):
+            if value != (getattr(own, key) or default):
                 keys += f", {key}={value}"
-        is_usual = data.test_split == usual.test_split
+        is_usual = data.test_split == (
+            own.test_split if data.dataset == own.dataset else None
+        )
     end = "" if is_own and not keys else f", to {place}{keys}"
     return end if is_usual else f"{end}, tested on {test_name}"
 
