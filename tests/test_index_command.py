@@ -161,7 +161,12 @@ def test_neighbors_in_an_index_of_embeddings(place, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
-def test_embeddings_are_read_from_the_file_of_a_folder(place, tmp_path, ending):
+@pytest.mark.parametrize(
+    ("source", "encoder"), [("encoder 12ab", "12ab"), ("SavedModel 12ab", "")]
+)
+def test_embeddings_are_read_from_the_file_of_a_folder(
+    place, tmp_path, ending, source, encoder
+):
     rows = np.random.default_rng(0).normal(size=[len(NAMES), 4])
     rows = rows.astype(np.float32)
 
@@ -170,9 +175,9 @@ def test_embeddings_are_read_from_the_file_of_a_folder(place, tmp_path, ending):
         return {"embedding": rows, "valid": np.ones(len(rows), bool)}
 
     file = str(tmp_path / f"embedded.{ending}")
-    embed_folder(str(place / "images"), file, embedder, "model", batch_size=64)
-    bank, digest = index_directory.read_embeddings(file)
-    assert digest == "model"
+    embed_folder(str(place / "images"), file, embedder, source, batch_size=64)
+    bank, found = index_directory.read_embeddings(file)
+    assert found == encoder
     assert bank.names.tolist() == sorted(NAMES)
     assert bank.instance_ids.tolist() == list(range(len(NAMES)))
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -182,14 +187,13 @@ def test_embeddings_are_read_from_the_file_of_a_folder(place, tmp_path, ending):
 def test_rows_that_another_encoder_embedded_are_refused(place, tmp_path):
     run = opening.load(str(place / "run"))
     bank = run.load_bank()
-    for source, is_accepted in (
-        (f"encoder {run.encoder_digest()}", True),
-        ("SavedModel 12ab", True),  # It may be an export of the run.
-        ("", True),
-        ("encoder 12ab", False),
+    for encoder, is_accepted in (
+        (run.encoder_digest(), True),
+        ("", True),  # It may be an export of the run.
+        ("12ab", False),
     ):
         index_directory.write_index(
-            bank, str(tmp_path), IndexOptions(kind="exact"), source=source
+            bank, str(tmp_path), IndexOptions(kind="exact"), encoder=encoder
         )
         index = index_directory.open_index(str(tmp_path))
         outcome = contextlib.nullcontext()

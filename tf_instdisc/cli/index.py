@@ -61,7 +61,7 @@ def main(given: RowsOptions, options: IndexOptions) -> None:
         digests["encoder"] = run.encoder_digest()
         digests["bank_digest"] = run.bank_digest()
     else:
-        bank, digests["source"] = index_directory.read_embeddings(
+        bank, digests["encoder"] = index_directory.read_embeddings(
             given.embeddings or ""
         )
     version = index_directory.write_index(

@@ -139,8 +139,9 @@ def _require_same_encoder(
     path: str, index: "OpenedIndex", run: "RunDirectory", bank: "Bank"
 ) -> None:
     facts = index.facts
-    is_of_encoder = facts.is_of_encoder(run.encoder_digest())
-    if facts.dim != bank.rows.shape[1] or not is_of_encoder:
+    if facts.dim != bank.rows.shape[1] or (
+        facts.encoder and facts.encoder != run.encoder_digest()
+    ):
         raise UsageError(
             "`index` must have rows of the run's encoder. Received: "
             f"index={path!r} of another encoder. Build it again."

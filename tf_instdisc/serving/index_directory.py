@@ -52,11 +52,8 @@ class Facts:
             recall was measured.
         reads: Partitions or candidates that a search reads; 0 for all rows.
         recall: Fraction of the neighbors of exhaustive search that are found.
-        encoder: SHA-256 of `encoder.keras` of the run; empty for rows of a
-            file.
+        encoder: SHA-256 of `encoder.keras` of the run; empty if it is unknown.
         bank: SHA-256 of `bank.npz` of the run; empty for rows of a file.
-        source: For rows of a file, identifies the model that embedded them, if
-            the file does.
     """
 
     kind: str
@@ -67,13 +64,6 @@ class Facts:
     recall: float
     encoder: str = ""
     bank: str = ""
-    source: str = ""
-
-    def is_of_encoder(self, digest: str) -> bool:
-        """Returns whether the rows may be of the encoder of a run."""
-        if self.source.startswith("encoder "):
-            return self.source == f"encoder {digest}"
-        return self.encoder in ("", digest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +85,12 @@ class OpenedIndex:
 def read_embeddings(path: str) -> tuple[Bank, str]:
     """Reads the output of `embed_folder` as a bank without labels.
 
-    Returns:
-        The bank, and the digest of its model.
-
     Args:
         path: A file or directory, as in `read_columns`. Rows are scaled to
             unit length.
+
+    Returns:
+        The bank, and the SHA-256 of its encoder, empty if it is unknown.
 
     Raises:
         UsageError: If the file does not exist, or has other contents.
@@ -126,8 +116,11 @@ def read_embeddings(path: str) -> tuple[Bank, str]:
             f"ids, {len(names)} names and embeddings of shape {rows.shape}"
             f"{'' if np.isfinite(rows).all() else ', some not finite'}."
         )
+    encoder = ""
+    if digest.startswith("encoder "):  # Not of an exported model or a server.
+        encoder = digest.removeprefix("encoder ")
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return Bank(rows, ids, names, np.full(len(rows), -1)), digest
+    return Bank(rows, ids, names, np.full(len(rows), -1)), encoder
 
 
 def write_index(
@@ -136,11 +129,10 @@ def write_index(
     options: IndexOptions,
     encoder: str = "",
     bank_digest: str = "",
-    source: str = "",
 ) -> pathlib.Path:
     """Writes the next version of an index, and returns its directory.
 
-    `encoder`, `bank_digest` and `source` are those of `Facts`.
+    `encoder` and `bank_digest` are `encoder` and `bank` of `Facts`.
 
     Raises:
         UsageError: If `output` is a file, there are too few rows, or faiss is
@@ -168,7 +160,6 @@ def write_index(
             recall=round(probes.recall, 4),
             encoder=encoder,
             bank=bank_digest,
-            source=source,
         )
         text = json.dumps(dataclasses.asdict(facts), indent=1)
         atomic.write_text(version / _FACTS, text + "\n")
