@@ -17,9 +17,7 @@ _BLOCK = 32
 _FEW = 4  # Up to this number of queries, NumPy computes the products.
 _COPY = 2**22  # Values of NumPy rows that are copied at a time.
 _PART = 2**21  # Values of rows that a thread processes at a time.
-_changing_precision = threading.Lock()
-_num_precise = 0  # Blocks that currently need the full precision.
-_was_allowed = True  # Whether TensorFlow could use TF32 before them.
+_PRECISION = threading.RLock()  # TensorFlow's setting is global.
 
 
 def top_k(
@@ -107,23 +105,17 @@ def full_precision() -> Iterator[None]:
     """Lets GPUs multiply float32 matrices in float32 within the block.
 
     By default, TensorFlow lets them use TF32, whose cosines have errors of up
-    to 2e-4: some nearest neighbors and pairs would be missed. The setting is
-    global, so that it is restored after the last of several threads.
+    to 2e-4: some nearest neighbors and pairs would be missed. Other threads
+    wait for the block to end.
     """
-    global _num_precise, _was_allowed
     setting = tf.config.experimental
-    with _changing_precision:
-        if not _num_precise:
-            _was_allowed = setting.tensor_float_32_execution_enabled()
-            setting.enable_tensor_float_32_execution(False)
-        _num_precise += 1
-    try:
-        yield
-    finally:
-        with _changing_precision:
-            _num_precise -= 1
-            if not _num_precise:
-                setting.enable_tensor_float_32_execution(_was_allowed)
+    with _PRECISION:
+        before = setting.tensor_float_32_execution_enabled()
+        setting.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            setting.enable_tensor_float_32_execution(before)
 
 
 def _multiply(queries: np.ndarray, rows: np.ndarray | tf.Tensor) -> tf.Tensor:
