@@ -551,6 +551,8 @@ def test_reproduce(tmp_path, finished, monkeypatch):
             {(run.row.label, "kNN"): len(run.row.label) / 8}
         ),
     )
+    # Every run is a copy of one with other settings.
+    monkeypatch.setattr(runs, "require_planned_settings", lambda planned: None)
     monkeypatch.setattr(
         "matplotlib.figure.Figure.savefig",
         lambda figure, path, dpi: path.write_bytes(b"figure"),
