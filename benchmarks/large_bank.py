@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 
+import tf_instdisc
 from benchmarks import timing
 from tf_instdisc.config.run import from_flagfile
 from tf_instdisc.runs import directory, opening
@@ -34,13 +35,17 @@ def make_run(path: pathlib.Path, num_rows: int) -> directory.RunDirectory:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     text = f"--images={path / 'missing'}\n--image_size=32\n"
     run = opening.open_run(str(path), RunRecord(from_flagfile(text)))
+    run.path.mkdir(parents=True, exist_ok=True)
+    tf_instdisc.build_encoder("resnet18", image_size=32, width=1).save(
+        run.encoder
+    )
     run.save_bank(
         Bank(
             rows,
             np.arange(num_rows),
             np.array([f"{i}.jpg" for i in range(num_rows)]),
             np.full(num_rows, -1),
-            encoded_by=EncodedBy("none"),
+            encoded_by=EncodedBy(run.encoder_digest()),
         )
     )
     return run

@@ -372,6 +372,9 @@ def test_a_moved_folder_and_an_updated_bank_are_measured(tmp_path):
     (tmp_path / "train").rename(tmp_path / "moved")
     save_run(run, small_encoder(), tmp_path / "moved")
     bank = run.load_bank()
+    moved = str(tmp_path / "moved")
+    digests = update.folder_digests(moved, bank.names, time.time())
+    run.save_instances(np.array([], np.int64), digests)
     kept = np.arange(len(bank.rows)) % 4 != 0
     run.save_bank(
         Bank(

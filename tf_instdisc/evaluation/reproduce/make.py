@@ -95,7 +95,8 @@ def make_table(
 
 
 def _file_of(run: Run, folder: pathlib.Path) -> pathlib.Path:
-    return folder / ("-".join(run.directory.path.parts[-3:]) + ".json")
+    path = pathlib.PurePath(remote.named(str(run.directory.path)))
+    return folder / ("-".join(path.parts[-3:]) + ".json")
 
 
 def _is_measured(run: Run, file: pathlib.Path) -> bool:
