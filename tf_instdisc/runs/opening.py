@@ -101,11 +101,17 @@ def save_record(run: RunDirectory, wanted: RunRecord) -> None:
 
 def has_moved(run: RunDirectory, wanted: RunRecord) -> bool:
     """Returns whether the images are no longer where a run's record says."""
-    before = run.read_record()
+    return bool(_moves(run.read_record(), wanted))
+
+
+def _moves(before: RunRecord, wanted: RunRecord) -> dict:
+    """Returns old and new folders by setting, where these differ."""
     old, new = before.places(), before.moved_to(wanted).places()
-    return old.keys() != new.keys() or any(
-        _real(old[name]) != _real(place) for name, place in new.items()
-    )
+    return {
+        name: (old.get(name), place)
+        for name, place in new.items()
+        if name not in old or _real(old[name]) != _real(place)
+    }
 
 
 def _real(place: str) -> str:
@@ -115,12 +121,10 @@ def _real(place: str) -> str:
 def save_places(run: RunDirectory, wanted: RunRecord) -> None:
     """Writes and prints where a run's images are now; keeps other settings."""
     before = run.read_record()
-    moved = before.moved_to(wanted)
-    old, new = (r.places() for r in (before, moved))
-    changes = {n: (old.get(n), p) for n, p in new.items() if old.get(n) != p}
+    changes = _moves(before, wanted)
     print(shown_message("The images were moved:\n" + _listed(changes)))
     times = run.flags.stat() if run.flags.exists() else None
-    run.save_record(moved)
+    run.save_record(before.moved_to(wanted))
     if times:  # `update` reads when the training began.
         os.utime(run.flags, (times.st_atime, times.st_mtime))
 

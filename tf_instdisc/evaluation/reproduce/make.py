@@ -95,8 +95,7 @@ def make_table(
 
 
 def _file_of(run: Run, folder: pathlib.Path) -> pathlib.Path:
-    path = pathlib.PurePath(remote.named(str(run.directory.path)))
-    return folder / ("-".join(path.parts[-3:]) + ".json")
+    return folder / ("-".join(pathlib.PurePath(run.name).parts[-3:]) + ".json")
 
 
 def _is_measured(run: Run, file: pathlib.Path) -> bool:
